@@ -1,0 +1,1 @@
+"""Tables, curves, overlays and one HTML page."""

@@ -1,0 +1,1 @@
+"""The loop, its checkpoints, the step sampler and the time budget."""

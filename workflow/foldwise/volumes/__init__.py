@@ -1,0 +1,1 @@
+"""CT and MR volumes: reading, lungs, cropping, patches, inference, metrics, export."""

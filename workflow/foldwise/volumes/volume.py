@@ -1,0 +1,191 @@
+"""A volume in memory, and how it is read from and written to files with its geometry untouched."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from nibabel.orientations import (
+    apply_orientation,
+    axcodes2ornt,
+    inv_ornt_aff,
+    io_orientation,
+    ornt_transform,
+)
+
+from foldwise.files import CaseError, atomic_path
+
+# ITK keeps points in LPS, nibabel and this package in RAS: x and y change sign between the two.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a volume's header says, read without its voxels.
+
+    Attributes:
+        shape: voxels along the stored axes (x, y, z); more than three for a 4-D file.
+        affine: 4×4, voxel index to millimetres in RAS+ (nibabel's convention).
+        dtype: type of the voxel values after scaling.
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An array with its place in the world.
+
+    Attributes:
+        data: voxels, axes (x, y, z) in the order in which the file stores them.
+        affine: 4×4, voxel index to millimetres in RAS+.
+    """
+
+    data: np.ndarray
+    affine: np.ndarray
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel edge along each stored axis, in mm."""
+        return spacing_of(self.affine)
+
+    def oriented(self, codes: str = "RAS") -> Volume:
+        """The same volume with its axes permuted and flipped to `codes`; no voxel changes."""
+        here = io_orientation(self.affine)
+        turn = ornt_transform(here, axcodes2ornt(tuple(codes)))
+        data = apply_orientation(self.data, turn)
+        return Volume(data, self.affine @ inv_ornt_aff(turn, self.data.shape))
+
+
+def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
+    """Voxel edges in mm: the lengths of the affine's first three columns."""
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(x), float(y), float(z)
+
+
+def is_dicom_folder(path: Path) -> bool:
+    """Whether `path` is a folder; volumes that are folders hold one DICOM series."""
+    return path.is_dir()
+
+
+def read_header(path: Path) -> Header:
+    """Read a volume's header only.
+
+    Args:
+        path: NIfTI, NRRD, MHA/MHD or another format of SimpleITK, or a folder with one DICOM series.
+
+    Raises:
+        CaseError: the file cannot be read as a volume, or a folder holds no or several series.
+    """
+    try:
+        if path.name.endswith(NIFTI_SUFFIXES):
+            image = nib.load(path)
+            scaled = image.dataobj.slope != 1 or image.dataobj.inter != 0
+            dtype = np.dtype(np.float32) if scaled else image.get_data_dtype()
+            return Header(tuple(image.shape), np.asarray(image.affine, float), dtype)
+        return _itk_header(path)
+    except CaseError:
+        raise
+    except Exception as error:  # readers raise a dozen unrelated kinds for a broken file
+        raise CaseError(f"{path}: not readable as a volume ({_first_line(error)})") from error
+
+
+def read_volume(path: Path, dtype: Literal["native"] | type = "native") -> Volume:
+    """Read a volume with its geometry.
+
+    Args:
+        path: as for `read_header`.
+        dtype: "native" keeps the stored integer type, or float32 where the file scales its values.
+
+    Raises:
+        CaseError: as for `read_header`; also a volume which is not 3-D.
+    """
+    header = read_header(path)
+    if len(header.shape) != 3:
+        raise CaseError(f"{path}: a 3-D volume is expected, this one has shape {header.shape}")
+    try:
+        if path.name.endswith(NIFTI_SUFFIXES):
+            image = nib.load(path)
+            raw = image.dataobj.get_unscaled()
+            data = raw if header.dtype == raw.dtype else image.get_fdata(dtype=np.float32)
+        else:
+            # ITK's arrays are (z, y, x); the transpose is a view.
+            data = sitk.GetArrayFromImage(_itk_read(path)).transpose()
+    except Exception as error:
+        raise CaseError(f"{path}: its voxels cannot be read ({_first_line(error)})") from error
+    data = np.asarray(data).reshape(header.shape)
+    # Big-endian files exist; torch and HDF5 filters want native order.
+    data = data.astype(data.dtype.newbyteorder("="), copy=False)
+    return Volume(data if dtype == "native" else data.astype(dtype, copy=False), header.affine)
+
+
+def write_volume(volume: Volume, path: Path) -> None:
+    """Write a NIfTI beside `path` and rename it; the affine is stored as scanner coordinates (sform and qform)."""
+    image = nib.Nifti1Image(volume.data, volume.affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(volume.affine, code=1)
+    image.set_qform(volume.affine, code=1)
+    with atomic_path(path) as temporary:
+        nib.save(image, temporary)
+
+
+def same_grid(first: Header | Volume, second: Header | Volume, tolerance_mm: float = 1e-2) -> bool:
+    """Whether two volumes share shape and place: no corner of the grid differs by more than `tolerance_mm`."""
+    shapes = [tuple(v.data.shape if isinstance(v, Volume) else v.shape) for v in (first, second)]
+    if shapes[0] != shapes[1] or len(shapes[0]) != 3:
+        return False
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shapes[0]])).reshape(3, -1)
+    corners = np.vstack([corners, np.ones(corners.shape[1])])
+    return bool(np.abs((first.affine - second.affine) @ corners).max() <= tolerance_mm)
+
+
+def _series_files(folder: Path) -> tuple[str, ...]:
+    ids = sitk.ImageSeriesReader.GetGDCMSeriesIDs(os.fspath(folder))
+    if len(ids) != 1:
+        raise CaseError(f"{folder}: holds {len(ids)} DICOM series, exactly one is expected")
+    return tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(os.fspath(folder), ids[0]))
+
+
+def _itk_read(path: Path) -> sitk.Image:
+    if is_dicom_folder(path):
+        return sitk.ReadImage(_series_files(path))
+    return sitk.ReadImage(os.fspath(path))
+
+
+def _itk_header(path: Path) -> Header:
+    if is_dicom_folder(path):
+        files = _series_files(path)
+        # A slice's header lacks the stack's step; the whole series is read once, as GDCM sorts it.
+        image = sitk.ReadImage(files)
+        size, spacing = image.GetSize(), image.GetSpacing()
+        origin, direction = image.GetOrigin(), image.GetDirection()
+        pixel = image.GetPixelIDValue()
+    else:
+        if not path.is_file():
+            raise CaseError(f"{path}: no such file")
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(os.fspath(path))
+        reader.ReadImageInformation()
+        size, spacing = reader.GetSize(), reader.GetSpacing()
+        origin, direction = reader.GetOrigin(), reader.GetDirection()
+        pixel = reader.GetPixelIDValue()
+    affine = np.eye(4)
+    if len(size) == 3:
+        affine[:3, :3] = np.array(direction).reshape(3, 3) @ np.diag(spacing)
+        affine[:3, 3] = origin
+    dtype = sitk.GetArrayViewFromImage(sitk.Image(1, 1, 1, pixel)).dtype
+    return Header(tuple(size), LPS_TO_RAS @ affine, dtype)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,430 @@
+"""Every setting of an experiment: its type, default, unit and meaning. Settings are defined nowhere else."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from foldwise.files import CaseError, short_hash, write_text
+
+Triple = tuple[float, float, float]
+Voxels = tuple[
+    Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]
+]
+Share = Annotated[float, Field(ge=0, le=1)]
+# Names become folders and wildcards of the workflow.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Section(BaseModel):
+    """A group of settings; an unknown key is an error, and values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Named(BaseModel):
+    """A class of a library by name; every other key is an argument of its constructor."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = Field(description="Name of the class, looked up in the allowed namespaces.")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's keyword arguments."""
+        return dict(self.model_extra or {})
+
+
+class Data(Section):
+    """Which cases there are and what their labels mean."""
+
+    sheet: Path = Field(description="Sample sheet (CSV or TSV), one case a row.")
+    folder: Path | None = Field(
+        None,
+        description="Folder from which relative paths of the sheet start; default: the sheet's.",
+    )
+    labels: dict[Name, Annotated[int, Field(ge=1)]] = Field(
+        {"tumour": 1}, min_length=1, description="Class name → its voxel value in the label files."
+    )
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, labels: dict[str, int]) -> dict[str, int]:
+        if len(set(labels.values())) != len(labels):
+            raise ValueError("two classes share one voxel value")
+        return labels
+
+
+class LungMask(Section):
+    """Lungs found in a CT in HU, without a network."""
+
+    air_hu: float = Field(-320, description="Voxels below this are air or lung. HU.")
+    closing_mm: float = Field(
+        10, ge=0, description="Radius of the closing that keeps vessels and pleural tumours in. mm."
+    )
+    max_missed: Share = Field(
+        0.05,
+        description="A case fails when more than this share of its labelled voxels lies outside the "
+        "region.",
+    )
+
+
+class Crop(Section):
+    """The box that is kept of every scan, and what happens outside the anatomy."""
+
+    to: Literal["region", "lungs", "none"] = Field(
+        "region",
+        description="What the box encloses: the thoracic region, the lungs alone, or the whole scan.",
+    )
+    margin_mm: float = Field(10, ge=0, description="Margin round the box on every side. mm.")
+    outside: Literal["keep", "zero", "mean"] = Field(
+        "keep",
+        description="Voxels outside `to`: kept, set to 0, or set to the mean of those outside.",
+    )
+
+
+class Prepare(Section):
+    """From source files to cropped volumes."""
+
+    lung_mask: LungMask | None = Field(None, description="Find the lungs first (CT in HU only).")
+    crop: Crop = Field(Crop(to="none"), description="The crop.")
+
+    @model_validator(mode="after")
+    def _mask_for_crop(self) -> Prepare:
+        if self.crop.to != "none" and self.lung_mask is None:
+            raise ValueError(f"crop.to: {self.crop.to} needs lung_mask, e.g. `lung_mask: {{}}`")
+        return self
+
+
+class Cache(Section):
+    """The HDF5 file of a case."""
+
+    spacing: Triple | None = Field(
+        None, description="Resample to this voxel size (x, y, z; RAS axes); null keeps it. mm."
+    )
+    chunk: Voxels = Field((32, 32, 32), description="Chunk of the stored arrays. Voxels.")
+    max_foreground: int = Field(
+        20000, ge=1, description="Foreground coordinates kept per class (drawn evenly if more)."
+    )
+
+    @field_validator("spacing")
+    @classmethod
+    def _positive(cls, spacing: Triple | None) -> Triple | None:
+        if spacing is not None and min(spacing) <= 0:
+            raise ValueError("a voxel size must be positive")
+        return spacing
+
+
+class Split(Section):
+    """Cross-validation by patient."""
+
+    folds: int = Field(5, ge=2, description="Number of folds.")
+    validation: Share = Field(
+        0.2,
+        description="Share of a fold's training patients that chooses the best epoch and the "
+        "post-processing; held-out cases choose nothing. 0: the last epoch is used.",
+    )
+    seed: int = Field(0, ge=0, description="Seed of the assignment.")
+    file: Path | None = Field(
+        None,
+        description="A splits.json of your own instead: a list of folds, each with `test` "
+        "and, if wanted, `validation` and `train` case names.",
+    )
+
+
+class Sampling(Section):
+    """Where training patches are centred: a mixture of three samplers, given as fractions."""
+
+    label: Share = Field(0.8, description="Fraction centred on a voxel of a drawn class.")
+    uniform: Share = Field(0.2, description="Fraction centred anywhere.")
+    weighted: Share = Field(
+        0.0,
+        description="Fraction centred in proportion to the weight map (sheet column `weight`, "
+        "else the lung mask).",
+    )
+    label_weights: dict[Name, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="Relative weight of a class in the label sampler; default: equal."
+    )
+
+    @model_validator(mode="after")
+    def _sum(self) -> Sampling:
+        if abs(self.label + self.uniform + self.weighted - 1) > 1e-6:
+            raise ValueError("label + uniform + weighted must be 1")
+        return self
+
+
+class Augmentation(Section):
+    """Random changes of training patches, drawn per sample on the training device."""
+
+    flip: bool = Field(True, description="Mirror along each axis, each with probability 0.5.")
+    rotate_deg: float = Field(15, ge=0, le=180, description="Largest rotation about each axis. °.")
+    scale: Share = Field(0.15, description="Largest relative zoom, in or out.")
+    affine_probability: Share = Field(0.3, description="Share of samples rotated and zoomed.")
+    noise: float = Field(0.1, ge=0, description="Largest std of noise, in normalised units.")
+    gamma: Share = Field(0.3, description="Largest relative change of the grey curve's exponent.")
+    brightness: float = Field(0.1, ge=0, description="Largest shift, in normalised units.")
+    contrast: Share = Field(0.15, description="Largest relative change of contrast.")
+    intensity_probability: Share = Field(0.3, description="Share of samples, per intensity change.")
+
+
+class Intensity(Section):
+    """How grey values become network inputs."""
+
+    clip: tuple[float, float] | None = Field(
+        (-1000, 600), description="Window mapped to [-1, 1]; null: each case's own z-score. HU."
+    )
+
+    @field_validator("clip")
+    @classmethod
+    def _ordered(cls, clip: tuple[float, float] | None) -> tuple[float, float] | None:
+        if clip is not None and clip[0] >= clip[1]:
+            raise ValueError("the window's lower end must lie below its upper end")
+        return clip
+
+
+class Training(Section):
+    """The loop."""
+
+    epochs: int = Field(300, ge=1, description="Epochs at most.")
+    steps_per_epoch: int = Field(100, ge=1, description="Optimiser steps per epoch.")
+    batch: int = Field(2, ge=1, description="Samples per forward pass.")
+    accumulate: int = Field(1, ge=1, description="Forward passes per optimiser step.")
+    amp: Literal["auto", "off", "16-mixed", "bf16-mixed"] = Field(
+        "auto", description="Mixed precision; auto: 16-mixed on a GPU, off on a CPU."
+    )
+    clip_gradient: float | None = Field(12, gt=0, description="Largest gradient norm.")
+    validate_every: int = Field(5, ge=1, description="Epochs between validations.")
+    patience: int | None = Field(
+        None, ge=1, description="Stop after this many validations without a better score."
+    )
+    checkpoint_minutes: float = Field(10, ge=0, description="Minutes between checkpoints.")
+    workers: int = Field(2, ge=0, description="Processes that read patches; speed only.")
+
+
+class Inference(Section):
+    """Sliding-window prediction."""
+
+    overlap: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="Overlap of windows.")
+    batch: int = Field(2, ge=1, description="Windows per forward pass.")
+
+
+class Model(Section):
+    """One model of an experiment; it is trained once per fold."""
+
+    network: Named = Field(
+        Named.model_validate({"name": "BasicUNet", "features": [16, 32, 64, 128, 256, 16]}),
+        description="From monai.networks.nets, torchvision.models or foldwise.networks; channels "
+        "and classes are filled in.",
+    )
+    loss: Named = Field(
+        Named(name="DiceCELoss"), description="From monai.losses or torch.nn, e.g. DiceFocalLoss."
+    )
+    optimiser: Named = Field(
+        Named.model_validate({"name": "AdamW", "lr": 1e-3}), description="From torch.optim."
+    )
+    scheduler: Named | None = Field(
+        Named(name="PolynomialLR"),
+        description="From torch.optim.lr_scheduler, stepped once per epoch; the number of epochs "
+        "is filled in where the class asks for it.",
+    )
+    patch: Voxels = Field((96, 96, 96), description="Training patch and window. Voxels.")
+    intensity: Intensity = Field(Intensity(), description="Grey values.")
+    sampling: Sampling = Field(Sampling(), description="Patch centres.")
+    augmentation: Augmentation | None = Field(
+        Augmentation(), description="Augmentation; null: none."
+    )
+    training: Training = Field(Training(), description="The loop.")
+    inference: Inference = Field(Inference(), description="Prediction.")
+
+
+class Evaluate(Section):
+    """Scores."""
+
+    tolerance_mm: float = Field(2, ge=0, description="Tolerance of the surface Dice. mm.")
+    postprocess: Literal["none", "largest_component"] = Field(
+        "none", description="Applied only where it raises the Dice of the validation cases."
+    )
+
+
+class Export(Section):
+    """Files for the user."""
+
+    probabilities: bool = Field(
+        False, description="Also write <case>_<class>_probability.nii.gz, 0 to 1."
+    )
+
+
+class Settings(Section):
+    """An experiment."""
+
+    experiment: Name = Field(description="Its name; outputs lie in results/<experiment>.")
+    system: Literal["segmentation"] = Field("segmentation", description="The family.")
+    seed: int = Field(0, ge=0, description="Seed of training.")
+    data: Data = Field(description="Cases and labels.")
+    prepare: Prepare = Field(Prepare(), description="Masks and crops.")
+    cache: Cache = Field(Cache(), description="The HDF5 cache.")
+    split: Split = Field(Split(), description="Cross-validation.")
+    models: dict[Name, Model] = Field(
+        {"unet": Model()}, min_length=1, description="Model name → its settings."
+    )
+    evaluate: Evaluate = Field(Evaluate(), description="Scores.")
+    export: Export = Field(Export(), description="Exported files.")
+
+    @model_validator(mode="after")
+    def _known_classes(self) -> Settings:
+        for name, model in self.models.items():
+            if unknown := set(model.sampling.label_weights) - {*self.data.labels, "background"}:
+                raise ValueError(
+                    f"models.{name}.sampling.label_weights names {', '.join(sorted(unknown))}, "
+                    f"which data.labels does not"
+                )
+            if model.sampling.weighted and not self.prepare.lung_mask:
+                # A `weight` column may still be there; only the sheet can tell, and check does.
+                continue
+        return self
+
+    @property
+    def prepared_key(self) -> str:
+        """Name of the folder of prepared data: equal for experiments that prepare alike."""
+        made_from = {
+            "sheet": str(self.data.sheet),
+            "folder": str(self.data.folder),
+            "labels": self.data.labels,
+            "prepare": dump(self.prepare),
+        }
+        return f"{self.data.sheet.stem}-{short_hash(made_from)}"
+
+    @property
+    def cache_key(self) -> str:
+        """Name of the folder of caches: equal for experiments that prepare and cache alike."""
+        return f"{self.prepared_key}-{short_hash(dump(self.cache), 4)}"
+
+
+AnySection = TypeVar("AnySection", bound=BaseModel)
+
+
+def dump(section: BaseModel | None) -> Any:
+    """A section as plain JSON values."""
+    return None if section is None else section.model_dump(mode="json")
+
+
+def as_json(section: BaseModel | None) -> str:
+    """A section as one line of JSON: how a rule hands it to its stage."""
+    return json.dumps(dump(section), sort_keys=True)
+
+
+def validate(kind: type[AnySection], values: Any, origin: str = "settings") -> AnySection:
+    """Build a section from plain values.
+
+    Raises:
+        CaseError: one line for every wrong key or value, with its path and the nearest known name.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(kind, problem) for problem in error.errors()]
+        raise CaseError(f"{origin}: {len(lines)} problem(s)\n  " + "\n  ".join(lines)) from None
+
+
+def parse(kind: type[AnySection], text: str) -> AnySection:
+    """Build a section from a YAML or JSON file's name, or from such text itself."""
+    if text.endswith((".yaml", ".yml", ".json")):
+        return validate(kind, yaml.safe_load(Path(text).read_text()), origin=text)
+    return validate(kind, yaml.safe_load(text))
+
+
+def _explain(kind: type[BaseModel], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    path = ".".join(location) or "(top level)"
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(kind, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
+        return f"{path}: unknown key; {hint}"
+    if problem["type"] == "missing":
+        return f"{path}: missing"
+    return f"{path}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
+
+
+def _known_keys(kind: type[BaseModel], path: list[str]) -> list[str]:
+    """Names of the fields at `path`, found by walking the JSON schema."""
+    schema = kind.model_json_schema()
+    here = schema
+    for part in path:
+        members = [
+            here.get("additionalProperties", {}),
+            *here.get("patternProperties", {}).values(),
+        ]
+        here = here.get("properties", {}).get(part) or members[-1]
+        for option in here.get("anyOf", []):
+            here = option if "$ref" in option else here
+        if "$ref" in here:
+            here = schema["$defs"][here["$ref"].rsplit("/", 1)[-1]]
+    return list(here.get("properties", {}))
+
+
+def reference() -> str:
+    """The settings as Markdown tables: key, default, meaning."""
+    parts: list[str] = []
+    _table(Settings, "", parts)
+    return "\n".join(parts)
+
+
+def _table(kind: type[BaseModel], prefix: str, parts: list[str]) -> None:
+    nested: list[tuple[type[BaseModel], str]] = []
+    title = (kind.__doc__ or "").splitlines()[0]
+    parts += [
+        f"**`{prefix.rstrip('.') or 'top level'}`** {title}",
+        "",
+        "| key | default | meaning |",
+        "|---|---|---|",
+    ]
+    for key, field in kind.model_fields.items():
+        section, inner = _inner_section(field.annotation)
+        if section:
+            nested.append((section, f"{prefix}{key}{inner}."))
+        shown = _shown_default(field, section)
+        parts.append(f"| `{key}` | {shown} | {field.description} |")
+    parts.append("")
+    for section, path in nested:
+        _table(section, path, parts)
+
+
+def _inner_section(annotation: Any) -> tuple[type[BaseModel] | None, str]:
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    for candidate in candidates:
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            inner = ".<name>" if getattr(annotation, "__origin__", None) is dict else ""
+            return candidate, inner
+    return None, ""
+
+
+def _shown_default(field: Any, section: type[BaseModel] | None) -> str:
+    if field.is_required():
+        return "required"
+    if field.default is None:
+        return "`null`"
+    if section:
+        return "see below"
+    value = dump(field.default) if isinstance(field.default, BaseModel) else field.default
+    return f"`{json.dumps(value)}`"
+
+
+def main() -> None:
+    """Write the JSON schema for editors and the reference tables into the README."""
+    root = Path(__file__).parents[2]
+    schema = json.dumps(Settings.model_json_schema(), indent=2) + "\n"
+    write_text(root / "workflow" / "settings.schema.json", schema)
+    readme = root / "README.md"
+    begin, end = "<!-- settings: begin -->\n", "<!-- settings: end -->"
+    head, rest = readme.read_text().split(begin)
+    write_text(readme, head + begin + "\n" + reference() + "\n" + end + rest.split(end)[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from foldwise.files import CaseError, short_hash, write_text
+from foldwise.files import CaseError, write_text
 
 Triple = tuple[float, float, float]
-Voxels = tuple[
-    Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]
-]
+Voxels = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 Share = Annotated[float, Field(ge=0, le=1)]
 # Names become folders and wildcards of the workflow.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -34,10 +33,22 @@ class Named(BaseModel):
 
     name: str = Field(description="Name of the class, looked up in the allowed namespaces.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers(cls, values: Any) -> Any:
+        # YAML 1.1 reads 1e-4 as text, and no class takes a number as text.
+        if not isinstance(values, dict):
+            return values
+        return {k: float(v) if _is_number(v) else v for k, v in values.items()}
+
     @property
     def arguments(self) -> dict[str, Any]:
         """The constructor's keyword arguments."""
         return dict(self.model_extra or {})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value))
 
 
 class Data(Section):
@@ -69,8 +80,7 @@ class LungMask(Section):
     )
     max_missed: Share = Field(
         0.05,
-        description="A case fails when more than this share of its labelled voxels lies outside the "
-        "region.",
+        description="A case fails when more than this share of its labelled voxels lies outside the region.",
     )
 
 
@@ -202,8 +212,6 @@ class Training(Section):
     patience: int | None = Field(
         None, ge=1, description="Stop after this many validations without a better score."
     )
-    checkpoint_minutes: float = Field(10, ge=0, description="Minutes between checkpoints.")
-    workers: int = Field(2, ge=0, description="Processes that read patches; speed only.")
 
 
 class Inference(Section):
@@ -230,14 +238,12 @@ class Model(Section):
     scheduler: Named | None = Field(
         Named(name="PolynomialLR"),
         description="From torch.optim.lr_scheduler, stepped once per epoch; the number of epochs "
-        "is filled in where the class asks for it.",
+        "is filled in where the class asks for it; ReduceLROnPlateau watches the training loss.",
     )
     patch: Voxels = Field((96, 96, 96), description="Training patch and window. Voxels.")
     intensity: Intensity = Field(Intensity(), description="Grey values.")
     sampling: Sampling = Field(Sampling(), description="Patch centres.")
-    augmentation: Augmentation | None = Field(
-        Augmentation(), description="Augmentation; null: none."
-    )
+    augmentation: Augmentation | None = Field(Augmentation(), description="Augmentation; null: none.")
     training: Training = Field(Training(), description="The loop.")
     inference: Inference = Field(Inference(), description="Prediction.")
 
@@ -254,15 +260,14 @@ class Evaluate(Section):
 class Export(Section):
     """Files for the user."""
 
-    probabilities: bool = Field(
-        False, description="Also write <case>_<class>_probability.nii.gz, 0 to 1."
-    )
+    probabilities: bool = Field(False, description="Also write <case>_<class>_probability.nii.gz, 0 to 1.")
 
 
 class Settings(Section):
     """An experiment."""
 
     experiment: Name = Field(description="Its name; outputs lie in results/<experiment>.")
+    results: Path = Field(Path("results"), description="Folder of all outputs, e.g. on scratch.")
     system: Literal["segmentation"] = Field("segmentation", description="The family.")
     seed: int = Field(0, ge=0, description="Seed of training.")
     data: Data = Field(description="Cases and labels.")
@@ -283,26 +288,7 @@ class Settings(Section):
                     f"models.{name}.sampling.label_weights names {', '.join(sorted(unknown))}, "
                     f"which data.labels does not"
                 )
-            if model.sampling.weighted and not self.prepare.lung_mask:
-                # A `weight` column may still be there; only the sheet can tell, and check does.
-                continue
         return self
-
-    @property
-    def prepared_key(self) -> str:
-        """Name of the folder of prepared data: equal for experiments that prepare alike."""
-        made_from = {
-            "sheet": str(self.data.sheet),
-            "folder": str(self.data.folder),
-            "labels": self.data.labels,
-            "prepare": dump(self.prepare),
-        }
-        return f"{self.data.sheet.stem}-{short_hash(made_from)}"
-
-    @property
-    def cache_key(self) -> str:
-        """Name of the folder of caches: equal for experiments that prepare and cache alike."""
-        return f"{self.prepared_key}-{short_hash(dump(self.cache), 4)}"
 
 
 AnySection = TypeVar("AnySection", bound=BaseModel)

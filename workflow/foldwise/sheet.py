@@ -114,9 +114,7 @@ def _channels(path: Path, header: list[str]) -> tuple[str, ...]:
     if len(set(header)) != len(header):
         raise CaseError(f"{path}: line 1: a column stands twice")
     channels = tuple(
-        column[len("image") :].lstrip("_")
-        for column in header
-        if re.fullmatch(r"image(_\w+)?", column)
+        column[len("image") :].lstrip("_") for column in header if re.fullmatch(r"image(_\w+)?", column)
     )
     if "case" not in header or not channels or ("" in channels and len(channels) > 1):
         raise CaseError(
@@ -125,9 +123,7 @@ def _channels(path: Path, header: list[str]) -> tuple[str, ...]:
     return channels
 
 
-def _row_problems(
-    cells: dict[str, str], channels: tuple[str, ...], seen: dict[str, int]
-) -> list[str]:
+def _row_problems(cells: dict[str, str], channels: tuple[str, ...], seen: dict[str, int]) -> list[str]:
     name = cells["case"]
     problems = []
     if not CASE_NAME.match(name):

@@ -1,1 +1,53 @@
-"""Networks by name from an allow-list, and those that no library has."""
+"""Classes by name, from an allow-list of namespaces: networks, losses, optimisers and schedules."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from typing import Any
+
+from foldwise.files import CaseError
+from foldwise.settings import Named
+
+NAMESPACES = {
+    "network": ("monai.networks.nets", "torchvision.models"),
+    "loss": ("monai.losses", "torch.nn"),
+    "optimiser": ("torch.optim",),
+    "scheduler": ("torch.optim.lr_scheduler",),
+}
+
+
+def build(kind: str, named: Named, *positional: Any, **filled_in: Any) -> Any:
+    """Make an object of a named class.
+
+    Args:
+        kind: a key of `NAMESPACES`.
+        named: the class and its arguments.
+        positional: leading arguments.
+        filled_in: arguments given where the class takes them and `named` does not set them.
+
+    Raises:
+        CaseError: an unknown name (the nearest known one is offered) or wrong arguments.
+    """
+    made = _find(kind, named.name)
+    accepted = inspect.signature(made).parameters
+    arguments = {key: value for key, value in filled_in.items() if key in accepted}
+    try:
+        return made(*positional, **{**arguments, **named.arguments})
+    except (TypeError, ValueError) as error:
+        known = [name for name in accepted if name not in ("self", "args", "kwargs")]
+        raise CaseError(f"{kind} {named.name}: {error}; its arguments: {', '.join(known)}") from error
+
+
+def _find(kind: str, name: str) -> Any:
+    known: list[str] = []
+    for namespace in NAMESPACES[kind]:
+        module = importlib.import_module(namespace)
+        public = [key for key in dir(module) if not key.startswith("_") and callable(getattr(module, key))]
+        if name in public:
+            return getattr(module, name)
+        known += public
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise CaseError(f"{kind}: no {name!r} in {' or '.join(NAMESPACES[kind])}{hint}")

@@ -129,7 +129,7 @@ def read_volume(path: Path, dtype: Literal["native"] | type = "native") -> Volum
 
 
 def write_volume(volume: Volume, path: Path) -> None:
-    """Write a NIfTI beside `path` and rename it; the affine is stored as scanner coordinates (sform and qform)."""
+    """Write a NIfTI atomically; the affine is stored as scanner coordinates, in sform and qform."""
     image = nib.Nifti1Image(volume.data, volume.affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(volume.affine, code=1)
@@ -139,7 +139,7 @@ def write_volume(volume: Volume, path: Path) -> None:
 
 
 def same_grid(first: Header | Volume, second: Header | Volume, tolerance_mm: float = 1e-2) -> bool:
-    """Whether two volumes share shape and place: no corner of the grid differs by more than `tolerance_mm`."""
+    """Whether two volumes share shape and place: no corner of the grid is more than the tolerance away."""
     shapes = [tuple(v.data.shape if isinstance(v, Volume) else v.shape) for v in (first, second)]
     if shapes[0] != shapes[1] or len(shapes[0]) != 3:
         return False

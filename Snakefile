@@ -1,0 +1,36 @@
+"""Foldwise: medical scans in; cross-validated, tested, exported models out."""
+
+import os
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.5")
+
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+
+if not workflow.config_settings.configfiles:
+
+    configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/phantom.smk"
+include: "workflow/rules/check.smk"
+include: "workflow/rules/lung_mask.smk"
+include: "workflow/rules/crop.smk"
+include: "workflow/rules/cache.smk"
+include: "workflow/rules/index.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/test.smk"
+include: "workflow/rules/export.smk"
+include: "workflow/rules/ensemble.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report.output,
+        expand(rules.export.output, model=SETTINGS.models, fold=LAYOUT.folds),

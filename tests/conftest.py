@@ -1,0 +1,24 @@
+"""Fixtures that several test files share."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from slurm_cluster import Cluster, UnavailableError, cluster
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A running Slurm cluster; its tests are skipped where there can be none.
+
+    With FOLDWISE_REQUIRE_SLURM=1, as in continuous integration, they fail instead.
+    """
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(cluster(tmp_path_factory.mktemp("cluster")))
+        except UnavailableError as reason:
+            if os.environ.get("FOLDWISE_REQUIRE_SLURM") == "1":
+                pytest.fail(f"no Slurm cluster: {reason}")
+            pytest.skip(f"no Slurm cluster: {reason}")
+        yield running

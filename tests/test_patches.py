@@ -1,0 +1,141 @@
+"""Samplers: where patches are centred, what they hold at the border, same draw for same number."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from foldwise.cache import Contents, open_case, write_case
+from foldwise.settings import Intensity, Sampling
+from foldwise.volumes.geometry import Box, Lineage
+from foldwise.volumes.patches import Patches, draw_centre, normalise, read_patch, scaling
+from scipy.stats import chisquare
+
+SHAPE = (10, 9, 8)
+
+
+def case(
+    path: Path,
+    label: np.ndarray,
+    weight: np.ndarray | None = None,
+    classes: tuple[str, ...] = ("a",),
+) -> h5py.File:
+    image = np.arange(np.prod(SHAPE)).reshape(1, *SHAPE).astype(np.int16)
+    lineage = Lineage(SHAPE, tuple(np.eye(4).ravel()), Box((0, 0, 0), SHAPE), SHAPE)
+    write_case(path, "c", Contents(image, label, weight, lineage, classes), (4, 4, 4), 10000)
+    return open_case(path)
+
+
+def draws(file: h5py.File, sampling: Sampling, count: int = 4000) -> np.ndarray:
+    random = np.random.default_rng(0)
+    return np.array([draw_centre(file, sampling, random) for _ in range(count)])
+
+
+def counts(centres: np.ndarray) -> np.ndarray:
+    made = np.zeros(SHAPE)
+    np.add.at(made, tuple(centres.T), 1)
+    return made
+
+
+def test_mixture_keeps_its_fractions(tmp_path: Path) -> None:
+    label = np.zeros(SHAPE, np.uint8)
+    label[9, 8, 7] = 1  # a corner voxel: it must be a possible centre too
+    with case(tmp_path / "c.h5", label) as file:
+        seen = counts(draws(file, Sampling()))
+    # 0.8 by the label sampler, and its share of the 0.2 drawn anywhere.
+    assert seen[9, 8, 7] / seen.sum() == pytest.approx(0.8 + 0.2 / np.prod(SHAPE), abs=0.02)
+    assert (seen > 0).mean() > 0.5
+
+
+def test_uniform_reaches_every_voxel_evenly(tmp_path: Path) -> None:
+    with case(tmp_path / "c.h5", np.zeros(SHAPE, np.uint8)) as file:
+        seen = counts(draws(file, Sampling(label=0, uniform=1), 20000))
+    assert (seen > 0).all()
+    assert chisquare(seen.ravel()).pvalue > 1e-3
+
+
+def test_weighted_draws_in_proportion(tmp_path: Path) -> None:
+    weight = np.zeros(SHAPE, np.float32)
+    weight[0, 0, 0], weight[9, 8, 7], weight[3, 4, 5] = 1, 2, 5
+    with case(tmp_path / "c.h5", np.zeros(SHAPE, np.uint8), weight) as file:
+        seen = counts(draws(file, Sampling(label=0, uniform=0, weighted=1), 8000))
+    assert seen[weight == 0].sum() == 0
+    assert chisquare(seen[weight > 0], 8000 * weight[weight > 0] / 8).pvalue > 1e-3
+
+
+def test_label_sampler_weighs_present_classes_only(tmp_path: Path) -> None:
+    label = np.zeros(SHAPE, np.uint8)
+    label[:5, 0, 0], label[2, 2, 2] = 1, 3
+    sampling = Sampling(label=1, uniform=0, label_weights={"a": 1, "b": 7, "c": 3})
+    with case(tmp_path / "c.h5", label, classes=("a", "b", "c")) as file:
+        seen = counts(draws(file, sampling))
+    # b is absent from the case: a and c share 1 : 3.
+    assert seen[2, 2, 2] / seen.sum() == pytest.approx(0.75, abs=0.03)
+    assert seen[label == 1].sum() + seen[label == 3].sum() == seen.sum()
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(label=1, uniform=0),
+        Sampling(label=0, uniform=0, weighted=1),
+        Sampling(label=1, uniform=0, label_weights={"a": 0}),
+    ],
+)
+def test_an_empty_case_is_drawn_from_everywhere(tmp_path: Path, sampling: Sampling) -> None:
+    empty = np.zeros(SHAPE, np.uint8)
+    with case(tmp_path / "c.h5", empty, empty) as file:
+        assert (counts(draws(file, sampling)) > 0).mean() > 0.9
+
+
+@pytest.mark.parametrize("centre", [(0, 0, 0), (9, 8, 7), (5, 4, 4), (0, 8, 3)])
+@pytest.mark.parametrize("patch", [(4, 4, 4), (3, 5, 7), (16, 16, 16), (1, 9, 8)])
+def test_patches_at_the_border_are_padded(
+    tmp_path: Path, centre: tuple[int, int, int], patch: tuple[int, int, int]
+) -> None:
+    with case(tmp_path / "c.h5", np.zeros(SHAPE, np.uint8)) as file:
+        image = file["image"][()]
+        made = read_patch(file["image"], centre, patch, np.array([-7.0]))
+    padded = np.pad(image, [(0, 0)] + [(20, 20)] * 3, constant_values=-7)
+    corner = [c - p // 2 + 20 for c, p in zip(centre, patch, strict=True)]
+    x, y, z = (slice(a, a + n) for a, n in zip(corner, patch, strict=True))
+    assert made.dtype == np.int16
+    assert (made == padded[:, x, y, z]).all()
+    middle = tuple(p // 2 for p in patch)
+    assert made[(0, *middle)] == image[(0, *centre)]
+
+
+def test_items_repeat_and_cases_take_turns(tmp_path: Path) -> None:
+    paths = []
+    for number in range(4):
+        label = np.zeros(SHAPE, np.uint8)
+        label[number, 0, 0] = 1
+        path = tmp_path / f"{number}.h5"
+        case(path, label).close()
+        paths.append(str(path))
+    items = Patches(paths, (4, 4, 4), Sampling(label=1, uniform=0), Intensity(), (1, 2))
+    again = Patches(paths, (4, 4, 4), Sampling(label=1, uniform=0), Intensity(), (1, 2))
+    backwards = {n: again[n] for n in reversed(range(8))}
+    first = []
+    for number in range(8):
+        item = items[number]
+        assert all(torch.equal(item[key], backwards[number][key]) for key in item)
+        # Image values are flat indices: the patch's centre tells which case it came from.
+        first.append(int(item["image"][0, 2, 2, 2]) // 72)
+    assert sorted(first[:4]) == sorted(first[4:]) == [0, 1, 2, 3]
+
+
+def test_normalisation_by_hand(tmp_path: Path) -> None:
+    with case(tmp_path / "c.h5", np.zeros(SHAPE, np.uint8)) as file:
+        window = scaling(file, Intensity(clip=(100, 300)))
+        per_case = scaling(file, Intensity(clip=None))
+        values = file["image"][()].astype(np.float64)
+    image = torch.tensor([[[[0.0, 100, 200, 300, 5000]]]])
+    assert normalise(image, window).flatten().tolist() == [-1, -1, 0, 1, 1]
+    expected = (200 - values.mean()) / values.std()
+    assert normalise(image, per_case).flatten()[2].item() == pytest.approx(expected, rel=1e-5)
+    batch = torch.stack([image, image])
+    both = normalise(batch, torch.stack([window, per_case]))
+    assert torch.equal(both[0], normalise(image, window))
+    assert torch.equal(both[1], normalise(image, per_case))

@@ -1,0 +1,159 @@
+"""Source files to crop to cache to prediction to export: values, geometry and names survive."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from foldwise.cache import lineage_of, open_case
+from foldwise.export import export_case
+from foldwise.files import CaseError
+from foldwise.settings import Cache, Crop, Export
+from foldwise.volumes.predictions import label_map, write_prediction
+from foldwise.volumes.prepare import cache_case, crop_case, read_labels
+from foldwise.volumes.volume import Volume, read_volume, write_volume
+from synthetic import ball
+
+CLASSES = {"tumour": 3, "node": 7}
+# Axes stored as posterior, inferior, right, turned by 20° about x: an oblique scan.
+TURN = np.deg2rad(20)
+AFFINE = np.array(
+    [
+        [0, 0, 2.0, 11.0],
+        [-1.5 * np.cos(TURN), 1.0 * np.sin(TURN), 0, 22.0],
+        [-1.5 * np.sin(TURN), -1.0 * np.cos(TURN), 0, -33.0],
+        [0, 0, 0, 1],
+    ]
+)
+SHAPE = (30, 40, 24)
+
+
+def sources(folder: Path) -> dict[str, Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    label = np.where(ball(SHAPE, (12, 20, 12), 5), 3, 0) + np.where(ball(SHAPE, (22, 30, 12), 3), 7, 0)
+    arrays = {
+        "image": random.integers(-900, 300, SHAPE).astype(np.int16),
+        "label": label.astype(np.uint8),
+        "inside": ball(SHAPE, (15, 22, 12), 11).astype(np.uint8),
+    }
+    for name, array in arrays.items():
+        write_volume(Volume(array, AFFINE), folder / f"{name}.nii.gz")
+    return {name: folder / f"{name}.nii.gz" for name in arrays}
+
+
+def make_crop(tmp_path: Path, settings: Crop, masked: bool = True, **changed: Path) -> Path:
+    paths = sources(tmp_path / "source") | changed
+    folder = tmp_path / "crop"
+    folder.mkdir(exist_ok=True)
+    crop_case(
+        [paths["image"]],
+        paths["label"],
+        paths["inside"] if masked else None,
+        paths["inside"] if masked else None,
+        settings,
+        CLASSES,
+        folder,
+    )
+    return folder
+
+
+def test_a_crop_keeps_every_voxels_place(tmp_path: Path) -> None:
+    folder = make_crop(tmp_path, Crop(to="region", margin_mm=3))
+    source = read_volume(tmp_path / "source" / "image.nii.gz")
+    cut = read_volume(folder / "image0.nii.gz")
+    facts = json.loads((folder / "crop.json").read_text())
+    # The ball spans 4…26, 11…33 and 1…23; 3 mm are 2, 3 and 2 voxels of 1.5, 1 and 2 mm.
+    assert facts["box"] == {"start": [2, 8, 0], "shape": [27, 29, 24]}
+    assert (cut.data == source.data[2:29, 8:37, 0:24]).all()
+    assert np.allclose(cut.affine @ [0, 0, 0, 1], source.affine @ [2, 8, 0, 1], atol=1e-4)
+    voxels = (read_volume(tmp_path / "source" / "label.nii.gz").data == 3).sum()
+    assert facts["foreground_ml"]["tumour"] == pytest.approx(voxels * 3 / 1000, rel=1e-6)
+    assert facts["foreground_cut_away"] == {"tumour": 0, "node": 0}
+
+
+@pytest.mark.parametrize("outside", ["keep", "zero", "mean"])
+def test_what_lies_outside(tmp_path: Path, outside: str) -> None:
+    folder = make_crop(tmp_path, Crop(to="region", margin_mm=0, outside=outside))  # type: ignore[arg-type]
+    cut = read_volume(folder / "image0.nii.gz").data
+    source = read_volume(tmp_path / "source" / "image.nii.gz").data[4:27, 11:34, 1:24]
+    inside = read_volume(tmp_path / "source" / "inside.nii.gz").data[4:27, 11:34, 1:24] > 0
+    assert (cut[inside] == source[inside]).all()
+    expected = {"keep": source[~inside], "zero": 0, "mean": np.rint(source[~inside].mean())}
+    assert (cut[~inside] == expected[outside]).all()
+
+
+@pytest.mark.parametrize("spacing", [None, (2.0, 2.0, 2.0)])
+def test_label_survives_cache_prediction_and_export(
+    tmp_path: Path, spacing: tuple[float, float, float] | None
+) -> None:
+    """A perfect prediction comes back as the source label, in its grid, under the case's name."""
+    folder = make_crop(tmp_path, Crop(to="region", margin_mm=5))
+    cache_case("patient.7", folder, Cache(spacing=spacing), CLASSES, tmp_path / "c.h5")
+    with open_case(tmp_path / "c.h5") as file:
+        label, lineage = file["label"][()], lineage_of(file)
+        assert file.attrs["case"] == "patient.7"
+        assert "weight" in file
+        if spacing:
+            assert np.allclose(file.attrs["spacing"], 2, rtol=0.05)
+    assert set(np.unique(label)) == {0, 1, 2}
+    one_hot = np.stack([label == 1, label == 2]).astype(np.float32)
+    prediction = tmp_path / "patient.7.h5"
+    write_prediction(prediction, "patient.7", one_hot, lineage, tuple(CLASSES))
+    export_case(prediction, CLASSES, "none", Export(probabilities=True), tmp_path)
+
+    truth = read_volume(tmp_path / "source" / "label.nii.gz")
+    exported = read_volume(tmp_path / "patient.7.nii.gz")
+    assert np.array_equal(exported.affine, truth.affine)
+    assert exported.data.shape == truth.data.shape
+    if spacing is None:
+        assert (exported.data == truth.data).all()
+    for value in CLASSES.values():
+        a, b = exported.data == value, truth.data == value
+        assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.85
+    probability = read_volume(tmp_path / "patient.7_node_probability.nii.gz").data
+    assert probability.dtype == np.float32
+    assert probability.max() == pytest.approx(1, abs=1e-6)
+    assert (probability[truth.data == 7]).mean() > 0.6
+
+
+def test_a_soft_prediction_takes_the_most_probable(tmp_path: Path) -> None:
+    folder = make_crop(tmp_path, Crop(to="none"), masked=False)
+    cache_case("c", folder, Cache(), CLASSES, tmp_path / "c.h5")
+    with open_case(tmp_path / "c.h5") as file:
+        lineage = lineage_of(file)
+    soft = np.zeros((2, *lineage.shape), np.float32)
+    soft[:, 0, 0, 0] = (0.3, 0.3)  # background 0.4 wins
+    soft[:, 1, 0, 0] = (0.35, 0.4)  # the second class, although below one half
+    soft[:, 2, 0, 0] = (0.9, 0.05)
+    write_prediction(tmp_path / "p.h5", "c", soft, lineage, tuple(CLASSES))
+    made = label_map(tmp_path / "p.h5", CLASSES).oriented().data
+    assert made[:3, 0, 0].tolist() == [0, 7, 3]
+    assert (made > 0).sum() == 2
+
+
+def test_wrong_input_is_named(tmp_path: Path) -> None:
+    paths = sources(tmp_path / "source")
+    shifted = AFFINE.copy()
+    shifted[0, 3] += 5
+    label = read_volume(paths["label"]).data
+    image = read_volume(paths["image"]).data.astype(np.float32)
+
+    def written(name: str, data: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+        write_volume(Volume(data, affine), tmp_path / name)
+        return tmp_path / name
+
+    nan = image.copy()
+    nan[3, 3, 3] = np.nan
+    cases = {
+        "is not that of the case's first image": {"label": written("moved.nii.gz", label, shifted)},
+        r"data.labels does not name: 255 \(": {"label": written("255.nii.gz", (label > 0) * np.uint8(255))},
+        "1 voxels are NaN": {"image": written("nan.nii.gz", nan)},
+        "every voxel is": {"image": written("flat.nii.gz", np.zeros(SHAPE, np.int16))},
+        "the mask is empty": {"inside": written("empty.nii.gz", label * 0)},
+    }
+    for message, changed in cases.items():
+        with pytest.raises(CaseError, match=message):
+            make_crop(tmp_path, Crop(to="region"), **changed)
+    with pytest.raises(CaseError, match=r"255\.nii\.gz"):
+        read_labels(tmp_path / "255.nii.gz", CLASSES)

@@ -1,0 +1,167 @@
+"""The throwaway cluster, and profiles/slurm on it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import slurm_cluster as module
+from slurm_cluster import Cluster, UnavailableError, cluster
+
+PROFILE = Path(__file__).parents[1] / "profiles" / "slurm"
+
+# Named as rules of the workflow, since the profile knows these: `train` gets a GPU by it.
+SNAKEFILE = """\
+rule all:
+    input:
+        "train.txt", "crop.txt", "test.txt"
+
+rule train:
+    output:
+        "train.txt"
+    shell:
+        "echo GPU=$CUDA_VISIBLE_DEVICES > {output}"
+
+rule crop:
+    output:
+        "crop.txt"
+    shell:
+        "echo GPU=${{CUDA_VISIBLE_DEVICES-}} > {output}"
+
+rule test:
+    output:
+        "test.txt"
+    shell:
+        "echo this went wrong; exit 3"
+"""
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def finished_jobs(running: Cluster, folder: Path, count: int) -> dict[str, dict[str, str]]:
+    """The jobs submitted from a folder, by their comment (rule), when all have ended."""
+    fields = ["JobID", "State", "Partition", "AllocTRES", "Comment", "WorkDir", "Timelimit"]
+
+    def jobs() -> dict[str, dict[str, str]]:
+        ended = {"COMPLETED", "FAILED"}
+        here = [job for job in running.sacct(fields) if job["WorkDir"] == str(folder)]
+        return {job["Comment"]: job for job in here if job["State"] in ended}
+
+    wait_until(lambda: len(jobs()) == count)
+    return jobs()
+
+
+@pytest.mark.slurm
+def test_profile_gives_gpus_to_gpu_rules_and_keeps_logs(slurm_cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    snakemake = [sys.executable, "-m", "snakemake", "--profile", str(PROFILE)]
+    # The cluster is quick and near: ask it sooner and more often than the profile does.
+    quick = [
+        "--slurm-init-seconds-before-status-checks",
+        "2",
+        "--max-status-checks-per-second",
+        "1",
+    ]
+    done = subprocess.run(
+        [*snakemake, *quick, "--latency-wait", "5"],
+        cwd=tmp_path,
+        env=slurm_cluster.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+
+    jobs = finished_jobs(slurm_cluster, tmp_path, 3)
+    assert "gres/gpu=1" in jobs["rule_train"]["AllocTRES"], done.stdout
+    assert jobs["rule_train"]["Partition"] == "gpu"
+    assert (tmp_path / "train.txt").read_text().strip() in {"GPU=0", "GPU=1"}
+
+    assert "gres/gpu" not in jobs["rule_crop"]["AllocTRES"]
+    assert "mem=2000M" in jobs["rule_crop"]["AllocTRES"]
+    assert jobs["rule_crop"]["Partition"] == "cpu"
+    assert jobs["rule_crop"]["Timelimit"] == "01:00:00"
+    assert (tmp_path / "crop.txt").read_text() == "GPU=\n"
+
+    assert done.returncode != 0
+    assert jobs["rule_test"]["State"] == "FAILED"
+    logs = {path.parent.name: path for path in (tmp_path / "logs" / "slurm").rglob("*.log")}
+    assert set(logs) == {"rule_train", "rule_crop", "rule_test"}
+    assert "this went wrong" in logs["rule_test"].read_text()
+    assert str(logs["rule_test"]) in done.stdout
+
+
+@pytest.mark.slurm
+def test_jobs_of_a_stopped_node_fail_and_it_comes_back(slurm_cluster: Cluster) -> None:
+    submit = ["sbatch", "--parsable", "--no-requeue", "--output=/dev/null", "--mem=100"]
+    job = slurm_cluster.run(*submit, "--wrap=sleep 612").strip()
+
+    def state() -> str:
+        jobs = slurm_cluster.sacct(["JobID", "State"])
+        return next((row["State"] for row in jobs if row["JobID"] == job), "")
+
+    wait_until(lambda: state() == "RUNNING")
+    slurm_cluster.stop_node("cpu1")
+    wait_until(lambda: state() == "NODE_FAIL")
+    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "612"]]
+
+    slurm_cluster.start_node("cpu1")
+    node = ["srun", "--partition=cpu", "--mem=100", "printenv", "SLURMD_NODENAME"]
+    assert slurm_cluster.run(*node) == "cpu1\n"
+
+
+@pytest.mark.slurm
+def test_second_cluster_is_refused(slurm_cluster: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="is up"), cluster(tmp_path):
+        pass
+    assert "is UP" in slurm_cluster.run("scontrol", "ping")
+
+
+@pytest.fixture
+def system_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands for /etc/slurm/slurm.conf, and the folder for /etc/slurm."""
+    config = tmp_path / "system" / "slurm.conf"
+    config.parent.mkdir()
+    monkeypatch.setattr(module, "SYSTEM_CONFIG", config)
+    monkeypatch.setattr(module, "MARKER", config.with_name("marker.json"))
+    return config
+
+
+@pytest.mark.parametrize("leftover", [False, True])
+def test_foreign_config_is_never_touched(system_config: Path, tmp_path: Path, leftover: bool) -> None:
+    system_config.write_text("ClusterName=theirs\n")
+    if leftover:
+        module.MARKER.write_text(json.dumps({"folder": str(tmp_path / "gone"), "kept": False}))
+    before = {path: path.read_text() for path in system_config.parent.iterdir()}
+
+    with pytest.raises(UnavailableError, match="a Slurm of its own"), cluster(tmp_path):
+        pass
+
+    assert {path: path.read_text() for path in system_config.parent.iterdir()} == before
+    assert not (tmp_path / "slurm").exists()
+
+
+@pytest.mark.slurm
+def test_leftover_of_a_killed_run_is_replaced(
+    slurm_cluster: Cluster, system_config: Path, tmp_path: Path
+) -> None:
+    killed, new = tmp_path / "killed", tmp_path / "new"
+    module.MARKER.write_text(json.dumps({"folder": str(killed), "kept": False}))
+    system_config.symlink_to(killed / "etc" / "slurm.conf")
+    daemon = subprocess.Popen(["sleep", "300"], env=os.environ | {module.OWN: str(killed)})
+
+    with module._claim(new, kept=False):
+        assert not psutil.pid_exists(daemon.pid)
+        assert not system_config.is_symlink()
+        assert json.loads(module.MARKER.read_text())["folder"] == str(new)
+    daemon.wait()

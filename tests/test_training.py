@@ -1,0 +1,202 @@
+"""Training that survives being killed: real processes, real signals, equal bits."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from foldwise.index import Index
+from foldwise.settings import Intensity, Model, Sampling, validate
+from foldwise.training.steps import StepSampler, batches, step_seed
+from foldwise.volumes.patches import Patches
+from synthetic import write_cached_set
+
+SETTINGS = {
+    "network": {"name": "BasicUNet", "features": [4, 4, 8, 8, 8, 4], "dropout": 0.1},
+    "patch": [32, 32, 32],
+    "optimiser": {"name": "AdamW", "lr": 0.01},
+    "training": {"epochs": 5, "steps_per_epoch": 12, "batch": 2, "validate_every": 2},
+}
+TIMINGS = ("seconds", "data_wait", "peak_mib", "peak_gpu_mib")
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cached_set(tmp_path_factory.mktemp("set"))
+
+
+def command(index: Path, folder: Path, *more: str, settings: object = SETTINGS) -> list[str]:
+    return [
+        *(sys.executable, "-m", "foldwise.stages.train", "--settings", json.dumps(settings)),
+        *("--index", str(index), "--fold", "0", "--state", str(folder / "state")),
+        *("--model", str(folder / "model.pt"), "--log", str(folder / "log.csv")),
+        *("--provenance", str(folder / "provenance.json"), "--checkpoint-min", "0.005", *more),
+    ]
+
+
+def finish(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment())
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(folder / "model.pt", weights_only=True)
+    return dict(state["network"])
+
+
+def log(folder: Path) -> list[dict[str, str]]:
+    with (folder / "log.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in TIMINGS} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = finish(command(index, folder, "--workers", "1"))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def assert_same(folder: Path, undisturbed: Path) -> None:
+    expected, found = weights(undisturbed), weights(folder)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+    assert log(folder) == log(undisturbed)
+
+
+def test_killed_at_random_moments_ends_bit_equal(index: Path, undisturbed: Path, tmp_path: Path) -> None:
+    moments = random.Random(7)
+    attempts = tmp_path / "state" / "attempts.jsonl"
+    steps = []
+    for kill in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        starts = attempts.read_text().count('"start"') if attempts.exists() else 0
+        # Also the number of loader processes changes from job to job.
+        process = subprocess.Popen(
+            command(index, tmp_path, "--workers", str(len(steps) % 3)),
+            env=environment(),
+            stderr=subprocess.DEVNULL,
+        )
+        while not attempts.exists() or attempts.read_text().count('"start"') == starts:
+            time.sleep(0.02)
+            assert process.poll() is None, "training ended before it could be killed"
+        time.sleep(moments.uniform(0.3, 1.2))
+        process.send_signal(kill)
+        code = process.wait(timeout=60)
+        if code == 0:
+            break
+        assert code == (-signal.SIGKILL if kill == signal.SIGKILL else 75)
+        checkpoint = torch.load(tmp_path / "state" / "checkpoint.pt", weights_only=True)
+        steps.append(checkpoint["step"])
+    assert len(steps) >= 3, steps
+    assert steps == sorted(steps), "an attempt lost what an earlier one had saved"
+    assert 0 < steps[0] < 60
+    assert finish(command(index, tmp_path)).returncode == 0
+    assert_same(tmp_path, undisturbed)
+
+
+def test_a_time_budget_cuts_training_into_jobs(index: Path, undisturbed: Path, tmp_path: Path) -> None:
+    codes = []
+    while not codes or codes[-1] != 0:
+        # The budget counts from the start of the process, most of which is imports here.
+        codes.append(finish(command(index, tmp_path, "--budget-min", "0.15")).returncode)
+        assert len(codes) < 20
+    assert set(codes[:-1]) == {75}
+    assert len(codes) > 1
+    assert_same(tmp_path, undisturbed)
+
+
+def test_a_cut_off_checkpoint_is_passed_over(index: Path, undisturbed: Path, tmp_path: Path) -> None:
+    assert finish(command(index, tmp_path, "--budget-min", "0.15")).returncode == 75
+    last = tmp_path / "state" / "checkpoint.pt"
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    done = finish(command(index, tmp_path))
+    assert done.returncode == 0
+    assert "trying the one before it" in done.stderr
+    assert_same(tmp_path, undisturbed)
+
+
+def test_other_settings_start_afresh_and_say_so(index: Path, tmp_path: Path) -> None:
+    short = {**SETTINGS, "training": {**SETTINGS["training"], "epochs": 1}}  # type: ignore[dict-item]
+    assert finish(command(index, tmp_path, settings=short)).returncode == 0
+    again = finish(command(index, tmp_path, settings=short))
+    assert "epoch 1/1" not in again.stderr, "a finished training is not repeated"
+    changed = {**short, "optimiser": {"name": "SGD", "lr": 0.01}}
+    done = finish(command(index, tmp_path, settings=changed))
+    assert "made with other settings or data; training starts afresh" in done.stderr
+    assert "epoch 1/1" in done.stderr
+    provenance = json.loads((tmp_path / "provenance.json").read_text())
+    assert provenance["settings"]["optimiser"]["name"] == "SGD"
+    assert [row["event"] for row in provenance["attempts"]].count("finished") == 2
+
+
+def test_a_bug_is_not_retried_for_ever(index: Path, tmp_path: Path) -> None:
+    broken = {**SETTINGS, "optimiser": {"name": "SGD", "lr": 1e30}}
+    for attempt in ("1", "2"):
+        done = finish(command(index, tmp_path, "--attempt", attempt, settings=broken))
+        assert done.returncode == 1
+        assert "FloatingPointError" in done.stderr
+    third = finish(command(index, tmp_path, "--attempt", "3", settings=broken))
+    assert "two attempts failed at step" in third.stderr
+    assert "FloatingPointError" in third.stderr
+    # A new call of Snakemake counts from 1 again.
+    fresh = finish(command(index, tmp_path, "--attempt", "1", settings=broken))
+    assert "two attempts failed" not in fresh.stderr
+
+
+def test_a_patch_that_the_network_cannot_take_is_named(index: Path, tmp_path: Path) -> None:
+    done = finish(command(index, tmp_path, settings={**SETTINGS, "patch": [16, 16, 16]}))
+    assert done.returncode == 1
+    assert "cannot take patches of (16, 16, 16)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_steps_are_a_pure_function_of_their_number() -> None:
+    whole = list(StepSampler(0, 10, 3))
+    assert whole == list(StepSampler(0, 4, 3)) + list(StepSampler(4, 10, 3))
+    assert whole[4] == [12, 13, 14]
+
+
+def test_workers_change_nothing(index: Path) -> None:
+    caches = [entry.cache for entry in Index.read(index).entries]
+    items = Patches(caches, (16, 16, 16), Sampling(), Intensity(), (3, 1))
+    alone = list(batches(items, 5, 11, 2, workers=0, pin=False))
+    helped = list(batches(items, 5, 11, 2, workers=2, pin=False))
+    assert len(alone) == len(helped) == 6
+    for first, second in zip(alone, helped, strict=True):
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_seeds_differ_by_step_and_run() -> None:
+    assert step_seed((0, 0), 5) == step_seed((0, 0), 5)
+    seeds = {step_seed((a, b), n) for a in range(5) for b in range(5) for n in range(100)}
+    assert len(seeds) == 2500
+
+
+def test_gradient_accumulation_equals_a_larger_batch(index: Path, tmp_path: Path) -> None:
+    """Without augmentation and with a loss that averages over samples, 2 × 2 is 1 × 4."""
+    base = {
+        **SETTINGS,
+        "network": {"name": "BasicUNet", "features": [4, 4, 8, 8, 8, 4]},
+        "optimiser": {"name": "SGD", "lr": 0.01},
+        "augmentation": None,
+    }
+    made = {}
+    for name, batch, accumulate in (("large", 4, 1), ("accumulated", 2, 2)):
+        training = {"epochs": 1, "steps_per_epoch": 3, "batch": batch, "accumulate": accumulate}
+        settings = {**base, "training": training}
+        validate(Model, settings)
+        assert finish(command(index, tmp_path / name, settings=settings)).returncode == 0
+        made[name] = weights(tmp_path / name)
+    for name, tensor in made["large"].items():
+        assert torch.allclose(tensor, made["accumulated"][name], atol=1e-5), name

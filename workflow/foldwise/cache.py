@@ -1,0 +1,159 @@
+"""The HDF5 file of a case: arrays in their native type, in chunks that suit patches.
+
+Layout (axes x, y, z in RAS orientation):
+    image       (channels, x, y, z), int16, uint8 or float32; Blosc2-LZ4HC chunks
+    label       (x, y, z) uint8: 0 background, then 1… in the order of the attribute `classes`
+    weight      (x, y, z) uint8 or float32: the weighted sampler's map
+    weight_sum  sums of `weight` over its chunks, so that a draw reads a single chunk
+    foreground/<class>   (n, 3) int16: voxels of the class, at most `max_foreground`
+Attributes: format, case, content (hash of the arrays), classes, spacing, affine, lineage (JSON), statistics
+(JSON, per channel), fill (per channel; what lies outside the array).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin
+import numpy as np
+
+from foldwise.files import CaseError, atomic_path
+from foldwise.volumes.geometry import Lineage
+
+FORMAT = "foldwise-volume-1"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is written to a case's file.
+
+    Attributes:
+        image: (channels, x, y, z).
+        label: (x, y, z), 0 background then 1… in the order of `classes`; None without a label.
+        weight: (x, y, z), non-negative; None without a weight map.
+        lineage: how the grid came from its source.
+        classes: names, in the order of the label's values.
+    """
+
+    image: np.ndarray
+    label: np.ndarray | None
+    weight: np.ndarray | None
+    lineage: Lineage
+    classes: tuple[str, ...]
+
+
+def compact(image: np.ndarray) -> np.ndarray:
+    """The smallest of uint8, int16 and float32 that holds the values exactly (float64 is rounded)."""
+    if np.issubdtype(image.dtype, np.integer) or image.dtype == bool:
+        low, high = int(image.min()), int(image.max())
+        for kind in (np.uint8, np.int16):
+            if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+                return image.astype(kind, copy=False)
+    return image.astype(np.float32, copy=False)
+
+
+def write_case(
+    path: Path, case: str, contents: Contents, chunk: tuple[int, int, int], max_foreground: int
+) -> None:
+    """Write a case's file atomically."""
+    image, label, weight = contents.image, contents.label, contents.weight
+    affine = contents.lineage.cached_affine
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        _store(file, "image", image, (1, *chunk))
+        if label is not None:
+            _store(file, "label", label, chunk)
+            group = file.create_group("foreground")
+            for value, name in enumerate(contents.classes, start=1):
+                group[name] = _coordinates(label, value, max_foreground)
+        if weight is not None:
+            _store(file, "weight", weight, chunk)
+            file["weight_sum"] = _chunk_sums(weight, file["weight"].chunks)
+        arrays = [array for array in (image, label, weight) if array is not None]
+        file.attrs.update(
+            {
+                "format": FORMAT,
+                "case": case,
+                "content": _content_hash(arrays, affine),
+                "classes": list(contents.classes),
+                "spacing": np.linalg.norm(affine[:3, :3], axis=0),
+                "affine": affine,
+                "lineage": json.dumps(contents.lineage.as_dict()),
+                "statistics": json.dumps([_statistics(channel, label) for channel in image]),
+                "fill": np.array([channel.min() for channel in image], np.float32),
+            }
+        )
+
+
+def open_case(path: Path | str) -> h5py.File:
+    """Open a case's file read-only, without HDF5's file locks (network file systems often lack them).
+
+    Raises:
+        CaseError: the file is missing, truncated, or not one of ours.
+    """
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise CaseError(
+            f"{path}: not a readable HDF5 file, perhaps cut off while it was copied ({error}); delete it "
+            f"and run again"
+        ) from error
+    if file.attrs.get("format") != FORMAT or "image" not in file:
+        file.close()
+        raise CaseError(f"{path}: not a cache of this version of Foldwise; delete it and run again")
+    return file
+
+
+def lineage_of(file: h5py.File) -> Lineage:
+    """The lineage stored with a case or a prediction."""
+    return Lineage.from_dict(json.loads(file.attrs["lineage"]))
+
+
+def _store(file: h5py.File, name: str, array: np.ndarray, chunk: tuple[int, ...]) -> None:
+    # Chunks of equal size along an axis: HDF5 stores a cut-off last one at full size.
+    even = tuple(-(-n // -(-n // c)) for c, n in zip(chunk, array.shape, strict=True))
+    # LZ4's slow compressor: read as fast as LZ4 and smaller; chest CTs come out below their .nii.gz.
+    compression = hdf5plugin.Blosc2(cname="lz4hc", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE)
+    file.create_dataset(name, data=array, chunks=even, compression=compression)
+
+
+def _coordinates(label: np.ndarray, value: int, limit: int) -> np.ndarray:
+    found = np.argwhere(label == value).astype(np.int16)
+    if len(found) > limit:
+        chosen = np.random.default_rng(0).choice(len(found), limit, replace=False)
+        found = found[np.sort(chosen)]
+    return found
+
+
+def _chunk_sums(weight: np.ndarray, chunk: tuple[int, ...]) -> np.ndarray:
+    sums = weight.astype(np.float64)
+    for axis, size in enumerate(chunk):
+        sums = np.add.reduceat(sums, np.arange(0, weight.shape[axis], size), axis=axis)
+    return sums
+
+
+def _statistics(channel: np.ndarray, label: np.ndarray | None) -> dict[str, Any]:
+    low, high = np.percentile(channel, [0.5, 99.5])
+    made = {
+        "mean": channel.mean(dtype=np.float64),
+        "std": channel.std(dtype=np.float64),
+        "percentile_0.5": low,
+        "percentile_99.5": high,
+    }
+    if label is not None and label.any():
+        inside = channel[label > 0]
+        made["foreground_mean"] = inside.mean(dtype=np.float64)
+        made["foreground_std"] = inside.std(dtype=np.float64)
+    return {key: float(value) for key, value in made.items()}
+
+
+def _content_hash(arrays: list[np.ndarray], affine: np.ndarray) -> str:
+    digest = hashlib.sha256(affine.tobytes())
+    for array in arrays:
+        digest.update(str((array.dtype, array.shape)).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,40 @@
+"""What the commands of all stages share: their settings argument, their log, and how they fail."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+
+from pydantic import BaseModel
+
+from foldwise.files import CaseError
+
+
+def parser(doc: str | None, section: type[BaseModel] | None = None) -> argparse.ArgumentParser:
+    """A parser with a module's docstring as help and, for a section, `--settings` with its keys explained."""
+    lines = []
+    for key, field in section.model_fields.items() if section else ():
+        default = "required" if field.is_required() else f"default {field.default!r}"
+        lines.append(f"  {key}: {field.description} ({default})")
+    made = argparse.ArgumentParser(
+        description=doc,
+        epilog="keys of --settings:\n" + "\n".join(lines) if lines else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if section:
+        made.add_argument("--settings", default="{}", help="YAML or JSON text, or the name of such a file")
+    return made
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a stage's main: log to standard error, and print a CaseError without its traceback."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    try:
+        sys.exit(main() or 0)
+    except CaseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

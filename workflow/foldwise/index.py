@@ -1,0 +1,185 @@
+"""The label-path index: which case lies where, and which fold trains, chooses and tests on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foldwise.files import CaseError, read_json, read_pickle, write_json, write_pickle
+from foldwise.settings import Split
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A labelled case of the cross-validation.
+
+    Attributes:
+        case: its name.
+        group: its patient.
+        images: source files, one per channel.
+        label: source label file.
+        cache: its HDF5 file.
+        foreground_ml: labelled volume per class, in ml.
+    """
+
+    case: str
+    group: str
+    images: tuple[str, ...]
+    label: str
+    cache: str
+    foreground_ml: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Names of the cases that one fold trains on, chooses its best epoch by, and is tested on."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Index:
+    """All entries, the classes (name → voxel value in the label files) and the folds."""
+
+    classes: dict[str, int]
+    entries: tuple[Entry, ...]
+    folds: tuple[Fold, ...]
+
+    def __getitem__(self, case: str) -> Entry:
+        return next(entry for entry in self.entries if entry.case == case)
+
+    def write(self, pickle: Path, splits: Path) -> None:
+        """Write the pickle and its readable twin, which a later experiment may take as `split.file`."""
+        write_pickle(pickle, {"version": VERSION, **_plain(asdict(self))})
+        write_json(splits, {"folds": [_plain(asdict(fold)) for fold in self.folds]})
+
+    @classmethod
+    def read(cls, path: Path) -> Index:
+        """Read a pickle; only plain values are accepted.
+
+        Raises:
+            CaseError: not an index of this version.
+        """
+        values = read_pickle(path)
+        if not isinstance(values, dict) or values.get("version") != VERSION:
+            raise CaseError(f"{path}: not a label-path index of version {VERSION}; make it again")
+        entries = tuple(Entry(**{**entry, "images": tuple(entry["images"])}) for entry in values["entries"])
+        return cls(values["classes"], entries, tuple(_fold(fold) for fold in values["folds"]))
+
+
+def make_index(entries: Sequence[Entry], classes: dict[str, int], split: Split) -> Index:
+    """Assign the cases to folds: by patient, stratified on whether and how much foreground there is.
+
+    Raises:
+        CaseError: too few patients, or a split file that leaks or names unknown cases.
+    """
+    entries = tuple(sorted(entries, key=lambda entry: entry.case))
+    folds = _own_folds(split.file, entries) if split.file is not None else _folds(entries, split)
+    _refuse_leaks(folds, entries, str(split.file or "the split"))
+    return Index(dict(classes), entries, folds)
+
+
+def _folds(entries: tuple[Entry, ...], split: Split) -> tuple[Fold, ...]:
+    parts = _parts(entries, split.folds, split.seed)
+    folds = []
+    for number, test in enumerate(parts):
+        rest = tuple(entry for entry in entries if entry not in test)
+        validation: tuple[Entry, ...] = ()
+        if split.validation > 0:
+            # One of n parts is the share asked for; two parts are the coarsest there is.
+            wanted = max(2, round(1 / split.validation))
+            count = min(wanted, len({entry.group for entry in rest}))
+            validation = _parts(rest, count, split.seed + number + 1)[0]
+        train = tuple(entry for entry in rest if entry not in validation)
+        folds.append(Fold(_names(train), _names(validation), _names(test)))
+    return tuple(folds)
+
+
+def _parts(entries: tuple[Entry, ...], count: int, seed: int) -> list[tuple[Entry, ...]]:
+    """Split entries into `count` parts that share no patient."""
+    groups = sorted({entry.group for entry in entries})
+    if len(groups) < max(count, 2):
+        raise CaseError(
+            f"{len(groups)} patient(s) cannot be split into {max(count, 2)} parts; lower split.folds "
+            f"or split.validation, or add labelled cases"
+        )
+    random = np.random.default_rng(seed)
+    cases = {group: [e for e in entries if e.group == group] for group in groups}
+    amount = {group: sum(sum(e.foreground_ml.values()) for e in cases[group]) for group in groups}
+    # Blocked dealing: patients of similar foreground are dealt one to a part, so every part gets its
+    # share of empty, small and large ones; within a block the fullest patient goes where fewest are.
+    order = sorted(random.permutation(groups), key=lambda group: amount[group])
+    parts: list[list[Entry]] = [[] for _ in range(count)]
+    for first in range(0, len(order), count):
+        free = [int(part) for part in random.permutation(count)]
+        for group in sorted(order[first : first + count], key=lambda group: -len(cases[group])):
+            chosen = min(free, key=lambda part: len(parts[part]))
+            free.remove(chosen)
+            parts[chosen] += cases[group]
+    return [tuple(part) for part in parts]
+
+
+def _own_folds(path: Path, entries: tuple[Entry, ...]) -> tuple[Fold, ...]:
+    values = read_json(path)
+    listed = values.get("folds") if isinstance(values, dict) else values
+    names = _names(entries)
+    folds = []
+    for number, fold in enumerate(listed if isinstance(listed, list) else []):
+        if not isinstance(fold, dict) or not ({"test", "val"} & set(fold)):
+            raise CaseError(f"{path}: fold {number} needs a list `test`")
+        # nnU-Net's splits_final.json calls the held-out cases "val".
+        test = tuple(fold.get("test", fold.get("val", ())))
+        validation = tuple(fold.get("validation", ()))
+        rest = tuple(name for name in names if name not in {*test, *validation})
+        folds.append(Fold(tuple(fold.get("train", rest)), validation, test))
+    if len(folds) < 2:
+        raise CaseError(f"{path}: a list of at least two folds is expected")
+    for number, made in enumerate(folds):
+        if unknown := set(made.train + made.validation + made.test) - set(names):
+            raise CaseError(
+                f"{path}: fold {number} names {', '.join(sorted(unknown))}: no labelled training "
+                f"case of the sheet"
+            )
+    return tuple(folds)
+
+
+def _refuse_leaks(folds: tuple[Fold, ...], entries: tuple[Entry, ...], origin: str) -> None:
+    group = {entry.case: entry.group for entry in entries}
+    held_out = [name for fold in folds for name in fold.test]
+    if len(held_out) != len(set(held_out)):
+        twice = sorted({name for name in held_out if held_out.count(name) > 1})
+        raise CaseError(f"{origin}: held out in more than one fold: {', '.join(twice)}")
+    for number, fold in enumerate(folds):
+        if not fold.train or not fold.test:
+            raise CaseError(f"{origin}: fold {number} has no case to train on or none to test on")
+        parts = (fold.train, fold.validation, fold.test)
+        for first, second in ((0, 1), (0, 2), (1, 2)):
+            shared = {group[c] for c in parts[first]} & {group[c] for c in parts[second]}
+            if shared:
+                raise CaseError(
+                    f"{origin}: fold {number} leaks: patient(s) {', '.join(sorted(shared))} stand in "
+                    f"two of train, validation and test"
+                )
+
+
+def _names(entries: Sequence[Entry]) -> tuple[str, ...]:
+    return tuple(sorted(entry.case for entry in entries))
+
+
+def _fold(values: dict[str, Any]) -> Fold:
+    return Fold(*(tuple(values[part]) for part in ("train", "validation", "test")))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that pickle and JSON hold the same."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

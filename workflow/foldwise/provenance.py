@@ -1,0 +1,77 @@
+"""Where a result came from, as JSON beside it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from foldwise import __version__
+from foldwise.files import file_hash, short_hash
+
+PACKAGES = (
+    "torch",
+    "monai",
+    "lightning",
+    "numpy",
+    "h5py",
+    "hdf5plugin",
+    "nibabel",
+    "SimpleITK",
+    "snakemake",
+)
+
+
+def provenance(settings: Any, inputs: Sequence[Path], **more: Any) -> dict[str, Any]:
+    """Code, settings, inputs, packages and machine of the present process, as plain values.
+
+    Args:
+        settings: the settings in force.
+        inputs: files whose content decides the result; their SHA-256 is stored.
+        more: anything else, e.g. seed and attempts.
+    """
+    rows = more.get("attempts", [])
+    now = os.environ.get("SLURM_JOB_ID")
+    jobs = [row["slurm_job_id"] for row in rows if row.get("slurm_job_id")] + ([now] if now else [])
+    return {
+        "foldwise": __version__,
+        "commit": _commit(),
+        "settings_hash": short_hash(settings, 16),
+        "settings": settings,
+        "inputs": {str(path): file_hash(path) for path in inputs},
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "host": platform.node(),
+        "slurm_job_ids": list(dict.fromkeys(jobs)),
+        "command": sys.argv,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **more,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with `-dirty` for local changes; None outside a checkout or without git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,33 @@
+"""Write a case's HDF5 cache."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import yaml
+
+from foldwise.command import parser, run
+from foldwise.files import CaseError
+from foldwise.settings import Cache, parse
+from foldwise.volumes.prepare import cache_case
+
+
+def main() -> None:
+    """Read the command line."""
+    made = parser(__doc__, Cache)
+    made.add_argument("--case", required=True, help="the case's name")
+    made.add_argument("--crop", required=True, type=Path, help="folder that the crop stage wrote")
+    made.add_argument("--labels", default="{tumour: 1}", help="class name → voxel value, as YAML")
+    made.add_argument("--cache", required=True, type=Path, help="HDF5 file to write")
+    args = made.parse_args()
+    settings = parse(Cache, args.settings)
+    try:
+        cache_case(args.case, args.crop, settings, yaml.safe_load(args.labels), args.cache)
+    except CaseError as error:
+        raise CaseError(f"case {args.case}: {error}") from error
+    logging.info("case %s: %.1f MiB", args.case, args.cache.stat().st_size / 2**20)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,66 @@
+"""The history of the attempts at one training: an append-only file beside the checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from foldwise.files import CaseError
+
+
+class Attempts:
+    """Every start, end and error of a training run, over all its jobs.
+
+    A failure that repeats without progress is a bug, not bad luck: `start` refuses a third try within one
+    call of Snakemake, whose first attempt (`number` 1) wipes the slate.
+    """
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.path = path
+        self.number = number
+
+    def start(self, step: int) -> None:
+        """Note a start.
+
+        Raises:
+            CaseError: the two attempts before this one failed with an error at the same step.
+        """
+        if self.number > 1:
+            ended = [row for row in self.rows() if row["event"] != "start"][-2:]
+            stuck = [row for row in ended if row["event"] == "error" and row["step"] == step]
+            if len(stuck) == 2:
+                raise CaseError(
+                    f"two attempts failed at step {step} without progress; not tried again. "
+                    f"The first error was:\n{stuck[0]['traceback']}"
+                )
+        self.note("start", step)
+
+    def note(self, event: str, step: int, **more: Any) -> None:
+        """Append a row: start, stopped, error or finished."""
+        row = {
+            "event": event,
+            "step": step,
+            "attempt": self.number,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "host": os.uname().nodename,
+            "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+            **more,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows; a last line cut off by a kill is passed over."""
+        if not self.path.exists():
+            return []
+        rows = []
+        for line in self.path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows

@@ -1,0 +1,46 @@
+"""The whole state of a training run as one file: plain values and tensors, written beside and renamed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foldwise.files import atomic_path
+
+CHECKPOINT = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    """Write the checkpoint; the one before it is kept as a second choice."""
+    last = folder / CHECKPOINT
+    with atomic_path(last) as temporary:
+        torch.save(state, temporary)
+        if last.exists():
+            last.replace(folder / PREVIOUS)
+
+
+def load(folder: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The newest readable checkpoint of the same settings and data, or None.
+
+    Nothing in the file is executed. A broken file is passed over in favour of the one before it; a
+    checkpoint of other settings or data is left behind, with a message.
+    """
+    for name in (CHECKPOINT, PREVIOUS):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            found = state["fingerprint"]
+        except Exception as error:  # a cut-off file raises any of half a dozen kinds
+            logging.warning("%s: unreadable (%s); trying the one before it", path, error)
+            continue
+        if found == fingerprint:
+            return state
+        logging.warning("%s: made with other settings or data; training starts afresh", path)
+        return None
+    return None

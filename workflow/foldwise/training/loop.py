@@ -1,0 +1,304 @@
+"""The training loop: exact steps, whole-state checkpoints, and a stop before the job's time is up."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
+from tqdm import tqdm
+
+from foldwise.files import CaseError, write_text
+from foldwise.networks import build
+from foldwise.settings import Model
+from foldwise.systems import System
+from foldwise.training import checkpoint
+from foldwise.training.attempts import Attempts
+from foldwise.training.budget import Budget
+from foldwise.training.memory import peak_gpu_mib, peak_mib
+from foldwise.training.steps import batches, step_seed
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training works on.
+
+    Attributes:
+        model: its settings.
+        train: caches to learn from.
+        validation: caches that choose the best epoch; may be empty.
+        seed: whole numbers from which every random draw is made.
+        fingerprint: hash of settings and data; a checkpoint of another one is not continued.
+        folder: where checkpoints, log and history live between jobs.
+        workers: processes that read data; changes speed only.
+        checkpoint_min: minutes between checkpoints.
+    """
+
+    model: Model
+    train: Sequence[str]
+    validation: Sequence[str]
+    seed: tuple[int, ...]
+    fingerprint: str
+    folder: Path
+    workers: int = 0
+    checkpoint_min: float = 10
+
+
+class Trainer:
+    """One training of one model on one fold, over as many jobs as it takes."""
+
+    def __init__(self, run: Run, system: System, attempts: Attempts, budget: Budget) -> None:
+        """Build everything, then take up the checkpoint if there is one."""
+        self.run, self.system, self.attempts, self.budget = run, system, attempts, budget
+        training = run.model.training
+        self.fabric = make_fabric(training.amp)
+        torch.manual_seed(step_seed(run.seed, 0))
+        network = system.network()
+        optimiser = build("optimiser", run.model.optimiser, network.parameters())
+        self.scheduler = None
+        if run.model.scheduler is not None:
+            epochs = training.epochs
+            self.scheduler = build(
+                "scheduler", run.model.scheduler, optimiser, total_iters=epochs, T_max=epochs
+            )
+        self.network, self.optimiser = self.fabric.setup(network, optimiser)
+        self.step = 0
+        self.rows: list[dict[str, float]] = []
+        self.best: dict[str, Any] | None = None
+        self.waited = 0
+        self.sums = _empty_sums()
+        self.finished = False
+        self._saved_at = time.monotonic()
+        if state := checkpoint.load(run.folder, run.fingerprint):
+            self._restore(state)
+            logging.info("resumed at epoch %d, step %d", len(self.rows), self.step)
+
+    @property
+    def total(self) -> int:
+        """Optimiser steps of the whole training."""
+        training = self.run.model.training
+        return training.epochs * training.steps_per_epoch
+
+    def fit(self) -> bool:
+        """Train until finished (True) or until the budget says stop (False); the state is saved either way.
+
+        Raises:
+            CaseError: two attempts before this one failed here without progress.
+            Exception: whatever a step raises; it is noted with its traceback first.
+        """
+        if self.finished:
+            return True
+        self.attempts.start(self.step)
+        try:
+            self._fit()
+        except Exception:
+            self.attempts.note("error", self.step, traceback=traceback.format_exc())
+            raise
+        self.attempts.note("finished" if self.finished else "stopped", self.step)
+        return self.finished
+
+    def _fit(self) -> None:
+        training = self.run.model.training
+        every = training.accumulate
+        feed = batches(
+            self.system.items(self.run.train, self.run.seed),
+            self.step * every,
+            self.total * every,
+            training.batch,
+            self.run.workers,
+            pin=self.fabric.device.type == "cuda",
+        )
+        while not self.finished:
+            self._epoch(feed)
+            if not self.finished and (reason := self.budget.reason):
+                self._save()
+                logging.info("%s: saved at step %d of %d", reason, self.step, self.total)
+                return
+
+    def _epoch(self, feed: Any) -> None:
+        """Steps to the end of the epoch, or to a stop within it."""
+        training = self.run.model.training
+        per_epoch = training.steps_per_epoch
+        end = (self.step // per_epoch + 1) * per_epoch
+        bar = tqdm(
+            total=per_epoch,
+            initial=per_epoch - (end - self.step),
+            desc=f"epoch {end // per_epoch}/{training.epochs}",
+            disable=not sys.stderr.isatty(),
+            leave=False,
+        )
+        with bar:
+            while self.step < end:
+                begun = time.monotonic()
+                self._step(feed)
+                self.budget.spent_on(time.monotonic() - begun)
+                bar.update()
+                if self.step < end:
+                    if self.budget.reason:
+                        return
+                    if time.monotonic() - self._saved_at > 60 * self.run.checkpoint_min:
+                        self._save()
+        begun = time.monotonic()
+        self._end_epoch()
+        self.budget.spent_on(time.monotonic() - begun)
+
+    def _step(self, feed: Any) -> None:
+        training = self.run.model.training
+        self.network.train()
+        self.optimiser.zero_grad()
+        begun = time.monotonic()
+        for part in range(training.accumulate):
+            asked = time.monotonic()
+            batch = self.fabric.to_device(next(feed))
+            self.sums["waiting"] += time.monotonic() - asked
+            # Drop-out and augmentation of a pass depend on its number alone, so a resumed run has them too.
+            seed = step_seed(self.run.seed, self.step * training.accumulate + part)
+            torch.manual_seed(seed)
+            generator = torch.Generator(self.fabric.device).manual_seed(seed)
+            values = self.system.loss(self.network, batch, generator)
+            if not torch.isfinite(values["loss"]):
+                raise FloatingPointError(
+                    f"the loss is {values['loss'].item()} at step {self.step}; lower the learning rate, "
+                    f"or look at the data"
+                )
+            self.fabric.backward(values["loss"] / training.accumulate)
+            for name, value in values.items():
+                share = value.item() / training.accumulate
+                self.sums["values"][name] = self.sums["values"].get(name, 0.0) + share
+        if training.clip_gradient is not None:
+            self.fabric.clip_gradients(
+                self.network,
+                self.optimiser,
+                max_norm=training.clip_gradient,
+                error_if_nonfinite=False,
+            )
+        self.optimiser.step()
+        self.step += 1
+        self.sums["seconds"] += time.monotonic() - begun
+
+    def _end_epoch(self) -> None:
+        training = self.run.model.training
+        epoch = len(self.rows) + 1
+        last = epoch == training.epochs
+        row: dict[str, float] = {"epoch": epoch, "step": self.step}
+        row |= {k: v / training.steps_per_epoch for k, v in self.sums["values"].items()}
+        row["lr"] = self.optimiser.param_groups[0]["lr"]
+        due = epoch % training.validate_every == 0 or last
+        if due and self.run.validation:
+            measured = self.system.validate(self.network, self.run.validation)
+            score = measured.pop("score")
+            row |= measured
+            self._judge(epoch, score)
+        elif due:
+            self.best = {"epoch": epoch, "score": math.nan, "network": self._weights()}
+        self._schedule(row)
+        seconds = self.sums["seconds"]
+        row |= {
+            "seconds": seconds,
+            "data_wait": self.sums["waiting"] / max(seconds, 1e-9),
+            "peak_mib": peak_mib(),
+            "peak_gpu_mib": peak_gpu_mib(self.fabric.device),
+        }
+        self.rows.append(row)
+        self.sums = _empty_sums()
+        self.finished = last or (training.patience is not None and self.waited >= training.patience)
+        logging.info(_progress(row, training.epochs))
+        if due or self.finished:
+            self._save()
+
+    def _judge(self, epoch: int, score: float) -> None:
+        if self.best is None or score > self.best["score"]:
+            self.best = {"epoch": epoch, "score": score, "network": self._weights()}
+            self.waited = 0
+        else:
+            self.waited += 1
+
+    def _schedule(self, row: dict[str, float]) -> None:
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(row["loss"])
+        elif self.scheduler is not None:
+            self.scheduler.step()
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
+
+    def _save(self) -> None:
+        begun = time.monotonic()
+        state = {
+            "fingerprint": self.run.fingerprint,
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "step": self.step,
+            "rows": self.rows,
+            "best": self.best,
+            "waited": self.waited,
+            "sums": self.sums,
+            "finished": self.finished,
+        }
+        checkpoint.save(self.run.folder, state)
+        write_text(self.run.folder / "log.csv", log_text(self.rows))
+        self._saved_at = time.monotonic()
+        self.budget.spent_on(self._saved_at - begun)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        for name in ("step", "rows", "best", "waited", "sums", "finished"):
+            setattr(self, name, state[name])
+
+
+def make_fabric(amp: str) -> Fabric:
+    """Fabric on one device: a GPU if there is one, else the CPU.
+
+    Raises:
+        CaseError: mixed precision of 16 bits is asked for without a GPU.
+    """
+    gpu = torch.cuda.is_available()
+    if amp == "16-mixed" and not gpu:
+        raise CaseError("training.amp: 16-mixed needs a GPU and none is visible; use `auto`")
+    precision: Any = {"auto": "16-mixed" if gpu else "32-true", "off": "32-true"}.get(amp, amp)
+    # Within a Slurm job Fabric would take the job's tasks for its own processes.
+    return Fabric(
+        accelerator="cuda" if gpu else "cpu",
+        devices=1,
+        precision=precision,
+        plugins=[LightningEnvironment()],
+    )
+
+
+def log_text(rows: Sequence[dict[str, float]]) -> str:
+    """Rows of epochs as CSV; a column that a row lacks stays empty."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _empty_sums() -> dict[str, Any]:
+    return {"values": {}, "seconds": 0.0, "waiting": 0.0}
+
+
+def _progress(row: dict[str, float], epochs: int) -> str:
+    shown = [f"epoch {row['epoch']:.0f}/{epochs}", f"loss {row['loss']:.4f}"]
+    shown += [f"{key} {value:.4f}" for key, value in row.items() if key.startswith("val_")]
+    shown += [f"lr {row['lr']:.2e}", f"{row['seconds']:.1f} s", f"data wait {row['data_wait']:.0%}"]
+    shown.append(f"peak {row['peak_mib']:.0f} MiB")
+    return "  ".join(shown)

@@ -1,0 +1,66 @@
+"""The order of training: which items make the batch of a step, and its random generators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+
+class Items(Protocol):
+    """Training items addressed by a whole number, each a pure function of it."""
+
+    def __getitem__(self, number: int) -> Any:
+        """The item; tensors in a dict."""
+
+
+class StepSampler:
+    """Item numbers of the batches of steps `start` to `stop`: a pure function of the step."""
+
+    def __init__(self, start: int, stop: int, batch: int) -> None:
+        self.start, self.stop, self.batch = start, stop, batch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start, self.stop):
+            yield list(range(step * self.batch, (step + 1) * self.batch))
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+def batches(
+    items: Items, start: int, stop: int, batch: int, workers: int, pin: bool
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of forward passes `start` to `stop`; the number of workers changes speed and nothing else."""
+    loader: DataLoader[Any] = DataLoader(
+        _Addressed(items),
+        batch_sampler=StepSampler(start, stop, batch),
+        num_workers=workers,
+        pin_memory=pin,
+        # Its own generator: the loader would otherwise draw from the one that drop-out uses.
+        generator=torch.Generator(),
+        # One thread a worker: they decompress, and must not fight with the training process.
+        worker_init_fn=_single_thread if workers else None,
+    )
+    return iter(loader)
+
+
+class _Addressed(Dataset[Any]):
+    def __init__(self, items: Items) -> None:
+        self.items = items
+
+    def __getitem__(self, number: int) -> Any:
+        return self.items[number]
+
+
+def _single_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def step_seed(seed: Sequence[int], number: int) -> int:
+    """The seed of a forward pass: a pure function of (seed, number)."""
+    state = np.random.SeedSequence([*seed, 2, number]).generate_state(1, np.uint64)[0]
+    return int(state >> np.uint64(1))

@@ -1,0 +1,112 @@
+"""Augmentation of whole batches on the training device, drawn from a given generator."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from foldwise.settings import Augmentation
+
+
+def augment(
+    image: torch.Tensor,
+    label: torch.Tensor,
+    spacing: torch.Tensor,
+    settings: Augmentation,
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Change each sample of a batch at random.
+
+    Args:
+        image: (batch, channels, x, y, z), normalised floats.
+        label: (batch, x, y, z), integers; moved exactly as the image, never interpolated.
+        spacing: (batch, 3) in mm; rotations are rigid in mm also where voxels are not cubes.
+        settings: what may change.
+        generator: on the image's device; the result is a function of its state alone.
+    """
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator, device=image.device)
+
+    batch = image.shape[0]
+    # Every number is drawn whatever is used, so that one setting does not move another's draws.
+    flips = draw(batch, 3) < 0.5
+    moved, angles, zoom = draw(batch), draw(batch, 3) * 2 - 1, draw(batch) * 2 - 1
+    touched, amounts = draw(batch, 4), draw(batch, 4)
+    noise = torch.randn(image.shape, generator=generator, device=image.device)
+
+    if settings.flip:
+        pairs = [_flipped(image[i], label[i], [a for a in range(3) if flips[i, a]]) for i in range(batch)]
+        image = torch.stack([pair[0] for pair in pairs])
+        label = torch.stack([pair[1] for pair in pairs])
+    chosen = (moved < settings.affine_probability).nonzero().flatten()
+    if len(chosen) and (settings.rotate_deg or settings.scale):
+        matrices = rotation(angles[chosen] * math.radians(settings.rotate_deg))
+        matrices = matrices * (1 + zoom[chosen] * settings.scale)[:, None, None]
+        moved_image, moved_label = warp(image[chosen], label[chosen], spacing[chosen], matrices)
+        image, label = image.clone(), label.clone()
+        image[chosen], label[chosen] = moved_image, moved_label
+    return _intensity(image, settings, touched, amounts, noise), label
+
+
+def rotation(angles: torch.Tensor) -> torch.Tensor:
+    """Rotation matrices (n, 3, 3) about the axes x, then y, then z, from angles (n, 3) in radians."""
+    made = torch.eye(3, device=angles.device).expand(len(angles), 3, 3)
+    for axis in range(3):
+        first, second = (axis + 1) % 3, (axis + 2) % 3
+        cos, sin = torch.cos(angles[:, axis]), torch.sin(angles[:, axis])
+        step = torch.eye(3, device=angles.device).repeat(len(angles), 1, 1)
+        step[:, first, first], step[:, first, second] = cos, -sin
+        step[:, second, first], step[:, second, second] = sin, cos
+        made = step @ made
+    return made
+
+
+def warp(
+    image: torch.Tensor, label: torch.Tensor, spacing: torch.Tensor, matrices: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Resample a batch through matrices (batch, 3, 3) about its centre, in mm: output point → input point."""
+    half = spacing * torch.tensor(image.shape[2:], device=image.device) / 2
+    relative = matrices * half[:, None, :] / half[:, :, None]
+    # torch's grids name the last axis first.
+    theta = F.pad(relative.flip(1, 2), (0, 1))
+    grid = F.affine_grid(theta, [len(image), 1, *image.shape[2:]], align_corners=False)
+    moved = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    kept = F.grid_sample(
+        label[:, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False
+    )
+    return moved, kept[:, 0].to(label.dtype)
+
+
+def _flipped(image: torch.Tensor, label: torch.Tensor, axes: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    return image.flip([axis + 1 for axis in axes]), label.flip(axes)
+
+
+def _intensity(
+    image: torch.Tensor,
+    settings: Augmentation,
+    touched: torch.Tensor,
+    amounts: torch.Tensor,
+    noise: torch.Tensor,
+) -> torch.Tensor:
+    def per_sample(column: int, largest: float, centred: bool) -> torch.Tensor:
+        value = amounts[:, column] * 2 - 1 if centred else amounts[:, column]
+        on = touched[:, column] < settings.intensity_probability
+        return (value * largest * on)[:, None, None, None, None]
+
+    dims = (1, 2, 3, 4)
+    if settings.gamma:
+        low, high = image.amin(dims, keepdim=True), image.amax(dims, keepdim=True)
+        width = (high - low).clamp_min(1e-6)
+        exponent = (1 + settings.gamma) ** (per_sample(0, 1, centred=True))
+        image = ((image - low) / width).clamp(0, 1) ** exponent * width + low
+    if settings.contrast:
+        mean = image.mean(dims, keepdim=True)
+        image = (image - mean) * (1 + per_sample(1, settings.contrast, centred=True)) + mean
+    if settings.brightness:
+        image = image + per_sample(2, settings.brightness, centred=True)
+    if settings.noise:
+        image = image + noise * per_sample(3, settings.noise, centred=False)
+    return image

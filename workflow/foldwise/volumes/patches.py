@@ -1,0 +1,165 @@
+"""Training patches drawn from cached cases: the n-th item is a pure function of (seed, n)."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import h5py
+import numpy as np
+import torch
+
+from foldwise.cache import open_case
+from foldwise.settings import Intensity, Sampling
+from foldwise.volumes.geometry import Int3
+
+# Files kept open by a worker; a thousand cases would exhaust its file descriptors.
+MAX_OPEN = 64
+
+
+class Patches:
+    """Items addressed by a whole number; every process opens the files for itself, read-only.
+
+    An item is a dict: image (channels, x, y, z) in its stored type, label (x, y, z) uint8, spacing (3) in
+    mm, and scaling (channels, 4): low and high clip, then shift and factor of the normalisation.
+    """
+
+    def __init__(
+        self,
+        caches: Sequence[str],
+        patch: Int3,
+        sampling: Sampling,
+        intensity: Intensity,
+        seed: Sequence[int],
+    ) -> None:
+        """Keep what is needed to draw; no file is opened yet."""
+        self.caches = tuple(caches)
+        self.patch = patch
+        self.sampling = sampling
+        self.intensity = intensity
+        self.seed = tuple(seed)
+        self._open: OrderedDict[str, h5py.File] = OrderedDict()
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        """Draw item `number`."""
+        # Every pass over the cases has its own order, so that all cases come equally often.
+        turn, place = divmod(number, len(self.caches))
+        order = np.random.default_rng([*self.seed, 0, turn]).permutation(len(self.caches))
+        random = np.random.default_rng([*self.seed, 1, number])
+        file = self._file(self.caches[order[place]])
+        centre = draw_centre(file, self.sampling, random)
+        image = read_patch(file["image"], centre, self.patch, file.attrs["fill"])
+        label = read_patch(file["label"], centre, self.patch, 0)
+        return {
+            "image": torch.from_numpy(image),
+            "label": torch.from_numpy(label),
+            "spacing": torch.from_numpy(np.asarray(file.attrs["spacing"], np.float32)),
+            "scaling": scaling(file, self.intensity),
+        }
+
+    def __getstate__(self) -> dict[str, object]:
+        """Open files stay in the process that opened them."""
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def _file(self, path: str) -> h5py.File:
+        if path in self._open:
+            self._open.move_to_end(path)
+            return self._open[path]
+        if len(self._open) >= MAX_OPEN:
+            self._open.popitem(last=False)[1].close()
+        self._open[path] = open_case(path)
+        return self._open[path]
+
+
+def draw_centre(file: h5py.File, sampling: Sampling, random: np.random.Generator) -> Int3:
+    """Draw a patch centre by the mixture of samplers; any voxel of the case can be one.
+
+    The label sampler falls back to a uniform draw in a case without foreground.
+    """
+    shape = file["image"].shape[1:]
+    choice = random.random()
+    centre: np.ndarray | None = None
+    if choice < sampling.label:
+        centre = _labelled_voxel(file, sampling, random)
+    elif choice < sampling.label + sampling.weighted:
+        centre = _weighted_voxel(file, random)
+    if centre is None:
+        centre = random.integers(shape)
+    return int(centre[0]), int(centre[1]), int(centre[2])
+
+
+def _labelled_voxel(file: h5py.File, sampling: Sampling, random: np.random.Generator) -> np.ndarray | None:
+    names = [str(name) for name in file.attrs["classes"]]
+    present = [name for name in names if len(file["foreground"][name])]
+    weights = np.array([sampling.label_weights.get(name, 1.0) for name in present])
+    background = sampling.label_weights.get("background", 0.0)
+    total = weights.sum() + background
+    if not total or random.random() < background / total or not weights.sum():
+        return None
+    voxels = file["foreground"][present[random.choice(len(present), p=weights / weights.sum())]]
+    return voxels[random.integers(len(voxels))]
+
+
+def _weighted_voxel(file: h5py.File, random: np.random.Generator) -> np.ndarray | None:
+    if "weight" not in file:
+        return None
+    sums = file["weight_sum"][()]
+    if not sums.sum():
+        return None
+    # First a chunk in proportion to its sum, then a voxel in it: exact, and only one chunk is read.
+    chunk = np.unravel_index(random.choice(sums.size, p=sums.ravel() / sums.sum()), sums.shape)
+    size = np.array(file["weight"].chunks)
+    start = np.array(chunk) * size
+    x, y, z = (slice(s, s + n) for s, n in zip(start, size, strict=True))
+    weight = file["weight"][x, y, z].astype(np.float64)
+    voxel = random.choice(weight.size, p=weight.ravel() / weight.sum())
+    return start + np.array(np.unravel_index(voxel, weight.shape))
+
+
+def read_patch(dataset: h5py.Dataset, centre: Int3, patch: Int3, fill: np.ndarray | float) -> np.ndarray:
+    """Read a patch round a voxel; what lies outside the array gets `fill`.
+
+    Args:
+        dataset: (x, y, z) or (channels, x, y, z).
+        centre: a voxel of the array; it comes to lie at patch // 2.
+        patch: shape of the patch.
+        fill: one value, or one per channel.
+    """
+    begin = np.array(centre) - np.array(patch) // 2
+    end = begin + patch
+    size = np.array(dataset.shape[-3:])
+    low, high = np.maximum(begin, 0), np.minimum(end, size)
+    x, y, z = (slice(a, b) for a, b in zip(low, high, strict=True))
+    inner = dataset[..., x, y, z]
+    if (low == begin).all() and (high == end).all():
+        return inner
+    made = np.empty((*dataset.shape[:-3], *patch), dataset.dtype)
+    made[...] = np.reshape(fill, (-1, 1, 1, 1)) if made.ndim == 4 else fill
+    x, y, z = (slice(a, b) for a, b in zip(low - begin, high - begin, strict=True))
+    made[..., x, y, z] = inner
+    return made
+
+
+def scaling(file: h5py.File, intensity: Intensity) -> torch.Tensor:
+    """How each channel is normalised: (channels, 4) of low clip, high clip, shift, factor."""
+    rows = []
+    for channel in json.loads(file.attrs["statistics"]):
+        if intensity.clip is not None:
+            low, high = intensity.clip
+            rows.append((low, high, (low + high) / 2, 2 / (high - low)))
+        else:
+            low, high = channel["percentile_0.5"], channel["percentile_99.5"]
+            rows.append((low, high, channel["mean"], 1 / max(channel["std"], 1e-6)))
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def normalise(image: torch.Tensor, scaling: torch.Tensor) -> torch.Tensor:
+    """Clip and scale grey values.
+
+    Args:
+        image: (..., channels, x, y, z), any type.
+        scaling: (..., channels, 4) as `scaling` makes it.
+    """
+    low, high, shift, factor = scaling[..., None, None, None].unbind(-4)
+    return image.float().clamp(low, high).sub(shift).mul(factor)

@@ -1,0 +1,171 @@
+"""From source volumes to a case's crop, and from the crop to its cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from foldwise.cache import Contents, compact, write_case
+from foldwise.files import CaseError, read_json, write_json
+from foldwise.settings import Cache, Crop
+from foldwise.volumes import geometry
+from foldwise.volumes.geometry import Box, Lineage, int3
+from foldwise.volumes.volume import Volume, read_volume, same_grid, write_volume
+
+
+def crop_case(
+    images: Sequence[Path],
+    label: Path | None,
+    weight: Path | None,
+    inside: Path | None,
+    settings: Crop,
+    classes: dict[str, int],
+    folder: Path,
+) -> None:
+    """Write a case's cropped volumes and crop.json into `folder`.
+
+    Args:
+        images: source files, one per channel, on one grid.
+        label: label map on the same grid, or None.
+        weight: weight map on the same grid, or None.
+        inside: mask which the box encloses (`crop.to`), or None for the whole scan.
+        settings: the crop.
+        classes: class name → voxel value.
+        folder: an existing folder; gets image0.nii.gz, image1.nii.gz, …, label.nii.gz, weight.nii.gz.
+
+    Raises:
+        CaseError: grids differ, a label value is not named, voxels are NaN, an image is constant, or the
+            mask is empty.
+    """
+    volumes = [_read_image(path) for path in images]
+    first = volumes[0]
+    mask = None if inside is None else _on_grid(read_volume(inside), first, inside)
+    if mask is None:
+        box = Box((0, 0, 0), int3(first.data.shape))
+    else:
+        try:
+            box = geometry.bounding_box(mask.data, settings.margin_mm, first.spacing)
+        except ValueError:
+            raise CaseError(f"{inside}: the mask is empty, nothing to crop to") from None
+    for number, (volume, path) in enumerate(zip(volumes, images, strict=True)):
+        kept = geometry.crop(_on_grid(volume, first, path), box)
+        if mask is not None and settings.outside != "keep":
+            kept = _blank(kept, mask.data[box.slices] == 0, settings.outside)
+        write_volume(kept, folder / f"image{number}.nii.gz")
+
+    facts: dict[str, object] = {
+        "box": {"start": box.start, "shape": box.shape},
+        "source_shape": first.data.shape,
+        "source_affine": first.affine.ravel().tolist(),
+        "images": [str(path) for path in images],
+    }
+    if label is not None:
+        labels = _on_grid(read_labels(label, classes), first, label)
+        cut = geometry.crop(labels, box)
+        write_volume(cut, folder / "label.nii.gz")
+        facts |= {"label": str(label), **_foreground(labels, cut, classes)}
+    if weight is not None:
+        kept = geometry.crop(_on_grid(read_volume(weight), first, weight), box)
+        if kept.data.min() < 0:
+            raise CaseError(f"{weight}: negative weights; a weight map is zero or more everywhere")
+        write_volume(Volume(compact(kept.data), kept.affine), folder / "weight.nii.gz")
+    write_json(folder / "crop.json", facts)
+
+
+def read_labels(path: Path, classes: dict[str, int]) -> Volume:
+    """Read a label map as uint8.
+
+    Raises:
+        CaseError: it holds values that `classes` does not name.
+    """
+    volume = read_volume(path)
+    values, counts = np.unique(volume.data, return_counts=True)
+    named = {0, *classes.values()}
+    if unknown := {v: n for v, n in zip(values.tolist(), counts.tolist(), strict=True) if v not in named}:
+        listed = ", ".join(f"{value:g} ({count} voxels)" for value, count in list(unknown.items())[:5])
+        raise CaseError(f"{path}: label values that data.labels does not name: {listed}; named: {classes}")
+    return Volume(volume.data.astype(np.uint8), volume.affine)
+
+
+def cache_case(case: str, folder: Path, settings: Cache, classes: dict[str, int], path: Path) -> None:
+    """Turn a cropped case to RAS, resample it if asked, and write its HDF5 file.
+
+    Args:
+        case: its name.
+        folder: what `crop_case` wrote.
+        settings: the cache.
+        classes: class name → voxel value in the label file.
+        path: the HDF5 file.
+    """
+    facts = read_json(folder / "crop.json")
+    channels = []
+    for number in range(len(facts["images"])):
+        channel = read_volume(folder / f"image{number}.nii.gz").oriented()
+        kind = channel.data.dtype
+        if settings.spacing is not None:
+            smooth = geometry.resized(
+                Volume(channel.data.astype(np.float32), channel.affine), settings.spacing
+            )
+            rounded = np.rint(smooth.data) if np.issubdtype(kind, np.integer) else smooth.data
+            channel = Volume(rounded.astype(kind), smooth.affine)
+        channels.append(channel.data)
+    shape = int3(channels[0].shape)
+    lineage = Lineage(
+        int3(facts["source_shape"]),
+        tuple(facts["source_affine"]),
+        Box(int3(facts["box"]["start"]), int3(facts["box"]["shape"])),
+        shape,
+    )
+    label = weight = None
+    if (folder / "label.nii.gz").exists():
+        stored = read_volume(folder / "label.nii.gz").oriented().data
+        label = np.zeros(stored.shape, np.uint8)
+        for number, value in enumerate(classes.values(), start=1):
+            label[stored == value] = number
+        label = geometry.resample_labels(label, shape)
+    if (folder / "weight.nii.gz").exists():
+        weight = geometry.resample(read_volume(folder / "weight.nii.gz").oriented().data, shape)
+    # One type for all channels, as one array holds them.
+    image = compact(np.stack(channels))
+    contents = Contents(image, label, weight, lineage, tuple(classes))
+    write_case(path, case, contents, settings.chunk, settings.max_foreground)
+
+
+def _read_image(path: Path) -> Volume:
+    volume = read_volume(path)
+    if np.issubdtype(volume.data.dtype, np.floating) and not np.isfinite(volume.data).all():
+        bad = int((~np.isfinite(volume.data)).sum())
+        raise CaseError(f"{path}: {bad} voxels are NaN or infinite; repair the file")
+    if volume.data.min() == volume.data.max():
+        raise CaseError(f"{path}: every voxel is {volume.data.flat[0]}; the image is empty")
+    return Volume(compact(volume.data), volume.affine)
+
+
+def _on_grid(volume: Volume, reference: Volume, path: Path) -> Volume:
+    if not same_grid(volume, reference):
+        raise CaseError(
+            f"{path}: its grid (shape {volume.data.shape}) is not that of the case's first image "
+            f"(shape {reference.data.shape}); resample it there"
+        )
+    return volume
+
+
+def _blank(volume: Volume, outside: np.ndarray, how: str) -> Volume:
+    if not outside.any():
+        return volume
+    value = 0.0 if how == "zero" else float(volume.data[outside].mean(dtype=np.float64))
+    data = volume.data.copy()
+    data[outside] = np.rint(value) if np.issubdtype(data.dtype, np.integer) else value
+    return Volume(data, volume.affine)
+
+
+def _foreground(labels: Volume, cut: Volume, classes: dict[str, int]) -> dict[str, object]:
+    voxel_ml = abs(np.linalg.det(labels.affine[:3, :3])) / 1000
+    whole = {name: int((labels.data == value).sum()) for name, value in classes.items()}
+    kept = {name: int((cut.data == value).sum()) for name, value in classes.items()}
+    return {
+        "foreground_ml": {name: count * voxel_ml for name, count in whole.items()},
+        "foreground_cut_away": {name: whole[name] - kept[name] for name in classes},
+    }

@@ -1,0 +1,18 @@
+rule cache:
+    input:
+        rules.crop.output,
+    output:
+        f"{LAYOUT.caches}/{{case}}.h5",
+    log:
+        f"{LAYOUT.data}/logs/cache/{{case}}.log",
+    params:
+        settings=as_json(SETTINGS.cache),
+        labels=json.dumps(SETTINGS.data.labels),
+    conda:
+        "../../envs/foldwise.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: mem_mb(LAYOUT, "cache", wildcards.case, attempt),
+        runtime=20,
+    shell:
+        "python -m foldwise.stages.cache --case {wildcards.case} --crop {input}"
+        " --settings {params.settings:q} --labels {params.labels:q} --cache {output} > {log} 2>&1"

@@ -1,0 +1,21 @@
+rule check:
+    input:
+        sheet=str(SETTINGS.data.sheet),
+        files=[str(path) for case in LAYOUT.sheet.cases for path in case.files],
+    output:
+        f"{LAYOUT.experiment}/check.json",
+    log:
+        f"{LAYOUT.experiment}/logs/check.log",
+    params:
+        settings=LAYOUT.check_settings,
+    conda:
+        "../../envs/foldwise.yaml"
+    # First of all: nothing else is worth its time if the data are wrong.
+    priority: 100
+    threads: 2
+    resources:
+        mem_mb=mem_mb(LAYOUT, "check"),
+        runtime=60,
+    shell:
+        "python -m foldwise.stages.check --settings {params.settings:q}"
+        " --out {output} 2>&1 | tee {log}"

@@ -1,0 +1,22 @@
+rule crop:
+    input:
+        unpack(lambda wildcards: LAYOUT.crop_inputs(wildcards.case)),
+    output:
+        directory(f"{LAYOUT.crops}/{{case}}"),
+    log:
+        f"{LAYOUT.data}/logs/crop/{{case}}.log",
+    params:
+        settings=as_json(SETTINGS.prepare.crop),
+        labels=json.dumps(SETTINGS.data.labels),
+        label=lambda wildcards, input: option("label", input.get("label")),
+        weight=lambda wildcards, input: option("weight", input.get("weight")),
+        inside=lambda wildcards, input: option("inside", input.get("inside")),
+    conda:
+        "../../envs/foldwise.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: mem_mb(LAYOUT, "crop", wildcards.case, attempt),
+        runtime=20,
+    shell:
+        "python -m foldwise.stages.crop --case {wildcards.case} --images {input.images}"
+        " {params.label} {params.weight} {params.inside}"
+        " --settings {params.settings:q} --labels {params.labels:q} --folder {output} > {log} 2>&1"

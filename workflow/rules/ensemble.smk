@@ -1,0 +1,32 @@
+rule ensemble:
+    input:
+        models=expand(rules.train.output.model, fold=LAYOUT.folds, allow_missing=True),
+        tests=expand(rules.test.output.facts, fold=LAYOUT.folds, allow_missing=True),
+        caches=LAYOUT.per_case(LAYOUT.others, rules.cache.output[0]),
+    output:
+        predictions=directory(f"{LAYOUT.ensemble}/predictions"),
+        export=directory(f"{LAYOUT.ensemble}/export"),
+        metrics=f"{LAYOUT.ensemble}/metrics.csv",
+        facts=f"{LAYOUT.ensemble}/ensemble.json",
+    log:
+        f"{LAYOUT.experiment}/logs/ensemble/{{model}}.log",
+    benchmark:
+        f"{LAYOUT.experiment}/benchmarks/ensemble/{{model}}.tsv"
+    params:
+        settings=as_json(SETTINGS.evaluate),
+        data=as_json(SETTINGS.data),
+        export=as_json(SETTINGS.export),
+        caches=LAYOUT.caches,
+        state=f"{LAYOUT.state}/ensemble",
+    conda:
+        "../../envs/foldwise.yaml"
+    threads: 4
+    resources:
+        mem_mb=lambda wildcards, attempt: mem_mb(LAYOUT, "ensemble", wildcards.model, attempt),
+        runtime=120,
+        device=1,
+    shell:
+        "python -m foldwise.stages.ensemble --settings {params.settings:q} --data {params.data:q}"
+        " --export {params.export:q} --models {input.models} --tests {input.tests}"
+        " --caches {params.caches} --state {params.state} --predictions {output.predictions}"
+        " --folder {output.export} --metrics {output.metrics} --facts {output.facts} > {log} 2>&1"

@@ -1,0 +1,19 @@
+rule export:
+    input:
+        index=rules.index.output.index,
+        predictions=rules.test.output.predictions,
+        facts=rules.test.output.facts,
+    output:
+        directory(f"{LAYOUT.fold}/export"),
+    log:
+        f"{LAYOUT.experiment}/logs/export/{{model}}_fold{{fold}}.log",
+    params:
+        settings=as_json(SETTINGS.export),
+    conda:
+        "../../envs/foldwise.yaml"
+    resources:
+        mem_mb=mem_mb(LAYOUT, "export"),
+        runtime=60,
+    shell:
+        "python -m foldwise.stages.export --settings {params.settings:q} --index {input.index}"
+        " --predictions {input.predictions} --facts {input.facts} --folder {output} > {log} 2>&1"

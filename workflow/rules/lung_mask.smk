@@ -1,0 +1,24 @@
+rule lung_mask:
+    input:
+        unpack(lambda wildcards: sources(LAYOUT.cases[wildcards.case])),
+    output:
+        mask=f"{LAYOUT.lungs}/{{case}}.mask.nii.gz",
+        region=f"{LAYOUT.lungs}/{{case}}.region.nii.gz",
+        facts=f"{LAYOUT.lungs}/{{case}}.json",
+    log:
+        f"{LAYOUT.data}/logs/lung_mask/{{case}}.log",
+    benchmark:
+        f"{LAYOUT.data}/benchmarks/lung_mask/{{case}}.tsv"
+    params:
+        settings=as_json(SETTINGS.prepare.lung_mask),
+        label=lambda wildcards, input: option("label", input.get("label")),
+    conda:
+        "../../envs/foldwise.yaml"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: mem_mb(LAYOUT, "lung_mask", wildcards.case, attempt),
+        runtime=20,
+    shell:
+        "python -m foldwise.stages.lung_mask --case {wildcards.case} --image {input.images[0]}"
+        " {params.label} --settings {params.settings:q}"
+        " --mask {output.mask} --region {output.region} --facts {output.facts} > {log} 2>&1"

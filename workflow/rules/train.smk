@@ -1,0 +1,35 @@
+rule train:
+    input:
+        index=rules.index.output.index,
+        caches=LAYOUT.per_case(LAYOUT.training, rules.cache.output[0]),
+    output:
+        model=f"{LAYOUT.fold}/model.pt",
+        log=f"{LAYOUT.fold}/log.csv",
+        provenance=f"{LAYOUT.fold}/provenance.json",
+    log:
+        f"{LAYOUT.experiment}/logs/train/{{model}}_fold{{fold}}.log",
+    benchmark:
+        f"{LAYOUT.experiment}/benchmarks/train/{{model}}_fold{{fold}}.tsv"
+    params:
+        settings=lambda wildcards: as_json(SETTINGS.models[wildcards.model]),
+        system=SETTINGS.system,
+        seed=SETTINGS.seed,
+        # No output: what Snakemake deletes before and after a failure, training could not go on from.
+        state=f"{LAYOUT.state}/fold{{fold}}/train",
+    conda:
+        "../../envs/foldwise.yaml"
+    threads: 4
+    # Every retry is one more slice of `runtime`, taken up where the last one stopped.
+    retries: 50
+    resources:
+        mem_mb=lambda wildcards: mem_mb(LAYOUT, "train", wildcards.model),
+        runtime=240,
+        device=1,
+        checkpoint_min=10,
+        attempt=lambda wildcards, attempt: attempt,
+    shell:
+        "python -m foldwise.stages.train --settings {params.settings:q} --system {params.system}"
+        " --index {input.index} --fold {wildcards.fold} --seed {params.seed} --state {params.state}"
+        " --model {output.model} --log {output.log} --provenance {output.provenance}"
+        " --budget-min {resources.runtime} --checkpoint-min {resources.checkpoint_min}"
+        " --workers {threads} --attempt {resources.attempt} > {log} 2>&1"

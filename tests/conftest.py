@@ -22,3 +22,11 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
                 pytest.fail(f"no Slurm cluster: {reason}")
             pytest.skip(f"no Slurm cluster: {reason}")
         yield running
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With FOLDWISE_NO_SKIPS=1, as in continuous integration, a skipped test is a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("FOLDWISE_NO_SKIPS") == "1" and reporter and reporter.stats.get("skipped"):
+        reporter.write_line("a test that should run was skipped", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

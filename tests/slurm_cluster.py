@@ -170,7 +170,7 @@ class Cluster:
         """Start all daemons in the folder; returns when all nodes take jobs."""
         munge, database = self.folder / "munge.sock", self.folder / "db.sock"
         files = [f"--{kind}-file={self.folder}/munge.{kind}" for kind in ("key", "pid", "seed")]
-        # Forced, since folders above may be private or open to all, as those of pytest and /tmp.
+        # Forced, since folders above may be private or open to all, as temporary ones are.
         self._launch("munged", "--foreground", "--force", f"--socket={munge}", *files)
 
         # Root, recognised through the socket, is the one user: no password, no port.
@@ -286,7 +286,7 @@ def _claim(folder: Path, *, kept: bool) -> Iterator[None]:
         try:
             fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UnavailableError(f"another run's cluster is up in {_marked()['folder']}") from None
+            raise UnavailableError("the cluster of another run is up") from None
         if earlier := _marked():
             left = Path(earlier["folder"])
             if earlier["kept"] and _processes(left):
@@ -330,8 +330,9 @@ def _start(folder: Path) -> Cluster:
 
 def _write(folder: Path) -> None:
     """Make a cluster's folder: configuration, munge key, and device nodes as GPUs."""
+    folder.mkdir(parents=True)
     for name in ("etc", "log", "state", "spool", "db", "gpu1", "gpu2"):
-        (folder / name).mkdir(parents=True)
+        (folder / name).mkdir()
     values = _free_ports(["slurmctld", "slurmdbd", *NODES]) | {"folder": folder}
     files = {"slurm.conf": SLURM_CONF, "gres.conf": GRES_CONF, "slurmdbd.conf": SLURMDBD_CONF}
     for name, text in files.items():
@@ -410,7 +411,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         {"up": up, "down": down}[arguments.action](arguments.folder.resolve())
-    except (UnavailableError, ClusterError) as error:
+    except (UnavailableError, ClusterError, FileExistsError) as error:
         sys.exit(str(error))
 
 

@@ -65,13 +65,8 @@ def finished_jobs(running: Cluster, folder: Path, count: int) -> dict[str, dict[
 def test_profile_gives_gpus_to_gpu_rules_and_keeps_logs(slurm_cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     snakemake = [sys.executable, "-m", "snakemake", "--profile", str(PROFILE)]
-    # The cluster is quick and near: ask it sooner and more often than the profile does.
-    quick = [
-        "--slurm-init-seconds-before-status-checks",
-        "2",
-        "--max-status-checks-per-second",
-        "1",
-    ]
+    # These jobs take five seconds; the plugin would first ask for them after forty.
+    quick = ["--slurm-init-seconds-before-status-checks=6", "--max-status-checks-per-second=1"]
     done = subprocess.run(
         [*snakemake, *quick, "--latency-wait", "5"],
         cwd=tmp_path,

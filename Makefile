@@ -1,0 +1,66 @@
+# `make help` lists the targets. Everything is installed into .venv; nothing outside the checkout changes.
+PYTHON ?= python3
+# uv's own environment variables and a cache on a scratch disk are respected.
+export VIRTUAL_ENV := $(CURDIR)/.venv
+BIN := .venv/bin
+UV := $(BIN)/uv
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+
+.PHONY: help setup setup-dev demo test lint format lock reference clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(UV):
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+
+.venv/.ready: $(UV) envs/requirements.txt pyproject.toml
+	@# Compiled once here, or every one of the workflow's many short processes would compile again.
+	$(UV) pip install --quiet --compile-bytecode --require-hashes -r envs/requirements.txt
+	$(UV) pip install --quiet --no-deps --editable .
+	@touch $@
+
+.venv/.ready-dev: .venv/.ready envs/requirements-dev.txt
+	$(UV) pip install --quiet --compile-bytecode --require-hashes -r envs/requirements-dev.txt
+	@touch $@
+
+setup: .venv/.ready  ## install what running needs (locked, with hashes)
+
+setup-dev: .venv/.ready-dev  ## install what tests and checks need, too
+
+demo: setup  ## run the whole workflow on generated chest CTs; minutes on two cores
+	$(BIN)/snakemake --profile profiles/local --cores $(CORES)
+	@$(BIN)/python -c "import json; s = json.load(open('results/demo/summary.json')); \
+	  d = s['models']['unet']['tumour']['dice']; print(f\"mean out-of-fold tumour Dice: {d['mean']:.3f}\")"
+	@echo "report: $(CURDIR)/results/demo/report.html"
+
+test: setup-dev  ## run the tests (those on Slurm where it is installed)
+	$(BIN)/python -m pytest
+
+lint: setup-dev  ## formatters, linters and types, as in CI
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/mypy
+	$(BIN)/snakemake --lint
+
+format: setup-dev  ## format everything
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/snakefmt Snakefile workflow
+
+COMPILE := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate --no-emit-index-url --upgrade
+
+lock: $(UV)  ## take the newest versions into envs/*.txt
+	$(UV) $(COMPILE) envs/requirements.in -o envs/requirements.txt
+	$(UV) $(COMPILE) -c envs/requirements.txt envs/requirements-dev.in -o envs/requirements-dev.txt
+	$(UV) $(COMPILE) -c envs/requirements.txt envs/requirements-bench.in -o envs/requirements-bench.txt
+
+reference: setup  ## write the settings' JSON schema, and their reference into the README
+	$(BIN)/python -m foldwise.settings
+
+clean:  ## remove the environment and the demo's outputs
+	rm -rf .venv results .snakemake

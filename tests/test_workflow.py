@@ -1,0 +1,222 @@
+"""The DAG: what a changed setting redoes, what it leaves alone, and that one run makes everything it promises."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from synthetic import scan
+
+from foldwise.volumes.volume import Volume, read_volume, write_volume
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "network": {"name": "BasicUNet", "features": [4, 4, 8, 8, 8, 4]},
+    "patch": [32, 32, 32],
+    "training": {"epochs": 1, "steps_per_epoch": 2, "batch": 1, "validate_every": 1},
+}
+EXPERIMENT: dict[str, Any] = {
+    "experiment": "tiny",
+    "data": {"sheet": "cases.csv", "labels": {"ball": 5}},
+    "split": {"folds": 2},
+    "models": {"unet": TINY},
+    "evaluate": {"postprocess": "largest_component"},
+    "export": {"probabilities": True},
+}
+
+
+def add_case(folder: Path, number: int, label: bool = True, split: str = "") -> None:
+    image, ball = scan(number, (24, 22, 20))
+    affine = np.diag([-2.0, 2.0, 3.0, 1.0])  # stored leftwards
+    write_volume(Volume(image, affine), folder / f"c{number}.nii.gz")
+    write_volume(Volume(ball * np.uint8(5), affine), folder / f"c{number}_label.nii.gz")
+    sheet = folder / "cases.csv"
+    rows = sheet.read_text() if sheet.exists() else "case,group,image,label,split\n"
+    name = f"c{number}"
+    rows += f"{name},{name},{name}.nii.gz,{f'{name}_label.nii.gz' if label else ''},{split}\n"
+    sheet.write_text(rows)
+
+
+def snakemake(folder: Path, experiment: dict[str, Any], *more: str, check: bool = True) -> str:
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
+            *("--profile", str(ROOT / "profiles" / "local"), "--cores", "2"),
+            *("--configfile", "experiment.yaml", *more),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    text = done.stdout + done.stderr
+    assert not check or done.returncode == 0, text[-5000:]
+    return text
+
+
+def planned(folder: Path, experiment: dict[str, Any], *more: str) -> dict[str, int]:
+    """Rule → number of jobs that a dry run would do."""
+    table = re.findall(r"^(\w+) +(\d+)$", snakemake(folder, experiment, "--dry-run", *more), re.MULTILINE)
+    return {rule: int(count) for rule, count in table if rule not in ("total", "all")}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run: six labelled cases, one fixed test case, one unlabelled case."""
+    folder = tmp_path_factory.mktemp("run")
+    for number in range(6):
+        add_case(folder, number)
+    add_case(folder, 6, split="test")
+    add_case(folder, 7, label=False)
+    snakemake(folder, EXPERIMENT)
+    return folder
+
+
+def changed(**sections: Any) -> dict[str, Any]:
+    return {**EXPERIMENT, **sections}
+
+
+@pytest.mark.slow
+class TestRun:
+    """One run of the whole workflow on eight tiny cases, and dry runs after a change."""
+
+    def test_outputs(self, run: Path) -> None:
+        out = run / "results" / "tiny"
+        held_out = []
+        for fold in range(2):
+            part = out / "unet" / f"fold{fold}"
+            table = pd.read_csv(part / "metrics.csv")
+            held_out += table["case"].tolist()
+            assert {path.name for path in (part / "export").glob("*[0-9].nii.gz")} == {
+                f"{case}.nii.gz" for case in table["case"]
+            }
+            for case in table["case"]:
+                exported = read_volume(part / "export" / f"{case}.nii.gz")
+                source = read_volume(run / f"{case}.nii.gz")
+                assert np.array_equal(exported.affine, source.affine)
+                assert exported.data.shape == source.data.shape
+                assert set(np.unique(exported.data)) <= {0, 5}
+                assert (part / "export" / f"{case}_ball_probability.nii.gz").exists()
+            provenance = json.loads((part / "provenance.json").read_text())
+            assert provenance["packages"]["torch"]
+            assert provenance["seed"] == 0
+            assert (part / "log.csv").read_text().startswith("epoch,step,loss")
+        assert sorted(held_out) == [f"c{number}" for number in range(6)]
+        ensemble = out / "unet" / "ensemble"
+        assert pd.read_csv(ensemble / "metrics.csv")["case"].tolist() == ["c6"]
+        assert {p.name for p in (ensemble / "export").glob("c?.nii.gz")} == {"c6.nii.gz", "c7.nii.gz"}
+        summary = json.loads((out / "summary.json").read_text())
+        mean = np.mean([pd.read_csv(out / "unet" / f"fold{f}" / "metrics.csv")["dice"] for f in range(2)])
+        assert summary["models"]["unet"]["ball"]["dice"]["mean"] == pytest.approx(mean)
+        page = (out / "report.html").read_text()
+        assert all(f"c{number}" in page for number in range(7))
+        assert not (out / "state" / "unet" / "fold0" / "test").exists()
+
+    def test_nothing_changed_nothing_to_do(self, run: Path) -> None:
+        assert planned(run, EXPERIMENT) == {}
+
+    def test_learning_rate(self, run: Path) -> None:
+        models = {"unet": {**TINY, "optimiser": {"name": "AdamW", "lr": 0.01}}}
+        assert planned(run, changed(models=models)) == {
+            "train": 2,
+            "test": 2,
+            "export": 2,
+            "ensemble": 1,
+            "report": 1,
+        }
+
+    def test_crop_margin(self, run: Path) -> None:
+        crop = {"to": "none", "margin_mm": 3}
+        jobs = planned(run, changed(prepare={"crop": crop}))
+        assert (jobs["crop"], jobs["cache"], jobs["index"], jobs["train"]) == (8, 8, 1, 2)
+
+    def test_cache_spacing(self, run: Path) -> None:
+        jobs = planned(run, changed(cache={"spacing": [3, 3, 3]}))
+        assert "crop" not in jobs
+        assert (jobs["cache"], jobs["train"]) == (8, 2)
+
+    def test_postprocess_is_tested_again_only(self, run: Path) -> None:
+        jobs = planned(run, changed(evaluate={"postprocess": "none"}))
+        assert jobs == {"test": 2, "export": 2, "ensemble": 1, "report": 1}
+
+    def test_export_alone(self, run: Path) -> None:
+        jobs = planned(run, changed(export={"probabilities": False}))
+        assert jobs == {"export": 2, "ensemble": 1, "report": 1}
+
+    def test_another_model_trains_only_that(self, run: Path) -> None:
+        jobs = planned(run, changed(models={"unet": TINY, "second": TINY}))
+        assert jobs == {"train": 2, "test": 2, "export": 2, "ensemble": 1, "check": 1, "report": 1}
+
+    def test_another_experiment_shares_the_prepared_data(self, run: Path) -> None:
+        jobs = planned(run, changed(experiment="other"))
+        assert "crop" not in jobs
+        assert "cache" not in jobs
+        assert jobs["train"] == 2
+
+    def test_an_unlabelled_case_trains_nothing(self, run: Path) -> None:
+        before = (run / "cases.csv").read_text()
+        try:
+            add_case(run, 8, label=False)
+            jobs = planned(run, EXPERIMENT)
+        finally:
+            (run / "cases.csv").write_text(before)
+        assert jobs == {"crop": 1, "cache": 1, "check": 1, "ensemble": 1, "report": 1}
+
+    def test_a_labelled_case_prepares_only_itself(self, run: Path) -> None:
+        before = (run / "cases.csv").read_text()
+        try:
+            add_case(run, 8)
+            jobs = planned(run, EXPERIMENT)
+        finally:
+            (run / "cases.csv").write_text(before)
+        assert (jobs["crop"], jobs["cache"], jobs["index"], jobs["train"]) == (1, 1, 1, 2)
+
+    def test_a_deleted_export_is_made_again_alone(self, run: Path) -> None:
+        target = "results/tiny/unet/fold1/export"
+        assert planned(run, EXPERIMENT, "--force", target) == {"export": 1}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_plans(path: Path, tmp_path: Path) -> None:
+    """A dry run of each shipped config, on a made-up sheet where it expects the user's."""
+    config = yaml.safe_load(path.read_text())
+    sheet = tmp_path / config["data"]["sheet"]
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    for number in range(8):
+        add_case(sheet.parent, number, label=number < 7)
+    (sheet.parent / "cases.csv").rename(sheet)
+    jobs = planned(tmp_path, config)
+    assert jobs["train"] == config["split"]["folds"] * len(config["models"])
+    assert jobs["cache"] == 8
+
+
+def test_the_demo_plans() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "phantom" in done.stdout
+
+
+def test_wrong_settings_and_data_stop_before_the_dag(tmp_path: Path) -> None:
+    for number in range(4):
+        add_case(tmp_path, number)
+    text = snakemake(tmp_path, changed(modles={}), "-n", check=False)
+    assert "modles: unknown key; did you mean `models`?" in text
+    (tmp_path / "c2.nii.gz").unlink()
+    with (tmp_path / "cases.csv").open("a") as file:
+        file.write("c3,c3,c3.nii.gz,,\n")
+    text = snakemake(tmp_path, EXPERIMENT, "-n", check=False)
+    assert re.search(r"line 4.*c2.*c2\.nii\.gz", text)
+    assert re.search(r"line 6.*c3.*already on line 5", text)

@@ -1,0 +1,307 @@
+"""Lungs and thoracic region of a CT in HU, by thresholds, components and distances; no network.
+
+The morphology runs on a grid of about 2.5 mm, which no radius here needs finer; the lung's border is then
+taken from the full resolution again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import cc3d
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+from skimage.measure import regionprops
+from skimage.morphology import convex_hull_image
+
+from foldwise.files import CaseError
+from foldwise.volumes.geometry import bounding_box
+from foldwise.volumes.volume import Volume
+
+Spacing = tuple[float, float, float]
+
+WORKING_MM = 2.5
+HULL_MM = 5.0
+# Free air and gas lie near -1000 HU, lung tissue, emphysema included, well above this.
+GAS_HU = -960.0
+CORE_HU = -500.0
+# Area on the scan's sides over volume^(2/3) of a piece: a cube on one side has 1. A lung that a crop cuts stays
+# below, the air, foam and clothes round a patient lie well above.
+MAX_CONTACT = 2.0
+# Chest wall, pleura and mediastinal fat that belong to the thoracic cage round the lungs' hull. mm.
+WALL_MM = 20.0
+# What both lungs of a child or an adult can hold; a scan may show a part of them.
+LITRES = (0.15, 14.0)
+
+
+@dataclass(frozen=True)
+class Lungs:
+    """What was found, on the CT's own grid.
+
+    Attributes:
+        mask: both lungs (x, y, z) without airways, closed over vessels and small pleural tumours.
+        region: the thoracic cage: hull of the lungs, with mediastinum, hila and inner chest wall.
+        seconds: step → time taken, in s.
+    """
+
+    mask: np.ndarray
+    region: np.ndarray
+    seconds: dict[str, float]
+
+
+def find_lungs(ct: Volume, *, air_hu: float = -320, closing_mm: float = 10) -> Lungs:
+    """Find both lungs and the thoracic region.
+
+    Args:
+        ct: CT in HU, any orientation and spacing; the lungs may be cut off by the scan's border.
+        air_hu: voxels below are air or lung.
+        closing_mm: radius of the closing.
+
+    Raises:
+        CaseError: the values are not HU, or nothing in the scan is a lung.
+    """
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(step: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        seconds[step] = time.perf_counter() - begun
+
+    with timed("shrink"):
+        refuse_other_units(ct.data)
+        hu, spacing, factors = _shrunk(ct)
+    with timed("components"):
+        found = _lung_parts(hu, spacing, air_hu)
+        # Everything else happens within reach of the lungs.
+        box = bounding_box(found, WALL_MM + 2 * HULL_MM, spacing).slices
+        hu, parts = hu[box], _largest_parts(found[box], spacing)
+        body = _body(hu, parts, spacing)
+    with timed("airways"):
+        airways = _airways(hu, parts, body, spacing)
+        parts = _largest_parts(parts & ~airways, spacing)
+    with timed("closing"):
+        closed = _closed(parts, spacing, closing_mm) & ~airways
+        closed &= body
+    with timed("region"):
+        region = _region(closed, body, spacing)
+    with timed("full resolution"):
+        fine = tuple(
+            slice(part.start * factor, min(part.stop * factor, size))
+            for part, factor, size in zip(box, factors, ct.data.shape, strict=True)
+        )
+        mask, whole = np.zeros(ct.data.shape, bool), np.zeros(ct.data.shape, bool)
+        mask[fine] = _refined(ct.data[fine], parts, closed, airways, spacing, factors, air_hu)
+        whole[fine] = _enlarged(region, factors, mask[fine].shape) | mask[fine]
+    return Lungs(mask, whole, seconds)
+
+
+def missed_share(label: np.ndarray, inside: np.ndarray) -> float | None:
+    """Share of labelled (non-zero) voxels that lie outside a mask; None without any labelled voxel."""
+    labelled = label > 0
+    count = int(labelled.sum())
+    return float((labelled & ~inside.astype(bool)).sum() / count) if count else None
+
+
+def refuse_other_units(data: np.ndarray) -> None:
+    """Raise if the values cannot be HU.
+
+    Raises:
+        CaseError: no air, or no soft tissue, where HU has them.
+    """
+    sample = data[::4, ::4, ::2]
+    low, high = float(sample.min()), float(sample.max())
+    remedy = "apply the file's rescale slope and intercept (unsigned CTs often lack an offset of -1024)"
+    if low > -300:
+        raise CaseError(f"not in HU: the lowest value is {low:g}, air would be near -1000; {remedy}")
+    tissue = float(((sample > -200) & (sample < 300)).mean())
+    if high < 0 or tissue < 0.02:
+        raise CaseError(
+            f"not in HU: only {tissue:.1%} of the voxels are soft tissue (-200 to 300), the highest value is "
+            f"{high:g}; {remedy}"
+        )
+
+
+def _shrunk(ct: Volume) -> tuple[np.ndarray, tuple[float, ...], tuple[int, ...]]:
+    """Mean of whole blocks of voxels of about the working size: HU, their spacing, and voxels per block."""
+    factors = tuple(max(1, int(WORKING_MM / step + 0.25)) for step in ct.spacing)
+    # Padding outside the field of view lies below air and must not pull means down.
+    image = sitk.GetImageFromArray(ct.data.transpose())
+    image = sitk.Clamp(image, sitk.sitkFloat32, -1024, 1500)
+    pad = [-n % f for n, f in zip(ct.data.shape, factors, strict=True)]
+    image = sitk.ZeroFluxNeumannPad(image, [0, 0, 0], pad)
+    shrunk = sitk.GetArrayFromImage(sitk.BinShrink(image, factors)).transpose()
+    return shrunk, tuple(s * f for s, f in zip(ct.spacing, factors, strict=True)), factors
+
+
+def _lung_parts(hu: np.ndarray, spacing: Spacing, air_hu: float) -> np.ndarray:
+    """Air-filled pieces that are neither free air, foam round the patient, nor gas in bowel or stomach."""
+    # A partly filled wall between lung and bowel stays a wall at this lower threshold.
+    pieces = cc3d.connected_components(hu < min(CORE_HU, air_hu), connectivity=6)
+    sizes = np.bincount(pieces.ravel())
+    touching = np.zeros(len(sizes))
+    for axis in (0, 1):
+        face = np.prod(spacing) / spacing[axis]
+        for side in (0, -1):
+            touching += face * np.bincount(pieces.take(side, axis).ravel(), minlength=len(sizes))
+    volumes = sizes * float(np.prod(spacing))
+    keep = np.zeros(len(sizes), bool)
+    for number in np.flatnonzero(volumes > 2e4):
+        if number and touching[number] < MAX_CONTACT * volumes[number] ** (2 / 3):
+            keep[number] = np.median(hu[pieces == number]) > GAS_HU
+    if not keep.any():
+        raise CaseError("no lungs found: no large piece of air-filled tissue in the scan")
+    lung = keep[pieces]
+    box = bounding_box(lung, 2 * max(spacing), spacing).slices
+    near = _dilated(lung[box], spacing, 1.01 * max(spacing)) & (hu[box] < air_hu)
+    lung[box] |= near & (pieces[box] == 0)
+    return lung
+
+
+def _body(hu: np.ndarray, lungs: np.ndarray, spacing: Spacing) -> np.ndarray:
+    """The patient, filled, without table and clothes: the large piece of tissue round the lungs."""
+    tissue = hu > -300
+    core = cc3d.largest_k(_eroded(tissue, spacing, 4), k=1, connectivity=6) > 0
+    body = _dilated(core, spacing, 6) & tissue | lungs
+    for z in range(body.shape[2]):
+        body[:, :, z] = ndimage.binary_fill_holes(body[:, :, z])
+    return body
+
+
+def _largest_parts(parts: np.ndarray, spacing: Spacing) -> np.ndarray:
+    """The two lungs, or the one piece that they form; a far smaller second piece is no lung."""
+    pieces = cc3d.connected_components(parts, connectivity=6)
+    sizes = np.bincount(pieces.ravel(), minlength=2)
+    sizes[0] = 0
+    order = np.argsort(sizes)[::-1][:2]
+    chosen = [int(n) for n in order if sizes[n] > 0.05 * sizes[order[0]]]
+    litres = sizes[chosen].sum() * float(np.prod(spacing)) / 1e6
+    if not LITRES[0] <= litres <= LITRES[1]:
+        raise CaseError(
+            f"no lungs found: the largest air-filled pieces hold {litres:.2f} l, lungs hold {LITRES[0]} to "
+            f"{LITRES[1]} l; is this a chest CT in HU, with the right spacing?"
+        )
+    return np.isin(pieces, chosen)
+
+
+def _airways(hu: np.ndarray, parts: np.ndarray, body: np.ndarray, spacing: Spacing) -> np.ndarray:
+    """Trachea and main bronchi: gas grown from the trachea, as far as it does not leak into the lungs."""
+    seed = _trachea(hu, body, spacing)
+    if seed is None:
+        return np.zeros_like(parts)
+    voxel_ml = float(np.prod(spacing)) / 1000
+    airway = seed
+    for limit in (-950, -925, -900, -875, -850, -800):
+        grown = cc3d.connected_components((hu < limit) & body | seed, connectivity=6)
+        grown = np.isin(grown, np.setdiff1d(np.unique(grown[seed]), 0))
+        # Trachea and main bronchi hold well under 150 ml; a leak is litres at once.
+        if grown.sum() * voxel_ml > max(150, 2 * seed.sum() * voxel_ml):
+            break
+        airway = grown
+    return _dilated(airway, spacing, 1.5 * min(spacing)) & (hu < -500) & body
+
+
+def _trachea(hu: np.ndarray, body: np.ndarray, spacing: Spacing) -> np.ndarray | None:
+    """The longest stack of small round gas-filled cross-sections in axial slices."""
+    gas = (hu < -800) & body
+    area = spacing[0] * spacing[1]
+    stack = np.zeros_like(gas)
+    for z in range(gas.shape[2]):
+        pieces, _ = ndimage.label(gas[:, :, z])
+        for piece in regionprops(pieces):
+            height, width = (b - a for a, b in zip(piece.bbox[:2], piece.bbox[2:], strict=True))
+            longer = max(height * spacing[0], width * spacing[1])
+            shorter = min(height * spacing[0], width * spacing[1])
+            if 60 <= piece.area * area <= 900 and longer <= 2.5 * shorter:
+                stack[:, :, z][pieces == piece.label] = True
+    pieces = cc3d.connected_components(stack, connectivity=6)
+    best, longest = None, 25.0
+    for piece in regionprops(pieces):
+        length = (piece.bbox[5] - piece.bbox[2]) * spacing[2]
+        if length > longest and np.median(hu[tuple(piece.coords.T)]) < -880:
+            best, longest = piece.label, length
+    return None if best is None else pieces == best
+
+
+def _closed(parts: np.ndarray, spacing: Spacing, radius: float) -> np.ndarray:
+    """Closing of each lung by itself, so that the mediastinum between them stays out; then holes filled."""
+    closed = np.zeros_like(parts)
+    pad = [int(np.ceil(radius / step)) + 1 for step in spacing]
+    for number in np.setdiff1d(np.unique(pieces := cc3d.connected_components(parts, connectivity=6)), 0):
+        # The border repeats outwards: a lung cut by the scan's edge is not eroded there.
+        lung = np.pad(pieces == number, [(p, p) for p in pad], mode="edge")
+        lung = _eroded(_dilated(lung, spacing, radius), spacing, radius)
+        x, y, z = (slice(p, p + n) for p, n in zip(pad, parts.shape, strict=True))
+        closed |= lung[x, y, z]
+    closed |= parts
+    for z in range(closed.shape[2]):
+        closed[:, :, z] = ndimage.binary_fill_holes(closed[:, :, z])
+    return closed
+
+
+def _region(closed: np.ndarray, body: np.ndarray, spacing: Spacing) -> np.ndarray:
+    """Hull of the lungs and of their mirror image, with the chest wall's inner part, inside the body.
+
+    The mirror image stands in for a lung that is collapsed, or filled by tumour or fluid.
+    """
+    steps = tuple(max(1, round(HULL_MM / step)) for step in spacing)
+    coarse = closed[:: steps[0], :: steps[1], :: steps[2]]
+    middle = round(float(np.mean(np.nonzero(body.any(axis=(1, 2)))[0])) / steps[0])
+    x, y, z = np.nonzero(coarse)
+    mirrored = 2 * middle - x
+    inside = (mirrored >= 0) & (mirrored < coarse.shape[0])
+    left = int((x < middle).sum())
+    smaller = min(left, len(x) - left) / max(left, len(x) - left, 1)
+    if smaller < 0.5:
+        coarse = coarse.copy()
+        coarse[mirrored[inside], y[inside], z[inside]] = True
+    hull = convex_hull_image(coarse)
+    wide = _dilated(hull, tuple(s * n for s, n in zip(spacing, steps, strict=True)), WALL_MM)
+    return _enlarged(wide, steps, closed.shape) & body
+
+
+def _refined(
+    data: np.ndarray,
+    parts: np.ndarray,
+    closed: np.ndarray,
+    airways: np.ndarray,
+    spacing: Spacing,
+    factors: tuple[int, ...],
+    air_hu: float,
+) -> np.ndarray:
+    """The lung's border at full resolution: air next to the lungs found, and what the closing filled."""
+    shape = data.shape
+    near = _enlarged(_dilated(parts, spacing, 1.01 * max(spacing)) & ~airways, factors, shape)
+    core = _enlarged(_eroded(closed, spacing, 0.6 * min(spacing)) | (closed & ~parts), factors, shape)
+    return (near & (data < air_hu)) | core
+
+
+def _enlarged(mask: np.ndarray, factors: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """Blocks back to voxels."""
+    for axis, factor in enumerate(factors):
+        if factor > 1:
+            mask = np.repeat(mask, factor, axis=axis)
+    return mask[: shape[0], : shape[1], : shape[2]]
+
+
+def _dilated(mask: np.ndarray, spacing: Spacing, radius: float) -> np.ndarray:
+    """Dilation by a ball, in mm."""
+    if not mask.any():
+        return mask
+    return np.asarray(_distance(~mask, spacing) <= radius)
+
+
+def _eroded(mask: np.ndarray, spacing: Spacing, radius: float) -> np.ndarray:
+    """Erosion by a ball, in mm; the array's border does not erode."""
+    if mask.all():
+        return mask
+    return np.asarray(_distance(mask, spacing) > radius)
+
+
+def _distance(mask: np.ndarray, spacing: Spacing) -> np.ndarray:
+    """Distance of every voxel of a mask to the nearest voxel outside it, in mm."""
+    return np.asarray(ndimage.distance_transform_edt(mask, sampling=spacing))

@@ -2,35 +2,76 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from foldwise import forecast
+from foldwise.check import Checked, check
 from foldwise.files import CaseError
 from foldwise.layout import Layout
 from foldwise.settings import Settings, validate
-from foldwise.sheet import read_sheet
+from foldwise.sheet import Case, Sheet, read_sheet
+
+# A header not made yet (the demo's) or not readable: what a clinical chest CT has.
+TYPICAL = forecast.Size(voxels=512 * 512 * 300, voxel_mm3=0.6, channels=1, labelled=True)
+PHANTOMS = Path("results/phantom")
 
 
-def front_door(config: Mapping[str, Any], main: bool) -> Layout:
-    """Read the experiment.
+class FrontDoor(Layout):
+    """The layout of an experiment, and the memory of its jobs."""
+
+    def __init__(self, settings: Settings, sheet: Sheet, checked: Checked | None) -> None:
+        """Keep what was checked; None in a job's own Snakemake, which needs the memory of no job."""
+        super().__init__(settings, sheet)
+        self.checked = checked
+        self.sizes = {case.name: self._size(case) for case in sheet.cases}
+
+    def mib(self, stage: str, which: str = "", attempt: int = 1) -> int:
+        """Memory of a job in MiB, for `mem_mb`; a retry gets half as much again.
+
+        Args:
+            stage: name of the rule.
+            which: its case, or its model.
+            attempt: number of the try, from 1.
+        """
+        if stage in ("lung_mask", "crop", "cache"):
+            made = forecast.case_mib(stage, self.sizes[which], self.settings)
+        elif stage in ("train", "test", "ensemble"):
+            made = forecast.model_mib(stage, self.sizes, self.settings, self.settings.models[which])
+        else:
+            made = forecast.small_mib(stage, self.settings)
+        return int(made * (1 + 0.5 * (attempt - 1)))
+
+    def _size(self, case: Case) -> forecast.Size:
+        return (self.checked.size(case) if self.checked else None) or TYPICAL
+
+
+def front_door(config: Mapping[str, Any], main: bool) -> FrontDoor:
+    """Read the experiment; the user's own call also looks at every header, before the DAG is built.
+
+    The headers are read here and not in a rule: a rule whose output all others take as input would, when the
+    sheet changes, redo all cases; marked `ancient`, it would hide their own changes from Snakemake.
 
     Args:
         config: Snakemake's config.
         main: whether this is the user's own call of Snakemake and not a job's.
 
     Raises:
-        SystemExit: the settings or the data are wrong; everything that is wrong is printed, and no
-            traceback hides it.
+        SystemExit: the settings or the data are wrong; everything that is wrong is printed first.
     """
     try:
         settings = validate(Settings, dict(config), origin="config")
         sheet = read_sheet(settings.data)
-        if sheet.problems:
-            raise CaseError(f"{settings.data.sheet}:\n  " + "\n  ".join(sheet.problems))
+        checked = check(sheet, settings, labels=False, produced=_is_phantom) if main else None
+        if checked:
+            checked.refuse(settings.data.sheet)
     except CaseError as error:
-        raise SystemExit(f"error: {error}") from None
-    return Layout(settings, sheet)
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    return FrontDoor(settings, sheet, checked)
 
 
-def mem_mb(layout: Layout, stage: str, which: str = "", attempt: int = 1) -> int:
-    return 2000
+def _is_phantom(path: Path) -> bool:
+    return PHANTOMS in path.parents

@@ -11,7 +11,7 @@ rule cache:
     conda:
         "../../envs/foldwise.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: mem_mb(LAYOUT, "cache", wildcards.case, attempt),
+        mem_mb=lambda wildcards, attempt: LAYOUT.mib("cache", wildcards.case, attempt),
         runtime=20,
     shell:
         "python -m foldwise.stages.cache --case {wildcards.case} --crop {input}"

@@ -14,7 +14,7 @@ rule check:
     priority: 100
     threads: 2
     resources:
-        mem_mb=mem_mb(LAYOUT, "check"),
+        mem_mb=LAYOUT.mib("check"),
         runtime=60,
     shell:
         "python -m foldwise.stages.check --settings {params.settings:q}"

@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from foldwise.front_door import front_door, mem_mb
-from foldwise.layout import Layout, option, sources
+from foldwise.front_door import front_door
+from foldwise.layout import option, sources
 from foldwise.settings import as_json
 
 # Jobs run this interpreter and this checkout, whatever the shell's PATH says.

@@ -14,7 +14,7 @@ rule crop:
     conda:
         "../../envs/foldwise.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: mem_mb(LAYOUT, "crop", wildcards.case, attempt),
+        mem_mb=lambda wildcards, attempt: LAYOUT.mib("crop", wildcards.case, attempt),
         runtime=20,
     shell:
         "python -m foldwise.stages.crop --case {wildcards.case} --images {input.images}"

@@ -22,7 +22,7 @@ rule ensemble:
         "../../envs/foldwise.yaml"
     threads: 4
     resources:
-        mem_mb=lambda wildcards, attempt: mem_mb(LAYOUT, "ensemble", wildcards.model, attempt),
+        mem_mb=lambda wildcards, attempt: LAYOUT.mib("ensemble", wildcards.model, attempt),
         runtime=120,
         device=1,
     shell:

@@ -12,7 +12,7 @@ rule export:
     conda:
         "../../envs/foldwise.yaml"
     resources:
-        mem_mb=mem_mb(LAYOUT, "export"),
+        mem_mb=LAYOUT.mib("export"),
         runtime=60,
     shell:
         "python -m foldwise.stages.export --settings {params.settings:q} --index {input.index}"

@@ -16,7 +16,7 @@ rule index:
     conda:
         "../../envs/foldwise.yaml"
     resources:
-        mem_mb=mem_mb(LAYOUT, "index"),
+        mem_mb=LAYOUT.mib("index"),
         runtime=20,
     shell:
         "python -m foldwise.stages.index --settings {params.settings:q} --data {params.data:q}"

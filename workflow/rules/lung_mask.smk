@@ -16,7 +16,7 @@ rule lung_mask:
         "../../envs/foldwise.yaml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: mem_mb(LAYOUT, "lung_mask", wildcards.case, attempt),
+        mem_mb=lambda wildcards, attempt: LAYOUT.mib("lung_mask", wildcards.case, attempt),
         runtime=20,
     shell:
         "python -m foldwise.stages.lung_mask --case {wildcards.case} --image {input.images[0]}"

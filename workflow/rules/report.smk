@@ -19,7 +19,7 @@ rule report:
     conda:
         "../../envs/foldwise.yaml"
     resources:
-        mem_mb=mem_mb(LAYOUT, "report"),
+        mem_mb=LAYOUT.mib("report"),
         runtime=30,
     shell:
         "python -m foldwise.stages.report --settings {params.settings:q} --folder {params.folder}"

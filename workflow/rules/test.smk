@@ -18,7 +18,7 @@ rule test:
         "../../envs/foldwise.yaml"
     threads: 4
     resources:
-        mem_mb=lambda wildcards, attempt: mem_mb(LAYOUT, "test", wildcards.model, attempt),
+        mem_mb=lambda wildcards, attempt: LAYOUT.mib("test", wildcards.model, attempt),
         runtime=120,
         device=1,
     shell:

@@ -22,7 +22,7 @@ rule train:
     # Every retry is one more slice of `runtime`, taken up where the last one stopped.
     retries: 50
     resources:
-        mem_mb=lambda wildcards: mem_mb(LAYOUT, "train", wildcards.model),
+        mem_mb=lambda wildcards: LAYOUT.mib("train", wildcards.model),
         runtime=240,
         device=1,
         checkpoint_min=10,

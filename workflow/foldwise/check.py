@@ -181,7 +181,7 @@ def _check_weights(cases: Collection[Case], settings: Settings, found: _Findings
         if case.trains and case.weight is None:
             found.add(
                 case,
-                f"model {names[0]} samples by weight, but the sheet gives no `weight` and there is no lung mask",
+                f"model {names[0]} samples by weight, but there is neither a `weight` nor a lung mask",
             )
 
 

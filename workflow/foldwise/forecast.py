@@ -1,7 +1,7 @@
 """How much memory and disk each stage will need, from headers and settings alone.
 
-The figures are upper estimates: a base for the interpreter and its libraries, and bytes per voxel counted from
-what a stage holds at its peak. They become `mem_mb` of the rules.
+The figures are upper estimates: a base for the interpreter and its libraries, and bytes per voxel of what a
+stage holds at its peak. They become `mem_mb` of the rules.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ rule lung_mask:
         label=lambda wildcards, input: option("label", input.get("label")),
     conda:
         "../../envs/foldwise.yaml"
-    threads: 2
     resources:
         mem_mb=lambda wildcards, attempt: LAYOUT.mib("lung_mask", wildcards.case, attempt),
         runtime=20,

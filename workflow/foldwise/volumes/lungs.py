@@ -29,8 +29,8 @@ HULL_MM = 5.0
 # Free air and gas lie near -1000 HU, lung tissue, emphysema included, well above this.
 GAS_HU = -960.0
 CORE_HU = -500.0
-# Area on the scan's sides over volume^(2/3) of a piece: a cube on one side has 1. A lung that a crop cuts stays
-# below, the air, foam and clothes round a patient lie well above.
+# Area on the scan's sides over volume^(2/3) of a piece: a cube on one side has 1. A lung that a crop cuts
+# stays below; air, foam and clothes round a patient lie well above.
 MAX_CONTACT = 2.0
 # Chest wall, pleura and mediastinal fat that belong to the thoracic cage round the lungs' hull. mm.
 WALL_MM = 20.0

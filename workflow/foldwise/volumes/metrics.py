@@ -27,8 +27,8 @@ def score(
 
     Where truth and prediction are both empty, overlaps and distances are NaN and `empty` is set: the case is
     left out of means and counted. Where only one is empty, overlaps are 0 and HD95 is NaN, since no distance
-    exists. The lesion counts use 26-connected components; a lesion is found if one predicted voxel touches it,
-    and a predicted component that touches none is false.
+    exists. Lesions are 26-connected components; one is found if a predicted voxel lies in it, and a predicted
+    component that overlaps none is false.
 
     Args:
         prediction: label map (x, y, z).
@@ -124,7 +124,7 @@ def fold_summary(
     """Means over cases and folds, and a 95 % bootstrap interval of the mean over patients.
 
     Args:
-        rows: one row per model, fold, case and class, with columns model, case, group, fold, class and metrics.
+        rows: one per model, fold, case and class: columns model, case, group, fold, class and metrics.
         metrics: columns to summarise; NaN is left out and counted.
         resamples: bootstrap resamples of the groups (patients), with replacement.
         seed: of the resamples.

@@ -151,7 +151,7 @@ def _vessels(
     tips = [
         (np.array([s * 30.0, -8.0, 5.0]), d / np.linalg.norm(d), 6.0, 38.0)
         for s in (-1, 1)
-        for d in (random.normal(0, 0.6, (4, 3)) + [s, 0, 0])
+        for d in (random.normal((s, 0, 0), 0.6, (4, 3)))
     ]
     for _ in range(5):
         grown = []

@@ -24,7 +24,7 @@ def largest_component(labels: np.ndarray, classes: dict[str, int]) -> np.ndarray
 
 
 def helps(before: Sequence[float], after: Sequence[float]) -> bool:
-    """Whether a step raises the mean score of the same cases; those that are NaN on either side are left out."""
+    """Whether a step raises the mean score of the same cases; pairs with a NaN do not count."""
     pairs = np.array([before, after], float)
     pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
     return pairs.size > 0 and bool(pairs[1].mean() > pairs[0].mean())

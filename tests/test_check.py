@@ -1,0 +1,159 @@
+"""The check: every kind of wrong data is found, named with its line, and listed with all the others."""
+
+import gzip
+import re
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from synthetic import scan
+
+from foldwise.check import check
+from foldwise.files import CaseError
+from foldwise.forecast import Size, case_mib, model_mib
+from foldwise.settings import Settings, validate
+from foldwise.sheet import read_sheet
+from foldwise.volumes.volume import Volume, write_volume
+
+HEADER = "case,group,image,label,split\n"
+
+
+def settings(folder: Path, **more: object) -> Settings:
+    values = {"experiment": "x", "data": {"sheet": str(folder / "cases.csv")}, "split": {"folds": 3}}
+    return validate(Settings, {**values, **more})
+
+
+def good(folder: Path, count: int = 6) -> list[str]:
+    rows = []
+    for number in range(count):
+        image, label = scan(number)
+        write_volume(Volume(image, np.eye(4)), folder / f"{number}.nii.gz")
+        write_volume(Volume(label, np.eye(4)), folder / f"{number}_l.nii.gz")
+        rows.append(f"c{number},g{number},{number}.nii.gz,{number}_l.nii.gz,")
+    return rows
+
+
+def found(folder: Path, rows: list[str], labels: bool = True, **more: object) -> tuple[str, ...]:
+    (folder / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
+    made = settings(folder, **more)
+    return check(read_sheet(made.data), made, labels=labels).problems
+
+
+def test_good_data_have_no_problems(tmp_path: Path) -> None:
+    assert found(tmp_path, good(tmp_path)) == ()
+
+
+def nifti(folder: Path, data: np.ndarray, affine: np.ndarray | None = None) -> None:
+    image = nib.Nifti1Image(data, np.eye(4) if affine is None else affine)
+    nib.save(image, folder / "bad.nii.gz")
+
+
+def broken_affine(folder: Path, entry: float) -> None:
+    """Overwrite the first entry of the header's sform, which no writer would write so."""
+    nifti(folder, scan(0)[0])
+    raw = bytearray(gzip.decompress((folder / "bad.nii.gz").read_bytes()))
+    struct.pack_into("<hh", raw, 252, 0, 1)
+    struct.pack_into("<f", raw, 280, entry)
+    (folder / "bad.nii.gz").write_bytes(gzip.compress(raw))
+
+
+@pytest.mark.parametrize(
+    ("make", "row", "message"),
+    [
+        (lambda f: None, "b,b,missing.nii.gz,,", r"missing\.nii\.gz: no such file"),
+        (lambda f: (f / "bad.nii.gz").write_bytes(b"no"), "b,b,bad.nii.gz,,", "not readable as a volume"),
+        (lambda f: nifti(f, np.zeros((4, 4, 4, 2), np.int16)), "b,b,bad.nii.gz,,", "3-D volume is expected"),
+        (lambda f: broken_affine(f, np.nan), "b,b,bad.nii.gz,,", "NaN"),
+        (lambda f: broken_affine(f, 0.0), "b,b,bad.nii.gz,,", "voxel size"),
+        (
+            lambda f: nifti(f, np.zeros((9, 9, 9), np.uint8)),
+            "b,b,0.nii.gz,bad.nii.gz,",
+            r"shape \(9, 9, 9\) is not the image's \(20, 18, 16\)",
+        ),
+        (
+            lambda f: nifti(f, scan(0)[1], np.diag([1.0, -1, 1, 1])),
+            "b,b,0.nii.gz,bad.nii.gz,",
+            "affine is not the image's.*flipped",
+        ),
+        (lambda f: nifti(f, scan(0)[1] * np.uint8(255)), "b,b,0.nii.gz,bad.nii.gz,", "0/255 mask"),
+        (lambda f: nifti(f, scan(0)[1] + np.uint8(1)), "b,b,0.nii.gz,bad.nii.gz,", r"does not name: 2 \("),
+        (lambda f: None, "c1,c1,1.nii.gz,,", "already on line 3"),
+        (lambda f: None, "b,g0,0.nii.gz,0_l.nii.gz,test", "patient g0 is in the fixed test set.*case c0"),
+        (lambda f: None, "b,b,0.nii.gz,,held", "split 'held'"),
+        (lambda f: None, "b/../c,b,0.nii.gz,,", "letters, digits"),
+        (lambda f: None, "b,b,0.nii.gz", "3 cells, the header has 5"),
+        (lambda f: None, "b,b,,0_l.nii.gz,", "no image"),
+    ],
+)
+def test_each_problem_is_found(
+    tmp_path: Path, make: Callable[[Path], object], row: str, message: str
+) -> None:
+    rows = good(tmp_path)
+    make(tmp_path)
+    (problem,) = found(tmp_path, [*rows, row])
+    assert problem.startswith("line 8: ")
+    assert re.search(message, problem), problem
+
+
+def test_all_problems_come_together(tmp_path: Path) -> None:
+    rows = good(tmp_path)
+    rows[1] = "c1,g1,gone.nii.gz,1_l.nii.gz,"
+    rows[4] = "c4,g4,4.nii.gz,gone_l.nii.gz,"
+    (tmp_path / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
+    made = settings(tmp_path)
+    with pytest.raises(CaseError) as error:
+        check(read_sheet(made.data), made, labels=True).refuse(made.data.sheet)
+    assert "2 problem(s)" in str(error.value)
+    assert "line 3: case c1" in str(error.value)
+    assert "line 6: case c4" in str(error.value)
+
+
+def test_too_few_patients_for_the_folds(tmp_path: Path) -> None:
+    rows = good(tmp_path, 3)
+    (problem,) = found(tmp_path, rows)
+    assert "3 labelled patient(s) for 3 folds" in problem
+
+
+def test_an_empty_label_is_a_warning(tmp_path: Path) -> None:
+    rows = good(tmp_path)
+    nifti(tmp_path, np.zeros((20, 18, 16), np.uint8))
+    rows.append("b,b,0.nii.gz,bad.nii.gz,")
+    (tmp_path / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
+    made = settings(tmp_path)
+    checked = check(read_sheet(made.data), made, labels=True)
+    assert checked.problems == ()
+    assert "line 8: case b" in checked.warnings[0]
+
+
+def test_weights_need_a_map(tmp_path: Path) -> None:
+    sampling = {"label": 0.5, "uniform": 0, "weighted": 0.5}
+    problems = found(tmp_path, good(tmp_path), models={"m": {"sampling": sampling}})
+    assert len(problems) == 6
+    assert "neither a `weight` nor a lung mask" in problems[0]
+
+
+def test_a_thousand_headers_in_seconds(tmp_path: Path) -> None:
+    image, _ = scan(0)
+    write_volume(Volume(image, np.eye(4)), tmp_path / "0.nii.gz")
+    for number in range(1000):
+        (tmp_path / f"{number + 1}.nii.gz").hardlink_to(tmp_path / "0.nii.gz")
+    rows = [f"c{n},g{n},{n + 1}.nii.gz,," for n in range(1000)] + good(tmp_path)
+    begun = time.monotonic()
+    assert not any("no such file" in problem for problem in found(tmp_path, rows, labels=False))
+    assert time.monotonic() - begun < 10
+
+
+def test_forecast_grows_with_what_drives_it(tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    small, large = Size(10**6, 1.0, 1, True), Size(10**8, 1.0, 1, True)
+    for stage in ("lung_mask", "crop", "cache"):
+        assert 1000 <= case_mib(stage, small, made) < case_mib(stage, large, made)
+    model = made.models["unet"]
+    doubled = model.model_copy(update={"patch": (128, 128, 128)})
+    sizes = {"a": small}
+    assert model_mib("train", sizes, made, model) < model_mib("train", sizes, made, doubled)
+    assert model_mib("test", sizes, made, model) < model_mib("test", {"a": large}, made, model)

@@ -1,0 +1,130 @@
+"""The lung mask and the thoracic region, on chests made here."""
+
+import itertools
+
+import numpy as np
+import pytest
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+from scipy.ndimage import binary_dilation
+
+from foldwise.files import CaseError
+from foldwise.volumes.lungs import find_lungs, missed_share
+from foldwise.volumes.phantom import make_phantom
+from foldwise.volumes.volume import Volume
+
+SPACING = (4.0, 4.0, 4.0)
+
+
+@pytest.fixture(scope="module")
+def chest() -> tuple[Volume, Volume, Volume]:
+    """Image, tumours and true lungs of one phantom, in RAS."""
+    made = make_phantom("p01", SPACING)
+    return made.image.oriented(), made.label.oriented(), made.lungs.oriented()
+
+
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    first, second = first > 0, second > 0
+    return float(2 * (first & second).sum() / (first.sum() + second.sum()))
+
+
+@pytest.mark.parametrize("name", ["p02", "p03a", "p07", "p10"])
+def test_mask_agrees_with_the_true_lungs(name: str) -> None:
+    phantom = make_phantom(name, SPACING)
+    found = find_lungs(phantom.image)
+    assert dice(found.mask, phantom.lungs.data) > 0.96
+    missed = missed_share(phantom.label.data, found.region)
+    assert missed is not None
+    assert missed <= 0.01
+    assert found.mask.shape == found.region.shape == phantom.image.data.shape
+    assert not (found.mask & ~found.region).any()
+    body = phantom.image.data > -300
+    assert found.region.sum() < 0.95 * (body | found.mask).sum()
+
+
+def test_trachea_stays_out(chest: tuple[Volume, Volume, Volume]) -> None:
+    image, _, lungs = chest
+    found = find_lungs(image)
+    # Near -1000 HU inside the body and above the lungs' own air: trachea and bronchi.
+    inside = binary_dilation(found.region, iterations=2)
+    gas = (image.data < -960) & inside & (lungs.data == 0)
+    central = np.zeros_like(gas)
+    middle = image.data.shape[0] // 2
+    central[middle - 4 : middle + 5] = True
+    trachea = gas & central & found.region
+    assert trachea.sum() > 50
+    assert (found.mask & trachea).sum() < 0.1 * trachea.sum()
+
+
+@pytest.mark.parametrize(
+    "codes", ["".join(c) for c in itertools.islice(itertools.permutations("LPS"), 6)] + ["RAI", "LAI"]
+)
+def test_orientation_changes_nothing(chest: tuple[Volume, Volume, Volume], codes: str) -> None:
+    image = chest[0]
+    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
+    data = apply_orientation(image.data, turn)
+    turned = Volume(data, image.affine @ inv_ornt_aff(turn, image.data.shape))
+    expected = apply_orientation(find_lungs(image).mask, turn)
+    assert dice(find_lungs(turned).mask, expected) > 0.985
+
+
+def test_a_scan_cropped_inside_the_chest(chest: tuple[Volume, Volume, Volume]) -> None:
+    image, _, lungs = chest
+    x, y, z = np.nonzero(lungs.data)
+    box = (slice(x.min() + 6, x.max() - 5), slice(y.min() - 4, y.max() + 4), slice(z.min() + 5, z.max() - 4))
+    cut = Volume(np.ascontiguousarray(image.data[box]), image.affine)
+    assert dice(find_lungs(cut).mask, lungs.data[box]) > 0.95
+
+
+@pytest.mark.parametrize("padding", [-2000, -3024])
+def test_padding_below_air(chest: tuple[Volume, Volume, Volume], padding: int) -> None:
+    image = chest[0]
+    x, y, _ = np.indices(image.data.shape)
+    middle = np.array(image.data.shape[:2]) / 2
+    far = np.hypot((x - middle[0]) / middle[0], (y - middle[1]) / middle[1]) > 1.0
+    padded = image.data.copy()
+    padded[far] = padding
+    assert dice(find_lungs(Volume(padded, image.affine)).mask, find_lungs(image).mask) > 0.98
+
+
+def test_a_filled_lung_stays_in_the_region(chest: tuple[Volume, Volume, Volume]) -> None:
+    """An effusion, or a tumour, takes the lower two thirds of one lung: the region still holds it."""
+    image, _, lungs = chest
+    lung = lungs.data.copy()
+    lung[: lung.shape[0] // 2] = 0
+    z = np.nonzero(lung)[2]
+    lung[:, :, int(z.min() + 0.66 * (z.max() - z.min())) :] = 0
+    filled = image.data.copy()
+    filled[lung > 0] = 20
+    found = find_lungs(Volume(filled, image.affine))
+    missed = missed_share(lung, found.region)
+    assert missed is not None
+    assert missed < 0.02
+    assert missed_share(lung, found.mask) > 0.5  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda hu: np.clip((hu + 1024) / 8, 0, 255).astype(np.uint8), "not in HU: the lowest value is"),
+        (lambda hu: (np.maximum(hu, -1024) + 1024).astype(np.uint16), "rescale slope and intercept"),
+        (lambda hu: ((hu + 1024) / 4095).astype(np.float32), "not in HU"),
+        (lambda hu: np.full_like(hu, -1000), "not in HU"),
+        (lambda hu: np.where(hu > -600, hu, -1000).astype(np.int16), "no lungs found"),
+        (lambda hu: np.where(hu > -1200, 40, hu).astype(np.int16), "not in HU"),
+    ],
+)
+def test_what_is_no_chest_in_hu_is_refused(
+    chest: tuple[Volume, Volume, Volume], change: object, message: str
+) -> None:
+    image = chest[0]
+    with pytest.raises(CaseError, match=message):
+        find_lungs(Volume(change(image.data), image.affine))  # type: ignore[operator]
+
+
+def test_missed_share_by_hand() -> None:
+    label = np.zeros((4, 4, 4), np.uint8)
+    inside = np.ones_like(label, dtype=bool)
+    assert missed_share(label, inside) is None
+    label[0, 0] = 3
+    inside[0, 0, 0] = False
+    assert missed_share(label, inside) == 0.25

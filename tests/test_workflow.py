@@ -200,7 +200,7 @@ def test_every_experiment_plans(path: Path, tmp_path: Path) -> None:
 
 def test_the_demo_plans() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2"],
+        [sys.executable, "-m", "snakemake", "--dry-run", "--forceall", "--cores", "2"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -14,7 +14,7 @@ rule report:
     params:
         settings=as_json(SETTINGS),
         caches=LAYOUT.caches,
-        lungs=LAYOUT.lungs if SETTINGS.prepare.lung_mask else "",
+        lungs=option("lungs", LAYOUT.lungs if SETTINGS.prepare.lung_mask else None),
         folder=LAYOUT.experiment,
     conda:
         "../../envs/foldwise.yaml"
@@ -23,4 +23,4 @@ rule report:
         runtime=30,
     shell:
         "python -m foldwise.stages.report --settings {params.settings:q} --folder {params.folder}"
-        " --caches {params.caches} --lungs {params.lungs:q} > {log} 2>&1"
+        " --caches {params.caches} {params.lungs} > {log} 2>&1"

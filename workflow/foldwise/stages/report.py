@@ -15,7 +15,7 @@ def main() -> None:
     made = parser(__doc__, Settings)
     made.add_argument("--folder", required=True, type=Path, help="folder of the experiment")
     made.add_argument("--caches", required=True, type=Path, help="folder of the caches")
-    made.add_argument("--lungs", default="", help="folder of the lung masks, if there are any")
+    made.add_argument("--lungs", type=Path, help="folder of the lung masks, if there are any")
     args = made.parse_args()
     settings = parse(Settings, args.settings)
     experiment = read_experiment(
@@ -24,7 +24,7 @@ def main() -> None:
         list(settings.models),
         settings.split.folds,
         args.caches,
-        Path(args.lungs) if args.lungs else None,
+        args.lungs,
     )
     write_report(experiment, args.folder)
 

@@ -1,6 +1,5 @@
 """Foldwise: medical scans in; cross-validated, tested, exported models out."""
 
-import os
 import sys
 from pathlib import Path
 

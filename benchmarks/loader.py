@@ -35,9 +35,8 @@ LOADERS = ("foldwise", "nnunet", "monai_persistent", "monai_cache", "torchio")
 
 def make_volumes(folder: Path, cases: int) -> None:
     """CT-like volumes: correlated noise on a body with two lungs, and a few ball-shaped tumours."""
-    from scipy.ndimage import gaussian_filter
-
     from foldwise.volumes.volume import Volume, write_volume
+    from scipy.ndimage import gaussian_filter
 
     axes = np.ogrid[tuple(slice(-1, 1, n * 1j) for n in SHAPE)]
     x, y, z = axes
@@ -84,10 +83,9 @@ def nnunet(folder: Path, cases: int, workers: int) -> Iterator[Any]:
     from types import SimpleNamespace
 
     from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+    from foldwise.volumes.volume import read_volume
     from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
-
-    from foldwise.volumes.volume import read_volume
 
     made = folder / "nnunet"
     made.mkdir(exist_ok=True)
@@ -143,9 +141,7 @@ def monai(folder: Path, cases: int, workers: int, persistent: bool) -> Iterator[
         if persistent
         else CacheDataset(files, transform, progress=False)
     )
-    loader = DataLoader(
-        data, batch_size=2, shuffle=True, num_workers=workers, persistent_workers=workers > 0
-    )
+    loader = DataLoader(data, batch_size=2, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
     while True:
         for batch in loader:
             yield {"image": batch["image"], "label": batch["label"]}

@@ -10,14 +10,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from synthetic import scan
-
 from foldwise.check import check
 from foldwise.files import CaseError
 from foldwise.forecast import Size, case_mib, model_mib
 from foldwise.settings import Settings, validate
 from foldwise.sheet import read_sheet
 from foldwise.volumes.volume import Volume, write_volume
+from synthetic import scan
 
 HEADER = "case,group,image,label,split\n"
 
@@ -114,8 +113,13 @@ def test_all_problems_come_together(tmp_path: Path) -> None:
 
 def test_too_few_patients_for_the_folds(tmp_path: Path) -> None:
     rows = good(tmp_path, 3)
-    (problem,) = found(tmp_path, rows)
-    assert "3 labelled patient(s) for 3 folds" in problem
+    assert found(tmp_path, rows) == ()
+    (problem,) = found(tmp_path, rows[:2])
+    assert "2 labelled patient(s) for 3 folds and a validation share" in problem
+    # Two folds of two patients leave one to train on, and none to choose by.
+    two = {"folds": 2}
+    assert found(tmp_path, rows[:2], split={**two, "validation": 0}) == ()
+    assert len(found(tmp_path, rows[:2], split=two)) == 1
 
 
 def test_an_empty_label_is_a_warning(tmp_path: Path) -> None:

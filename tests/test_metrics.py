@@ -5,14 +5,13 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from foldwise.volumes.metrics import fold_summary, score
+from foldwise.volumes.postprocess import helps, largest_component
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
 from synthetic import ball
-
-from foldwise.volumes.metrics import fold_summary, score
-from foldwise.volumes.postprocess import helps, largest_component
 
 SPACING = (1.0, 2.0, 3.0)
 

@@ -32,7 +32,7 @@ def sources(folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     label = np.where(ball(SHAPE, (12, 20, 12), 5), 3, 0) + np.where(ball(SHAPE, (22, 30, 12), 3), 7, 0)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "image": random.integers(-900, 300, SHAPE).astype(np.int16),
         "label": label.astype(np.uint8),
         "inside": ball(SHAPE, (15, 22, 12), 11).astype(np.uint8),
@@ -42,8 +42,10 @@ def sources(folder: Path) -> dict[str, Path]:
     return {name: folder / f"{name}.nii.gz" for name in arrays}
 
 
-def make_crop(tmp_path: Path, settings: Crop, masked: bool = True, **changed: Path) -> Path:
-    paths = sources(tmp_path / "source") | changed
+def make_crop(
+    tmp_path: Path, settings: Crop, changed: dict[str, Path] | None = None, masked: bool = True
+) -> Path:
+    paths = sources(tmp_path / "source") | (changed or {})
     folder = tmp_path / "crop"
     folder.mkdir(exist_ok=True)
     crop_case(
@@ -74,7 +76,7 @@ def test_a_crop_keeps_every_voxels_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("outside", ["keep", "zero", "mean"])
 def test_what_lies_outside(tmp_path: Path, outside: str) -> None:
-    folder = make_crop(tmp_path, Crop(to="region", margin_mm=0, outside=outside))  # type: ignore[arg-type]
+    folder = make_crop(tmp_path, Crop(to="region", margin_mm=0, outside=outside))
     cut = read_volume(folder / "image0.nii.gz").data
     source = read_volume(tmp_path / "source" / "image.nii.gz").data[4:27, 11:34, 1:24]
     inside = read_volume(tmp_path / "source" / "inside.nii.gz").data[4:27, 11:34, 1:24] > 0
@@ -154,6 +156,6 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
     }
     for message, changed in cases.items():
         with pytest.raises(CaseError, match=message):
-            make_crop(tmp_path, Crop(to="region"), **changed)
+            make_crop(tmp_path, Crop(to="region"), changed)
     with pytest.raises(CaseError, match=r"255\.nii\.gz"):
         read_labels(tmp_path / "255.nii.gz", CLASSES)

@@ -78,7 +78,7 @@ def assert_same(folder: Path, undisturbed: Path) -> None:
 def test_killed_at_random_moments_ends_bit_equal(index: Path, undisturbed: Path, tmp_path: Path) -> None:
     moments = random.Random(7)
     attempts = tmp_path / "state" / "attempts.jsonl"
-    steps = []
+    steps: list[int] = []
     for kill in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
         starts = attempts.read_text().count('"start"') if attempts.exists() else 0
         # Also the number of loader processes changes from job to job.
@@ -106,7 +106,7 @@ def test_killed_at_random_moments_ends_bit_equal(index: Path, undisturbed: Path,
 
 
 def test_a_time_budget_cuts_training_into_jobs(index: Path, undisturbed: Path, tmp_path: Path) -> None:
-    codes = []
+    codes: list[int] = []
     while not codes or codes[-1] != 0:
         # The budget counts from the start of the process, most of which is imports here.
         codes.append(finish(command(index, tmp_path, "--budget-min", "0.15")).returncode)

@@ -1,4 +1,4 @@
-"""The DAG: what a changed setting redoes, what it leaves alone, and that one run makes everything it promises."""
+"""The DAG: what a changed setting redoes, what it leaves alone, and what one run makes."""
 
 import json
 import os
@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from synthetic import scan
-
 from foldwise.volumes.volume import Volume, read_volume, write_volume
+from synthetic import scan
 
 ROOT = Path(__file__).parents[1]
 TINY = {

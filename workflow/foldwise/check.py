@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -161,16 +162,12 @@ def _check_groups(cases: Iterable[Case], settings: Settings, found: _Findings) -
             )
     patients = sum("" in members for members in parts.values())
     split = settings.split
-    # Each fold needs a patient to test on, one to train on, and one to choose by.
-    needed = split.folds if split.folds > 2 or not split.validation else 3
-    if split.file is None and patients < max(needed, split.folds + (1 if split.validation else 0)):
-        found.problems.append(
-            (
-                10**9,
-                f"{patients} labelled patient(s) for {split.folds} folds"
-                f"{' and a validation share' if split.validation else ''}; lower split.folds or add cases",
-            )
-        )
+    # A fold needs a patient to test on, one to train on, and with a validation share one to choose by.
+    left = patients - ceil(patients / split.folds)
+    if split.file is None and (patients < split.folds or left < (2 if split.validation else 1)):
+        share = " and a validation share" if split.validation else ""
+        text = f"{patients} labelled patient(s) for {split.folds} folds{share}"
+        found.problems.append((10**9, f"{text}; lower split.folds or add labelled cases"))
 
 
 def _check_weights(cases: Collection[Case], settings: Settings, found: _Findings) -> None:

@@ -87,7 +87,7 @@ def choose_postprocess(
     """
     if wanted == "none" or not predictions:
         return "none", []
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case, path in predictions.items():
         truth = read_labels(labels[case], classes)
         plain = _dice(label_map(path, classes), truth, classes)

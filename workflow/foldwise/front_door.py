@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +47,12 @@ class FrontDoor(Layout):
 
     def _size(self, case: Case) -> forecast.Size:
         return (self.checked.size(case) if self.checked else None) or TYPICAL
+
+
+def use_this_checkout(root: Path) -> None:
+    """Let jobs run this interpreter and this checkout's package, whatever the shell's PATH says."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    os.environ["PYTHONPATH"] = str(root / "workflow")
 
 
 def front_door(config: Mapping[str, Any], main: bool) -> FrontDoor:

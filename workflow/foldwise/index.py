@@ -133,10 +133,11 @@ def _own_folds(path: Path, entries: tuple[Entry, ...]) -> tuple[Fold, ...]:
     names = _names(entries)
     folds = []
     for number, fold in enumerate(listed if isinstance(listed, list) else []):
-        if not isinstance(fold, dict) or not ({"test", "val"} & set(fold)):
-            raise CaseError(f"{path}: fold {number} needs a list `test`")
         # nnU-Net's splits_final.json calls the held-out cases "val".
-        test = tuple(fold.get("test", fold.get("val", ())))
+        held_out = fold.get("test", fold.get("val")) if isinstance(fold, dict) else None
+        if not isinstance(held_out, list):
+            raise CaseError(f"{path}: fold {number} needs a list `test`")
+        test = tuple(held_out)
         validation = tuple(fold.get("validation", ()))
         rest = tuple(name for name in names if name not in {*test, *validation})
         folds.append(Fold(tuple(fold.get("train", rest)), validation, test))

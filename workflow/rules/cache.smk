@@ -5,14 +5,14 @@ rule cache:
         f"{LAYOUT.caches}/{{case}}.h5",
     log:
         f"{LAYOUT.data}/logs/cache/{{case}}.log",
-    params:
-        settings=as_json(SETTINGS.cache),
-        labels=json.dumps(SETTINGS.data.labels),
     conda:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=lambda wildcards, attempt: LAYOUT.mib("cache", wildcards.case, attempt),
         runtime=20,
+    params:
+        settings=as_json(SETTINGS.cache),
+        labels=json.dumps(SETTINGS.data.labels),
     shell:
         "python -m foldwise.stages.cache --case {wildcards.case} --crop {input}"
         " --settings {params.settings:q} --labels {params.labels:q} --cache {output} > {log} 2>&1"

@@ -6,16 +6,16 @@ rule check:
         f"{LAYOUT.experiment}/check.json",
     log:
         f"{LAYOUT.experiment}/logs/check.log",
-    params:
-        settings=LAYOUT.check_settings,
-    conda:
-        "../../envs/foldwise.yaml"
     # First of all: nothing else is worth its time if the data are wrong.
     priority: 100
+    conda:
+        "../../envs/foldwise.yaml"
     threads: 2
     resources:
         mem_mb=LAYOUT.mib("check"),
         runtime=60,
+    params:
+        settings=LAYOUT.check_settings,
     shell:
         "python -m foldwise.stages.check --settings {params.settings:q}"
         " --out {output} 2>&1 | tee {log}"

@@ -1,17 +1,13 @@
 """The experiment that every rule reads: settings, sample sheet, paths, memory."""
 
 import json
-import os
-import sys
 from pathlib import Path
 
-from foldwise.front_door import front_door
+from foldwise.front_door import front_door, use_this_checkout
 from foldwise.layout import option, sources
 from foldwise.settings import as_json
 
-# Jobs run this interpreter and this checkout, whatever the shell's PATH says.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-os.environ["PYTHONPATH"] = str(Path(workflow.basedir) / "workflow")
+use_this_checkout(Path(workflow.basedir))
 
 LAYOUT = front_door(config, main=workflow.is_main_process)
 SETTINGS = LAYOUT.settings

@@ -5,17 +5,17 @@ rule crop:
         directory(f"{LAYOUT.crops}/{{case}}"),
     log:
         f"{LAYOUT.data}/logs/crop/{{case}}.log",
+    conda:
+        "../../envs/foldwise.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: LAYOUT.mib("crop", wildcards.case, attempt),
+        runtime=20,
     params:
         settings=as_json(SETTINGS.prepare.crop),
         labels=json.dumps(SETTINGS.data.labels),
         label=lambda wildcards, input: option("label", input.get("label")),
         weight=lambda wildcards, input: option("weight", input.get("weight")),
         inside=lambda wildcards, input: option("inside", input.get("inside")),
-    conda:
-        "../../envs/foldwise.yaml"
-    resources:
-        mem_mb=lambda wildcards, attempt: LAYOUT.mib("crop", wildcards.case, attempt),
-        runtime=20,
     shell:
         "python -m foldwise.stages.crop --case {wildcards.case} --images {input.images}"
         " {params.label} {params.weight} {params.inside}"

@@ -12,19 +12,21 @@ rule ensemble:
         f"{LAYOUT.experiment}/logs/ensemble/{{model}}.log",
     benchmark:
         f"{LAYOUT.experiment}/benchmarks/ensemble/{{model}}.tsv"
-    params:
-        settings=as_json(SETTINGS.evaluate),
-        data=as_json(SETTINGS.data),
-        export=as_json(SETTINGS.export),
-        caches=LAYOUT.caches,
-        state=f"{LAYOUT.state}/ensemble",
     conda:
         "../../envs/foldwise.yaml"
     threads: 4
     resources:
-        mem_mb=lambda wildcards, attempt: LAYOUT.mib("ensemble", wildcards.model, attempt),
+        mem_mb=lambda wildcards, attempt: LAYOUT.mib(
+            "ensemble", wildcards.model, attempt
+        ),
         runtime=120,
         device=1,
+    params:
+        settings=as_json(SETTINGS.evaluate),
+        data=as_json(SETTINGS.data),
+        export=as_json(SETTINGS.export),
+        caches=lambda wildcards, input: Path(input.caches[0]).parent,
+        state=f"{LAYOUT.state}/ensemble",
     shell:
         "python -m foldwise.stages.ensemble --settings {params.settings:q} --data {params.data:q}"
         " --export {params.export:q} --models {input.models} --tests {input.tests}"

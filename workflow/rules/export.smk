@@ -7,13 +7,13 @@ rule export:
         directory(f"{LAYOUT.fold}/export"),
     log:
         f"{LAYOUT.experiment}/logs/export/{{model}}_fold{{fold}}.log",
-    params:
-        settings=as_json(SETTINGS.export),
     conda:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=LAYOUT.mib("export"),
         runtime=60,
+    params:
+        settings=as_json(SETTINGS.export),
     shell:
         "python -m foldwise.stages.export --settings {params.settings:q} --index {input.index}"
         " --predictions {input.predictions} --facts {input.facts} --folder {output} > {log} 2>&1"

@@ -7,17 +7,17 @@ rule index:
         splits=f"{LAYOUT.experiment}/splits.json",
     log:
         f"{LAYOUT.experiment}/logs/index.log",
-    params:
-        settings=as_json(SETTINGS.split),
-        data=as_json(SETTINGS.data),
-        rows=LAYOUT.training_rows,
-        crops=LAYOUT.crops,
-        caches=LAYOUT.caches,
     conda:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=LAYOUT.mib("index"),
         runtime=20,
+    params:
+        settings=as_json(SETTINGS.split),
+        data=as_json(SETTINGS.data),
+        rows=LAYOUT.training_rows,
+        crops=lambda wildcards, input: Path(input.crops[0]).parent,
+        caches=LAYOUT.caches,
     shell:
         "python -m foldwise.stages.index --settings {params.settings:q} --data {params.data:q}"
         " --crops {params.crops} --caches {params.caches}"

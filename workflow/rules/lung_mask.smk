@@ -9,14 +9,16 @@ rule lung_mask:
         f"{LAYOUT.data}/logs/lung_mask/{{case}}.log",
     benchmark:
         f"{LAYOUT.data}/benchmarks/lung_mask/{{case}}.tsv"
-    params:
-        settings=as_json(SETTINGS.prepare.lung_mask),
-        label=lambda wildcards, input: option("label", input.get("label")),
     conda:
         "../../envs/foldwise.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: LAYOUT.mib("lung_mask", wildcards.case, attempt),
+        mem_mb=lambda wildcards, attempt: LAYOUT.mib(
+            "lung_mask", wildcards.case, attempt
+        ),
         runtime=20,
+    params:
+        settings=as_json(SETTINGS.prepare.lung_mask),
+        label=lambda wildcards, input: option("label", input.get("label")),
     shell:
         "python -m foldwise.stages.lung_mask --case {wildcards.case} --image {input.images[0]}"
         " {params.label} --settings {params.settings:q}"

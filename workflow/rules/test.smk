@@ -11,9 +11,6 @@ rule test:
         f"{LAYOUT.experiment}/logs/test/{{model}}_fold{{fold}}.log",
     benchmark:
         f"{LAYOUT.experiment}/benchmarks/test/{{model}}_fold{{fold}}.tsv"
-    params:
-        settings=as_json(SETTINGS.evaluate),
-        state=f"{LAYOUT.state}/fold{{fold}}/test",
     conda:
         "../../envs/foldwise.yaml"
     threads: 4
@@ -21,6 +18,9 @@ rule test:
         mem_mb=lambda wildcards, attempt: LAYOUT.mib("test", wildcards.model, attempt),
         runtime=120,
         device=1,
+    params:
+        settings=as_json(SETTINGS.evaluate),
+        state=f"{LAYOUT.state}/fold{{fold}}/test",
     shell:
         "python -m foldwise.stages.test --settings {params.settings:q} --index {input.index}"
         " --fold {wildcards.fold} --model {input.model} --state {params.state}"

@@ -10,23 +10,23 @@ rule train:
         f"{LAYOUT.experiment}/logs/train/{{model}}_fold{{fold}}.log",
     benchmark:
         f"{LAYOUT.experiment}/benchmarks/train/{{model}}_fold{{fold}}.tsv"
-    params:
-        settings=lambda wildcards: as_json(SETTINGS.models[wildcards.model]),
-        system=SETTINGS.system,
-        seed=SETTINGS.seed,
-        # No output: what Snakemake deletes before and after a failure, training could not go on from.
-        state=f"{LAYOUT.state}/fold{{fold}}/train",
+    # Every retry is one more slice of `runtime`, taken up where the last one stopped.
+    retries: 50
     conda:
         "../../envs/foldwise.yaml"
     threads: 4
-    # Every retry is one more slice of `runtime`, taken up where the last one stopped.
-    retries: 50
     resources:
         mem_mb=lambda wildcards: LAYOUT.mib("train", wildcards.model),
         runtime=240,
         device=1,
         checkpoint_min=10,
         attempt=lambda wildcards, attempt: attempt,
+    params:
+        settings=lambda wildcards: as_json(SETTINGS.models[wildcards.model]),
+        system=SETTINGS.system,
+        seed=SETTINGS.seed,
+        # No output: what Snakemake deletes before and after a failure, training could not go on from.
+        state=f"{LAYOUT.state}/fold{{fold}}/train",
     shell:
         "python -m foldwise.stages.train --settings {params.settings:q} --system {params.system}"
         " --index {input.index} --fold {wildcards.fold} --seed {params.seed} --state {params.state}"

@@ -30,8 +30,9 @@ def curves(logs: Mapping[int, pd.DataFrame]) -> str:
         if "val_dice" in log and log["val_dice"].notna().any():
             seen = log[log["val_dice"].notna()]
             (line,) = axes[1].plot(seen["epoch"], seen["val_dice"])
-            best = seen.loc[seen["val_dice"].idxmax()]
-            axes[1].plot(best["epoch"], best["val_dice"], "o", color=line.get_color())
+            best = int(seen["val_dice"].to_numpy().argmax())
+            chosen = seen["epoch"].iloc[best], seen["val_dice"].iloc[best]
+            axes[1].plot(*chosen, "o", color=line.get_color())
         axes[2].plot(log["epoch"], log["lr"])
     for axis, title in zip(axes, ("training loss", "validation Dice", "learning rate"), strict=True):
         axis.set_title(title, fontsize=9)

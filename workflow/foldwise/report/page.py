@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,8 @@ def _run(model: ModelResults, fold: int) -> dict[str, Any]:
 def _per_fold(rows: pd.DataFrame) -> list[dict[str, Any]]:
     means = rows.groupby(["model", "class", "fold"], sort=False)[list(SHOWN)].mean(numeric_only=True)
     counts = rows.groupby(["model", "class", "fold"], sort=False).size().rename("n")
-    return means.join(counts).reset_index().to_dict("records")
+    made: list[dict[str, Any]] = json.loads(means.join(counts).reset_index().to_json(orient="records"))
+    return made
 
 
 def _compared(experiment: Experiment) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ class Box:
         return x, y, z
 
 
-def bounding_box(mask: np.ndarray, margin_mm: float, spacing: tuple[float, float, float]) -> Box:
+def bounding_box(mask: np.ndarray, margin_mm: float, spacing: tuple[float, ...]) -> Box:
     """The smallest box round a mask's non-zero voxels, grown by a margin and clipped to the array.
 
     Raises:

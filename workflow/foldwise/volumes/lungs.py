@@ -22,7 +22,7 @@ from foldwise.files import CaseError
 from foldwise.volumes.geometry import bounding_box
 from foldwise.volumes.volume import Volume
 
-Spacing = tuple[float, float, float]
+Spacing = tuple[float, ...]
 
 WORKING_MM = 2.5
 HULL_MM = 5.0
@@ -231,15 +231,16 @@ def _closed(parts: np.ndarray, spacing: Spacing, radius: float) -> np.ndarray:
     """Closing of each lung by itself, so that the mediastinum between them stays out; then holes filled."""
     closed = np.zeros_like(parts)
     pad = [int(np.ceil(radius / step)) + 1 for step in spacing]
-    for number in np.setdiff1d(np.unique(pieces := cc3d.connected_components(parts, connectivity=6)), 0):
+    x, y, z = (slice(p, p + n) for p, n in zip(pad, parts.shape, strict=True))
+    pieces = cc3d.connected_components(parts, connectivity=6)
+    for number in np.setdiff1d(np.unique(pieces), 0):
         # The border repeats outwards: a lung cut by the scan's edge is not eroded there.
         lung = np.pad(pieces == number, [(p, p) for p in pad], mode="edge")
         lung = _eroded(_dilated(lung, spacing, radius), spacing, radius)
-        x, y, z = (slice(p, p + n) for p, n in zip(pad, parts.shape, strict=True))
         closed |= lung[x, y, z]
     closed |= parts
-    for z in range(closed.shape[2]):
-        closed[:, :, z] = ndimage.binary_fill_holes(closed[:, :, z])
+    for k in range(closed.shape[2]):
+        closed[:, :, k] = ndimage.binary_fill_holes(closed[:, :, k])
     return closed
 
 

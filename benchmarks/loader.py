@@ -35,8 +35,9 @@ LOADERS = ("foldwise", "nnunet", "monai_persistent", "monai_cache", "torchio")
 
 def make_volumes(folder: Path, cases: int) -> None:
     """CT-like volumes: correlated noise on a body with two lungs, and a few ball-shaped tumours."""
-    from foldwise.volumes.volume import Volume, write_volume
     from scipy.ndimage import gaussian_filter
+
+    from foldwise.volumes.volume import Volume, write_volume
 
     axes = np.ogrid[tuple(slice(-1, 1, n * 1j) for n in SHAPE)]
     x, y, z = axes
@@ -83,9 +84,10 @@ def nnunet(folder: Path, cases: int, workers: int) -> Iterator[Any]:
     from types import SimpleNamespace
 
     from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
-    from foldwise.volumes.volume import read_volume
     from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+
+    from foldwise.volumes.volume import read_volume
 
     made = folder / "nnunet"
     made.mkdir(exist_ok=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+
 from slurm_cluster import Cluster, UnavailableError, cluster
 
 

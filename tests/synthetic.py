@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+
 from foldwise.cache import Contents, write_case
 from foldwise.index import Entry, Fold, Index
 from foldwise.volumes.geometry import Box, Lineage

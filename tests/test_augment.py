@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from foldwise.settings import Augmentation
 from foldwise.volumes.augment import augment, rotation, warp
 from synthetic import ball

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+
 from foldwise.check import check
 from foldwise.files import CaseError
 from foldwise.forecast import Size, case_mib, model_mib

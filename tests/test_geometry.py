@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
 from foldwise.volumes.geometry import (
     Box,
     Lineage,

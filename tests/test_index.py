@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from foldwise.files import CaseError
 from foldwise.index import Entry, Index, make_index
 from foldwise.settings import Split
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def entry(case: str, group: str | None = None, ml: float = 1.0) -> Entry:

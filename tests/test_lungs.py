@@ -4,12 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+from scipy.ndimage import binary_dilation
+
 from foldwise.files import CaseError
 from foldwise.volumes.lungs import find_lungs, missed_share
 from foldwise.volumes.phantom import make_phantom
 from foldwise.volumes.volume import Volume
-from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
-from scipy.ndimage import binary_dilation
 
 SPACING = (4.0, 4.0, 4.0)
 

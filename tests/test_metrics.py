@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from foldwise.volumes.metrics import fold_summary, score
-from foldwise.volumes.postprocess import helps, largest_component
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
+
+from foldwise.volumes.metrics import fold_summary, score
+from foldwise.volumes.postprocess import helps, largest_component
 from synthetic import ball
 
 SPACING = (1.0, 2.0, 3.0)

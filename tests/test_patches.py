@@ -6,11 +6,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
+
 from foldwise.cache import Contents, open_case, write_case
 from foldwise.settings import Intensity, Sampling
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.patches import Patches, draw_centre, normalise, read_patch, scaling
-from scipy.stats import chisquare
 
 SHAPE = (10, 9, 8)
 

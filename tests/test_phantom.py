@@ -3,9 +3,10 @@
 import cc3d
 import numpy as np
 import pytest
-from foldwise.volumes.phantom import Phantom, make_phantom
 from nibabel import aff2axcodes
 from scipy.ndimage import binary_dilation
+
+from foldwise.volumes.phantom import Phantom, make_phantom
 
 NAMES = ["p01", "p02", "p03a", "p03b", *(f"p{n:02d}" for n in range(4, 13))]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from foldwise.cache import lineage_of, open_case
 from foldwise.export import export_case
 from foldwise.files import CaseError

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 import slurm_cluster as module
 from slurm_cluster import Cluster, UnavailableError, cluster
 

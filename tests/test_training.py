@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from foldwise.index import Index
 from foldwise.settings import Intensity, Model, Sampling, validate
 from foldwise.training.steps import StepSampler, batches, step_seed

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 from synthetic import scan
 

@@ -10,8 +10,9 @@ rule train:
         f"{LAYOUT.experiment}/logs/train/{{model}}_fold{{fold}}.log",
     benchmark:
         f"{LAYOUT.experiment}/benchmarks/train/{{model}}_fold{{fold}}.tsv"
-    # Every retry is one more slice of `runtime`, taken up where the last one stopped.
-    retries: 50
+    # Every retry is one more slice of `runtime`, taken up where the last one stopped. Later calls of Snakemake
+    # go on from there too, so this only bounds how long one call pursues a training.
+    retries: 10
     conda:
         "../../envs/foldwise.yaml"
     threads: 4

@@ -60,7 +60,7 @@ lock: $(UV)  ## take the newest versions into envs/*.txt
 	$(UV) $(COMPILE) -c envs/requirements.txt envs/requirements-bench.in -o envs/requirements-bench.txt
 
 reference: setup  ## write the settings' JSON schema, and their reference into the README
-	$(BIN)/python -m foldwise.settings
+	$(BIN)/python -m foldwise.reference
 
 clean:  ## remove the environment and the demo's outputs
 	rm -rf .venv results .snakemake

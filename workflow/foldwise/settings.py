@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from foldwise.files import CaseError, write_text
+from foldwise.files import CaseError
 
 Triple = tuple[float, float, float]
 Voxels = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
@@ -352,65 +352,3 @@ def _known_keys(kind: type[BaseModel], path: list[str]) -> list[str]:
         if "$ref" in here:
             here = schema["$defs"][here["$ref"].rsplit("/", 1)[-1]]
     return list(here.get("properties", {}))
-
-
-def reference() -> str:
-    """The settings as Markdown tables: key, default, meaning."""
-    parts: list[str] = []
-    _table(Settings, "", parts)
-    return "\n".join(parts)
-
-
-def _table(kind: type[BaseModel], prefix: str, parts: list[str]) -> None:
-    nested: list[tuple[type[BaseModel], str]] = []
-    title = (kind.__doc__ or "").splitlines()[0]
-    parts += [
-        f"**`{prefix.rstrip('.') or 'top level'}`** {title}",
-        "",
-        "| key | default | meaning |",
-        "|---|---|---|",
-    ]
-    for key, field in kind.model_fields.items():
-        section, inner = _inner_section(field.annotation)
-        if section:
-            nested.append((section, f"{prefix}{key}{inner}."))
-        shown = _shown_default(field, section)
-        parts.append(f"| `{key}` | {shown} | {field.description} |")
-    parts.append("")
-    for section, path in nested:
-        _table(section, path, parts)
-
-
-def _inner_section(annotation: Any) -> tuple[type[BaseModel] | None, str]:
-    candidates = [annotation, *getattr(annotation, "__args__", ())]
-    for candidate in candidates:
-        if isinstance(candidate, type) and issubclass(candidate, Section):
-            inner = ".<name>" if getattr(annotation, "__origin__", None) is dict else ""
-            return candidate, inner
-    return None, ""
-
-
-def _shown_default(field: Any, section: type[BaseModel] | None) -> str:
-    if field.is_required():
-        return "required"
-    if field.default is None:
-        return "`null`"
-    if section:
-        return "see below"
-    value = dump(field.default) if isinstance(field.default, BaseModel) else field.default
-    return f"`{json.dumps(value)}`"
-
-
-def main() -> None:
-    """Write the JSON schema for editors and the reference tables into the README."""
-    root = Path(__file__).parents[2]
-    schema = json.dumps(Settings.model_json_schema(), indent=2) + "\n"
-    write_text(root / "workflow" / "settings.schema.json", schema)
-    readme = root / "README.md"
-    begin, end = "<!-- settings: begin -->\n", "<!-- settings: end -->"
-    head, rest = readme.read_text().split(begin)
-    write_text(readme, head + begin + "\n" + reference() + "\n" + end + rest.split(end)[1])
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,98 @@
+"""Settings: typed, refused with a path and the nearest name, and documented from their definition."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from foldwise.files import CaseError
+from foldwise.layout import Layout
+from foldwise.networks import build
+from foldwise.reference import schema, with_reference
+from foldwise.settings import Model, Named, Settings, as_json, parse, validate
+from foldwise.sheet import Sheet
+
+ROOT = Path(__file__).parents[1]
+LEAST = {"experiment": "x", "data": {"sheet": "cases.csv"}}
+
+
+def test_every_problem_is_told_with_its_path() -> None:
+    wrong = {
+        "experiment": "a b",
+        "data": {"shet": "cases.csv"},
+        "prepare": {"lung_mask": {"closing": 3}},
+        "cache": {"spacing": [1, 1, -1]},
+        "models": {"unet": {"training": {"epoch": 3, "batch": 0}, "patch": [32, 32]}},
+    }
+    with pytest.raises(CaseError) as error:
+        validate(Settings, wrong, origin="my.yaml")
+    text = str(error.value)
+    assert text.startswith("my.yaml: 8 problem(s)")
+    for part in (
+        "data.shet: unknown key; did you mean `sheet`?",
+        "data.sheet: missing",
+        "prepare.lung_mask.closing: unknown key; did you mean `closing_mm`?",
+        "models.unet.training.epoch: unknown key; did you mean `epochs`?",
+        "models.unet.training.batch:",
+        "models.unet.patch.2: missing",
+        "cache.spacing: a voxel size must be positive",
+        "experiment:",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"prepare": {"crop": {"to": "region"}}}, "needs lung_mask"),
+        ({"models": {"m": {"sampling": {"label": 0.5}}}}, "must be 1"),
+        ({"models": {"m": {"sampling": {"label_weights": {"node": 1}}}}}, "names node"),
+        ({"models": {"m": {"intensity": {"clip": [5, 1]}}}}, "lower end"),
+        ({"data": {"sheet": "a.csv", "labels": {"a": 1, "b": 1}}}, "share one voxel value"),
+        ({"split": {"folds": 1}}, "split.folds"),
+    ],
+)
+def test_settings_that_contradict_each_other(section: dict[str, object], message: str) -> None:
+    with pytest.raises(CaseError, match=message):
+        validate(Settings, {**LEAST, **section})
+
+
+def test_numbers_that_yaml_reads_as_text() -> None:
+    """YAML 1.1 takes 1e-4 for a string."""
+    model = validate(Model, yaml.safe_load("optimiser: {name: Adam, lr: 1e-4, eps: 1.5E-8}"))
+    assert model.optimiser.arguments == {"lr": 1e-4, "eps": 1.5e-8}
+    assert parse(Model, as_json(model)) == model
+
+
+def test_names_are_looked_up_in_the_allowed_places_only() -> None:
+    with pytest.raises(CaseError, match="did you mean BasicUNet"):
+        build("network", Named(name="BasicUnet"))
+    with pytest.raises(CaseError, match="no 'os'"):
+        build("loss", Named(name="os"))
+    with pytest.raises(CaseError, match="its arguments: .*momentum"):
+        build("optimiser", Named.model_validate({"name": "SGD", "lerning_rate": 1}), [])
+
+
+def layout(**sections: object) -> Layout:
+    return Layout(validate(Settings, {**LEAST, **sections}), Sheet((), ("",), ()))
+
+
+def test_folders_follow_what_makes_them() -> None:
+    base, lungs = layout(), {"lung_mask": {}}
+    cropped = layout(prepare={"crop": {"to": "none", "margin_mm": 3}})
+    assert cropped.lungs == base.lungs
+    assert cropped.crops != base.crops
+    assert cropped.caches != base.caches
+    spaced = layout(cache={"spacing": [1, 1, 1]})
+    assert (spaced.crops, spaced.lungs) == (base.crops, base.lungs)
+    assert spaced.caches != base.caches
+    trained = layout(models={"m": {"training": {"epochs": 3}}}, seed=5, experiment="y")
+    assert (trained.caches, trained.crops) == (base.caches, base.crops)
+    assert layout(prepare=lungs).lungs != base.lungs
+
+
+def test_reference_and_schema_are_up_to_date() -> None:
+    """`make reference` writes both."""
+    assert (ROOT / "workflow" / "settings.schema.json").read_text() == schema()
+    readme = (ROOT / "README.md").read_text()
+    assert with_reference(readme) == readme

@@ -1,0 +1,83 @@
+"""The settings' reference, made from their definition: tables for the README, a schema for editors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from foldwise.files import write_text
+from foldwise.settings import Section, Settings, dump
+
+BEGIN, END = "<!-- settings: begin -->\n", "<!-- settings: end -->"
+
+
+def reference() -> str:
+    """The settings as Markdown tables: key, default, meaning."""
+    parts: list[str] = []
+    _table(Settings, "", parts)
+    return "\n".join(parts)
+
+
+def _table(kind: type[BaseModel], prefix: str, parts: list[str]) -> None:
+    nested: list[tuple[type[BaseModel], str]] = []
+    title = (kind.__doc__ or "").splitlines()[0]
+    parts += [
+        f"**`{prefix.rstrip('.') or 'top level'}`** {title}",
+        "",
+        "| key | default | meaning |",
+        "|---|---|---|",
+    ]
+    for key, field in kind.model_fields.items():
+        section, inner = _inner_section(field.annotation)
+        if section:
+            nested.append((section, f"{prefix}{key}{inner}."))
+        shown = _shown_default(field, section)
+        parts.append(f"| `{key}` | {shown} | {field.description} |")
+    parts.append("")
+    for section, path in nested:
+        _table(section, path, parts)
+
+
+def _inner_section(annotation: Any) -> tuple[type[BaseModel] | None, str]:
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    for candidate in candidates:
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            inner = ".<name>" if getattr(annotation, "__origin__", None) is dict else ""
+            return candidate, inner
+    return None, ""
+
+
+def _shown_default(field: Any, section: type[BaseModel] | None) -> str:
+    if field.is_required():
+        return "required"
+    if field.default is None:
+        return "`null`"
+    if section:
+        return "see below"
+    value = dump(field.default) if isinstance(field.default, BaseModel) else field.default
+    return f"`{json.dumps(value, default=str)}`"
+
+
+def schema() -> str:
+    """The JSON schema of the settings, for editors."""
+    return json.dumps(Settings.model_json_schema(), indent=2) + "\n"
+
+
+def with_reference(readme: str) -> str:
+    """A README's text with the tables between its two marks made anew."""
+    head, rest = readme.split(BEGIN)
+    return head + BEGIN + "\n" + reference() + "\n" + END + rest.split(END)[1]
+
+
+def main() -> None:
+    """Write the schema, and the tables into the README."""
+    root = Path(__file__).parents[2]
+    write_text(root / "workflow" / "settings.schema.json", schema())
+    write_text(root / "README.md", with_reference((root / "README.md").read_text()))
+
+
+if __name__ == "__main__":
+    main()

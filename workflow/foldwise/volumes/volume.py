@@ -162,28 +162,51 @@ def _itk_read(path: Path) -> sitk.Image:
 
 
 def _itk_header(path: Path) -> Header:
-    if is_dicom_folder(path):
-        files = _series_files(path)
-        # A slice's header lacks the stack's step; the whole series is read once, as GDCM sorts it.
-        image = sitk.ReadImage(files)
-        size, spacing = image.GetSize(), image.GetSpacing()
-        origin, direction = image.GetOrigin(), image.GetDirection()
-        pixel = image.GetPixelIDValue()
-    else:
+    if not is_dicom_folder(path):
         if not path.is_file():
             raise CaseError(f"{path}: no such file")
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(os.fspath(path))
-        reader.ReadImageInformation()
-        size, spacing = reader.GetSize(), reader.GetSpacing()
-        origin, direction = reader.GetOrigin(), reader.GetDirection()
-        pixel = reader.GetPixelIDValue()
+        reader = _information(path)
+        size, dtype = reader.GetSize(), _dtype(reader)
+        spacing, origin, direction = reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()
+        if len(size) != 3:
+            return Header(tuple(size), np.eye(4), dtype)
+        axes = np.array(direction).reshape(3, 3) * spacing
+        return Header(tuple(size), _ras(axes, origin), dtype)
+    files = _series_files(path)
+    first = _information(Path(files[0]))
+    places = np.array([_information(Path(file)).GetOrigin() for file in files])
+    axes = np.array(first.GetDirection()).reshape(3, 3) * first.GetSpacing()
+    if len(files) > 1:
+        steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
+        if steps.min() < 1e-3 or steps.max() > 1.1 * steps.min():
+            raise CaseError(
+                f"{path}: its slices lie {steps.min():.2f} to {steps.max():.2f} mm apart; a slice is missing or "
+                f"double"
+            )
+        # As ITK: the stack's direction is the slices' normal, its step the mean distance.
+        axes[:, 2] *= np.linalg.norm(places[-1] - places[0]) / (len(files) - 1) / np.linalg.norm(axes[:, 2])
+    width, height = first.GetSize()[:2]
+    return Header((width, height, len(files)), _ras(axes, places[0]), _dtype(first))
+
+
+def _information(path: Path) -> sitk.ImageFileReader:
+    """A reader that has read the header only."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(os.fspath(path))
+    reader.ReadImageInformation()
+    return reader
+
+
+def _dtype(reader: sitk.ImageFileReader) -> np.dtype[Any]:
+    pixel = sitk.GetArrayViewFromImage(sitk.Image(1, 1, 1, reader.GetPixelIDValue()))
+    return np.dtype(pixel.dtype)
+
+
+def _ras(axes: np.ndarray, origin: Any) -> np.ndarray:
+    """The affine in RAS of ITK's axes (columns, in mm) and origin."""
     affine = np.eye(4)
-    if len(size) == 3:
-        affine[:3, :3] = np.array(direction).reshape(3, 3) @ np.diag(spacing)
-        affine[:3, 3] = origin
-    dtype = sitk.GetArrayViewFromImage(sitk.Image(1, 1, 1, pixel)).dtype
-    return Header(tuple(size), LPS_TO_RAS @ affine, dtype)
+    affine[:3, :3], affine[:3, 3] = axes, origin
+    return LPS_TO_RAS @ affine
 
 
 def _first_line(error: Exception) -> str:

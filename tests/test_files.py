@@ -1,0 +1,100 @@
+"""Files are whole or absent; nothing in a pickle is executed."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from foldwise.files import (
+    CaseError,
+    atomic_folder,
+    atomic_path,
+    read_json,
+    read_pickle,
+    short_hash,
+    write_json,
+    write_pickle,
+    write_text,
+)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        assert temporary.name.endswith(".nii.gz")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
+    folder = tmp_path / "crop"
+    with atomic_folder(folder) as made:
+        (made / "a").write_text("old")
+    with pytest.raises(RuntimeError), atomic_folder(folder) as made:
+        (made / "a").write_text("half")
+        raise RuntimeError
+    assert (folder / "a").read_text() == "old"
+    with atomic_folder(folder) as made:
+        (made / "b").write_text("new")
+    assert [p.name for p in folder.iterdir()] == ["b"]
+    assert [p.name for p in tmp_path.iterdir()] == ["crop"]
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+class Hostile:
+    """Runs a command when it is unpickled by a trusting reader."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.target}",)
+
+
+def test_a_hostile_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    target = tmp_path / "owned"
+    path = tmp_path / "index.pkl"
+    path.write_bytes(pickle.dumps({"entries": [Hostile(target)]}))
+    with pytest.raises(CaseError, match="only plain values"):
+        read_pickle(path)
+    assert not target.exists()
+    # The same bytes do run in the standard library's reader: the test is not vacuous.
+    pickle.loads(path.read_bytes())
+    assert target.exists()
+
+
+def test_plain_values_come_back(tmp_path: Path) -> None:
+    value = {"a": [1, 2.5, "x", None, True], "b": {"c": (1, 2)}, "d": {1, 2}}
+    write_pickle(tmp_path / "v.pkl", value)
+    assert read_pickle(tmp_path / "v.pkl") == value
+    (tmp_path / "cut.pkl").write_bytes((tmp_path / "v.pkl").read_bytes()[:-5])
+    with pytest.raises(CaseError, match=r"cut\.pkl"):
+        read_pickle(tmp_path / "cut.pkl")
+
+
+def test_json(tmp_path: Path) -> None:
+    write_json(tmp_path / "v.json", {"a": 1})
+    assert read_json(tmp_path / "v.json") == {"a": 1}
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "v.json", {"a": float("nan")})
+    assert read_json(tmp_path / "v.json") == {"a": 1}
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(CaseError, match=r"bad\.json"):
+        read_json(tmp_path / "bad.json")
+
+
+def test_hash_ignores_the_order_of_keys_only() -> None:
+    assert short_hash({"a": 1, "b": [1, 2]}) == short_hash({"b": [1, 2], "a": 1})
+    assert short_hash({"a": 1, "b": [1, 2]}) != short_hash({"a": 1, "b": [2, 1]})

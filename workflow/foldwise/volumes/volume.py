@@ -180,8 +180,8 @@ def _itk_header(path: Path) -> Header:
         steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
         if steps.min() < 1e-3 or steps.max() > 1.1 * steps.min():
             raise CaseError(
-                f"{path}: its slices lie {steps.min():.2f} to {steps.max():.2f} mm apart; a slice is missing or "
-                f"double"
+                f"{path}: its slices lie {steps.min():.2f} to {steps.max():.2f} mm apart; one is missing or "
+                f"there twice"
             )
         # As ITK: the stack's direction is the slices' normal, its step the mean distance.
         axes[:, 2] *= np.linalg.norm(places[-1] - places[0]) / (len(files) - 1) / np.linalg.norm(axes[:, 2])

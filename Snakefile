@@ -14,6 +14,10 @@ if not workflow.config_settings.configfiles:
     configfile: "config.yaml"
 
 
+# For `--sdm apptainer`; envs/foldwise.def says how it is built.
+container: f"{workflow.basedir}/envs/foldwise.sif"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/phantom.smk"
 include: "workflow/rules/check.smk"

@@ -106,6 +106,27 @@ def test_killed_at_random_moments_ends_bit_equal(index: Path, undisturbed: Path,
     assert_same(tmp_path, undisturbed)
 
 
+def test_a_signal_to_all_processes_saves_too(index: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """Slurm's SIGTERM reaches loader workers as well; they must not take training down before it saved."""
+    process = subprocess.Popen(
+        command(index, tmp_path, "--workers", "2", "--checkpoint-min", "60"),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "epoch 1/5" in line:
+            break
+    os.killpg(process.pid, signal.SIGTERM)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 75, rest
+    assert "SIGTERM received: saved at step" in rest
+    assert finish(command(index, tmp_path)).returncode == 0
+    assert_same(tmp_path, undisturbed)
+
+
 def test_a_time_budget_cuts_training_into_jobs(index: Path, undisturbed: Path, tmp_path: Path) -> None:
     codes: list[int] = []
     while not codes or codes[-1] != 0:

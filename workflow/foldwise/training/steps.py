@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -42,8 +43,7 @@ def batches(
         pin_memory=pin,
         # Its own generator: the loader would otherwise draw from the one that drop-out uses.
         generator=torch.Generator(),
-        # One thread a worker: they decompress, and must not fight with the training process.
-        worker_init_fn=_single_thread if workers else None,
+        worker_init_fn=_start_worker if workers else None,
     )
     return iter(loader)
 
@@ -56,8 +56,11 @@ class _Addressed(Dataset[Any]):
         return self.items[number]
 
 
-def _single_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
+    # One thread each: workers decompress, and must not fight with the training process.
     torch.set_num_threads(1)
+    # Slurm signals every process of a job; the training process saves first and then ends its workers.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def step_seed(seed: Sequence[int], number: int) -> int:

@@ -1,17 +1,19 @@
-"""Metrics against values worked out by hand and a brute-force implementation; summaries against numpy."""
+"""Metrics against values worked out by hand, brute force and MONAI; summaries against values by hand."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
 
 from foldwise.volumes.metrics import fold_summary, score
-from foldwise.volumes.postprocess import helps, largest_component
 from synthetic import ball
 
 SPACING = (1.0, 2.0, 3.0)
@@ -60,7 +62,6 @@ def test_distances_respect_the_spacing(axis: int, mm: float) -> None:
 def test_single_voxels() -> None:
     truth, found = box((3, 4), (3, 4), (3, 4)), box((6, 7), (5, 6), (4, 5))
     assert one(found, truth)["hd95_mm"] == pytest.approx(math.sqrt(3**2 + 4**2 + 3**2))
-    assert one(truth, truth) | {} == one(truth, truth)
     assert one(truth, truth)["hd95_mm"] == 0
     assert one(truth, truth)["surface_dice"] == 1
 
@@ -75,10 +76,35 @@ def test_empty_masks() -> None:
     missed, invented = one(nothing, something), one(something, nothing)
     for row in (missed, invented):
         assert (row["dice"], row["jaccard"], row["surface_dice"], row["empty"]) == (0, 0, 0, False)
-        assert math.isnan(row["hd95_mm"])
+        assert row["hd95_mm"] == pytest.approx(math.sqrt(20**2 + 40**2 + 60**2))  # the image's diagonal
     assert (missed["lesion_recall"], missed["false_lesions"]) == (0, 0)
     assert math.isnan(invented["lesion_recall"])
     assert invented["false_lesions"] == 1
+
+
+def test_missing_a_tumour_does_not_improve_the_mean_distance() -> None:
+    truth, poor = box((2, 4), (2, 4), (2, 4)), box((15, 18), (15, 18), (15, 18))
+    assert one(np.zeros_like(truth), truth)["hd95_mm"] > one(poor, truth)["hd95_mm"]
+
+
+def test_edge_of_the_image_is_surface() -> None:
+    """A cube that fills the image: only its 26 outer voxels are surface, so the centre voxel lies 1 mm in."""
+    full = np.ones((3, 3, 3), np.uint8)
+    centre = np.zeros_like(full)
+    centre[1, 1, 1] = 1
+    (row,) = score(full, centre, (1.0, 1.0, 1.0), {"a": 1}, tolerance_mm=1)
+    # Face centres (6) and the centre itself lie within 1 mm of the other surface.
+    assert row["surface_dice"] == pytest.approx((6 + 1) / (26 + 1))
+    # The eight corners are more than 5 % of 26.
+    assert row["hd95_mm"] == pytest.approx(math.sqrt(3))
+
+
+def test_stored_spacings_do_not_move_a_distance_past_the_tolerance() -> None:
+    """Files hold float32: 5 voxels of 0.8 mm read as 4.00000006 mm."""
+    spacing = (float(np.float32(0.8)), 1.0, 1.0)
+    truth, found = box((5, 6), (0, 20), (0, 20)), box((10, 11), (0, 20), (0, 20))
+    (row,) = score(found.astype(int), truth.astype(int), spacing, {"a": 1}, tolerance_mm=4)
+    assert row["surface_dice"] == 1
 
 
 def test_lesions_are_26_connected() -> None:
@@ -87,6 +113,15 @@ def test_lesions_are_26_connected() -> None:
     row = one(found, truth)
     assert (row["lesions"], row["lesions_found"], row["false_lesions"]) == (2, 1, 2)
     assert row["lesion_recall"] == 0.5
+
+
+def test_a_lesion_found_in_two_pieces() -> None:
+    """Both pieces count as true, the lesion once; 56 of 64 voxels of 6 mm³ are missed."""
+    truth = box((2, 6), (2, 6), (2, 6))
+    pieces = box((2, 4), (2, 4), (2, 3)) | box((4, 6), (4, 6), (5, 6))
+    row = one(pieces, truth)
+    assert (row["lesions"], row["lesions_found"], row["false_lesions"]) == (1, 1, 0)
+    assert row["volume_error_ml"] == pytest.approx(-56 * 6 / 1000)
 
 
 def test_classes_are_scored_apart() -> None:
@@ -120,6 +155,31 @@ def test_against_brute_force(seed: int) -> None:
         assert mirrored[key] == pytest.approx(row[key])
     padded = one(np.pad(found, 3), np.pad(truth, 3), tolerance_mm=2.0)
     assert padded == pytest.approx(row, nan_ok=True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_against_monai(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    shape, (x, y, z) = (30, 20, 14), random.uniform(5, 9, 3)
+    truth = ball(shape, (x, y, z), random.uniform(3, 6))
+    found = ball(shape, (x + 2, y - 1, z), 4) | ball(shape, (25, 15, 9), 2)
+    tensors = [torch.from_numpy(mask[None, None]) for mask in (found, truth)]
+    row = one(found, truth, tolerance_mm=2.5)
+    distance = compute_hausdorff_distance(*tensors, include_background=True, percentile=95, spacing=SPACING)
+    assert row["hd95_mm"] == pytest.approx(distance.item(), rel=1e-5)
+    dice = compute_surface_dice(*tensors, [2.5], include_background=True, spacing=SPACING)
+    assert row["surface_dice"] == pytest.approx(dice.item(), rel=1e-5)
+
+
+def test_memory_with_lesions_in_opposite_corners() -> None:
+    """Distance maps over the whole image would take some 40 bytes a voxel."""
+    truth = np.zeros((100, 100, 100), np.uint8)
+    truth[:3, :3, :3] = truth[-3:, -3:, -3:] = 1
+    tracemalloc.start()
+    score(truth, truth, SPACING, {"a": 1}, tolerance_mm=1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 * truth.size
 
 
 def rows(values: dict[str, tuple[str, int, float]]) -> pd.DataFrame:
@@ -169,28 +229,25 @@ def test_scans_of_one_patient_are_not_independent() -> None:
     assert width["grouped"] > 1.8 * width["alone"]
 
 
-def test_largest_component_per_class() -> None:
-    labels = np.zeros((30, 30, 30), np.uint8)
-    labels[ball(labels.shape, (8, 8, 8), 4)] = 2
-    labels[ball(labels.shape, (22, 22, 22), 2)] = 2
-    labels[ball(labels.shape, (8, 22, 8), 2)] = 7
-    before = labels.copy()
-    made = largest_component(labels, {"a": 2, "b": 7, "absent": 9})
-    assert (labels == before).all()
-    assert (made == 2).sum() == ball(labels.shape, (8, 8, 8), 4).sum()
-    assert (made == 7).sum() == (labels == 7).sum()
+def test_models_and_classes_are_summarised_apart_and_alike_each_time() -> None:
+    tables = [
+        rows({str(i): (str(i), i % 2, base + i / 100) for i in range(8)}).assign(
+            **{"model": model, "class": name}
+        )
+        for base, model, name in ((0.1, "m", "a"), (0.4, "m", "b"), (0.7, "n", "a"))
+    ]
+    summary = fold_summary(pd.concat(tables), ["dice"])
+    assert summary[["model", "class"]].to_numpy().tolist() == [["m", "a"], ["m", "b"], ["n", "a"]]
+    assert summary["mean"].tolist() == pytest.approx([0.135, 0.435, 0.735])
+    pd.testing.assert_frame_equal(summary, fold_summary(pd.concat(tables), ["dice"]))
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "expected"),
-    [
-        ([0.5, 0.6], [0.6, 0.6], True),
-        ([0.5, 0.6], [0.6, 0.5], False),
-        ([0.5, 0.6], [0.5, 0.6], False),
-        ([0.5, math.nan], [0.6, 0.0], True),
-        ([math.nan], [math.nan], False),
-        ([], [], False),
-    ],
-)
-def test_a_step_is_kept_only_if_it_helps(before: list[float], after: list[float], expected: bool) -> None:
-    assert helps(before, after) is expected
+def test_nothing_to_summarise() -> None:
+    """One patient has no interval; a metric that is NaN everywhere has no mean."""
+    table = rows({"a": ("p", 0, 0.5), "b": ("p", 1, 0.7)}).assign(hd95_mm=math.nan)
+    dice, distance = fold_summary(table, ["dice", "hd95_mm"]).to_dict("records")
+    assert dice["mean"] == pytest.approx(0.6)
+    assert math.isnan(dice["low"])
+    assert math.isnan(dice["high"])
+    assert math.isnan(distance["mean"])
+    assert (distance["n"], distance["excluded"]) == (0, 2)

@@ -93,6 +93,6 @@ def test_folders_follow_what_makes_them() -> None:
 
 def test_reference_and_schema_are_up_to_date() -> None:
     """`make reference` writes both."""
-    assert (ROOT / "workflow" / "settings.schema.json").read_text() == schema()
-    readme = (ROOT / "README.md").read_text()
+    assert (ROOT / "workflow" / "settings.schema.json").read_text(encoding="utf-8") == schema()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert with_reference(readme) == readme

@@ -80,8 +80,13 @@ def test_the_lung_experiment_runs_as_slurm_jobs(slurm_cluster: Cluster, tmp_path
         assert len(list((tmp_path / "logs" / "slurm" / f"rule_{rule}").rglob("*.log"))) == count, rule
 
     out = tmp_path / "results" / "lung"
-    assert json.loads((out / "summary.json").read_text())["models"]["unet"]["tumour"]["dice"]["n"] == 4
-    provenance = json.loads((out / "unet" / "fold0" / "provenance.json").read_text())
+    assert (
+        json.loads((out / "summary.json").read_text(encoding="utf-8"))["models"]["unet"]["tumour"]["dice"][
+            "n"
+        ]
+        == 4
+    )
+    provenance = json.loads((out / "unet" / "fold0" / "provenance.json").read_text(encoding="utf-8"))
     assert provenance["slurm_job_ids"]
     exported = read_volume(out / "unet" / "ensemble" / "export" / "p05.nii.gz")
     source = read_volume(tmp_path / "data" / "p05.nii.gz")
@@ -93,4 +98,4 @@ def test_the_lung_experiment_runs_as_slurm_jobs(slurm_cluster: Cluster, tmp_path
     failed = submit(slurm_cluster, tmp_path, "--forcerun", "index", "--until", "index")
     assert failed.returncode != 0
     assert "logs/slurm/rule_index" in failed.stdout
-    assert "crop.json: not readable as JSON" in (out / "logs" / "index.log").read_text()
+    assert "crop.json: not readable as JSON" in (out / "logs" / "index.log").read_text(encoding="utf-8")

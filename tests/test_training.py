@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from foldwise.files import CaseError
 from foldwise.index import Index
 from foldwise.settings import Intensity, Model, Sampling, validate
+from foldwise.training.attempts import Attempts
 from foldwise.training.steps import StepSampler, batches, step_seed
 from foldwise.volumes.patches import Patches
 from synthetic import write_cached_set
@@ -174,6 +176,17 @@ def test_a_bug_is_not_retried_for_ever(index: Path, tmp_path: Path) -> None:
     # A new call of Snakemake counts from 1 again.
     fresh = finish(command(index, tmp_path, "--attempt", "1", settings=broken))
     assert "two attempts failed" not in fresh.stderr
+
+
+def test_errors_that_come_later_each_time_are_progress(tmp_path: Path) -> None:
+    attempts = Attempts(tmp_path / "a.jsonl", 3)
+    attempts.note("error", 5, traceback="first")
+    attempts.note("error", 9, traceback="second")
+    attempts.start(9)
+    attempts.note("error", 9, traceback="third")
+    with pytest.raises(CaseError, match="second"):
+        attempts.start(0)
+    Attempts(tmp_path / "a.jsonl", 1).start(0)
 
 
 def test_a_patch_that_the_network_cannot_take_is_named(index: Path, tmp_path: Path) -> None:

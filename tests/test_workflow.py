@@ -38,7 +38,7 @@ def add_case(folder: Path, number: int, label: bool = True, split: str = "") -> 
     write_volume(Volume(image, affine), folder / f"c{number}.nii.gz")
     write_volume(Volume(ball * np.uint8(5), affine), folder / f"c{number}_label.nii.gz")
     sheet = folder / "cases.csv"
-    rows = sheet.read_text() if sheet.exists() else "case,group,image,label,split\n"
+    rows = sheet.read_text(encoding="utf-8") if sheet.exists() else "case,group,image,label,split\n"
     name = f"c{number}"
     rows += f"{name},{name},{name}.nii.gz,{f'{name}_label.nii.gz' if label else ''},{split}\n"
     sheet.write_text(rows)
@@ -105,18 +105,18 @@ class TestRun:
                 assert exported.data.shape == source.data.shape
                 assert set(np.unique(exported.data)) <= {0, 5}
                 assert (part / "export" / f"{case}_ball_probability.nii.gz").exists()
-            provenance = json.loads((part / "provenance.json").read_text())
+            provenance = json.loads((part / "provenance.json").read_text(encoding="utf-8"))
             assert provenance["packages"]["torch"]
             assert provenance["seed"] == 0
-            assert (part / "log.csv").read_text().startswith("epoch,step,loss")
+            assert (part / "log.csv").read_text(encoding="utf-8").startswith("epoch,step,loss")
         assert sorted(held_out) == [f"c{number}" for number in range(6)]
         ensemble = out / "unet" / "ensemble"
         assert pd.read_csv(ensemble / "metrics.csv")["case"].tolist() == ["c6"]
         assert {p.name for p in (ensemble / "export").glob("c?.nii.gz")} == {"c6.nii.gz", "c7.nii.gz"}
-        summary = json.loads((out / "summary.json").read_text())
+        summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
         mean = np.mean([pd.read_csv(out / "unet" / f"fold{f}" / "metrics.csv")["dice"] for f in range(2)])
         assert summary["models"]["unet"]["ball"]["dice"]["mean"] == pytest.approx(mean)
-        page = (out / "report.html").read_text()
+        page = (out / "report.html").read_text(encoding="utf-8")
         assert all(f"c{number}" in page for number in range(7))
         assert not (out / "state" / "unet" / "fold0" / "test").exists()
 
@@ -162,7 +162,7 @@ class TestRun:
         assert jobs["train"] == 2
 
     def test_an_unlabelled_case_trains_nothing(self, run: Path) -> None:
-        before = (run / "cases.csv").read_text()
+        before = (run / "cases.csv").read_text(encoding="utf-8")
         try:
             add_case(run, 8, label=False)
             jobs = planned(run, EXPERIMENT)
@@ -171,7 +171,7 @@ class TestRun:
         assert jobs == {"crop": 1, "cache": 1, "check": 1, "ensemble": 1, "report": 1}
 
     def test_a_labelled_case_prepares_only_itself(self, run: Path) -> None:
-        before = (run / "cases.csv").read_text()
+        before = (run / "cases.csv").read_text(encoding="utf-8")
         try:
             add_case(run, 8)
             jobs = planned(run, EXPERIMENT)
@@ -187,7 +187,7 @@ class TestRun:
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_experiment_plans(path: Path, tmp_path: Path) -> None:
     """A dry run of each shipped config, on a made-up sheet where it expects the user's."""
-    config = yaml.safe_load(path.read_text())
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
     sheet = tmp_path / config["data"]["sheet"]
     sheet.parent.mkdir(parents=True, exist_ok=True)
     for number in range(8):

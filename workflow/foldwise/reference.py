@@ -76,7 +76,7 @@ def main() -> None:
     """Write the schema, and the tables into the README."""
     root = Path(__file__).parents[2]
     write_text(root / "workflow" / "settings.schema.json", schema())
-    write_text(root / "README.md", with_reference((root / "README.md").read_text()))
+    write_text(root / "README.md", with_reference((root / "README.md").read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -320,7 +320,7 @@ def validate(kind: type[AnySection], values: Any, origin: str = "settings") -> A
 def parse(kind: type[AnySection], text: str) -> AnySection:
     """Build a section from a YAML or JSON file's name, or from such text itself."""
     if text.endswith((".yaml", ".yml", ".json")):
-        return validate(kind, yaml.safe_load(Path(text).read_text()), origin=text)
+        return validate(kind, yaml.safe_load(Path(text).read_text(encoding="utf-8")), origin=text)
     return validate(kind, yaml.safe_load(text))
 
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from foldwise.files import read_json
+from foldwise.files import CaseError, read_json
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What preparation noticed about a case."""
+
+    case: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -43,20 +51,27 @@ class Experiment:
         name: of the experiment.
         models: their results.
         caches: folder of <case>.h5.
-        remarks: lines on the data: warnings of the check, and what lung masks miss.
+        warnings: lines of the check.
+        remarks: on single cases.
         unlabelled: cases that were only predicted.
     """
 
     name: str
     models: Sequence[ModelResults]
     caches: Path
-    remarks: Sequence[str] = field(default_factory=tuple)
-    unlabelled: Sequence[str] = field(default_factory=tuple)
+    warnings: Sequence[str] = ()
+    remarks: Sequence[Remark] = ()
+    unlabelled: Sequence[str] = ()
 
     @property
     def rows(self) -> pd.DataFrame:
         """Held-out rows of all models, with the column `model`."""
         return pd.concat([m.metrics.assign(model=m.name) for m in self.models], ignore_index=True)
+
+    @property
+    def test_rows(self) -> pd.DataFrame:
+        """Rows of the fixed test set of all models, with the column `model`; may be empty."""
+        return pd.concat([m.test.assign(model=m.name) for m in self.models], ignore_index=True)
 
 
 def read_experiment(
@@ -71,31 +86,46 @@ def read_experiment(
         folds: number of folds.
         caches: folder of the caches.
         lungs: folder of the lung masks' facts, or None.
+
+    Raises:
+        CaseError: a file is missing or not readable.
     """
     check = read_json(folder / "check.json")
-    remarks = list(check["warnings"])
-    for case in check["cases"]:
-        facts = lungs / f"{case}.json" if lungs else None
-        if facts and facts.exists():
-            missed = read_json(facts).get("label_missed_by_region")
-            if missed:
-                remarks.append(f"case {case}: {missed:.2%} of the label lies outside the thoracic region")
-    unlabelled = [case for case, facts in check["cases"].items() if not facts["labelled"]]
     return Experiment(
-        name, [_model(model, folder / model, folds) for model in models], caches, remarks, unlabelled
+        name=name,
+        models=[_model(model, folder / model, folds) for model in models],
+        caches=caches,
+        warnings=check["warnings"],
+        remarks=[remark for case in check["cases"] for remark in _missed(case, lungs)],
+        unlabelled=[case for case, facts in check["cases"].items() if not facts["labelled"]],
     )
+
+
+def _missed(case: str, lungs: Path | None) -> list[Remark]:
+    """A remark if the thoracic region, to which scans are cropped, misses a part of the case's label."""
+    facts = lungs / f"{case}.json" if lungs else None
+    share = read_json(facts).get("label_missed_by_region") if facts and facts.exists() else None
+    return [Remark(case, f"{share:.2%} of the label lies outside the thoracic region")] if share else []
 
 
 def _model(name: str, folder: Path, folds: int) -> ModelResults:
     parts = {fold: folder / f"fold{fold}" for fold in range(folds)}
     ensemble = folder / "ensemble" / "metrics.csv"
-    text = {"case": str, "group": str}
     return ModelResults(
         name=name,
-        metrics=pd.concat([pd.read_csv(p / "metrics.csv", dtype=text) for p in parts.values()]),
-        logs={fold: pd.read_csv(part / "log.csv") for fold, part in parts.items()},
+        metrics=pd.concat([_table(p / "metrics.csv") for p in parts.values()], ignore_index=True),
+        logs={fold: _table(part / "log.csv") for fold, part in parts.items()},
         provenance={fold: read_json(part / "provenance.json") for fold, part in parts.items()},
         predictions={p.stem: p for part in parts.values() for p in (part / "predictions").glob("*.h5")},
-        test=pd.read_csv(ensemble, dtype=text) if ensemble.exists() else pd.DataFrame(),
+        test=_table(ensemble) if ensemble.exists() else pd.DataFrame(),
         postprocess={fold: read_json(part / "test.json")["postprocess"] for fold, part in parts.items()},
     )
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """Read a CSV in which only an empty field is a missing value: a patient may be called NA or 007."""
+    names = dict.fromkeys(("case", "group", "class"), str)
+    try:
+        return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise CaseError(f"{path}: not readable as CSV ({error}); delete it and run again") from error

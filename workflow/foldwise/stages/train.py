@@ -42,7 +42,7 @@ def main() -> int:
     budget = Budget(args.budget_min)
     args.state.mkdir(parents=True, exist_ok=True)
     # Snakemake deletes a rule's log before every attempt; this one holds them all.
-    logging.getLogger().addHandler(logging.FileHandler(args.state / "train.log"))
+    logging.getLogger().addHandler(logging.FileHandler(args.state / "train.log", encoding="utf-8"))
     settings = parse(Model, args.settings)
     index = Index.read(args.index)
     fold = index.folds[args.fold]

@@ -26,15 +26,15 @@ class Attempts:
         """Note a start.
 
         Raises:
-            CaseError: the two attempts before this one failed with an error at the same step.
+            CaseError: the two attempts before this one failed, the second no later than the first.
         """
         if self.number > 1:
             ended = [row for row in self.rows() if row["event"] != "start"][-2:]
-            stuck = [row for row in ended if row["event"] == "error" and row["step"] == step]
-            if len(stuck) == 2:
+            errors = [row for row in ended if row["event"] == "error"]
+            if len(errors) == 2 and errors[1]["step"] <= errors[0]["step"]:
                 raise CaseError(
-                    f"two attempts failed at step {step} without progress; not tried again. "
-                    f"The first error was:\n{stuck[0]['traceback']}"
+                    f"two attempts failed at step {errors[1]['step']} without progress; not tried again. "
+                    f"The first error was:\n{errors[0]['traceback']}"
                 )
         self.note("start", step)
 
@@ -50,7 +50,7 @@ class Attempts:
             **more,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ class Attempts:
         if not self.path.exists():
             return []
         rows = []
-        for line in self.path.read_text().splitlines():
+        for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
                 rows.append(json.loads(line))
             except ValueError:

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,12 +120,13 @@ class Trainer:
             self.run.workers,
             pin=self.fabric.device.type == "cuda",
         )
-        while not self.finished:
-            self._epoch(feed)
-            if not self.finished and (reason := self.budget.reason):
-                self._save()
-                logging.info("%s: saved at step %d of %d", reason, self.step, self.total)
-                return
+        with closing(feed):
+            while not self.finished:
+                self._epoch(feed)
+                if not self.finished and (reason := self.budget.reason):
+                    self._save()
+                    logging.info("%s: saved at step %d of %d", reason, self.step, self.total)
+                    return
 
     def _epoch(self, feed: Any) -> None:
         """Steps to the end of the epoch, or to a stop within it."""

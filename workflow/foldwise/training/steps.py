@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,8 +34,11 @@ class StepSampler:
 
 def batches(
     items: Items, start: int, stop: int, batch: int, workers: int, pin: bool
-) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of forward passes `start` to `stop`; the number of workers changes speed and nothing else."""
+) -> Generator[dict[str, torch.Tensor]]:
+    """Batches of forward passes `start` to `stop`; the number of workers changes speed and nothing else.
+
+    Close the generator, or use it up: its workers end then.
+    """
     loader: DataLoader[Any] = DataLoader(
         _Addressed(items),
         batch_sampler=StepSampler(start, stop, batch),
@@ -45,7 +48,14 @@ def batches(
         generator=torch.Generator(),
         worker_init_fn=_start_worker if workers else None,
     )
-    return iter(loader)
+    feed = iter(loader)
+    try:
+        yield from feed
+    finally:
+        # Left to the garbage collector, workers that a traceback keeps alive would hold the process at its
+        # exit for ever, since they ignore SIGTERM.
+        if workers:
+            feed._shutdown_workers()  # type: ignore[attr-defined]
 
 
 class _Addressed(Dataset[Any]):

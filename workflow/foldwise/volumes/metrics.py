@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import cc3d
 import numpy as np
 import pandas as pd
-from scipy.ndimage import binary_erosion, distance_transform_edt
+from scipy.ndimage import binary_erosion
+from scipy.spatial import KDTree
 
 from foldwise.volumes.geometry import bounding_box
 
 METRICS = ("dice", "jaccard", "hd95_mm", "surface_dice", "volume_error_ml", "lesion_recall", "false_lesions")
+
+# Files store spacings as float32: a distance that equals the tolerance on paper must count as within it.
+ROUNDING_MM = 1e-3
+NAN = float("nan")
 
 
 def score(
@@ -26,16 +30,21 @@ def score(
     """Score a case.
 
     Where truth and prediction are both empty, overlaps and distances are NaN and `empty` is set: the case is
-    left out of means and counted. Where only one is empty, overlaps are 0 and HD95 is NaN, since no distance
-    exists. Lesions are 26-connected components; one is found if a predicted voxel lies in it, and a predicted
-    component that overlaps none is false.
+    left out of means and counted, as in nnU-Net. Where only one is empty, every score is the worst there is:
+    overlaps 0, HD95 the diagonal of the image (as in BraTS), so that missing a tumour never improves a mean.
+    Lesions are 26-connected components; one is found if a predicted voxel lies in it, and a predicted
+    component that overlaps none is false. Lesion recall is NaN where there is no lesion.
+
+    HD95 is the larger of both directions' 95th percentiles; surface Dice (Nikolov et al. 2018,
+    arXiv:1809.04430) is the share of both surfaces within the tolerance of the other. A surface is the
+    centres of the mask's voxels with a face neighbour outside it, each counting once, as in MONAI.
 
     Args:
         prediction: label map (x, y, z).
         truth: label map of the same shape.
         spacing: voxel edges in mm.
         classes: class name → voxel value.
-        tolerance_mm: tolerance of the surface Dice (Nikolov et al. 2018).
+        tolerance_mm: tolerance of the surface Dice.
 
     Returns:
         A row per class: class, dice, jaccard, hd95_mm, surface_dice, volume_ml, truth_ml, volume_error_ml
@@ -47,53 +56,63 @@ def score(
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
     voxel_ml = float(np.prod(spacing)) / 1000
+    diagonal_mm = float(np.linalg.norm(np.multiply(truth.shape, spacing)))
     rows = []
     for name, value in classes.items():
         found, real = _cut(prediction == value, truth == value)
-        rows.append({"class": name, **_scores(found, real, spacing, voxel_ml, tolerance_mm)})
+        rows.append(
+            {
+                "class": name,
+                **_overlap(found, real),
+                **_surfaces(found, real, spacing, tolerance_mm, diagonal_mm),
+                **_volumes(found, real, voxel_ml),
+                **_lesions(found, real),
+                "empty": not (found.any() or real.any()),
+            }
+        )
     return rows
 
 
 def _cut(found: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both masks cut to the box of their union and one voxel more; nothing is lost outside it."""
+    """Both masks cut to the box of their union, outside of which nothing is to be counted."""
     union = found | real
     if not union.any():
         return found[:1, :1, :1], real[:1, :1, :1]
     box = bounding_box(union, 0, (1.0, 1.0, 1.0)).slices
-    return np.pad(found[box], 1), np.pad(real[box], 1)
+    return found[box], real[box]
 
 
-def _scores(
+def _overlap(found: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    both, either = int((found & real).sum()), int((found | real).sum())
+    if not either:
+        return {"dice": NAN, "jaccard": NAN}
+    return {"dice": 2 * both / (either + both), "jaccard": both / either}
+
+
+def _volumes(found: np.ndarray, real: np.ndarray, voxel_ml: float) -> dict[str, float]:
+    predicted, true = int(found.sum()), int(real.sum())
+    return {
+        "volume_ml": predicted * voxel_ml,
+        "truth_ml": true * voxel_ml,
+        "volume_error_ml": (predicted - true) * voxel_ml,
+    }
+
+
+def _surfaces(
     found: np.ndarray,
     real: np.ndarray,
     spacing: tuple[float, float, float],
-    voxel_ml: float,
     tolerance_mm: float,
-) -> dict[str, float | int | bool]:
-    both, either = int((found & real).sum()), int((found | real).sum())
-    sizes = int(found.sum()), int(real.sum())
-    nan = float("nan")
-    hd95, surface = nan, (0.0 if either else nan)
-    if all(sizes):
-        to_real, to_found = surface_distances(found, real, spacing)
-        # The larger of both directions' 95th percentiles, as DeepMind's and MONAI's implementations have it.
-        hd95 = max(float(np.percentile(to_real, 95)), float(np.percentile(to_found, 95)))
-        within = (to_real <= tolerance_mm).sum() + (to_found <= tolerance_mm).sum()
-        surface = float(within / (len(to_real) + len(to_found)))
-    lesions, found_lesions, false_lesions = _lesions(found, real)
+    diagonal_mm: float,
+) -> dict[str, float]:
+    if not (found.any() and real.any()):
+        alone = found.any() or real.any()
+        return {"hd95_mm": diagonal_mm if alone else NAN, "surface_dice": 0.0 if alone else NAN}
+    distances = surface_distances(found, real, spacing)
+    within = np.concatenate(distances) <= tolerance_mm + ROUNDING_MM
     return {
-        "dice": 2 * both / sum(sizes) if either else nan,
-        "jaccard": both / either if either else nan,
-        "hd95_mm": hd95,
-        "surface_dice": surface,
-        "volume_ml": sizes[0] * voxel_ml,
-        "truth_ml": sizes[1] * voxel_ml,
-        "volume_error_ml": (sizes[0] - sizes[1]) * voxel_ml,
-        "lesions": lesions,
-        "lesions_found": found_lesions,
-        "lesion_recall": found_lesions / lesions if lesions else nan,
-        "false_lesions": false_lesions,
-        "empty": not either,
+        "hd95_mm": max(float(np.percentile(way, 95)) for way in distances),
+        "surface_dice": float(within.mean()),
     }
 
 
@@ -102,20 +121,31 @@ def surface_distances(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distances in mm from each surface voxel of one mask to the nearest of the other, in both directions.
 
-    A surface voxel is one with a face neighbour outside its mask.
+    A surface voxel has a face neighbour outside its mask; beyond the array's edge is outside.
+
+    Args:
+        first: mask (x, y, z), not empty.
+        second: mask of the same shape, not empty.
+        spacing: voxel edges in mm.
     """
-    surfaces = [mask & ~binary_erosion(mask) for mask in (first, second)]
-    to_first, to_second = (distance_transform_edt(~surface, sampling=spacing) for surface in surfaces)
-    return to_second[surfaces[0]], to_first[surfaces[1]]
+    # Trees of surface voxels, not distance maps: two far lesions span a large box but have few voxels.
+    points = [np.argwhere(mask & ~binary_erosion(mask)) * np.array(spacing) for mask in (first, second)]
+    to_second, _ = KDTree(points[1]).query(points[0])
+    to_first, _ = KDTree(points[0]).query(points[1])
+    return np.asarray(to_second), np.asarray(to_first)
 
 
-def _lesions(found: np.ndarray, real: np.ndarray) -> tuple[int, int, int]:
-    """Lesions of the truth, those found, and predicted components that touch none."""
+def _lesions(found: np.ndarray, real: np.ndarray) -> dict[str, float | int]:
     true_parts, lesions = cc3d.connected_components(real, connectivity=26, return_N=True)
     parts, components = cc3d.connected_components(found, connectivity=26, return_N=True)
-    hit = len(np.setdiff1d(np.unique(true_parts[found]), 0))
-    touching = len(np.setdiff1d(np.unique(parts[real]), 0))
-    return int(lesions), hit, int(components) - touching
+    both = found & real
+    hit, touching = len(np.unique(true_parts[both])), len(np.unique(parts[both]))
+    return {
+        "lesions": int(lesions),
+        "lesions_found": hit,
+        "lesion_recall": hit / lesions if lesions else NAN,
+        "false_lesions": int(components) - touching,
+    }
 
 
 def fold_summary(
@@ -157,11 +187,11 @@ def fold_summary(
     return pd.DataFrame(made)
 
 
-def _bootstrap(values: pd.DataFrame, metric: str, resamples: int, seed: int) -> tuple[Any, Any]:
+def _bootstrap(values: pd.DataFrame, metric: str, resamples: int, seed: int) -> tuple[float, float]:
     """Percentiles 2.5 and 97.5 of the mean over cases, patients drawn with replacement."""
     groups = values.groupby("group")[metric].agg(["sum", "count"]).to_numpy()
     if len(groups) < 2:
-        return float("nan"), float("nan")
+        return NAN, NAN
     drawn = np.random.default_rng(seed).integers(len(groups), size=(resamples, len(groups)))
     sums, counts = groups[drawn].sum(axis=1).T
     low, high = np.percentile(sums / counts, [2.5, 97.5])

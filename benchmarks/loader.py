@@ -74,7 +74,7 @@ def foldwise(folder: Path, cases: int, workers: int) -> Iterator[Any]:
             image, label = folder / f"{case}.nii.gz", folder / f"{case}_label.nii.gz"
             crop_case([image], label, None, None, Crop(to="none"), {"tumour": 1}, crop)
             cache_case(str(case), crop, Cache(), {"tumour": 1}, path)
-    items = Patches(paths, PATCH, Sampling(), Intensity(), (0,))
+    items = Patches(paths, PATCH, Sampling(), [Intensity()], (0,))
     return batches(items, 0, 10**6, 2, workers, pin=False)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from foldwise.cache import Contents, write_case
 from foldwise.index import Entry, Fold, Index
+from foldwise.targets import Targets
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.volume import Volume, write_volume
 
@@ -47,5 +48,5 @@ def write_cached_set(folder: Path, cases: int = 5) -> Path:
     names = [entry.case for entry in entries]
     fold = Fold(tuple(names[:3]), tuple(names[3:4]), tuple(names[4:]))
     index = folder / "index.pkl"
-    Index({"tumour": 1}, tuple(entries), (fold,)).write(index, folder / "splits.json")
+    Index(Targets({"tumour": 1}), tuple(entries), (fold,)).write(index, folder / "splits.json")
     return index

@@ -48,7 +48,7 @@ def test_arrays_and_facts_come_back(tmp_path: Path) -> None:
         assert sums[2, 1, 1] == pytest.approx(weight[14:, 8:, 5:].sum(), rel=1e-6)
         statistics = json.loads(file.attrs["statistics"])
         assert statistics[1]["mean"] == pytest.approx(image[1].mean())
-        assert statistics[0]["foreground_std"] == pytest.approx(image[0][label > 0].std())
+        assert statistics[0]["nonzero_std"] == pytest.approx(image[0][image[0] != 0].std())
         assert file.attrs["fill"].tolist() == [image[0].min(), image[1].min()]
 
 

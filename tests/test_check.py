@@ -13,7 +13,7 @@ import pytest
 
 from foldwise.check import check
 from foldwise.files import CaseError
-from foldwise.forecast import Size, case_mib, model_mib
+from foldwise.forecast import Size, case_mib, count, model_mib
 from foldwise.settings import Settings, validate
 from foldwise.sheet import read_sheet
 from foldwise.volumes.volume import Volume, write_volume
@@ -154,11 +154,16 @@ def test_a_thousand_headers_in_seconds(tmp_path: Path) -> None:
 
 def test_forecast_grows_with_what_drives_it(tmp_path: Path) -> None:
     made = settings(tmp_path)
-    small, large = Size(10**6, 1.0, 1, True), Size(10**8, 1.0, 1, True)
+    small, large = Size((100,) * 3, (1.0,) * 3, 1, True), Size((500,) * 3, (1.0,) * 3, 1, True)
     for stage in ("lung_mask", "crop", "cache"):
-        assert 1000 <= case_mib(stage, small, made) < case_mib(stage, large, made)
+        assert 100 <= case_mib(stage, small, made) < case_mib(stage, large, made)
     model = made.models["unet"]
     doubled = model.model_copy(update={"patch": (128, 128, 128)})
-    sizes = {"a": small}
-    assert model_mib("train", sizes, made, model) < model_mib("train", sizes, made, doubled)
-    assert model_mib("test", sizes, made, model) < model_mib("test", {"a": large}, made, model)
+    counts = tmp_path / "counts.json"
+    one, two = (count(m, made.data.targets(), 1, counts) for m in (model, doubled))
+    assert two.weights == one.weights
+    assert two.kept / one.kept == pytest.approx((128 / 96) ** 3, rel=0.02)
+    # Recalled, not counted again.
+    assert count(model, made.data.targets(), 1, counts) == one
+    assert model_mib("train", [small], made, model, one) < model_mib("train", [small], made, model, two)
+    assert model_mib("test", [small], made, model, one) < model_mib("test", [large], made, model, one)

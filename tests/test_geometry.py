@@ -78,7 +78,7 @@ def test_resampling_agrees_with_simpleitk_in_place_and_value() -> None:
     x, y, z = np.indices((12, 14, 16)).astype(np.float32)
     data = np.sin(x / 4) + np.cos(y / 5) + z / 8
     volume = Volume(data.astype(np.float32), np.diag([2.0, 3.0, 4.0, 1.0]))
-    ours = resized(volume, (1.5, 1.5, 1.5))
+    ours = resized(volume, grid_for(volume, (1.5, 1.5, 1.5)))
     image = sitk.GetImageFromArray(volume.data.transpose())
     image.SetSpacing(volume.spacing)
     image.SetOrigin(volume.affine[:3, 3].tolist())
@@ -100,7 +100,7 @@ def test_resampling_agrees_with_simpleitk_in_place_and_value() -> None:
 
 def test_resampling_keeps_extent_and_mean() -> None:
     volume = Volume(np.random.default_rng(1).random((30, 20, 10)), np.diag([1.0, 1.0, 3.0, 1.0]))
-    made = resized(volume, (2.0, 2.0, 2.0))
+    made = resized(volume, grid_for(volume, (2.0, 2.0, 2.0)))
     assert made.data.shape == (15, 10, 15)
     assert np.allclose(np.array(made.data.shape) * made.spacing, [30, 20, 30])
     assert made.data.mean() == pytest.approx(volume.data.mean(), abs=0.02)

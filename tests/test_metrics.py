@@ -24,7 +24,7 @@ def one(prediction: np.ndarray, truth: np.ndarray, **more: float) -> dict[str, f
         prediction.astype(np.uint8),
         truth.astype(np.uint8),
         SPACING,
-        {"a": 1},
+        {"a": (1,)},
         tolerance_mm=more.get("tolerance_mm", 1.0),
     )
     return row  # type: ignore[return-value]
@@ -92,7 +92,7 @@ def test_edge_of_the_image_is_surface() -> None:
     full = np.ones((3, 3, 3), np.uint8)
     centre = np.zeros_like(full)
     centre[1, 1, 1] = 1
-    (row,) = score(full, centre, (1.0, 1.0, 1.0), {"a": 1}, tolerance_mm=1)
+    (row,) = score(full, centre, (1.0, 1.0, 1.0), {"a": (1,)}, tolerance_mm=1)
     # Face centres (6) and the centre itself lie within 1 mm of the other surface.
     assert row["surface_dice"] == pytest.approx((6 + 1) / (26 + 1))
     # The eight corners are more than 5 % of 26.
@@ -103,7 +103,7 @@ def test_stored_spacings_do_not_move_a_distance_past_the_tolerance() -> None:
     """Files hold float32: 5 voxels of 0.8 mm read as 4.00000006 mm."""
     spacing = (float(np.float32(0.8)), 1.0, 1.0)
     truth, found = box((5, 6), (0, 20), (0, 20)), box((10, 11), (0, 20), (0, 20))
-    (row,) = score(found.astype(int), truth.astype(int), spacing, {"a": 1}, tolerance_mm=4)
+    (row,) = score(found.astype(int), truth.astype(int), spacing, {"a": (1,)}, tolerance_mm=4)
     assert row["surface_dice"] == 1
 
 
@@ -127,10 +127,10 @@ def test_a_lesion_found_in_two_pieces() -> None:
 def test_classes_are_scored_apart() -> None:
     truth = np.zeros((10, 10, 10), np.uint8)
     truth[:5], truth[5:] = 3, 9
-    rows = score(truth, truth[::-1], (1.0, 1.0, 1.0), {"a": 3, "b": 9}, tolerance_mm=1)
+    rows = score(truth, truth[::-1], (1.0, 1.0, 1.0), {"a": (3,), "b": (9,)}, tolerance_mm=1)
     assert [(row["class"], row["dice"]) for row in rows] == [("a", 0), ("b", 0)]
     with pytest.raises(ValueError, match="differ in shape"):
-        score(truth, truth[:4], (1.0, 1.0, 1.0), {"a": 3}, tolerance_mm=1)
+        score(truth, truth[:4], (1.0, 1.0, 1.0), {"a": (3,)}, tolerance_mm=1)
 
 
 @settings(deadline=None, max_examples=25)
@@ -176,7 +176,7 @@ def test_memory_with_lesions_in_opposite_corners() -> None:
     truth = np.zeros((100, 100, 100), np.uint8)
     truth[:3, :3, :3] = truth[-3:, -3:, -3:] = 1
     tracemalloc.start()
-    score(truth, truth, SPACING, {"a": 1}, tolerance_mm=1)
+    score(truth, truth, SPACING, {"a": (1,)}, tolerance_mm=1)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 20 * truth.size

@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 from foldwise.cache import Contents, open_case, write_case
 from foldwise.settings import Intensity, Sampling
 from foldwise.volumes.geometry import Box, Lineage
-from foldwise.volumes.patches import Patches, draw_centre, normalise, read_patch, scaling
+from foldwise.volumes.patches import Patches, draw_centre, normalise, place_patch, read_patch, scaling
 
 SHAPE = (10, 9, 8)
 
@@ -97,14 +97,16 @@ def test_patches_at_the_border_are_padded(
 ) -> None:
     with case(tmp_path / "c.h5", np.zeros(SHAPE, np.uint8)) as file:
         image = file["image"][()]
-        made = read_patch(file["image"], centre, patch, np.array([-7.0]))
+        corner = place_patch(centre, patch, SHAPE, 0.5)
+        made = read_patch(file["image"], corner, patch, np.array([-7.0]))
     padded = np.pad(image, [(0, 0)] + [(20, 20)] * 3, constant_values=-7)
-    corner = [c - p // 2 + 20 for c, p in zip(centre, patch, strict=True)]
-    x, y, z = (slice(a, a + n) for a, n in zip(corner, patch, strict=True))
+    # Round the centre; where the volume is no larger than the patch, with the volume in its middle.
+    begin = [c - p // 2 if n > p else -((p - n) // 2) for c, p, n in zip(centre, patch, SHAPE, strict=True)]
+    x, y, z = (slice(a + 20, a + 20 + n) for a, n in zip(begin, patch, strict=True))
     assert made.dtype == np.int16
     assert (made == padded[:, x, y, z]).all()
-    middle = tuple(p // 2 for p in patch)
-    assert made[(0, *middle)] == image[(0, *centre)]
+    inside = tuple(c - b for c, b in zip(centre, begin, strict=True))
+    assert made[(0, *inside)] == image[(0, *centre)]
 
 
 def test_items_repeat_and_cases_take_turns(tmp_path: Path) -> None:
@@ -115,8 +117,8 @@ def test_items_repeat_and_cases_take_turns(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.h5"
         case(path, label).close()
         paths.append(str(path))
-    items = Patches(paths, (4, 4, 4), Sampling(label=1, uniform=0), Intensity(), (1, 2))
-    again = Patches(paths, (4, 4, 4), Sampling(label=1, uniform=0), Intensity(), (1, 2))
+    items = Patches(paths, (4, 4, 4), Sampling(label=1, uniform=0), [Intensity()], (1, 2))
+    again = Patches(paths, (4, 4, 4), Sampling(label=1, uniform=0), [Intensity()], (1, 2))
     backwards = {n: again[n] for n in reversed(range(8))}
     first = []
     for number in range(8):
@@ -129,8 +131,8 @@ def test_items_repeat_and_cases_take_turns(tmp_path: Path) -> None:
 
 def test_normalisation_by_hand(tmp_path: Path) -> None:
     with case(tmp_path / "c.h5", np.zeros(SHAPE, np.uint8)) as file:
-        window = scaling(file, Intensity(clip=(100, 300)))
-        per_case = scaling(file, Intensity(clip=None))
+        window = scaling(file, [Intensity(clip=(100, 300))])
+        per_case = scaling(file, [Intensity(clip="percentiles", scale="zscore")])
         values = file["image"][()].astype(np.float64)
     image = torch.tensor([[[[0.0, 100, 200, 300, 5000]]]])
     assert normalise(image, window).flatten().tolist() == [-1, -1, 0, 1, 1]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
+from foldwise.targets import Targets
 from foldwise.volumes.postprocess import POSTPROCESSES, helps, largest_component
 from synthetic import ball
 
@@ -16,7 +17,7 @@ def test_largest_component_per_class() -> None:
     labels[ball(labels.shape, (22, 22, 22), 2)] = 2
     labels[ball(labels.shape, (8, 22, 8), 2)] = 7
     before = labels.copy()
-    made = largest_component(labels, {"a": 2, "b": 7, "absent": 9})
+    made = largest_component(labels, Targets({"a": 2, "b": 7, "absent": 9}))
     assert (labels == before).all()
     assert made.dtype == labels.dtype
     assert ((made == 2) == ball(labels.shape, (8, 8, 8), 4)).all()
@@ -27,7 +28,7 @@ def test_classes_are_connected_apart() -> None:
     """Two pieces of one class, joined only by a voxel of another, are two components."""
     labels = np.zeros((8, 1, 1), np.uint8)
     labels[:, 0, 0] = [1, 1, 1, 2, 1, 1, 0, 3]
-    made = largest_component(labels, {"a": 1, "b": 2})
+    made = largest_component(labels, Targets({"a": 1, "b": 2}))
     assert made[:, 0, 0].tolist() == [1, 1, 1, 2, 0, 0, 0, 3]
 
 
@@ -35,7 +36,7 @@ def test_voxels_that_share_a_corner_are_joined() -> None:
     labels = np.zeros((6, 6, 6), np.uint8)
     labels[0, 0, 0] = labels[1, 1, 1] = labels[2, 2, 2] = 1
     labels[5, 4:, 5] = 1
-    made = largest_component(labels, {"a": 1})
+    made = largest_component(labels, Targets({"a": 1}))
     assert np.argwhere(made).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
 
 
@@ -47,7 +48,7 @@ def test_against_scipy(seed: int) -> None:
     labels = stored[::-1, :, ::-1]
     parts, _ = label(labels, structure=np.ones((3, 3, 3)))
     sizes = np.bincount(parts.ravel())[1:]
-    made = largest_component(labels, {"a": 1})
+    made = largest_component(labels, Targets({"a": 1}))
     kept = np.unique(parts[made > 0])
     assert len(kept) == 1
     assert (made > 0).sum() == sizes[kept[0] - 1] == sizes.max()
@@ -55,14 +56,32 @@ def test_against_scipy(seed: int) -> None:
 
 def test_nothing_to_keep() -> None:
     nothing = np.zeros((4, 5, 6), np.uint8)
-    assert not largest_component(nothing, {"a": 1}).any()
+    assert not largest_component(nothing, Targets({"a": 1})).any()
 
 
 def test_steps_by_name() -> None:
-    labels = np.zeros((5, 1, 1), np.uint8)
-    labels[:, 0, 0] = [1, 1, 0, 1, 0]
-    made = {name: step(labels, {"a": 1})[:, 0, 0].tolist() for name, step in POSTPROCESSES.items()}
-    assert made == {"none": [1, 1, 0, 1, 0], "largest_component": [1, 1, 0, 0, 0]}
+    """Two components of one class, of which another class makes the smaller the larger; and a hole."""
+    labels = np.zeros((12, 5, 5), np.uint8)
+    labels[:3, 1:4, 1:4] = 1
+    labels[1, 2, 2] = 0
+    labels[6:8, 1:4, 1:4] = 1
+    labels[8:11, 1:4, 1:4] = 2
+    targets = Targets({"a": 1, "b": 2})
+    made = {name: step(labels, targets) for name, step in POSTPROCESSES.items()}
+    assert [(made["largest_foreground"][part] > 0).sum() for part in (slice(0, 5), slice(5, 12))] == [0, 45]
+    assert [(made["largest_component"][part] == 1).sum() for part in (slice(0, 5), slice(5, 12))] == [26, 0]
+    assert (made["largest_component"] == 2).sum() == 27
+    assert (made["fill_holes"] != labels).sum() == 1
+    assert made["fill_holes"][1, 2, 2] == 1
+
+
+def test_regions_fall_back_to_the_region_round_them() -> None:
+    """A stray core becomes oedema again; a stray whole tumour becomes background."""
+    targets = Targets({"oedema": 2, "core": 1}, {"whole": ("oedema", "core"), "centre": ("core",)})
+    labels = np.zeros((12, 1, 1), np.uint8)
+    labels[:, 0, 0] = [2, 1, 1, 2, 2, 1, 2, 0, 0, 2, 1, 0]
+    made = largest_component(labels, targets)
+    assert made[:, 0, 0].tolist() == [2, 1, 1, 2, 2, 2, 2, 0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

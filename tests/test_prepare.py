@@ -10,6 +10,7 @@ from foldwise.cache import lineage_of, open_case
 from foldwise.export import export_case
 from foldwise.files import CaseError
 from foldwise.settings import Cache, Crop, Export
+from foldwise.targets import Targets
 from foldwise.volumes.predictions import label_map, write_prediction
 from foldwise.volumes.prepare import cache_case, crop_case, read_labels
 from foldwise.volumes.volume import Volume, read_volume, write_volume
@@ -102,8 +103,8 @@ def test_label_survives_cache_prediction_and_export(
     assert set(np.unique(label)) == {0, 1, 2}
     one_hot = np.stack([label == 1, label == 2]).astype(np.float32)
     prediction = tmp_path / "patient.7.h5"
-    write_prediction(prediction, "patient.7", one_hot, lineage, tuple(CLASSES))
-    export_case(prediction, CLASSES, "none", Export(probabilities=True), tmp_path)
+    write_prediction(prediction, "patient.7", one_hot, lineage, Targets(CLASSES))
+    export_case(prediction, [], Export(probabilities=True), tmp_path, tmp_path)
 
     truth = read_volume(tmp_path / "source" / "label.nii.gz")
     exported = read_volume(tmp_path / "patient.7.nii.gz")
@@ -129,8 +130,8 @@ def test_a_soft_prediction_takes_the_most_probable(tmp_path: Path) -> None:
     soft[:, 0, 0, 0] = (0.3, 0.3)  # background 0.4 wins
     soft[:, 1, 0, 0] = (0.35, 0.4)  # the second class, although below one half
     soft[:, 2, 0, 0] = (0.9, 0.05)
-    write_prediction(tmp_path / "p.h5", "c", soft, lineage, tuple(CLASSES))
-    made = label_map(tmp_path / "p.h5", CLASSES).oriented().data
+    write_prediction(tmp_path / "p.h5", "c", soft, lineage, Targets(CLASSES))
+    made = label_map(tmp_path / "p.h5").oriented().data
     assert made[:3, 0, 0].tolist() == [0, 7, 3]
     assert (made > 0).sum() == 2
 

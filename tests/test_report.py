@@ -19,6 +19,7 @@ from foldwise.report.page import write_report
 from foldwise.report.results import Experiment, ModelResults, Remark, read_experiment
 from foldwise.report.segmentation import COLOURS, METRICS, concerns, overlay, three_cases
 from foldwise.report.tables import interval, number, spread
+from foldwise.targets import Targets
 from foldwise.volumes import metrics
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.predictions import write_prediction
@@ -110,7 +111,7 @@ def write_pair(
     contents = Contents(image[None], truth, None, lineage, ("tumour",))
     write_case(folder / f"{case}.h5", case, contents, (16, 16, 16), 100)
     path = folder / "predictions" / f"{case}.h5"
-    write_prediction(path, case, found[None].astype(np.float32), lineage, ("tumour",))
+    write_prediction(path, case, found[None].astype(np.float32), lineage, Targets({"tumour": 1}))
     return folder / f"{case}.h5", path
 
 

@@ -204,7 +204,7 @@ def test_steps_are_a_pure_function_of_their_number() -> None:
 
 def test_workers_change_nothing(index: Path) -> None:
     caches = [entry.cache for entry in Index.read(index).entries]
-    items = Patches(caches, (16, 16, 16), Sampling(), Intensity(), (3, 1))
+    items = Patches(caches, (16, 16, 16), Sampling(), [Intensity()], (3, 1))
     alone = list(batches(items, 5, 11, 2, workers=0, pin=False))
     helped = list(batches(items, 5, 11, 2, workers=2, pin=False))
     assert len(alone) == len(helped) == 6

@@ -25,7 +25,7 @@ import numpy as np
 from foldwise.files import CaseError, atomic_path
 from foldwise.volumes.geometry import Lineage
 
-FORMAT = "foldwise-volume-1"
+FORMAT = "foldwise-volume-2"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def write_case(
                 "spacing": np.linalg.norm(affine[:3, :3], axis=0),
                 "affine": affine,
                 "lineage": json.dumps(contents.lineage.as_dict()),
-                "statistics": json.dumps([_statistics(channel, label) for channel in image]),
+                "statistics": json.dumps([_statistics(channel) for channel in image]),
                 "fill": np.array([channel.min() for channel in image], np.float32),
             }
         )
@@ -136,7 +136,7 @@ def _chunk_sums(weight: np.ndarray, chunk: tuple[int, ...]) -> np.ndarray:
     return sums
 
 
-def _statistics(channel: np.ndarray, label: np.ndarray | None) -> dict[str, Any]:
+def _statistics(channel: np.ndarray) -> dict[str, Any]:
     low, high = np.percentile(channel, [0.5, 99.5])
     made = {
         "mean": channel.mean(dtype=np.float64),
@@ -144,10 +144,10 @@ def _statistics(channel: np.ndarray, label: np.ndarray | None) -> dict[str, Any]
         "percentile_0.5": low,
         "percentile_99.5": high,
     }
-    if label is not None and label.any():
-        inside = channel[label > 0]
-        made["foreground_mean"] = inside.mean(dtype=np.float64)
-        made["foreground_std"] = inside.std(dtype=np.float64)
+    filled = channel[channel != 0]
+    if filled.size:
+        made["nonzero_mean"] = filled.mean(dtype=np.float64)
+        made["nonzero_std"] = filled.std(dtype=np.float64)
     return {key: float(value) for key, value in made.items()}
 
 

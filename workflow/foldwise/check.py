@@ -15,7 +15,7 @@ from foldwise.files import CaseError
 from foldwise.forecast import Size
 from foldwise.settings import Settings
 from foldwise.sheet import Case, Sheet
-from foldwise.volumes.volume import Header, read_header, read_volume, same_grid, spacing_of
+from foldwise.volumes.volume import Header, is_nifti, read_header, read_volume, same_grid, spacing_of
 
 # Headers wait for the disk, most of all on network file systems; label voxels for the processor.
 HEADER_THREADS = 16
@@ -39,12 +39,13 @@ class Checked:
     def size(self, case: Case) -> Size | None:
         """What the case's header tells the forecast; None if it was not read."""
         header = self.headers.get(case.images[0])
-        if header is None or len(header.shape) != 3:
+        if header is None:
             return None
+        images = [self.headers[path] for path in case.images if path in self.headers]
         return Size(
-            voxels=int(np.prod(header.shape)),
-            voxel_mm3=float(np.prod(spacing_of(header.affine))),
-            channels=len(case.images),
+            shape=header.shape[:3],
+            spacing=spacing_of(header.affine),
+            channels=sum(image.channels for image in images),
             labelled=case.label is not None,
         )
 
@@ -82,6 +83,7 @@ def check(
     headers = _headers(present, found)
     for case in sheet.cases:
         _check_grids(case, headers, found)
+    _check_channels(sheet.cases, headers, found)
     _check_groups(sheet.cases, settings, found)
     _check_weights(sheet.cases, settings, found)
     if labels:
@@ -114,7 +116,8 @@ def _headers(present: dict[Path, Case], found: _Findings) -> dict[Path, Header]:
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         for path, header in zip(present, pool.map(read, present), strict=True):
             if isinstance(header, Header):
-                if fault := _fault(header):
+                is_image = path in present[path].images
+                if fault := _fault(header, image=is_image and is_nifti(path)):
                     found.add(present[path], f"{path}: {fault}")
                 else:
                     headers[path] = header
@@ -123,8 +126,8 @@ def _headers(present: dict[Path, Case], found: _Findings) -> dict[Path, Header]:
     return headers
 
 
-def _fault(header: Header) -> str | None:
-    if len(header.shape) != 3:
+def _fault(header: Header, image: bool) -> str | None:
+    if len(header.shape) != 3 and not (image and len(header.shape) == 4):
         return f"a 3-D volume is expected, this one has shape {header.shape}"
     if not np.isfinite(header.affine).all():
         return "its affine holds NaN or infinite values"
@@ -141,12 +144,24 @@ def _check_grids(case: Case, headers: dict[Path, Header], found: _Findings) -> N
         other = headers.get(path)
         if other is None or same_grid(reference, other):
             continue
-        if other.shape != reference.shape:
+        if other.shape[:3] != reference.shape[:3]:
             what = f"shape {other.shape} is not the image's {reference.shape}"
         else:
             apart = np.abs(other.affine - reference.affine).max()
             what = f"its affine is not the image's (largest difference of an entry {apart:.3g})"
         found.add(case, f"{path}: {what}; was it flipped or resampled alone?")
+
+
+def _check_channels(cases: Collection[Case], headers: dict[Path, Header], found: _Findings) -> None:
+    counts = {
+        case: sum(headers[path].channels for path in case.images)
+        for case in cases
+        if all(path in headers for path in case.images)
+    }
+    usual = max(counts.values(), key=list(counts.values()).count, default=0)
+    for case, count in counts.items():
+        if count != usual:
+            found.add(case, f"{case.images[0]}: {count} channel(s), the other cases have {usual}")
 
 
 def _check_groups(cases: Iterable[Case], settings: Settings, found: _Findings) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from foldwise.files import CaseError
 from foldwise.settings import Evaluate, Model, validate
 from foldwise.systems import System, load
+from foldwise.targets import Targets
 from foldwise.volumes.metrics import score
 from foldwise.volumes.postprocess import helps
 from foldwise.volumes.predictions import label_map, open_prediction
@@ -32,29 +34,30 @@ def read_model(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        state["network"], state["settings"], state["classes"]
+        state["network"], state["settings"], state["targets"]
     except Exception as error:
         raise CaseError(f"{path}: not a model of Foldwise ({error}); train it again") from error
     return dict(state)
 
 
-def networks(paths: Sequence[Path]) -> tuple[System, list[nn.Module], dict[str, int]]:
+def networks(paths: Sequence[Path]) -> tuple[System, list[nn.Module], Targets]:
     """Rebuild trained networks of one model on the device at hand.
 
     Returns:
-        The system, its networks in evaluation mode, and the classes.
+        The system, its networks in evaluation mode, and what they predict.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     states = [read_model(path) for path in paths]
     first = states[0]
     settings = validate(Model, first["settings"], origin=str(paths[0]))
-    system: System = load(first["system"], settings, first["classes"], first["channels"])
+    targets = Targets.from_dict(first["targets"])
+    system: System = load(first["system"], settings, targets, first["channels"])
     made = []
     for state in states:
         network = system.network()
         network.load_state_dict(state["network"])
         made.append(network.to(device).eval())
-    return system, made, first["classes"]
+    return system, made, targets
 
 
 def predict_missing(
@@ -78,24 +81,31 @@ def predict_missing(
 
 
 def choose_postprocess(
-    predictions: dict[str, Path], labels: dict[str, Path], classes: dict[str, int], wanted: str
-) -> tuple[str, list[dict[str, Any]]]:
-    """Keep a post-processing step only if it raises the mean Dice of these cases.
+    predictions: dict[str, Path], labels: dict[str, Path], targets: Targets, wanted: Sequence[str]
+) -> list[str]:
+    """Keep, of the steps in their order, those that raise the mean Dice of these cases.
 
-    Returns:
-        The step to apply ("none" if it does not help), and each case's Dice before and after.
+    Args:
+        predictions: case → prediction.
+        labels: case → label file.
+        targets: what was predicted.
+        wanted: steps, keys of `POSTPROCESSES`.
     """
-    if wanted == "none" or not predictions:
-        return "none", []
-    rows: list[dict[str, Any]] = []
-    for case, path in predictions.items():
-        truth = read_labels(labels[case], classes)
-        plain = _dice(label_map(path, classes), truth, classes)
-        changed = _dice(label_map(path, classes, wanted), truth, classes)
-        for name in classes:
-            rows.append({"case": case, "class": name, "before": plain[name], "after": changed[name]})
-    better = helps([row["before"] for row in rows], [row["after"] for row in rows])
-    return (wanted if better else "none"), rows
+    kept: list[str] = []
+
+    def dice(steps: list[str]) -> list[float]:
+        made: list[float] = []
+        for case, path in predictions.items():
+            truth = read_labels(labels[case], targets.classes)
+            made += _dice(label_map(path, steps), truth, targets)
+        return made
+
+    before = dice(kept) if wanted and predictions else []
+    for step in wanted if before else ():
+        after = dice([*kept, step])
+        if helps(before, after):
+            kept, before = [*kept, step], after
+    return kept
 
 
 def metrics_table(
@@ -103,26 +113,33 @@ def metrics_table(
     labels: dict[str, Path],
     groups: dict[str, str],
     fold: int | str,
-    classes: dict[str, int],
+    targets: Targets,
     settings: Evaluate,
-    postprocess: str,
+    postprocess: Sequence[str],
 ) -> pd.DataFrame:
-    """Scores of the predictions against the source label files: a row per case and class."""
+    """Scores of the predictions against the source label files: a row per case and class or region."""
     rows = []
     for case, path in predictions.items():
-        found = label_map(path, classes, postprocess)
-        truth = read_labels(labels[case], classes)
-        scored = score(found.data, truth.data, truth.spacing, classes, tolerance_mm=settings.tolerance_mm)
+        found = label_map(path, postprocess)
+        truth = read_labels(labels[case], targets.classes)
+        scored = score(
+            found.data,
+            truth.data,
+            truth.spacing,
+            targets.values,
+            tolerance_mm=settings.tolerance_mm,
+            brats=settings.empty == "brats",
+        )
         rows += [{"case": case, "group": groups[case], "fold": fold, **row} for row in scored]
     return pd.DataFrame(rows)
 
 
-def _dice(found: Volume, truth: Volume, classes: dict[str, int]) -> dict[str, float]:
-    made = {}
-    for name, value in classes.items():
-        a, b = found.data == value, truth.data == value
+def _dice(found: Volume, truth: Volume, targets: Targets) -> list[float]:
+    made = []
+    for values in targets.values.values():
+        a, b = np.isin(found.data, values), np.isin(truth.data, values)
         size = int(a.sum() + b.sum())
-        made[name] = 2 * int((a & b).sum()) / size if size else float("nan")
+        made.append(2 * int((a & b).sum()) / size if size else float("nan"))
     return made
 
 

@@ -1,21 +1,33 @@
 """How much memory and disk each stage will need, from headers and settings alone.
 
-The figures are upper estimates: a base for the interpreter and its libraries, and bytes per voxel of what a
-stage holds at its peak. They become `mem_mb` of the rules.
+A forecast is the peak to be expected: a base for the interpreter and its libraries, bytes per voxel of what
+a stage holds at its peak, and for training what a step keeps, counted on the network's shapes. What a job
+asks for (`mem_mb`) is more: a margin, Snakemake's own share, and on jobs that may get a GPU that of its
+driver.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
+from pathlib import Path
 
+from foldwise.files import read_json, short_hash, write_json
+from foldwise.planning import memory_gib
 from foldwise.settings import Model, Settings
+from foldwise.targets import Targets
 
-# Resident memory of a stage before it holds any voxel, in MiB; two Snakemake processes share the job.
+# Peak memory of a stage before it holds any voxel, in MiB.
+VOLUME_MIB = 230
+TORCH_MIB = 560
+# Each process that reads patches, beside what it shares.
+WORKER_MIB = 60
+WORKERS = 4
+
+# A job asks for a fifth more than the forecast, and for the Snakemake that runs within it.
+MARGIN = 1.2
 SNAKEMAKE_MIB = 300
-VOLUME_MIB = 300
-TORCH_MIB = 1100
 # A GPU job's share of main memory for the driver and its libraries.
 CUDA_MIB = 3000
 
@@ -30,16 +42,58 @@ class Size:
     """What a header tells of a case.
 
     Attributes:
-        voxels: of one channel of the source.
-        voxel_mm3: volume of a voxel.
+        shape: voxels of one channel of the source.
+        spacing: voxel edges in mm.
         channels: image channels.
         labelled: whether there is a label.
     """
 
-    voxels: int
-    voxel_mm3: float
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
     channels: int
     labelled: bool
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of one channel."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a training step holds: see `training.memory.count_step`.
+
+    Attributes:
+        weights: numbers in the network.
+        kept: bytes kept for the backward pass.
+        largest: bytes of the largest kept tensor.
+    """
+
+    weights: int
+    kept: int
+    largest: int
+
+
+def count(model: Model, targets: Targets, channels: int, memory: Path) -> Step:
+    """Count a model's step, or recall it: counting needs torch, whose import takes seconds.
+
+    Args:
+        model: its settings.
+        targets: what is learnt.
+        channels: image channels.
+        memory: JSON file that remembers counts; it may be missing.
+    """
+    asked = model.model_dump(include={"network", "dimensions", "slice_axis", "slices", "patch"})
+    asked["batch"] = model.training.batch
+    key = short_hash([asked, targets.as_dict(), channels], 16)
+    known = read_json(memory) if memory.exists() else {}
+    if key not in known:
+        from foldwise.systems.segmentation import Family
+        from foldwise.training.memory import count_step
+
+        write_json(memory, {**known, key: count_step(Family(model, targets, channels))})
+        known = read_json(memory)
+    return Step(*known[key])
 
 
 def case_mib(stage: str, size: Size, settings: Settings) -> int:
@@ -57,48 +111,64 @@ def case_mib(stage: str, size: Size, settings: Settings) -> int:
     }[stage]
     made = VOLUME_MIB + bytes_per_voxel * size.voxels / 2**20
     if stage == "cache":
-        made += 12 * _cached_voxels(size, settings) / 2**20
-    return _rounded(made)
+        made += 12 * cached_voxels(size, settings) / 2**20
+    return ceil(made)
 
 
-def model_mib(stage: str, sizes: Mapping[str, Size], settings: Settings, model: Model) -> int:
-    """Peak memory of training, testing or the ensemble on the largest case, in MiB.
+def model_mib(stage: str, sizes: Sequence[Size], settings: Settings, model: Model, step: Step | None) -> int:
+    """Peak memory of training or of predicting the largest case, on a CPU, in MiB.
 
     Args:
-        stage: train, test or ensemble.
-        sizes: case → its size.
+        stage: train, test, ensemble or predict.
+        sizes: of the cases that it may meet.
         settings: of the experiment.
-        model: the model.
+        model: the model, planned if it is to be.
+        step: what a training step holds; None while a plan is to be made: as much as the plan may take.
     """
-    patch = prod(model.patch)
-    classes = 1 + len(settings.data.labels)
-    features = _features(model)
-    # Two convolutions with their norm and activation per level; deeper levels add a seventh each time.
-    activations = 4 * patch * features * 12 * model.training.batch
-    made = float(TORCH_MIB)
+    if step is None:
+        assert settings.plan is not None
+        step = Step(20 * 10**6, int(memory_gib(settings.plan) * 2**30), 0)
+    outputs = len(settings.data.targets().names) + 1
+    channels = max((size.channels for size in sizes), default=1)
+    cached = max((cached_voxels(size, settings) for size in sizes), default=0)
+    # The sliding window holds the image, the sum of outputs and of weights; then probabilities and labels.
+    window = step.kept / max(model.training.batch, 1) * model.inference.batch / 8
+    whole = cached * (4 * channels + 4 * outputs * 2 + 12) + window
     if stage == "train":
-        channels = max((size.channels for size in sizes.values()), default=1)
-        # Up to eight workers, each with two batches read ahead.
-        read_ahead = 8 * 2 * model.training.batch * patch * (2 * channels + 1)
-        made += (activations + read_ahead) / 2**20 + 8 * 60
-    # Validation, testing and the ensemble hold one case whole: image, probabilities, and the sum of them.
-    cached = max((_cached_voxels(size, settings) for size in sizes.values()), default=0)
-    source = max((size.voxels for size in sizes.values()), default=0)
-    whole = cached * 4 * (2 + 3 * classes)
-    if stage != "train":
-        whole += source * (4 * classes + 6) + activations / 4
-    made += whole / 2**20
-    return _rounded(max(made, CUDA_MIB))
+        patch = prod(model.patch) * (2 * channels + 1) * model.training.batch
+        return ceil(
+            TORCH_MIB
+            + (20 * step.weights + max(step.kept + 2 * step.largest, whole)) / 2**20
+            + WORKERS * (WORKER_MIB + 2 * patch / 2**20)
+        )
+    source = max((size.voxels for size in sizes), default=0)
+    # Back on the source's grid: its probabilities, labels, truth and the masks of one class.
+    return ceil(TORCH_MIB + (4 * step.weights + max(whole, source * (4 * outputs * 2 + 8))) / 2**20)
 
 
-def small_mib(stage: str, settings: Settings) -> int:
-    """Memory of check, index, export and report, in MiB."""
-    return _rounded({"check": 900, "index": 300, "export": 1200, "report": 900}[stage])
+def small_mib(stage: str) -> int:
+    """Memory of check, index, plan, export and report, in MiB."""
+    return {"check": 600, "index": 200, "plan": 900, "export": 900, "report": 600}[stage]
+
+
+def asked_mib(stage: str, peak: float, attempt: int = 1) -> int:
+    """Memory that a job asks for in MiB, rounded up to 100; a retry asks for half as much again.
+
+    Args:
+        stage: name of the rule.
+        peak: the forecast.
+        attempt: number of the try, from 1.
+    """
+    made = MARGIN * peak * (1 + 0.5 * (attempt - 1)) + SNAKEMAKE_MIB
+    if stage in ("train", "test", "ensemble", "predict"):
+        made = max(made, CUDA_MIB + SNAKEMAKE_MIB)
+    # The Slurm plugin's own job step needs about one GiB.
+    return max(1000, 100 * ceil(made / 100))
 
 
 def disk_mib(size: Size, settings: Settings) -> dict[str, float]:
     """Disk of a case by kind, in MiB; a CT compresses to a little over one byte a voxel."""
-    cached = _cached_voxels(size, settings)
+    cached = cached_voxels(size, settings)
     return {
         "crop": 1.2 * size.voxels * size.channels / 2**20,
         "cache": 1.1 * cached * size.channels / 2**20,
@@ -106,40 +176,32 @@ def disk_mib(size: Size, settings: Settings) -> dict[str, float]:
     }
 
 
-def table(sizes: Mapping[str, Size], settings: Settings) -> str:
-    """What check prints: memory per stage with its largest case, and disk in all."""
-    lines = ["stage        memory (MiB)  largest case"]
+def table(sizes: Mapping[str, Size], settings: Settings, models: Mapping[str, Mapping[str, int]]) -> str:
+    """What check prints: memory per stage with its largest case, and disk in all.
+
+    Args:
+        sizes: case → its size.
+        settings: of the experiment.
+        models: model → stage → peak in MiB.
+    """
+    lines = ["stage        peak (MiB)  job asks (MiB)  largest case"]
     stages = (["lung_mask"] if settings.prepare.lung_mask else []) + ["crop", "cache"]
     for stage in stages:
         case = max(sizes, key=lambda name: case_mib(stage, sizes[name], settings))
-        lines.append(f"{stage:12} {case_mib(stage, sizes[case], settings):12}  {case}")
-    for name, model in settings.models.items():
-        for stage in ("train", "test"):
-            lines.append(f"{stage:12} {model_mib(stage, sizes, settings, model):12}  model {name}")
+        peak = case_mib(stage, sizes[case], settings)
+        lines.append(f"{stage:12} {peak:10}  {asked_mib(stage, peak):14}  {case}")
+    for name, peaks in models.items():
+        for stage, peak in peaks.items():
+            lines.append(f"{stage:12} {peak:10}  {asked_mib(stage, peak):14}  model {name}")
     total = sum(sum(disk_mib(size, settings).values()) for size in sizes.values())
     lines.append(f"disk: about {total / 1024:.2f} GiB for {len(sizes)} cases")
     return "\n".join(lines)
 
 
-def _cached_voxels(size: Size, settings: Settings) -> float:
+def cached_voxels(size: Size, settings: Settings) -> float:
     """Voxels of the cached grid, were nothing cropped away."""
+    if settings.cache.shape is not None:
+        return prod(settings.cache.shape)
     if settings.cache.spacing is None:
         return size.voxels
-    return size.voxels * size.voxel_mm3 / prod(settings.cache.spacing)
-
-
-def _features(model: Model) -> int:
-    """Channels at full resolution, from whatever the network's arguments call them."""
-    arguments = model.network.arguments
-    for key in ("features", "channels", "filters", "init_filters", "feature_size", "n_filters"):
-        value = arguments.get(key)
-        if isinstance(value, list | tuple) and value:
-            return int(value[0])
-        if isinstance(value, int | float):
-            return int(value)
-    return 32
-
-
-def _rounded(mib: float) -> int:
-    """With Snakemake's own share, rounded up to 100; at least what a job of the Slurm plugin needs."""
-    return max(1000, 100 * ceil((mib + SNAKEMAKE_MIB) / 100))
+    return size.voxels * prod(size.spacing) / prod(settings.cache.spacing)

@@ -16,7 +16,7 @@ from foldwise.settings import Settings, validate
 from foldwise.sheet import Case, Sheet, read_sheet
 
 # A header not made yet (the demo's) or not readable: what a clinical chest CT has.
-TYPICAL = forecast.Size(voxels=512 * 512 * 300, voxel_mm3=0.6, channels=1, labelled=True)
+TYPICAL = forecast.Size(shape=(512, 512, 300), spacing=(0.8, 0.8, 1), channels=1, labelled=True)
 PHANTOMS = Path("results/phantom")
 
 
@@ -38,12 +38,22 @@ class FrontDoor(Layout):
             attempt: number of the try, from 1.
         """
         if stage in ("lung_mask", "crop", "cache"):
-            made = forecast.case_mib(stage, self.sizes[which], self.settings)
-        elif stage in ("train", "test", "ensemble"):
-            made = forecast.model_mib(stage, self.sizes, self.settings, self.settings.models[which])
+            peak = forecast.case_mib(stage, self.sizes[which], self.planned)
+        elif stage in ("train", "test", "ensemble", "predict"):
+            peak = forecast.model_mib(
+                stage, list(self.sizes.values()), self.planned, self.planned.models[which], self._step(which)
+            )
         else:
-            made = forecast.small_mib(stage, self.settings)
-        return int(made * (1 + 0.5 * (attempt - 1)))
+            peak = forecast.small_mib(stage)
+        return forecast.asked_mib(stage, peak, attempt)
+
+    def _step(self, model: str) -> forecast.Step | None:
+        """What a step of the model holds; None while its plan is not made, or in a job's own Snakemake."""
+        if self.checked is None or (self.plan and not Path(self.plan).exists()):
+            return forecast.Step(0, 0, 0) if self.checked is None else None
+        channels = next(iter(self.sizes.values())).channels
+        targets = self.settings.data.targets()
+        return forecast.count(self.planned.models[model], targets, channels, Path(self.counts))
 
     def _size(self, case: Case) -> forecast.Size:
         return (self.checked.size(case) if self.checked else None) or TYPICAL

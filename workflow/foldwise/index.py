@@ -11,8 +11,9 @@ import numpy as np
 
 from foldwise.files import CaseError, read_json, read_pickle, write_json, write_pickle
 from foldwise.settings import Split
+from foldwise.targets import Targets
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ class Fold:
 
 @dataclass(frozen=True)
 class Index:
-    """All entries, the classes (name → voxel value in the label files) and the folds."""
+    """All entries, what is learnt from them, and the folds."""
 
-    classes: dict[str, int]
+    targets: Targets
     entries: tuple[Entry, ...]
     folds: tuple[Fold, ...]
 
@@ -58,7 +59,8 @@ class Index:
 
     def write(self, pickle: Path, splits: Path) -> None:
         """Write the pickle and its readable twin, which a later experiment may take as `split.file`."""
-        write_pickle(pickle, {"version": VERSION, **_plain(asdict(self))})
+        values = {"entries": [asdict(e) for e in self.entries], "folds": [asdict(f) for f in self.folds]}
+        write_pickle(pickle, {"version": VERSION, "targets": self.targets.as_dict(), **_plain(values)})
         write_json(splits, {"folds": [_plain(asdict(fold)) for fold in self.folds]})
 
     @classmethod
@@ -72,10 +74,12 @@ class Index:
         if not isinstance(values, dict) or values.get("version") != VERSION:
             raise CaseError(f"{path}: not a label-path index of version {VERSION}; make it again")
         entries = tuple(Entry(**{**entry, "images": tuple(entry["images"])}) for entry in values["entries"])
-        return cls(values["classes"], entries, tuple(_fold(fold) for fold in values["folds"]))
+        return cls(
+            Targets.from_dict(values["targets"]), entries, tuple(_fold(fold) for fold in values["folds"])
+        )
 
 
-def make_index(entries: Sequence[Entry], classes: dict[str, int], split: Split) -> Index:
+def make_index(entries: Sequence[Entry], targets: Targets, split: Split) -> Index:
     """Assign the cases to folds: by patient, stratified on whether and how much foreground there is.
 
     Raises:
@@ -84,7 +88,7 @@ def make_index(entries: Sequence[Entry], classes: dict[str, int], split: Split) 
     entries = tuple(sorted(entries, key=lambda entry: entry.case))
     folds = _own_folds(split.file, entries) if split.file is not None else _folds(entries, split)
     _refuse_leaks(folds, entries, str(split.file or "the split"))
-    return Index(dict(classes), entries, folds)
+    return Index(targets, entries, folds)
 
 
 def _folds(entries: tuple[Entry, ...], split: Split) -> tuple[Fold, ...]:

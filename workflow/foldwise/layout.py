@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from foldwise.files import short_hash
-from foldwise.settings import Settings, dump
+from pydantic import BaseModel
+
+from foldwise.files import CaseError, short_hash
+from foldwise.planning import complete
+from foldwise.settings import Settings, as_json, dump
 from foldwise.sheet import Case, Sheet
 
 
@@ -24,6 +28,9 @@ class Layout:
         source = [str(data.sheet), str(data.folder), dump(prepare.lung_mask)]
         crop = [source, dump(prepare.crop), list(data.labels.items())]
         cache = [crop, dump(settings.cache)]
+        if settings.plan is not None:
+            # What a plan decides is known only later, and an experiment has one of its own.
+            cache = [crop, dump(settings.cache, given=True), settings.experiment, dump(settings.plan)]
         self.settings = settings
         self.sheet = sheet
         self.data = f"{settings.results}/data/{data.sheet.stem}-{short_hash(source)}"
@@ -31,9 +38,21 @@ class Layout:
         self.crops = f"{self.data}/crop-{short_hash(crop, 4)}"
         self.caches = f"{self.data}/cache-{short_hash(cache, 4)}"
         self.experiment = f"{settings.results}/{settings.experiment}"
+        self.plan = f"{self.experiment}/plan.yaml" if settings.plan is not None else None
         self.fold = f"{self.experiment}/{{model}}/fold{{fold}}"
         self.ensemble = f"{self.experiment}/{{model}}/ensemble"
         self.state = f"{self.experiment}/state/{{model}}"
+        self.counts = f"{self.experiment}/state/forecast.json"
+        self.predicted = f"{self.experiment}/{{model}}/predicted"
+        if settings.predict is not None:
+            self.predicted += f"-{settings.predict.source.stem}"
+
+    @cached_property
+    def planned(self) -> Settings:
+        """The settings, completed by the plan if it is made already."""
+        if self.plan is None or not Path(self.plan).exists():
+            return self.settings
+        return complete(self.settings, Path(self.plan))
 
     @cached_property
     def cases(self) -> dict[str, Case]:
@@ -60,6 +79,31 @@ class Layout:
         """A hash of the rows that the index is made from; other rows of the sheet do not move it."""
         return short_hash([[c.name, c.group, [str(f) for f in c.files]] for c in self.training])
 
+    def given(self, section: BaseModel) -> str:
+        """A section for a stage as JSON: without the defaults where a plan is to fill the gaps."""
+        return as_json(section, given=self.plan is not None)
+
+    @property
+    def given_models(self) -> str:
+        """What the experiment sets of each model, as JSON."""
+        return json.dumps({name: dump(model, given=True) for name, model in self.settings.models.items()})
+
+    def pretrained(self, model: str) -> list[str]:
+        """The file of weights that a model starts from, if there is one."""
+        settings = self.settings.models[model].pretrained
+        return [str(settings.file)] if settings else []
+
+    def prediction_parts(self, pattern: str) -> list[str]:
+        """What the parts of a prediction of new scans leave behind, for every model."""
+        if self.settings.predict is None:
+            raise CaseError("predict: which scans? Give `--config predict=<sample sheet or folder>`")
+        parts = self.settings.predict.parts
+        return [
+            pattern.format(model=model, part=part, parts=parts)
+            for model in self.settings.models
+            for part in range(parts)
+        ]
+
     def per_case(self, cases: list[Case], pattern: str) -> list[str]:
         """A pattern's path for each case."""
         return [pattern.format(case=case.name) for case in cases]
@@ -69,16 +113,18 @@ class Layout:
         made = sources(self.cases[name])
         if self.settings.prepare.lung_mask is not None:
             made.setdefault("weight", f"{self.lungs}/{name}.mask.nii.gz")
-        if (kind := self.settings.prepare.crop.to) != "none":
+        if (kind := self.settings.prepare.crop.to) in ("lungs", "region"):
             made["inside"] = f"{self.lungs}/{name}.{'mask' if kind == 'lungs' else kind}.nii.gz"
         return made
 
     @property
     def check_settings(self) -> str:
         """The settings that data are checked against and that drive memory, as JSON."""
-        size = {"network": True, "patch": True, "inference": True, "sampling": True}
-        training = {"batch": True, "accumulate": True}
-        per_model: Any = {name: {**size, "training": training} for name in self.settings.models}
+        heavy = ("network", "dimensions", "slice_axis", "slices", "patch", "inference", "sampling", "loss")
+        training = {"batch": True, "accumulate": True, "amp": True}
+        per_model: Any = {
+            name: {**dict.fromkeys(heavy, True), "training": training} for name in self.settings.models
+        }
         return self.settings.model_dump_json(
             include={
                 "experiment": True,
@@ -87,6 +133,7 @@ class Layout:
                 "prepare": True,
                 "cache": True,
                 "split": True,
+                "plan": True,
                 "models": per_model,
             }
         )

@@ -9,13 +9,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from foldwise.files import CaseError
+from foldwise.targets import Targets
 
 Triple = tuple[float, float, float]
 Voxels = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 Share = Annotated[float, Field(ge=0, le=1)]
+Postprocess = Literal["largest_foreground", "largest_component", "fill_holes"]
 # Names become folders and wildcards of the workflow.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -47,6 +57,17 @@ class Named(BaseModel):
         return dict(self.model_extra or {})
 
 
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) or value is None else [value]
+
+
+Item = TypeVar("Item")
+# A list that may be written without its brackets where it has one item.
+OneOrMore = Annotated[
+    list[Item], BeforeValidator(_as_list, json_schema_input_type=Item | list[Item]), Field(min_length=1)
+]
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, str) and bool(re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value))
 
@@ -62,6 +83,25 @@ class Data(Section):
     labels: dict[Name, Annotated[int, Field(ge=1)]] = Field(
         {"tumour": 1}, min_length=1, description="Class name → its voxel value in the label files."
     )
+
+    regions: dict[Name, Annotated[list[Name], Field(min_length=1)]] = Field(
+        {},
+        description="Overlapping regions → their classes, e.g. `{whole: [oedema, core], core: [core]}`: "
+        "nested "
+        "or disjoint, each with an output of its own (sigmoid). Empty: the classes themselves (soft-max).",
+    )
+
+    @model_validator(mode="after")
+    def _regions(self) -> Data:
+        self.targets()
+        return self
+
+    def targets(self) -> Targets:
+        """What is learnt, predicted and scored."""
+        try:
+            return Targets(dict(self.labels), {name: tuple(c) for name, c in self.regions.items()})
+        except CaseError as error:
+            raise ValueError(str(error)) from None
 
     @field_validator("labels")
     @classmethod
@@ -87,9 +127,11 @@ class LungMask(Section):
 class Crop(Section):
     """The box that is kept of every scan, and what happens outside the anatomy."""
 
-    to: Literal["region", "lungs", "none"] = Field(
+    to: Literal["region", "lungs", "nonzero", "none"] = Field(
         "region",
-        description="What the box encloses: the thoracic region, the lungs alone, or the whole scan.",
+        description="What the box encloses: the thoracic region, the lungs alone, voxels that are not 0 in "
+        "any "
+        "channel (MR without its skull), or the whole scan.",
     )
     margin_mm: float = Field(10, ge=0, description="Margin round the box on every side. mm.")
     outside: Literal["keep", "zero", "mean"] = Field(
@@ -106,7 +148,7 @@ class Prepare(Section):
 
     @model_validator(mode="after")
     def _mask_for_crop(self) -> Prepare:
-        if self.crop.to != "none" and self.lung_mask is None:
+        if self.crop.to in ("region", "lungs") and self.lung_mask is None:
             raise ValueError(f"crop.to: {self.crop.to} needs lung_mask, e.g. `lung_mask: {{}}`")
         return self
 
@@ -116,6 +158,9 @@ class Cache(Section):
 
     spacing: Triple | None = Field(
         None, description="Resample to this voxel size (x, y, z; RAS axes); null keeps it. mm."
+    )
+    shape: Voxels | None = Field(
+        None, description="Resample every case to this shape instead (whole volumes as patches). Voxels."
     )
     chunk: Voxels = Field((32, 32, 32), description="Chunk of the stored arrays. Voxels.")
     max_foreground: int = Field(
@@ -128,6 +173,12 @@ class Cache(Section):
         if spacing is not None and min(spacing) <= 0:
             raise ValueError("a voxel size must be positive")
         return spacing
+
+    @model_validator(mode="after")
+    def _one_grid(self) -> Cache:
+        if self.spacing is not None and self.shape is not None:
+            raise ValueError("set spacing or shape, not both")
+        return self
 
 
 class Split(Section):
@@ -160,6 +211,13 @@ class Sampling(Section):
     label_weights: dict[Name, Annotated[float, Field(ge=0)]] = Field(
         {}, description="Relative weight of a class in the label sampler; default: equal."
     )
+    overhang: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.5,
+        description="Largest share of a patch, per side, beyond the border of a volume larger than it; 0.5: "
+        "any "
+        "voxel can be the very centre, 0: patches stay inside. A volume smaller than the patch is centred "
+        "in it.",
+    )
 
     @model_validator(mode="after")
     def _sum(self) -> Sampling:
@@ -185,23 +243,37 @@ class Augmentation(Section):
 class Intensity(Section):
     """How grey values become network inputs."""
 
-    clip: tuple[float, float] | None = Field(
-        (-1000, 600), description="Window mapped to [-1, 1]; null: each case's own z-score. HU."
+    clip: tuple[float, float] | Literal["percentiles"] | None = Field(
+        (-1000, 600),
+        description="Values outside are clipped: two numbers (HU for CT), the case's own percentiles 0.5 "
+        "and 99.5, "
+        "or null.",
+    )
+    scale: Literal["window", "zscore", "zscore_nonzero"] | tuple[float, float] = Field(
+        "window",
+        description="The clip window mapped to [-1, 1]; the case's own z-score, over all voxels or over "
+        "those that "
+        "are not 0 (which stay 0); or a given mean and standard deviation.",
     )
 
-    @field_validator("clip")
-    @classmethod
-    def _ordered(cls, clip: tuple[float, float] | None) -> tuple[float, float] | None:
-        if clip is not None and clip[0] >= clip[1]:
+    @model_validator(mode="after")
+    def _sensible(self) -> Intensity:
+        if isinstance(self.clip, tuple) and self.clip[0] >= self.clip[1]:
             raise ValueError("the window's lower end must lie below its upper end")
-        return clip
+        if self.scale == "window" and not isinstance(self.clip, tuple):
+            raise ValueError("scale: window needs a clip of two numbers; or use `scale: zscore`")
+        if isinstance(self.scale, tuple) and self.scale[1] <= 0:
+            raise ValueError("a standard deviation must be positive")
+        return self
 
 
 class Training(Section):
     """The loop."""
 
     epochs: int = Field(300, ge=1, description="Epochs at most.")
-    steps_per_epoch: int = Field(100, ge=1, description="Optimiser steps per epoch.")
+    steps_per_epoch: int | None = Field(
+        100, ge=1, description="Optimiser steps per epoch; null: as many as see every training case once."
+    )
     batch: int = Field(2, ge=1, description="Samples per forward pass.")
     accumulate: int = Field(1, ge=1, description="Forward passes per optimiser step.")
     amp: Literal["auto", "off", "16-mixed", "bf16-mixed"] = Field(
@@ -212,6 +284,16 @@ class Training(Section):
     patience: int | None = Field(
         None, ge=1, description="Stop after this many validations without a better score."
     )
+    keep: Literal["best", "last"] = Field(
+        "best", description="The model that is tested: of the best validation, or of the last epoch."
+    )
+    save_every: int | None = Field(
+        None, ge=1, description="Also keep the model of every n-th epoch, in state/…/models. Epochs."
+    )
+    save_last: int | None = Field(None, ge=1, description="Also keep the models of the last n epochs there.")
+    examples: int = Field(
+        1, ge=0, description="Training samples, augmented, written as NIfTI to state/…/examples to look at."
+    )
 
 
 class Inference(Section):
@@ -219,6 +301,21 @@ class Inference(Section):
 
     overlap: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="Overlap of windows.")
     batch: int = Field(2, ge=1, description="Windows per forward pass.")
+    weighting: Literal["gaussian", "constant"] = Field(
+        "gaussian", description="Weight of a window's voxels where windows overlap (Gaussian: σ an eighth)."
+    )
+    mirror: bool = Field(
+        False, description="Average over the mirror images along every axis (8 times the work in 3-D)."
+    )
+
+
+class Pretrained(Section):
+    """Weights to start from; nothing in the file is executed."""
+
+    file: Path = Field(description="A model.pt of Foldwise, or a file with a state dict.")
+    minimum: Share = Field(
+        0.5, description="Training refuses to start when a smaller share of the network's weights is found."
+    )
 
 
 class Model(Section):
@@ -229,8 +326,11 @@ class Model(Section):
         description="From monai.networks.nets, torchvision.models or foldwise.networks; channels "
         "and classes are filled in.",
     )
-    loss: Named = Field(
-        Named(name="DiceCELoss"), description="From monai.losses or torch.nn, e.g. DiceFocalLoss."
+    loss: OneOrMore[Named] | None = Field(
+        None,
+        description="From monai.losses or torch.nn, e.g. DiceFocalLoss; a list is summed. null: Dice and "
+        "cross "
+        "entropy (for regions, Dice and binary cross entropy).",
     )
     optimiser: Named = Field(
         Named.model_validate({"name": "AdamW", "lr": 1e-3}), description="From torch.optim."
@@ -240,20 +340,45 @@ class Model(Section):
         description="From torch.optim.lr_scheduler, stepped once per epoch; the number of epochs "
         "is filled in where the class asks for it; ReduceLROnPlateau watches the training loss.",
     )
+    pretrained: Pretrained | None = Field(None, description="Weights to start from.")
+    dimensions: Literal["3d", "slab", "2.5d", "2d"] = Field(
+        "3d",
+        description="3d: patches as given. slab: whole slices, as many as `patch` has along `slice_axis`. "
+        "2d: "
+        "single slices, in patches as given in the plane. 2.5d: these with `slices` neighbours as channels.",
+    )
+    slice_axis: Literal["x", "y", "z"] = Field("z", description="Axis across slices (RAS; z: axial).")
+    slices: int = Field(3, ge=1, description="Slices of a 2.5d input, odd; the middle one is segmented.")
     patch: Voxels = Field((96, 96, 96), description="Training patch and window. Voxels.")
-    intensity: Intensity = Field(Intensity(), description="Grey values.")
+    intensity: OneOrMore[Intensity] = Field(
+        [Intensity()], description="Grey values; a list: one entry per channel."
+    )
     sampling: Sampling = Field(Sampling(), description="Patch centres.")
     augmentation: Augmentation | None = Field(Augmentation(), description="Augmentation; null: none.")
     training: Training = Field(Training(), description="The loop.")
     inference: Inference = Field(Inference(), description="Prediction.")
+
+    @model_validator(mode="after")
+    def _odd(self) -> Model:
+        if self.dimensions == "2.5d" and self.slices % 2 == 0:
+            raise ValueError("slices must be odd: the middle one is segmented")
+        return self
 
 
 class Evaluate(Section):
     """Scores."""
 
     tolerance_mm: float = Field(2, ge=0, description="Tolerance of the surface Dice. mm.")
-    postprocess: Literal["none", "largest_component"] = Field(
-        "none", description="Applied only where it raises the Dice of the validation cases."
+    empty: Literal["leave_out", "brats"] = Field(
+        "leave_out",
+        description="Truth and prediction both empty: left out of the means and counted; or, as BraTS has "
+        "it, Dice 1 "
+        "and HD95 0. Only one empty: Dice 0, and HD95 the scan's diagonal; or, as BraTS has it, 373.13 mm.",
+    )
+    postprocess: list[Postprocess] = Field(
+        [],
+        description="Steps tried in this order; each is kept only if it raises the mean Dice (of the fold's "
+        "validation cases; for new cases, of the whole cross-validation).",
     )
 
 
@@ -261,6 +386,34 @@ class Export(Section):
     """Files for the user."""
 
     probabilities: bool = Field(False, description="Also write <case>_<class>_probability.nii.gz, 0 to 1.")
+    dicom_seg: bool = Field(False, description="Also write <case>.dcm, a DICOM-SEG, where the scan is DICOM.")
+
+
+class Plan(Section):
+    """Spacing, patch, batch, network and grey values from the training cases (rule `plan`).
+
+    What the experiment sets itself is left alone.
+    """
+
+    memory: Literal["small", "medium", "large"] | Annotated[float, Field(gt=0)] = Field(
+        "medium",
+        description="GPU memory that training may take: small 4, medium 11, large 24, or a number. GiB.",
+    )
+    ct: bool | None = Field(
+        None, description="Whether the first channel is a CT in HU; null: if its values say so."
+    )
+
+
+class Predict(Section):
+    """New scans for a finished experiment (target `predict`)."""
+
+    source: Path = Field(description="A sample sheet, or a folder of scans.")
+    parts: int = Field(1, ge=1, description="Jobs among which the scans are divided.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str | Path) else value
 
 
 class Settings(Section):
@@ -274,11 +427,13 @@ class Settings(Section):
     prepare: Prepare = Field(Prepare(), description="Masks and crops.")
     cache: Cache = Field(Cache(), description="The HDF5 cache.")
     split: Split = Field(Split(), description="Cross-validation.")
+    plan: Plan | None = Field(None, description="Plan the rest from the training cases.")
     models: dict[Name, Model] = Field(
         {"unet": Model()}, min_length=1, description="Model name → its settings."
     )
     evaluate: Evaluate = Field(Evaluate(), description="Scores.")
     export: Export = Field(Export(), description="Exported files.")
+    predict: Predict | None = Field(None, description="New scans; a path alone will do.")
 
     @model_validator(mode="after")
     def _known_classes(self) -> Settings:
@@ -292,16 +447,17 @@ class Settings(Section):
 
 
 AnySection = TypeVar("AnySection", bound=BaseModel)
+FILES = (".yaml", ".yml", ".json")
 
 
-def dump(section: BaseModel | None) -> Any:
-    """A section as plain JSON values."""
-    return None if section is None else section.model_dump(mode="json")
+def dump(section: BaseModel | None, given: bool = False) -> Any:
+    """A section as plain JSON values; `given`: only what was set, without the defaults."""
+    return None if section is None else section.model_dump(mode="json", exclude_unset=given)
 
 
-def as_json(section: BaseModel | None) -> str:
+def as_json(section: BaseModel | None, given: bool = False) -> str:
     """A section as one line of JSON: how a rule hands it to its stage."""
-    return json.dumps(dump(section), sort_keys=True)
+    return json.dumps(dump(section, given), sort_keys=True)
 
 
 def validate(kind: type[AnySection], values: Any, origin: str = "settings") -> AnySection:
@@ -319,9 +475,12 @@ def validate(kind: type[AnySection], values: Any, origin: str = "settings") -> A
 
 def parse(kind: type[AnySection], text: str) -> AnySection:
     """Build a section from a YAML or JSON file's name, or from such text itself."""
-    if text.endswith((".yaml", ".yml", ".json")):
-        return validate(kind, yaml.safe_load(Path(text).read_text(encoding="utf-8")), origin=text)
-    return validate(kind, yaml.safe_load(text))
+    return validate(kind, parse_values(text), origin=text if text.endswith(FILES) else "settings")
+
+
+def parse_values(text: str) -> Any:
+    """Plain values from a YAML or JSON file's name, or from such text itself."""
+    return yaml.safe_load(Path(text).read_text(encoding="utf-8") if text.endswith(FILES) else text)
 
 
 def _explain(kind: type[BaseModel], problem: Any) -> str:

@@ -14,6 +14,7 @@ from foldwise.settings import Data
 # A case's name becomes file names and a wildcard of the workflow.
 CASE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 SPLITS = ("", "train", "test")
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 COLUMNS = ("case", "group", "image", "label", "weight", "split")
 
 
@@ -103,6 +104,43 @@ def read_sheet(data: Data) -> Sheet:
     if not cases and not problems:
         problems.append("line 1: the sheet has no cases")
     return Sheet(tuple(cases), channels, tuple(problems))
+
+
+def read_new_cases(source: Path) -> list[Case]:
+    """Scans to be predicted, from a sample sheet or a folder; labels in the sheet are not looked at.
+
+    In a folder, a file is a case, or a channel of one if its name ends in `_0000`, `_0001`, … as in nnU-Net;
+    a folder within is a DICOM series.
+
+    Raises:
+        CaseError: nothing to predict, or a sheet with faults.
+    """
+    if source.is_file():
+        sheet = read_sheet(Data(sheet=source))
+        if sheet.problems:
+            raise CaseError(f"{source}: {len(sheet.problems)} problem(s)\n  " + "\n  ".join(sheet.problems))
+        return list(sheet.cases)
+    if not source.is_dir():
+        raise CaseError(f"{source}: neither a sample sheet nor a folder of scans")
+    found: dict[str, list[Path]] = {}
+    for path in sorted(source.iterdir()):
+        suffix = next((s for s in VOLUME_SUFFIXES if path.name.endswith(s)), None)
+        if path.name.startswith(".") or (suffix is None and not path.is_dir()):
+            continue
+        name = path.name.removesuffix(suffix or "")
+        found.setdefault(re.sub(r"_\d{4}$", "", name) if suffix else name, []).append(path)
+    if not found:
+        raise CaseError(
+            f"{source}: no scans in it ({', '.join(VOLUME_SUFFIXES)}, or folders of a DICOM series)"
+        )
+    if wrong := [name for name in found if not CASE_NAME.match(name)]:
+        raise CaseError(
+            f"{source}: {wrong[0]!r} is no name for a case: letters, digits, `_`, `.` and `-` only"
+        )
+    return [
+        Case(name, name, tuple(paths), None, None, "", line)
+        for line, (name, paths) in enumerate(found.items(), start=1)
+    ]
 
 
 def _channels(path: Path, header: list[str]) -> tuple[str, ...]:

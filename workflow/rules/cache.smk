@@ -1,6 +1,7 @@
 rule cache:
     input:
-        rules.crop.output,
+        crop=rules.crop.output[0],
+        plan=LAYOUT.plan or [],
     output:
         f"{LAYOUT.caches}/{{case}}.h5",
     log:
@@ -11,8 +12,9 @@ rule cache:
         mem_mb=lambda wildcards, attempt: LAYOUT.mib("cache", wildcards.case, attempt),
         runtime=20,
     params:
-        settings=as_json(SETTINGS.cache),
+        settings=LAYOUT.given(SETTINGS.cache),
+        plan=option("plan", LAYOUT.plan),
         labels=json.dumps(SETTINGS.data.labels),
     shell:
-        "python -m foldwise.stages.cache --case {wildcards.case} --crop {input}"
+        "python -m foldwise.stages.cache --case {wildcards.case} --crop {input.crop} {params.plan}"
         " --settings {params.settings:q} --labels {params.labels:q} --cache {output} > {log} 2>&1"

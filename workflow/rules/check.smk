@@ -16,6 +16,7 @@ rule check:
         runtime=60,
     params:
         settings=LAYOUT.check_settings,
+        counts=LAYOUT.counts,
     shell:
         "python -m foldwise.stages.check --settings {params.settings:q}"
-        " --out {output} 2>&1 | tee {log}"
+        " --counts {params.counts} --out {output} 2>&1 | tee {log}"

@@ -17,3 +17,5 @@ wildcard_constraints:
     case="[A-Za-z0-9][A-Za-z0-9_.-]*",
     model="[A-Za-z0-9][A-Za-z0-9_.-]*",
     fold="[0-9]+",
+    part="[0-9]+",
+    parts="[0-9]+",

@@ -1,7 +1,7 @@
 rule ensemble:
     input:
         models=expand(rules.train.output.model, fold=LAYOUT.folds, allow_missing=True),
-        tests=expand(rules.test.output.facts, fold=LAYOUT.folds, allow_missing=True),
+        postprocess=rules.postprocess.output,
         caches=LAYOUT.per_case(LAYOUT.others, rules.cache.output[0]),
     output:
         predictions=directory(f"{LAYOUT.ensemble}/predictions"),
@@ -29,6 +29,6 @@ rule ensemble:
         state=f"{LAYOUT.state}/ensemble",
     shell:
         "python -m foldwise.stages.ensemble --settings {params.settings:q} --data {params.data:q}"
-        " --export {params.export:q} --models {input.models} --tests {input.tests}"
+        " --export {params.export:q} --models {input.models} --postprocess {input.postprocess}"
         " --caches {params.caches} --state {params.state} --predictions {output.predictions}"
         " --folder {output.export} --metrics {output.metrics} --facts {output.facts} > {log} 2>&1"

@@ -2,6 +2,8 @@ rule train:
     input:
         index=rules.index.output.index,
         caches=LAYOUT.per_case(LAYOUT.training, rules.cache.output[0]),
+        plan=LAYOUT.plan or [],
+        pretrained=lambda wildcards: LAYOUT.pretrained(wildcards.model),
     output:
         model=f"{LAYOUT.fold}/model.pt",
         log=f"{LAYOUT.fold}/log.csv",
@@ -23,13 +25,17 @@ rule train:
         checkpoint_min=10,
         attempt=lambda wildcards, attempt: attempt,
     params:
-        settings=lambda wildcards: as_json(SETTINGS.models[wildcards.model]),
+        settings=lambda wildcards: LAYOUT.given(SETTINGS.models[wildcards.model]),
+        plan=option("plan", LAYOUT.plan),
+        prepare=as_json(SETTINGS.prepare),
+        cache=LAYOUT.given(SETTINGS.cache),
         system=SETTINGS.system,
         seed=SETTINGS.seed,
         # No output: what Snakemake deletes before and after a failure, training could not go on from.
         state=f"{LAYOUT.state}/fold{{fold}}/train",
     shell:
         "python -m foldwise.stages.train --settings {params.settings:q} --system {params.system}"
+        " --name {wildcards.model} {params.plan} --prepare {params.prepare:q} --cache {params.cache:q}"
         " --index {input.index} --fold {wildcards.fold} --seed {params.seed} --state {params.state}"
         " --model {output.model} --log {output.log} --provenance {output.provenance}"
         " --budget-min {resources.runtime} --checkpoint-min {resources.checkpoint_min}"

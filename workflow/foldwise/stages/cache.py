@@ -9,7 +9,8 @@ import yaml
 
 from foldwise.command import parser, run
 from foldwise.files import CaseError
-from foldwise.settings import Cache, parse
+from foldwise.planning import with_plan
+from foldwise.settings import Cache
 from foldwise.volumes.prepare import cache_case
 
 
@@ -18,10 +19,11 @@ def main() -> None:
     made = parser(__doc__, Cache)
     made.add_argument("--case", required=True, help="the case's name")
     made.add_argument("--crop", required=True, type=Path, help="folder that the crop stage wrote")
+    made.add_argument("--plan", type=Path, help="plan.yaml, for what the settings leave open")
     made.add_argument("--labels", default="{tumour: 1}", help="class name → voxel value, as YAML")
     made.add_argument("--cache", required=True, type=Path, help="HDF5 file to write")
     args = made.parse_args()
-    settings = parse(Cache, args.settings)
+    settings = with_plan(Cache, args.settings, args.plan, "cache")
     try:
         cache_case(args.case, args.crop, settings, yaml.safe_load(args.labels), args.cache)
     except CaseError as error:

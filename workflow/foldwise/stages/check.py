@@ -7,7 +7,7 @@ from pathlib import Path
 from foldwise.check import check
 from foldwise.command import parser, run
 from foldwise.files import write_json
-from foldwise.forecast import case_mib, disk_mib, model_mib, table
+from foldwise.forecast import case_mib, count, disk_mib, model_mib, table
 from foldwise.settings import Settings, parse
 from foldwise.sheet import read_sheet
 
@@ -15,6 +15,7 @@ from foldwise.sheet import read_sheet
 def main() -> None:
     """Read the command line."""
     made = parser(__doc__, Settings)
+    made.add_argument("--counts", required=True, type=Path, help="JSON that remembers what networks hold")
     made.add_argument("--out", required=True, type=Path, help="what was found, to write (.json)")
     args = made.parse_args()
     settings = parse(Settings, args.settings)
@@ -35,14 +36,19 @@ def main() -> None:
             "mib": {stage: case_mib(stage, size, settings) for stage in stages},
             "disk_mib": disk_mib(size, settings),
         }
-    models = {
-        name: {stage: model_mib(stage, sizes, settings, model) for stage in ("train", "test", "ensemble")}
-        for name, model in settings.models.items()
-    }
+    targets = settings.data.targets()
+    channels = max(size.channels for size in sizes.values())
+    models = {}
+    for name, model in settings.models.items():
+        step = None if settings.plan else count(model, targets, channels, args.counts)
+        models[name] = {
+            stage: model_mib(stage, list(sizes.values()), settings, model, step)
+            for stage in ("train", "test", "ensemble")
+        }
     write_json(args.out, {"cases": cases, "models_mib": models, "warnings": list(checked.warnings)})
     for warning in checked.warnings:
         print(f"warning: {warning}")
-    print(table(sizes, settings))
+    print(table(sizes, settings, models))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from foldwise.files import atomic_folder, atomic_path, file_hash, read_json, sho
 from foldwise.provenance import provenance
 from foldwise.settings import Data, Evaluate, Export, dump, parse
 from foldwise.sheet import read_sheet
-from foldwise.volumes.postprocess import helps
 
 
 def main() -> None:
@@ -24,7 +23,7 @@ def main() -> None:
     made.add_argument("--data", required=True, help="the data section, as YAML or JSON")
     made.add_argument("--export", default="{}", help="the export section, as YAML or JSON")
     made.add_argument("--models", required=True, type=Path, nargs="+", help="one model per fold")
-    made.add_argument("--tests", required=True, type=Path, nargs="+", help="facts of every test stage")
+    made.add_argument("--postprocess", required=True, type=Path, help="the choice of the cross-validation")
     made.add_argument("--caches", required=True, type=Path, help="folder of the caches")
     made.add_argument("--state", required=True, type=Path, help="folder for unfinished work")
     made.add_argument("--predictions", required=True, type=Path, help="folder of <case>.h5 to write")
@@ -35,23 +34,21 @@ def main() -> None:
     settings = parse(Evaluate, args.settings)
     cases = [case for case in read_sheet(parse(Data, args.data)).cases if not case.trains]
 
-    system, trained, classes = networks(args.models)
+    system, trained, targets = networks(args.models)
     work = args.state / short_hash([file_hash(path) for path in args.models], 16)
     caches = {case.name: str(args.caches / f"{case.name}.h5") for case in cases}
     predictions = predict_missing(system, trained, caches, work)
 
-    # Every fold compared on its own validation cases; together they decide for the ensemble.
-    compared = [row for path in args.tests for row in read_json(path)["validation"]]
-    better = helps([row["before"] for row in compared], [row["after"] for row in compared])
-    chosen = settings.postprocess if compared and better else "none"
+    chosen = read_json(args.postprocess)["postprocess"]
 
     labels = {case.name: case.label for case in cases if case.label is not None}
     groups = {case.name: case.group for case in cases}
     scored = {name: predictions[name] for name in labels}
-    table = metrics_table(scored, labels, groups, "ensemble", classes, settings, chosen)
+    table = metrics_table(scored, labels, groups, "ensemble", targets, settings, chosen)
+    export = parse(Export, args.export)
     with atomic_folder(args.folder) as folder:
-        for path in predictions.values():
-            export_case(path, classes, chosen, parse(Export, args.export), folder)
+        for case in cases:
+            export_case(predictions[case.name], chosen, export, folder, case.images[0])
     with atomic_folder(args.predictions) as folder:
         for path in predictions.values():
             shutil.move(path, folder / path.name)

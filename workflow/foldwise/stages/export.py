@@ -20,11 +20,11 @@ def main() -> None:
     made.add_argument("--folder", required=True, type=Path, help="folder of <case>.nii.gz to write")
     args = made.parse_args()
     settings = parse(Export, args.settings)
-    classes = Index.read(args.index).classes
+    index = Index.read(args.index)
     postprocess = read_json(args.facts)["postprocess"]
     with atomic_folder(args.folder) as folder:
         for path in sorted(args.predictions.glob("*.h5")):
-            export_case(path, classes, postprocess, settings, folder)
+            export_case(path, postprocess, settings, folder, Path(index[path.stem].images[0]))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def main() -> None:
                 foreground_ml=facts["foreground_ml"],
             )
         )
-    index = make_index(entries, data.labels, parse(Split, args.settings))
+    index = make_index(entries, data.targets(), parse(Split, args.settings))
     index.write(args.index, args.splits)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
 from foldwise.command import parser, run
 from foldwise.evaluate import choose_postprocess, metrics_table, networks, predict_missing
@@ -32,25 +31,24 @@ def main() -> None:
 
     # Predictions of another model never mix with this one's.
     work = args.state / file_hash(args.model)[:16]
-    system, trained, classes = networks([args.model])
+    system, trained, targets = networks([args.model])
     labels = {entry.case: Path(entry.label) for entry in index.entries}
-    chosen: str = "none"
-    compared: list[dict[str, Any]] = []
-    if settings.postprocess != "none":
+    chosen: list[str] = []
+    if settings.postprocess:
         seen = predict_missing(
             system, trained, {c: index[c].cache for c in fold.validation}, work / "validation"
         )
-        chosen, compared = choose_postprocess(seen, labels, classes, settings.postprocess)
+        chosen = choose_postprocess(seen, labels, targets, settings.postprocess)
     predictions = predict_missing(system, trained, {c: index[c].cache for c in fold.test}, work / "test")
     groups = {entry.case: entry.group for entry in index.entries}
-    table = metrics_table(predictions, labels, groups, args.fold, classes, settings, chosen)
+    table = metrics_table(predictions, labels, groups, args.fold, targets, settings, chosen)
     with atomic_folder(args.predictions) as folder:
         for path in predictions.values():
             shutil.move(path, folder / path.name)
     with atomic_path(args.metrics) as temporary:
         table.to_csv(temporary, index=False)
     facts = provenance(settings=dump(settings), inputs=[args.index, args.model])
-    write_json(args.facts, {"postprocess": chosen, "validation": compared, **facts})
+    write_json(args.facts, {"postprocess": chosen, **facts})
     shutil.rmtree(args.state, ignore_errors=True)
     logging.info("%d cases, mean Dice %.4f", len(predictions), table["dice"].mean())
 

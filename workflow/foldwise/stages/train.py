@@ -12,11 +12,12 @@ import torch
 
 from foldwise.cache import open_case
 from foldwise.command import parser, run
-from foldwise.files import atomic_path, short_hash, write_json, write_text
+from foldwise.files import atomic_path, file_hash, short_hash, write_json, write_text
 from foldwise.index import Index
+from foldwise.planning import with_plan
 from foldwise.provenance import provenance
-from foldwise.settings import Model, dump, parse
-from foldwise.systems import load
+from foldwise.settings import Cache, Model, Prepare, dump, parse
+from foldwise.systems import fitted, load
 from foldwise.training.attempts import Attempts
 from foldwise.training.budget import UNFINISHED, Budget
 from foldwise.training.loop import Run, Trainer, log_text
@@ -26,6 +27,10 @@ def main() -> int:
     """Read the command line."""
     made = parser(__doc__, Model)
     made.add_argument("--system", default="segmentation", help="family")
+    made.add_argument("--name", default="model", help="the model's name in the plan")
+    made.add_argument("--plan", type=Path, help="plan.yaml, for what the settings leave open")
+    made.add_argument("--prepare", default="{}", help="the prepare section, kept in the model for new scans")
+    made.add_argument("--cache", default="{}", help="the cache section, likewise")
     made.add_argument("--index", required=True, type=Path, help="label-path index")
     made.add_argument("--fold", required=True, type=int, help="fold, from 0")
     made.add_argument("--seed", type=int, default=0, help="seed of the experiment")
@@ -43,7 +48,6 @@ def main() -> int:
     args.state.mkdir(parents=True, exist_ok=True)
     # Snakemake deletes a rule's log before every attempt; this one holds them all.
     logging.getLogger().addHandler(logging.FileHandler(args.state / "train.log", encoding="utf-8"))
-    settings = parse(Model, args.settings)
     index = Index.read(args.index)
     fold = index.folds[args.fold]
     caches = {case: index[case].cache for case in fold.train + fold.validation}
@@ -52,60 +56,67 @@ def main() -> int:
         with open_case(path) as file:
             contents[case] = str(file.attrs["content"])
             channels = file["image"].shape[0]
+    train = [caches[case] for case in fold.train]
+    settings = fitted(args.system, with_plan(Model, args.settings, args.plan, "models", args.name), train)
+    pretrained = file_hash(settings.pretrained.file) if settings.pretrained else None
+    fingerprint = short_hash(
+        [
+            dump(settings),
+            args.seed,
+            args.fold,
+            index.targets.as_dict(),
+            fold.train,
+            fold.validation,
+            contents,
+            pretrained,
+        ],
+        32,
+    )
     attempts = Attempts(args.state / "attempts.jsonl", args.attempt)
     plan = Run(
         model=settings,
-        train=[caches[case] for case in fold.train],
+        train=train,
         validation=[caches[case] for case in fold.validation],
         seed=(args.seed, args.fold),
-        fingerprint=short_hash(
-            [
-                dump(settings),
-                args.seed,
-                args.fold,
-                index.classes,
-                fold.train,
-                fold.validation,
-                contents,
-            ],
-            32,
-        ),
+        fingerprint=fingerprint,
         folder=args.state,
+        facts={
+            "settings": dump(settings),
+            "system": args.system,
+            "targets": index.targets.as_dict(),
+            "channels": channels,
+            "prepare": dump(parse(Prepare, args.prepare)),
+            "cache": dump(with_plan(Cache, args.cache, args.plan, "cache")),
+            "fingerprint": fingerprint,
+        },
         workers=args.workers,
         checkpoint_min=args.checkpoint_min,
     )
-    trainer = Trainer(plan, load(args.system, settings, index.classes, channels), attempts, budget)
+    system = load(args.system, settings, index.targets, channels)
+    trainer = Trainer(plan, system, attempts, budget)
+    if trainer.step == 0:
+        system.examples(train, plan.seed, settings.training.examples, args.state / "examples")
     if not trainer.fit():
         return UNFINISHED
-    assert trainer.best is not None
+    best = trainer.best
+    assert best is not None
     with atomic_path(args.model) as temporary:
-        torch.save(
-            {
-                "network": trainer.best["network"],
-                "settings": dump(settings),
-                "system": args.system,
-                "classes": index.classes,
-                "channels": channels,
-                "epoch": trainer.best["epoch"],
-                "score": trainer.best["score"],
-                "fingerprint": plan.fingerprint,
-            },
-            temporary,
-        )
+        torch.save(trainer.model_file(best["network"], best["epoch"], best["score"]), temporary)
     write_text(args.log, log_text(trainer.rows))
     write_json(
         args.provenance,
         provenance(
             settings=dump(settings),
-            inputs=[args.index],
+            inputs=[args.index, *([settings.pretrained.file] if settings.pretrained else [])],
             seed=args.seed,
             fold=args.fold,
-            best_epoch=trainer.best["epoch"],
+            best_epoch=best["epoch"],
             epochs=len(trainer.rows),
+            pretrained=trainer.pretrained,
             attempts=attempts.rows(),
         ),
     )
-    logging.info("best epoch %d, score %.4f", trainer.best["epoch"], trainer.best["score"])
+    logging.info("best epoch %d, score %.4f", best["epoch"], best["score"])
     return 0
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from foldwise.settings import Model
+from foldwise.targets import Targets
 from foldwise.training.steps import Items
 
 
@@ -31,6 +32,9 @@ class System(Protocol):
     ) -> dict[str, torch.Tensor]:
         """Scalars of a batch on the training device: `loss`, and parts of it worth a log column."""
 
+    def examples(self, caches: Sequence[str], seed: Sequence[int], count: int, folder: Path) -> None:
+        """Write the first training samples, as the network sees them, for a person to look at."""
+
     def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
         """Means over validation cases: `score`, by which the best epoch is chosen, and others to log."""
 
@@ -42,13 +46,25 @@ class System(Protocol):
 FAMILIES = {"segmentation": "foldwise.systems.segmentation"}
 
 
-def load(name: str, model: Model, classes: dict[str, int], channels: int) -> Any:
+def load(name: str, model: Model, targets: Targets, channels: int) -> Any:
     """The system of a family for one model.
 
     Args:
         name: a key of `FAMILIES`.
-        model: the model's settings.
-        classes: class name → voxel value in the label files.
+        model: the model's settings, as `fitted` made them.
+        targets: what is learnt.
         channels: image channels.
     """
-    return importlib.import_module(FAMILIES[name]).Family(model, classes, channels)
+    return importlib.import_module(FAMILIES[name]).Family(model, targets, channels)
+
+
+def fitted(name: str, model: Model, caches: Sequence[str]) -> Model:
+    """The model's settings with what its training cases decide.
+
+    Args:
+        name: a key of `FAMILIES`.
+        model: the model's settings.
+        caches: of the training cases.
+    """
+    made: Model = importlib.import_module(FAMILIES[name]).Family.fitted(model, caches)
+    return made

@@ -9,9 +9,9 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,15 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 from tqdm import tqdm
 
-from foldwise.files import CaseError, write_text
+from foldwise.files import CaseError, atomic_path, write_text
 from foldwise.networks import build
-from foldwise.settings import Model
+from foldwise.settings import Model, Named, validate
 from foldwise.systems import System
 from foldwise.training import checkpoint
 from foldwise.training.attempts import Attempts
 from foldwise.training.budget import Budget
 from foldwise.training.memory import peak_gpu_mib, peak_mib
+from foldwise.training.pretrained import load_pretrained
 from foldwise.training.steps import batches, step_seed
 
 
@@ -42,6 +43,7 @@ class Run:
         seed: whole numbers from which every random draw is made.
         fingerprint: hash of settings and data; a checkpoint of another one is not continued.
         folder: where checkpoints, log and history live between jobs.
+        facts: plain values that go into every model file, from which the network can be rebuilt.
         workers: processes that read data; changes speed only.
         checkpoint_min: minutes between checkpoints.
     """
@@ -52,6 +54,7 @@ class Run:
     seed: tuple[int, ...]
     fingerprint: str
     folder: Path
+    facts: Mapping[str, Any] = field(default_factory=dict)
     workers: int = 0
     checkpoint_min: float = 10
 
@@ -66,13 +69,11 @@ class Trainer:
         self.fabric = make_fabric(training.amp)
         torch.manual_seed(step_seed(run.seed, 0))
         network = system.network()
+        self.pretrained = load_pretrained(network, run.model.pretrained) if run.model.pretrained else None
         optimiser = build("optimiser", run.model.optimiser, network.parameters())
-        self.scheduler = None
-        if run.model.scheduler is not None:
-            epochs = training.epochs
-            self.scheduler = build(
-                "scheduler", run.model.scheduler, optimiser, total_iters=epochs, T_max=epochs
-            )
+        self.scheduler = make_scheduler(run.model.scheduler, optimiser, training.epochs)
+        assert training.steps_per_epoch is not None, "the system fills in the steps of an epoch"
+        self.per_epoch = training.steps_per_epoch
         self.network, self.optimiser = self.fabric.setup(network, optimiser)
         self.step = 0
         self.rows: list[dict[str, float]] = []
@@ -88,8 +89,11 @@ class Trainer:
     @property
     def total(self) -> int:
         """Optimiser steps of the whole training."""
-        training = self.run.model.training
-        return training.epochs * training.steps_per_epoch
+        return self.run.model.training.epochs * self.per_epoch
+
+    def model_file(self, weights: dict[str, torch.Tensor], epoch: int, score: float) -> dict[str, Any]:
+        """What a model's file holds: weights, where they are from, and how to rebuild the network."""
+        return {"network": weights, "epoch": epoch, "score": score, **self.run.facts}
 
     def fit(self) -> bool:
         """Train until finished (True) or until the budget says stop (False); the state is saved either way.
@@ -131,7 +135,7 @@ class Trainer:
     def _epoch(self, feed: Any) -> None:
         """Steps to the end of the epoch, or to a stop within it."""
         training = self.run.model.training
-        per_epoch = training.steps_per_epoch
+        per_epoch = self.per_epoch
         end = (self.step // per_epoch + 1) * per_epoch
         bar = tqdm(
             total=per_epoch,
@@ -194,9 +198,10 @@ class Trainer:
         epoch = len(self.rows) + 1
         last = epoch == training.epochs
         row: dict[str, float] = {"epoch": epoch, "step": self.step}
-        row |= {k: v / training.steps_per_epoch for k, v in self.sums["values"].items()}
+        row |= {k: v / self.per_epoch for k, v in self.sums["values"].items()}
         row["lr"] = self.optimiser.param_groups[0]["lr"]
         due = epoch % training.validate_every == 0 or last
+        score = math.nan
         if due and self.run.validation:
             measured = self.system.validate(self.network, self.run.validation)
             score = measured.pop("score")
@@ -204,7 +209,7 @@ class Trainer:
             self._judge(epoch, score)
         elif due:
             self.best = {"epoch": epoch, "score": math.nan, "network": self._weights()}
-        self._schedule(row)
+        self._schedule(row["loss"], score if due else None)
         seconds = self.sums["seconds"]
         row |= {
             "seconds": seconds,
@@ -215,6 +220,9 @@ class Trainer:
         self.rows.append(row)
         self.sums = _empty_sums()
         self.finished = last or (training.patience is not None and self.waited >= training.patience)
+        if self.finished and training.keep == "last":
+            self.best = {"epoch": epoch, "score": score, "network": self._weights()}
+        self._snapshot(epoch, score)
         logging.info(_progress(row, training.epochs))
         if due or self.finished:
             self._save()
@@ -226,9 +234,28 @@ class Trainer:
         else:
             self.waited += 1
 
-    def _schedule(self, row: dict[str, float]) -> None:
+    def _snapshot(self, epoch: int, score: float) -> None:
+        """Keep the models that `save_every` and `save_last` ask for, and drop those they no longer do."""
+        training, folder = self.run.model.training, self.run.folder / "models"
+
+        def wanted(number: int) -> bool:
+            every = training.save_every is not None and number % training.save_every == 0
+            return every or (training.save_last is not None and number > epoch - training.save_last)
+
+        if wanted(epoch):
+            with atomic_path(folder / f"epoch_{epoch:04d}.pt") as temporary:
+                torch.save(self.model_file(self._weights(), epoch, score), temporary)
+        for path in folder.glob("epoch_*.pt"):
+            if not wanted(int(path.stem.removeprefix("epoch_"))):
+                path.unlink()
+
+    def _schedule(self, loss: float, score: float | None) -> None:
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step(row["loss"])
+            # Where there are validation cases it watches them, so its patience counts validations.
+            if not self.run.validation:
+                self.scheduler.step(loss)
+            elif score is not None:
+                self.scheduler.step(1 - score)
         elif self.scheduler is not None:
             self.scheduler.step()
 
@@ -263,6 +290,24 @@ class Trainer:
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         for name in ("step", "rows", "best", "waited", "sums", "finished"):
             setattr(self, name, state[name])
+
+
+def make_scheduler(named: Named | None, optimiser: torch.optim.Optimizer, epochs: int) -> Any:
+    """A schedule stepped once per epoch; SequentialLR and ChainedScheduler name their parts in a list.
+
+    Raises:
+        CaseError: an unknown name or wrong arguments.
+    """
+    if named is None:
+        return None
+    parts = named.arguments.get("schedulers")
+    if parts is not None:
+        made = [make_scheduler(validate(Named, part), optimiser, epochs) for part in parts]
+        rest = {key: value for key, value in named.arguments.items() if key != "schedulers"}
+        leading = [made] if named.name == "ChainedScheduler" else [optimiser, made]
+        return build("scheduler", validate(Named, {"name": named.name, **rest}), *leading)
+    lengths = dict.fromkeys(("total_iters", "T_max", "total_steps"), epochs)
+    return build("scheduler", named, optimiser, **lengths)
 
 
 def make_fabric(amp: str) -> Fabric:

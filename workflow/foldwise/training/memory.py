@@ -6,6 +6,7 @@ import re
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -23,6 +24,48 @@ def peak_mib() -> float:
 def peak_gpu_mib(device: torch.device) -> float:
     """Peak memory allocated on a GPU by this process, in MiB; 0 on a CPU."""
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0
+
+
+def gpu_gib(system: Any, half: bool) -> float:
+    """Memory of one training step in GiB on a GPU, counted from the network on shapes alone.
+
+    Weights, gradients and two moments of the optimiser; what the forward pass keeps for the backward one, at
+    two bytes a number under mixed precision; the largest of these once more for its gradient; and a share
+    for the driver and the convolutions' working memory.
+
+    Args:
+        system: gives `network()`, `sample()` and `forward_loss`.
+        half: mixed precision.
+    """
+    weights, kept, largest = count_step(system)
+    share = 0.55 if half else 1.0
+    return (16 * weights + share * (kept + 3 * largest)) / 2**30 + 0.7
+
+
+def count_step(system: Any) -> tuple[int, int, int]:
+    """Numbers in the weights, and bytes of what a training step keeps, and of the largest kept tensor.
+
+    Nothing is computed: tensors have shapes alone.
+    """
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        # A tensor that two operations keep is there once; views share their storage.
+        storage = tensor.untyped_storage()
+        if id(tensor) not in parameters:
+            sizes[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.device("meta"):
+        network = system.build_network()
+        parameters = {id(p) for p in network.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            outputs = network(system.sample())
+            # The loss keeps each output and its target a few times over.
+            heads = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+            loss = 6 * sum(head.numel() * head.element_size() for head in heads)
+    weights = sum(p.numel() for p in network.parameters())
+    return weights, sum(sizes.values()) + loss, max(sizes.values(), default=0)
 
 
 def _peak_of(process: psutil.Process) -> float:

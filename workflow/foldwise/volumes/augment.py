@@ -16,8 +16,12 @@ def augment(
     spacing: torch.Tensor,
     settings: Augmentation,
     generator: torch.Generator,
+    across: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Change each sample of a batch at random.
+
+    Where voxels are more than three times as long one way as another, rotation is about that axis alone, as
+    in nnU-Net: turned out of their plane, slices would be smeared.
 
     Args:
         image: (batch, channels, x, y, z), normalised floats.
@@ -25,6 +29,7 @@ def augment(
         spacing: (batch, 3) in mm; rotations are rigid in mm also where voxels are not cubes.
         settings: what may change.
         generator: on the image's device; the result is a function of its state alone.
+        across: axis across the slices (0 to 2) if rotation is about it alone and it is not zoomed.
     """
 
     def draw(*shape: int) -> torch.Tensor:
@@ -43,12 +48,25 @@ def augment(
         label = torch.stack([pair[1] for pair in pairs])
     chosen = (moved < settings.affine_probability).nonzero().flatten()
     if len(chosen) and (settings.rotate_deg or settings.scale):
-        matrices = rotation(angles[chosen] * math.radians(settings.rotate_deg))
-        matrices = matrices * (1 + zoom[chosen] * settings.scale)[:, None, None]
+        free = _free_axes(spacing[chosen], across)
+        matrices = rotation(angles[chosen] * free * math.radians(settings.rotate_deg))
+        zooms = (1 + zoom[chosen] * settings.scale)[:, None].repeat(1, 3)
+        if across is not None:
+            zooms[:, across] = 1
+        matrices = matrices * zooms[:, None, :]
         moved_image, moved_label = warp(image[chosen], label[chosen], spacing[chosen], matrices)
         image, label = image.clone(), label.clone()
         image[chosen], label[chosen] = moved_image, moved_label
     return _intensity(image, settings, touched, amounts, noise), label
+
+
+def _free_axes(spacing: torch.Tensor, across: int | None) -> torch.Tensor:
+    """1 for each axis (batch, 3) about which a sample may be turned, else 0."""
+    if across is not None:
+        return torch.eye(3, device=spacing.device)[across].expand(len(spacing), 3)
+    coarse = F.one_hot(spacing.argmax(1), 3).to(spacing)
+    flat = spacing.amax(1) > 3 * spacing.amin(1)
+    return torch.where(flat[:, None], coarse, torch.ones_like(coarse))
 
 
 def rotation(angles: torch.Tensor) -> torch.Tensor:

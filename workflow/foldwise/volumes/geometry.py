@@ -158,9 +158,8 @@ def resample_labels(labels: np.ndarray, shape: Int3) -> np.ndarray:
     return made
 
 
-def resized(volume: Volume, spacing: tuple[float, float, float] | None) -> Volume:
-    """Resample a volume to (nearly) `spacing`: the extent is kept, so the step is extent/voxels."""
-    shape = grid_for(volume, spacing)
+def resized(volume: Volume, shape: Int3) -> Volume:
+    """Resample a volume to a shape: its extent is kept, so the step is extent/voxels."""
     affine = _resized_affine(volume.affine, volume.data.shape, shape)
     return Volume(resample(volume.data, shape), affine)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cc3d
 import numpy as np
@@ -12,7 +12,18 @@ from scipy.spatial import KDTree
 
 from foldwise.volumes.geometry import bounding_box
 
-METRICS = ("dice", "jaccard", "hd95_mm", "surface_dice", "volume_error_ml", "lesion_recall", "false_lesions")
+METRICS = (
+    "dice",
+    "jaccard",
+    "hd95_mm",
+    "assd_mm",
+    "surface_dice",
+    "volume_error_ml",
+    "lesion_recall",
+    "false_lesions",
+)
+# BraTS's distance where only one of both masks is empty: the diagonal of its 240×240×155 mm images.
+BRATS_WORST_MM = 373.13
 
 # Files store spacings as float32: a distance that equals the tolerance on paper must count as within it.
 ROUNDING_MM = 1e-3
@@ -23,9 +34,10 @@ def score(
     prediction: np.ndarray,
     truth: np.ndarray,
     spacing: tuple[float, float, float],
-    classes: dict[str, int],
+    values: Mapping[str, Sequence[int]],
     *,
     tolerance_mm: float,
+    brats: bool = False,
 ) -> list[dict[str, float | int | str | bool]]:
     """Score a case.
 
@@ -35,20 +47,23 @@ def score(
     Lesions are 26-connected components; one is found if a predicted voxel lies in it, and a predicted
     component that overlaps none is false. Lesion recall is NaN where there is no lesion.
 
-    HD95 is the larger of both directions' 95th percentiles; surface Dice (Nikolov et al. 2018,
-    arXiv:1809.04430) is the share of both surfaces within the tolerance of the other. A surface is the
-    centres of the mask's voxels with a face neighbour outside it, each counting once, as in MONAI.
+    HD95 is the larger of both directions' 95th percentiles; ASSD the mean over both surfaces' voxels of the
+    distance to the other; surface Dice (Nikolov et al. 2018, arXiv:1809.04430) the share of both surfaces
+    within the tolerance of the other. A surface is the centres of the mask's voxels with a face neighbour
+    outside it, each counting once, as in MONAI.
 
     Args:
         prediction: label map (x, y, z).
         truth: label map of the same shape.
         spacing: voxel edges in mm.
-        classes: class name → voxel value.
+        values: class or region → its voxel values.
         tolerance_mm: tolerance of the surface Dice.
+        brats: follow BraTS instead: where both are empty, overlaps are 1 and distances 0; where only one is,
+            distances are 373.13 mm.
 
     Returns:
-        A row per class: class, dice, jaccard, hd95_mm, surface_dice, volume_ml, truth_ml, volume_error_ml
-        (predicted − true), lesions, lesions_found, lesion_recall, false_lesions, empty.
+        A row per class: class, dice, jaccard, hd95_mm, assd_mm, surface_dice, volume_ml, truth_ml,
+        volume_error_ml (predicted − true), lesions, lesions_found, lesion_recall, false_lesions, empty.
 
     Raises:
         ValueError: the shapes differ.
@@ -56,15 +71,16 @@ def score(
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
     voxel_ml = float(np.prod(spacing)) / 1000
-    diagonal_mm = float(np.linalg.norm(np.multiply(truth.shape, spacing)))
+    worst_mm = BRATS_WORST_MM if brats else float(np.linalg.norm(np.multiply(truth.shape, spacing)))
+    nothing = {"overlap": 1.0, "mm": 0.0} if brats else {"overlap": NAN, "mm": NAN}
     rows = []
-    for name, value in classes.items():
-        found, real = _cut(prediction == value, truth == value)
+    for name, wanted in values.items():
+        found, real = _cut(np.isin(prediction, wanted), np.isin(truth, wanted))
         rows.append(
             {
                 "class": name,
-                **_overlap(found, real),
-                **_surfaces(found, real, spacing, tolerance_mm, diagonal_mm),
+                **_overlap(found, real, nothing["overlap"]),
+                **_surfaces(found, real, spacing, tolerance_mm, worst_mm, nothing),
                 **_volumes(found, real, voxel_ml),
                 **_lesions(found, real),
                 "empty": not (found.any() or real.any()),
@@ -82,10 +98,10 @@ def _cut(found: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found[box], real[box]
 
 
-def _overlap(found: np.ndarray, real: np.ndarray) -> dict[str, float]:
+def _overlap(found: np.ndarray, real: np.ndarray, nothing: float) -> dict[str, float]:
     both, either = int((found & real).sum()), int((found | real).sum())
     if not either:
-        return {"dice": NAN, "jaccard": NAN}
+        return {"dice": nothing, "jaccard": nothing}
     return {"dice": 2 * both / (either + both), "jaccard": both / either}
 
 
@@ -103,16 +119,23 @@ def _surfaces(
     real: np.ndarray,
     spacing: tuple[float, float, float],
     tolerance_mm: float,
-    diagonal_mm: float,
+    worst_mm: float,
+    nothing: dict[str, float],
 ) -> dict[str, float]:
+    if not (found.any() or real.any()):
+        return {
+            "hd95_mm": nothing["mm"],
+            "assd_mm": nothing["mm"],
+            "surface_dice": nothing["overlap"],
+        }
     if not (found.any() and real.any()):
-        alone = found.any() or real.any()
-        return {"hd95_mm": diagonal_mm if alone else NAN, "surface_dice": 0.0 if alone else NAN}
+        return {"hd95_mm": worst_mm, "assd_mm": worst_mm, "surface_dice": 0.0}
     distances = surface_distances(found, real, spacing)
-    within = np.concatenate(distances) <= tolerance_mm + ROUNDING_MM
+    both = np.concatenate(distances)
     return {
         "hd95_mm": max(float(np.percentile(way, 95)) for way in distances),
-        "surface_dice": float(within.mean()),
+        "assd_mm": float(both.mean()),
+        "surface_dice": float((both <= tolerance_mm + ROUNDING_MM).mean()),
     }
 
 

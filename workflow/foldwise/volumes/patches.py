@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ import torch
 
 from foldwise.cache import open_case
 from foldwise.settings import Intensity, Sampling
-from foldwise.volumes.geometry import Int3
+from foldwise.volumes.geometry import Int3, int3
 
 # Files kept open by a worker; a thousand cases would exhaust its file descriptors.
 MAX_OPEN = 64
@@ -22,7 +23,7 @@ class Patches:
     """Items addressed by a whole number; every process opens the files for itself, read-only.
 
     An item is a dict: image (channels, x, y, z) in its stored type, label (x, y, z) uint8, spacing (3) in
-    mm, and scaling (channels, 4): low and high clip, then shift and factor of the normalisation.
+    mm, and scaling (channels, 5) as `scaling` makes it.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class Patches:
         caches: Sequence[str],
         patch: Int3,
         sampling: Sampling,
-        intensity: Intensity,
+        intensity: Sequence[Intensity],
         seed: Sequence[int],
     ) -> None:
         """Keep what is needed to draw; no file is opened yet."""
@@ -49,8 +50,9 @@ class Patches:
         random = np.random.default_rng([*self.seed, 1, number])
         file = self._file(self.caches[order[place]])
         centre = draw_centre(file, self.sampling, random)
-        image = read_patch(file["image"], centre, self.patch, file.attrs["fill"])
-        label = read_patch(file["label"], centre, self.patch, 0)
+        corner = place_patch(centre, self.patch, file["label"].shape, self.sampling.overhang)
+        image = read_patch(file["image"], corner, self.patch, file.attrs["fill"])
+        label = read_patch(file["label"], corner, self.patch, 0)
         return {
             "image": torch.from_numpy(image),
             "label": torch.from_numpy(label),
@@ -117,16 +119,29 @@ def _weighted_voxel(file: h5py.File, random: np.random.Generator) -> np.ndarray 
     return start + np.array(np.unravel_index(voxel, weight.shape))
 
 
-def read_patch(dataset: h5py.Dataset, centre: Int3, patch: Int3, fill: np.ndarray | float) -> np.ndarray:
-    """Read a patch round a voxel; what lies outside the array gets `fill`.
+def place_patch(centre: Int3, patch: Int3, shape: Int3, overhang: float) -> Int3:
+    """First voxel of a patch round a centre; along some axes it may be negative.
+
+    Along an axis on which the volume is no larger than the patch, the volume lies in its middle. On the
+    others the patch reaches beyond the border by at most `overhang` of its size.
+    """
+    size, whole = np.array(patch), np.array(shape)
+    allowed = (overhang * size).astype(int)
+    begin = np.clip(np.array(centre) - size // 2, -allowed, whole - size + allowed)
+    begin = np.where(whole <= size, -((size - whole) // 2), begin)
+    return int3(begin)
+
+
+def read_patch(dataset: h5py.Dataset, corner: Int3, patch: Int3, fill: np.ndarray | float) -> np.ndarray:
+    """Read a patch; what lies outside the array gets `fill`.
 
     Args:
         dataset: (x, y, z) or (channels, x, y, z).
-        centre: a voxel of the array; it comes to lie at patch // 2.
+        corner: its first voxel, perhaps outside the array.
         patch: shape of the patch.
         fill: one value, or one per channel.
     """
-    begin = np.array(centre) - np.array(patch) // 2
+    begin = np.array(corner)
     end = begin + patch
     size = np.array(dataset.shape[-3:])
     low, high = np.maximum(begin, 0), np.minimum(end, size)
@@ -141,17 +156,33 @@ def read_patch(dataset: h5py.Dataset, centre: Int3, patch: Int3, fill: np.ndarra
     return made
 
 
-def scaling(file: h5py.File, intensity: Intensity) -> torch.Tensor:
-    """How each channel is normalised: (channels, 4) of low clip, high clip, shift, factor."""
-    rows = []
-    for channel in json.loads(file.attrs["statistics"]):
-        if intensity.clip is not None:
-            low, high = intensity.clip
-            rows.append((low, high, (low + high) / 2, 2 / (high - low)))
-        else:
-            low, high = channel["percentile_0.5"], channel["percentile_99.5"]
-            rows.append((low, high, channel["mean"], 1 / max(channel["std"], 1e-6)))
+def scaling(file: h5py.File, intensity: Sequence[Intensity]) -> torch.Tensor:
+    """How a channel is normalised: (channels, 5) of low clip, high clip, shift, factor, 1 if 0 stays 0.
+
+    Args:
+        file: a cache.
+        intensity: one entry per channel, or one for all.
+    """
+    channels = json.loads(file.attrs["statistics"])
+    wanted = list(intensity) if len(intensity) > 1 else list(intensity) * len(channels)
+    rows = [_scaling(channel, one) for channel, one in zip(channels, wanted, strict=True)]
     return torch.tensor(rows, dtype=torch.float32)
+
+
+def _scaling(statistics: dict[str, float], intensity: Intensity) -> tuple[float, ...]:
+    low, high = -math.inf, math.inf
+    if isinstance(intensity.clip, tuple):
+        low, high = intensity.clip
+    elif intensity.clip == "percentiles":
+        low, high = statistics["percentile_0.5"], statistics["percentile_99.5"]
+    if intensity.scale == "window":
+        return low, high, (low + high) / 2, 2 / (high - low), 0
+    if isinstance(intensity.scale, tuple):
+        mean, std = intensity.scale
+    else:
+        over = "nonzero_" if intensity.scale == "zscore_nonzero" else ""
+        mean, std = statistics.get(f"{over}mean", 0), statistics.get(f"{over}std", 1)
+    return low, high, mean, 1 / max(std, 1e-6), float(intensity.scale == "zscore_nonzero")
 
 
 def normalise(image: torch.Tensor, scaling: torch.Tensor) -> torch.Tensor:
@@ -159,7 +190,8 @@ def normalise(image: torch.Tensor, scaling: torch.Tensor) -> torch.Tensor:
 
     Args:
         image: (..., channels, x, y, z), any type.
-        scaling: (..., channels, 4) as `scaling` makes it.
+        scaling: (..., channels, 5) as `scaling` makes it.
     """
-    low, high, shift, factor = scaling[..., None, None, None].unbind(-4)
-    return image.float().clamp(low, high).sub(shift).mul(factor)
+    low, high, shift, factor, keep = scaling[..., None, None, None].unbind(-4)
+    made = image.float().clamp(low, high).sub(shift).mul(factor)
+    return made.masked_fill_((image == 0) & (keep > 0), 0) if keep.any() else made

@@ -6,20 +6,48 @@ from collections.abc import Callable, Sequence
 
 import cc3d
 import numpy as np
+from scipy.ndimage import binary_fill_holes
+
+from foldwise.targets import Targets
 
 
-def largest_component(labels: np.ndarray, classes: dict[str, int]) -> np.ndarray:
-    """Keep each class's largest 26-connected component and clear the others.
+def largest_foreground(labels: np.ndarray, targets: Targets) -> np.ndarray:
+    """Keep the largest 26-connected component of all labelled voxels together, and clear the others.
 
     Args:
         labels: label map (x, y, z); not changed.
-        classes: class name → voxel value.
+        targets: what the values mean.
+    """
+    return np.where(_largest(labels > 0), labels, 0).astype(labels.dtype)
+
+
+def largest_component(labels: np.ndarray, targets: Targets) -> np.ndarray:
+    """Keep each class's or region's largest 26-connected component.
+
+    Voxels of the others are cleared, or given to the region round them.
+
+    Args:
+        labels: label map (x, y, z); not changed.
+        targets: what the values mean.
     """
     made = labels.copy()
-    for value in classes.values():
-        mask = labels == value
-        if mask.any():
-            made[mask & ~(cc3d.largest_k(mask, k=1, connectivity=26) > 0)] = 0
+    for name, values in targets.values.items():
+        mask = np.isin(made, values)
+        made[mask & ~_largest(mask)] = targets.without(name)
+    return made
+
+
+def fill_holes(labels: np.ndarray, targets: Targets) -> np.ndarray:
+    """Fill holes: background that a class or region encloses in 3-D gets its value; other classes stay.
+
+    Args:
+        labels: label map (x, y, z); not changed.
+        targets: what the values mean.
+    """
+    made = labels.copy()
+    for name, values in targets.values.items():
+        filled = binary_fill_holes(np.isin(labels, values))
+        made[filled & (made == 0)] = targets.value(name)
     return made
 
 
@@ -30,7 +58,14 @@ def helps(before: Sequence[float], after: Sequence[float]) -> bool:
     return pairs.size > 0 and bool(pairs[1].mean() > pairs[0].mean())
 
 
-POSTPROCESSES: dict[str, Callable[[np.ndarray, dict[str, int]], np.ndarray]] = {
-    "none": lambda labels, classes: labels,
+def _largest(mask: np.ndarray) -> np.ndarray:
+    if not mask.any():
+        return mask
+    return np.asarray(cc3d.largest_k(mask, k=1, connectivity=26)) > 0
+
+
+POSTPROCESSES: dict[str, Callable[[np.ndarray, Targets], np.ndarray]] = {
+    "largest_foreground": largest_foreground,
     "largest_component": largest_component,
+    "fill_holes": fill_holes,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -11,40 +12,44 @@ import numpy as np
 
 from foldwise.cache import lineage_of
 from foldwise.files import CaseError, atomic_path
+from foldwise.targets import Targets
+from foldwise.volumes.geometry import Lineage
 from foldwise.volumes.postprocess import POSTPROCESSES
 from foldwise.volumes.volume import Volume
 
-FORMAT = "foldwise-prediction-1"
+FORMAT = "foldwise-prediction-2"
 
 
 def write_prediction(
     path: Path,
     case: str,
     probabilities: np.ndarray,
-    lineage: object,
-    classes: tuple[str, ...],
+    lineage: Lineage,
+    targets: Targets,
 ) -> None:
     """Write class probabilities and their label map on the cached grid.
 
     Args:
         path: HDF5 file.
         case: its name.
-        probabilities: (classes, x, y, z), 0 to 1, background left out; stored in 255 steps.
+        probabilities: (names, x, y, z), 0 to 1, background left out; stored in 255 steps.
         lineage: the grid's lineage.
-        classes: names, in the order of the first axis.
+        targets: what was predicted; its names are the first axis.
     """
     quantised = np.rint(probabilities * 255).astype(np.uint8)
     compression = hdf5plugin.Blosc2(cname="zstd", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE)
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         chunks = (1, *(min(64, n) for n in quantised.shape[1:]))
         file.create_dataset("probability", data=quantised, chunks=chunks, compression=compression)
-        file.create_dataset("label", data=_largest(quantised), chunks=chunks[1:], compression=compression)
+        file.create_dataset(
+            "label", data=targets.decode(quantised), chunks=chunks[1:], compression=compression
+        )
         file.attrs.update(
             {
                 "format": FORMAT,
                 "case": case,
-                "classes": list(classes),
-                "lineage": json.dumps(lineage.as_dict()),  # type: ignore[attr-defined]
+                "targets": json.dumps(targets.as_dict()),
+                "lineage": json.dumps(lineage.as_dict()),
             }
         )
 
@@ -65,39 +70,41 @@ def open_prediction(path: Path) -> h5py.File:
     return file
 
 
-def label_map(path: Path, classes: dict[str, int], postprocess: str = "none") -> Volume:
+def classes_of(path: Path) -> dict[str, int]:
+    """The classes of a prediction's label map and their voxel values."""
+    with open_prediction(path) as file:
+        return _targets_of(file).classes
+
+
+def label_map(path: Path, postprocess: Sequence[str] = ()) -> Volume:
     """The predicted label map in the source's grid, with the label files' own values.
 
-    Probabilities are interpolated linearly to the source's voxels and the largest wins, so borders are
-    finer than those of an interpolated label map.
+    Probabilities are interpolated linearly to the source's voxels before labels are told from them, so
+    borders are finer than those of an interpolated label map.
 
     Args:
         path: what `write_prediction` wrote.
-        classes: class name → voxel value.
-        postprocess: a key of `POSTPROCESSES`.
+        postprocess: steps, keys of `POSTPROCESSES`.
     """
     with open_prediction(path) as file:
-        lineage = lineage_of(file)
+        lineage, targets = lineage_of(file), _targets_of(file)
         box = np.stack([lineage.to_box(p.astype(np.float32)) for p in file["probability"]])
-        names = [str(name) for name in file.attrs["classes"]]
-    values = np.array([0, *(classes[name] for name in names)])
-    made = values.astype(np.uint8 if values.max() < 256 else np.uint16)[_largest(box)]
-    return lineage.to_source(POSTPROCESSES[postprocess](made, classes))
+    values = np.array([0, *targets.classes.values()])
+    made = values.astype(np.uint8 if values.max() < 256 else np.uint16)[targets.decode(box)]
+    for step in postprocess:
+        made = POSTPROCESSES[step](made, targets)
+    return lineage.to_source(made)
 
 
 def probability_maps(path: Path) -> dict[str, Volume]:
-    """Each class's probability, 0 to 1 float32, in the source's grid."""
+    """Each class's or region's probability, 0 to 1 float32, in the source's grid."""
     with open_prediction(path) as file:
-        lineage = lineage_of(file)
-        names = [str(name) for name in file.attrs["classes"]]
+        lineage, names = lineage_of(file), _targets_of(file).names
         return {
             name: lineage.to_source(lineage.to_box(p.astype(np.float32)) / np.float32(255))
             for name, p in zip(names, file["probability"], strict=True)
         }
 
 
-def _largest(probabilities: np.ndarray) -> np.ndarray:
-    """Number of the most probable class, 0 for background, from (classes, x, y, z) in 0…255."""
-    background = 255 - probabilities.sum(0, dtype=np.float32)
-    best = probabilities.max(0)
-    return np.where(best > background, 1 + probabilities.argmax(0), 0).astype(np.uint8)
+def _targets_of(file: h5py.File) -> Targets:
+    return Targets.from_dict(json.loads(file.attrs["targets"]))

@@ -12,7 +12,7 @@ from foldwise.files import CaseError, read_json, write_json
 from foldwise.settings import Cache, Crop
 from foldwise.volumes import geometry
 from foldwise.volumes.geometry import Box, Lineage, int3
-from foldwise.volumes.volume import Volume, read_volume, same_grid, write_volume
+from foldwise.volumes.volume import Volume, read_channels, read_volume, same_grid, write_volume
 
 
 def crop_case(
@@ -24,53 +24,65 @@ def crop_case(
     classes: dict[str, int],
     folder: Path,
 ) -> None:
-    """Write a case's cropped volumes and crop.json into `folder`.
+    """Write a case's cropped volumes, crop.json and foreground.npy into `folder`.
 
     Args:
-        images: source files, one per channel, on one grid.
+        images: source files on one grid, one per channel, or a 4-D NIfTI with all of them.
         label: label map on the same grid, or None.
         weight: weight map on the same grid, or None.
-        inside: mask which the box encloses (`crop.to`), or None for the whole scan.
+        inside: mask which the box encloses (`crop.to` region or lungs), or None.
         settings: the crop.
         classes: class name → voxel value.
-        folder: an existing folder; gets image0.nii.gz, image1.nii.gz, …, label.nii.gz, weight.nii.gz.
+        folder: an existing folder; gets image0.nii.gz, image1.nii.gz, …, label.nii.gz, weight.nii.gz, and of
+            a labelled case foreground.npy: grey values (channels, n ≤ 10,000) float32 of labelled voxels.
 
     Raises:
         CaseError: grids differ, a label value is not named, voxels are NaN, an image is constant, or the
             mask is empty.
     """
-    volumes = [_read_image(path) for path in images]
-    first = volumes[0]
-    mask = None if inside is None else _on_grid(read_volume(inside), first, inside)
+    volumes = [(volume, path) for path in images for volume in _read_image(path)]
+    first = volumes[0][0]
+    mask = None
+    if settings.to == "nonzero":
+        mask = np.any([volume.data != 0 for volume, _ in volumes], axis=0)
+    elif inside is not None:
+        mask = _on_grid(read_volume(inside), first, inside).data
     if mask is None:
         box = Box((0, 0, 0), int3(first.data.shape))
     else:
         try:
-            box = geometry.bounding_box(mask.data, settings.margin_mm, first.spacing)
+            box = geometry.bounding_box(mask, settings.margin_mm, first.spacing)
         except ValueError:
             raise CaseError(f"{inside}: the mask is empty, nothing to crop to") from None
-    for number, (volume, path) in enumerate(zip(volumes, images, strict=True)):
-        kept = geometry.crop(_on_grid(volume, first, path), box)
+    kept = []
+    for volume, path in volumes:
+        kept.append(geometry.crop(_on_grid(volume, first, path), box))
         if mask is not None and settings.outside != "keep":
-            kept = _blank(kept, mask.data[box.slices] == 0, settings.outside)
-        write_volume(kept, folder / f"image{number}.nii.gz")
+            kept[-1] = _blank(kept[-1], mask[box.slices] == 0, settings.outside)
+        write_volume(kept[-1], folder / f"image{len(kept) - 1}.nii.gz")
 
     facts: dict[str, object] = {
         "box": {"start": box.start, "shape": box.shape},
         "source_shape": first.data.shape,
         "source_affine": first.affine.ravel().tolist(),
         "images": [str(path) for path in images],
+        "channels": len(kept),
+        "shape": box.shape,
+        "spacing": first.spacing,
+        "nonzero_share": _nonzero_share([volume for volume, _ in volumes], kept),
+        "minimum": min(float(volume.data.min()) for volume in kept),
     }
     if label is not None:
         labels = _on_grid(read_labels(label, classes), first, label)
         cut = geometry.crop(labels, box)
         write_volume(cut, folder / "label.nii.gz")
+        np.save(folder / "foreground.npy", _grey_values(kept, cut))
         facts |= {"label": str(label), **_foreground(labels, cut, classes)}
     if weight is not None:
-        kept = geometry.crop(_on_grid(read_volume(weight), first, weight), box)
-        if kept.data.min() < 0:
+        map_ = geometry.crop(_on_grid(read_volume(weight), first, weight), box)
+        if map_.data.min() < 0:
             raise CaseError(f"{weight}: negative weights; a weight map is zero or more everywhere")
-        write_volume(Volume(compact(kept.data), kept.affine), folder / "weight.nii.gz")
+        write_volume(Volume(compact(map_.data), map_.affine), folder / "weight.nii.gz")
     write_json(folder / "crop.json", facts)
 
 
@@ -101,13 +113,12 @@ def cache_case(case: str, folder: Path, settings: Cache, classes: dict[str, int]
     """
     facts = read_json(folder / "crop.json")
     channels = []
-    for number in range(len(facts["images"])):
+    for number in range(facts["channels"]):
         channel = read_volume(folder / f"image{number}.nii.gz").oriented()
         kind = channel.data.dtype
-        if settings.spacing is not None:
-            smooth = geometry.resized(
-                Volume(channel.data.astype(np.float32), channel.affine), settings.spacing
-            )
+        shape = settings.shape or geometry.grid_for(channel, settings.spacing)
+        if shape != channel.data.shape:
+            smooth = geometry.resized(Volume(channel.data.astype(np.float32), channel.affine), shape)
             rounded = np.rint(smooth.data) if np.issubdtype(kind, np.integer) else smooth.data
             channel = Volume(rounded.astype(kind), smooth.affine)
         channels.append(channel.data)
@@ -133,14 +144,16 @@ def cache_case(case: str, folder: Path, settings: Cache, classes: dict[str, int]
     write_case(path, case, contents, settings.chunk, settings.max_foreground)
 
 
-def _read_image(path: Path) -> Volume:
-    volume = read_volume(path)
-    if np.issubdtype(volume.data.dtype, np.floating) and not np.isfinite(volume.data).all():
-        bad = int((~np.isfinite(volume.data)).sum())
-        raise CaseError(f"{path}: {bad} voxels are NaN or infinite; repair the file")
-    if volume.data.min() == volume.data.max():
-        raise CaseError(f"{path}: every voxel is {volume.data.flat[0]}; the image is empty")
-    return Volume(compact(volume.data), volume.affine)
+def _read_image(path: Path) -> list[Volume]:
+    made = []
+    for volume in read_channels(path):
+        if np.issubdtype(volume.data.dtype, np.floating) and not np.isfinite(volume.data).all():
+            bad = int((~np.isfinite(volume.data)).sum())
+            raise CaseError(f"{path}: {bad} voxels are NaN or infinite; repair the file")
+        if volume.data.min() == volume.data.max():
+            raise CaseError(f"{path}: every voxel is {volume.data.flat[0]}; the image is empty")
+        made.append(Volume(compact(volume.data), volume.affine))
+    return made
 
 
 def _on_grid(volume: Volume, reference: Volume, path: Path) -> Volume:
@@ -159,6 +172,19 @@ def _blank(volume: Volume, outside: np.ndarray, how: str) -> Volume:
     data = volume.data.copy()
     data[outside] = np.rint(value) if np.issubdtype(data.dtype, np.integer) else value
     return Volume(data, volume.affine)
+
+
+def _nonzero_share(whole: Sequence[Volume], kept: Sequence[Volume]) -> float:
+    """Share of the scan's voxels that are not 0 in any channel, counted within the box."""
+    filled = np.any([volume.data != 0 for volume in kept], axis=0)
+    return float(filled.sum() / whole[0].data.size)
+
+
+def _grey_values(channels: Sequence[Volume], labels: Volume, limit: int = 10_000) -> np.ndarray:
+    places = np.flatnonzero(labels.data)
+    if len(places) > limit:
+        places = np.sort(np.random.default_rng(0).choice(places, limit, replace=False))
+    return np.stack([channel.data.ravel()[places] for channel in channels]).astype(np.float32)
 
 
 def _foreground(labels: Volume, cut: Volume, classes: dict[str, int]) -> dict[str, object]:

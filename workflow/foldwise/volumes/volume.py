@@ -40,6 +40,11 @@ class Header:
     affine: np.ndarray
     dtype: np.dtype[Any]
 
+    @property
+    def channels(self) -> int:
+        """Volumes in the file: those along the fourth axis of a 4-D NIfTI, else one."""
+        return self.shape[3] if len(self.shape) == 4 else 1
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -72,6 +77,11 @@ def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
     return float(x), float(y), float(z)
 
 
+def is_nifti(path: Path) -> bool:
+    """Whether a file's name is that of a NIfTI."""
+    return path.name.endswith(NIFTI_SUFFIXES)
+
+
 def is_dicom_folder(path: Path) -> bool:
     """Whether `path` is a folder; volumes that are folders hold one DICOM series."""
     return path.is_dir()
@@ -87,7 +97,7 @@ def read_header(path: Path) -> Header:
         CaseError: the file cannot be read as a volume, or a folder holds no or several series.
     """
     try:
-        if path.name.endswith(NIFTI_SUFFIXES):
+        if is_nifti(path):
             image = nib.load(path)
             scaled = image.dataobj.slope != 1 or image.dataobj.inter != 0
             dtype = np.dtype(np.float32) if scaled else image.get_data_dtype()
@@ -112,8 +122,27 @@ def read_volume(path: Path, dtype: Literal["native"] | type = "native") -> Volum
     header = read_header(path)
     if len(header.shape) != 3:
         raise CaseError(f"{path}: a 3-D volume is expected, this one has shape {header.shape}")
+    data = _voxels(path, header)
+    return Volume(data if dtype == "native" else data.astype(dtype, copy=False), header.affine)
+
+
+def read_channels(path: Path) -> list[Volume]:
+    """Read an image file as its channels: one volume, or those along the fourth axis of a 4-D NIfTI.
+
+    Raises:
+        CaseError: as for `read_header`; also a volume which is neither 3-D nor a 4-D NIfTI.
+    """
+    header = read_header(path)
+    if len(header.shape) not in (3, 4) or (len(header.shape) == 4 and not is_nifti(path)):
+        raise CaseError(f"{path}: a 3-D volume or a 4-D NIfTI is expected, this one has shape {header.shape}")
+    data = _voxels(path, header)
+    channels = [data] if data.ndim == 3 else [data[..., number] for number in range(header.channels)]
+    return [Volume(channel, header.affine) for channel in channels]
+
+
+def _voxels(path: Path, header: Header) -> np.ndarray:
     try:
-        if path.name.endswith(NIFTI_SUFFIXES):
+        if is_nifti(path):
             image = nib.load(path)
             raw = image.dataobj.get_unscaled()
             data = raw if header.dtype == raw.dtype else image.get_fdata(dtype=np.float32)
@@ -124,8 +153,7 @@ def read_volume(path: Path, dtype: Literal["native"] | type = "native") -> Volum
         raise CaseError(f"{path}: its voxels cannot be read ({_first_line(error)})") from error
     data = np.asarray(data).reshape(header.shape)
     # Big-endian files exist; torch and HDF5 filters want native order.
-    data = data.astype(data.dtype.newbyteorder("="), copy=False)
-    return Volume(data if dtype == "native" else data.astype(dtype, copy=False), header.affine)
+    return data.astype(data.dtype.newbyteorder("="), copy=False)
 
 
 def write_volume(volume: Volume, path: Path) -> None:
@@ -139,8 +167,11 @@ def write_volume(volume: Volume, path: Path) -> None:
 
 
 def same_grid(first: Header | Volume, second: Header | Volume, tolerance_mm: float = 1e-2) -> bool:
-    """Whether two volumes share shape and place: no corner of the grid is more than the tolerance away."""
-    shapes = [tuple(v.data.shape if isinstance(v, Volume) else v.shape) for v in (first, second)]
+    """Whether two volumes share shape and place: no corner of the grid is more than the tolerance away.
+
+    Channels of a 4-D file do not matter.
+    """
+    shapes = [tuple(v.data.shape if isinstance(v, Volume) else v.shape)[:3] for v in (first, second)]
     if shapes[0] != shapes[1] or len(shapes[0]) != 3:
         return False
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shapes[0]])).reshape(3, -1)

@@ -1,0 +1,351 @@
+"""From the training cases to spacing, patch, batch, network and grey values, by nnU-Net's rules.
+
+Isensee et al., nnU-Net (Nature Methods 18, 2021), section "Inferred parameters" of the supplement; the
+memory is counted from the network itself instead of looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import yaml
+from nibabel.orientations import io_orientation
+from pydantic import BaseModel
+
+from foldwise.files import CaseError, read_json
+from foldwise.settings import Model, Plan, Settings, dump, parse_values, validate
+from foldwise.targets import Targets
+
+PRESETS_GIB = {"small": 4.0, "medium": 11.0, "large": 24.0}
+# An axis is coarse when its voxels are this many times as long as the others'.
+ANISOTROPIC = 3
+BASE_FEATURES, MOST_FEATURES = 32, {2: 512, 3: 320}
+# No axis is halved below this many voxels.
+SMALLEST_EDGE = 4
+# A batch holds at most this share of all voxels of the training cases.
+BATCH_SHARE = 0.05
+# Voxels of the first patch that is tried, before memory and the cases' size cut it down.
+FIRST_PATCH = {2: 2048**2, 3: 256**3}
+
+AnySection = TypeVar("AnySection", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What the training cases are like; axes are RAS.
+
+    Attributes:
+        cases: their number.
+        shapes: (cases, 3) voxels of the cropped volumes.
+        spacings: (cases, 3) in mm.
+        grey: per channel: percentiles 0.5 and 99.5, mean and standard deviation of labelled voxels.
+        ct: whether the first channel is a CT in HU.
+        nonzero_share: median share of a scan that is not 0.
+    """
+
+    cases: int
+    shapes: np.ndarray
+    spacings: np.ndarray
+    grey: list[dict[str, float]]
+    ct: bool
+    nonzero_share: float
+
+
+def read_fingerprint(crops: Sequence[Path], ct: bool | None) -> Fingerprint:
+    """Take the fingerprint of cropped training cases.
+
+    Args:
+        crops: folders of the crop stage.
+        ct: whether the first channel is a CT; None: if most cases reach below −500 there, as air in HU does.
+
+    Raises:
+        CaseError: no case has a labelled voxel.
+    """
+    facts = [read_json(folder / "crop.json") for folder in crops]
+    order = [
+        np.argsort(io_orientation(np.reshape(one["source_affine"], (4, 4)))[:, 0]).astype(int)
+        for one in facts
+    ]
+    shapes = np.array([np.array(one["shape"])[axes] for one, axes in zip(facts, order, strict=True)])
+    spacings = np.array([np.array(one["spacing"])[axes] for one, axes in zip(facts, order, strict=True)])
+    values = np.concatenate([np.load(folder / "foreground.npy") for folder in crops], axis=1)
+    if not values.shape[1]:
+        raise CaseError(
+            f"{crops[0].parent}: no training case has a labelled voxel; there is nothing to plan for"
+        )
+    grey = [
+        {
+            "percentile_0.5": float(np.percentile(channel, 0.5)),
+            "percentile_99.5": float(np.percentile(channel, 99.5)),
+            "mean": float(channel.mean(dtype=np.float64)),
+            "std": float(channel.std(dtype=np.float64)),
+        }
+        for channel in values
+    ]
+    if ct is None:
+        ct = bool(np.median([one["minimum"] for one in facts]) < -500)
+    return Fingerprint(
+        len(facts), shapes, spacings, grey, ct, float(np.median([one["nonzero_share"] for one in facts]))
+    )
+
+
+def target_spacing(fingerprint: Fingerprint) -> tuple[float, float, float]:
+    """The median spacing in mm; of a coarse axis with few slices the 10th percentile, to keep thin slices."""
+    middle = np.median(fingerprint.spacings, axis=0)
+    shape = np.median(fingerprint.shapes, axis=0)
+    worst = int(middle.argmax())
+    others = [axis for axis in range(3) if axis != worst]
+    if (
+        middle[worst] > ANISOTROPIC * middle[others].min()
+        and shape[worst] * ANISOTROPIC < shape[others].min()
+    ):
+        finer = float(np.percentile(fingerprint.spacings[:, worst], 10))
+        middle[worst] = max(finer, middle[others].max())
+    x, y, z = (round(float(step), 4) for step in middle)
+    return x, y, z
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A U-Net's levels: kernel and stride of each, per axis; the first stride is 1."""
+
+    kernels: list[list[int]]
+    strides: list[list[int]]
+
+    @property
+    def multiples(self) -> np.ndarray:
+        """What a patch's edges must be multiples of."""
+        return np.prod(self.strides, axis=0)
+
+
+def topology(patch: Sequence[int], spacing: Sequence[float], most_levels: int = 6) -> Topology:
+    """Levels for a patch: an axis is halved while enough voxels are left and none is more than twice as fine.
+
+    A coarse axis waits for the finer ones, with kernels of 1 until they are within a factor of two.
+    """
+    size, step = np.array(patch, float), np.array(spacing, float)
+    kernels: list[list[int]] = []
+    strides = [[1] * len(size)]
+    while True:
+        kernels.append([3 if s < 2 * step.min() else 1 for s in step])
+        able = size >= 2 * SMALLEST_EDGE
+        if not able.any() or len(strides) == most_levels:
+            return Topology(kernels, strides)
+        halved = able & (step < 2 * step[able].min())
+        strides.append([2 if h else 1 for h in halved])
+        size, step = np.where(halved, np.ceil(size / 2), size), np.where(halved, step * 2, step)
+
+
+def network_for(levels: Topology) -> dict[str, Any]:
+    """A U-Net with deep supervision for these levels, as settings."""
+    count, dims = len(levels.strides), len(levels.strides[0])
+    features = [min(BASE_FEATURES * 2**level, MOST_FEATURES[dims]) for level in range(count)]
+    return {
+        "name": "DynUNet",
+        "kernel_size": levels.kernels,
+        "strides": levels.strides,
+        "upsample_kernel_size": levels.strides[1:],
+        "filters": features,
+        "norm_name": ["INSTANCE", {"affine": True}],
+        "act_name": ["LEAKYRELU", {"inplace": True, "negative_slope": 0.01}],
+        **({"deep_supervision": True, "deep_supr_num": min(count - 2, 3)} if count > 2 else {}),
+    }
+
+
+def plan_model(
+    fingerprint: Fingerprint,
+    spacing: Sequence[float],
+    given: Mapping[str, Any],
+    targets: Targets,
+    channels: int,
+    memory_gib: float,
+) -> dict[str, Any]:
+    """Plan one model.
+
+    Args:
+        fingerprint: of the training cases.
+        spacing: target voxel size in mm.
+        given: what the experiment sets itself; a patch, batch or network in it is kept, and planned round.
+        targets: what is learnt.
+        channels: image channels.
+        memory_gib: GPU memory that training may take.
+
+    Returns:
+        Settings of a model: network, patch, intensity, sampling, training and inference.
+
+    Raises:
+        CaseError: not even the smallest patch fits into the memory.
+    """
+    planned = {
+        "intensity": _intensity(fingerprint),
+        "sampling": {"overhang": 0.0},
+        "inference": {"mirror": True},
+    }
+    # A preliminary model tells the dimensions, and what the memory is counted with.
+    model = validate(Model, merged(planned, given), origin="plan")
+    axes = [a for a in range(3) if not (model.dimensions in ("2d", "2.5d") and "xyz"[a] == model.slice_axis)]
+    shape = np.median(fingerprint.shapes * fingerprint.spacings / np.array(spacing), axis=0)
+    step = np.array(spacing)[axes]
+    everything = float((np.prod(fingerprint.shapes * fingerprint.spacings, axis=1) / np.prod(spacing)).sum())
+
+    def made(patch: np.ndarray, batch: int) -> tuple[dict[str, Any], float]:
+        full = np.array(model.patch)
+        full[axes] = patch
+        settings = planned | {
+            "network": network_for(topology(patch.tolist(), step.tolist())),
+            "patch": [int(n) for n in full],
+            "training": {"batch": batch},
+        }
+        candidate = validate(Model, merged(settings, given), origin="plan")
+        return settings, training_gib(candidate, targets, channels)
+
+    first = (FIRST_PATCH[len(axes)] * np.prod(step)) ** (1 / len(axes)) / step
+    patch = np.minimum(np.rint(first), np.ceil(shape[axes])).astype(int)
+    patch = np.maximum(patch, 2 * SMALLEST_EDGE)
+    free = np.ones(len(axes), bool)
+    if "patch" in given:
+        patch = np.array(given["patch"])[axes]
+        free[:] = False
+    else:
+        if model.dimensions == "slab":
+            free = np.array(["xyz"[axis] == model.slice_axis for axis in axes])
+            patch = np.where(free, patch, np.ceil(shape[axes])).astype(int)
+        patch = _rounded_up(patch, step)
+    batch = int(given.get("training", {}).get("batch", 2))
+    settings, gib = made(patch, batch)
+    while gib > memory_gib:
+        multiples = topology(patch.tolist(), step.tolist()).multiples
+        able = free & (patch - multiples >= 2 * SMALLEST_EDGE)
+        if not able.any():
+            raise CaseError(
+                f"plan: training with patch {settings['patch']} and batch {batch} takes {gib:.1f} GiB, "
+                f"{memory_gib:g} GiB are allowed (plan.memory)"
+            )
+        axis = int(np.where(able, patch / shape[axes], -1).argmax())
+        patch[axis] -= multiples[axis]
+        patch = _rounded_up(patch, step)
+        settings, gib = made(patch, batch)
+    most = max(2, int(BATCH_SHARE * everything / np.prod(patch)))
+    while "batch" not in given.get("training", {}) and batch < most:
+        larger, gib = made(patch, batch + 1)
+        if gib > memory_gib:
+            break
+        settings, batch = larger, batch + 1
+    return settings
+
+
+def training_gib(model: Model, targets: Targets, channels: int) -> float:
+    """GPU memory of training a segmentation model in GiB, as counted on shapes alone."""
+    from foldwise.systems.segmentation import Family
+    from foldwise.training.memory import gpu_gib
+
+    return gpu_gib(Family(model, targets, channels), half=model.training.amp != "off")
+
+
+def plan_text(
+    fingerprint: Fingerprint, spacing: Sequence[float] | None, models: Mapping[str, Any], plan: Plan
+) -> str:
+    """The plan as YAML that a person can read and edit."""
+    facts = {
+        "cases": fingerprint.cases,
+        "median_shape": np.median(fingerprint.shapes, axis=0).tolist(),
+        "median_spacing_mm": np.median(fingerprint.spacings, axis=0).round(4).tolist(),
+        "spacing_range_mm": [
+            fingerprint.spacings.min(0).round(4).tolist(),
+            fingerprint.spacings.max(0).round(4).tolist(),
+        ],
+        "ct": fingerprint.ct,
+        "nonzero_share": round(fingerprint.nonzero_share, 4),
+        "labelled_voxels": [{k: round(v, 4) for k, v in channel.items()} for channel in fingerprint.grey],
+        "memory_gib": memory_gib(plan),
+    }
+    cache = {} if spacing is None else {"cache": {"spacing": [float(step) for step in spacing]}}
+    text = yaml.safe_dump({"fingerprint": facts, **cache, "models": dict(models)}, sort_keys=False, width=110)
+    return (
+        "# Planned from the training cases. Edit `cache` and `models` as you like and run again: what "
+        "depends on\n"
+        "# them is redone. What the experiment sets itself goes before. Delete the file to plan anew.\n"
+        + text
+    )
+
+
+def memory_gib(plan: Plan) -> float:
+    """The memory of a preset, or the number given."""
+    return PRESETS_GIB[plan.memory] if isinstance(plan.memory, str) else plan.memory
+
+
+def with_plan(kind: type[AnySection], given: str, plan: Path | None, *place: str) -> AnySection:
+    """A section of settings, completed by a plan where there is one.
+
+    Args:
+        kind: the section.
+        given: what the experiment sets, as YAML or JSON text; with a plan, without the defaults.
+        plan: plan.yaml, or None.
+        place: keys under which the plan holds the section.
+    """
+    values = parse_values(given)
+    if plan is not None:
+        values = merged(read_plan(plan, *place), values)
+    return validate(kind, values, origin=str(plan or "settings"))
+
+
+def complete(settings: Settings, plan: Path) -> Settings:
+    """An experiment's settings with the plan's in the gaps."""
+    given = dump(settings, given=True)
+    values = read_plan(plan)
+    return validate(
+        Settings,
+        given
+        | {"cache": merged(values.get("cache", {}), given.get("cache", {}))}
+        | {"models": {k: merged(values["models"].get(k, {}), v) for k, v in given.get("models", {}).items()}},
+        origin=str(plan),
+    )
+
+
+def read_plan(plan: Path, *place: str) -> dict[str, Any]:
+    """A section of a plan as plain values; empty if the plan has none.
+
+    Raises:
+        CaseError: the file is not readable as YAML.
+    """
+    try:
+        values = yaml.safe_load(plan.read_text(encoding="utf-8"))
+        for key in place:
+            values = values.get(key, {})
+    except (OSError, yaml.YAMLError, AttributeError) as error:
+        raise CaseError(f"{plan}: not readable as a plan ({error}); delete it to plan anew") from error
+    return dict(values)
+
+
+def merged(planned: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Two sections as one: `given` goes before; a named class is taken whole, never mixed."""
+    made = dict(planned)
+    for key, value in given.items():
+        old = made.get(key)
+        nested = isinstance(value, dict) and isinstance(old, dict) and "name" not in value
+        made[key] = merged(old, value) if nested and isinstance(old, dict) else value
+    return made
+
+
+def _intensity(fingerprint: Fingerprint) -> list[dict[str, Any]]:
+    nonzero = {"clip": None, "scale": "zscore_nonzero" if fingerprint.nonzero_share < 0.75 else "zscore"}
+    if not fingerprint.ct:
+        return [nonzero]
+    grey = fingerprint.grey[0]
+    window = {
+        "clip": [round(grey["percentile_0.5"], 2), round(grey["percentile_99.5"], 2)],
+        "scale": [round(grey["mean"], 2), round(max(grey["std"], 1e-3), 2)],
+    }
+    return [window, *[nonzero] * (len(fingerprint.grey) - 1)]
+
+
+def _rounded_up(patch: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """The patch with edges that its own levels divide."""
+    for _ in range(3):  # a larger patch may have one more level
+        multiples = topology(patch.tolist(), spacing.tolist()).multiples
+        patch = np.maximum(multiples * np.ceil(patch / multiples), multiples).astype(int)
+    return patch

@@ -1,0 +1,39 @@
+"""Plan spacing, patch, batch, network and grey values from the cropped training cases."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from foldwise.command import parser, run
+from foldwise.files import read_json, write_text
+from foldwise.planning import memory_gib, plan_model, plan_text, read_fingerprint, target_spacing
+from foldwise.settings import Data, Plan, parse, parse_values
+
+
+def main() -> None:
+    """Read the command line."""
+    made = parser(__doc__, Plan)
+    made.add_argument("--data", required=True, help="the data section, as YAML or JSON")
+    made.add_argument("--cache", default="{}", help="what the experiment sets of the cache section")
+    made.add_argument("--models", default="{unet: {}}", help="what it sets of each model")
+    made.add_argument("--crops", required=True, type=Path, nargs="+", help="crops of the training cases")
+    made.add_argument("--out", required=True, type=Path, help="plan to write (.yaml)")
+    args = made.parse_args()
+    settings, cache = parse(Plan, args.settings), parse_values(args.cache)
+    targets = parse(Data, args.data).targets()
+    fingerprint = read_fingerprint(args.crops, settings.ct)
+    channels = read_json(args.crops[0] / "crop.json")["channels"]
+    spacing = cache.get("spacing") or target_spacing(fingerprint)
+    models = {}
+    for name, given in parse_values(args.models).items():
+        models[name] = plan_model(fingerprint, spacing, given, targets, channels, memory_gib(settings))
+        logging.info(
+            "model %s: patch %s, batch %s", name, models[name]["patch"], models[name]["training"]["batch"]
+        )
+    planned = None if cache.get("spacing") or cache.get("shape") else spacing
+    write_text(args.out, plan_text(fingerprint, planned, models, settings))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,122 @@
+"""What is learnt, predicted and scored: classes that exclude each other, or regions that overlap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+
+from foldwise.files import CaseError
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Outputs of a network, and the way from label files to them and back.
+
+    Label files hold the values of `classes`; caches hold class numbers, 1… in the order of `classes`. Without
+    regions a network has an output per class, and one for background. With regions it has one per region,
+    which is 1 wherever any of the region's classes is (BraTS: whole tumour, tumour core, enhancing tumour).
+
+    Attributes:
+        classes: class → its voxel value in the label files.
+        regions: region → its classes; any two regions are nested or disjoint.
+
+    Raises:
+        CaseError: regions that name unknown classes, or from which labels could not be told again.
+    """
+
+    classes: dict[str, int]
+    regions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, members in self.regions.items():
+            if unknown := set(members) - set(self.classes):
+                raise CaseError(f"region {name} names {', '.join(sorted(unknown))}, which labels does not")
+            if len(own := self._own(name)) != 1:
+                raise CaseError(
+                    f"region {name} must have exactly one class that is in no smaller region of its own, so "
+                    f"that "
+                    f"labels can be told from regions; it has {', '.join(sorted(own)) or 'none'}"
+                )
+        for first in self.regions.values():
+            for second in self.regions.values():
+                both = set(first) & set(second)
+                if both and both not in (set(first), set(second)):
+                    raise CaseError(f"regions {first} and {second} overlap, but neither holds the other")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of what is scored: the regions, else the classes."""
+        return tuple(self.regions or self.classes)
+
+    @cached_property
+    def values(self) -> dict[str, tuple[int, ...]]:
+        """Name → its voxel values in the label files."""
+        if not self.regions:
+            return {name: (value,) for name, value in self.classes.items()}
+        return {name: tuple(self.classes[c] for c in members) for name, members in self.regions.items()}
+
+    @cached_property
+    def membership(self) -> np.ndarray:
+        """(names, 1 + classes) bool: whether a class number belongs to a name."""
+        numbers = {name: number for number, name in enumerate(self.classes, start=1)}
+        made = np.zeros((len(self.names), 1 + len(self.classes)), bool)
+        for row, name in enumerate(self.names):
+            made[row, [numbers[c] for c in self.regions.get(name, (name,))]] = True
+        return made
+
+    def decode(self, probabilities: np.ndarray) -> np.ndarray:
+        """Class numbers of the most probable labels, 0 for background.
+
+        A voxel belongs to a region if the region's probability is over one half, and that of every region
+        round it; it gets the own class of the smallest one.
+
+        Args:
+            probabilities: (names, x, y, z), 0 to 255, background left out.
+        """
+        shape = probabilities.shape[1:]
+        if not self.regions:
+            background = 255 - probabilities.sum(0, dtype=np.float32)
+            best = probabilities.max(0)
+            return np.where(best > background, 1 + probabilities.argmax(0), 0).astype(np.uint8)
+        numbers = {name: number for number, name in enumerate(self.classes, start=1)}
+        made = np.zeros(shape, np.uint8)
+        inside = {name: probabilities[row] > 127.5 for row, name in enumerate(self.names)}
+        for name in sorted(self.regions, key=lambda name: -len(self.regions[name])):
+            for outer in self._outer(name):
+                inside[name] &= inside[outer]
+            (own,) = self._own(name)
+            made[inside[name]] = numbers[own]
+        return made
+
+    def value(self, name: str) -> int:
+        """The voxel value of a name: its class's, or that of a region's own class."""
+        if not self.regions:
+            return self.classes[name]
+        (own,) = self._own(name)
+        return self.classes[own]
+
+    def without(self, name: str) -> int:
+        """The value of a voxel that is taken out of a name: the smallest surrounding region's, or 0."""
+        outer = self._outer(name)
+        return self.value(min(outer, key=lambda region: len(self.regions[region]))) if outer else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for index, models and predictions."""
+        return {"classes": dict(self.classes), "regions": {k: list(v) for k, v in self.regions.items()}}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `as_dict`."""
+        return cls(dict(values["classes"]), {k: tuple(v) for k, v in values["regions"].items()})
+
+    def _outer(self, name: str) -> list[str]:
+        here = set(self.regions.get(name, ()))
+        return [other for other, members in self.regions.items() if here and set(members) > here]
+
+    def _own(self, name: str) -> set[str]:
+        here = set(self.regions[name])
+        inner = [set(members) for members in self.regions.values() if set(members) < here]
+        return here.difference(*inner)

@@ -1,0 +1,97 @@
+"""Weights to start from, matched by name and shape."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from foldwise.files import CaseError
+from foldwise.settings import Pretrained
+
+# Where other programs put the weights within their files, and what wrappers put before the names.
+PLACES = ("network", "state_dict", "model", "network_weights", "model_state_dict")
+PREFIXES = ("module.", "_orig_mod.", "network.", "model.", "net.")
+
+
+def load_pretrained(network: nn.Module, settings: Pretrained) -> dict[str, list[str]]:
+    """Copy the weights that fit, by name and shape, into a network.
+
+    Args:
+        network: changed in place.
+        settings: the file, and the share of the network's numbers that must be found in it.
+
+    Returns:
+        Names under `matched`, `other_shape`, `not_in_file` and `not_in_network`.
+
+    Raises:
+        CaseError: the file cannot be read without executing something, or too little of it fits.
+    """
+    found = read_weights(settings.file)
+    own = network.state_dict()
+    report: dict[str, list[str]] = {"matched": [], "other_shape": [], "not_in_file": []}
+    for name, value in own.items():
+        if name not in found:
+            report["not_in_file"].append(name)
+        elif found[name].shape != value.shape:
+            report["other_shape"].append(name)
+        else:
+            own[name] = found[name]
+            report["matched"].append(name)
+    report["not_in_network"] = [name for name in found if name not in own]
+    share = sum(own[name].numel() for name in report["matched"]) / sum(v.numel() for v in own.values())
+    if share < settings.minimum:
+        raise CaseError(
+            f"{settings.file}: fits {share:.1%} of the network's weights, {settings.minimum:.1%} are asked "
+            f"for "
+            f"(pretrained.minimum); not in the file: {_some(report['not_in_file'])}; of another shape: "
+            f"{_some(report['other_shape'])}"
+        )
+    network.load_state_dict(own)
+    logging.info(
+        "pretrained weights from %s: %.1f %% of the network; %d tensors match, %d have another shape (%s), "
+        "%d are "
+        "not in the file (%s), %d in the file are not used",
+        settings.file,
+        100 * share,
+        len(report["matched"]),
+        len(report["other_shape"]),
+        _some(report["other_shape"]),
+        len(report["not_in_file"]),
+        _some(report["not_in_file"]),
+        len(report["not_in_network"]),
+    )
+    return report
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read a state dict, wherever in the file it lies, without the prefixes of wrappers.
+
+    Raises:
+        CaseError: no such file, or it holds more than plain values and tensors, or no weights.
+    """
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign file raises any of half a dozen kinds
+        raise CaseError(
+            f"{path}: not readable as weights alone ({error}); nothing in it was executed"
+        ) from error
+    for place in PLACES:
+        if isinstance(state, dict) and isinstance(state.get(place), dict):
+            state = state[place]
+    weights = (
+        {k: v for k, v in state.items() if isinstance(v, torch.Tensor)} if isinstance(state, dict) else {}
+    )
+    if not weights:
+        raise CaseError(f"{path}: holds no state dict (looked for it itself, and under {', '.join(PLACES)})")
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in weights)), None):
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (", ".join(names[:3]) + more) or "none"

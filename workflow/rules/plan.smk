@@ -1,0 +1,21 @@
+rule plan:
+    input:
+        crops=LAYOUT.per_case(LAYOUT.training, rules.crop.output[0]),
+    output:
+        f"{LAYOUT.experiment}/plan.yaml",
+    log:
+        f"{LAYOUT.experiment}/logs/plan.log",
+    conda:
+        "../../envs/foldwise.yaml"
+    resources:
+        mem_mb=LAYOUT.mib("plan"),
+        runtime=30,
+    params:
+        settings=as_json(SETTINGS.plan),
+        data=as_json(SETTINGS.data),
+        cache=LAYOUT.given(SETTINGS.cache),
+        models=LAYOUT.given_models,
+    shell:
+        "python -m foldwise.stages.plan --settings {params.settings:q} --data {params.data:q}"
+        " --cache {params.cache:q} --models {params.models:q} --crops {input.crops}"
+        " --out {output} > {log} 2>&1"

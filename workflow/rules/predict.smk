@@ -1,0 +1,32 @@
+rule predict_part:
+    input:
+        models=expand(rules.train.output.model, fold=LAYOUT.folds, allow_missing=True),
+        postprocess=rules.postprocess.output,
+        source=SETTINGS.predict.source if SETTINGS.predict else [],
+    output:
+        f"{LAYOUT.predicted}/part{{part}}of{{parts}}.json",
+    log:
+        f"{LAYOUT.experiment}/logs/predict/{{model}}_{{part}}of{{parts}}.log",
+    conda:
+        "../../envs/foldwise.yaml"
+    threads: 4
+    resources:
+        mem_mb=lambda wildcards, attempt: LAYOUT.mib(
+            "predict", wildcards.model, attempt
+        ),
+        runtime=240,
+        device=1,
+    params:
+        settings=as_json(SETTINGS.export),
+        state=f"{LAYOUT.state}/predict",
+        folder=lambda wildcards, output: Path(output[0]).parent,
+    shell:
+        "python -m foldwise.stages.predict --settings {params.settings:q} --models {input.models}"
+        " --source {input.source} --postprocess {input.postprocess}"
+        " --part {wildcards.part} --parts {wildcards.parts}"
+        " --state {params.state} --folder {params.folder} --facts {output} > {log} 2>&1"
+
+
+rule predict:
+    input:
+        lambda wildcards: LAYOUT.prediction_parts(rules.predict_part.output[0]),

@@ -66,7 +66,12 @@ def broken_affine(folder: Path, entry: float) -> None:
     [
         (lambda f: None, "b,b,missing.nii.gz,,", r"missing\.nii\.gz: no such file"),
         (lambda f: (f / "bad.nii.gz").write_bytes(b"no"), "b,b,bad.nii.gz,,", "not readable as a volume"),
-        (lambda f: nifti(f, np.zeros((4, 4, 4, 2), np.int16)), "b,b,bad.nii.gz,,", "3-D volume is expected"),
+        (
+            lambda f: nifti(f, np.zeros((4, 4, 4, 2), np.int16)),
+            "b,b,bad.nii.gz,,",
+            "2 channel.*have 1",
+        ),
+        (lambda f: nifti(f, np.zeros((4, 4), np.int16)), "b,b,bad.nii.gz,,", "3-D volume is expected"),
         (lambda f: broken_affine(f, np.nan), "b,b,bad.nii.gz,,", "NaN"),
         (lambda f: broken_affine(f, 0.0), "b,b,bad.nii.gz,,", "voxel size"),
         (

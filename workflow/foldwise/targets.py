@@ -34,12 +34,8 @@ class Targets:
         for name, members in self.regions.items():
             if unknown := set(members) - set(self.classes):
                 raise CaseError(f"region {name} names {', '.join(sorted(unknown))}, which labels does not")
-            if len(own := self._own(name)) != 1:
-                raise CaseError(
-                    f"region {name} must have exactly one class that is in no smaller region of its own, so "
-                    f"that "
-                    f"labels can be told from regions; it has {', '.join(sorted(own)) or 'none'}"
-                )
+            if not self._own(name):
+                raise CaseError(f"region {name} is the sum of smaller regions, so no label could mean it")
         for first in self.regions.values():
             for second in self.regions.values():
                 both = set(first) & set(second)
@@ -87,16 +83,14 @@ class Targets:
         for name in sorted(self.regions, key=lambda name: -len(self.regions[name])):
             for outer in self._outer(name):
                 inside[name] &= inside[outer]
-            (own,) = self._own(name)
-            made[inside[name]] = numbers[own]
+            made[inside[name]] = numbers[self._own(name)[0]]
         return made
 
     def value(self, name: str) -> int:
         """The voxel value of a name: its class's, or that of a region's own class."""
         if not self.regions:
             return self.classes[name]
-        (own,) = self._own(name)
-        return self.classes[own]
+        return self.classes[self._own(name)[0]]
 
     def without(self, name: str) -> int:
         """The value of a voxel that is taken out of a name: the smallest surrounding region's, or 0."""
@@ -116,7 +110,9 @@ class Targets:
         here = set(self.regions.get(name, ()))
         return [other for other, members in self.regions.items() if here and set(members) > here]
 
-    def _own(self, name: str) -> set[str]:
-        here = set(self.regions[name])
-        inner = [set(members) for members in self.regions.values() if set(members) < here]
-        return here.difference(*inner)
+    def _own(self, name: str) -> list[str]:
+        here = self.regions[name]
+        inner: set[str] = set()
+        for members in self.regions.values():
+            inner |= set(members) if set(members) < set(here) else set()
+        return [member for member in here if member not in inner]

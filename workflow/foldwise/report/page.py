@@ -25,7 +25,7 @@ from foldwise.report.segmentation import (
     three_cases,
 )
 from foldwise.report.tables import Column, Table, interval, number, spread
-from foldwise.volumes.metrics import fold_summary
+from foldwise.volumes.metrics import fold_summary, paired_p
 
 KEYS = [metric.key for metric in METRICS]
 FIRST = METRICS[0]
@@ -118,6 +118,7 @@ def _compared(first: ModelResults, other: ModelResults) -> Table:
     for row, metric in zip(rows, METRICS * (len(rows) // len(METRICS)), strict=True):
         of_class = differences[metric.key].xs(row["class"], level="class").dropna()
         row["higher"], row["lower"] = int((of_class > 0).sum()), int((of_class < 0).sum())
+        row["p"] = paired_p(of_class.groupby(one["group"].xs(row["class"], level="class")).mean().tolist())
         for name, side in (("first", one), ("other", two)):
             seen = side[metric.key].xs(row["class"], level="class")[of_class.index]
             row[name] = number(float(seen.mean()), metric.digits)
@@ -131,8 +132,12 @@ def _compared(first: ModelResults, other: ModelResults) -> Table:
         Column("n", "pairs"),
         Column("higher", "higher in"),
         Column("lower", "lower in"),
+        Column("p", "p", 3),
     )
-    caption = f"{other.name} against {first.name}: means over the same cases, and the mean paired difference."
+    caption = (
+        f"{other.name} against {first.name}: means over the same cases, the mean paired difference, and p of "
+        f"Wilcoxon's signed-rank test over patients (two-sided; not corrected for the number of rows)."
+    )
     return Table(caption, columns, rows)
 
 

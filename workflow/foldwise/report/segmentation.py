@@ -22,6 +22,7 @@ METRICS = (
     Column("dice", "Dice", 3),
     Column("jaccard", "Jaccard", 3),
     Column("hd95_mm", "HD95 (mm)", 1),
+    Column("assd_mm", "ASSD (mm)", 2),
     Column("surface_dice", "surface Dice", 3),
     Column("volume_error_ml", "volume error (ml)", 2),
     Column("lesion_recall", "lesion recall", 2),

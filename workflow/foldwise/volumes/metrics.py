@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
+from scipy.stats import wilcoxon
 
 from foldwise.volumes.geometry import bounding_box
 
@@ -208,6 +209,12 @@ def fold_summary(
                 }
             )
     return pd.DataFrame(made)
+
+
+def paired_p(differences: Sequence[float]) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test that paired differences centre on 0; NaN if all are 0."""
+    values = np.asarray(differences, float)
+    return float(wilcoxon(values).pvalue) if np.any(values != 0) else NAN
 
 
 def _bootstrap(values: pd.DataFrame, metric: str, resamples: int, seed: int) -> tuple[float, float]:

@@ -1,0 +1,337 @@
+"""DICOM in and out: contours and segments against analytic masks, on straight and oblique series."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from matplotlib.path import Path as Outline
+from pydicom.uid import generate_uid
+
+from dicom_files import Grid, oblique, write_rtstruct, write_series
+from foldwise.files import CaseError
+from foldwise.importers import dicom
+from foldwise.importers.dicom import import_folder, parse_structures, pseudonym, rasterise
+from foldwise.volumes.dicom_seg import property_codes, write_dicom_seg
+from foldwise.volumes.volume import Volume, read_header, read_volume
+
+GRIDS = pytest.mark.parametrize("grid", [Grid(), oblique()], ids=["straight", "oblique"])
+CENTRE, OUTER, INNER = np.array([9.13, 8.37]), 6.40, 2.52  # mm from the first voxel, in the plane
+
+
+def ring(grid: Grid, z: int, radius: float, turn: int = 1) -> np.ndarray:
+    """A circle in slice z as LPS points."""
+    angle = turn * np.linspace(0, 2 * np.pi, 720, endpoint=False)
+    plane = CENTRE + radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    return grid.mm(np.c_[plane / grid.spacing[:2], np.full(len(angle), z)])
+
+
+def annulus(grid: Grid, slices: range) -> np.ndarray:
+    """The analytic mask, from the distance of voxel centres."""
+    index = grid.centres()
+    distance = np.linalg.norm(index[..., :2] * grid.spacing[:2] - CENTRE, axis=-1)
+    # No centre may lie so near a circle that its polygon has it on the other side.
+    assert min(np.abs(distance - r).min() for r in (OUTER, INNER)) > 1e-2
+    return (distance < OUTER) & (distance > INNER) & np.isin(index[..., 2], slices)
+
+
+def contours(grid: Grid, slices: range, style: str) -> list[tuple[str, np.ndarray]]:
+    made = []
+    for z in slices:
+        outer, inner = ring(grid, z, OUTER), ring(grid, z, INNER, turn=1 if style == "same turn" else -1)
+        if style.startswith("keyhole") or style == "same turn":
+            made.append(("CLOSED_PLANAR", np.vstack([outer, outer[:1], inner, inner[:1]])))
+        else:
+            made += [("CLOSED_PLANAR", outer), ("CLOSED_PLANAR", inner)]
+    return made
+
+
+@GRIDS
+@pytest.mark.parametrize("style", ["two contours", "keyhole", "same turn"])
+def test_a_ring_of_contours_gives_the_analytic_mask(tmp_path: Path, grid: Grid, style: str) -> None:
+    images = write_series(tmp_path / "in" / "ct", grid)
+    write_rtstruct(tmp_path / "in" / "rs.dcm", images, {"GTV-1": contours(grid, range(2, 6), style)})
+    dataset, _ = import_folder(tmp_path / "in", tmp_path / "out", "CT", "gtv*=tumour")
+    (row,) = dataset.rows
+    assert row.label is not None
+    label, image = read_volume(row.label), read_volume(row.images[""])
+    assert np.array_equal(label.data, annulus(grid, range(2, 6)))
+    # The voxels hold their slice's number, so the two grids agree in more than their affines.
+    assert (image.data == grid.centres()[..., 2]).all()
+    assert np.allclose(label.affine, image.affine, atol=1e-4)
+
+
+def test_contours_agree_with_matplotlib() -> None:
+    rng = np.random.default_rng(1)
+    angle = np.sort(rng.uniform(0, 2 * np.pi, 60))
+    star = np.array([25.3, 21.7]) + (rng.uniform(4, 24, 60) * [np.cos(angle), np.sin(angle)]).T
+    index = np.stack(np.meshgrid(np.arange(48), np.arange(45), indexing="ij"), axis=-1).reshape(-1, 2)
+    inside = Outline(np.vstack([star, star[:1]])).contains_points(index)
+    assert np.array_equal(rasterise([star], (48, 45)).ravel(), inside)
+    assert 300 < inside.sum() < 1500
+    assert (rasterise([star + 40], (48, 45)).sum()) < inside.sum()  # cut at the border, no error
+
+
+def test_neighbours_through_voxel_centres_share_no_voxel() -> None:
+    left = rasterise([np.array([[1, 1], [4, 1], [4, 5], [1, 5]])], (8, 8))
+    right = rasterise([np.array([[4, 1], [7, 1], [7, 5], [4, 5]])], (8, 8))
+    expected = np.zeros((8, 8), bool)
+    expected[1:4, 1:5] = True
+    assert np.array_equal(left, expected)
+    assert not (left & right).any()
+    assert (left | right)[1:7, 1:5].all()
+
+
+def test_a_contour_between_or_outside_slices_is_named(tmp_path: Path) -> None:
+    grid = Grid()
+    images = write_series(tmp_path / "in" / "ct", grid)
+    outside = ring(grid, 9, OUTER)
+    write_rtstruct(tmp_path / "in" / "rs.dcm", images, {"GTV": [("CLOSED_PLANAR", outside)]})
+    with pytest.raises(
+        CaseError, match=r"structure GTV: the contour through .* lies 7.50 mm from the nearest"
+    ):
+        import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour")
+    tilted = ring(grid, 3, OUTER) + np.linspace(0, 4, 720)[:, None] * [0, 0, 1]
+    write_rtstruct(tmp_path / "in" / "rs.dcm", images, {"GTV": [("CLOSED_PLANAR", tilted)]})
+    with pytest.raises(CaseError, match="does not lie in a slice"):
+        import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour")
+    finer = [("CLOSED_PLANAR", ring(grid, 3, OUTER) + np.array([0, 0, shift])) for shift in (-0.6, 0.6)]
+    write_rtstruct(tmp_path / "in" / "rs.dcm", images, {"GTV": finer})
+    with pytest.raises(CaseError, match="finer series"):
+        import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour")
+    assert not (tmp_path / "out").exists()
+
+
+def test_points_are_passed_over_and_a_contour_twice_counts_once(tmp_path: Path) -> None:
+    grid = Grid()
+    images = write_series(tmp_path / "in" / "ct", grid)
+    disc = ("CLOSED_PLANAR", ring(grid, 3, OUTER))
+    write_rtstruct(
+        tmp_path / "in" / "rs.dcm", images, {"GTV": [("POINT", grid.mm(np.array([[1, 1, 1]]))), disc, disc]}
+    )
+    dataset, _ = import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour")
+    assert dataset.rows[0].label is not None
+    label = read_volume(dataset.rows[0].label).data
+    distance = np.linalg.norm(grid.centres()[..., :2] * grid.spacing[:2] - CENTRE, axis=-1)
+    assert np.array_equal(label > 0, (distance < OUTER) & (grid.centres()[..., 2] == 3))
+
+
+def test_series_in_one_folder_are_told_apart_and_the_later_class_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    straight, turned = Grid(), oblique()
+    both = {}
+    for patient, grid in (("MRN 1/7", straight), ("MRN 2", turned)):
+        both[patient] = write_series(tmp_path / "in", grid, patient=patient, flat=True)
+    write_series(tmp_path / "in" / "scout", Grid(shape=(24, 20, 2)))
+    (tmp_path / "in" / "notes.txt").write_text("no DICOM")
+    disc = {z: ring(straight, z, OUTER) for z in (1, 2)}
+    hole = {z: ring(straight, z, INNER) for z in (1, 2)}
+    structures = {
+        "Lung_L": [("CLOSED_PLANAR", points) for points in disc.values()],
+        "GTV 1": [("CLOSED_PLANAR", points) for points in hole.values()],
+        "Patient outline": [],
+    }
+    write_rtstruct(tmp_path / "in" / "rs.dcm", both["MRN 1/7"], structures)
+    sheet = tmp_path / "sheet.csv"
+    command = ["dicom", str(tmp_path / "in"), "--sheet", str(sheet)]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(CaseError, match="Lung_L \\(1\\)"):
+        dicom.main()
+    monkeypatch.setattr(sys, "argv", [*command, "--structures", "Lung_?=lung, gtv*=tumour"])
+    dicom.main()
+    assert "a series of 2 slices, left out" in capsys.readouterr().out
+    with sheet.open() as file:
+        rows = {row["group"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"MRN_1_7", "MRN_2"}
+    assert "Doe" not in sheet.read_text()
+    assert rows["MRN_2"]["label"] == ""
+    label = read_volume(tmp_path / rows["MRN_1_7"]["label"]).data
+    distance = np.linalg.norm(straight.centres()[..., :2] * straight.spacing[:2] - CENTRE, axis=-1)
+    expected = np.where(distance < INNER, 2, np.where(distance < OUTER, 1, 0))
+    expected[~np.isin(straight.centres()[..., 2], (1, 2))] = 0
+    assert np.array_equal(label, expected)
+    assert "lung: 1, tumour: 2" in (tmp_path / "sheet.yaml").read_text()
+    header = read_header(tmp_path / rows["MRN_2"]["image"])
+    assert np.allclose(header.affine[:3, 3], np.array([-1, -1, 1]) * turned.origin, atol=1e-4)
+
+
+def test_a_folder_not_made_by_the_command_is_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path / "in", Grid())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    monkeypatch.setattr(
+        sys, "argv", ["dicom", str(tmp_path / "in"), "--sheet", str(tmp_path / "mine.csv"), "--force"]
+    )
+    with pytest.raises(CaseError, match="only a folder made by this command"):
+        dicom.main()
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def test_a_pattern_that_fits_nothing_lists_what_there_is(tmp_path: Path) -> None:
+    images = write_series(tmp_path / "in" / "ct", Grid())
+    write_rtstruct(tmp_path / "in" / "rs.dcm", images, {"GTV": contours(Grid(), range(2, 3), "keyhole")})
+    with pytest.raises(CaseError, match=r"'ctv\*' fits none.*\n  GTV \(1\)"):
+        import_folder(tmp_path / "in", tmp_path / "out", "CT", "CTV*=tumour")
+
+
+@pytest.mark.parametrize("text", ["GTV", "=tumour", "GTV=a b"])
+def test_structures_that_are_no_pairs(text: str) -> None:
+    with pytest.raises(CaseError, match="pattern=class"):
+        parse_structures(text)
+
+
+def test_an_id_that_holds_the_patients_name_is_hashed() -> None:
+    made = pydicom.Dataset()
+    made.PatientID, made.PatientName = "doe_jane_1970", "Doe^Jane"
+    assert "doe" not in pseudonym(made).lower()
+    made.PatientID, made.PatientName = "LUNG1-001", "LUNG1-001"
+    assert pseudonym(made) == "LUNG1-001"
+
+
+def labels_of(grid: Grid) -> np.ndarray:
+    """Two classes without any symmetry, and empty slices at both ends."""
+    labels = np.where(np.random.default_rng(3).random(grid.shape) < 0.3, 3, 0).astype(np.uint8)
+    labels[annulus(grid, range(grid.shape[2]))] = 7
+    labels[..., [0, -1]] = 0
+    return labels
+
+
+@GRIDS
+def test_a_written_seg_has_every_voxel_in_its_place(tmp_path: Path, grid: Grid) -> None:
+    images = write_series(tmp_path / "ct", grid)
+    labels = labels_of(grid)
+    volume = Volume(labels, read_header(tmp_path / "ct").affine)
+    write_dicom_seg(volume, tmp_path / "ct", {"tumour": 7, "lung": 3}, tmp_path / "seg.dcm")
+    # highdicom, by the source images.
+    seg = hd.seg.segread(tmp_path / "seg.dcm")
+    assert [seg.get_segment_description(n).segment_label for n in (1, 2)] == ["tumour", "lung"]
+    assert seg.get_segment_description(1).algorithm_type.value == "AUTOMATIC"
+    planes = seg.get_pixels_by_source_instance(
+        [image.SOPInstanceUID for image in images], assert_missing_frames_are_empty=True
+    )
+    for segment, value in ((0, 7), (1, 3)):
+        assert np.array_equal(planes[..., segment].transpose(2, 1, 0), labels == value)
+    # By ITK alone, frame by frame at its place in the patient.
+    raw = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert raw.FrameOfReferenceUID == images[0].FrameOfReferenceUID
+    assert raw.StudyInstanceUID == images[0].StudyInstanceUID
+    frames = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "seg.dcm"))
+    seen = np.zeros(grid.shape, np.uint8)
+    for frame, about in zip(frames, raw.PerFrameFunctionalGroupsSequence, strict=True):
+        place = np.array(about.PlanePositionSequence[0].ImagePositionPatient, float)
+        z = ((place - grid.origin) @ grid.axes / grid.spacing)[2]
+        assert abs(z - round(z)) < 1e-3
+        number = about.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        seen[..., round(z)][frame.T > 0] = {1: 7, 2: 3}[number]
+    assert np.array_equal(seen, labels)
+    # Slices without a segment are left out.
+    assert len(frames) == sum((labels == value).any(axis=(0, 1)).sum() for value in (3, 7))
+
+
+def test_an_empty_prediction_is_written_too(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", Grid())
+    empty = Volume(np.zeros(Grid().shape, np.uint8), read_header(tmp_path / "ct").affine)
+    write_dicom_seg(empty, tmp_path / "ct", {"tumour": 1}, tmp_path / "seg.dcm")
+    assert hd.seg.segread(tmp_path / "seg.dcm").get_volume().array.sum() == 0
+
+
+def test_a_seg_on_another_grid_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", Grid())
+    affine = read_header(tmp_path / "ct").affine
+    affine[0, 3] += 1
+    with pytest.raises(CaseError, match="not on the grid"):
+        write_dicom_seg(
+            Volume(np.ones(Grid().shape, np.uint8), affine), tmp_path / "ct", {"a": 1}, tmp_path / "seg.dcm"
+        )
+    assert not list(tmp_path.glob("*seg.dcm*"))
+
+
+def test_codes() -> None:
+    assert property_codes("GTV_1")[1].meaning == "Neoplasm"
+    assert property_codes("lung")[0].meaning == "Anatomical Structure"
+
+
+@GRIDS
+def test_our_own_seg_is_read_back(tmp_path: Path, grid: Grid) -> None:
+    write_series(tmp_path / "in" / "ct", grid)
+    labels = labels_of(grid)
+    volume = Volume(labels, read_header(tmp_path / "in" / "ct").affine)
+    write_dicom_seg(volume, tmp_path / "in" / "ct", {"tumour": 7, "lung": 3}, tmp_path / "in" / "seg.dcm")
+    dataset, _ = import_folder(tmp_path / "in", tmp_path / "out", "CT", "lung=lung,tumour=tumour")
+    assert dataset.rows[0].label is not None
+    label = read_volume(dataset.rows[0].label).data
+    assert np.array_equal(label, np.select([labels == 3, labels == 7], [1, 2]))
+
+
+@GRIDS
+@pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
+def test_a_foreign_seg_turned_and_sparse_is_put_on_the_series(tmp_path: Path, grid: Grid, kind: str) -> None:
+    """Frames from the last slice to the first, rows mirrored, and only two slices far apart."""
+    images = write_series(tmp_path / "in" / "ct", grid)
+    mask = annulus(grid, range(grid.shape[2]))
+    mask[..., [z for z in range(grid.shape[2]) if z not in (1, 5)]] = False
+    # highdicom's index is (slice, row, column); ours is turned in all three against the series.
+    turned = mask.transpose(2, 1, 0)[::-1, :, ::-1]
+    affine = np.eye(4)
+    affine[:3, :3] = (grid.axes * grid.spacing)[:, ::-1] * [-1, 1, -1]
+    affine[:3, 3] = grid.mm(np.array([grid.shape[0] - 1, 0, grid.shape[2] - 1]))
+    volume = hd.Volume(turned.astype(np.uint8), affine, "PATIENT", images[0].FrameOfReferenceUID)
+    for image in images:
+        del image["PixelData"]
+    described = hd.seg.SegmentDescription(1, "Left lung", *property_codes("lung"), "MANUAL")
+    hd.seg.Segmentation(
+        images, volume.astype(float) if kind == "FRACTIONAL" else volume, kind, [described], generate_uid(),
+        1, generate_uid(), 1, "none", "none", "1", "1",
+    ).save_as(tmp_path / "in" / "seg.dcm")  # fmt: skip
+    dataset, _ = import_folder(tmp_path / "in", tmp_path / "out", "CT", "left*=lung")
+    assert dataset.rows[0].label is not None
+    assert np.array_equal(read_volume(dataset.rows[0].label).data, mask)
+
+
+def test_a_seg_beside_the_voxels_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "in" / "ct", Grid())
+    header = read_header(tmp_path / "in" / "ct")
+    write_dicom_seg(
+        Volume(np.ones(header.shape, np.uint8), header.affine),
+        tmp_path / "in" / "ct",
+        {"a": 1},
+        tmp_path / "s.dcm",
+    )
+    seg = pydicom.dcmread(tmp_path / "s.dcm")
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        frame.PlanePositionSequence[0].ImagePositionPatient[0] += 0.4
+    seg.save_as(tmp_path / "in" / "seg.dcm")
+    with pytest.raises(CaseError, match="does not lie on the voxels"):
+        import_folder(tmp_path / "in", tmp_path / "out", "CT", "a=a")
+
+
+def test_structures_of_another_frame_of_reference_are_refused(tmp_path: Path) -> None:
+    images = write_series(tmp_path / "in" / "ct", Grid())
+    moved = [pydicom.Dataset(image) for image in images]
+    for image in moved:
+        image.FrameOfReferenceUID = generate_uid()
+    write_rtstruct(tmp_path / "in" / "rs.dcm", moved, {"GTV": contours(Grid(), range(2, 3), "keyhole")})
+    with pytest.raises(CaseError, match="another frame of reference"):
+        import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour")
+
+
+def test_a_broken_series_stops_all_or_is_left_out(tmp_path: Path) -> None:
+    grid = Grid()
+    whole = write_series(tmp_path / "in" / "whole", grid, patient="A")
+    write_series(tmp_path / "in" / "gap", grid, patient="B")
+    (tmp_path / "in" / "gap" / "IM897").unlink()
+    write_rtstruct(tmp_path / "in" / "rs.dcm", whole, {"GTV": contours(grid, range(2, 4), "keyhole")})
+    with pytest.raises(CaseError, match=r"in/gap: its slices lie 2\.50 to 5\.00 mm apart"):
+        import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour")
+    dataset, remarks = import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour", skip_broken=True)
+    assert [row.group for row in dataset.rows] == ["A"]
+    assert any("left out: case B" in remark for remark in remarks)

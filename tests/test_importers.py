@@ -1,0 +1,323 @@
+"""Imports of Decathlon, nnU-Net and BraTS folders: rows, classes and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+from foldwise.files import CaseError
+from foldwise.importers import brats, decathlon
+from foldwise.importers.brats import meaning, patient
+from foldwise.importers.sheets import clean, column_names, group_of
+
+AFFINE = np.diag([1.0, 1, 2, 1])
+
+
+def volume(path: Path, values: int | list[int] = 0, channels: int = 0, shift: float = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = np.zeros((6, 5, 4, channels) if channels else (6, 5, 4), np.uint8)
+    listed = [values] if isinstance(values, int) else values
+    data.reshape(-1)[: len(listed)] = listed
+    affine = AFFINE.copy()
+    affine[0, 3] = shift
+    nib.save(nib.Nifti1Image(data, affine), path)
+
+
+def describe(folder: Path, about: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "dataset.json").write_text(json.dumps(about))
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, module: Any, folder: Path, *options: str
+) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """Run an importer; its sheet and experiment."""
+    sheet = folder.parent / "out" / "sheet.csv"
+    monkeypatch.setattr(sys, "argv", ["importer", str(folder), "--sheet", str(sheet), *options])
+    module.main()
+    with sheet.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return rows, yaml.safe_load(sheet.with_suffix(".yaml").read_text())
+
+
+def decathlon_task(folder: Path, modality: dict[str, str], channels: int = 0, cases: int = 5) -> None:
+    training = []
+    for i in range(cases):
+        volume(folder / f"imagesTr/brain_{i}.nii.gz", channels=channels)
+        volume(folder / f"labelsTr/brain_{i}.nii.gz", [1, 2])
+        training.append({"image": f"./imagesTr/brain_{i}.nii.gz", "label": f"./labelsTr/brain_{i}.nii.gz"})
+    volume(folder / "imagesTs/brain_9.nii.gz", channels=channels)
+    # What archives made on a Mac hold beside every file.
+    (folder / "imagesTr/._brain_0.nii.gz").write_bytes(b"\0\5\x16\7")
+    training.append({"image": "./imagesTr/._brain_0.nii.gz", "label": "./labelsTr/._brain_0.nii.gz"})
+    labels = {"0": "background", "1": "edema", "2": "non-enhancing tumor"}
+    test = ["./imagesTs/brain_9.nii.gz"]
+    describe(folder, {"modality": modality, "labels": labels, "training": training, "test": test})
+
+
+def test_a_decathlon_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decathlon_task(tmp_path / "Task01", {"0": "CT"})
+    rows, experiment = run(monkeypatch, decathlon, tmp_path / "Task01")
+    assert [row["case"] for row in rows] == [*(f"brain_{i}" for i in range(5)), "brain_9"]
+    assert rows[0] == {
+        "case": "brain_0",
+        "group": "brain_0",
+        "image": "../Task01/imagesTr/brain_0.nii.gz",
+        "label": "../Task01/labelsTr/brain_0.nii.gz",
+        "split": "",
+    }
+    assert (rows[-1]["label"], rows[-1]["split"]) == ("", "")
+    assert experiment["data"]["labels"] == {"edema": 1, "non-enhancing_tumor": 2}
+    # A CT keeps the window of the defaults, all else is normalised case by case.
+    assert "models" not in experiment
+
+
+def test_four_channels_in_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decathlon_task(tmp_path / "Task01", {"0": "FLAIR", "1": "T1w"}, channels=2)
+    rows, experiment = run(monkeypatch, decathlon, tmp_path / "Task01")
+    assert rows[0]["image"].endswith("brain_0.nii.gz")
+    assert experiment["plan"] == {"memory": "medium", "ct": False}
+
+
+def test_a_missing_channel_or_shifted_label_of_a_4d_image_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decathlon_task(tmp_path / "Task01", {"0": "FLAIR", "1": "T1w", "2": "T2w"}, channels=3)
+    volume(tmp_path / "Task01/imagesTr/brain_1.nii.gz", channels=2)
+    volume(tmp_path / "Task01/labelsTr/brain_3.nii.gz", 1, shift=1)
+    with pytest.raises(CaseError) as caught:
+        run(monkeypatch, decathlon, tmp_path / "Task01")
+    assert "2 problem(s)" in str(caught.value)
+    assert "case brain_1" in str(caught.value)
+    assert "2 channel(s), the other cases have 3" in str(caught.value)
+    assert "labelsTr/brain_3.nii.gz: its affine is not the image's" in str(caught.value)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def nnunet(folder: Path, about: dict[str, Any], channels: int = 2, cases: int = 4) -> None:
+    for i in range(cases):
+        for channel in range(channels):
+            volume(folder / f"imagesTr/p{i // 2}_{i}_{channel:04d}.nii.gz")
+        volume(folder / f"labelsTr/p{i // 2}_{i}.nii.gz", [1, 2, 3])
+    describe(folder, {"file_ending": ".nii.gz", **about})
+
+
+def test_an_nnunet_folder_with_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing": 3}
+    nnunet(
+        tmp_path / "Dataset001",
+        {
+            "channel_names": {"0": "T1 (native)", "1": "T2"},
+            "labels": labels,
+            "regions_class_order": [1, 2, 3],
+        },
+    )
+    for channel in range(2):
+        volume(tmp_path / f"Dataset001/imagesTs/p9_0_{channel:04d}.nii.gz")
+    (tmp_path / "Dataset001/imagesTr/._p0_0_0000.nii.gz").touch()
+    rows, experiment = run(monkeypatch, decathlon, tmp_path / "Dataset001", "--group-regex", r"^(p\d+)_")
+    assert list(rows[0]) == ["case", "group", "image_T1_native", "image_T2", "label", "split"]
+    assert rows[3]["image_T2"] == "../Dataset001/imagesTr/p1_3_0001.nii.gz"
+    assert [row["group"] for row in rows] == ["p0", "p0", "p1", "p1", "p9"]
+    assert [bool(row["label"]) for row in rows] == [True] * 4 + [False]
+    assert experiment["data"]["labels"] == {"label_1": 1, "label_2": 2, "enhancing": 3}
+    assert experiment["data"]["regions"] == {
+        "whole_tumor": ["label_1", "label_2", "enhancing"],
+        "tumor_core": ["label_2", "enhancing"],
+        "enhancing": ["enhancing"],
+    }
+    # Two patients: no fold could have a validation share.
+    assert experiment["split"] == {"folds": 2, "validation": 0}
+
+
+def test_labelled_test_cases_become_the_test_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nnunet(tmp_path / "D", {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}}, channels=1)
+    volume(tmp_path / "D/imagesTs/p9_0_0000.nii.gz")
+    volume(tmp_path / "D/labelsTs/p9_0.nii.gz", 1)
+    rows, _ = run(monkeypatch, decathlon, tmp_path / "D")
+    assert (rows[-1]["case"], rows[-1]["split"]) == ("p9_0", "test")
+    assert rows[-1]["label"].endswith("labelsTs/p9_0.nii.gz")
+
+
+def test_what_is_missing_is_named_for_all_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nnunet(tmp_path / "D", {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "a": 1}})
+    (tmp_path / "D/imagesTr/p0_1_0001.nii.gz").unlink()
+    (tmp_path / "D/labelsTr/p1_2.nii.gz").unlink()
+    with pytest.raises(CaseError) as caught:
+        run(monkeypatch, decathlon, tmp_path / "D")
+    assert "case p0_1: channel T2" in str(caught.value)
+    assert "case p1_2: label" in str(caught.value)
+    assert "2 problem(s)" in str(caught.value)
+
+
+def test_nnunet_cases_listed_in_the_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = {}
+    for i in range(3):
+        volume(tmp_path / f"elsewhere/{i}/t1.nii.gz")
+        volume(tmp_path / f"elsewhere/{i}/seg.nii.gz", 1)
+        listed[f"c{i}"] = {
+            "images": [f"../elsewhere/{i}/t1.nii.gz"],
+            "label": str(tmp_path / f"elsewhere/{i}/seg.nii.gz"),
+        }
+    labels = {"background": 0, "a": 1}
+    describe(tmp_path / "D", {"channel_names": {"0": "T1"}, "labels": labels, "dataset": listed})
+    rows, _ = run(monkeypatch, decathlon, tmp_path / "D")
+    assert [row["image"] for row in rows] == [f"../elsewhere/{i}/t1.nii.gz" for i in range(3)]
+
+
+def test_the_first_nnunet_is_read_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nnunet(tmp_path / "Task1", {})
+    training = [{"image": "./imagesTr/p0_0.nii.gz", "label": "./labelsTr/p0_0.nii.gz"}]
+    labels = {"0": "background", "1": "a"}
+    describe(tmp_path / "Task1", {"modality": {"0": "T1", "1": "T2"}, "labels": labels, "training": training})
+    rows, _ = run(monkeypatch, decathlon, tmp_path / "Task1")
+    assert len(rows) == 4
+    assert rows[0]["image_T2"].endswith("p0_0_0001.nii.gz")
+
+
+def test_ignored_voxels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nnunet(tmp_path / "D", {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"a": 1, "ignore": 2}})
+    with pytest.raises(CaseError, match="ignore"):
+        run(monkeypatch, decathlon, tmp_path / "D")
+
+
+def test_a_sheet_that_the_workflow_would_refuse_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nnunet(tmp_path / "D", {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}}, channels=1)
+    volume(tmp_path / "D/labelsTr/p1_2.nii.gz", 1, shift=3)
+    with pytest.raises(CaseError, match=r"sheet.csv: 1 problem.*\n.*p1_2.*its affine is not the image's"):
+        run(monkeypatch, decathlon, tmp_path / "D")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_nothing_is_overwritten_unless_forced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nnunet(tmp_path / "D", {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}}, channels=1)
+    run(monkeypatch, decathlon, tmp_path / "D")
+    (tmp_path / "out/sheet.yaml").write_text("mine")
+    with pytest.raises(CaseError, match="--force"):
+        run(monkeypatch, decathlon, tmp_path / "D")
+    assert (tmp_path / "out/sheet.yaml").read_text() == "mine"
+    run(monkeypatch, decathlon, tmp_path / "D", "--force")
+    assert (tmp_path / "out/sheet.yaml").read_text() != "mine"
+
+
+def brats_case(folder: Path, separator: str, names: list[str], values: list[int]) -> None:
+    for name in names:
+        volume(folder / f"{folder.name}{separator}{name}.nii.gz", values if name == "seg" else 0)
+
+
+OLD, NEW = ["t1", "t1ce", "t2", "flair", "seg"], ["t1n", "t1c", "t2w", "t2f", "seg"]
+
+
+def test_brats_until_2021(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(3):
+        brats_case(tmp_path / f"in/HGG/BraTS20_Training_{i:03d}", "_", OLD, [1, 2, 4])
+    # The one misnamed file of 2020, and a modality in a folder of its own.
+    case = tmp_path / "in/HGG/BraTS20_Training_001"
+    (case / "BraTS20_Training_001_seg.nii.gz").rename(case / "W39_1998.09.19_Segm.nii.gz")
+    (case / "BraTS20_Training_001_flair.nii").mkdir()
+    (case / "BraTS20_Training_001_flair.nii.gz").rename(
+        case / "BraTS20_Training_001_flair.nii/00000057.nii.gz"
+    )
+    rows, experiment = run(monkeypatch, brats, tmp_path / "in")
+    assert list(rows[0])[2:6] == ["image_t1", "image_t1ce", "image_t2", "image_flair"]
+    assert [row["case"] for row in rows] == [f"BraTS20_Training_{i:03d}" for i in range(3)]
+    assert rows[1]["label"].endswith("W39_1998.09.19_Segm.nii.gz")
+    assert rows[1]["image_flair"].endswith("_flair.nii/00000057.nii.gz")
+    assert experiment["data"]["labels"] == {"necrosis": 1, "oedema": 2, "enhancing": 4}
+    assert experiment["data"]["regions"] == {
+        "whole_tumour": ["oedema", "necrosis", "enhancing"],
+        "tumour_core": ["necrosis", "enhancing"],
+        "enhancing": ["enhancing"],
+    }
+
+
+def test_brats_from_2023_keeps_a_patients_time_points_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("BraTS-GLI-00005-000", "BraTS-GLI-00005-001", "BraTS-GLI-00006-000", "BraTS-GLI-00007-000"):
+        brats_case(tmp_path / "in" / name, "-", NEW, [1, 2, 3])
+    brats_case(tmp_path / "in/BraTS-GLI-00008-000", "-", NEW[:-1], [])
+    rows, experiment = run(monkeypatch, brats, tmp_path / "in")
+    assert [row["group"][-5:] for row in rows] == ["00005", "00005", "00006", "00007", "00008"]
+    assert rows[0]["image_t1ce"].endswith("-t1c.nii.gz")
+    assert rows[0]["image_flair"].endswith("-t2f.nii.gz")
+    assert rows[-1]["label"] == ""
+    assert experiment["data"]["labels"]["enhancing"] == 3
+    assert experiment["split"] == {"folds": 3}
+
+
+def test_brats_until_2015(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(3):
+        case = tmp_path / f"in/HGG/brats_tcia_pat10{i}_0001"
+        for number, kind in enumerate(("MR_T1", "MR_T1c", "MR_T2", "MR_Flair")):
+            volume(case / f"VSD.Brain.XX.O.{kind}.5{number}/VSD.Brain.XX.O.{kind}.5{number}.nii")
+        volume(case / f"VSD.Brain_3more.XX.XX.OT.6{i}/VSD.Brain_3more.XX.XX.OT.6{i}.nii", [1, 2, 3, 4])
+    rows, experiment = run(monkeypatch, brats, tmp_path / "in")
+    assert [row["group"] for row in rows] == [f"brats_tcia_pat10{i}" for i in range(3)]
+    assert "MR_T1c.51" in rows[0]["image_t1ce"]
+    assert experiment["data"]["labels"]["non_enhancing"] == 3
+    assert "non_enhancing" in experiment["data"]["regions"]["tumour_core"]
+
+
+def test_brats_without_a_modality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(3):
+        brats_case(tmp_path / f"in/BraTS20_Training_{i:03d}", "_", OLD[: 5 - i], [1, 2, 4])
+    with pytest.raises(CaseError, match="case BraTS20_Training_002: no flair among t1, t1ce, t2"):
+        run(monkeypatch, brats, tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    ("case", "values", "enhancing", "core"),
+    [
+        ("BraTS2021_00000", {1, 2}, 4, {1, 4}),
+        ("BraTS-GLI-00001-000", {1, 2, 3}, 3, {1, 3}),
+        ("BraTS-GLI-02405-100", {1, 2, 3, 4}, 3, {1, 3}),  # 4: the resection cavity
+        ("BraTS-PED-00001-000", {1, 2, 3, 4}, 1, {1, 2, 3}),  # 4: oedema
+        ("brats_2013_pat0001_1", {1, 2, 3, 4}, 4, {1, 3, 4}),
+    ],
+)
+def test_the_meaning_of_values_by_year(case: str, values: set[int], enhancing: int, core: set[int]) -> None:
+    classes, regions = meaning([case], values)
+    assert classes["enhancing"] == enhancing
+    assert {classes[name] for name in regions["tumour_core"]} == core
+    assert regions["whole_tumour"][0] == "oedema"
+
+
+def test_values_that_do_not_tell_the_year() -> None:
+    with pytest.raises(CaseError, match="--enhancing"):
+        meaning(["BraTS20_Training_001"], {1, 2, 3})
+    assert meaning(["BraTS20_Training_001"], {1, 2, 3}, enhancing=3)[0]["enhancing"] == 3
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("BraTS-MET-00123-001", "BraTS-MET-00123"),
+        ("Brats18_TCIA10_103_1", "Brats18_TCIA10_103"),
+        ("brats_tcia_pat105_0180", "brats_tcia_pat105"),
+        ("BraTS2021_00123", "BraTS2021_00123"),
+        ("BraTS20_Training_001", "BraTS20_Training_001"),
+    ],
+)
+def test_patients_of_brats(case: str, expected: str) -> None:
+    assert patient(case) == expected
+
+
+def test_names() -> None:
+    assert clean(" whole tumor/core ") == "whole_tumor_core"
+    assert column_names(["CT"]) == [""]
+    assert column_names(["T1 (Gd)", "noNorm", "noNorm"]) == ["T1_Gd", "noNorm_1", "noNorm_2"]
+    with pytest.raises(CaseError, match="finds no patient"):
+        group_of("a_1", r"^(b)_")
+    with pytest.raises(CaseError, match="needs one group"):
+        group_of("a_1", "^a")

@@ -1,0 +1,1 @@
+"""Commands that turn public data layouts and DICOM into a sample sheet and a first experiment."""

@@ -1,0 +1,186 @@
+"""Import a BraTS data set, of any year from 2013 to 2025.
+
+  python -m foldwise.importers.brats MICCAI_BraTS2020_TrainingData --sheet data/brats.csv
+
+A case is a folder; its files are found by the modality in their names: `_t1`, `_t1ce`, `_t2`, `_flair`,
+`_seg`; since 2023 `-t1n`, `-t1c`, `-t2w`, `-t2f`, `-seg`; before 2016 `MR_T1c` and the like, `OT`. Time
+points of a patient stay in one group. What a voxel value means changed over the years: names and values tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import defaultdict
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from foldwise.check import LABEL_THREADS
+from foldwise.command import run
+from foldwise.files import CaseError
+from foldwise.importers.sheets import Dataset, Row, clean, group_of, importer, publish, refuse, targets
+from foldwise.volumes.volume import read_volume
+
+CHANNELS = ("t1", "t1ce", "t2", "flair")
+SUFFIXES = (".nii", ".nii.gz", ".mha")
+_MEANS = {
+    **{"t1": "t1", "t1n": "t1", "t1ce": "t1ce", "t1c": "t1ce", "t1gd": "t1ce"},
+    **{"t2": "t2", "t2w": "t2", "flair": "flair", "t2f": "flair"},
+    **{"seg": "label", "segm": "label", "ot": "label"},
+}
+_TOKEN = re.compile(rf"[_.-]({'|'.join(_MEANS)})(?=\.|$)", re.IGNORECASE)
+_NEW = re.compile(r"^BraTS-[A-Za-z]+-\d+-\d+$", re.IGNORECASE)
+# The patient of 2023 on, of 2017 to 2019, and of 2015; in other years there is one time point each.
+_PATIENTS = (
+    re.compile(r"^(BraTS-[A-Za-z]+-\d+)-\d+$", re.IGNORECASE),
+    re.compile(r"^(BraTS1[789]_[A-Za-z0-9]+_\w+)_\d+$", re.IGNORECASE),
+    re.compile(r"^(brats_\w+_pat\d+)_\d+$", re.IGNORECASE),
+)
+
+
+def read_dataset(folder: Path, group_regex: str | None = None, enhancing: int | None = None) -> Dataset:
+    """Find all cases below a folder.
+
+    Args:
+        folder: of the cases, at any depth.
+        group_regex: its first group, in a case's name, is the patient; None: by the naming of the year.
+        enhancing: voxel value of enhancing tumour, where names and values do not tell.
+
+    Raises:
+        CaseError: no cases, a modality that is missing or there twice, or label values that no year has.
+    """
+    cases, problems = _find(folder)
+    if not cases:
+        raise CaseError(f"{folder}: no files named like BraTS' in it, e.g. <case>/<case>_flair.nii.gz")
+    for case, files in cases.items():
+        lacking = [channel for channel in CHANNELS if channel not in files]
+        if lacking:
+            problems.append(f"case {case}: no {', '.join(lacking)} among {', '.join(sorted(files))}")
+    refuse(problems, folder)
+    labels = {case: files["label"] for case, files in cases.items() if "label" in files}
+    classes, regions = meaning(cases, _values(labels), enhancing) if labels else ({"tumour": 1}, {})
+    rows = [
+        Row(
+            clean(case),
+            {channel: files[channel] for channel in CHANNELS},
+            files.get("label"),
+            group_of(case, group_regex) if group_regex else patient(case),
+        )
+        for case, files in cases.items()
+    ]
+    return Dataset(rows, classes, regions)
+
+
+def patient(case: str) -> str:
+    """The patient in a case's name."""
+    return next((match[1] for pattern in _PATIENTS if (match := pattern.match(case))), case)
+
+
+def meaning(
+    cases: Collection[str], values: Collection[int], enhancing: int | None = None
+) -> tuple[dict[str, int], dict[str, list[str]]]:
+    """Classes and regions, from the cases' names and the label values found in any of them.
+
+    Raises:
+        CaseError: values that no year has, or the enhancing tumour's cannot be told.
+    """
+    found = set(values) - {0}
+    new = all(_NEW.match(case) for case in cases)
+    if found - {1, 2, 3, 4}:
+        raise CaseError(f"label values {sorted(found)}: BraTS has 1 to 4")
+    core = ["necrosis", "enhancing"]
+    if (
+        enhancing is None
+        and new
+        and 4 in found
+        and all(case.upper().startswith("BRATS-PED") for case in cases)
+    ):
+        # Children's tumours have had a table of their own since 2024.
+        classes = {"enhancing": 1, "non_enhancing": 2, "cyst": 3, "oedema": 4}
+        core = ["non_enhancing", "cyst", "enhancing"]
+    elif enhancing == 3 or (enhancing is None and new and (3 in found or 4 not in found)):
+        classes = {"necrosis": 1, "oedema": 2, "enhancing": 3}
+        if 4 in found:
+            classes["resection_cavity"] = 4
+    elif enhancing == 4 or (enhancing is None and not new and (4 in found or 3 not in found)):
+        classes = {"necrosis": 1, "oedema": 2, "enhancing": 4}
+        if 3 in found:
+            classes["non_enhancing"] = 3
+            core = ["necrosis", "non_enhancing", "enhancing"]
+    else:
+        raise CaseError(
+            f"label values {sorted(found)} do not tell with these names which is enhancing tumour; "
+            f"say --enhancing 3 or --enhancing 4"
+        )
+    regions = {"whole_tumour": ["oedema", *core], "tumour_core": core, "enhancing": ["enhancing"]}
+    if "resection_cavity" in classes:
+        regions["resection_cavity"] = ["resection_cavity"]
+    return classes, regions
+
+
+def _find(folder: Path) -> tuple[dict[str, dict[str, Path]], list[str]]:
+    cases: dict[str, dict[str, Path]] = defaultdict(dict)
+    homes: dict[str, Path] = {}
+    problems = []
+    for path in sorted(folder.rglob("*")):
+        if path.name.startswith(".") or not path.name.lower().endswith(SUFFIXES) or not path.is_file():
+            continue
+        # A modality's file may lie in a folder of its own, which then carries the modality's name.
+        named = [part for part in (path.name, path.parent.name) if _TOKEN.search(part)]
+        if not named:
+            continue
+        kind = _MEANS[_TOKEN.findall(named[0])[-1].lower()]
+        home = path.parent.parent if _TOKEN.search(path.parent.name) else path.parent
+        case = home.name if home != folder else _TOKEN.split(path.name)[0]
+        if homes.setdefault(case, home) != home:
+            problems.append(f"case {case}: in {homes[case]} and in {home}")
+        elif kind in cases[case]:
+            problems.append(f"case {case}: two files for {kind}: {cases[case][kind]} and {path}")
+        else:
+            cases[case][kind] = path
+    return dict(cases), problems
+
+
+def _values(labels: dict[str, Path]) -> set[int]:
+    def read(item: tuple[str, Path]) -> set[float] | str:
+        try:
+            return set(np.unique(read_volume(item[1]).data).tolist())
+        except CaseError as error:
+            return f"case {item[0]}: {error}"
+
+    found: set[float] = set()
+    problems = []
+    with ThreadPoolExecutor(LABEL_THREADS) as pool:
+        for (case, path), values in zip(labels.items(), pool.map(read, labels.items()), strict=True):
+            if isinstance(values, str):
+                problems.append(values)
+            elif values - {0, 1, 2, 3, 4}:
+                strange = ", ".join(f"{v:g}" for v in sorted(values - {0, 1, 2, 3, 4})[:5])
+                problems.append(f"case {case}: {path}: label values that BraTS does not have: {strange}")
+            else:
+                found |= values
+    refuse(problems, "labels")
+    return {int(value) for value in found}
+
+
+def _parse() -> argparse.Namespace:
+    made = importer(__doc__)
+    made.add_argument("--group-regex", help="its first group, in a case's name, is the patient")
+    made.add_argument(
+        "--enhancing", type=int, choices=(3, 4), help="voxel value of enhancing tumour, if it cannot be told"
+    )
+    return made.parse_args()
+
+
+def main() -> None:
+    """Read the command line."""
+    args = _parse()
+    targets(args)
+    publish(read_dataset(args.folder, args.group_regex, args.enhancing), args)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,585 @@
+"""Import a folder of DICOM files: images with the RTSTRUCT and SEG objects that refer to them.
+
+  python -m foldwise.importers.dicom archive --sheet data/lung.csv     # lists the structures
+  python -m foldwise.importers.dicom archive --sheet data/lung.csv --structures 'Lung_*=lung,GTV*=tumour'
+
+Every image series of the wanted modality is a case. Beside the sheet a folder is written: `series/<case>/`
+with links to the series' files, wherever these lie, and `labels/<case>.nii.gz` on the series' grid.
+Structures are taken by patterns of their names (`*` and `?`; capitals do not matter); where two classes
+overlap, the later wins. A case is called by its patient's ID and a hash of its series; patients' names are
+written nowhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from foldwise.check import HEADER_THREADS
+from foldwise.command import run
+from foldwise.files import CaseError, atomic_folder, short_hash
+from foldwise.importers.sheets import Dataset, Row, clean, importer, publish, refuse, targets
+from foldwise.volumes.volume import LPS_TO_RAS, Header, Volume, read_header, write_volume
+
+TAGS = (
+    *("Modality", "PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
+    *("FrameOfReferenceUID", "ImageType", "SeriesDescription", "SliceThickness"),
+)
+LOG = logging.getLogger(__name__)
+# Contours are text of limited length; below this, in voxels, two coordinates are the same.
+ROUNDING = 3
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+
+
+@dataclass
+class Series:
+    """An image series.
+
+    Attributes:
+        uid: SeriesInstanceUID.
+        frame: FrameOfReferenceUID, or empty.
+        patient: pseudonym or ID.
+        thickness: of a slice, in mm; 0: unknown.
+        files: of its instances.
+        instances: their SOPInstanceUIDs.
+    """
+
+    uid: str
+    frame: str
+    patient: str
+    thickness: float
+    files: list[Path] = field(default_factory=list)
+    instances: set[str] = field(default_factory=set)
+
+    @property
+    def case(self) -> str:
+        """Its name in the sheet: stable, whatever else is imported."""
+        return f"{self.patient}_{short_hash(self.uid)}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder of DICOM holds.
+
+    Attributes:
+        series: image series by SeriesInstanceUID.
+        structures: RTSTRUCT and SEG files.
+        remarks: what was left out, a line each.
+    """
+
+    series: dict[str, Series]
+    structures: list[Path]
+    remarks: list[str]
+
+
+@dataclass(frozen=True)
+class Structures:
+    """An RTSTRUCT or SEG object, without its contours or voxels.
+
+    Attributes:
+        path: its file.
+        names: number of a structure → its name.
+        series: SeriesInstanceUIDs that it refers to.
+        instances: SOPInstanceUIDs that it refers to.
+        frames: frames of reference that it lies in.
+    """
+
+    path: Path
+    names: dict[int, str]
+    series: frozenset[str]
+    instances: frozenset[str]
+    frames: frozenset[str]
+
+
+def scan(folder: Path, modality: str, min_slices: int = 1, description: str = "*") -> Found:
+    """Sort the files below a folder by what they are; only headers are read.
+
+    Args:
+        folder: with DICOM files at any depth; other files are passed over.
+        modality: of the images, e.g. CT.
+        min_slices: series with fewer, such as scouts, are left out.
+        description: pattern of the wanted series' SeriesDescription.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "DICOMDIR")
+    series: dict[str, Series] = {}
+    structures = []
+
+    def wanted(dataset: pydicom.Dataset) -> bool:
+        called = str(dataset.get("SeriesDescription") or "").lower()
+        return "LOCALIZER" not in (dataset.get("ImageType") or []) and fnmatchcase(
+            called, description.lower()
+        )
+
+    with ThreadPoolExecutor(HEADER_THREADS) as pool:
+        for path, dataset in zip(files, pool.map(_header, files), strict=True):
+            if dataset is None:
+                continue
+            kind = str(dataset.get("Modality", ""))
+            if kind in ("RTSTRUCT", "SEG"):
+                structures.append(path)
+            elif kind == modality and wanted(dataset):
+                uid = str(dataset.SeriesInstanceUID)
+                one = series.setdefault(uid, _series(uid, dataset))
+                if (
+                    str(dataset.SOPInstanceUID) not in one.instances
+                ):  # copies of a file are common in archives
+                    one.files.append(path)
+                    one.instances.add(str(dataset.SOPInstanceUID))
+    few = {uid: one for uid, one in series.items() if len(one.files) < min_slices}
+    remarks = [
+        f"{one.files[0].parent}: a series of {len(one.files)} slices, left out" for one in few.values()
+    ]
+    return Found({uid: one for uid, one in series.items() if uid not in few}, structures, remarks)
+
+
+def _header(path: Path) -> pydicom.Dataset | None:
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
+    except (InvalidDicomError, OSError, EOFError):
+        return None
+
+
+def _series(uid: str, dataset: pydicom.Dataset) -> Series:
+    return Series(
+        uid,
+        str(dataset.get("FrameOfReferenceUID") or ""),
+        pseudonym(dataset),
+        float(dataset.get("SliceThickness") or 0),
+    )
+
+
+def pseudonym(dataset: pydicom.Dataset) -> str:
+    """The patient's ID as a name; a hash instead where the ID holds the patient's name, or is not there."""
+    identity = str(dataset.get("PatientID") or "").strip()
+    # Names of people hold no digits; those of pseudonymised archives do, and are the ID itself.
+    words = re.findall(r"[^\W\d_]{3,}", str(dataset.get("PatientName") or ""))
+    named = not re.search(r"\d", str(dataset.get("PatientName") or "")) and any(
+        word.lower() in identity.lower() for word in words
+    )
+    if identity and not named:
+        return clean(identity)
+    return f"patient_{short_hash(identity or str(dataset.get('StudyInstanceUID')))}"
+
+
+def read_structures(path: Path) -> Structures:
+    """Read what an RTSTRUCT or SEG holds and refers to.
+
+    Raises:
+        CaseError: it cannot be read.
+    """
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        if dataset.Modality == "SEG":
+            names = {int(s.SegmentNumber): str(s.SegmentLabel) for s in dataset.SegmentSequence}
+        else:
+            names = {int(s.ROINumber): str(s.ROIName) for s in dataset.StructureSetROISequence}
+        return Structures(
+            path,
+            names,
+            _values(dataset, "SeriesInstanceUID") - {str(dataset.SeriesInstanceUID)},
+            _values(dataset, "ReferencedSOPInstanceUID"),
+            _values(dataset, "FrameOfReferenceUID") | _values(dataset, "ReferencedFrameOfReferenceUID"),
+        )
+    except Exception as error:  # pydicom raises many kinds for broken files
+        raise CaseError(f"{path}: not readable as RTSTRUCT or SEG ({error})") from error
+
+
+def referenced(structures: Structures, series: Iterable[Series]) -> Series | None:
+    """The image series that an object belongs to, or None if it is not there.
+
+    Raises:
+        CaseError: there are several, or it lies in another frame of reference than its series.
+    """
+    series, frames = list(series), structures.frames
+    fitting = [one for one in series if one.uid in structures.series]
+    fitting = fitting or [one for one in series if one.instances & structures.instances]
+    if not fitting and not structures.series:
+        # The object says only where it lies; that is enough where one series alone lies there.
+        fitting = [one for one in series if one.frame and one.frame in frames]
+    if len(fitting) > 1:
+        raise CaseError(f"{structures.path}: refers to {len(fitting)} image series; which one cannot be told")
+    if fitting and frames and fitting[0].frame and fitting[0].frame not in frames:
+        raise CaseError(f"{structures.path}: lies in another frame of reference than the series it refers to")
+    return fitting[0] if fitting else None
+
+
+def _values(dataset: pydicom.Dataset, keyword: str) -> frozenset[str]:
+    return frozenset(str(element.value) for element in _walk(dataset, keyword))
+
+
+def _walk(dataset: pydicom.Dataset, keyword: str) -> Iterator[pydicom.DataElement]:
+    """Every element of a name, at any depth, but for contours and frames, of which there are many."""
+    for element in dataset:
+        if element.keyword == keyword:
+            yield element
+        elif element.VR == "SQ" and element.keyword not in (
+            "ROIContourSequence",
+            "PerFrameFunctionalGroupsSequence",
+        ):
+            for item in element.value:
+                yield from _walk(item, keyword)
+
+
+def rasterise(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Voxels (x, y) whose centres lie inside an odd number of polygons, or of a polygon's windings.
+
+    A centre on an edge is inside if the polygon lies towards larger x, or y: neighbours never share a voxel.
+
+    Args:
+        polygons: corners in voxel indices, (n, 2) each; closed by themselves.
+        shape: of the slice.
+    """
+    toggles = np.zeros((shape[0] + 1, shape[1]), np.int32)
+    for polygon in polygons:
+        corners = np.round(polygon, ROUNDING)
+        ends = np.stack([corners, np.roll(corners, -1, axis=0)], axis=1)
+        # Both ways along an edge must give the same crossing, or keyholes leave a trace.
+        down = ends[:, 0, 1] > ends[:, 1, 1]
+        ends[down] = ends[down, ::-1]
+        (x0, y0), (x1, y1) = ends[:, 0].T, ends[:, 1].T
+        first, last = (np.clip(np.ceil(y), 0, shape[1]).astype(int) for y in (y0, y1))
+        rows = last - first
+        edge = np.repeat(np.arange(len(ends)), rows)
+        row = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows) + first[edge]
+        x = x0[edge] + (row - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
+        np.add.at(toggles, (np.clip(np.ceil(np.round(x, ROUNDING)), 0, shape[0]).astype(int), row), 1)
+    return (np.cumsum(toggles[:-1], axis=0) % 2).astype(bool)
+
+
+def contour_mask(
+    contours: Iterable[pydicom.Dataset], name: str, header: Header, thickness: float = 0
+) -> np.ndarray:
+    """A structure of an RTSTRUCT on a series' grid.
+
+    Args:
+        contours: items of its ContourSequence; open ones and points are passed over.
+        name: for messages.
+        header: of the series.
+        thickness: of its slices, in mm; 0: their distance.
+
+    Raises:
+        CaseError: a contour does not lie in a slice, or there are none that enclose anything.
+    """
+    spacing = float(np.linalg.norm(header.affine[:3, 2]))
+    # Only of slices with gaps between them is half a slice less than half the distance.
+    reach = min(thickness or spacing, spacing) / spacing / 2
+    lps_to_index = np.linalg.inv(header.affine) @ LPS_TO_RAS
+    slices: dict[int, dict[bytes, np.ndarray]] = defaultdict(dict)
+    heights: dict[int, list[float]] = defaultdict(list)
+    for contour in contours:
+        if str(contour.get("ContourGeometricType", "")) not in CLOSED:
+            continue
+        points = np.array(contour.ContourData, float).reshape(-1, 3)
+        if len(points) < 3:
+            continue
+        index = (np.c_[points, np.ones(len(points))] @ lps_to_index.T)[:, :3]
+        height = float(index[:, 2].mean())
+        where = f"{name}: the contour through ({', '.join(f'{v:g}' for v in points[0])}) mm"
+        if np.ptp(index[:, 2]) > reach:
+            raise CaseError(f"{where} does not lie in a slice of the series")
+        z = round(height)
+        if not 0 <= z < header.shape[2] or abs(height - z) > reach + 1e-3:
+            away = (height - min(max(z, 0), header.shape[2] - 1)) * spacing
+            raise CaseError(f"{where} lies {abs(away):.2f} mm from the nearest slice")
+        heights[z].append(height)
+        # The same contour twice would cancel itself.
+        corners = np.round(index[:, :2], ROUNDING)
+        slices[z][corners.tobytes()] = corners
+    for z, found in heights.items():
+        if np.ptp(found) > 0.1:
+            raise CaseError(f"{name}: two layers of contours in slice {z}; it was drawn on a finer series")
+    if not slices:
+        raise CaseError(f"{name}: has no closed contour")
+    mask = np.zeros(header.shape, bool)
+    for z, polygons in slices.items():
+        mask[:, :, z] = rasterise(list(polygons.values()), (header.shape[0], header.shape[1]))
+    return mask
+
+
+def segment_mask(segmentation: hd.seg.Segmentation, number: int, header: Header, path: Path) -> np.ndarray:
+    """A segment of a SEG on a series' grid; its frames may have any order and axes, and empty ones may lack.
+
+    Args:
+        segmentation: as read.
+        number: of the segment.
+        header: of the series.
+        path: of the SEG, for messages.
+
+    Raises:
+        CaseError: a frame does not lie on the series' voxels.
+    """
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    kind = str(segmentation.SegmentationType)
+    lps_to_index = np.linalg.inv(header.affine) @ LPS_TO_RAS
+    mask = np.zeros(header.shape, bool)
+    for i, frame in enumerate(segmentation.PerFrameFunctionalGroupsSequence, start=1):
+        if kind != "LABELMAP":
+            owner = _group("SegmentIdentificationSequence", frame, shared)
+            if int(owner.ReferencedSegmentNumber) != number:
+                continue
+        stored = segmentation.get_stored_frame(i)
+        if kind == "LABELMAP":
+            inside = stored == number
+        elif kind == "FRACTIONAL":
+            inside = stored >= 0.5 * int(segmentation.MaximumFractionalValue)
+        else:
+            inside = stored > 0
+        to_index = lps_to_index @ _frame_affine(frame, shared)
+        rows, columns = inside.shape
+        corners = np.array([[c, r, 1] for c in (0, columns - 1) for r in (0, rows - 1)]) @ to_index.T
+        steps = np.round(np.abs(to_index[:3, :2])).sum(axis=0)
+        if np.abs(corners - np.round(corners)).max() > 0.1 or (steps != 1).any():
+            raise CaseError(f"{path}: frame {i} does not lie on the voxels of the series")
+        y, x = np.nonzero(inside)
+        voxels = np.round(np.c_[x, y, np.ones(len(x))] @ to_index.T)[:, :3].astype(int)
+        if len(voxels) and ((voxels < 0) | (voxels >= header.shape)).any():
+            raise CaseError(f"{path}: frame {i} reaches outside the series")
+        mask[tuple(voxels.T)] = True
+    return mask
+
+
+def _frame_affine(frame: pydicom.Dataset, shared: pydicom.Dataset) -> np.ndarray:
+    """4×3: (column, row, 1) of a frame to homogeneous millimetres in LPS."""
+    orientation = _group("PlaneOrientationSequence", frame, shared).ImageOrientationPatient
+    spacing = _group("PixelMeasuresSequence", frame, shared).PixelSpacing
+    affine = np.zeros((4, 3))
+    # DICOM gives the distance of rows before that of columns.
+    affine[:3, 0] = np.array(orientation[:3], float) * float(spacing[1])
+    affine[:3, 1] = np.array(orientation[3:], float) * float(spacing[0])
+    affine[:3, 2] = np.array(_group("PlanePositionSequence", frame, shared).ImagePositionPatient, float)
+    affine[3, 2] = 1
+    return affine
+
+
+def _group(keyword: str, frame: pydicom.Dataset, shared: pydicom.Dataset) -> pydicom.Dataset:
+    return (frame if keyword in frame else shared)[keyword][0]
+
+
+def parse_structures(text: str) -> list[tuple[str, str]]:
+    """(pattern, class) pairs from "GTV*=tumour,Lung_L=lung".
+
+    Raises:
+        CaseError: an entry is not of that form.
+    """
+    pairs = []
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        pattern, equals, name = entry.rpartition("=")
+        if not equals or not pattern.strip() or clean(name) != name.strip():
+            raise CaseError(f"--structures: {entry!r} is not of the form 'pattern=class'")
+        pairs.append((pattern.strip().lower(), name.strip()))
+    return pairs
+
+
+def label_map(
+    objects: Sequence[Structures], wanted: Sequence[tuple[str, str]], header: Header, thickness: float = 0
+) -> tuple[np.ndarray, set[str]]:
+    """The label map of a series, and the classes that its objects have.
+
+    Args:
+        objects: that refer to the series.
+        wanted: (pattern, class) pairs; classes are numbered from 1 in the order of their first mention.
+        header: of the series.
+        thickness: of its slices, in mm.
+
+    Raises:
+        CaseError: a structure does not fit the series, or two objects hold the same class.
+    """
+    masks = _Masks(header, thickness)
+    classes = list(dict.fromkeys(name for _, name in wanted))
+    labels = np.zeros(header.shape, np.uint8 if len(classes) < 256 else np.uint16)
+    seen = set()
+    for value, name in enumerate(classes, start=1):
+        patterns = [pattern for pattern, of in wanted if of == name]
+        matching = [
+            (held, number)
+            for held in objects
+            for number, called in held.names.items()
+            if any(fnmatchcase(called.lower(), pattern) for pattern in patterns)
+        ]
+        if len({held.path for held, _ in matching}) > 1:
+            paths = ", ".join(sorted({str(held.path) for held, _ in matching}))
+            raise CaseError(f"class {name} stands in several objects; keep one of {paths}")
+        for held, number in matching:
+            seen.add(name)
+            labels[masks(held, number)] = value
+    return labels, seen
+
+
+class _Masks:
+    """Masks of structures on one series' grid; each object is read once, and forgotten with the series."""
+
+    def __init__(self, header: Header, thickness: float) -> None:
+        self.header, self.thickness = header, thickness
+        self._read: dict[Path, pydicom.Dataset] = {}
+
+    def __call__(self, held: Structures, number: int) -> np.ndarray:
+        if held.path not in self._read:
+            self._read[held.path] = self._load(held.path)
+        dataset = self._read[held.path]
+        if isinstance(dataset, hd.seg.Segmentation):
+            return segment_mask(dataset, number, self.header, held.path)
+        drawn = [
+            contour
+            for roi in dataset.get("ROIContourSequence", [])
+            if int(roi.ReferencedROINumber) == number
+            for contour in roi.get("ContourSequence", [])
+        ]
+        if not drawn:  # planned, but empty: no voxels
+            return np.zeros(self.header.shape, bool)
+        name = f"{held.path}: structure {held.names[number]}"
+        return contour_mask(drawn, name, self.header, self.thickness)
+
+    @staticmethod
+    def _load(path: Path) -> pydicom.Dataset:
+        try:
+            dataset = pydicom.dcmread(path)
+            is_seg = dataset.Modality == "SEG"
+            return hd.seg.Segmentation.from_dataset(dataset, copy=False) if is_seg else dataset
+        except Exception as error:  # highdicom is strict, and raises many kinds
+            raise CaseError(f"{path}: not readable as RTSTRUCT or SEG ({error})") from error
+
+
+def import_folder(
+    folder: Path,
+    out: Path,
+    modality: str,
+    structures: str,
+    min_slices: int = 1,
+    skip_broken: bool = False,
+    description: str = "*",
+) -> tuple[Dataset, list[str]]:
+    """Link the series of a folder and write their label maps.
+
+    Args:
+        folder: with DICOM files at any depth.
+        out: folder to write, with `series` and `labels` in it.
+        modality: of the images.
+        structures: as for `parse_structures`.
+        min_slices: series with fewer are left out.
+        skip_broken: leave out series that cannot be used, instead of refusing all.
+        description: pattern of the wanted series' SeriesDescription.
+
+    Returns:
+        The cases, and remarks for the user.
+
+    Raises:
+        CaseError: with everything that is wrong.
+    """
+    found = scan(folder, modality, min_slices, description)
+    if not found.series:
+        kinds = f"{len(found.structures)} RTSTRUCT or SEG" if found.structures else "nothing of use"
+        raise CaseError(f"{folder}: no {modality} series ({kinds}); say --modality")
+    remarks, problems, objects = list(found.remarks), [], []
+    for path in found.structures:
+        try:
+            objects.append(read_structures(path))
+        except CaseError as error:
+            problems.append(str(error))
+    wanted = parse_structures(structures)
+    _refuse_unmatched(folder, objects, wanted)
+    belonging: dict[str, list[Structures]] = defaultdict(list)
+    for held in objects:
+        try:
+            one = referenced(held, found.series.values())
+        except CaseError as error:
+            problems.append(str(error))
+            continue
+        if one is None:
+            remarks.append(f"{held.path}: the {modality} series that it refers to is not there")
+        else:
+            belonging[one.uid].append(held)
+    classes = {name: i for i, name in enumerate(dict.fromkeys(name for _, name in wanted), start=1)}
+    rows = []
+    with atomic_folder(out) as temporary:
+        for one in sorted(found.series.values(), key=lambda series: series.case):
+            LOG.info("case %s: %d slices", one.case, len(one.files))
+            links = temporary / "series" / one.case
+            links.mkdir(parents=True)
+            for i, path in enumerate(one.files):
+                (links / f"{i:05d}.dcm").symlink_to(path.resolve())
+            try:
+                header = read_header(links)
+                labels, seen = label_map(belonging[one.uid], wanted, header, one.thickness)
+            except CaseError as error:
+                shutil.rmtree(links)
+                problems.append(f"case {one.case}: {error}".replace(str(links), str(one.files[0].parent)))
+                continue
+            for name in [name for name in classes if seen and name not in seen]:
+                remarks.append(f"case {one.case}: no structure for {name}; its voxels count as background")
+            label = Path("labels") / f"{one.case}.nii.gz"
+            if seen:
+                write_volume(Volume(labels, header.affine), temporary / label)
+            rows.append(
+                Row(one.case, {"": out / "series" / one.case}, out / label if seen else None, one.patient)
+            )
+        if skip_broken:
+            remarks += [f"left out: {problem}" for problem in problems]
+        else:
+            refuse(problems, f"{folder} (--skip-broken leaves such series out)")
+    return Dataset(rows, classes, ct=modality == "CT"), remarks
+
+
+def _refuse_unmatched(folder: Path, objects: list[Structures], wanted: list[tuple[str, str]]) -> None:
+    names = Counter(name for held in objects for name in set(held.names.values()))
+    listed = "\n  ".join(f"{name} ({count})" for name, count in sorted(names.items())) or "none"
+    if not wanted:
+        raise CaseError(f"{folder}: say --structures; there are (in so many objects):\n  {listed}")
+    for pattern, _ in wanted:
+        if not any(fnmatchcase(name.lower(), pattern) for name in names):
+            raise CaseError(
+                f"--structures: {pattern!r} fits none; there are (in so many objects):\n  {listed}"
+            )
+
+
+def _parse() -> argparse.Namespace:
+    made = importer(__doc__)
+    made.add_argument("--structures", default="", help="e.g. 'Lung_*=lung,GTV*=tumour'; without: list them")
+    made.add_argument("--modality", default="CT", help="of the images (default CT)")
+    made.add_argument("--series", default="*", help="pattern of the images' SeriesDescription, e.g. '*T1*'")
+    made.add_argument("--out", type=Path, help="folder of links and labels (default: the sheet's name)")
+    made.add_argument(
+        "--min-slices",
+        type=int,
+        default=5,
+        help="leave out series with fewer slices, such as scouts (default 5)",
+    )
+    made.add_argument(
+        "--skip-broken", action="store_true", help="leave out series that cannot be used, and say so"
+    )
+    return made.parse_args()
+
+
+def main() -> None:
+    """Read the command line."""
+    args = _parse()
+    targets(args)
+    out = args.out or args.sheet.with_suffix("")
+    if out.exists() and (not args.force or {path.name for path in out.iterdir()} - {"series", "labels"}):
+        raise CaseError(f"{out}: there already; only a folder made by this command is replaced, with --force")
+    dataset, remarks = import_folder(
+        args.folder, out, args.modality, args.structures, args.min_slices, args.skip_broken, args.series
+    )
+    for remark in remarks:
+        print(f"warning: {remark}")
+    try:
+        publish(dataset, args)
+    except CaseError:
+        shutil.rmtree(out)
+        raise
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,208 @@
+"""What every importer ends with: a sheet, checked as the workflow checks it, and a first experiment."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from foldwise.check import Checked, check
+from foldwise.command import parser
+from foldwise.files import CaseError, atomic_path
+from foldwise.settings import Settings, validate
+from foldwise.sheet import Sheet, read_sheet
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case to write.
+
+    Attributes:
+        case: its name.
+        images: channel → file; the channel "" stands for the one column `image`.
+        label: label map, or None: only predicted.
+        group: the patient; empty: the case.
+        split: "test" or empty.
+    """
+
+    case: str
+    images: dict[str, Path]
+    label: Path | None = None
+    group: str = ""
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What an importer found.
+
+    Attributes:
+        rows: the cases.
+        labels: class name → voxel value.
+        regions: region name → names of the classes that make it up.
+        ct: whether the first channel is a CT in HU.
+    """
+
+    rows: Sequence[Row]
+    labels: dict[str, int]
+    regions: dict[str, list[str]] = field(default_factory=dict)
+    ct: bool = False
+
+
+def importer(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the arguments that all importers share."""
+    made = parser(doc)
+    made.add_argument("folder", type=Path, help="the data to import; nothing in it is changed")
+    made.add_argument("--sheet", required=True, type=Path, help="sample sheet to write (.csv or .tsv)")
+    made.add_argument("--config", type=Path, help="experiment to write (default: beside the sheet)")
+    made.add_argument("--name", help="name of the experiment (default: the sheet's)")
+    made.add_argument("--force", action="store_true", help="overwrite an existing sheet and experiment")
+    return made
+
+
+def targets(args: argparse.Namespace) -> tuple[Path, Path]:
+    """Paths of the sheet and the experiment.
+
+    Raises:
+        CaseError: no such data folder, no name of a sheet, or a file is there and `--force` is not given.
+    """
+    if not args.folder.is_dir():
+        raise CaseError(f"{args.folder}: no such folder")
+    if args.sheet.suffix not in (".csv", ".tsv"):
+        raise CaseError(f"--sheet {args.sheet}: the name of a sheet ends in .csv or .tsv")
+    config = args.config or args.sheet.with_suffix(".yaml")
+    there = [str(path) for path in (args.sheet, config) if path.exists()]
+    if there and not args.force:
+        raise CaseError(f"{', '.join(there)}: there already; --force overwrites")
+    return args.sheet, config
+
+
+def publish(dataset: Dataset, args: argparse.Namespace) -> None:
+    """Write the sheet and the experiment if the workflow accepts them, else neither.
+
+    Raises:
+        CaseError: with every problem of the sheet and of the files that it names.
+    """
+    sheet, config = targets(args)
+    name = clean(args.name or sheet.stem)
+    values = _experiment(dataset, name, sheet)
+    with ExitStack() as stack:
+        new_sheet = stack.enter_context(atomic_path(sheet))
+        new_config = stack.enter_context(atomic_path(config))
+        _write_sheet(dataset.rows, new_sheet)
+        _write_experiment(values, config, new_config)
+        checked, cases = _check(values, new_sheet)
+        Checked({}, tuple(p for p in checked.problems if _of_a_line(p)), ()).refuse(sheet)
+    for remark in [*(p for p in checked.problems if not _of_a_line(p)), *checked.warnings]:
+        print(f"warning: {remark}")
+    labelled = sum(case.label is not None for case in cases.cases)
+    patients = len({case.group for case in cases.cases})
+    print(f"{sheet}: {len(cases.cases)} cases of {patients} patients, {labelled} with a label")
+    print(f"{config}: an experiment to start with; its first lines say how")
+
+
+def clean(name: str) -> str:
+    """`name` as a case, class or experiment may be called."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name.strip()).strip("_.-") or "unnamed"
+
+
+def column_names(channels: Sequence[str]) -> list[str]:
+    """Names of the channels as columns can carry them; one channel alone needs none."""
+    if len(channels) == 1:
+        return [""]
+    made = [re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "channel" for name in channels]
+    return [f"{name}_{i}" if made.count(name) > 1 else name for i, name in enumerate(made)]
+
+
+def group_of(case: str, regex: str | None) -> str:
+    """The patient in a case's name: the first group of `regex`, or the case where there is no regex.
+
+    Raises:
+        CaseError: the regex is wrong, has no group, or does not match.
+    """
+    if regex is None:
+        return case
+    try:
+        match = re.search(regex, case)
+        found = match.group(1) if match else None
+    except (re.error, IndexError) as error:
+        raise CaseError(f"--group-regex {regex!r}: {error}; it needs one group, e.g. '^(pat\\d+)_'") from None
+    if not found:
+        raise CaseError(f"case {case}: --group-regex {regex!r} finds no patient in it")
+    return found
+
+
+def refuse(problems: Iterable[str], what: object) -> None:
+    """Raise one CaseError with every problem, if there are any."""
+    if lines := list(problems):
+        raise CaseError(f"{what}: {len(lines)} problem(s)\n  " + "\n  ".join(lines))
+
+
+def _write_sheet(rows: Sequence[Row], path: Path) -> None:
+    channels = list(dict.fromkeys(channel for row in rows for channel in row.images))
+    columns = [f"image_{channel}" if channel else "image" for channel in channels]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",", lineterminator="\n")
+        writer.writerow(["case", "group", *columns, "label", "split"])
+        for row in rows:
+            images = [_relative(row.images.get(channel), path.parent) for channel in channels]
+            label = _relative(row.label, path.parent)
+            writer.writerow([row.case, row.group or row.case, *images, label, row.split])
+
+
+def _relative(path: Path | None, folder: Path) -> str:
+    if path is None:
+        return ""
+    # Symbolic links stay as they are: an image may be a link into a store that has names of its own.
+    path, folder = Path(os.path.abspath(path)), folder.resolve()  # noqa: PTH100
+    try:
+        relative = os.path.relpath(path, folder)
+    except ValueError:  # another drive
+        return str(path)
+    # `..` is taken after links are followed, so the relative path may lead elsewhere.
+    return relative if (folder / relative).exists() or not path.exists() else str(path)
+
+
+def _experiment(dataset: Dataset, name: str, sheet: Path) -> dict[str, Any]:
+    data: dict[str, Any] = {"sheet": sheet.as_posix(), "labels": dataset.labels}
+    if dataset.regions:
+        data["regions"] = dataset.regions
+    values: dict[str, Any] = {"experiment": name, "data": data}
+    patients = len({row.group or row.case for row in dataset.rows if row.label and row.split != "test"})
+    if patients == 2:
+        values["split"] = {"folds": 2, "validation": 0}
+    elif 2 < patients < 5:
+        values["split"] = {"folds": patients}
+    return values | {"plan": {"memory": "medium", "ct": dataset.ct}}
+
+
+def _write_experiment(values: dict[str, Any], config: Path, path: Path) -> None:
+    body = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
+    run = f"snakemake --profile profiles/local --configfile {config.as_posix()}"
+    lines = [
+        "# A first experiment; README.md lists every setting.",
+        f"# What would be done:  {run} -n",
+        f"# Do it:               {run}",
+        "# On a cluster:        the same with --profile slurm. Paths start where snakemake is called.",
+    ]
+    path.write_text("\n".join(lines) + "\n" + body, encoding="utf-8")
+
+
+def _check(values: dict[str, Any], sheet: Path) -> tuple[Checked, Sheet]:
+    data = {**values["data"], "sheet": sheet}
+    settings = validate(Settings, {**values, "data": data}, origin="the new experiment")
+    read = read_sheet(settings.data)
+    return check(read, settings, labels=False), read
+
+
+def _of_a_line(problem: str) -> bool:
+    """Whether a problem is one of the data, and not of having too few patients for folds."""
+    return problem.startswith("line ")

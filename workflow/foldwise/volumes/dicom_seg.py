@@ -1,0 +1,131 @@
+"""A label map as a DICOM Segmentation object that refers to the series it was made from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import generate_uid
+
+import foldwise
+from foldwise.files import CaseError, atomic_path
+from foldwise.volumes.volume import LPS_TO_RAS, Header, Volume, is_dicom_folder, read_header, same_grid
+
+ANATOMY = codes.SCT.AnatomicalStructure
+ABNORMAL = codes.SCT.MorphologicallyAbnormalStructure
+NEOPLASM = codes.SCT.Neoplasm
+_NEOPLASMS = re.compile(
+    r"tumou?r|cancer|carcinom|gliom|metasta|neoplas|gtv|enhancing|necrosis", re.IGNORECASE
+)
+_ABNORMAL = re.compile(r"lesion|nodule|o?edema|infarct|cyst|cavity|consolidation|plaque", re.IGNORECASE)
+
+
+def property_codes(name: str) -> tuple[Code, Code]:
+    """SNOMED category and type of a class, as general as its name alone allows."""
+    if _NEOPLASMS.search(name):
+        return ABNORMAL, NEOPLASM
+    return (ABNORMAL, ABNORMAL) if _ABNORMAL.search(name) else (ANATOMY, ANATOMY)
+
+
+def write_dicom_seg(
+    labels: Volume,
+    series: Path,
+    classes: dict[str, int],
+    path: Path,
+    properties: Mapping[str, tuple[Code, Code]] | None = None,
+    description: str = "Foldwise segmentation",
+    series_number: int = 1000,
+) -> None:
+    """Write a label map as a binary DICOM Segmentation with one segment per class, atomically.
+
+    Slices without any segment are left out; an empty map keeps all its slices, since there is no object
+    without frames.
+
+    Args:
+        labels: on the series' grid.
+        series: folder with the one series that was segmented.
+        classes: class name → voxel value; the segments come in this order, classes without voxels included.
+        path: file to write (.dcm).
+        properties: class name → its category and type; default: `property_codes`.
+        description: of the new series.
+        series_number: of the new series.
+
+    Raises:
+        CaseError: the map is not on the series' grid, or no object can refer to the series.
+    """
+    if not is_dicom_folder(series):
+        raise CaseError(f"{series}: not a folder with a DICOM series, to which a segmentation could refer")
+    if not classes:
+        raise CaseError(f"{path}: a segmentation needs a class")
+    header = read_header(series)
+    if not same_grid(labels, header):
+        raise CaseError(f"{path}: the label map is not on the grid of {series}")
+    sources = _sources(series, header)
+    segments = np.zeros(labels.data.shape, np.uint8 if len(classes) < 256 else np.uint16)
+    for number, value in enumerate(classes.values(), start=1):
+        segments[labels.data == value] = number
+    described = [
+        _describe(number, name, (properties or {}).get(name) or property_codes(name))
+        for number, name in enumerate(classes, start=1)
+    ]
+    try:
+        made = hd.seg.Segmentation(
+            source_images=sources,
+            # Ours is (x, y, z), DICOM's frames are (rows, columns); the sources are in the order of z.
+            pixel_array=segments.transpose(2, 1, 0),
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=described,
+            series_instance_uid=generate_uid(),
+            series_number=series_number,
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer="Foldwise",
+            manufacturer_model_name="Foldwise",
+            software_versions=foldwise.__version__,
+            device_serial_number="0",
+            content_label="SEGMENTATION",
+            series_description=description,
+            omit_empty_frames=bool(segments.any()),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CaseError(f"{series}: no DICOM Segmentation can refer to it ({error})") from error
+    with atomic_path(path) as temporary:
+        made.save_as(temporary)
+
+
+def _describe(number: int, name: str, properties: tuple[Code, Code]) -> hd.seg.SegmentDescription:
+    return hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=name,
+        segmented_property_category=properties[0],
+        segmented_property_type=properties[1],
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name="Foldwise",
+            version=foldwise.__version__,
+            family=codes.DCM.ArtificialIntelligence,
+        ),
+    )
+
+
+def _sources(series: Path, header: Header) -> list[pydicom.Dataset]:
+    """The series' instances, headers only, in the order of the slices of its volume."""
+    placed = {}
+    lps_to_index = np.linalg.inv(header.affine) @ LPS_TO_RAS
+    for file in sorted(series.iterdir()):
+        try:
+            dataset = pydicom.dcmread(file, stop_before_pixels=True)
+        except (pydicom.errors.InvalidDicomError, IsADirectoryError):
+            continue
+        if "ImagePositionPatient" in dataset:
+            place = lps_to_index @ [*map(float, dataset.ImagePositionPatient), 1]
+            placed[round(float(place[2]))] = dataset
+    if sorted(placed) != list(range(header.shape[2])):
+        raise CaseError(f"{series}: {len(placed)} instances with a position for {header.shape[2]} slices")
+    return [placed[number] for number in sorted(placed)]

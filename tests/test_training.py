@@ -1,6 +1,7 @@
 """Training that survives being killed: real processes, real signals, equal bits."""
 
 import csv
+import itertools
 import json
 import os
 import random
@@ -17,7 +18,7 @@ from foldwise.files import CaseError
 from foldwise.index import Index
 from foldwise.settings import Intensity, Model, Sampling, validate
 from foldwise.training.attempts import Attempts
-from foldwise.training.steps import StepSampler, batches, step_seed
+from foldwise.training.steps import StepSampler, batches, collate, step_seed
 from foldwise.volumes.patches import Patches
 from synthetic import write_cached_set
 
@@ -210,6 +211,15 @@ def test_workers_change_nothing(index: Path) -> None:
     assert len(alone) == len(helped) == 6
     for first, second in zip(alone, helped, strict=True):
         assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_cases_of_different_types_make_one_batch() -> None:
+    kinds = (torch.uint8, torch.int16, torch.float32)
+    for first, second in itertools.product(kinds, kinds):
+        items = [{"image": torch.tensor([200], dtype=kind)} for kind in (first, second)]
+        made = collate(items)["image"]
+        assert made.tolist() == [[200], [200]]
+        assert made.dtype == max(first, second, key=kinds.index)
 
 
 def test_seeds_differ_by_step_and_run() -> None:

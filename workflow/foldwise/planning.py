@@ -264,7 +264,12 @@ def plan_text(
         "memory_gib": memory_gib(plan),
     }
     cache = {} if spacing is None else {"cache": {"spacing": [float(step) for step in spacing]}}
-    text = yaml.safe_dump({"fingerprint": facts, **cache, "models": dict(models)}, sort_keys=False, width=110)
+    text = yaml.safe_dump(
+        {"fingerprint": facts, **cache, "models": dict(models)},
+        sort_keys=False,
+        default_flow_style=None,
+        width=110,
+    )
     return (
         "# Planned from the training cases. Edit `cache` and `models` as you like and run again: what "
         "depends on\n"

@@ -49,18 +49,20 @@ class Dataset:
         labels: class name → voxel value.
         regions: region name → names of the classes that make it up.
         ct: whether the first channel is a CT in HU.
+        settings: sections that the data set itself sets; without any, the rest is to be planned.
     """
 
     rows: Sequence[Row]
     labels: dict[str, int]
     regions: dict[str, list[str]] = field(default_factory=dict)
     ct: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
-def importer(doc: str | None) -> argparse.ArgumentParser:
+def importer(doc: str | None, what: str = "folder of the data") -> argparse.ArgumentParser:
     """A parser with the arguments that all importers share."""
     made = parser(doc)
-    made.add_argument("folder", type=Path, help="the data to import; nothing in it is changed")
+    made.add_argument("folder", metavar="source", type=Path, help=f"{what}; nothing in it is changed")
     made.add_argument("--sheet", required=True, type=Path, help="sample sheet to write (.csv or .tsv)")
     made.add_argument("--config", type=Path, help="experiment to write (default: beside the sheet)")
     made.add_argument("--name", help="name of the experiment (default: the sheet's)")
@@ -74,8 +76,8 @@ def targets(args: argparse.Namespace) -> tuple[Path, Path]:
     Raises:
         CaseError: no such data folder, no name of a sheet, or a file is there and `--force` is not given.
     """
-    if not args.folder.is_dir():
-        raise CaseError(f"{args.folder}: no such folder")
+    if not args.folder.exists():
+        raise CaseError(f"{args.folder}: no such file or folder")
     if args.sheet.suffix not in (".csv", ".tsv"):
         raise CaseError(f"--sheet {args.sheet}: the name of a sheet ends in .csv or .tsv")
     config = args.config or args.sheet.with_suffix(".yaml")
@@ -181,7 +183,7 @@ def _experiment(dataset: Dataset, name: str, sheet: Path) -> dict[str, Any]:
         values["split"] = {"folds": 2, "validation": 0}
     elif 2 < patients < 5:
         values["split"] = {"folds": patients}
-    return values | {"plan": {"memory": "medium", "ct": dataset.ct}}
+    return values | (dataset.settings or {"plan": {"memory": "medium", "ct": dataset.ct}})
 
 
 def _write_experiment(values: dict[str, Any], config: Path, path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 
 class Items(Protocol):
@@ -43,6 +44,7 @@ def batches(
         _Addressed(items),
         batch_sampler=StepSampler(start, stop, batch),
         num_workers=workers,
+        collate_fn=collate,
         pin_memory=pin,
         # Its own generator: the loader would otherwise draw from the one that drop-out uses.
         generator=torch.Generator(),
@@ -56,6 +58,14 @@ def batches(
         # exit for ever, since they ignore SIGTERM.
         if workers:
             feed._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def collate(items: list[dict[str, torch.Tensor]]) -> Any:
+    """A batch of items; images of cases stored in different types take the type that holds them all."""
+    for name in items[0]:
+        kind = functools.reduce(torch.promote_types, (item[name].dtype for item in items))
+        items = [{**item, name: item[name].to(kind)} for item in items]
+    return default_collate(items)
 
 
 class _Addressed(Dataset[Any]):

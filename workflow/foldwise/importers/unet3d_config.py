@@ -1,0 +1,272 @@
+"""Import a configuration of 3DUnetCNN (JSON): a sample sheet, an experiment, and notes on what was left out.
+
+  python -m foldwise.importers.unet3d_config brats2020_config.json --sheet data/brats.csv
+
+Paths in the configuration are taken relative to `--root` (default: the configuration's folder).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from foldwise.command import run
+from foldwise.files import CaseError, read_json
+from foldwise.importers.sheets import Dataset, Row, clean, importer, publish
+
+# What their program fills in where a configuration is silent.
+FOLDS, SEED = 5, 25
+# Filled in by this workflow from the data.
+OURS = {"in_channels", "out_channels", "spatial_dims", "n_outputs", "n_features"}
+OUTPUT_ACTIVATIONS = {"sigmoid", "softmax", "to_onehot_y"}
+
+
+class _Config:
+    """A configuration from which keys are taken; what nobody took is reported."""
+
+    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
+        self.values = dict(values)
+        self.path = path
+        self.parts: list[_Config] = []
+
+    def take(self, key: str, default: Any = None) -> Any:
+        return self.values.pop(key, default)
+
+    def section(self, key: str) -> _Config:
+        found = self.take(key, {})
+        # Shipped examples wrap the section in a list of one.
+        found = found[0] if isinstance(found, list) and len(found) == 1 else found
+        made = _Config(found if isinstance(found, dict) else {}, f"{self.path}{key}.")
+        self.parts.append(made)
+        return made
+
+    def rest(self) -> list[str]:
+        own = [f"{self.path}{key}: {json.dumps(value)[:60]}" for key, value in self.values.items()]
+        return own + [line for part in self.parts for line in part.rest()]
+
+
+def convert(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """An experiment's settings from a configuration of 3DUnetCNN, without its cases.
+
+    Args:
+        values: the configuration; every key but the lists of cases.
+
+    Returns:
+        Settings (without `experiment` and `data.sheet`), and remarks on what differs or was left behind.
+
+    Raises:
+        CaseError: a configuration of the old form, without a `model` section.
+    """
+    config, remarks = _Config(values), []
+    if not isinstance(values.get("model"), dict):
+        raise CaseError("the configuration has no `model` section; those of version 1 cannot be imported")
+    dataset, training = config.section("dataset"), config.section("training")
+    regions = bool(dataset.take("setup_label_hierarchy", False))
+    labels = _labels(dataset.take("labels", [1]))
+    data: dict[str, Any] = {"labels": labels}
+    if regions:
+        names = list(labels)
+        data["regions"] = {f"region_{n + 1}": names[n:] for n in range(len(names))}
+
+    shape = dataset.take("desired_shape")
+    if shape is None:
+        raise CaseError("dataset.desired_shape is missing; it is the shape of the network's input")
+    whole = bool(dataset.take("resample", False))
+    if not whole:
+        remarks.append(
+            "dataset.resample is false: volumes are not resized; patches of desired_shape are drawn"
+        )
+    crop = bool(dataset.take("crop_foreground", False))
+    if crop and dataset.take("foreground_percentile") is not None:
+        remarks.append("dataset.foreground_percentile: the crop is to voxels that are not 0 instead")
+
+    network = {k: v for k, v in config.take("model").items() if k not in OURS}
+    loss = {k: v for k, v in config.take("loss", {"name": "DiceLoss"}).items() if k not in OUTPUT_ACTIVATIONS}
+    if regions and loss.pop("include_background", True) is False:
+        remarks.append("loss.include_background false would leave out the first region; it is included")
+    model: dict[str, Any] = {
+        "network": network,
+        "loss": loss,
+        "optimiser": config.take("optimizer", {"name": "Adam"}),
+        "scheduler": config.take("scheduler", None),
+        "patch": shape,
+        "intensity": _intensity(dataset, remarks),
+        "augmentation": _augmentation(dataset, remarks),
+        "training": _training(training, remarks),
+        "inference": {"overlap": 0.0 if whole else 0.5},
+    }
+    if "inference" in config.values:
+        inferer = config.section("inference")
+        inferer.take("name")
+        model["inference"]["overlap"] = inferer.take("overlap", model["inference"]["overlap"])
+        model["inference"]["batch"] = inferer.take("sw_batch_size", 1)
+        weighting = inferer.take("mode", "constant")
+        model["inference"]["weighting"] = getattr(weighting, "value", weighting)
+    folds = config.section("cross_validation")
+    split = {"folds": folds.take("n_folds", FOLDS), "seed": folds.take("random_seed", SEED)}
+    for theirs, wrong in (("n_folds", "folds"), ("random_seed", "seed")):
+        if (value := folds.take(wrong)) is not None:
+            remarks.append(
+                f"cross_validation.{wrong}: 3DUnetCNN ignores it ({theirs} is its key); {value} is used"
+            )
+            split["folds" if wrong == "folds" else "seed"] = value
+    remarks.append("folds are dealt by patient and stratified, so they are not those of 3DUnetCNN")
+    remarks.append("a share of the training patients chooses the best epoch, not the held-out fold")
+    for harmless in ("name", "cache_dir"):
+        dataset.take(harmless)
+    remarks += [f"left behind: {line}" for line in config.rest()]
+    return {
+        "data": data,
+        "prepare": {"crop": {"to": "nonzero", "margin_mm": 1} if crop else {"to": "none"}},
+        **({"cache": {"shape": list(shape)}} if whole else {}),
+        "split": split,
+        "models": {clean(network["name"]): model},
+    }, remarks
+
+
+def _labels(listed: list[Any]) -> dict[str, int]:
+    if any(isinstance(value, list) for value in listed):
+        raise CaseError(f"dataset.labels {listed}: lists of values; name the regions by hand (data.regions)")
+    return {f"label_{int(value)}": int(value) for value in listed}
+
+
+def _intensity(dataset: _Config, remarks: list[str]) -> dict[str, Any]:
+    name = dataset.take("normalization", None)
+    settings = dataset.section("normalization_kwargs")
+    if name in (None, "NormalizeIntensityD", "NormalizeIntensityd"):
+        if settings.take("channel_wise", True) is False:
+            remarks.append("normalization_kwargs.channel_wise false: each channel is normalised by itself")
+        nonzero = settings.take("nonzero", False)
+        return {"clip": None, "scale": "zscore_nonzero" if nonzero else "zscore"}
+    if name in ("ScaleIntensityRangeD", "ScaleIntensityRanged"):
+        return {"clip": [settings.take("a_min"), settings.take("a_max")], "scale": "window"}
+    remarks.append(f"dataset.normalization {name}: not known here; each case's z-score is used")
+    return {"clip": None, "scale": "zscore"}
+
+
+def _augmentation(dataset: _Config, remarks: list[str]) -> dict[str, Any] | None:
+    part = dataset.section("training")
+    listed = [
+        one for key in ("spatial", "intensity") for one in _listed(dataset, part, f"{key}_augmentations")
+    ]
+    if not listed:
+        return None
+    made: dict[str, Any] = {
+        **dict.fromkeys(("rotate_deg", "scale", "noise", "gamma", "brightness", "contrast"), 0),
+        "flip": False,
+    }
+    for one in listed:
+        name = re.sub("[dD]$", "", one["name"])
+        if name == "RandFlip":
+            made["flip"] = True
+        elif name in ("RandRotate", "RandAffine"):
+            turns = [one.get(f"range_{axis}", 0) for axis in "xyz"] + list(one.get("rotate_range", []))
+            made["rotate_deg"] = round(max(abs(_largest(turn)) for turn in turns) * 57.29578, 2)
+            made["affine_probability"] = one.get("prob", 0.1)
+        elif name == "RandZoom":
+            made["scale"] = round(one.get("max_zoom", 1.1) - 1, 4)
+            made["affine_probability"] = one.get("prob", 0.1)
+        elif name == "RandScaleIntensity":
+            made["contrast"] = _largest(one.get("factors", 0.1))
+            made["intensity_probability"] = one.get("prob", 0.1)
+        elif name == "RandShiftIntensity":
+            made["brightness"] = _largest(one.get("offsets", 0.1))
+            made["intensity_probability"] = one.get("prob", 0.1)
+        elif name == "RandGaussianNoise":
+            made["noise"] = one.get("std", 0.1)
+            made["intensity_probability"] = one.get("prob", 0.1)
+        elif name == "RandAdjustContrast":
+            made["gamma"] = 0.3
+            made["intensity_probability"] = one.get("prob", 0.1)
+        else:
+            remarks.append(f"left behind: augmentation {one['name']}")
+    remarks.append("augmentations are this workflow's own of the same kind, with the same largest amounts")
+    return made
+
+
+def _largest(value: Any) -> float:
+    return max((abs(v) for v in value), default=0) if isinstance(value, list) else abs(float(value))
+
+
+def _training(training: _Config, remarks: list[str]) -> dict[str, Any]:
+    batch = training.take("batch_size", 1)
+    samples = training.take("samples_per_epoch")
+    steps = training.take("training_iterations_per_epoch")
+    if steps is None and samples is not None:
+        steps = max(1, round(samples / batch))
+    made = {
+        "epochs": training.take("n_epochs", 250),
+        "steps_per_epoch": steps,
+        "batch": batch,
+        "validate_every": 1,
+        "patience": training.take("early_stopping_patience"),
+        "amp": "auto" if training.take("amp", False) else "off",
+        "save_every": training.take("save_every_n_epochs"),
+        "save_last": training.take("save_last_n_models"),
+    }
+    # Their predictions used the last weights in spite of the setting.
+    made["keep"] = "best" if training.take("save_best", True) else "last"
+    for speed in ("validation_batch_size", "prefetch_factor", "test_input", "n_workers", "pin_memory"):
+        training.take(speed)
+    return made
+
+
+def _rows(values: Mapping[str, Any], root: Path) -> list[Row]:
+    rows = []
+    for key in (k for k in values if k.endswith("_filenames")):
+        listed = values[key]
+        if not isinstance(listed, list):
+            raise CaseError(f"{key}: a list of cases is expected, not {listed!r}; .npy lists are not read")
+        for number, case in enumerate(listed):
+            if not isinstance(case, dict) or "image" not in case:
+                raise CaseError(f"{key}, entry {number}: `image` and `label` are expected")
+            images = case["image"] if isinstance(case["image"], list) else [case["image"]]
+            columns = [""] if len(images) == 1 else [f"{n}" for n in range(len(images))]
+            label = case.get("label")
+            rows.append(
+                Row(
+                    _case_name(images),
+                    {column: root / image for column, image in zip(columns, images, strict=True)},
+                    root / label if label else None,
+                    split="test" if label and key != "training_filenames" else "",
+                )
+            )
+    return rows
+
+
+def _case_name(images: list[str]) -> str:
+    """The folder of a case's files if all lie in one that is named after it, else the first file's base name."""
+    first = Path(images[0])
+    base = first.name.split(".")[0]
+    same = len({Path(image).parent for image in images}) == 1
+    return clean(
+        first.parent.name if same and base.startswith(first.parent.name) and first.parent.name else base
+    )
+
+
+def main() -> None:
+    """Read the command line."""
+    made = importer(__doc__, what="configuration of 3DUnetCNN (.json)")
+    made.add_argument("--root", type=Path, help="where relative paths start (default: the JSON's folder)")
+    args: argparse.Namespace = made.parse_args()
+    values = read_json(args.folder)
+    if not isinstance(values, dict):
+        raise CaseError(f"{args.folder}: a JSON object is expected")
+    lists = {key for key in values if key.endswith("_filenames")}
+    try:
+        settings, remarks = convert({key: value for key, value in values.items() if key not in lists})
+        rows = _rows(values, args.root or args.folder.parent)
+    except CaseError as error:
+        raise CaseError(f"{args.folder}: {error}") from None
+    data = settings.pop("data")
+    publish(Dataset(rows, data["labels"], data.get("regions", {}), settings=settings), args)
+    for remark in remarks:
+        print(f"note: {remark}")
+
+
+if __name__ == "__main__":
+    run(main)

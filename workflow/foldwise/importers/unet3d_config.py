@@ -150,9 +150,8 @@ def _intensity(dataset: _Config, remarks: list[str]) -> dict[str, Any]:
 
 def _augmentation(dataset: _Config, remarks: list[str]) -> dict[str, Any] | None:
     part = dataset.section("training")
-    listed = [
-        one for key in ("spatial", "intensity") for one in _listed(dataset, part, f"{key}_augmentations")
-    ]
+    keys = ("spatial_augmentations", "intensity_augmentations")
+    listed = [one for key in keys for section in (dataset, part) for one in section.take(key) or []]
     if not listed:
         return None
     made: dict[str, Any] = {
@@ -239,13 +238,10 @@ def _rows(values: Mapping[str, Any], root: Path) -> list[Row]:
 
 
 def _case_name(images: list[str]) -> str:
-    """The folder of a case's files if all lie in one that is named after it, else the first file's base name."""
+    """The folder of a case's files if the first is named after it, else the first file's base name."""
     first = Path(images[0])
-    base = first.name.split(".")[0]
-    same = len({Path(image).parent for image in images}) == 1
-    return clean(
-        first.parent.name if same and base.startswith(first.parent.name) and first.parent.name else base
-    )
+    base, folder = first.name.split(".")[0], first.parent.name
+    return clean(folder if folder and base.startswith(folder) else base)
 
 
 def main() -> None:

@@ -40,7 +40,6 @@ def augment(
     flips = draw(batch, 3) < 0.5
     moved, angles, zoom = draw(batch), draw(batch, 3) * 2 - 1, draw(batch) * 2 - 1
     touched, amounts = draw(batch, 4), draw(batch, 4)
-    noise = torch.randn(image.shape, generator=generator, device=image.device)
 
     if settings.flip:
         pairs = [_flipped(image[i], label[i], [a for a in range(3) if flips[i, a]]) for i in range(batch)]
@@ -57,7 +56,7 @@ def augment(
         moved_image, moved_label = warp(image[chosen], label[chosen], spacing[chosen], matrices)
         image, label = image.clone(), label.clone()
         image[chosen], label[chosen] = moved_image, moved_label
-    return _intensity(image, settings, touched, amounts, noise), label
+    return _intensity(image, settings, touched, amounts, generator), label
 
 
 def _free_axes(spacing: torch.Tensor, across: int | None) -> torch.Tensor:
@@ -107,24 +106,24 @@ def _intensity(
     settings: Augmentation,
     touched: torch.Tensor,
     amounts: torch.Tensor,
-    noise: torch.Tensor,
+    generator: torch.Generator,
 ) -> torch.Tensor:
-    def per_sample(column: int, largest: float, centred: bool) -> torch.Tensor:
-        value = amounts[:, column] * 2 - 1 if centred else amounts[:, column]
-        on = touched[:, column] < settings.intensity_probability
-        return (value * largest * on)[:, None, None, None, None]
-
-    dims = (1, 2, 3, 4)
-    if settings.gamma:
-        low, high = image.amin(dims, keepdim=True), image.amax(dims, keepdim=True)
-        width = (high - low).clamp_min(1e-6)
-        exponent = (1 + settings.gamma) ** (per_sample(0, 1, centred=True))
-        image = ((image - low) / width).clamp(0, 1) ** exponent * width + low
-    if settings.contrast:
-        mean = image.mean(dims, keepdim=True)
-        image = (image - mean) * (1 + per_sample(1, settings.contrast, centred=True)) + mean
-    if settings.brightness:
-        image = image + per_sample(2, settings.brightness, centred=True)
-    if settings.noise:
-        image = image + noise * per_sample(3, settings.noise, centred=False)
-    return image
+    made = []
+    # Taken over at once: on a GPU every number asked for alone would wait for all that was queued.
+    chosen, drawn = (touched < settings.intensity_probability).tolist(), amounts.tolist()
+    for sample, on, amount in zip(image, chosen, drawn, strict=True):
+        gamma, contrast, brightness = (2 * number - 1 for number in amount[:3])
+        if settings.gamma and on[0]:
+            low, high = sample.amin(), sample.amax()
+            width = (high - low).clamp_min(1e-6)
+            sample = ((sample - low) / width).clamp(0, 1) ** ((1 + settings.gamma) ** gamma) * width + low
+        if settings.contrast and on[1]:
+            mean = sample.mean()
+            sample = (sample - mean) * (1 + contrast * settings.contrast) + mean
+        if settings.brightness and on[2]:
+            sample = sample + brightness * settings.brightness
+        if settings.noise and on[3]:
+            noise = torch.randn(sample.shape, generator=generator, device=sample.device)
+            sample = sample + noise * amount[3] * settings.noise
+        made.append(sample)
+    return torch.stack(made)

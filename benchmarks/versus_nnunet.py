@@ -147,19 +147,20 @@ def ours(fold: int, folder: Path, experiment: Path, epochs: int, name: str) -> d
     """Train and test a fold by the workflow's own stages, with a number of epochs."""
     snakemake = [sys.executable, "-m", "snakemake", "--cores", "all", "--directory", str(ROOT)]
     data = folder / "results" / "measured"
-    prepare = [*snakemake, str(data / "index.pkl"), "--configfile", str(experiment)]
+    model = str(data / "unet" / f"fold{fold}" / "model.pt")
+    prepare = [*snakemake, model, "--configfile", str(experiment)]
     # The plan and every cache are made by the workflow; training is timed apart from them.
     run([*prepare, "--until", "cache", "index", "plan"], folder / "ours_prepare.log")
     values = yaml.safe_load(experiment.read_text())
-    model = values["models"]["unet"]
-    model["training"] = {**model.get("training", {}), "epochs": epochs}
+    settings = values["models"]["unet"]
+    settings["training"] = {**settings.get("training", {}), "epochs": epochs}
     out = folder / f"{name}_fold{fold}"
     out.mkdir(exist_ok=True)
     index = str(data / "index.pkl")
     stages = [sys.executable, "-m", "foldwise.stages.train"]
     train = [
         *stages,
-        *("--settings", json.dumps(model), "--plan", str(data / "plan.yaml"), "--name", "unet"),
+        *("--settings", json.dumps(settings), "--plan", str(data / "plan.yaml"), "--name", "unet"),
         *("--index", index, "--fold", str(fold), "--state", str(out / "state")),
         *("--model", str(out / "model.pt"), "--log", str(out / "log.csv")),
         *("--provenance", str(out / "provenance.json"), "--workers", "2"),

@@ -144,7 +144,7 @@ class TestRun:
         assert (jobs["cache"], jobs["train"]) == (8, 2)
 
     def test_postprocess_is_tested_again_only(self, run: Path) -> None:
-        jobs = planned(run, changed(evaluate={"postprocess": "none"}))
+        jobs = planned(run, changed(evaluate={"postprocess": []}))
         assert jobs == {"test": 2, "export": 2, "ensemble": 1, "report": 1}
 
     def test_export_alone(self, run: Path) -> None:

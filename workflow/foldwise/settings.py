@@ -375,7 +375,9 @@ class Evaluate(Section):
         "it, Dice 1 "
         "and HD95 0. Only one empty: Dice 0, and HD95 the scan's diagonal; or, as BraTS has it, 373.13 mm.",
     )
-    postprocess: list[Postprocess] = Field(
+    postprocess: Annotated[
+        list[Postprocess], BeforeValidator(_as_list, json_schema_input_type=Postprocess | list[Postprocess])
+    ] = Field(
         [],
         description="Steps tried in this order; each is kept only if it raises the mean Dice (of the fold's "
         "validation cases; for new cases, of the whole cross-validation).",

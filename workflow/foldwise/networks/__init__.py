@@ -7,9 +7,12 @@ import importlib
 import inspect
 from typing import Any
 
+import torch
+
 from foldwise.files import CaseError
 from foldwise.settings import Named
 
+WEIGHTS = {"weight", "pos_weight", "class_weight"}
 NAMESPACES = {
     "network": ("monai.networks.nets", "torchvision.models"),
     "loss": ("monai.losses", "torch.nn"),
@@ -32,9 +35,13 @@ def build(kind: str, named: Named, *positional: Any, **filled_in: Any) -> Any:
     """
     made = _find(kind, named.name)
     accepted = inspect.signature(made).parameters
-    arguments = {key: value for key, value in filled_in.items() if key in accepted}
+    arguments = {key: value for key, value in filled_in.items() if key in accepted} | named.arguments
+    if kind == "loss":
+        # Weights of classes; no loss takes them as a list.
+        for key in WEIGHTS & arguments.keys():
+            arguments[key] = torch.tensor(arguments[key], dtype=torch.float32)
     try:
-        return made(*positional, **{**arguments, **named.arguments})
+        return made(*positional, **arguments)
     except (TypeError, ValueError) as error:
         known = [name for name in accepted if name not in ("self", "args", "kwargs")]
         raise CaseError(f"{kind} {named.name}: {error}; its arguments: {', '.join(known)}") from error

@@ -197,7 +197,7 @@ def _runs(model: ModelResults) -> Table:
 
 
 def _postprocess(model: ModelResults) -> str:
-    kept = [f"{step} (fold {fold})" for fold, step in sorted(model.postprocess.items()) if step != "none"]
+    kept = [f"{', '.join(steps)} (fold {fold})" for fold, steps in sorted(model.postprocess.items()) if steps]
     return ", ".join(kept)
 
 

@@ -31,7 +31,7 @@ class ModelResults:
         provenance: fold → what the train stage wrote.
         predictions: case → HDF5 of its held-out prediction.
         test: rows of the fixed test set by the ensemble; may be empty.
-        postprocess: fold → the step that was kept.
+        postprocess: fold → the steps that were kept.
     """
 
     name: str
@@ -40,7 +40,7 @@ class ModelResults:
     provenance: Mapping[int, dict[str, Any]]
     predictions: Mapping[str, Path]
     test: pd.DataFrame
-    postprocess: Mapping[int, str]
+    postprocess: Mapping[int, Sequence[str]]
 
 
 @dataclass(frozen=True)

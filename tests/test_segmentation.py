@@ -1,0 +1,245 @@
+"""The segmentation system: windows, dimensions, losses and mirror images against values known beforehand."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import default_collate
+
+from foldwise.cache import Contents, open_case, write_case
+from foldwise.files import CaseError
+from foldwise.settings import Model, validate
+from foldwise.systems.segmentation import Family
+from foldwise.targets import Targets
+from foldwise.volumes.geometry import Box, Lineage
+from foldwise.volumes.patches import normalise, scaling
+from foldwise.volumes.volume import read_volume
+
+ONE = Targets({"a": 1})
+TWO = Targets({"a": 1, "b": 2})
+NESTED = Targets({"a": 1, "b": 2}, {"outer": ("a", "b"), "inner": ("b",)})
+SHAPES = [(20, 18, 12), (9, 30, 7), (33, 8, 5)]
+
+
+class Pointwise(nn.Module):
+    """Logits of a voxel are 0 and its own first-channel value: what it predicts is known without windows."""
+
+    def __init__(self, middle: int = 0) -> None:
+        super().__init__()
+        self.middle = middle
+        self.nothing = nn.Parameter(torch.zeros(1))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        value = image[:, self.middle : self.middle + 1]
+        return torch.cat([torch.zeros_like(value), value], 1) + self.nothing
+
+
+def model(**more: Any) -> Model:
+    values = {
+        "network": {"name": "BasicUNet", "features": [4, 4, 8, 8, 8, 4]},
+        "patch": [16, 16, 8],
+        "intensity": {"clip": None, "scale": "zscore"},
+    }
+    return validate(Model, {**values, **more})
+
+
+def write(path: Path, shape: tuple[int, ...], channels: int = 1, classes: int = 2, seed: int = 0) -> str:
+    random = np.random.default_rng(seed)
+    image = random.integers(-500, 500, (channels, *shape)).astype(np.int16)
+    label = random.integers(0, classes + 1, shape).astype(np.uint8)
+    lineage = Lineage(shape, tuple(np.diag([1.0, 1, 3, 1]).ravel()), Box((0, 0, 0), shape), shape)  # type: ignore[arg-type]
+    names = ("a", "b")[:classes]
+    write_case(path, path.stem, Contents(image, label, None, lineage, names), (8, 8, 8), 500)
+    return str(path)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("axis", ["x", "z"])
+@pytest.mark.parametrize(("dimensions", "middle"), [("3d", 0), ("2d", 0), ("2.5d", 1), ("slab", 0)])
+def test_every_voxel_is_predicted_from_its_own_place(
+    tmp_path: Path, dimensions: str, middle: int, axis: str, shape: tuple[int, int, int]
+) -> None:
+    """Also at borders, and in volumes smaller than the window along any axis."""
+    path = write(tmp_path / "c.h5", shape)
+    system = Family(model(dimensions=dimensions, slice_axis=axis), ONE, 1)
+    found = system._probabilities([Pointwise(middle)], path)
+    with open_case(path) as file:
+        image = normalise(torch.from_numpy(file["image"][()]), scaling(file, system.model.intensity))
+    assert found.shape == (1, *shape)
+    assert torch.allclose(found, torch.sigmoid(image), atol=1e-5)
+
+
+def test_neighbours_are_in_their_order(tmp_path: Path) -> None:
+    """The first of three channels is the slice before; at the border it holds the fill."""
+    path = write(tmp_path / "c.h5", (16, 16, 6))
+    system = Family(model(dimensions="2.5d"), ONE, 1)
+    found = system._probabilities([Pointwise(0)], path)[0]
+    with open_case(path) as file:
+        image = normalise(torch.from_numpy(file["image"][()]), scaling(file, system.model.intensity))[0]
+    assert torch.allclose(found[..., 1:], torch.sigmoid(image[..., :-1]), atol=1e-5)
+    assert torch.allclose(found[..., 0], torch.sigmoid(image.min()).expand(16, 16), atol=1e-5)
+
+
+@pytest.mark.parametrize("dimensions", ["3d", "2d", "2.5d", "slab"])
+@pytest.mark.parametrize("sampling", [{"label": 1, "uniform": 0}, {"label": 0, "uniform": 1}])
+def test_training_in_every_dimension(tmp_path: Path, dimensions: str, sampling: dict[str, float]) -> None:
+    """A network of the right kind is made, all of its weights learn, and an empty case is no trouble."""
+    paths = [write(tmp_path / f"{n}.h5", (20, 18, 9), channels=2, seed=n) for n in range(2)]
+    paths.append(write(tmp_path / "empty.h5", (12, 18, 9), channels=2, classes=0))
+    patch = [8, 8, 32] if dimensions == "slab" else [32, 32, 16]
+    settings = model(dimensions=dimensions, sampling=sampling, patch=patch, training={"batch": 3})
+    fitted = Family.fitted(settings, paths[:2])
+    # A slab takes the whole plane (20 × 18 here), rounded up, whatever the patch says.
+    assert fitted.patch == ((32, 32, 32) if dimensions == "slab" else (32, 32, 16))
+    system = Family(fitted, TWO, 2)
+    network = system.network()
+    items = system.items(paths, (0,))
+    loss = system.loss(network, default_collate([items[n] for n in range(3)]), torch.Generator())["loss"]
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(
+        weight.grad is not None and torch.isfinite(weight.grad).all() for weight in network.parameters()
+    )
+    convolution = next(m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
+    assert isinstance(convolution, nn.Conv2d if "2" in dimensions else nn.Conv3d)
+    assert convolution.in_channels == 2 * (3 if dimensions == "2.5d" else 1)
+
+
+def test_mirroring_averages_over_all_turns(tmp_path: Path) -> None:
+    """A network that looks one voxel to the left sees left and right neighbour half each when mirrored."""
+
+    class Left(Pointwise):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return super().forward(image.roll(1, dims=2))
+
+    path = write(tmp_path / "c.h5", (16, 16, 8))
+    system = Family(model(inference={"mirror": True}), ONE, 1)
+    found = torch.logit(system._probabilities([Left()], path)[0])
+    with open_case(path) as file:
+        image = normalise(torch.from_numpy(file["image"][()]), scaling(file, system.model.intensity))[0]
+    assert torch.allclose(found, (image.roll(1, 0) + image.roll(-1, 0)) / 2, atol=1e-3)
+
+
+class Fixed(nn.Module):
+    """Gives the same outputs whatever it sees."""
+
+    def __init__(self, *outputs: torch.Tensor) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        return self.outputs[0] if len(self.outputs) == 1 else list(self.outputs)
+
+
+def batch_of(label: torch.Tensor) -> dict[str, torch.Tensor]:
+    size = len(label)
+    return {
+        "image": torch.zeros(size, 1, *label.shape[1:]),
+        "label": label.to(torch.uint8),
+        "spacing": torch.ones(size, 3),
+        "scaling": torch.tensor([[[-9.0, 9.0, 0.0, 1.0, 0.0]]]).expand(size, 1, 5),
+    }
+
+
+def loss_of(targets: Targets, label: torch.Tensor, *outputs: torch.Tensor, loss: Any = None) -> float:
+    system = Family(model(augmentation=None, **({"loss": loss} if loss else {})), targets, 1)
+    return float(system.loss(Fixed(*outputs), batch_of(label), torch.Generator())["loss"])
+
+
+def test_cross_entropy_of_classes_and_regions_by_hand() -> None:
+    label = torch.tensor([[[[0, 1, 2, 2]]]])
+    logits = torch.randn(1, 3, 1, 1, 4, generator=torch.Generator().manual_seed(0))
+    expected = nn.functional.cross_entropy(logits, label)
+    assert loss_of(TWO, label, logits, loss={"name": "CrossEntropyLoss"}) == pytest.approx(float(expected))
+    # Outer holds both classes, inner the second one.
+    wanted = torch.tensor([[[[[0.0, 1, 1, 1]]], [[[0.0, 0, 1, 1]]]]]).reshape(1, 2, 1, 1, 4)
+    expected = nn.functional.binary_cross_entropy_with_logits(logits[:, :2], wanted)
+    found = loss_of(NESTED, label, logits[:, :2], loss={"name": "BCEWithLogitsLoss"})
+    assert found == pytest.approx(float(expected))
+
+
+def test_class_weights() -> None:
+    label = torch.tensor([[[[0, 1, 1, 1]]]])
+    logits = torch.zeros(1, 3, 1, 1, 4)
+    logits[:, 0] = 1
+    weights = torch.tensor([1.0, 3.0, 1.0])
+    expected = nn.functional.cross_entropy(logits, label, weight=weights)
+    found = loss_of(TWO, label, logits, loss={"name": "CrossEntropyLoss", "weight": [1, 3, 1]})
+    assert found == pytest.approx(float(expected))
+    assert found > loss_of(TWO, label, logits, loss={"name": "CrossEntropyLoss"})
+
+
+def test_losses_are_summed_and_a_perfect_answer_costs_nothing() -> None:
+    label = torch.randint(0, 3, (2, 4, 4, 4), generator=torch.Generator().manual_seed(1))
+    hot = torch.from_numpy(NESTED.membership)[:, label].movedim(0, 1)
+    logits = torch.where(hot, 20.0, -20.0)
+    assert loss_of(NESTED, label, logits) == pytest.approx(0, abs=1e-3)
+    assert loss_of(NESTED, label, -logits) > 10
+    both = [{"name": "DiceLoss"}, {"name": "BCEWithLogitsLoss"}]
+    parts = [loss_of(NESTED, label, -logits, loss=one) for one in both]
+    assert loss_of(NESTED, label, -logits, loss=both) == pytest.approx(sum(parts))
+
+
+def test_deep_supervision_halves_each_coarser_output() -> None:
+    label = torch.zeros(1, 4, 4, 4, dtype=torch.long)
+    label[:, :2] = 1
+    random = torch.Generator().manual_seed(0)
+    fine = torch.randn(1, 2, 4, 4, 4, generator=random)
+    coarse = torch.randn(1, 2, 2, 2, 2, generator=random)
+    entropy = {"name": "CrossEntropyLoss"}
+    small = torch.zeros(1, 2, 2, 2, dtype=torch.long)
+    small[:, :1] = 1
+    expected = (
+        nn.functional.cross_entropy(fine, label) + 0.5 * nn.functional.cross_entropy(coarse, small)
+    ) / 1.5
+    assert loss_of(ONE, label, fine, coarse, loss=entropy) == pytest.approx(float(expected))
+    # MONAI's DynUNet stacks its outputs at full size behind the batch.
+    stacked = torch.stack([fine, fine * 2], 1)
+    expected = (
+        nn.functional.cross_entropy(fine, label) + 0.5 * nn.functional.cross_entropy(fine * 2, label)
+    ) / 1.5
+    assert loss_of(ONE, label, stacked, loss=entropy) == pytest.approx(float(expected))
+
+
+def test_soft_max_losses_are_refused_for_regions() -> None:
+    with pytest.raises(CaseError, match="DiceCELoss lets only one class win"):
+        Family(model(loss={"name": "DiceCELoss"}), NESTED, 1)
+
+
+def test_one_intensity_per_channel_or_one_for_all() -> None:
+    many = [{"clip": [0, 1]}, {"clip": None, "scale": "zscore"}]
+    assert len(Family(model(intensity=many), ONE, 2).model.intensity) == 2
+    with pytest.raises(CaseError, match="intensity has 2 entries for 3 image"):
+        Family(model(intensity=many), ONE, 3)
+
+
+def test_validation_scores_each_region(tmp_path: Path) -> None:
+    """Everything is called outer region and nothing inner: Dice 2n/(n + all) and 0."""
+    path = write(tmp_path / "c.h5", (16, 16, 8))
+    with open_case(path) as file:
+        count = int((file["label"][()] > 0).sum())
+    answers = torch.tensor([20.0, -20.0])[None, :, None, None, None].expand(1, 2, 16, 16, 8)
+
+    class Always(Pointwise):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return answers.repeat(len(image), 1, 1, 1, 1)
+
+    score = Family(model(), NESTED, 1).validate(Always(), [path])["score"]
+    assert score == pytest.approx((2 * count / (count + 16 * 16 * 8) + 0) / 2)
+
+
+def test_examples_show_what_the_network_sees(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.h5", (20, 18, 12), channels=2)
+    system = Family(model(dimensions="2.5d", augmentation=None, sampling={"overhang": 0}), TWO, 2)
+    system.examples([path], (0,), 2, tmp_path / "look")
+    names = sorted(file.name for file in (tmp_path / "look").iterdir())
+    assert len(names) == 2 * (2 * 3 + 1)
+    label = read_volume(tmp_path / "look" / "sample0_label.nii.gz")
+    assert label.data.shape == (16, 16, 1)
+    assert set(np.unique(label.data)) == {0, 1, 2}
+    image = read_volume(tmp_path / "look" / "sample1_image1.nii.gz").data
+    assert abs(float(image.mean())) < 0.5
+    assert 0.5 < float(image.std()) < 1.5

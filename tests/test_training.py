@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ import torch
 
 from foldwise.files import CaseError
 from foldwise.index import Index
-from foldwise.settings import Intensity, Model, Sampling, validate
+from foldwise.settings import Intensity, Model, Named, Sampling, validate
 from foldwise.training.attempts import Attempts
+from foldwise.training.loop import make_scheduler
 from foldwise.training.steps import StepSampler, batches, collate, step_seed
 from foldwise.volumes.patches import Patches
 from synthetic import write_cached_set
@@ -245,3 +247,82 @@ def test_gradient_accumulation_equals_a_larger_batch(index: Path, tmp_path: Path
         made[name] = weights(tmp_path / name)
     for name, tensor in made["large"].items():
         assert torch.allclose(tensor, made["accumulated"][name], atol=1e-5), name
+
+
+def training(**more: object) -> dict[str, object]:
+    return {**SETTINGS, "training": {**SETTINGS["training"], **more}}  # type: ignore[dict-item]
+
+
+def test_models_that_are_kept(index: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """Every second epoch's, the last two, and the last instead of the best; training itself is the same."""
+    wanted = training(save_every=2, save_last=2, keep="last", examples=2)
+    done = finish(command(index, tmp_path, settings=wanted))
+    assert done.returncode == 0, done.stderr
+    kept = sorted(path.name for path in (tmp_path / "state" / "models").iterdir())
+    assert kept == ["epoch_0002.pt", "epoch_0004.pt", "epoch_0005.pt"]
+    last = torch.load(tmp_path / "state" / "models" / "epoch_0005.pt", weights_only=True)
+    final = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert (final["epoch"], last["epoch"]) == (5, 5)
+    assert all(torch.equal(final["network"][name], last["network"][name]) for name in final["network"])
+    assert final.keys() == last.keys()
+    assert log(tmp_path) == log(undisturbed)
+    assert len(list((tmp_path / "state" / "examples").glob("*_image0.nii.gz"))) == 2
+
+
+def test_what_is_kept_beside_the_model_is_no_reason_to_train_again(index: Path, tmp_path: Path) -> None:
+    assert finish(command(index, tmp_path)).returncode == 0
+    done = finish(command(index, tmp_path, settings=training(save_every=1, examples=3)))
+    assert done.returncode == 0
+    assert "afresh" not in done.stderr
+    assert "epoch 1/5" not in done.stderr
+
+
+def test_an_epoch_sees_every_training_case(index: Path, tmp_path: Path) -> None:
+    """Three training cases in batches of two: two steps."""
+    assert finish(command(index, tmp_path, settings=training(steps_per_epoch=None, epochs=3))).returncode == 0
+    assert [row["step"] for row in log(tmp_path)] == ["2", "4", "6"]
+
+
+def optimiser(lr: float = 1.0) -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+
+
+def rates(named: Mapping[str, object], epochs: int) -> list[float]:
+    made = optimiser()
+    schedule = make_scheduler(validate(Named, named), made, epochs)
+    found = []
+    for _ in range(epochs):
+        found.append(made.param_groups[0]["lr"])
+        made.step()
+        schedule.step()
+    return found
+
+
+def test_schedules_by_name() -> None:
+    assert rates({"name": "PolynomialLR"}, 4) == pytest.approx([1, 0.75, 0.5, 0.25])
+    assert rates({"name": "PolynomialLR", "total_iters": 2}, 4) == pytest.approx([1, 0.5, 0, 0])
+    assert rates({"name": "StepLR", "step_size": 2, "gamma": 0.1}, 4) == pytest.approx([1, 1, 0.1, 0.1])
+    warm = {"name": "LinearLR", "start_factor": 0.5, "total_iters": 2}
+    chain = {
+        "name": "SequentialLR",
+        "schedulers": [warm, {"name": "ConstantLR", "factor": 1}],
+        "milestones": [2],
+    }
+    assert rates(chain, 4) == pytest.approx([0.5, 0.75, 1, 1])
+    with pytest.raises(CaseError, match="did you mean StepLR"):
+        make_scheduler(Named(name="StpLR"), optimiser(), 3)
+
+
+def test_a_plateau_is_one_of_the_validation_score(index: Path, tmp_path: Path) -> None:
+    """With no tolerance for waiting, the rate is cut after each validation that is not the best so far."""
+    plateau = {"name": "ReduceLROnPlateau", "patience": 0, "factor": 0.5, "threshold": 0}
+    wanted = {**training(validate_every=1), "scheduler": plateau}
+    done = finish(command(index, tmp_path, settings=wanted))
+    assert done.returncode == 0, done.stderr
+    rows = log(tmp_path)
+    rate, best = 0.01, -1.0
+    for row in rows:
+        assert float(row["lr"]) == pytest.approx(rate)
+        score = float(row["val_dice"])
+        rate *= 1 if score > best else 0.5
+        best = max(best, score)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from foldwise.volumes.volume import Volume, read_volume, write_volume
@@ -129,6 +130,7 @@ class TestRun:
             "train": 2,
             "test": 2,
             "export": 2,
+            "postprocess": 1,
             "ensemble": 1,
             "report": 1,
         }
@@ -145,15 +147,54 @@ class TestRun:
 
     def test_postprocess_is_tested_again_only(self, run: Path) -> None:
         jobs = planned(run, changed(evaluate={"postprocess": []}))
-        assert jobs == {"test": 2, "export": 2, "ensemble": 1, "report": 1}
+        assert jobs == {"test": 2, "export": 2, "postprocess": 1, "ensemble": 1, "report": 1}
 
     def test_export_alone(self, run: Path) -> None:
         jobs = planned(run, changed(export={"probabilities": False}))
         assert jobs == {"export": 2, "ensemble": 1, "report": 1}
 
+    def test_new_scans_are_predicted_like_those_of_the_sheet(self, run: Path) -> None:
+        """From a folder and from a sheet, in parts: the ensemble's own answer, voxel by voxel."""
+        (run / "new").mkdir()
+        for case in ("c6", "c7"):
+            (run / "new" / f"{case}.nii.gz").symlink_to(run / f"{case}.nii.gz")
+        text = snakemake(run, EXPERIMENT, "predict", check=False)
+        assert "predict: which scans?" in text
+        experiment = changed(predict={"source": "new", "parts": 2})
+        assert planned(run, experiment, "predict") == {"predict": 1, "predict_part": 2}
+        snakemake(run, experiment, "predict")
+        made = run / "results" / "tiny" / "unet"
+        for case in ("c6", "c7"):
+            for name in (f"{case}.nii.gz", f"{case}_ball_probability.nii.gz"):
+                expected = read_volume(made / "ensemble" / "export" / name)
+                found = read_volume(made / "predicted-new" / name)
+                assert np.array_equal(found.affine, expected.affine)
+                assert (found.data == expected.data).all()
+        assert not list((run / "results" / "tiny" / "state" / "unet" / "predict").glob("*/*"))
+        assert planned(run, experiment, "predict") == {}
+        (run / "mine.csv").write_text("case,image\nmine,c7.nii.gz\n")
+        snakemake(run, changed(predict="mine.csv"), "predict")
+        mine = read_volume(made / "predicted-mine" / "mine.nii.gz")
+        assert (mine.data == read_volume(made / "ensemble" / "export" / "c7.nii.gz").data).all()
+
+    def test_a_scan_that_cannot_be_predicted_leaves_the_others(self, run: Path) -> None:
+        (run / "mixed").mkdir()
+        (run / "mixed" / "good.nii.gz").symlink_to(run / "c7.nii.gz")
+        (run / "mixed" / "bad.nii.gz").write_bytes(b"no volume")
+        write_volume(Volume(np.zeros((8, 8, 8), np.int16), np.eye(4)), run / "mixed" / "flat.nii.gz")
+        text = snakemake(run, changed(predict="mixed"), "predict", check=False)
+        assert "predict_part" in text
+        log = (run / "results" / "tiny" / "logs" / "predict" / "unet_0of1.log").read_text(encoding="utf-8")
+        assert re.search(r"2 of 3 scans could not be predicted", log)
+        assert re.search(r"case bad: .*bad\.nii\.gz: not readable as a volume", log)
+        assert re.search(r"case flat: .*flat\.nii\.gz: every voxel is 0", log)
+        assert (run / "results" / "tiny" / "unet" / "predicted-mixed" / "good.nii.gz").exists()
+
     def test_another_model_trains_only_that(self, run: Path) -> None:
         jobs = planned(run, changed(models={"unet": TINY, "second": TINY}))
-        assert jobs == {"train": 2, "test": 2, "export": 2, "ensemble": 1, "check": 1, "report": 1}
+        assert jobs == {
+            **{"train": 2, "test": 2, "export": 2, "postprocess": 1, "ensemble": 1, "check": 1, "report": 1}
+        }
 
     def test_another_experiment_shares_the_prepared_data(self, run: Path) -> None:
         jobs = planned(run, changed(experiment="other"))
@@ -220,3 +261,28 @@ def test_wrong_settings_and_data_stop_before_the_dag(tmp_path: Path) -> None:
     text = snakemake(tmp_path, EXPERIMENT, "-n", check=False)
     assert re.search(r"line 4.*c2.*c2\.nii\.gz", text)
     assert re.search(r"line 6.*c3.*already on line 5", text)
+
+
+def test_a_planned_experiment_in_one_call(tmp_path: Path) -> None:
+    """Crops, plan, caches at the planned spacing, training; an edited plan redoes what it concerns."""
+    for number in range(4):
+        add_case(tmp_path, number)
+    wanted = {"network": TINY["network"], "training": TINY["training"]}
+    experiment = changed(plan={"memory": "small"}, models={"unet": wanted}, evaluate={})
+    target = "results/tiny/unet/fold0/metrics.csv"
+    snakemake(tmp_path, experiment, target)
+    path = tmp_path / "results" / "tiny" / "plan.yaml"
+    plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert plan["cache"]["spacing"] == [2, 2, 3]
+    # The whole volume of 24×22×20 voxels, in multiples of what its levels need.
+    assert plan["models"]["unet"]["patch"] == [24, 24, 20]
+    assert planned(tmp_path, experiment, target) == {}
+    model = torch.load(tmp_path / "results/tiny/unet/fold0/model.pt", weights_only=True)
+    assert model["settings"]["patch"] == [24, 24, 20]
+    assert model["settings"]["network"]["name"] == "BasicUNet"
+    assert model["cache"]["spacing"] == [2, 2, 3]
+    edited = path.read_text(encoding="utf-8").replace("[24, 24, 20]", "[16, 16, 16]")
+    path.write_text(edited, encoding="utf-8")
+    jobs = planned(tmp_path, experiment, target)
+    assert "plan" not in jobs
+    assert jobs["train"] == 1

@@ -22,6 +22,9 @@ from foldwise.training.attempts import Attempts
 from foldwise.training.budget import UNFINISHED, Budget
 from foldwise.training.loop import Run, Trainer, log_text
 
+# Settings that change what is kept beside the model, and not the model: no reason to train again.
+SIDE_EFFECTS = {"examples", "save_every", "save_last"}
+
 
 def main() -> int:
     """Read the command line."""
@@ -61,7 +64,7 @@ def main() -> int:
     pretrained = file_hash(settings.pretrained.file) if settings.pretrained else None
     fingerprint = short_hash(
         [
-            dump(settings),
+            settings.model_dump(mode="json", exclude={"training": SIDE_EFFECTS}),
             args.seed,
             args.fold,
             index.targets.as_dict(),

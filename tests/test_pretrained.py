@@ -1,0 +1,78 @@
+"""Weights to start from: what fits, what does not, and what is never executed."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from foldwise.files import CaseError
+from foldwise.settings import Pretrained
+from foldwise.training.pretrained import load_pretrained, read_weights
+
+
+def network(inputs: int = 1, outputs: int = 2) -> nn.Sequential:
+    return nn.Sequential(nn.Conv3d(inputs, 4, 3), nn.ReLU(), nn.Conv3d(4, outputs, 1))
+
+
+def save(path: Path, made: Any) -> Path:
+    torch.save(made, path)
+    return path
+
+
+@pytest.mark.parametrize("place", [(), ("network",), ("state_dict",), ("model", "state_dict")])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_weights_are_found_wherever_they_lie(tmp_path: Path, place: tuple[str, ...], prefix: str) -> None:
+    torch.manual_seed(0)
+    theirs, ours = network(), network()
+    state: Any = {prefix + name: value for name, value in theirs.state_dict().items()}
+    for key in place:
+        state = {key: state, "epoch": 3}
+    report = load_pretrained(ours, Pretrained(file=save(tmp_path / "w.pt", state)))
+    assert report["matched"] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert all(torch.equal(a, b) for a, b in zip(theirs.parameters(), ours.parameters(), strict=True))
+
+
+def test_other_shapes_and_names_are_listed_and_left_alone(tmp_path: Path) -> None:
+    state = {**network(inputs=1, outputs=5).state_dict(), "extra": torch.zeros(1)}
+    del state["0.bias"]
+    ours = network(outputs=2)
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    report = load_pretrained(ours, Pretrained(file=save(tmp_path / "w.pt", state)))
+    assert report == {
+        "matched": ["0.weight"],
+        "other_shape": ["2.weight", "2.bias"],
+        "not_in_file": ["0.bias"],
+        "not_in_network": ["extra"],
+    }
+    after = ours.state_dict()
+    assert torch.equal(after["0.weight"], state["0.weight"])
+    assert all(torch.equal(after[name], before[name]) for name in ("0.bias", "2.weight", "2.bias"))
+
+
+def test_too_little_is_refused(tmp_path: Path) -> None:
+    """Of 108 + 4 + 8 + 2 weights only the last ten fit."""
+    path = save(tmp_path / "w.pt", {k: v for k, v in network(inputs=2).state_dict().items() if k != "0.bias"})
+    with pytest.raises(CaseError, match=r"fits 8\.2% .* 50\.0% .*0\.bias.*0\.weight"):
+        load_pretrained(network(), Pretrained(file=path))
+    assert load_pretrained(network(), Pretrained(file=path, minimum=0.05))["matched"] == [
+        "2.weight",
+        "2.bias",
+    ]
+
+
+class Trap:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return exec, ("raise SystemExit('executed')",)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
+    save(tmp_path / "trap.pt", {"network": Trap()})
+    (tmp_path / "trap.pkl").write_bytes(pickle.dumps(Trap()))
+    for name in ("trap.pt", "trap.pkl", "missing.pt"):
+        with pytest.raises(CaseError, match=rf"{name}: not readable as weights alone"):
+            read_weights(tmp_path / name)
+    with pytest.raises(CaseError, match="holds no state dict"):
+        read_weights(save(tmp_path / "empty.pt", {"epoch": 3}))

@@ -23,7 +23,13 @@ include: "workflow/rules/phantom.smk"
 include: "workflow/rules/check.smk"
 include: "workflow/rules/lung_mask.smk"
 include: "workflow/rules/crop.smk"
-include: "workflow/rules/plan.smk"
+
+
+if SETTINGS.plan is not None:
+
+    include: "workflow/rules/plan.smk"
+
+
 include: "workflow/rules/cache.smk"
 include: "workflow/rules/index.smk"
 include: "workflow/rules/train.smk"

@@ -19,60 +19,24 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import torch
 import yaml
 
 from foldwise.files import read_json
 from foldwise.volumes.metrics import score
 from foldwise.volumes.volume import read_volume
+from watch import run
 
 DATASET = "Dataset004_Measured"
 METRICS = ("dice", "hd95_mm", "surface_dice")
 # A step's time is measured over this many steps, after some to warm up.
 MEASURED, WARM_UP = 40, 10
 ROOT = Path(__file__).parents[1]
-
-
-def run(command: list[str], log: Path, **more: str) -> tuple[float, float]:
-    """Run a command; its seconds, and its peak memory in MiB."""
-    peak = 0.0
-    begun = time.monotonic()
-    with log.open("w", encoding="utf-8") as file:
-        process = psutil.Popen(command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **more})
-        done = threading.Event()
-
-        def watch() -> None:
-            nonlocal peak
-            while not done.wait(0.5):
-                total = 0
-                try:
-                    family = [process, *process.children(recursive=True)]
-                except psutil.Error:
-                    continue
-                for one in family:
-                    try:
-                        total += one.memory_full_info().pss
-                    except psutil.Error:
-                        continue
-                peak = max(peak, total / 2**20)
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        code = process.wait()
-        done.set()
-        watcher.join()
-    if code:
-        raise SystemExit(f"{' '.join(command)} failed with {code}; see {log}")
-    return time.monotonic() - begun, peak
 
 
 def nnunet_data(source: Path, folder: Path, labels: dict[str, int]) -> dict[str, str]:

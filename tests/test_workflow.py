@@ -50,8 +50,10 @@ def snakemake(folder: Path, experiment: dict[str, Any], *more: str, check: bool 
     done = subprocess.run(
         [
             *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
+            # Targets first: --configfile takes all names that follow it.
+            *more,
             *("--profile", str(ROOT / "profiles" / "local"), "--cores", "2"),
-            *("--configfile", "experiment.yaml", *more),
+            *("--configfile", "experiment.yaml"),
         ],
         cwd=folder,
         capture_output=True,
@@ -274,14 +276,14 @@ def test_a_planned_experiment_in_one_call(tmp_path: Path) -> None:
     path = tmp_path / "results" / "tiny" / "plan.yaml"
     plan = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert plan["cache"]["spacing"] == [2, 2, 3]
-    # The whole volume of 24×22×20 voxels, in multiples of what its levels need.
-    assert plan["models"]["unet"]["patch"] == [24, 24, 20]
+    # The whole volume of 24×22×20 voxels, rounded up until the experiment's own network takes it.
+    assert plan["models"]["unet"]["patch"] == [32, 32, 32]
     assert planned(tmp_path, experiment, target) == {}
     model = torch.load(tmp_path / "results/tiny/unet/fold0/model.pt", weights_only=True)
-    assert model["settings"]["patch"] == [24, 24, 20]
+    assert model["settings"]["patch"] == [32, 32, 32]
     assert model["settings"]["network"]["name"] == "BasicUNet"
     assert model["cache"]["spacing"] == [2, 2, 3]
-    edited = path.read_text(encoding="utf-8").replace("[24, 24, 20]", "[16, 16, 16]")
+    edited = path.read_text(encoding="utf-8").replace("[32, 32, 32]", "[48, 32, 32]")
     path.write_text(edited, encoding="utf-8")
     jobs = planned(tmp_path, experiment, target)
     assert "plan" not in jobs

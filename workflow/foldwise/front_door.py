@@ -84,10 +84,14 @@ def front_door(config: Mapping[str, Any], main: bool) -> FrontDoor:
         checked = check(sheet, settings, labels=False, produced=_is_phantom) if main else None
         if checked:
             checked.refuse(settings.data.sheet)
+        door = FrontDoor(settings, sheet, checked)
+        for model in settings.models if main else ():
+            # Also tells of a network that cannot be made, or cannot take its patches.
+            door._step(model)
     except CaseError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    return FrontDoor(settings, sheet, checked)
+    return door
 
 
 def _is_phantom(path: Path) -> bool:

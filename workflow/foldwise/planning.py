@@ -6,7 +6,7 @@ memory is counted from the network itself instead of looked up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -216,6 +216,8 @@ def plan_model(
             patch = np.where(free, patch, np.ceil(shape[axes])).astype(int)
         patch = _rounded_up(patch, step)
     batch = int(given.get("training", {}).get("batch", 2))
+    if "network" in given and "patch" not in given:
+        patch = _accepted(patch, lambda larger: made(larger, batch)[0])
     settings, gib = made(patch, batch)
     while gib > memory_gib:
         multiples = topology(patch.tolist(), step.tolist()).multiples
@@ -346,6 +348,25 @@ def _intensity(fingerprint: Fingerprint) -> list[dict[str, Any]]:
         "scale": [round(grey["mean"], 2), round(max(grey["std"], 1e-3), 2)],
     }
     return [window, *[nonzero] * (len(fingerprint.grey) - 1)]
+
+
+def _accepted(patch: np.ndarray, settings_of: Callable[[np.ndarray], Mapping[str, Any]]) -> np.ndarray:
+    """The patch, with its edges rounded up until the experiment's own network takes it.
+
+    Raises:
+        CaseError: the network takes no patch of about this size.
+    """
+    problem: CaseError | None = None
+    for multiple in (1, 8, 16, 32, 64):
+        larger = (multiple * np.ceil(patch / multiple)).astype(int)
+        try:
+            settings_of(larger)
+        except CaseError as error:
+            problem = problem or error
+        else:
+            return larger
+    assert problem is not None
+    raise problem
 
 
 def _rounded_up(patch: np.ndarray, spacing: np.ndarray) -> np.ndarray:

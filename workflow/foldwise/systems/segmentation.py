@@ -78,11 +78,15 @@ class Family:
         except NotImplementedError:
             pass  # some operations know no shapes-only form
         except (RuntimeError, ValueError) as error:
-            raise CaseError(
-                f"network {self.model.network.name} cannot take patches of {self._size}: {error}; "
-                f"a larger patch, or edges that are multiples of the network's total stride, may do"
-            ) from error
+            raise CaseError(self.refusal(error)) from error
         return self.build_network()
+
+    def refusal(self, error: Exception) -> str:
+        """What to tell a user whose network cannot take the patch."""
+        return (
+            f"network {self.model.network.name} cannot take patches of {self._size}: {error}; "
+            f"a larger patch, or edges that are multiples of the network's total stride, may do"
+        )
 
     def sample(self) -> torch.Tensor:
         """A batch of network inputs, uninitialised, on torch's default device."""

@@ -11,6 +11,11 @@ from typing import Any
 import psutil
 import torch
 
+from foldwise.files import CaseError
+
+# Bytes that a usual U-Net keeps per voxel of a patch.
+GUESS = 2000
+
 
 def peak_mib() -> float:
     """Peak resident memory of this process and of its present children (loader workers), in MiB.
@@ -45,7 +50,11 @@ def gpu_gib(system: Any, half: bool) -> float:
 def count_step(system: Any) -> tuple[int, int, int]:
     """Numbers in the weights, and bytes of what a training step keeps, and of the largest kept tensor.
 
-    Nothing is computed: tensors have shapes alone.
+    Nothing is computed: tensors have shapes alone. Of a network with operations that know no such form, a
+    rough guess is made from the patch.
+
+    Raises:
+        CaseError: the network cannot be made, or does not take its patches.
     """
     sizes: dict[int, int] = {}
 
@@ -58,13 +67,19 @@ def count_step(system: Any) -> tuple[int, int, int]:
 
     with torch.device("meta"):
         network = system.build_network()
+        sample = system.sample()
         parameters = {id(p) for p in network.parameters()}
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            outputs = network(system.sample())
-            # The loss keeps each output and its target a few times over.
-            heads = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
-            loss = 6 * sum(head.numel() * head.element_size() for head in heads)
-    weights = sum(p.numel() for p in network.parameters())
+        weights = sum(p.numel() for p in network.parameters())
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                outputs = network(sample)
+        except NotImplementedError:
+            return weights, GUESS * sample[:, 0].numel(), 0
+        except (RuntimeError, ValueError) as error:
+            raise CaseError(system.refusal(error)) from error
+    # The loss keeps each output and its target a few times over.
+    heads = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+    loss = 6 * sum(head.numel() * head.element_size() for head in heads)
     return weights, sum(sizes.values()) + loss, max(sizes.values(), default=0)
 
 

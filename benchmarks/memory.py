@@ -125,9 +125,11 @@ def measure(folder: Path, name: str, cases: int) -> dict[str, tuple[float, float
 def shell_commands(snakemake: list[str]) -> dict[str, str]:
     """The commands that the workflow would run for training and testing."""
     done = subprocess.run([*snakemake, "-n", "-p"], capture_output=True, text=True, check=True)
-    lines = [line.strip() for line in done.stdout.splitlines() if "foldwise.stages." in line]
-    found = {line.split("foldwise.stages.")[1].split()[0]: line for line in lines}
-    return {stage: f"export PYTHONPATH={ROOT / 'workflow'}; {line}" for stage, line in found.items()}
+    lines = [line for line in done.stdout.splitlines() if "foldwise.stages." in line]
+    # Its output goes to our log instead of the rule's.
+    plain = [line[line.index("python -m") :].rsplit(" > ", 1)[0] for line in lines]
+    path = f"export PYTHONPATH={ROOT / 'workflow'} PATH={Path(sys.executable).parent}:$PATH"
+    return {line.split("foldwise.stages.")[1].split()[0]: f"{path}; {line}" for line in plain}
 
 
 def planned_forecast(experiment: Path) -> dict[str, int]:

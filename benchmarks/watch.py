@@ -29,7 +29,7 @@ def run(command: list[str], log: Path, **more: str) -> tuple[float, float]:
 
         def watch() -> None:
             nonlocal peak
-            while not done.wait(0.2):
+            while not done.wait(0.5):
                 total = 0
                 try:
                     family = [process, *process.children(recursive=True)]

@@ -15,7 +15,7 @@ from foldwise.check import check
 from foldwise.files import CaseError
 from foldwise.forecast import Size, case_mib, count, model_mib
 from foldwise.settings import Settings, validate
-from foldwise.sheet import read_sheet
+from foldwise.sheet import read_new_cases, read_sheet
 from foldwise.volumes.volume import Volume, write_volume
 from synthetic import scan
 
@@ -172,3 +172,35 @@ def test_forecast_grows_with_what_drives_it(tmp_path: Path) -> None:
     assert count(model, made.data.targets(), 1, counts) == one
     assert model_mib("train", [small], made, model, one) < model_mib("train", [small], made, model, two)
     assert model_mib("test", [small], made, model, one) < model_mib("test", [large], made, model, one)
+
+
+def test_new_scans_of_a_folder(tmp_path: Path) -> None:
+    for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b.nrrd", "notes.txt", ".hidden.nii.gz"):
+        (tmp_path / name).touch()
+    (tmp_path / "series").mkdir()
+    cases = read_new_cases(tmp_path)
+    assert [(case.name, [path.name for path in case.images]) for case in cases] == [
+        ("a", ["a_0000.nii.gz", "a_0001.nii.gz"]),
+        ("b", ["b.nrrd"]),
+        ("series", ["series"]),
+    ]
+    (tmp_path / "empty").mkdir()
+    for source, message in (
+        (tmp_path / "empty", "no scans in it"),
+        (tmp_path / "missing", "neither a sample sheet nor a folder"),
+    ):
+        with pytest.raises(CaseError, match=message):
+            read_new_cases(source)
+    (tmp_path / "a b.nii.gz").touch()
+    with pytest.raises(CaseError, match="'a b' is no name for a case"):
+        read_new_cases(tmp_path)
+
+
+def test_new_scans_of_a_sheet(tmp_path: Path) -> None:
+    sheet = tmp_path / "new.csv"
+    sheet.write_text("case,image\nx,x.nii.gz\nx,y.nii.gz\n")
+    with pytest.raises(CaseError, match="line 3: case x: already on line 2"):
+        read_new_cases(sheet)
+    sheet.write_text("case,image,label\nx,x.nii.gz,gone.nii.gz\n")
+    (case,) = read_new_cases(sheet)
+    assert case.images == (tmp_path / "x.nii.gz",)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
 from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
 
-from foldwise.volumes.metrics import fold_summary, score
+from foldwise.volumes.metrics import fold_summary, paired_p, score
 from synthetic import ball
 
 SPACING = (1.0, 2.0, 3.0)
@@ -251,3 +251,53 @@ def test_nothing_to_summarise() -> None:
     assert math.isnan(dice["high"])
     assert math.isnan(distance["mean"])
     assert (distance["n"], distance["excluded"]) == (0, 2)
+
+
+def test_regions_overlap() -> None:
+    """The outer region holds values 1 and 2, the inner one 2: Dice by hand, and 8 against 4 voxels."""
+    truth, found = np.zeros((6, 6, 6), np.uint8), np.zeros((6, 6, 6), np.uint8)
+    truth[:2, :2, :2] = 1
+    truth[0, :2, :2] = 2
+    found[:2, :2, :2] = 1
+    found[1, :2, :2] = 2
+    outer, inner = score(found, truth, (1.0, 1.0, 1.0), {"outer": (1, 2), "inner": (2,)}, tolerance_mm=0)
+    assert (outer["class"], outer["dice"], outer["truth_ml"]) == ("outer", 1, pytest.approx(0.008))
+    assert (inner["class"], inner["dice"], inner["truth_ml"]) == ("inner", 0, pytest.approx(0.004))
+
+
+def test_mean_distance_by_hand() -> None:
+    """Two plates of one voxel's thickness, 3 voxels of 3 mm apart, and a voxel more on one of them."""
+    truth, found = box((0, 20), (0, 20), (5, 6)), box((0, 20), (0, 20), (8, 9))
+    assert one(found, truth)["assd_mm"] == pytest.approx(9)
+    found[3, 3, 12] = True  # 21 mm from the other plate
+    assert one(found, truth)["assd_mm"] == pytest.approx((400 * 9 + 400 * 9 + 21) / 801)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mean_distance_against_monai(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    truth, found = (random.random((2, 16, 14, 12)) < 0.1).astype(np.uint8)
+    (row,) = score(found, truth, (1.0, 2.0, 3.0), {"a": (1,)}, tolerance_mm=1)
+    expected = compute_average_surface_distance(
+        torch.from_numpy(found)[None, None], torch.from_numpy(truth)[None, None],
+        include_background=True, symmetric=True, spacing=(1.0, 2.0, 3.0),
+    )  # fmt: skip
+    assert row["assd_mm"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_empty_masks_as_brats_has_it() -> None:
+    nothing, something = np.zeros((8, 8, 8), np.uint8), np.zeros((8, 8, 8), np.uint8)
+    something[2:4, 2:4, 2:4] = 4
+    values = {"et": (4,)}
+    (both,) = score(nothing, nothing, (1.0, 1.0, 1.0), values, tolerance_mm=1, brats=True)
+    assert (both["dice"], both["hd95_mm"], both["surface_dice"]) == (1, 0, 1)
+    for first, second in ((nothing, something), (something, nothing)):
+        (row,) = score(first, second, (1.0, 1.0, 1.0), values, tolerance_mm=1, brats=True)
+        assert (row["dice"], row["hd95_mm"]) == (0, 373.13)
+
+
+def test_paired_p() -> None:
+    """Six differences of one sign: of 64 equally likely signs two are as extreme."""
+    assert paired_p([1, 2, 3, 4, 5, 6]) == pytest.approx(2 / 64)
+    assert paired_p([-1, 2, -3, 4, -5, 6]) > 0.5
+    assert math.isnan(paired_p([0, 0, 0]))

@@ -142,3 +142,35 @@ def test_normalisation_by_hand(tmp_path: Path) -> None:
     both = normalise(batch, torch.stack([window, per_case]))
     assert torch.equal(both[0], normalise(image, window))
     assert torch.equal(both[1], normalise(image, per_case))
+
+
+def test_other_scales_by_hand(tmp_path: Path) -> None:
+    with case(tmp_path / "c.h5", np.zeros(SHAPE, np.uint8)) as file:
+        values = file["image"][()].astype(np.float64)
+        nonzero = scaling(file, [Intensity(clip=None, scale="zscore_nonzero")])
+        given = scaling(file, [Intensity(clip=(100, 300), scale=(250, 50))])
+    image = torch.tensor([[[[0.0, 100, 200, 300, 5000]]]])
+    # What is 0 stays 0, whatever the mean is.
+    filled = values[values != 0]
+    expected = [0, *((np.array([100, 200, 300, 5000]) - filled.mean()) / filled.std())]
+    assert normalise(image, nonzero).flatten().tolist() == pytest.approx(expected, rel=1e-4)
+    assert normalise(image, given).flatten().tolist() == [-3, -3, -1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("centre", "overhang", "corner"),
+    [
+        # Of a volume of 20 voxels and a patch of 8: round the centre, then held back at the borders.
+        (10, 0.5, 6),
+        (0, 0.5, -4),
+        (0, 0.25, -2),
+        (0, 0.0, 0),
+        (19, 0.0, 12),
+        (19, 0.25, 14),
+        (19, 0.5, 15),
+    ],
+)
+def test_patches_are_held_back_at_the_border(centre: int, overhang: float, corner: int) -> None:
+    assert place_patch((centre,) * 3, (8,) * 3, (20,) * 3, overhang) == (corner,) * 3
+    # A volume smaller than the patch lies in its middle, wherever the centre is.
+    assert place_patch((centre % 5,) * 3, (8,) * 3, (5,) * 3, overhang) == (-1,) * 3

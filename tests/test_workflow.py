@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
 
+from foldwise.cache import open_case
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 from synthetic import scan
 
@@ -288,3 +290,65 @@ def test_a_planned_experiment_in_one_call(tmp_path: Path) -> None:
     jobs = planned(tmp_path, experiment, target)
     assert "plan" not in jobs
     assert jobs["train"] == 1
+
+
+def test_brats_in_small(tmp_path: Path) -> None:
+    """Channels in a 4-D file, a crop to what is not 0, one shape for all, overlapping regions, and back."""
+    random = np.random.default_rng(0)
+    rows = ["case,image,label"]
+    for number in range(4):
+        shape = (30 + number, 28, 26)
+        brain = np.zeros(shape, bool)
+        brain[4:-5, 3:-4, 2:-3] = True
+        label = np.zeros(shape, np.uint8)
+        label[10:20, 8:18, 6:18], label[12:17, 10:16, 8:14], label[14:16, 12:14, 9:12] = 2, 1, 4
+        channels = [random.normal(100 + 40 * c * (label > 0), 10, shape) * brain for c in range(4)]
+        image = nib.Nifti1Image(np.stack(channels, 3).astype(np.float32), np.diag([-1.0, -1, 1, 1]))
+        nib.save(image, tmp_path / f"b{number}.nii.gz")
+        write_volume(Volume(label, np.diag([-1.0, -1, 1, 1])), tmp_path / f"b{number}_seg.nii.gz")
+        rows.append(f"b{number},b{number}.nii.gz,b{number}_seg.nii.gz")
+    (tmp_path / "cases.csv").write_text("\n".join(rows) + "\n")
+    experiment = {
+        "experiment": "brats",
+        "data": {
+            "sheet": "cases.csv",
+            "labels": {"oedema": 2, "necrosis": 1, "enhancing": 4},
+            "regions": {
+                "wt": ["oedema", "necrosis", "enhancing"],
+                "tc": ["necrosis", "enhancing"],
+                "et": ["enhancing"],
+            },
+        },
+        "prepare": {"crop": {"to": "nonzero", "margin_mm": 1}},
+        "cache": {"shape": [32, 32, 32]},
+        "split": {"folds": 2, "validation": 0},
+        "models": {
+            "unet": {
+                **TINY,
+                "intensity": {"clip": None, "scale": "zscore_nonzero"},
+                "inference": {"mirror": True},
+                "training": {"epochs": 2, "steps_per_epoch": None, "batch": 1},
+            }
+        },
+        "evaluate": {"empty": "brats", "postprocess": ["largest_component", "fill_holes"]},
+    }
+    snakemake(tmp_path, experiment)
+    out = tmp_path / "results" / "brats"
+    table = pd.concat(pd.read_csv(out / "unet" / f"fold{fold}" / "metrics.csv") for fold in range(2))
+    assert sorted(table["class"].unique()) == ["et", "tc", "wt"]
+    assert len(table) == 12
+    assert table["dice"].notna().all()
+    by_case = table.pivot_table(index="case", columns="class", values="truth_ml")
+    assert np.allclose(by_case["wt"], 1.2)  # 10 × 10 × 12 voxels of 1 mm³
+    assert np.allclose(by_case["tc"], 0.18)
+    assert np.allclose(by_case["et"], 0.012)
+    for number in range(4):
+        (path,) = out.glob(f"unet/fold*/export/b{number}.nii.gz")
+        exported, source = read_volume(path), read_volume(tmp_path / f"b{number}_seg.nii.gz")
+        assert exported.data.shape == source.data.shape
+        assert np.array_equal(exported.affine, source.affine)
+        assert set(np.unique(exported.data)) <= {0, 1, 2, 4}
+    cache = next((tmp_path / "results" / "data").glob("*/cache-*/b2.h5"))
+    with open_case(cache) as file:
+        assert file["image"].shape == (4, 32, 32, 32)
+    assert "et" in (out / "report.html").read_text(encoding="utf-8")

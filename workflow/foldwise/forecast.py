@@ -9,7 +9,7 @@ driver.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil, prod
 from pathlib import Path
 
@@ -61,17 +61,19 @@ class Size:
 
 @dataclass(frozen=True)
 class Step:
-    """What a training step holds: see `training.memory.count_step`.
+    """What the network holds, in bytes unless said otherwise; a training step is of one batch.
 
     Attributes:
         weights: numbers in the network.
-        kept: bytes kept for the backward pass.
-        largest: bytes of the largest kept tensor.
+        kept: what a forward pass keeps for the backward one.
+        largest: the largest tensor that is kept.
+        forward: the most that a forward pass holds at once which keeps nothing, input left out.
     """
 
     weights: int
     kept: int
     largest: int
+    forward: int
 
 
 def count(model: Model, targets: Targets, channels: int, memory: Path) -> Step:
@@ -91,9 +93,9 @@ def count(model: Model, targets: Targets, channels: int, memory: Path) -> Step:
         from foldwise.systems.segmentation import Family
         from foldwise.training.memory import count_step
 
-        write_json(memory, {**known, key: count_step(Family(model, targets, channels))})
-        known = read_json(memory)
-    return Step(*known[key])
+        known[key] = asdict(count_step(Family(model, targets, channels)))
+        write_json(memory, known)
+    return Step(**known[key])
 
 
 def case_mib(stage: str, size: Size, settings: Settings) -> int:
@@ -127,12 +129,13 @@ def model_mib(stage: str, sizes: Sequence[Size], settings: Settings, model: Mode
     """
     if step is None:
         assert settings.plan is not None
-        step = Step(20 * 10**6, int(memory_gib(settings.plan) * 2**30), 0)
+        kept = int(memory_gib(settings.plan) * 2**30)
+        step = Step(20 * 10**6, kept, 0, kept // 3)
     outputs = len(settings.data.targets().names) + 1
     channels = max((size.channels for size in sizes), default=1)
     cached = max((cached_voxels(size, settings) for size in sizes), default=0)
     # The sliding window holds the image, the sum of outputs and of weights; then probabilities and labels.
-    window = step.kept / max(model.training.batch, 1) * model.inference.batch / 8
+    window = (step.forward + 2 * step.largest) * model.inference.batch / model.training.batch
     whole = cached * (4 * channels + 4 * outputs * 2 + 12) + window
     if stage == "train":
         patch = prod(model.patch) * (2 * channels + 1) * model.training.batch

@@ -50,7 +50,7 @@ class FrontDoor(Layout):
     def _step(self, model: str) -> forecast.Step | None:
         """What a step of the model holds; None while its plan is not made, or in a job's own Snakemake."""
         if self.checked is None or (self.plan and not Path(self.plan).exists()):
-            return forecast.Step(0, 0, 0) if self.checked is None else None
+            return forecast.Step(0, 0, 0, 0) if self.checked is None else None
         channels = next(iter(self.sizes.values())).channels
         targets = self.settings.data.targets()
         return forecast.count(self.planned.models[model], targets, channels, Path(self.counts))

@@ -243,9 +243,9 @@ def plan_model(
 def training_gib(model: Model, targets: Targets, channels: int) -> float:
     """GPU memory of training a segmentation model in GiB, as counted on shapes alone."""
     from foldwise.systems.segmentation import Family
-    from foldwise.training.memory import gpu_gib
+    from foldwise.training.memory import count_step, gpu_gib
 
-    return gpu_gib(Family(model, targets, channels), half=model.training.amp != "off")
+    return gpu_gib(count_step(Family(model, targets, channels)), half=model.training.amp != "off")
 
 
 def plan_text(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import resource
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from foldwise.files import CaseError
+from foldwise.forecast import Step
 
 # Bytes that a usual U-Net keeps per voxel of a patch.
 GUESS = 2000
@@ -31,27 +34,28 @@ def peak_gpu_mib(device: torch.device) -> float:
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0
 
 
-def gpu_gib(system: Any, half: bool) -> float:
-    """Memory of one training step in GiB on a GPU, counted from the network on shapes alone.
+def gpu_gib(step: Step, half: bool) -> float:
+    """Memory of one training step in GiB on a GPU.
 
-    Weights, gradients and two moments of the optimiser; what the forward pass keeps for the backward one, at
-    two bytes a number under mixed precision; the largest of these once more for its gradient; and a share
-    for the driver and the convolutions' working memory.
+    Weights, gradients and two moments of the optimiser; what is kept, at about two bytes a number under mixed
+    precision; the largest of it thrice more for its gradient and the convolution's copies; and a share for
+    the driver.
 
     Args:
-        system: gives `network()`, `sample()` and `forward_loss`.
+        step: as counted.
         half: mixed precision.
     """
-    weights, kept, largest = count_step(system)
     share = 0.55 if half else 1.0
-    return (16 * weights + share * (kept + 3 * largest)) / 2**30 + 0.7
+    return (16 * step.weights + share * (step.kept + 3 * step.largest)) / 2**30 + 0.7
 
 
-def count_step(system: Any) -> tuple[int, int, int]:
-    """Numbers in the weights, and bytes of what a training step keeps, and of the largest kept tensor.
+def count_step(system: Any) -> Step:
+    """Count what a training step of a system holds; nothing is computed, since tensors have shapes alone.
 
-    Nothing is computed: tensors have shapes alone. Of a network with operations that know no such form, a
-    rough guess is made from the patch.
+    Of a network with operations that know no such form, a rough guess is made from the patch.
+
+    Args:
+        system: gives `build_network()`, `sample()` and `refusal()`.
 
     Raises:
         CaseError: the network cannot be made, or does not take its patches.
@@ -73,14 +77,48 @@ def count_step(system: Any) -> tuple[int, int, int]:
         try:
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 outputs = network(sample)
+            live = _Live()
+            with torch.no_grad(), live:
+                network.eval()(sample)
         except NotImplementedError:
-            return weights, GUESS * sample[:, 0].numel(), 0
+            guess = GUESS * sample[:, 0].numel()
+            return Step(weights, guess, 0, guess // 3)
         except (RuntimeError, ValueError) as error:
             raise CaseError(system.refusal(error)) from error
     # The loss keeps each output and its target a few times over.
     heads = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
     loss = 6 * sum(head.numel() * head.element_size() for head in heads)
-    return weights, sum(sizes.values()) + loss, max(sizes.values(), default=0)
+    return Step(weights, sum(sizes.values()) + loss, max(sizes.values(), default=0), live.peak)
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations made and that are still held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self._now = 0
+        self._held: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor)
+        return made
+
+    def _note(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if not self._held.get(key):
+            self._now += size
+            self.peak = max(self.peak, self._now)
+        self._held[key] = self._held.get(key, 0) + 1
+        weakref.finalize(tensor, self._drop, key, size)
+
+    def _drop(self, key: int, size: int) -> None:
+        self._held[key] -= 1
+        if not self._held[key]:
+            self._now -= size
 
 
 def _peak_of(process: psutil.Process) -> float:

@@ -15,11 +15,17 @@ from matplotlib.path import Path as Outline
 from pydicom.uid import generate_uid
 
 from dicom_files import Grid, oblique, write_rtstruct, write_series
+from foldwise.cache import lineage_of, open_case
+from foldwise.export import export_case
 from foldwise.files import CaseError
 from foldwise.importers import dicom
 from foldwise.importers.dicom import import_folder, parse_structures, pseudonym, rasterise
+from foldwise.settings import Cache, Crop, Export
+from foldwise.targets import Targets
 from foldwise.volumes.dicom_seg import property_codes, write_dicom_seg
-from foldwise.volumes.volume import Volume, read_header, read_volume
+from foldwise.volumes.predictions import write_prediction
+from foldwise.volumes.prepare import cache_case, crop_case
+from foldwise.volumes.volume import Volume, read_header, read_volume, write_volume
 
 GRIDS = pytest.mark.parametrize("grid", [Grid(), oblique()], ids=["straight", "oblique"])
 CENTRE, OUTER, INNER = np.array([9.13, 8.37]), 6.40, 2.52  # mm from the first voxel, in the plane
@@ -335,3 +341,27 @@ def test_a_broken_series_stops_all_or_is_left_out(tmp_path: Path) -> None:
     dataset, remarks = import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour", skip_broken=True)
     assert [row.group for row in dataset.rows] == ["A"]
     assert any("left out: case B" in remark for remark in remarks)
+
+
+def test_a_prediction_of_a_dicom_scan_is_exported_as_seg(tmp_path: Path) -> None:
+    """From the series through crop, cache and prediction to a SEG on it, read back by ITK."""
+    write_series(tmp_path / "scan", oblique())
+    truth = np.zeros(oblique().shape, np.uint8)
+    truth[3:9, 5:11, 2:5] = 4
+    source = Volume(truth, read_header(tmp_path / "scan").affine)
+    write_volume(source, tmp_path / "truth.nii.gz")
+    (tmp_path / "crop").mkdir()
+    label, classes = tmp_path / "truth.nii.gz", {"a": 4}
+    crop_case([tmp_path / "scan"], label, None, None, Crop(to="none"), classes, tmp_path / "crop")
+    cache_case("scan", tmp_path / "crop", Cache(), classes, tmp_path / "scan.h5")
+    with open_case(tmp_path / "scan.h5") as file:
+        probability, lineage = file["label"][()][None].astype(np.float32), lineage_of(file)
+    prediction = tmp_path / "predictions" / "scan.h5"
+    write_prediction(prediction, "scan", probability, lineage, Targets(classes))
+    export_case(prediction, [], Export(dicom_seg=True), tmp_path / "out", tmp_path / "scan")
+    assert (read_volume(tmp_path / "out" / "scan.nii.gz").data == truth).all()
+    found = sitk.ReadImage(str(tmp_path / "out" / "scan.dcm"))
+    assert int((sitk.GetArrayFromImage(found) > 0).sum()) == int((truth > 0).sum())
+    # A scan that is a file gets none.
+    export_case(prediction, [], Export(dicom_seg=True), tmp_path / "plain", tmp_path / "scan.nii.gz")
+    assert [path.name for path in (tmp_path / "plain").iterdir()] == ["scan.nii.gz"]

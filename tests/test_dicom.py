@@ -19,9 +19,10 @@ from foldwise.cache import lineage_of, open_case
 from foldwise.export import export_case
 from foldwise.files import CaseError
 from foldwise.importers import dicom
-from foldwise.importers.dicom import import_folder, parse_structures, pseudonym, rasterise
+from foldwise.importers.dicom import import_folder, parse_structures, pseudonym
 from foldwise.settings import Cache, Crop, Export
 from foldwise.targets import Targets
+from foldwise.volumes.dicom_masks import rasterise
 from foldwise.volumes.dicom_seg import property_codes, write_dicom_seg
 from foldwise.volumes.predictions import write_prediction
 from foldwise.volumes.prepare import cache_case, crop_case

@@ -87,7 +87,7 @@ def count(model: Model, targets: Targets, channels: int, memory: Path) -> Step:
     """
     asked = model.model_dump(include={"network", "dimensions", "slice_axis", "slices", "patch"})
     asked["batch"] = model.training.batch
-    key = short_hash([asked, targets.as_dict(), channels], 16)
+    key = short_hash([sorted(Step.__annotations__), asked, targets.as_dict(), channels], 16)
     known = read_json(memory) if memory.exists() else {}
     if key not in known:
         from foldwise.systems.segmentation import Family

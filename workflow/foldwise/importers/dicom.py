@@ -32,16 +32,14 @@ from foldwise.check import HEADER_THREADS
 from foldwise.command import run
 from foldwise.files import CaseError, atomic_folder, short_hash
 from foldwise.importers.sheets import Dataset, Row, clean, importer, publish, refuse, targets
-from foldwise.volumes.volume import LPS_TO_RAS, Header, Volume, read_header, write_volume
+from foldwise.volumes.dicom_masks import contour_mask, segment_mask
+from foldwise.volumes.volume import Header, Volume, read_header, write_volume
 
 TAGS = (
     *("Modality", "PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
     *("FrameOfReferenceUID", "ImageType", "SeriesDescription", "SliceThickness"),
 )
 LOG = logging.getLogger(__name__)
-# Contours are text of limited length; below this, in voxels, two coordinates are the same.
-ROUNDING = 3
-CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 
 @dataclass
@@ -231,141 +229,6 @@ def _walk(dataset: pydicom.Dataset, keyword: str) -> Iterator[pydicom.DataElemen
         ):
             for item in element.value:
                 yield from _walk(item, keyword)
-
-
-def rasterise(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    """Voxels (x, y) whose centres lie inside an odd number of polygons, or of a polygon's windings.
-
-    A centre on an edge is inside if the polygon lies towards larger x, or y: neighbours never share a voxel.
-
-    Args:
-        polygons: corners in voxel indices, (n, 2) each; closed by themselves.
-        shape: of the slice.
-    """
-    toggles = np.zeros((shape[0] + 1, shape[1]), np.int32)
-    for polygon in polygons:
-        corners = np.round(polygon, ROUNDING)
-        ends = np.stack([corners, np.roll(corners, -1, axis=0)], axis=1)
-        # Both ways along an edge must give the same crossing, or keyholes leave a trace.
-        down = ends[:, 0, 1] > ends[:, 1, 1]
-        ends[down] = ends[down, ::-1]
-        (x0, y0), (x1, y1) = ends[:, 0].T, ends[:, 1].T
-        first, last = (np.clip(np.ceil(y), 0, shape[1]).astype(int) for y in (y0, y1))
-        rows = last - first
-        edge = np.repeat(np.arange(len(ends)), rows)
-        row = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows) + first[edge]
-        x = x0[edge] + (row - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
-        np.add.at(toggles, (np.clip(np.ceil(np.round(x, ROUNDING)), 0, shape[0]).astype(int), row), 1)
-    return (np.cumsum(toggles[:-1], axis=0) % 2).astype(bool)
-
-
-def contour_mask(
-    contours: Iterable[pydicom.Dataset], name: str, header: Header, thickness: float = 0
-) -> np.ndarray:
-    """A structure of an RTSTRUCT on a series' grid.
-
-    Args:
-        contours: items of its ContourSequence; open ones and points are passed over.
-        name: for messages.
-        header: of the series.
-        thickness: of its slices, in mm; 0: their distance.
-
-    Raises:
-        CaseError: a contour does not lie in a slice, or there are none that enclose anything.
-    """
-    spacing = float(np.linalg.norm(header.affine[:3, 2]))
-    # Only of slices with gaps between them is half a slice less than half the distance.
-    reach = min(thickness or spacing, spacing) / spacing / 2
-    lps_to_index = np.linalg.inv(header.affine) @ LPS_TO_RAS
-    slices: dict[int, dict[bytes, np.ndarray]] = defaultdict(dict)
-    heights: dict[int, list[float]] = defaultdict(list)
-    for contour in contours:
-        if str(contour.get("ContourGeometricType", "")) not in CLOSED:
-            continue
-        points = np.array(contour.ContourData, float).reshape(-1, 3)
-        if len(points) < 3:
-            continue
-        index = (np.c_[points, np.ones(len(points))] @ lps_to_index.T)[:, :3]
-        height = float(index[:, 2].mean())
-        where = f"{name}: the contour through ({', '.join(f'{v:g}' for v in points[0])}) mm"
-        if np.ptp(index[:, 2]) > reach:
-            raise CaseError(f"{where} does not lie in a slice of the series")
-        z = round(height)
-        if not 0 <= z < header.shape[2] or abs(height - z) > reach + 1e-3:
-            away = (height - min(max(z, 0), header.shape[2] - 1)) * spacing
-            raise CaseError(f"{where} lies {abs(away):.2f} mm from the nearest slice")
-        heights[z].append(height)
-        # The same contour twice would cancel itself.
-        corners = np.round(index[:, :2], ROUNDING)
-        slices[z][corners.tobytes()] = corners
-    for z, found in heights.items():
-        if np.ptp(found) > 0.1:
-            raise CaseError(f"{name}: two layers of contours in slice {z}; it was drawn on a finer series")
-    if not slices:
-        raise CaseError(f"{name}: has no closed contour")
-    mask = np.zeros(header.shape, bool)
-    for z, polygons in slices.items():
-        mask[:, :, z] = rasterise(list(polygons.values()), (header.shape[0], header.shape[1]))
-    return mask
-
-
-def segment_mask(segmentation: hd.seg.Segmentation, number: int, header: Header, path: Path) -> np.ndarray:
-    """A segment of a SEG on a series' grid; its frames may have any order and axes, and empty ones may lack.
-
-    Args:
-        segmentation: as read.
-        number: of the segment.
-        header: of the series.
-        path: of the SEG, for messages.
-
-    Raises:
-        CaseError: a frame does not lie on the series' voxels.
-    """
-    shared = segmentation.SharedFunctionalGroupsSequence[0]
-    kind = str(segmentation.SegmentationType)
-    lps_to_index = np.linalg.inv(header.affine) @ LPS_TO_RAS
-    mask = np.zeros(header.shape, bool)
-    for i, frame in enumerate(segmentation.PerFrameFunctionalGroupsSequence, start=1):
-        if kind != "LABELMAP":
-            owner = _group("SegmentIdentificationSequence", frame, shared)
-            if int(owner.ReferencedSegmentNumber) != number:
-                continue
-        stored = segmentation.get_stored_frame(i)
-        if kind == "LABELMAP":
-            inside = stored == number
-        elif kind == "FRACTIONAL":
-            inside = stored >= 0.5 * int(segmentation.MaximumFractionalValue)
-        else:
-            inside = stored > 0
-        to_index = lps_to_index @ _frame_affine(frame, shared)
-        rows, columns = inside.shape
-        corners = np.array([[c, r, 1] for c in (0, columns - 1) for r in (0, rows - 1)]) @ to_index.T
-        steps = np.round(np.abs(to_index[:3, :2])).sum(axis=0)
-        if np.abs(corners - np.round(corners)).max() > 0.1 or (steps != 1).any():
-            raise CaseError(f"{path}: frame {i} does not lie on the voxels of the series")
-        y, x = np.nonzero(inside)
-        voxels = np.round(np.c_[x, y, np.ones(len(x))] @ to_index.T)[:, :3].astype(int)
-        if len(voxels) and ((voxels < 0) | (voxels >= header.shape)).any():
-            raise CaseError(f"{path}: frame {i} reaches outside the series")
-        mask[tuple(voxels.T)] = True
-    return mask
-
-
-def _frame_affine(frame: pydicom.Dataset, shared: pydicom.Dataset) -> np.ndarray:
-    """4×3: (column, row, 1) of a frame to homogeneous millimetres in LPS."""
-    orientation = _group("PlaneOrientationSequence", frame, shared).ImageOrientationPatient
-    spacing = _group("PixelMeasuresSequence", frame, shared).PixelSpacing
-    affine = np.zeros((4, 3))
-    # DICOM gives the distance of rows before that of columns.
-    affine[:3, 0] = np.array(orientation[:3], float) * float(spacing[1])
-    affine[:3, 1] = np.array(orientation[3:], float) * float(spacing[0])
-    affine[:3, 2] = np.array(_group("PlanePositionSequence", frame, shared).ImagePositionPatient, float)
-    affine[3, 2] = 1
-    return affine
-
-
-def _group(keyword: str, frame: pydicom.Dataset, shared: pydicom.Dataset) -> pydicom.Dataset:
-    return (frame if keyword in frame else shared)[keyword][0]
 
 
 def parse_structures(text: str) -> list[tuple[str, str]]:

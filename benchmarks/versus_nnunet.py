@@ -114,7 +114,7 @@ def ours(fold: int, folder: Path, experiment: Path, epochs: int, name: str) -> d
     model = str(data / "unet" / f"fold{fold}" / "model.pt")
     prepare = [*snakemake, model, "--configfile", str(experiment)]
     # The plan and every cache are made by the workflow; training is timed apart from them.
-    run([*prepare, "--until", "cache", "index", "plan"], folder / "ours_prepare.log")
+    run([*prepare, "--until", "cache", "index"], folder / "ours_prepare.log")
     values = yaml.safe_load(experiment.read_text())
     settings = values["models"]["unet"]
     settings["training"] = {**settings.get("training", {}), "epochs": epochs}

@@ -69,7 +69,7 @@ def rows(dice: dict[str, float], name: str = "tumour") -> pd.DataFrame:
     made = []
     for place, (case, value) in enumerate(dice.items()):
         row = {"case": case, "group": f"g{case}", "fold": place % 2, "class": name, "dice": value}
-        row |= dict.fromkeys(("jaccard", "hd95_mm", "surface_dice", "lesion_recall"), value)
+        row |= dict.fromkeys(("jaccard", "hd95_mm", "assd_mm", "surface_dice", "lesion_recall"), value)
         volume = 0.0 if math.isnan(value) else 2.0
         row |= {"volume_ml": volume, "truth_ml": volume, "volume_error_ml": 0.0, "lesions": int(volume > 0)}
         row |= {"lesions_found": int(value > 0), "false_lesions": 0, "empty": math.isnan(value)}
@@ -136,7 +136,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         origins,
         predictions,
         rows({"t0": 0.4}),
-        {0: "none", 1: "largest_component"},
+        {0: [], 1: ["largest_component"]},
     )
     halved = rows({case: value / 2 for case, value in DICE.items()})
     second = dataclasses.replace(first, name="second", metrics=halved, test=pd.DataFrame())
@@ -184,7 +184,8 @@ def test_models_stand_side_by_side_on_the_same_cases(experiment: Experiment, tmp
     found = page.table("second against first")[0]
     # Without c0 and the empty c3: (0.5 + 0.7 + 0.1) / 3, and half of it.
     assert found[:5] == ["tumour", "Dice", "0.433", "0.217", "−0.217"]
-    assert found[6:] == ["3", "0", "3"]
+    # Three differences of one sign: of eight equally likely signs two are as extreme.
+    assert found[6:] == ["3", "0", "3", "0.250"]
 
 
 def test_the_page_needs_nothing_and_runs_nothing_foreign(written: Path, page: Page) -> None:

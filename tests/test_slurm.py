@@ -28,7 +28,16 @@ TINY = {
     },
 }
 GPU_RULES = {"train": 2, "test": 2, "ensemble": 1}
-CPU_RULES = {"check": 1, "lung_mask": 5, "crop": 5, "cache": 5, "index": 1, "export": 2, "report": 1}
+CPU_RULES = {
+    "check": 1,
+    "lung_mask": 5,
+    "crop": 5,
+    "cache": 5,
+    "index": 1,
+    "export": 2,
+    "postprocess": 1,
+    "report": 1,
+}
 
 
 def submit(cluster: Cluster, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:

@@ -37,7 +37,7 @@ demo: setup  ## run the whole workflow on generated chest CTs; minutes on two co
 	@echo "report: $(CURDIR)/results/demo/report.html"
 
 test: setup-dev  ## run the tests (those on Slurm where it is installed)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: setup-dev  ## formatters, linters and types, as in CI
 	$(BIN)/ruff format --check .

@@ -19,23 +19,14 @@ container: f"{workflow.basedir}/envs/foldwise.sif"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/phantom.smk"
 include: "workflow/rules/check.smk"
-include: "workflow/rules/lung_mask.smk"
-include: "workflow/rules/crop.smk"
-
-
-if SETTINGS.plan is not None:
-
-    include: "workflow/rules/plan.smk"
-
-
-include: "workflow/rules/cache.smk"
+# How cases are prepared is up to the system; what comes of it is <case>.h5.
+include: f"workflow/rules/{SETTINGS.system}.smk"
 include: "workflow/rules/index.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/test.smk"
 include: "workflow/rules/export.smk"
-include: "workflow/rules/postprocess.smk"
+include: "workflow/rules/choose.smk"
 include: "workflow/rules/ensemble.smk"
 include: "workflow/rules/predict.smk"
 include: "workflow/rules/report.smk"

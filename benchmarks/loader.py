@@ -59,10 +59,10 @@ def make_volumes(folder: Path, cases: int) -> None:
 
 def foldwise(folder: Path, cases: int, workers: int) -> Iterator[Any]:
     """Ours, through the crop and cache stages."""
-    from foldwise.settings import Cache, Crop, Intensity, Sampling
     from foldwise.training.steps import batches
     from foldwise.volumes.patches import Patches
     from foldwise.volumes.prepare import cache_case, crop_case
+    from foldwise.volumes.settings import Cache, Crop, Intensity, Sampling
 
     paths = []
     for case in range(cases):

@@ -135,8 +135,8 @@ def shell_commands(snakemake: list[str]) -> dict[str, str]:
 
 
 def planned_forecast(experiment: Path) -> dict[str, int]:
-    from foldwise.forecast import model_mib
     from foldwise.front_door import front_door
+    from foldwise.systems.segmentation.forecast import model_mib
 
     layout = front_door(yaml.safe_load(experiment.read_text()), main=True)
     sizes = list(layout.sizes.values())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from foldwise.cache import Contents, write_case
 from foldwise.index import Entry, Fold, Index
-from foldwise.targets import Targets
+from foldwise.volumes.cache import Contents, write_case
 from foldwise.volumes.geometry import Box, Lineage
+from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, write_volume
 
 
@@ -30,6 +31,11 @@ def scan(seed: int, shape: tuple[int, int, int] = (20, 18, 16)) -> tuple[np.ndar
     return image.astype(np.int16), label
 
 
+def task(targets: Targets, channels: int = 1) -> dict[str, Any]:
+    """What a segmentation index says is learnt."""
+    return {"targets": targets.as_dict(), "channels": channels}
+
+
 def write_cached_set(folder: Path, cases: int = 5) -> Path:
     """Caches and an index of one fold: three cases to train, one to choose, the rest to test."""
     entries = []
@@ -44,9 +50,10 @@ def write_cached_set(folder: Path, cases: int = 5) -> Path:
         source = folder / f"{name}_label.nii.gz"
         write_volume(Volume(label, affine), source)
         ml = float(label.sum()) * 12 / 1000
-        entries.append(Entry(name, name, (f"{name}.nii.gz",), str(source), str(path), {"tumour": ml}))
+        files: dict[str, tuple[str, ...]] = {"images": (f"{name}.nii.gz",), "label": (str(source),)}
+        entries.append(Entry(name, name, files, str(path), {"foreground_ml": {"tumour": ml}}, ml))
     names = [entry.case for entry in entries]
     fold = Fold(tuple(names[:3]), tuple(names[3:4]), tuple(names[4:]))
     index = folder / "index.pkl"
-    Index(Targets({"tumour": 1}), tuple(entries), (fold,)).write(index, folder / "splits.json")
+    Index(task(Targets({"tumour": 1})), tuple(entries), (fold,)).write(index, folder / "splits.json")
     return index

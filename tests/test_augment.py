@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from foldwise.settings import Augmentation
 from foldwise.volumes.augment import augment, rotation, warp
+from foldwise.volumes.settings import Augmentation
 from synthetic import ball
 
 OFF = {

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from foldwise.cache import Contents, compact, open_case, write_case
 from foldwise.files import CaseError
 from foldwise.index import Index
+from foldwise.volumes.cache import Contents, compact, open_case, write_case
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.volume import Volume, write_volume
 from synthetic import ball, write_cached_set

@@ -11,13 +11,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from foldwise.check import check
 from foldwise.files import CaseError
-from foldwise.forecast import Size, case_mib, count, model_mib
-from foldwise.settings import Settings, validate
-from foldwise.sheet import read_new_cases, read_sheet
+from foldwise.settings import validate
+from foldwise.systems.segmentation.check import check
+from foldwise.systems.segmentation.forecast import count, model_mib
+from foldwise.systems.segmentation.settings import Settings
+from foldwise.volumes.forecast import Size, case_mib
+from foldwise.volumes.sheet import read_new_cases, read_sheet
 from foldwise.volumes.volume import Volume, write_volume
-from synthetic import scan
+from synthetic import scan, task
 
 HEADER = "case,group,image,label,split\n"
 
@@ -161,15 +163,15 @@ def test_forecast_grows_with_what_drives_it(tmp_path: Path) -> None:
     made = settings(tmp_path)
     small, large = Size((100,) * 3, (1.0,) * 3, 1, True), Size((500,) * 3, (1.0,) * 3, 1, True)
     for stage in ("lung_mask", "crop", "cache"):
-        assert 100 <= case_mib(stage, small, made) < case_mib(stage, large, made)
+        assert 100 <= case_mib(stage, small, made.cache) < case_mib(stage, large, made.cache)
     model = made.models["unet"]
     doubled = model.model_copy(update={"patch": (128, 128, 128)})
     counts = tmp_path / "counts.json"
-    one, two = (count(m, made.data.targets(), 1, counts) for m in (model, doubled))
+    one, two = (count(m, task(made.data.targets()), counts) for m in (model, doubled))
     assert two.weights == one.weights
     assert two.kept / one.kept == pytest.approx((128 / 96) ** 3, rel=0.02)
     # Recalled, not counted again.
-    assert count(model, made.data.targets(), 1, counts) == one
+    assert count(model, task(made.data.targets()), counts) == one
     assert model_mib("train", [small], made, model, one) < model_mib("train", [small], made, model, two)
     assert model_mib("test", [small], made, model, one) < model_mib("test", [large], made, model, one)
 

@@ -15,17 +15,18 @@ from matplotlib.path import Path as Outline
 from pydicom.uid import generate_uid
 
 from dicom_files import Grid, oblique, write_rtstruct, write_series
-from foldwise.cache import lineage_of, open_case
-from foldwise.export import export_case
 from foldwise.files import CaseError
 from foldwise.importers import dicom
 from foldwise.importers.dicom import import_folder, parse_structures, pseudonym
-from foldwise.settings import Cache, Crop, Export
-from foldwise.targets import Targets
+from foldwise.index import Entry
+from foldwise.systems.segmentation.results import export
+from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.dicom_masks import rasterise
 from foldwise.volumes.dicom_seg import property_codes, write_dicom_seg
 from foldwise.volumes.predictions import write_prediction
 from foldwise.volumes.prepare import cache_case, crop_case
+from foldwise.volumes.settings import Cache, Crop, Export
+from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_header, read_volume, write_volume
 
 GRIDS = pytest.mark.parametrize("grid", [Grid(), oblique()], ids=["straight", "oblique"])
@@ -344,6 +345,12 @@ def test_a_broken_series_stops_all_or_is_left_out(tmp_path: Path) -> None:
     assert any("left out: case B" in remark for remark in remarks)
 
 
+def export_one(prediction: Path, source: Path, folder: Path) -> None:
+    entry = Entry("scan", "scan", {"images": (str(source),)}, "", {}, 0)
+    settings = Export(dicom_seg=True)
+    export({"scan": prediction}, [entry], settings, {"postprocess": []}, folder)
+
+
 def test_a_prediction_of_a_dicom_scan_is_exported_as_seg(tmp_path: Path) -> None:
     """From the series through crop, cache and prediction to a SEG on it, read back by ITK."""
     write_series(tmp_path / "scan", oblique())
@@ -359,10 +366,10 @@ def test_a_prediction_of_a_dicom_scan_is_exported_as_seg(tmp_path: Path) -> None
         probability, lineage = file["label"][()][None].astype(np.float32), lineage_of(file)
     prediction = tmp_path / "predictions" / "scan.h5"
     write_prediction(prediction, "scan", probability, lineage, Targets(classes))
-    export_case(prediction, [], Export(dicom_seg=True), tmp_path / "out", tmp_path / "scan")
+    export_one(prediction, tmp_path / "scan", tmp_path / "out")
     assert (read_volume(tmp_path / "out" / "scan.nii.gz").data == truth).all()
     found = sitk.ReadImage(str(tmp_path / "out" / "scan.dcm"))
     assert int((sitk.GetArrayFromImage(found) > 0).sum()) == int((truth > 0).sum())
     # A scan that is a file gets none.
-    export_case(prediction, [], Export(dicom_seg=True), tmp_path / "plain", tmp_path / "scan.nii.gz")
+    export_one(prediction, tmp_path / "scan.nii.gz", tmp_path / "plain")
     assert [path.name for path in (tmp_path / "plain").iterdir()] == ["scan.nii.gz"]

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from foldwise.files import CaseError
 from foldwise.index import Entry, Index, make_index
 from foldwise.settings import Split
-from foldwise.targets import Targets
+
+TASK = {"classes": {"t": 7}}
 
 
 def entry(case: str, group: str | None = None, ml: float = 1.0) -> Entry:
-    return Entry(case, group or case, (f"{case}.nii",), f"{case}_l.nii", f"{case}.h5", {"t": ml})
+    return Entry(case, group or case, {"images": (f"{case}.nii",)}, f"{case}.h5", {"ml": ml}, ml)
 
 
 def entries(count: int, per_group: int = 1) -> list[Entry]:
@@ -35,7 +36,7 @@ def test_folds_partition_cases_and_never_split_a_patient(
     made = [entry(f"c{i}", f"g{group}", ml) for i, (group, ml) in enumerate(cases)]
     if len({e.group for e in made}) < folds + 2:
         return
-    index = make_index(made, Targets({"t": 1}), Split(folds=folds, seed=seed))
+    index = make_index(made, TASK, Split(folds=folds, seed=seed))
     assert sorted(c for fold in index.folds for c in fold.test) == sorted(e.case for e in made)
     group = {e.case: e.group for e in made}
     for fold in index.folds:
@@ -49,7 +50,7 @@ def test_folds_share_empty_small_and_large_cases() -> None:
     amounts = [0.0] * 10 + list(np.linspace(1, 5, 10)) + list(np.linspace(100, 200, 10))
     made = [entry(f"c{i:02d}", ml=ml) for i, ml in enumerate(amounts)]
     for seed in range(5):
-        for fold in make_index(made, Targets({"t": 1}), Split(folds=5, seed=seed)).folds:
+        for fold in make_index(made, TASK, Split(folds=5, seed=seed)).folds:
             held_out = [amounts[int(case[1:])] for case in fold.test]
             assert len(held_out) == 6
             assert [sum(a == 0 for a in held_out), sum(a > 50 for a in held_out)] == [2, 2]
@@ -58,34 +59,34 @@ def test_folds_share_empty_small_and_large_cases() -> None:
 def test_order_of_rows_changes_nothing_and_the_seed_does() -> None:
     made = entries(20, per_group=2)
     split = Split(folds=3)
-    first = make_index(made, Targets({"t": 1}), split)
-    assert make_index(made[::-1], Targets({"t": 1}), split) == first
-    assert make_index(made, Targets({"t": 1}), Split(folds=3, seed=1)) != first
+    first = make_index(made, TASK, split)
+    assert make_index(made[::-1], TASK, split) == first
+    assert make_index(made, TASK, Split(folds=3, seed=1)) != first
 
 
 def test_validation_zero_trains_on_all_the_rest() -> None:
-    for fold in make_index(entries(6), Targets({"t": 1}), Split(folds=3, validation=0)).folds:
+    for fold in make_index(entries(6), TASK, Split(folds=3, validation=0)).folds:
         assert fold.validation == ()
         assert len(fold.train) == 4
 
 
 def test_too_few_patients() -> None:
     with pytest.raises(CaseError, match=r"2 patient.*cannot be split into 3"):
-        make_index(entries(6, per_group=3), Targets({"t": 1}), Split(folds=3))
+        make_index(entries(6, per_group=3), TASK, Split(folds=3))
 
 
 def test_round_trip_and_readable_twin(tmp_path: Path) -> None:
-    index = make_index(entries(9), Targets({"t": 7}), Split(folds=3))
+    index = make_index(entries(9), TASK, Split(folds=3))
     index.write(tmp_path / "index.pkl", tmp_path / "splits.json")
     assert Index.read(tmp_path / "index.pkl") == index
     with (tmp_path / "index.pkl").open("rb") as file:
         plain = pickle.load(file)
-    assert plain["targets"]["classes"] == {"t": 7}
-    assert plain["entries"][0]["label"] == "c000_l.nii"
+    assert plain["task"] == TASK
+    assert plain["entries"][0]["files"] == {"images": ["c000.nii"]}
     twin = json.loads((tmp_path / "splits.json").read_text())
     assert twin["folds"][1]["test"] == list(index.folds[1].test)
     # The twin of one experiment is a valid split file of the next.
-    again = make_index(entries(9), Targets({"t": 7}), Split(folds=3, file=tmp_path / "splits.json"))
+    again = make_index(entries(9), TASK, Split(folds=3, file=tmp_path / "splits.json"))
     assert again == index
 
 
@@ -100,7 +101,7 @@ def test_an_nnunet_split_file_is_taken(tmp_path: Path) -> None:
         {"train": ["c002", "c003"], "val": ["c000", "c001"]},
         {"train": ["c000", "c001"], "val": ["c002", "c003"]},
     ]
-    index = make_index(entries(4), Targets({"t": 1}), own(tmp_path, folds))
+    index = make_index(entries(4), TASK, own(tmp_path, folds))
     assert index.folds[0].test == ("c000", "c001")
     assert index.folds[1].train == ("c000", "c001")
 
@@ -126,7 +127,7 @@ def test_an_nnunet_split_file_is_taken(tmp_path: Path) -> None:
 )
 def test_split_files_are_checked(tmp_path: Path, folds: object, message: str) -> None:
     with pytest.raises(CaseError, match=message):
-        make_index(entries(4, per_group=2), Targets({"t": 1}), own(tmp_path, folds))
+        make_index(entries(4, per_group=2), TASK, own(tmp_path, folds))
 
 
 def test_foreign_pickles_are_refused(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from monai.metrics import compute_average_surface_distance, compute_hausdorff_di
 from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
 
-from foldwise.volumes.metrics import fold_summary, paired_p, score
+from foldwise.statistics import fold_summary, paired_p
+from foldwise.volumes.metrics import score
 from synthetic import ball
 
 SPACING = (1.0, 2.0, 3.0)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from foldwise.cache import Contents, open_case, write_case
-from foldwise.settings import Intensity, Sampling
+from foldwise.volumes.cache import Contents, open_case, write_case
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.patches import Patches, draw_centre, normalise, place_patch, read_patch, scaling
+from foldwise.volumes.settings import Intensity, Sampling
 
 SHAPE = (10, 9, 8)
 

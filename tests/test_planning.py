@@ -9,22 +9,23 @@ import pytest
 import yaml
 
 from foldwise.files import CaseError
-from foldwise.planning import (
+from foldwise.plan import merged, with_plan
+from foldwise.settings import validate
+from foldwise.systems.segmentation.planning import (
     Fingerprint,
     complete,
     memory_gib,
-    merged,
     plan_model,
     plan_text,
     read_fingerprint,
     target_spacing,
     topology,
     training_gib,
-    with_plan,
 )
-from foldwise.settings import Cache, Crop, Model, Plan, Settings, validate
-from foldwise.targets import Targets
+from foldwise.systems.segmentation.settings import Model, Plan, Settings
 from foldwise.volumes.prepare import crop_case
+from foldwise.volumes.settings import Cache, Crop
+from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, write_volume
 
 ONE = Targets({"a": 1})

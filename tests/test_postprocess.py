@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from foldwise.targets import Targets
 from foldwise.volumes.postprocess import POSTPROCESSES, helps, largest_component
+from foldwise.volumes.targets import Targets
 from synthetic import ball
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foldwise.cache import lineage_of, open_case
-from foldwise.export import export_case
 from foldwise.files import CaseError
-from foldwise.settings import Cache, Crop, Export
-from foldwise.targets import Targets
+from foldwise.index import Entry
+from foldwise.systems.segmentation.results import export
+from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.predictions import label_map, write_prediction
 from foldwise.volumes.prepare import cache_case, crop_case, read_labels
+from foldwise.volumes.settings import Cache, Crop, Export
+from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 from synthetic import ball
 
@@ -104,7 +105,9 @@ def test_label_survives_cache_prediction_and_export(
     one_hot = np.stack([label == 1, label == 2]).astype(np.float32)
     prediction = tmp_path / "patient.7.h5"
     write_prediction(prediction, "patient.7", one_hot, lineage, Targets(CLASSES))
-    export_case(prediction, [], Export(probabilities=True), tmp_path, tmp_path)
+    entry = Entry("patient.7", "p", {"images": (str(tmp_path),)}, "", {}, 0)
+    settings = Export(probabilities=True)
+    export({"patient.7": prediction}, [entry], settings, {"postprocess": []}, tmp_path)
 
     truth = read_volume(tmp_path / "source" / "label.nii.gz")
     exported = read_volume(tmp_path / "patient.7.nii.gz")

@@ -13,16 +13,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from foldwise.cache import Contents, write_case
 from foldwise.files import CaseError
 from foldwise.report.page import write_report
 from foldwise.report.results import Experiment, ModelResults, Remark, read_experiment
-from foldwise.report.segmentation import COLOURS, METRICS, concerns, overlay, three_cases
 from foldwise.report.tables import interval, number, spread
-from foldwise.targets import Targets
-from foldwise.volumes import metrics
+from foldwise.systems.segmentation.report import COLOURS, VIEW, concerns, overlay, three_cases
+from foldwise.volumes.cache import Contents, write_case
 from foldwise.volumes.geometry import Box, Lineage
+from foldwise.volumes.metrics import score
 from foldwise.volumes.predictions import write_prediction
+from foldwise.volumes.targets import Targets
 
 HOSTILE = "<script>alert(1)</script>"
 NAN = float("nan")
@@ -136,7 +136,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         origins,
         predictions,
         rows({"t0": 0.4}),
-        {0: [], 1: ["largest_component"]},
+        {0: {"postprocess": []}, 1: {"postprocess": ["largest_component"]}},
     )
     halved = rows({case: value / 2 for case, value in DICE.items()})
     second = dataclasses.replace(first, name="second", metrics=halved, test=pd.DataFrame())
@@ -147,7 +147,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 @pytest.fixture(scope="module")
 def written(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    write_report(experiment, folder)
+    write_report(experiment, VIEW, folder)
     return folder
 
 
@@ -179,7 +179,7 @@ def test_models_stand_side_by_side_on_the_same_cases(experiment: Experiment, tmp
     first, second = experiment.models
     fewer = second.metrics[second.metrics["case"] != "c0"]
     both = dataclasses.replace(experiment, models=[first, dataclasses.replace(second, metrics=fewer)])
-    write_report(both, tmp_path)
+    write_report(both, VIEW, tmp_path)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     found = page.table("second against first")[0]
     # Without c0 and the empty c3: (0.5 + 0.7 + 0.1) / 3, and half of it.
@@ -230,7 +230,7 @@ def test_training_and_provenance_of_each_fold(page: Page) -> None:
 
 def test_one_model_without_a_test_set(experiment: Experiment, tmp_path: Path) -> None:
     alone = dataclasses.replace(experiment.models[1], metrics=rows({"c0": 0.5, "c1": 0.25}))
-    write_report(Experiment("plain", [alone], experiment.caches), tmp_path)
+    write_report(Experiment("plain", [alone], experiment.caches), VIEW, tmp_path)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "ixed test set" not in page.text
     assert "against" not in page.text
@@ -241,7 +241,7 @@ def test_one_model_without_a_test_set(experiment: Experiment, tmp_path: Path) ->
 def test_an_absent_class_is_counted_and_has_no_mean(experiment: Experiment, tmp_path: Path) -> None:
     absent = rows(dict.fromkeys(DICE, NAN), "node")
     both = dataclasses.replace(experiment.models[0], metrics=pd.concat([rows(DICE), absent]))
-    write_report(Experiment("two classes", [both], experiment.caches), tmp_path)
+    write_report(Experiment("two classes", [both], experiment.caches), VIEW, tmp_path)
     dice = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["models"]["first"]["node"][
         "dice"
     ]
@@ -251,7 +251,7 @@ def test_an_absent_class_is_counted_and_has_no_mean(experiment: Experiment, tmp_
 
 
 def test_the_same_results_make_the_same_page(experiment: Experiment, written: Path, tmp_path: Path) -> None:
-    write_report(experiment, tmp_path)
+    write_report(experiment, VIEW, tmp_path)
     assert (tmp_path / "report.html").read_bytes() == (written / "report.html").read_bytes()
 
 
@@ -355,7 +355,7 @@ class TestReading:
             rows({case: NAN}).assign(fold=fold, group=case).to_csv(part / "metrics.csv", index=False)
             log().to_csv(part / "log.csv", index=False)
             (part / "provenance.json").write_text(json.dumps(origin()))
-            (part / "test.json").write_text('{"postprocess": []}')
+            (part / "test.json").write_text('{"chosen": {"postprocess": []}}')
         (tmp_path / "unet" / "ensemble").mkdir()
         (tmp_path / "unet" / "ensemble" / "metrics.csv").write_text("case,group,fold,class,dice\n")
         (tmp_path / "lungs").mkdir()
@@ -363,7 +363,7 @@ class TestReading:
         return tmp_path
 
     def test_names_stay_as_they_are(self, folder: Path) -> None:
-        made = read_experiment("e", folder, ["unet"], 2, folder, folder / "lungs")
+        made = read_experiment("e", folder, ["unet"], 2, folder, lambda cases: VIEW.remarks(cases, folder))
         (model,) = made.models
         assert model.metrics["case"].tolist() == model.metrics["group"].tolist() == ["007", "NA"]
         assert model.metrics["dice"].isna().all()
@@ -377,7 +377,7 @@ class TestReading:
     def test_a_missing_file_is_named(self, folder: Path) -> None:
         (folder / "unet" / "fold1" / "metrics.csv").unlink()
         with pytest.raises(CaseError, match=r"fold1/metrics\.csv"):
-            read_experiment("e", folder, ["unet"], 2, folder, None)
+            read_experiment("e", folder, ["unet"], 2, folder, lambda cases: [])
 
 
 def test_numbers_as_they_are_written() -> None:
@@ -391,4 +391,6 @@ def test_numbers_as_they_are_written() -> None:
 
 
 def test_every_metric_has_its_name() -> None:
-    assert tuple(metric.key for metric in METRICS) == metrics.METRICS
+    mask = np.ones((2, 2, 2), np.uint8)
+    (row,) = score(mask, mask, (1.0, 1.0, 1.0), {"t": (1,)}, tolerance_mm=1)
+    assert {column.key for column in (*VIEW.metrics, *VIEW.case_metrics)} <= set(row)

@@ -6,11 +6,12 @@ import pytest
 import yaml
 
 from foldwise.files import CaseError
-from foldwise.layout import Layout
 from foldwise.networks import build
 from foldwise.reference import schema, with_reference
-from foldwise.settings import Model, Named, Settings, as_json, parse, validate
+from foldwise.settings import Named, as_json, parse, validate
 from foldwise.sheet import Sheet
+from foldwise.systems.segmentation.layout import Layout
+from foldwise.systems.segmentation.settings import Model, Settings
 
 ROOT = Path(__file__).parents[1]
 LEAST = {"experiment": "x", "data": {"sheet": "cases.csv"}}
@@ -74,7 +75,7 @@ def test_names_are_looked_up_in_the_allowed_places_only() -> None:
 
 
 def layout(**sections: object) -> Layout:
-    return Layout(validate(Settings, {**LEAST, **sections}), Sheet((), ("",), ()))
+    return Layout(validate(Settings, {**LEAST, **sections}), Sheet((), ()), None)
 
 
 def test_folders_follow_what_makes_them() -> None:

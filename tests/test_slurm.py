@@ -35,7 +35,7 @@ CPU_RULES = {
     "cache": 5,
     "index": 1,
     "export": 2,
-    "postprocess": 1,
+    "choose": 1,
     "report": 1,
 }
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from foldwise.files import CaseError
-from foldwise.targets import Targets
+from foldwise.volumes.targets import Targets
 
 BRATS = Targets(
     {"oedema": 2, "necrosis": 1, "enhancing": 4},

@@ -17,11 +17,13 @@ import torch
 
 from foldwise.files import CaseError
 from foldwise.index import Index
-from foldwise.settings import Intensity, Model, Named, Sampling, validate
+from foldwise.settings import Named, validate
+from foldwise.systems.segmentation.settings import Model
 from foldwise.training.attempts import Attempts
 from foldwise.training.loop import make_scheduler
 from foldwise.training.steps import StepSampler, batches, collate, step_seed
 from foldwise.volumes.patches import Patches
+from foldwise.volumes.settings import Intensity, Sampling
 from synthetic import write_cached_set
 
 SETTINGS = {

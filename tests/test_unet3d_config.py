@@ -12,8 +12,9 @@ import yaml
 from foldwise.files import CaseError
 from foldwise.importers import unet3d_config
 from foldwise.importers.unet3d_config import convert
-from foldwise.settings import Settings, validate
-from foldwise.sheet import read_sheet
+from foldwise.settings import validate
+from foldwise.systems.segmentation.settings import Settings
+from foldwise.volumes.sheet import read_sheet
 from foldwise.volumes.volume import Volume, write_volume
 
 # The keys of the BraTS 2020 example, with a smaller network.
@@ -164,7 +165,7 @@ def test_sheet_and_experiment(
     read = read_sheet(experiment.data)
     assert [case.name for case in read.cases] == [f"P{n}" for n in range(6)]
     assert [case.split for case in read.cases] == [""] * 5 + ["test"]
-    assert read.channels == ("0", "1")
+    assert {len(case.images) for case in read.cases} == {2}
     assert all(path.exists() for case in read.cases for path in case.files)
     printed = capsys.readouterr().out
     assert "6 cases of 6 patients, 6 with a label" in printed

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from foldwise.cache import open_case
+from foldwise.volumes.cache import open_case
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 from synthetic import scan
 
@@ -134,7 +134,7 @@ class TestRun:
             "train": 2,
             "test": 2,
             "export": 2,
-            "postprocess": 1,
+            "choose": 1,
             "ensemble": 1,
             "report": 1,
         }
@@ -151,7 +151,7 @@ class TestRun:
 
     def test_postprocess_is_tested_again_only(self, run: Path) -> None:
         jobs = planned(run, changed(evaluate={"postprocess": []}))
-        assert jobs == {"test": 2, "export": 2, "postprocess": 1, "ensemble": 1, "report": 1}
+        assert jobs == {"test": 2, "export": 2, "choose": 1, "ensemble": 1, "report": 1}
 
     def test_export_alone(self, run: Path) -> None:
         jobs = planned(run, changed(export={"probabilities": False}))
@@ -197,7 +197,7 @@ class TestRun:
     def test_another_model_trains_only_that(self, run: Path) -> None:
         jobs = planned(run, changed(models={"unet": TINY, "second": TINY}))
         assert jobs == {
-            **{"train": 2, "test": 2, "export": 2, "postprocess": 1, "ensemble": 1, "check": 1, "report": 1}
+            **{"train": 2, "test": 2, "export": 2, "choose": 1, "ensemble": 1, "check": 1, "report": 1}
         }
 
     def test_another_experiment_shares_the_prepared_data(self, run: Path) -> None:

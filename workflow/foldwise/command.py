@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pydantic import BaseModel
 
 from foldwise.files import CaseError
+from foldwise.systems import NAMES, part
 
 
 def parser(doc: str | None, section: type[BaseModel] | None = None) -> argparse.ArgumentParser:
@@ -25,6 +26,21 @@ def parser(doc: str | None, section: type[BaseModel] | None = None) -> argparse.
     )
     if section:
         made.add_argument("--settings", default="{}", help="YAML or JSON text, or the name of such a file")
+    return made
+
+
+def system_parser(doc: str | None, section: str) -> argparse.ArgumentParser:
+    """A parser for a stage of every system: `--system`, and `--settings` with the keys of its section.
+
+    Args:
+        doc: the module's docstring.
+        section: name of the section in the system's settings.
+    """
+    chosen = argparse.ArgumentParser(add_help=False)
+    chosen.add_argument("--system", default=NAMES[0], choices=NAMES, help="family of experiments")
+    system = chosen.parse_known_args()[0].system
+    made = parser(doc, getattr(part(system, "settings"), section))
+    made.add_argument("--system", default=NAMES[0], choices=NAMES, help="family of experiments")
     return made
 
 

@@ -56,6 +56,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def publish(source: Path, target: Path) -> None:
+    """Copy all files of a folder into another one, each of them whole or not at all."""
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        with atomic_path(target / file.relative_to(source)) as temporary:
+            shutil.copyfile(file, temporary)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` atomically."""
     with atomic_path(path) as temporary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +12,29 @@ import numpy as np
 
 from foldwise.files import CaseError, read_json, read_pickle, write_json, write_pickle
 from foldwise.settings import Split
-from foldwise.targets import Targets
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A labelled case of the cross-validation.
+    """A case, prepared.
 
     Attributes:
         case: its name.
         group: its patient.
-        images: source files, one per channel.
-        label: source label file.
+        files: source files by what they are, e.g. `images`, `label`.
         cache: its HDF5 file.
-        foreground_ml: labelled volume per class, in ml.
+        facts: plain values that the system wants to know of it.
+        amount: what folds are stratified by, e.g. labelled volume, or the number of its class.
     """
 
     case: str
     group: str
-    images: tuple[str, ...]
-    label: str
+    files: dict[str, tuple[str, ...]]
     cache: str
-    foreground_ml: dict[str, float]
+    facts: dict[str, Any]
+    amount: float
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,35 @@ class Fold:
 
 @dataclass(frozen=True)
 class Index:
-    """All entries, what is learnt from them, and the folds."""
+    """All labelled cases of the cross-validation, and the folds.
 
-    targets: Targets
+    Attributes:
+        task: what is learnt, as plain values; the system knows their meaning.
+        entries: the cases by name.
+        folds: who trains, chooses and tests.
+    """
+
+    task: dict[str, Any]
     entries: tuple[Entry, ...]
     folds: tuple[Fold, ...]
 
     def __getitem__(self, case: str) -> Entry:
-        return next(entry for entry in self.entries if entry.case == case)
+        return self._by_case[case]
+
+    @cached_property
+    def _by_case(self) -> dict[str, Entry]:
+        return {entry.case: entry for entry in self.entries}
+
+    def caches(self, cases: Sequence[str], features: Path | None = None) -> dict[str, str]:
+        """Case → its HDF5 file: the cache, or the file of that name in a folder of features."""
+        return {
+            case: self[case].cache if features is None else str(features / f"{case}.h5") for case in cases
+        }
 
     def write(self, pickle: Path, splits: Path) -> None:
         """Write the pickle and its readable twin, which a later experiment may take as `split.file`."""
         values = {"entries": [asdict(e) for e in self.entries], "folds": [asdict(f) for f in self.folds]}
-        write_pickle(pickle, {"version": VERSION, "targets": self.targets.as_dict(), **_plain(values)})
+        write_pickle(pickle, {"version": VERSION, "task": self.task, **_plain(values)})
         write_json(splits, {"folds": [_plain(asdict(fold)) for fold in self.folds]})
 
     @classmethod
@@ -73,14 +89,15 @@ class Index:
         values = read_pickle(path)
         if not isinstance(values, dict) or values.get("version") != VERSION:
             raise CaseError(f"{path}: not a label-path index of version {VERSION}; make it again")
-        entries = tuple(Entry(**{**entry, "images": tuple(entry["images"])}) for entry in values["entries"])
         return cls(
-            Targets.from_dict(values["targets"]), entries, tuple(_fold(fold) for fold in values["folds"])
+            values["task"],
+            tuple(_entry(entry) for entry in values["entries"]),
+            tuple(_fold(fold) for fold in values["folds"]),
         )
 
 
-def make_index(entries: Sequence[Entry], targets: Targets, split: Split) -> Index:
-    """Assign the cases to folds: by patient, stratified on whether and how much foreground there is.
+def make_index(entries: Sequence[Entry], task: dict[str, Any], split: Split) -> Index:
+    """Assign the cases to folds: by patient, stratified by the cases' `amount`.
 
     Raises:
         CaseError: too few patients, or a split file that leaks or names unknown cases.
@@ -88,7 +105,7 @@ def make_index(entries: Sequence[Entry], targets: Targets, split: Split) -> Inde
     entries = tuple(sorted(entries, key=lambda entry: entry.case))
     folds = _own_folds(split.file, entries) if split.file is not None else _folds(entries, split)
     _refuse_leaks(folds, entries, str(split.file or "the split"))
-    return Index(targets, entries, folds)
+    return Index(task, entries, folds)
 
 
 def _folds(entries: tuple[Entry, ...], split: Split) -> tuple[Fold, ...]:
@@ -117,8 +134,8 @@ def _parts(entries: tuple[Entry, ...], count: int, seed: int) -> list[tuple[Entr
         )
     random = np.random.default_rng(seed)
     cases = {group: [e for e in entries if e.group == group] for group in groups}
-    amount = {group: sum(sum(e.foreground_ml.values()) for e in cases[group]) for group in groups}
-    # Blocked dealing: patients of similar foreground are dealt one to a part, so every part gets its
+    amount = {group: sum(entry.amount for entry in cases[group]) for group in groups}
+    # Blocked dealing: patients of similar amount are dealt one to a part, so every part gets its
     # share of empty, small and large ones; within a block the fullest patient goes where fewest are.
     order = sorted(random.permutation(groups), key=lambda group: amount[group])
     parts: list[list[Entry]] = [[] for _ in range(count)]
@@ -177,6 +194,10 @@ def _refuse_leaks(folds: tuple[Fold, ...], entries: tuple[Entry, ...], origin: s
 
 def _names(entries: Sequence[Entry]) -> tuple[str, ...]:
     return tuple(sorted(entry.case for entry in entries))
+
+
+def _entry(values: dict[str, Any]) -> Entry:
+    return Entry(**{**values, "files": {kind: tuple(paths) for kind, paths in values["files"].items()}})
 
 
 def _fold(values: dict[str, Any]) -> Fold:

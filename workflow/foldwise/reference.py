@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from foldwise.files import write_text
-from foldwise.settings import Section, Settings, dump
+from foldwise.settings import Section, dump
+from foldwise.systems import NAMES, part
 
 BEGIN, END = "<!-- settings: begin -->\n", "<!-- settings: end -->"
 
 
 def reference() -> str:
-    """The settings as Markdown tables: key, default, meaning."""
+    """The settings of every system as Markdown tables: key, default, meaning."""
     parts: list[str] = []
-    _table(Settings, "", parts)
+    seen: dict[type[BaseModel], str] = {}
+    for system in NAMES:
+        parts += [f"#### `system: {system}`", ""]
+        _table(part(system, "settings").Settings, "", parts, seen)
     return "\n".join(parts)
 
 
-def _table(kind: type[BaseModel], prefix: str, parts: list[str]) -> None:
+def _table(kind: type[BaseModel], prefix: str, parts: list[str], seen: dict[type[BaseModel], str]) -> None:
+    seen[kind] = prefix.rstrip(".")
     nested: list[tuple[type[BaseModel], str]] = []
     title = (kind.__doc__ or "").splitlines()[0]
     parts += [
@@ -32,13 +39,13 @@ def _table(kind: type[BaseModel], prefix: str, parts: list[str]) -> None:
     ]
     for key, field in kind.model_fields.items():
         section, inner = _inner_section(field.annotation)
-        if section:
+        if section and section not in seen:
             nested.append((section, f"{prefix}{key}{inner}."))
-        shown = _shown_default(field, section)
+        shown = _shown_default(field, section, seen)
         parts.append(f"| `{key}` | {shown} | {field.description} |")
     parts.append("")
     for section, path in nested:
-        _table(section, path, parts)
+        _table(section, path, parts, seen)
 
 
 def _inner_section(annotation: Any) -> tuple[type[BaseModel] | None, str]:
@@ -50,20 +57,21 @@ def _inner_section(annotation: Any) -> tuple[type[BaseModel] | None, str]:
     return None, ""
 
 
-def _shown_default(field: Any, section: type[BaseModel] | None) -> str:
+def _shown_default(field: Any, section: type[BaseModel] | None, seen: dict[type[BaseModel], str]) -> str:
     if field.is_required():
         return "required"
     if field.default is None:
         return "`null`"
     if section:
-        return "see below"
+        return f"see `{seen[section]}` above" if section in seen else "see below"
     value = dump(field.default) if isinstance(field.default, BaseModel) else field.default
     return f"`{json.dumps(value, default=str)}`"
 
 
 def schema() -> str:
-    """The JSON schema of the settings, for editors."""
-    return json.dumps(Settings.model_json_schema(), indent=2) + "\n"
+    """The JSON schema of every system's settings, for editors."""
+    kinds = [part(system, "settings").Settings for system in NAMES]
+    return json.dumps(TypeAdapter(functools.reduce(operator.or_, kinds)).json_schema(), indent=2) + "\n"
 
 
 def with_reference(readme: str) -> str:

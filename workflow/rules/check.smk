@@ -15,8 +15,9 @@ rule check:
         mem_mb=LAYOUT.mib("check"),
         runtime=60,
     params:
+        system=SETTINGS.system,
         settings=LAYOUT.check_settings,
         counts=LAYOUT.counts,
     shell:
-        "python -m foldwise.stages.check --settings {params.settings:q}"
+        "python -m foldwise.stages.check --system {params.system} --settings {params.settings:q}"
         " --counts {params.counts} --out {output} 2>&1 | tee {log}"

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from foldwise.front_door import front_door, use_this_checkout
-from foldwise.layout import option, sources
+from foldwise.layout import option
 from foldwise.settings import as_json
 
 use_this_checkout(Path(workflow.basedir))

@@ -1,8 +1,9 @@
 rule ensemble:
     input:
         models=expand(rules.train.output.model, fold=LAYOUT.folds, allow_missing=True),
-        postprocess=rules.postprocess.output,
-        caches=LAYOUT.per_case(LAYOUT.others, rules.cache.output[0]),
+        choice=rules.choose.output,
+        prepared=LAYOUT.per_case(LAYOUT.others, LAYOUT.indexed),
+        caches=LAYOUT.per_case(LAYOUT.others, LAYOUT.cached),
     output:
         predictions=directory(f"{LAYOUT.ensemble}/predictions"),
         export=directory(f"{LAYOUT.ensemble}/export"),
@@ -22,13 +23,15 @@ rule ensemble:
         runtime=120,
         device=1,
     params:
+        system=SETTINGS.system,
+        prepared=lambda wildcards, input: Path(input.prepared[0]).parent,
         settings=as_json(SETTINGS.evaluate),
         data=as_json(SETTINGS.data),
         export=as_json(SETTINGS.export),
         caches=lambda wildcards, input: Path(input.caches[0]).parent,
         state=f"{LAYOUT.state}/ensemble",
     shell:
-        "python -m foldwise.stages.ensemble --settings {params.settings:q} --data {params.data:q}"
-        " --export {params.export:q} --models {input.models} --postprocess {input.postprocess}"
-        " --caches {params.caches} --state {params.state} --predictions {output.predictions}"
+        "python -m foldwise.stages.ensemble --system {params.system} --settings {params.settings:q} --data {params.data:q}"
+        " --export {params.export:q} --models {input.models} --choice {input.choice}"
+        " --prepared {params.prepared} --caches {params.caches} --state {params.state} --predictions {output.predictions}"
         " --folder {output.export} --metrics {output.metrics} --facts {output.facts} > {log} 2>&1"

@@ -13,7 +13,9 @@ rule export:
         mem_mb=LAYOUT.mib("export"),
         runtime=60,
     params:
+        system=SETTINGS.system,
         settings=as_json(SETTINGS.export),
     shell:
-        "python -m foldwise.stages.export --settings {params.settings:q} --index {input.index}"
+        "python -m foldwise.stages.export --system {params.system} --settings {params.settings:q}"
+        " --index {input.index}"
         " --predictions {input.predictions} --facts {input.facts} --folder {output} > {log} 2>&1"

@@ -1,6 +1,6 @@
 rule index:
     input:
-        crops=LAYOUT.per_case(LAYOUT.training, rules.crop.output[0]),
+        prepared=LAYOUT.per_case(LAYOUT.training, LAYOUT.indexed),
         file=SETTINGS.split.file or [],
     output:
         index=f"{LAYOUT.experiment}/index.pkl",
@@ -13,12 +13,13 @@ rule index:
         mem_mb=LAYOUT.mib("index"),
         runtime=20,
     params:
+        system=SETTINGS.system,
         settings=as_json(SETTINGS.split),
         data=as_json(SETTINGS.data),
         rows=LAYOUT.training_rows,
-        crops=lambda wildcards, input: Path(input.crops[0]).parent,
+        prepared=lambda wildcards, input: Path(input.prepared[0]).parent,
         caches=LAYOUT.caches,
     shell:
-        "python -m foldwise.stages.index --settings {params.settings:q} --data {params.data:q}"
-        " --crops {params.crops} --caches {params.caches}"
+        "python -m foldwise.stages.index --system {params.system} --settings {params.settings:q} --data {params.data:q}"
+        " --prepared {params.prepared} --caches {params.caches}"
         " --index {output.index} --splits {output.splits} > {log} 2>&1"

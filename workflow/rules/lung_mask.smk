@@ -1,6 +1,6 @@
 rule lung_mask:
     input:
-        unpack(lambda wildcards: sources(LAYOUT.cases[wildcards.case])),
+        unpack(lambda wildcards: LAYOUT.sources(wildcards.case)),
     output:
         mask=f"{LAYOUT.lungs}/{{case}}.mask.nii.gz",
         region=f"{LAYOUT.lungs}/{{case}}.region.nii.gz",

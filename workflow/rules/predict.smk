@@ -1,7 +1,7 @@
 rule predict_part:
     input:
         models=expand(rules.train.output.model, fold=LAYOUT.folds, allow_missing=True),
-        postprocess=rules.postprocess.output,
+        choice=rules.choose.output,
         source=SETTINGS.predict.source if SETTINGS.predict else [],
     output:
         f"{LAYOUT.predicted}/part{{part}}of{{parts}}.json",
@@ -17,12 +17,13 @@ rule predict_part:
         runtime=240,
         device=1,
     params:
+        system=SETTINGS.system,
         settings=as_json(SETTINGS.export),
         state=f"{LAYOUT.state}/predict",
         folder=lambda wildcards, output: Path(output[0]).parent,
     shell:
-        "python -m foldwise.stages.predict --settings {params.settings:q} --models {input.models}"
-        " --source {input.source} --postprocess {input.postprocess}"
+        "python -m foldwise.stages.predict --system {params.system} --settings {params.settings:q} --models {input.models}"
+        " --source {input.source} --choice {input.choice}"
         " --part {wildcards.part} --parts {wildcards.parts}"
         " --state {params.state} --folder {params.folder} --facts {output} > {log} 2>&1"
 

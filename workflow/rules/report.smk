@@ -23,10 +23,12 @@ rule report:
         mem_mb=LAYOUT.mib("report"),
         runtime=30,
     params:
+        system=SETTINGS.system,
         settings=as_json(SETTINGS),
         caches=LAYOUT.caches,
-        lungs=option("lungs", LAYOUT.lungs if SETTINGS.prepare.lung_mask else None),
+        data=LAYOUT.data,
         folder=lambda wildcards, output: Path(output.html).parent,
     shell:
-        "python -m foldwise.stages.report --settings {params.settings:q} --folder {params.folder}"
-        " --caches {params.caches} {params.lungs} > {log} 2>&1"
+        "python -m foldwise.stages.report --system {params.system} --settings {params.settings:q}"
+        " --folder {params.folder} --data {params.data}"
+        " --caches {params.caches} > {log} 2>&1"

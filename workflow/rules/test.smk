@@ -2,7 +2,7 @@ rule test:
     input:
         index=rules.index.output.index,
         model=rules.train.output.model,
-        caches=rules.train.input.caches,
+        caches=lambda wildcards: LAYOUT.trained_on(wildcards.model, wildcards.fold),
     output:
         predictions=directory(f"{LAYOUT.fold}/predictions"),
         metrics=f"{LAYOUT.fold}/metrics.csv",
@@ -19,10 +19,15 @@ rule test:
         runtime=120,
         device=1,
     params:
+        system=SETTINGS.system,
+        features=lambda wildcards: option(
+            "features", LAYOUT.features(wildcards.model, wildcards.fold)
+        ),
         settings=as_json(SETTINGS.evaluate),
         state=f"{LAYOUT.state}/fold{{fold}}/test",
     shell:
-        "python -m foldwise.stages.test --settings {params.settings:q} --index {input.index}"
+        "python -m foldwise.stages.test --system {params.system} --settings {params.settings:q}"
+        " --index {input.index} {params.features}"
         " --fold {wildcards.fold} --model {input.model} --state {params.state}"
         " --predictions {output.predictions} --metrics {output.metrics} --facts {output.facts}"
         " > {log} 2>&1"

@@ -1,7 +1,7 @@
 rule train:
     input:
         index=rules.index.output.index,
-        caches=LAYOUT.per_case(LAYOUT.training, rules.cache.output[0]),
+        caches=lambda wildcards: LAYOUT.trained_on(wildcards.model, wildcards.fold),
         plan=LAYOUT.plan or [],
         pretrained=lambda wildcards: LAYOUT.pretrained(wildcards.model),
     output:
@@ -27,16 +27,18 @@ rule train:
     params:
         settings=lambda wildcards: LAYOUT.given(SETTINGS.models[wildcards.model]),
         plan=option("plan", LAYOUT.plan),
-        prepare=as_json(SETTINGS.prepare),
-        cache=LAYOUT.given(SETTINGS.cache),
+        prepared=LAYOUT.prepared,
+        features=lambda wildcards: option(
+            "features", LAYOUT.features(wildcards.model, wildcards.fold)
+        ),
         system=SETTINGS.system,
         seed=SETTINGS.seed,
         # No output: what Snakemake deletes before and after a failure, training could not go on from.
         state=f"{LAYOUT.state}/fold{{fold}}/train",
     shell:
         "python -m foldwise.stages.train --settings {params.settings:q} --system {params.system}"
-        " --name {wildcards.model} {params.plan} --prepare {params.prepare:q} --cache {params.cache:q}"
-        " --index {input.index} --fold {wildcards.fold} --seed {params.seed} --state {params.state}"
+        " --name {wildcards.model} {params.plan} --prepared {params.prepared:q}"
+        " --index {input.index} {params.features} --fold {wildcards.fold} --seed {params.seed} --state {params.state}"
         " --model {output.model} --log {output.log} --provenance {output.provenance}"
         " --budget-min {resources.runtime} --checkpoint-min {resources.checkpoint_min}"
         " --workers {threads} --attempt {resources.attempt} > {log} 2>&1"

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from foldwise.check import LABEL_THREADS
 from foldwise.command import run
 from foldwise.files import CaseError
 from foldwise.importers.sheets import Dataset, Row, clean, group_of, importer, publish, refuse, targets
+from foldwise.volumes.check import LABEL_THREADS
 from foldwise.volumes.volume import read_volume
 
 CHANNELS = ("t1", "t1ce", "t2", "flair")

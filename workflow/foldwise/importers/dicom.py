@@ -28,10 +28,10 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from foldwise.check import HEADER_THREADS
 from foldwise.command import run
 from foldwise.files import CaseError, atomic_folder, short_hash
 from foldwise.importers.sheets import Dataset, Row, clean, importer, publish, refuse, targets
+from foldwise.volumes.check import HEADER_THREADS
 from foldwise.volumes.dicom_masks import contour_mask, segment_mask
 from foldwise.volumes.volume import Header, Volume, read_header, write_volume
 

@@ -14,11 +14,14 @@ from typing import Any
 
 import yaml
 
-from foldwise.check import Checked, check
+from foldwise.check import Checked
 from foldwise.command import parser
 from foldwise.files import CaseError, atomic_path
-from foldwise.settings import Settings, validate
-from foldwise.sheet import Sheet, read_sheet
+from foldwise.settings import validate
+from foldwise.sheet import Sheet
+from foldwise.systems.segmentation.check import check
+from foldwise.systems.segmentation.settings import Settings
+from foldwise.volumes.sheet import Case, read_sheet
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def publish(dataset: Dataset, args: argparse.Namespace) -> None:
         _write_sheet(dataset.rows, new_sheet)
         _write_experiment(values, config, new_config)
         checked, cases = _check(values, new_sheet)
-        Checked({}, tuple(p for p in checked.problems if _of_a_line(p)), ()).refuse(sheet)
+        Checked(tuple(p for p in checked.problems if _of_a_line(p)), ()).refuse(sheet)
     for remark in [*(p for p in checked.problems if not _of_a_line(p)), *checked.warnings]:
         print(f"warning: {remark}")
     labelled = sum(case.label is not None for case in cases.cases)
@@ -198,7 +201,7 @@ def _write_experiment(values: dict[str, Any], config: Path, path: Path) -> None:
     path.write_text("\n".join(lines) + "\n" + body, encoding="utf-8")
 
 
-def _check(values: dict[str, Any], sheet: Path) -> tuple[Checked, Sheet]:
+def _check(values: dict[str, Any], sheet: Path) -> tuple[Checked, Sheet[Case]]:
     data = {**values["data"], "sheet": sheet}
     settings = validate(Settings, {**values, "data": data}, origin="the new experiment")
     read = read_sheet(settings.data)

@@ -13,23 +13,11 @@ from jinja2 import Environment, PackageLoader
 from foldwise.files import write_json, write_text
 from foldwise.report.figures import curves
 from foldwise.report.results import Experiment, ModelResults
-from foldwise.report.segmentation import (
-    CASE_METRICS,
-    COLOURS,
-    EXCLUDED,
-    METRICS,
-    SCORE,
-    SCORE_TITLE,
-    concerns,
-    overlay,
-    three_cases,
-)
 from foldwise.report.tables import Column, Table, interval, number, spread
-from foldwise.volumes.metrics import fold_summary, paired_p
+from foldwise.report.view import View
+from foldwise.statistics import fold_summary, paired_p
 
-KEYS = [metric.key for metric in METRICS]
-FIRST = METRICS[0]
-MODEL, CLASS = Column("model", "model", text=True), Column("class", "class", text=True)
+MODEL = Column("model", "model", text=True)
 CASE, FOLD = Column("case", "case", text=True), Column("fold", "fold")
 SUMMARY = (
     Column("over_folds", "over folds"),
@@ -41,38 +29,42 @@ SUMMARY = (
 BOOTSTRAP = "the 95 % interval is a bootstrap over patients"
 
 
-def write_report(experiment: Experiment, folder: Path) -> None:
-    """Write report.html, summary.csv and summary.json.
+def write_report(experiment: Experiment, view: View, folder: Path) -> None:
+    """Write report.html, summary.csv, summary.json, and what else the system has.
 
     Args:
         experiment: what to show.
-        folder: where the three files go.
+        view: what its system adds.
+        folder: where the files go.
     """
-    summary = fold_summary(experiment.rows, KEYS)
+    keys = [metric.key for metric in view.metrics]
+    summary = view.summary(experiment.rows, keys)
     tested = experiment.test_rows
-    test = fold_summary(tested, KEYS) if len(tested) else pd.DataFrame()
+    test = view.summary(tested, keys) if len(tested) else pd.DataFrame()
     nested = {"experiment": experiment.name, "models": _nested(summary), "test": _nested(test)}
     write_text(folder / "summary.csv", _long(summary, test).to_csv(index=False))
     write_json(folder / "summary.json", nested)
+    view.files(experiment, folder)
     environment = Environment(
         loader=PackageLoader("foldwise", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("report.html.j2").render(
         experiment=experiment,
+        view=view,
         cases=experiment.rows["case"].nunique(),
         groups=experiment.rows["group"].nunique(),
         folds=experiment.rows["fold"].nunique(),
         tested=tested["case"].nunique() if len(tested) else 0,
-        headline=_headline(summary),
-        compared=[_compared(experiment.models[0], other) for other in experiment.models[1:]],
-        details=_details(summary, f"All metrics: mean ± standard deviation of the folds' means; mean over "
-                                  f"cases; {BOOTSTRAP}. {EXCLUDED}"),
-        test=_details(test, f"Fixed test set, predicted by the mean of all folds' models; {BOOTSTRAP}.",
+        headline=_headline(view, summary),
+        compared=[_compared(view, experiment.models[0], other) for other in experiment.models[1:]],
+        details=_details(view, summary,
+                         f"All metrics: mean ± standard deviation of the folds' means; mean over cases; "
+                         f"{BOOTSTRAP}. {view.excluded}"),
+        test=_details(view, test, f"Fixed test set, predicted by the mean of all folds' models; {BOOTSTRAP}.",
                       SUMMARY[1:]),
-        per_fold=_per_fold(experiment.rows),
-        models=[_model(experiment, model) for model in experiment.models],
-        colours=COLOURS,
-        remarks=_remarks(experiment),
+        per_fold=_per_fold(view, experiment.rows),
+        models=[_model(experiment, view, model) for model in experiment.models],
+        remarks=_remarks(experiment, view),
         provenance=_provenance(experiment),
         packages=_packages(experiment),
         origins=_origins(experiment),
@@ -80,23 +72,28 @@ def write_report(experiment: Experiment, folder: Path) -> None:
     write_text(folder / "report.html", page)
 
 
-def _headline(summary: pd.DataFrame) -> Table:
-    rows = _written(summary[summary["metric"] == FIRST.key])
+def _class(view: View) -> Column:
+    return Column("class", view.class_title, text=True)
+
+
+def _headline(view: View, summary: pd.DataFrame) -> Table:
+    first = view.metrics[0]
+    rows = _written(view, summary[summary["metric"] == first.key])
     caption = (
-        f"{FIRST.title} of held-out cases: mean ± standard deviation of the folds' means; mean over cases; "
+        f"{first.title} of held-out cases: mean ± standard deviation of the folds' means; mean over cases; "
         f"{BOOTSTRAP}."
     )
-    return Table(caption, (MODEL, CLASS, *SUMMARY), rows)
+    return Table(caption, (MODEL, _class(view), *SUMMARY), rows)
 
 
-def _details(summary: pd.DataFrame, caption: str, columns: Sequence[Column] = SUMMARY) -> Table:
+def _details(view: View, summary: pd.DataFrame, caption: str, columns: Sequence[Column] = SUMMARY) -> Table:
     metric = Column("metric", "metric", text=True)
-    return Table(caption, (MODEL, CLASS, metric, *columns), _written(summary))
+    return Table(caption, (MODEL, _class(view), metric, *columns), _written(view, summary))
 
 
-def _written(summary: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of `fold_summary` with their numbers as text, each with its metric's decimals."""
-    columns = {metric.key: metric for metric in METRICS}
+def _written(view: View, summary: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a summary with their numbers as text, each with its metric's decimals."""
+    columns = {metric.key: metric for metric in view.metrics}
     rows: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in summary.to_dict("records")]
     for row in rows:
         metric = columns[row["metric"]]
@@ -107,23 +104,26 @@ def _written(summary: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _compared(first: ModelResults, other: ModelResults) -> Table:
+def _compared(view: View, first: ModelResults, other: ModelResults) -> Table:
     """Two models side by side on the cases and classes which both have, with the paired difference."""
+    keys = [m.key for m in view.metrics if m.key in first.metrics and m.key in other.metrics]
+    metrics = {metric.key: metric for metric in view.metrics}
     one, two = (m.metrics.set_index(["case", "class"]) for m in (first, other))
     both = one.index.intersection(two.index)
     one, two = one.loc[both], two.loc[both]
-    differences = two[KEYS].astype(float) - one[KEYS].astype(float)
+    differences = two[keys].astype(float) - one[keys].astype(float)
     paired = differences.assign(model=other.name, group=one["group"], fold=one["fold"]).reset_index()
-    rows = _written(fold_summary(paired, KEYS))
-    for row, metric in zip(rows, METRICS * (len(rows) // len(METRICS)), strict=True):
-        of_class = differences[metric.key].xs(row["class"], level="class").dropna()
+    summary = fold_summary(paired, keys)
+    rows = _written(view, summary)
+    for row, key in zip(rows, summary["metric"] if len(summary) else (), strict=True):
+        of_class = differences[key].xs(row["class"], level="class").dropna()
         row["higher"], row["lower"] = int((of_class > 0).sum()), int((of_class < 0).sum())
         row["p"] = paired_p(of_class.groupby(one["group"].xs(row["class"], level="class")).mean().tolist())
         for name, side in (("first", one), ("other", two)):
-            seen = side[metric.key].xs(row["class"], level="class")[of_class.index]
-            row[name] = number(float(seen.mean()), metric.digits)
+            seen = side[key].xs(row["class"], level="class")[of_class.index]
+            row[name] = number(float(seen.mean()), metrics[key].digits)
     columns = (
-        CLASS,
+        _class(view),
         Column("metric", "metric", text=True),
         Column("first", first.name),
         Column("other", other.name),
@@ -141,28 +141,26 @@ def _compared(first: ModelResults, other: ModelResults) -> Table:
     return Table(caption, columns, rows)
 
 
-def _per_fold(rows: pd.DataFrame) -> Table:
+def _per_fold(view: View, rows: pd.DataFrame) -> Table:
+    metrics = [metric for metric in view.metrics if metric.key in rows]
     by = rows.groupby(["model", "class", "fold"], sort=False)
-    means = by[KEYS].mean(numeric_only=True).join(by.size().rename("n")).reset_index()
-    columns = (MODEL, CLASS, FOLD, Column("n", "cases"), *METRICS)
+    means = by[[m.key for m in metrics]].mean(numeric_only=True).join(by.size().rename("n")).reset_index()
+    columns = (MODEL, _class(view), FOLD, Column("n", "cases"), *metrics)
     return Table("Means over the held-out cases of each fold.", columns, _records(means))
 
 
-def _model(experiment: Experiment, model: ModelResults) -> dict[str, Any]:
+def _model(experiment: Experiment, view: View, model: ModelResults) -> dict[str, Any]:
     best = {fold: origin.get("best_epoch") for fold, origin in model.provenance.items()}
+    chosen = {fold: view.chosen(choice) for fold, choice in sorted(model.chosen.items())}
     return {
         "name": model.name,
-        "curves": curves(model.name, model.logs, best, SCORE, SCORE_TITLE),
+        "curves": curves(model.name, model.logs, best, *view.score),
         "runs": _runs(model),
-        "postprocess": _postprocess(model),
-        "pictures": [
-            {"which": which, "case": case, "score": f"{FIRST.title} {number(score, FIRST.digits)}",
-             "image": overlay(experiment.caches / f"{case}.h5", model.predictions[case])}
-            for which, case, score in three_cases(model.metrics)
-        ],
-        "cases": _cases(model.metrics, "Held-out cases, worst first; a click on a heading sorts."),
-        "test": _cases(model.test, "Fixed test set, worst first.") if len(model.test) else None,
-    }  # fmt: skip
+        "chosen": ", ".join(f"{text} (fold {fold})" for fold, text in chosen.items() if text),
+        "pictures": view.pictures(experiment, model),
+        "cases": _cases(view, model.metrics, "Held-out cases, worst first; a click on a heading sorts."),
+        "test": _cases(view, model.test, "Fixed test set, worst first.") if len(model.test) else None,
+    }
 
 
 def _runs(model: ModelResults) -> Table:
@@ -196,23 +194,19 @@ def _runs(model: ModelResults) -> Table:
     return Table("Training. Data wait is the share of the time in which no batch was ready.", columns, rows)
 
 
-def _postprocess(model: ModelResults) -> str:
-    kept = [f"{', '.join(steps)} (fold {fold})" for fold, steps in sorted(model.postprocess.items()) if steps]
-    return ", ".join(kept)
-
-
-def _cases(rows: pd.DataFrame, caption: str) -> Table:
-    ranked = rows.sort_values(FIRST.key, na_position="last", kind="stable")
-    columns = (CASE, Column("group", "patient", text=True), FOLD, CLASS, *CASE_METRICS)
+def _cases(view: View, rows: pd.DataFrame, caption: str) -> Table:
+    first = view.metrics[0].key
+    ranked = rows.sort_values(first, na_position="last", kind="stable") if first in rows else rows
+    columns = (CASE, Column("group", "patient", text=True), FOLD, _class(view), *view.case_metrics)
     return Table(caption, columns, _records(ranked), sortable=True)
 
 
-def _remarks(experiment: Experiment) -> Table:
+def _remarks(experiment: Experiment, view: View) -> Table:
     rows: list[dict[str, Any]] = [{"case": r.case, "text": r.text} for r in experiment.remarks]
     for model in experiment.models:
         for table in (model.metrics, model.test):
-            rows += [{"model": model.name, **concern} for concern in concerns(table)]
-    columns = (CASE, Column("model", "model", text=True), CLASS, Column("text", "remark", text=True))
+            rows += [{"model": model.name, **concern} for concern in view.concerns(table)]
+    columns = (CASE, Column("model", "model", text=True), _class(view), Column("text", "remark", text=True))
     return Table("Cases to look at.", columns, [{"model": "–", "class": "–", **row} for row in rows])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class ModelResults:
         provenance: fold → what the train stage wrote.
         predictions: case → HDF5 of its held-out prediction.
         test: rows of the fixed test set by the ensemble; may be empty.
-        postprocess: fold → the steps that were kept.
+        chosen: fold → what its validation cases chose.
     """
 
     name: str
@@ -40,7 +40,7 @@ class ModelResults:
     provenance: Mapping[int, dict[str, Any]]
     predictions: Mapping[str, Path]
     test: pd.DataFrame
-    postprocess: Mapping[int, Sequence[str]]
+    chosen: Mapping[int, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,12 @@ class Experiment:
 
 
 def read_experiment(
-    name: str, folder: Path, models: Sequence[str], folds: int, caches: Path, lungs: Path | None
+    name: str,
+    folder: Path,
+    models: Sequence[str],
+    folds: int,
+    caches: Path,
+    remarks: Callable[[Mapping[str, Any]], Sequence[Remark]],
 ) -> Experiment:
     """Read an experiment's folder.
 
@@ -85,7 +90,7 @@ def read_experiment(
         models: names of the models.
         folds: number of folds.
         caches: folder of the caches.
-        lungs: folder of the lung masks' facts, or None.
+        remarks: from check.json's cases to what preparation noticed of them.
 
     Raises:
         CaseError: a file is missing or not readable.
@@ -96,16 +101,9 @@ def read_experiment(
         models=[_model(model, folder / model, folds) for model in models],
         caches=caches,
         warnings=check["warnings"],
-        remarks=[remark for case in check["cases"] for remark in _missed(case, lungs)],
+        remarks=remarks(check["cases"]),
         unlabelled=[case for case, facts in check["cases"].items() if not facts["labelled"]],
     )
-
-
-def _missed(case: str, lungs: Path | None) -> list[Remark]:
-    """A remark if the thoracic region, to which scans are cropped, misses a part of the case's label."""
-    facts = lungs / f"{case}.json" if lungs else None
-    share = read_json(facts).get("label_missed_by_region") if facts and facts.exists() else None
-    return [Remark(case, f"{share:.2%} of the label lies outside the thoracic region")] if share else []
 
 
 def _model(name: str, folder: Path, folds: int) -> ModelResults:
@@ -118,7 +116,7 @@ def _model(name: str, folder: Path, folds: int) -> ModelResults:
         provenance={fold: read_json(part / "provenance.json") for fold, part in parts.items()},
         predictions={p.stem: p for part in parts.values() for p in (part / "predictions").glob("*.h5")},
         test=_table(ensemble) if ensemble.exists() else pd.DataFrame(),
-        postprocess={fold: read_json(part / "test.json")["postprocess"] for fold, part in parts.items()},
+        chosen={fold: read_json(part / "test.json")["chosen"] for fold, part in parts.items()},
     )
 
 

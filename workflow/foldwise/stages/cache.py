@@ -9,9 +9,9 @@ import yaml
 
 from foldwise.command import parser, run
 from foldwise.files import CaseError
-from foldwise.planning import with_plan
-from foldwise.settings import Cache
+from foldwise.plan import with_plan
 from foldwise.volumes.prepare import cache_case
+from foldwise.volumes.settings import Cache
 
 
 def main() -> None:

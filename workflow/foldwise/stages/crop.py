@@ -8,8 +8,9 @@ import yaml
 
 from foldwise.command import parser, run
 from foldwise.files import CaseError, atomic_folder
-from foldwise.settings import Crop, parse
+from foldwise.settings import parse
 from foldwise.volumes.prepare import crop_case
+from foldwise.volumes.settings import Crop
 
 
 def main() -> None:

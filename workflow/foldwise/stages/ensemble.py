@@ -8,58 +8,51 @@ from pathlib import Path
 
 import pandas as pd
 
-from foldwise.command import parser, run
-from foldwise.evaluate import KEYS, metrics_table, networks, predict_missing
-from foldwise.export import export_case
+from foldwise.command import run, system_parser
+from foldwise.evaluate import KEYS, predict_missing, read_trained
 from foldwise.files import atomic_folder, atomic_path, file_hash, read_json, short_hash, write_json
 from foldwise.provenance import provenance
-from foldwise.settings import Data, Evaluate, Export, dump, parse
-from foldwise.sheet import read_sheet
+from foldwise.settings import dump, parse
+from foldwise.systems import part
 
 
 def main() -> None:
     """Read the command line."""
-    made = parser(__doc__, Evaluate)
+    made = system_parser(__doc__, "Evaluate")
     made.add_argument("--data", required=True, help="the data section, as YAML or JSON")
     made.add_argument("--export", default="{}", help="the export section, as YAML or JSON")
     made.add_argument("--models", required=True, type=Path, nargs="+", help="one model per fold")
-    made.add_argument("--postprocess", required=True, type=Path, help="the choice of the cross-validation")
+    made.add_argument("--choice", required=True, type=Path, help="the choice of the cross-validation")
+    made.add_argument("--prepared", required=True, type=Path, help="folder of the prepared cases")
     made.add_argument("--caches", required=True, type=Path, help="folder of the caches")
     made.add_argument("--state", required=True, type=Path, help="folder for unfinished work")
     made.add_argument("--predictions", required=True, type=Path, help="folder of <case>.h5 to write")
-    made.add_argument("--folder", required=True, type=Path, help="folder of <case>.nii.gz to write")
+    made.add_argument("--folder", required=True, type=Path, help="folder of exported files to write")
     made.add_argument("--metrics", required=True, type=Path, help="scores of the test set (.csv)")
     made.add_argument("--facts", required=True, type=Path, help="choices and provenance (.json)")
     args = made.parse_args()
-    settings = parse(Evaluate, args.settings)
-    cases = [case for case in read_sheet(parse(Data, args.data)).cases if not case.trains]
+    sections, results = part(args.system, "settings"), part(args.system, "results")
+    settings, export = parse(sections.Evaluate, args.settings), parse(sections.Export, args.export)
+    _, entries = part(args.system, "index").make_entries(
+        parse(sections.Data, args.data), args.prepared, args.caches, training=False
+    )
 
-    system, trained, targets = networks(args.models)
+    trained = read_trained(args.models)
     work = args.state / short_hash([file_hash(path) for path in args.models], 16)
-    caches = {case.name: str(args.caches / f"{case.name}.h5") for case in cases}
-    predictions = predict_missing(system, trained, caches, work)
-
-    chosen = read_json(args.postprocess)["postprocess"]
-
-    labels = {case.name: case.label for case in cases if case.label is not None}
-    groups = {case.name: case.group for case in cases}
-    scored = {name: predictions[name] for name in labels}
-    table = metrics_table(scored, labels, groups, "ensemble", targets, settings, chosen)
-    export = parse(Export, args.export)
+    predictions = predict_missing(trained, {entry.case: entry.cache for entry in entries}, work)
+    chosen = read_json(args.choice)["chosen"]
+    table = results.score(predictions, entries, "ensemble", trained.task, settings, chosen)
     with atomic_folder(args.folder) as folder:
-        for case in cases:
-            export_case(predictions[case.name], chosen, export, folder, case.images[0])
+        results.export(predictions, entries, export, chosen, folder)
     with atomic_folder(args.predictions) as folder:
         for path in predictions.values():
             shutil.move(path, folder / path.name)
     with atomic_path(args.metrics) as temporary:
-        (table if len(table) else pd.DataFrame(columns=[*KEYS, "class", "dice"])).to_csv(
-            temporary, index=False
-        )
+        (table if len(table) else pd.DataFrame(columns=[*KEYS])).to_csv(temporary, index=False)
     facts = provenance(settings=dump(settings), inputs=args.models)
-    write_json(args.facts, {"postprocess": chosen, **facts})
+    write_json(args.facts, {"chosen": chosen, **facts})
     shutil.rmtree(args.state, ignore_errors=True)
-    logging.info("%d cases, %d of them with a label", len(predictions), len(scored))
+    logging.info("%d cases predicted", len(predictions))
 
 
 if __name__ == "__main__":

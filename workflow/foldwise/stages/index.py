@@ -5,38 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from foldwise.command import parser, run
-from foldwise.files import read_json
-from foldwise.index import Entry, make_index
-from foldwise.settings import Data, Split, parse
-from foldwise.sheet import read_sheet
+from foldwise.index import make_index
+from foldwise.settings import Split, parse
+from foldwise.systems import NAMES, part
 
 
 def main() -> None:
     """Read the command line."""
     made = parser(__doc__, Split)
+    made.add_argument("--system", default=NAMES[0], choices=NAMES, help="family of experiments")
     made.add_argument("--data", required=True, help="the data section, as YAML or JSON")
-    made.add_argument("--crops", required=True, type=Path, help="folder of the crops")
+    made.add_argument("--prepared", required=True, type=Path, help="folder of the prepared cases")
     made.add_argument("--caches", required=True, type=Path, help="folder of the caches")
     made.add_argument("--index", required=True, type=Path, help="pickle to write")
     made.add_argument("--splits", required=True, type=Path, help="JSON to write")
     args = made.parse_args()
-    data = parse(Data, args.data)
-    entries = []
-    for case in read_sheet(data).cases:
-        if not case.trains:
-            continue
-        facts = read_json(args.crops / case.name / "crop.json")
-        entries.append(
-            Entry(
-                case=case.name,
-                group=case.group,
-                images=tuple(facts["images"]),
-                label=facts["label"],
-                cache=str(args.caches / f"{case.name}.h5"),
-                foreground_ml=facts["foreground_ml"],
-            )
-        )
-    index = make_index(entries, data.targets(), parse(Split, args.settings))
+    data = parse(part(args.system, "settings").Data, args.data)
+    task, entries = part(args.system, "index").make_entries(data, args.prepared, args.caches)
+    index = make_index(entries, task, parse(Split, args.settings))
     index.write(args.index, args.splits)
 
 

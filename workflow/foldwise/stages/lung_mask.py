@@ -9,8 +9,9 @@ import numpy as np
 
 from foldwise.command import parser, run
 from foldwise.files import CaseError, write_json
-from foldwise.settings import LungMask, parse
+from foldwise.settings import parse
 from foldwise.volumes.lungs import find_lungs, missed_share
+from foldwise.volumes.settings import LungMask
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 
 

@@ -7,8 +7,16 @@ from pathlib import Path
 
 from foldwise.command import parser, run
 from foldwise.files import read_json, write_text
-from foldwise.planning import memory_gib, plan_model, plan_text, read_fingerprint, target_spacing
-from foldwise.settings import Data, Plan, parse, parse_values
+from foldwise.settings import parse, parse_values
+from foldwise.systems.segmentation.planning import (
+    memory_gib,
+    plan_model,
+    plan_text,
+    read_fingerprint,
+    target_spacing,
+)
+from foldwise.systems.segmentation.settings import Plan
+from foldwise.volumes.settings import Data
 
 
 def main() -> None:

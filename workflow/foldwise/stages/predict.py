@@ -1,7 +1,7 @@
-"""Predict new scans with the trained models of an experiment: label maps in each scan's own grid.
+"""Predict new cases with the trained models of an experiment, and export them.
 
-A scan goes through the same preparation as the training cases did; the models' files say how. A killed
-command goes on with the scans that are left.
+A case goes through the same preparation as the training cases did; the models' files say how. A killed
+command goes on with the cases that are left.
 """
 
 from __future__ import annotations
@@ -9,141 +9,91 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
-from foldwise.command import parser, run
-from foldwise.evaluate import networks, read_model
-from foldwise.export import export_case
-from foldwise.files import (
-    CaseError,
-    atomic_folder,
-    atomic_path,
-    file_hash,
-    read_json,
-    short_hash,
-    write_json,
-)
+from foldwise.command import run, system_parser
+from foldwise.evaluate import is_whole, read_model, read_trained
+from foldwise.files import CaseError, atomic_folder, file_hash, publish, read_json, short_hash, write_json
+from foldwise.index import Entry
 from foldwise.provenance import provenance
-from foldwise.settings import Cache, Export, Prepare, dump, parse, validate
-from foldwise.sheet import Case, read_new_cases
-from foldwise.stages.lung_mask import lung_mask
-from foldwise.volumes.prepare import cache_case, crop_case
+from foldwise.settings import dump, parse
+from foldwise.systems import part
 
 
 def main() -> None:
     """Read the command line."""
-    made = parser(__doc__, Export)
+    made = system_parser(__doc__, "Export")
     made.add_argument("--models", required=True, type=Path, nargs="+", help="model.pt of each fold")
-    made.add_argument("--source", required=True, type=Path, help="sample sheet, or folder of scans")
-    made.add_argument("--postprocess", type=Path, help="the choice of the cross-validation (.json)")
-    made.add_argument("--part", type=int, default=0, help="which part of the scans, from 0")
+    made.add_argument("--source", required=True, type=Path, help="sample sheet, or folder of cases")
+    made.add_argument("--choice", required=True, type=Path, help="the choice of the cross-validation (.json)")
+    made.add_argument("--part", type=int, default=0, help="which part of the cases, from 0")
     made.add_argument("--parts", type=int, default=1, help="number of parts")
     made.add_argument("--scratch", type=Path, help="folder for temporary files; default: the system's")
     made.add_argument("--state", required=True, type=Path, help="folder for unfinished work")
-    made.add_argument("--folder", required=True, type=Path, help="folder of <case>.nii.gz to write")
+    made.add_argument("--folder", required=True, type=Path, help="folder of exported files to write")
     made.add_argument("--facts", required=True, type=Path, help="what was done, to write (.json)")
     args = made.parse_args()
-    export = parse(Export, args.settings)
-    state = read_model(args.models[0])
-    prepare = validate(Prepare, state["prepare"], origin=str(args.models[0]))
-    cache = validate(Cache, state["cache"], origin=str(args.models[0]))
-    chosen = read_json(args.postprocess)["postprocess"] if args.postprocess else []
-
-    cases = read_new_cases(args.source)[args.part :: args.parts]
-    # Predictions of other models, or exported otherwise, never mix with these.
-    work = args.state / short_hash([*map(file_hash, args.models), chosen, dump(export)], 16)
-    missing = [case for case in cases if not (work / f"{case.name}.nii.gz").exists()]
-    logging.info("%d scans, %d of them to do", len(cases), len(missing))
-    failed: list[str] = []
+    export = parse(part(args.system, "settings").Export, args.settings)
+    chosen = read_json(args.choice)["chosen"]
+    entries = part(args.system, "new").new_entries(args.source)[args.part :: args.parts]
+    # Predictions of other models never mix with these.
+    work = args.state / short_hash([file_hash(path) for path in args.models], 16)
+    predictions = {entry.case: work / f"{entry.case}.h5" for entry in entries}
+    missing = [entry for entry in entries if not is_whole(predictions[entry.case])]
+    logging.info("%d cases, %d of them to do", len(entries), len(missing))
+    failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory(dir=args.scratch, prefix="foldwise-") as scratch:
         if missing:
-            system, trained, targets = networks(args.models)
-            wanted = (prepare, cache, targets.classes, state["channels"])
-            with closing(_prepared(missing, *wanted, Path(scratch))) as ready:
-                for case, path in ready:
+            trained, state = read_trained(args.models), read_model(args.models[0])
+            with closing(_prepared(args.system, missing, state, Path(scratch))) as ready:
+                for entry, path in ready:
                     if isinstance(path, CaseError):
-                        failed.append(str(path))
+                        failed[entry.case] = str(path)
                         logging.error("%s", path)
                         continue
-                    prediction = path.with_name("prediction") / path.name
-                    system.predict(trained, str(path), prediction)
-                    _export(case, prediction, chosen, export, work)
-                    logging.info("predicted %s", case.name)
+                    trained.system.predict(trained.networks, str(path), predictions[entry.case])
+                    logging.info("predicted %s", entry.case)
                     shutil.rmtree(path.parent)
-    args.folder.mkdir(parents=True, exist_ok=True)
-    for case in cases:
-        for file in sorted(work.glob(f"{case.name}.*")) + sorted(
-            work.glob(f"{case.name}_*_probability.nii.gz")
-        ):
-            shutil.move(file, args.folder / file.name)
+        exported = Path(scratch) / "export"
+        done = [entry for entry in entries if entry.case not in failed]
+        with atomic_folder(exported) as folder:
+            part(args.system, "results").export(predictions, done, export, chosen, folder)
+        publish(exported, args.folder)
     if failed:
         raise CaseError(
-            f"{len(failed)} of {len(cases)} scans could not be predicted; the others are in "
-            f"{args.folder}:\n  " + "\n  ".join(failed)
+            f"{len(failed)} of {len(entries)} cases could not be predicted; the others are in "
+            f"{args.folder}:\n  " + "\n  ".join(failed.values())
         )
     facts = provenance(settings=dump(export), inputs=args.models)
-    write_json(args.facts, {"cases": [case.name for case in cases], "postprocess": chosen, **facts})
-
-
-def _export(case: Case, prediction: Path, postprocess: list[str], settings: Export, folder: Path) -> None:
-    """Export a case to scratch, then bring its files over; the label map comes last and says it is done."""
-    made = prediction.parent
-    export_case(prediction, postprocess, settings, made, case.images[0])
-    prediction.unlink()
-    for file in sorted(made.iterdir(), key=lambda file: file.name == f"{case.name}.nii.gz"):
-        with atomic_path(folder / file.name) as temporary:
-            shutil.copyfile(file, temporary)
+    write_json(args.facts, {"cases": [entry.case for entry in entries], "chosen": chosen, **facts})
+    for path in predictions.values():
+        path.unlink()
 
 
 def _prepared(
-    cases: list[Case],
-    prepare: Prepare,
-    cache: Cache,
-    classes: dict[str, int],
-    channels: int,
-    scratch: Path,
-) -> Generator[tuple[Case, Path | CaseError]]:
+    system: str, entries: list[Entry], state: Mapping[str, Any], scratch: Path
+) -> Generator[tuple[Entry, Path | CaseError]]:
     """Caches of the cases, in order; the next one is made while the present one is predicted."""
+    prepare_case = part(system, "new").prepare_case
 
-    def make(case: Case) -> Path | CaseError:
+    def make(entry: Entry) -> Path | CaseError:
         try:
-            return prepare_case(case, prepare, cache, classes, channels, scratch / case.name)
+            made: Path = prepare_case(entry, state, scratch / entry.case)
         except CaseError as error:
-            return CaseError(f"case {case.name}: {error}")
+            return CaseError(f"case {entry.case}: {error}")
+        return made
 
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(make, cases[0])
-        for number, case in enumerate(cases):
+        coming = pool.submit(make, entries[0])
+        for number, entry in enumerate(entries):
             made = coming.result()
-            if number + 1 < len(cases):
-                coming = pool.submit(make, cases[number + 1])
-            yield case, made
-
-
-def prepare_case(
-    case: Case, prepare: Prepare, cache: Cache, classes: dict[str, int], channels: int, folder: Path
-) -> Path:
-    """Make a new scan's cache as the workflow would, and return its path.
-
-    Raises:
-        CaseError: the scan cannot be used.
-    """
-    inside = None
-    if prepare.lung_mask is not None:
-        mask, region = folder / "mask.nii.gz", folder / "region.nii.gz"
-        lung_mask(case.name, case.images[0], None, prepare.lung_mask, mask, region, folder / "lungs.json")
-        inside = {"region": region, "lungs": mask}.get(prepare.crop.to)
-    with atomic_folder(folder / "crop") as cropped:
-        crop_case(case.images, None, None, inside, prepare.crop, classes, cropped)
-    found = read_json(folder / "crop" / "crop.json")["channels"]
-    if found != channels:
-        raise CaseError(f"{found} image channel(s), the model takes {channels}")
-    path = folder / f"{case.name}.h5"
-    cache_case(case.name, folder / "crop", cache, classes, path)
-    return path
+            if number + 1 < len(entries):
+                coming = pool.submit(make, entries[number + 1])
+            yield entry, made
 
 
 if __name__ == "__main__":

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foldwise.command import parser, run
+from foldwise.command import run, system_parser
 from foldwise.report.page import write_report
 from foldwise.report.results import read_experiment
-from foldwise.settings import Settings, parse
+from foldwise.settings import parse
+from foldwise.systems import part
 
 
 def main() -> None:
     """Read the command line."""
-    made = parser(__doc__, Settings)
+    made = system_parser(__doc__, "Settings")
     made.add_argument("--folder", required=True, type=Path, help="folder of the experiment")
+    made.add_argument("--data", required=True, type=Path, help="folder of the prepared data")
     made.add_argument("--caches", required=True, type=Path, help="folder of the caches")
-    made.add_argument("--lungs", type=Path, help="folder of the lung masks, if there are any")
     args = made.parse_args()
-    settings = parse(Settings, args.settings)
+    settings = parse(part(args.system, "settings").Settings, args.settings)
+    view = part(args.system, "report").VIEW
     experiment = read_experiment(
         settings.experiment,
         args.folder,
         list(settings.models),
         settings.split.folds,
         args.caches,
-        args.lungs,
+        lambda cases: view.remarks(cases, args.data),
     )
-    write_report(experiment, args.folder)
+    write_report(experiment, view, args.folder)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from foldwise.cache import open_case
-from foldwise.command import parser, run
+from foldwise.command import run, system_parser
 from foldwise.files import atomic_path, file_hash, short_hash, write_json, write_text
+from foldwise.hdf5 import content_of
 from foldwise.index import Index
-from foldwise.planning import with_plan
+from foldwise.plan import merged, read_plan, with_plan
 from foldwise.provenance import provenance
-from foldwise.settings import Cache, Model, Prepare, dump, parse
-from foldwise.systems import fitted, load
+from foldwise.settings import dump, parse_values
+from foldwise.systems import fitted, load, part
 from foldwise.training.attempts import Attempts
 from foldwise.training.budget import UNFINISHED, Budget
 from foldwise.training.loop import Run, Trainer, log_text
@@ -28,13 +29,12 @@ SIDE_EFFECTS = {"examples", "save_every", "save_last"}
 
 def main() -> int:
     """Read the command line."""
-    made = parser(__doc__, Model)
-    made.add_argument("--system", default="segmentation", help="family")
+    made = system_parser(__doc__, "Model")
     made.add_argument("--name", default="model", help="the model's name in the plan")
     made.add_argument("--plan", type=Path, help="plan.yaml, for what the settings leave open")
-    made.add_argument("--prepare", default="{}", help="the prepare section, kept in the model for new scans")
-    made.add_argument("--cache", default="{}", help="the cache section, likewise")
+    made.add_argument("--prepared", default="{}", help="sections kept in the model's file for new cases")
     made.add_argument("--index", required=True, type=Path, help="label-path index")
+    made.add_argument("--features", type=Path, help="folder of <case>.h5 to use instead of the caches")
     made.add_argument("--fold", required=True, type=int, help="fold, from 0")
     made.add_argument("--seed", type=int, default=0, help="seed of the experiment")
     made.add_argument("--state", required=True, type=Path, help="folder of checkpoints and history")
@@ -53,21 +53,18 @@ def main() -> int:
     logging.getLogger().addHandler(logging.FileHandler(args.state / "train.log", encoding="utf-8"))
     index = Index.read(args.index)
     fold = index.folds[args.fold]
-    caches = {case: index[case].cache for case in fold.train + fold.validation}
-    contents = {}
-    for case, path in caches.items():
-        with open_case(path) as file:
-            contents[case] = str(file.attrs["content"])
-            channels = file["image"].shape[0]
+    caches = index.caches(fold.train + fold.validation, args.features)
+    contents = {case: content_of(path) for case, path in caches.items()}
     train = [caches[case] for case in fold.train]
-    settings = fitted(args.system, with_plan(Model, args.settings, args.plan, "models", args.name), train)
+    kind = part(args.system, "settings").Model
+    settings = fitted(args.system, with_plan(kind, args.settings, args.plan, "models", args.name), train)
     pretrained = file_hash(settings.pretrained.file) if settings.pretrained else None
     fingerprint = short_hash(
         [
             settings.model_dump(mode="json", exclude={"training": SIDE_EFFECTS}),
             args.seed,
             args.fold,
-            index.targets.as_dict(),
+            index.task,
             fold.train,
             fold.validation,
             contents,
@@ -86,16 +83,14 @@ def main() -> int:
         facts={
             "settings": dump(settings),
             "system": args.system,
-            "targets": index.targets.as_dict(),
-            "channels": channels,
-            "prepare": dump(parse(Prepare, args.prepare)),
-            "cache": dump(with_plan(Cache, args.cache, args.plan, "cache")),
+            "task": index.task,
+            "prepared": _prepared(args.prepared, args.plan),
             "fingerprint": fingerprint,
         },
         workers=args.workers,
         checkpoint_min=args.checkpoint_min,
     )
-    system = load(args.system, settings, index.targets, channels)
+    system = load(args.system, settings, index.task)
     trainer = Trainer(plan, system, attempts, budget)
     if trainer.step == 0:
         system.examples(train, plan.seed, settings.training.examples, args.state / "examples")
@@ -121,6 +116,14 @@ def main() -> int:
     )
     logging.info("best epoch %d, score %.4f", best["epoch"], best["score"])
     return 0
+
+
+def _prepared(given: str, plan: Path | None) -> dict[str, Any]:
+    """The sections that say how new cases are prepared, completed by the plan."""
+    sections: dict[str, Any] = parse_values(given)
+    if plan is not None:
+        sections = {name: merged(read_plan(plan, name), values) for name, values in sections.items()}
+    return sections
 
 
 if __name__ == "__main__":

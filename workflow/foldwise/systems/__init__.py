@@ -1,24 +1,51 @@
-"""What differs between the families of experiments, behind one small interface."""
+"""What differs between the families of experiments: a package each, with the same modules.
+
+`settings` (Settings, Data, Model, Evaluate, Export), `check` (examine), `layout` (open_experiment), `index`
+(make_entries), `family` (Family), `results` (chooses, choose, score, export), `new` (new_entries,
+prepare_case) and `report` (VIEW). Stages and rules ask for them by the name of the system; `System` below and
+the segmentation system say what each of them is.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import nn
-
+from foldwise.files import CaseError
 from foldwise.settings import Model
-from foldwise.targets import Targets
-from foldwise.training.steps import Items
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from foldwise.training.steps import Items
+
+NAMES = ("segmentation",)
+
+
+def system_of(config: Mapping[str, Any]) -> str:
+    """The system that an experiment names.
+
+    Raises:
+        CaseError: there is none of that name.
+    """
+    name = config.get("system", NAMES[0])
+    if name not in NAMES:
+        raise CaseError(f"config: system: {name!r} is none of {', '.join(NAMES)}")
+    return str(name)
+
+
+def part(system: str, module: str) -> Any:
+    """A module of a system; imported only now, since some need torch."""
+    return importlib.import_module(f"foldwise.systems.{system}.{module}")
 
 
 class System(Protocol):
-    """A family: networks, items, losses, predictions and scores; everything else is shared.
+    """The side of a system that learns and predicts, `Family(model, task)`; the rest is shared.
 
-    `cases` are paths of caches. A score is higher where a model is better.
+    `caches` are paths of the cases' HDF5 files. A score is higher where a model is better.
     """
 
     def network(self) -> nn.Module:
@@ -39,32 +66,26 @@ class System(Protocol):
         """Means over validation cases: `score`, by which the best epoch is chosen, and others to log."""
 
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
-        """Write a case's prediction (the mean over networks) as HDF5, on its cache's grid."""
+        """Write a case's prediction (the mean over networks) as HDF5."""
 
 
-# The module of each family; its class `Family` is the System.
-FAMILIES = {"segmentation": "foldwise.systems.segmentation"}
-
-
-def load(name: str, model: Model, targets: Targets, channels: int) -> Any:
-    """The system of a family for one model.
+def load(system: str, model: Model, task: Mapping[str, Any]) -> Any:
+    """The `System` for one model.
 
     Args:
-        name: a key of `FAMILIES`.
+        system: its name.
         model: the model's settings, as `fitted` made them.
-        targets: what is learnt.
-        channels: image channels.
+        task: what is learnt, as the index has it.
     """
-    return importlib.import_module(FAMILIES[name]).Family(model, targets, channels)
+    return part(system, "family").Family(model, task)
 
 
-def fitted(name: str, model: Model, caches: Sequence[str]) -> Model:
+def fitted(system: str, model: Model, caches: Sequence[str]) -> Any:
     """The model's settings with what its training cases decide.
 
     Args:
-        name: a key of `FAMILIES`.
+        system: its name.
         model: the model's settings.
         caches: of the training cases.
     """
-    made: Model = importlib.import_module(FAMILIES[name]).Family.fitted(model, caches)
-    return made
+    return part(system, "family").Family.fitted(model, caches)

@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from foldwise.settings import Augmentation
+from foldwise.volumes.settings import Augmentation
 
 
 def augment(

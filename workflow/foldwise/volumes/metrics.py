@@ -1,4 +1,4 @@
-"""Scores of a label map against the truth, per case and class, and their summary over folds and patients."""
+"""Scores of a label map against the truth, per case and class."""
 
 from __future__ import annotations
 
@@ -6,23 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import cc3d
 import numpy as np
-import pandas as pd
 from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
-from scipy.stats import wilcoxon
 
 from foldwise.volumes.geometry import bounding_box
 
-METRICS = (
-    "dice",
-    "jaccard",
-    "hd95_mm",
-    "assd_mm",
-    "surface_dice",
-    "volume_error_ml",
-    "lesion_recall",
-    "false_lesions",
-)
 # BraTS's distance where only one of both masks is empty: the diagonal of its 240×240×155 mm images.
 BRATS_WORST_MM = 373.13
 
@@ -170,59 +158,3 @@ def _lesions(found: np.ndarray, real: np.ndarray) -> dict[str, float | int]:
         "lesion_recall": hit / lesions if lesions else NAN,
         "false_lesions": int(components) - touching,
     }
-
-
-def fold_summary(
-    rows: pd.DataFrame, metrics: Sequence[str] = METRICS, resamples: int = 2000, seed: int = 0
-) -> pd.DataFrame:
-    """Means over cases and folds, and a 95 % bootstrap interval of the mean over patients.
-
-    Args:
-        rows: one per model, fold, case and class: columns model, case, group, fold, class and metrics.
-        metrics: columns to summarise; NaN is left out and counted.
-        resamples: bootstrap resamples of the groups (patients), with replacement.
-        seed: of the resamples.
-
-    Returns:
-        A row per model, class and metric: mean, std (over cases, ddof 1), fold_mean, fold_std (of the folds'
-        means, ddof 1), n, excluded, low, high.
-    """
-    made = []
-    for (model, name), part in rows.groupby(["model", "class"], sort=False):
-        for metric in metrics:
-            values = part[part[metric].notna()]
-            by_fold = values.groupby("fold")[metric].mean()
-            low, high = _bootstrap(values, metric, resamples, seed)
-            made.append(
-                {
-                    "model": model,
-                    "class": name,
-                    "metric": metric,
-                    "mean": values[metric].mean(),
-                    "std": values[metric].std(ddof=1),
-                    "fold_mean": by_fold.mean(),
-                    "fold_std": by_fold.std(ddof=1),
-                    "n": len(values),
-                    "excluded": len(part) - len(values),
-                    "low": low,
-                    "high": high,
-                }
-            )
-    return pd.DataFrame(made)
-
-
-def paired_p(differences: Sequence[float]) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test that paired differences centre on 0; NaN if all are 0."""
-    values = np.asarray(differences, float)
-    return float(wilcoxon(values).pvalue) if np.any(values != 0) else NAN
-
-
-def _bootstrap(values: pd.DataFrame, metric: str, resamples: int, seed: int) -> tuple[float, float]:
-    """Percentiles 2.5 and 97.5 of the mean over cases, patients drawn with replacement."""
-    groups = values.groupby("group")[metric].agg(["sum", "count"]).to_numpy()
-    if len(groups) < 2:
-        return NAN, NAN
-    drawn = np.random.default_rng(seed).integers(len(groups), size=(resamples, len(groups)))
-    sums, counts = groups[drawn].sum(axis=1).T
-    low, high = np.percentile(sums / counts, [2.5, 97.5])
-    return float(low), float(high)

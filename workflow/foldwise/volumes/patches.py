@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import torch
 
-from foldwise.cache import open_case
-from foldwise.settings import Intensity, Sampling
+from foldwise.volumes.cache import open_case
 from foldwise.volumes.geometry import Int3, int3
+from foldwise.volumes.settings import Intensity, Sampling
 
 # Files kept open by a worker; a thousand cases would exhaust its file descriptors.
 MAX_OPEN = 64

@@ -8,7 +8,7 @@ import cc3d
 import numpy as np
 from scipy.ndimage import binary_fill_holes
 
-from foldwise.targets import Targets
+from foldwise.volumes.targets import Targets
 
 
 def largest_foreground(labels: np.ndarray, targets: Targets) -> np.ndarray:

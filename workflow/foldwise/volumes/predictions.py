@@ -10,11 +10,12 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from foldwise.cache import lineage_of
-from foldwise.files import CaseError, atomic_path
-from foldwise.targets import Targets
+from foldwise.files import atomic_path
+from foldwise.hdf5 import open_hdf5
+from foldwise.volumes.cache import lineage_of
 from foldwise.volumes.geometry import Lineage
 from foldwise.volumes.postprocess import POSTPROCESSES
+from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume
 
 FORMAT = "foldwise-prediction-2"
@@ -60,14 +61,7 @@ def open_prediction(path: Path) -> h5py.File:
     Raises:
         CaseError: the file is missing, truncated, or no prediction.
     """
-    try:
-        file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise CaseError(f"{path}: not a readable HDF5 file ({error}); delete it and test again") from error
-    if file.attrs.get("format") != FORMAT:
-        file.close()
-        raise CaseError(f"{path}: not a prediction of this version of Foldwise; test again")
-    return file
+    return open_hdf5(path, FORMAT)
 
 
 def classes_of(path: Path) -> dict[str, int]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from foldwise.cache import Contents, compact, write_case
 from foldwise.files import CaseError, read_json, write_json
-from foldwise.settings import Cache, Crop
 from foldwise.volumes import geometry
+from foldwise.volumes.cache import Contents, compact, write_case
 from foldwise.volumes.geometry import Box, Lineage, int3
+from foldwise.volumes.settings import Cache, Crop
 from foldwise.volumes.volume import Volume, read_channels, read_volume, same_grid, write_volume
 
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import yaml
 from nibabel.orientations import io_orientation
-from pydantic import BaseModel
 
 from foldwise.files import CaseError, read_json
-from foldwise.settings import Model, Plan, Settings, dump, parse_values, validate
-from foldwise.targets import Targets
+from foldwise.plan import merged, read_plan
+from foldwise.settings import dump, validate
+from foldwise.systems.segmentation.settings import Model, Plan, Settings
+from foldwise.volumes.targets import Targets
 
 PRESETS_GIB = {"small": 4.0, "medium": 11.0, "large": 24.0}
 # An axis is coarse when its voxels are this many times as long as the others'.
@@ -30,8 +31,6 @@ SMALLEST_EDGE = 4
 BATCH_SHARE = 0.05
 # Voxels of the first patch that is tried, before memory and the cases' size cut it down.
 FIRST_PATCH = {2: 2048**2, 3: 256**3}
-
-AnySection = TypeVar("AnySection", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -242,10 +241,11 @@ def plan_model(
 
 def training_gib(model: Model, targets: Targets, channels: int) -> float:
     """GPU memory of training a segmentation model in GiB, as counted on shapes alone."""
-    from foldwise.systems.segmentation import Family
+    from foldwise.systems.segmentation.family import Family
     from foldwise.training.memory import count_step, gpu_gib
 
-    return gpu_gib(count_step(Family(model, targets, channels)), half=model.training.amp != "off")
+    task = {"targets": targets.as_dict(), "channels": channels}
+    return gpu_gib(count_step(Family(model, task)), half=model.training.amp != "off")
 
 
 def plan_text(
@@ -285,21 +285,6 @@ def memory_gib(plan: Plan) -> float:
     return PRESETS_GIB[plan.memory] if isinstance(plan.memory, str) else plan.memory
 
 
-def with_plan(kind: type[AnySection], given: str, plan: Path | None, *place: str) -> AnySection:
-    """A section of settings, completed by a plan where there is one.
-
-    Args:
-        kind: the section.
-        given: what the experiment sets, as YAML or JSON text; with a plan, without the defaults.
-        plan: plan.yaml, or None.
-        place: keys under which the plan holds the section.
-    """
-    values = parse_values(given)
-    if plan is not None:
-        values = merged(read_plan(plan, *place), values)
-    return validate(kind, values, origin=str(plan or "settings"))
-
-
 def complete(settings: Settings, plan: Path) -> Settings:
     """An experiment's settings with the plan's in the gaps."""
     given = dump(settings, given=True)
@@ -311,31 +296,6 @@ def complete(settings: Settings, plan: Path) -> Settings:
         | {"models": {k: merged(values["models"].get(k, {}), v) for k, v in given.get("models", {}).items()}},
         origin=str(plan),
     )
-
-
-def read_plan(plan: Path, *place: str) -> dict[str, Any]:
-    """A section of a plan as plain values; empty if the plan has none.
-
-    Raises:
-        CaseError: the file is not readable as YAML.
-    """
-    try:
-        values = yaml.safe_load(plan.read_text(encoding="utf-8"))
-        for key in place:
-            values = values.get(key, {})
-    except (OSError, yaml.YAMLError, AttributeError) as error:
-        raise CaseError(f"{plan}: not readable as a plan ({error}); delete it to plan anew") from error
-    return dict(values)
-
-
-def merged(planned: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Two sections as one: `given` goes before; a named class is taken whole, never mixed."""
-    made = dict(planned)
-    for key, value in given.items():
-        old = made.get(key)
-        nested = isinstance(value, dict) and isinstance(old, dict) and "name" not in value
-        made[key] = merged(old, value) if nested and isinstance(old, dict) else value
-    return made
 
 
 def _intensity(fingerprint: Fingerprint) -> list[dict[str, Any]]:

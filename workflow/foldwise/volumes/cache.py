@@ -22,7 +22,8 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from foldwise.files import CaseError, atomic_path
+from foldwise.files import atomic_path
+from foldwise.hdf5 import open_hdf5
 from foldwise.volumes.geometry import Lineage
 
 FORMAT = "foldwise-volume-2"
@@ -90,22 +91,12 @@ def write_case(
 
 
 def open_case(path: Path | str) -> h5py.File:
-    """Open a case's file read-only, without HDF5's file locks (network file systems often lack them).
+    """Open a case's file read-only.
 
     Raises:
-        CaseError: the file is missing, truncated, or not one of ours.
+        CaseError: the file is missing, cut off, or not one of ours.
     """
-    try:
-        file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise CaseError(
-            f"{path}: not a readable HDF5 file, perhaps cut off while it was copied ({error}); delete it "
-            f"and run again"
-        ) from error
-    if file.attrs.get("format") != FORMAT or "image" not in file:
-        file.close()
-        raise CaseError(f"{path}: not a cache of this version of Foldwise; delete it and run again")
-    return file
+    return open_hdf5(path, FORMAT)
 
 
 def lineage_of(file: h5py.File) -> Lineage:

@@ -1,20 +1,21 @@
-rule postprocess:
+rule choose:
     input:
         index=rules.index.output.index,
         predictions=expand(
             rules.test.output.predictions, fold=LAYOUT.folds, allow_missing=True
         ),
     output:
-        f"{LAYOUT.experiment}/{{model}}/postprocess.json",
+        f"{LAYOUT.experiment}/{{model}}/choice.json",
     log:
-        f"{LAYOUT.experiment}/logs/postprocess/{{model}}.log",
+        f"{LAYOUT.experiment}/logs/choose/{{model}}.log",
     conda:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=LAYOUT.mib("export"),
         runtime=60,
     params:
+        system=SETTINGS.system,
         settings=as_json(SETTINGS.evaluate),
     shell:
-        "python -m foldwise.stages.postprocess --settings {params.settings:q} --index {input.index}"
+        "python -m foldwise.stages.choose --system {params.system} --settings {params.settings:q} --index {input.index}"
         " --predictions {input.predictions} --facts {output} > {log} 2>&1"

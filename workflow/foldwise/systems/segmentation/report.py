@@ -1,4 +1,4 @@
-"""What the report shows of segmentations alone: their metrics, pictures of cases, and cases to look at."""
+"""What the report shows of segmentations: their metrics, pictures of cases, and cases to look at."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from foldwise.cache import open_case
+from foldwise.files import read_json
 from foldwise.report.figures import picture
-from foldwise.report.tables import Column
+from foldwise.report.results import Experiment, ModelResults, Remark
+from foldwise.report.tables import Column, number
+from foldwise.report.view import Picture, View
+from foldwise.volumes.cache import open_case
 from foldwise.volumes.predictions import open_prediction
 
 # The first one ranks cases and heads the page.
@@ -40,7 +43,6 @@ CASE_METRICS = (
     Column("lesions_found", "found"),
     Column("false_lesions", "false"),
 )
-SCORE, SCORE_TITLE = "val_dice", "validation Dice"
 EXCLUDED = (
     "Left out and counted: of overlaps and distances the cases in which truth and prediction are empty, of "
     "lesion recall those without a true lesion. Where only one of both is empty, HD95 is the scan's diagonal."
@@ -52,6 +54,32 @@ COLOURS = {"truth": "#56B4E9", "prediction": "#E69F00"}
 LUNG_WINDOW_HU = (-1250.0, 250.0)
 # Slices of the first axis counted at once.
 SLAB = 64
+
+
+def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
+    """The best, the median and the worst case, in three planes."""
+    made = []
+    for which, case, dice in three_cases(model.metrics):
+        image = overlay(experiment.caches / f"{case}.h5", model.predictions[case])
+        alternative = f"{which} case, {case}: three planes with outlines of truth and prediction"
+        made.append(Picture(image, f"{which.capitalize()}: {case}, Dice {number(dice, 3)}", alternative))
+    return made
+
+
+def chosen(choice: Mapping[str, Any]) -> str:
+    """The post-processing that was kept."""
+    return ", ".join(choice["postprocess"])
+
+
+def remarks(cases: Mapping[str, Any], data: Path) -> list[Remark]:
+    """Cases of whose label the thoracic region, to which scans are cropped, misses a part."""
+    made = []
+    for case in cases:
+        facts = data / "lungs" / f"{case}.json"
+        share = read_json(facts).get("label_missed_by_region") if facts.exists() else None
+        if share:
+            made.append(Remark(case, f"{share:.2%} of the label lies outside the thoracic region"))
+    return made
 
 
 def three_cases(rows: pd.DataFrame) -> list[tuple[str, str, float]]:
@@ -184,3 +212,19 @@ def _plane(
     axes.set(xlim=(extent[0], 0), ylim=(0, extent[1]))
     axes.set_anchor("N")
     axes.set_axis_off()
+
+
+VIEW = View(
+    metrics=METRICS,
+    case_metrics=CASE_METRICS,
+    score=("val_dice", "validation Dice"),
+    about="Scores are taken on the grid of the source files.",
+    excluded=EXCLUDED,
+    pictures_title="Best, median and worst case",
+    pictures_note="R: the patient's right, A: front. Drawn before post-processing.",
+    pictures=pictures,
+    colours=COLOURS,
+    chosen=chosen,
+    concerns=concerns,
+    remarks=remarks,
+)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,16 +15,17 @@ from monai.inferers import SlidingWindowInferer
 from torch import nn
 from torch.utils.data import default_collate
 
-from foldwise.cache import lineage_of, open_case
 from foldwise.files import CaseError
 from foldwise.networks import build
-from foldwise.settings import Model, Named
-from foldwise.targets import Targets
+from foldwise.settings import Named
+from foldwise.systems.segmentation.settings import Model
 from foldwise.training.steps import Items
 from foldwise.volumes.augment import augment
+from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.geometry import Int3, int3
 from foldwise.volumes.patches import Patches, normalise, scaling
 from foldwise.volumes.predictions import write_prediction
+from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, write_volume
 
 # In-plane sizes of a slab are multiples of this, which every usual network's total stride divides.
@@ -33,9 +35,11 @@ SLAB_MULTIPLE = 32
 class Family:
     """The system of label maps: soft-max over background and classes, or a sigmoid per overlapping region."""
 
-    def __init__(self, model: Model, targets: Targets, channels: int) -> None:
+    def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
+        """Take the settings and what is learnt: `targets`, and the images' `channels`."""
         self.model = model
-        self.targets = targets
+        self.targets = targets = Targets.from_dict(task["targets"])
+        channels = task["channels"]
         self.axis = "xyz".index(model.slice_axis)
         self.flat = model.dimensions in ("2d", "2.5d")
         self.patch = patch_of(model)

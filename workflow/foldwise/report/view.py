@@ -1,0 +1,72 @@
+"""What a system tells the report of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from foldwise.report.results import Experiment, ModelResults, Remark
+from foldwise.report.tables import Column
+from foldwise.statistics import fold_summary
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the page.
+
+    Attributes:
+        image: its data address.
+        caption: what it shows.
+        alternative: the same for those who do not see it.
+    """
+
+    image: str
+    caption: str
+    alternative: str
+
+
+def _nothing(*_: Any) -> list[Any]:
+    return []
+
+
+@dataclass(frozen=True)
+class View:
+    """What the page shows of one system alone.
+
+    Attributes:
+        metrics: columns of metrics.csv that are summarised; the first one ranks cases and heads the page.
+        case_metrics: columns of the tables of single cases.
+        score: column of the training log by which epochs are chosen, and its title.
+        about: how scores are taken, a sentence.
+        excluded: which cases are left out of which means, and how they count otherwise.
+        class_title: heading of the column `class`.
+        pictures_title: heading over the pictures of a model.
+        pictures_note: what they show.
+        colours: legend of the pictures.
+        pictures: pictures of a model.
+        chosen: what a fold's validation cases chose, in words; "" for nothing.
+        concerns: cases that a reader should look at: rows of case, class and text.
+        remarks: what preparation noticed, from check.json's cases and the folder of prepared data.
+        summary: rows of all models → their means over folds and cases.
+        files: further files beside the page, from the experiment and their folder.
+    """
+
+    metrics: Sequence[Column]
+    case_metrics: Sequence[Column]
+    score: tuple[str, str]
+    about: str
+    excluded: str
+    pictures_title: str
+    pictures_note: str
+    pictures: Callable[[Experiment, ModelResults], list[Picture]]
+    class_title: str = "class"
+    colours: Mapping[str, str] = field(default_factory=dict)
+    chosen: Callable[[Mapping[str, Any]], str] = lambda chosen: ""
+    concerns: Callable[[pd.DataFrame], list[dict[str, str]]] = _nothing
+    remarks: Callable[[Mapping[str, Any], Path], list[Remark]] = _nothing
+    summary: Callable[[pd.DataFrame, Sequence[str]], pd.DataFrame] = fold_summary
+    files: Callable[[Experiment, Path], None] = lambda experiment, folder: None

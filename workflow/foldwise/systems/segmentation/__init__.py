@@ -1,0 +1,1 @@
+"""Segmentation of volumes: label maps of CT and MR, cross-validated."""

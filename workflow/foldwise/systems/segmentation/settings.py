@@ -1,0 +1,110 @@
+"""Settings of segmentation experiments."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from foldwise.settings import Experiment, Name, Named, OneOrMore, Section
+from foldwise.settings import Model as AnyModel
+from foldwise.volumes.settings import (
+    Augmentation,
+    Cache,
+    Data,
+    Evaluate,
+    Export,
+    Intensity,
+    Prepare,
+    Sampling,
+    Voxels,
+)
+
+
+class Inference(Section):
+    """Sliding-window prediction."""
+
+    overlap: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="Overlap of windows.")
+    batch: int = Field(2, ge=1, description="Windows per forward pass.")
+    weighting: Literal["gaussian", "constant"] = Field(
+        "gaussian", description="Weight of a window's voxels where windows overlap (Gaussian: σ an eighth)."
+    )
+    mirror: bool = Field(
+        False, description="Average over the mirror images along every axis (8 times the work in 3-D)."
+    )
+
+
+class Model(AnyModel):
+    """One model of an experiment; it is trained once per fold."""
+
+    network: Named = Field(
+        Named.model_validate({"name": "BasicUNet", "features": [16, 32, 64, 128, 256, 16]}),
+        description="From monai.networks.nets, torchvision.models or foldwise.networks; channels "
+        "and classes are filled in.",
+    )
+    loss: OneOrMore[Named] | None = Field(
+        None,
+        description="From monai.losses or torch.nn, e.g. DiceFocalLoss; a list is summed. null: Dice and "
+        "cross entropy (for regions, Dice and binary cross entropy).",
+    )
+    dimensions: Literal["3d", "slab", "2.5d", "2d"] = Field(
+        "3d",
+        description="3d: patches as given. slab: whole slices, as many as `patch` has along `slice_axis`. "
+        "2d: single slices, in patches as given in the plane. 2.5d: these with `slices` neighbours "
+        "as channels.",
+    )
+    slice_axis: Literal["x", "y", "z"] = Field("z", description="Axis across slices (RAS; z: axial).")
+    slices: int = Field(3, ge=1, description="Slices of a 2.5d input, odd; the middle one is segmented.")
+    patch: Voxels = Field((96, 96, 96), description="Training patch and window. Voxels.")
+    intensity: OneOrMore[Intensity] = Field(
+        [Intensity()], description="Grey values; a list: one entry per channel."
+    )
+    sampling: Sampling = Field(Sampling(), description="Patch centres.")
+    augmentation: Augmentation | None = Field(Augmentation(), description="Augmentation; null: none.")
+    inference: Inference = Field(Inference(), description="Prediction.")
+
+    @model_validator(mode="after")
+    def _odd(self) -> Model:
+        if self.dimensions == "2.5d" and self.slices % 2 == 0:
+            raise ValueError("slices must be odd: the middle one is segmented")
+        return self
+
+
+class Plan(Section):
+    """Spacing, patch, batch, network and grey values from the training cases (rule `plan`).
+
+    What the experiment sets itself is left alone.
+    """
+
+    memory: Literal["small", "medium", "large"] | Annotated[float, Field(gt=0)] = Field(
+        "medium",
+        description="GPU memory that training may take: small 4, medium 11, large 24, or a number. GiB.",
+    )
+    ct: bool | None = Field(
+        None, description="Whether the first channel is a CT in HU; null: if its values say so."
+    )
+
+
+class Settings(Experiment):
+    """A segmentation experiment."""
+
+    system: Literal["segmentation"] = Field("segmentation", description="The family of experiments.")
+    data: Data = Field(description="Cases and labels.")
+    prepare: Prepare = Field(Prepare(), description="Masks and crops.")
+    cache: Cache = Field(Cache(), description="The HDF5 cache.")
+    plan: Plan | None = Field(None, description="Plan the rest from the training cases.")
+    models: dict[Name, Model] = Field(
+        {"unet": Model()}, min_length=1, description="Model name → its settings."
+    )
+    evaluate: Evaluate = Field(Evaluate(), description="Scores.")
+    export: Export = Field(Export(), description="Exported files.")
+
+    @model_validator(mode="after")
+    def _known_classes(self) -> Settings:
+        for name, model in self.models.items():
+            if unknown := set(model.sampling.label_weights) - {*self.data.labels, "background"}:
+                raise ValueError(
+                    f"models.{name}.sampling.label_weights names {', '.join(sorted(unknown))}, "
+                    f"which data.labels does not"
+                )
+        return self

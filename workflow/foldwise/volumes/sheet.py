@@ -1,0 +1,102 @@
+"""The sample sheet of volumes: columns `image` or one `image_<channel>` each, `label`, `weight`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from foldwise import sheet
+from foldwise.files import CaseError
+from foldwise.sheet import CASE_NAME, Sheet
+from foldwise.volumes.settings import Data
+
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+COLUMNS = ("image", "label", "weight")
+IMAGE = r"image(_\w+)?"
+
+
+@dataclass(frozen=True)
+class Case(sheet.Case):
+    """A row of the sheet.
+
+    Attributes:
+        images: one path per channel, in the order of the columns `image` or `image_<channel>`.
+        label: label map on the images' grid, or None: such a case is only predicted.
+        weight: weight map for the weighted sampler, on the images' grid, or None.
+    """
+
+    images: tuple[Path, ...]
+    label: Path | None
+    weight: Path | None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file of the case."""
+        return self.images + tuple(path for path in (self.label, self.weight) if path)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is a label."""
+        return self.label is not None
+
+
+def read_sheet(data: Data) -> Sheet[Case]:
+    """Read the sheet without touching the files that it names.
+
+    Raises:
+        CaseError: no such file, no header, or a column that is missing or not known.
+    """
+    path = data.sheet
+    table = sheet.read_table(path, COLUMNS, IMAGE)
+    images = [column for column in table.header if re.fullmatch(IMAGE, column)]
+    if not images or ("image" in images and len(images) > 1):
+        raise CaseError(
+            f"{path}: line 1: needs a column `case` and either `image` or one `image_<channel>` each"
+        )
+    folder = data.folder if data.folder is not None else path.parent
+
+    def make(cells: Mapping[str, str], base: sheet.Case) -> Case:
+        label, weight = (folder / cells[c] if cells.get(c) else None for c in ("label", "weight"))
+        paths = tuple(folder / cells[column] for column in images)
+        return Case(base.name, base.group, base.split, base.line, paths, label, weight)
+
+    return sheet.read_cases(table, images, make)
+
+
+def read_new_cases(source: Path) -> list[Case]:
+    """Scans to be predicted, from a sample sheet or a folder; labels in the sheet are not looked at.
+
+    In a folder, a file is a case, or a channel of one if its name ends in `_0000`, `_0001`, … as in nnU-Net;
+    a folder within is a DICOM series.
+
+    Raises:
+        CaseError: nothing to predict, or a sheet with faults.
+    """
+    if source.is_file():
+        read = read_sheet(Data(sheet=source))
+        if read.problems:
+            raise CaseError(f"{source}: {len(read.problems)} problem(s)\n  " + "\n  ".join(read.problems))
+        return list(read.cases)
+    if not source.is_dir():
+        raise CaseError(f"{source}: neither a sample sheet nor a folder of scans")
+    found: dict[str, list[Path]] = {}
+    for path in sorted(source.iterdir()):
+        suffix = next((s for s in VOLUME_SUFFIXES if path.name.endswith(s)), None)
+        if path.name.startswith(".") or (suffix is None and not path.is_dir()):
+            continue
+        name = path.name.removesuffix(suffix or "")
+        found.setdefault(re.sub(r"_\d{4}$", "", name) if suffix else name, []).append(path)
+    if not found:
+        raise CaseError(
+            f"{source}: no scans in it ({', '.join(VOLUME_SUFFIXES)}, or folders of a DICOM series)"
+        )
+    if wrong := [name for name in found if not CASE_NAME.match(name)]:
+        raise CaseError(
+            f"{source}: {wrong[0]!r} is no name for a case: letters, digits, `_`, `.` and `-` only"
+        )
+    return [
+        Case(name, name, "", line, tuple(paths), None, None)
+        for line, (name, paths) in enumerate(found.items(), start=1)
+    ]

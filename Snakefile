@@ -22,6 +22,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/check.smk"
 # How cases are prepared is up to the system; what comes of it is <case>.h5.
 include: f"workflow/rules/{SETTINGS.system}.smk"
+include: "workflow/rules/prepare_part.smk"
 include: "workflow/rules/index.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/test.smk"

@@ -108,7 +108,6 @@ def measure(folder: Path, name: str, cases: int) -> dict[str, tuple[float, float
     snakemake = [sys.executable, "-m", "snakemake", "--cores", "2", "--directory", str(ROOT)]
     common = ["--configfile", str(experiment), "--nolock"]
     # The plan comes with the caches; to name it, too, ends in a bug of Snakemake 9.27.
-    # The plan comes with the caches; to name it, too, ends in a bug of Snakemake 9.27.
     rules = ["check", "cache", "index"]
     wanted = [str(results / "check.json"), str(made / "metrics.csv")]
     run([*snakemake, *wanted, *common, "--until", *rules], folder / "prepare.log")
@@ -141,7 +140,7 @@ def planned_forecast(experiment: Path) -> dict[str, int]:
     layout = front_door(yaml.safe_load(experiment.read_text()), main=True)
     sizes = list(layout.sizes.values())
     model = layout.planned.models["unet"]
-    return {s: model_mib(s, sizes, layout.planned, model, layout._step("unet")) for s in ("train", "test")}
+    return {s: model_mib(s, sizes, layout.planned, model, layout.step("unet")) for s in ("train", "test")}
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers a file stays on one of them, since its fixtures cost; so does the one Slurm cluster."""
+    """With several workers a file stays on one, since its fixtures cost; so does the one Slurm cluster."""
     for item in items:
         name = "slurm" if item.get_closest_marker("slurm") else item.path.stem
         item.add_marker(pytest.mark.xdist_group(name))

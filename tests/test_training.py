@@ -9,16 +9,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
 
-from foldwise.files import CaseError
+from foldwise.files import CaseError, read_json
 from foldwise.index import Index
 from foldwise.settings import Named, validate
 from foldwise.systems.segmentation.settings import Model
+from foldwise.training import claim as claim_module
 from foldwise.training.attempts import Attempts
 from foldwise.training.loop import make_scheduler
 from foldwise.training.steps import StepSampler, batches, collate, step_seed
@@ -328,3 +329,57 @@ def test_a_plateau_is_one_of_the_validation_score(index: Path, tmp_path: Path) -
         score = float(row["val_dice"])
         rate *= 1 if score > best else 0.5
         best = max(best, score)
+
+
+class TestClaim:
+    """Two jobs of one training: what a killed main process leaves running, and what the next call submits."""
+
+    @pytest.fixture(autouse=True)
+    def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(claim_module, "BEAT_S", 0.05)
+        monkeypatch.setattr(claim_module, "SILENCE_S", 0.5)
+
+    @pytest.fixture
+    def other(self, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+        process = subprocess.Popen(["sleep", "60"])
+        holder = {"host": os.uname().nodename, "pid": process.pid, "slurm_job_id": "7"}
+        (tmp_path / "holder.json").write_text(json.dumps(holder))
+        yield process
+        process.kill()
+        process.wait()
+
+    def test_it_is_given_back(self, tmp_path: Path) -> None:
+        with claim_module.claim(tmp_path, lambda: True) as held:
+            assert held
+            assert read_json(tmp_path / "holder.json")["pid"] == os.getpid()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_living_holder_is_waited_for(self, tmp_path: Path, other: subprocess.Popen[bytes]) -> None:
+        asked = []
+
+        def give_up() -> bool:
+            (tmp_path / "holder.json").touch()
+            asked.append(True)
+            return len(asked) == 100
+
+        with claim_module.claim(tmp_path, give_up) as held:
+            assert not held
+        assert len(asked) == 100
+        assert read_json(tmp_path / "holder.json")["pid"] == other.pid
+
+    def test_a_dead_one_is_not(self, tmp_path: Path, other: subprocess.Popen[bytes]) -> None:
+        other.kill()
+        other.wait()
+        with claim_module.claim(tmp_path, lambda: False) as held:
+            assert held
+
+    def test_nor_one_of_another_node_that_fell_silent(self, tmp_path: Path) -> None:
+        (tmp_path / "holder.json").write_text('{"host": "elsewhere", "pid": 1, "slurm_job_id": null}')
+        begun = time.monotonic()
+        with claim_module.claim(tmp_path, lambda: False) as held:
+            assert held
+            assert time.monotonic() - begun > 0.3
+            # A sign of life comes while the block runs.
+            first = (tmp_path / "holder.json").stat().st_mtime_ns
+            time.sleep(0.3)
+            assert (tmp_path / "holder.json").stat().st_mtime_ns > first

@@ -15,6 +15,8 @@ import pytest
 import torch
 import yaml
 
+from foldwise.status import Job, report
+from foldwise.systems import part
 from foldwise.volumes.cache import open_case
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 from synthetic import scan
@@ -163,7 +165,7 @@ class TestRun:
         for case in ("c6", "c7"):
             (run / "new" / f"{case}.nii.gz").symlink_to(run / f"{case}.nii.gz")
         text = snakemake(run, EXPERIMENT, "predict", check=False)
-        assert "predict: which scans?" in text
+        assert "predict: which cases?" in text
         experiment = changed(predict={"source": "new", "parts": 2})
         assert planned(run, experiment, "predict") == {"predict": 1, "predict_part": 2}
         snakemake(run, experiment, "predict")
@@ -189,7 +191,7 @@ class TestRun:
         text = snakemake(run, changed(predict="mixed"), "predict", check=False)
         assert "predict_part" in text
         log = (run / "results" / "tiny" / "logs" / "predict" / "unet_0of1.log").read_text(encoding="utf-8")
-        assert re.search(r"2 of 3 scans could not be predicted", log)
+        assert re.search(r"2 of 3 cases could not be predicted", log)
         assert re.search(r"case bad: .*bad\.nii\.gz: not readable as a volume", log)
         assert re.search(r"case flat: .*flat\.nii\.gz: every voxel is 0", log)
         assert (run / "results" / "tiny" / "unet" / "predicted-mixed" / "good.nii.gz").exists()
@@ -243,6 +245,23 @@ def test_every_experiment_plans(path: Path, tmp_path: Path) -> None:
     assert jobs["cache"] == 8
 
 
+def test_status_says_what_is_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run)
+    layout = part("segmentation", "layout").open_experiment(dict(EXPERIMENT), False)
+    (run / "results/tiny/unet/fold1/model.pt").rename(run / "moved.pt")
+    waiting = Job("17", "PENDING", "(Priority)")
+    lines = report(layout, {"rule_train_wildcards_unet_1": waiting}).splitlines()
+    (run / "moved.pt").rename(run / "results/tiny/unet/fold1/model.pt")
+    assert lines[0] == "tiny: 8 of 8 cases prepared"
+    log = pd.read_csv(run / "results/tiny/unet/fold0/log.csv").iloc[-1]
+    done, other = (dict(zip(lines[1].split(), re.split(r"\s{2,}", line), strict=True)) for line in lines[2:4])
+    assert (done["training"], done["epoch"], done["testing"]) == ("done", "1/1", "done")
+    assert float(done["loss"]) == pytest.approx(log["loss"], abs=1e-4)
+    assert float(done["score"]) == pytest.approx(log["val_dice"], abs=1e-4)
+    assert (other["training"], other["job"]) == ("finished", "–")
+    assert lines[-1] == "report: results/tiny/report.html"
+
+
 def test_the_demo_plans() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "--dry-run", "--forceall", "--cores", "2"],
@@ -284,7 +303,7 @@ def test_a_planned_experiment_in_one_call(tmp_path: Path) -> None:
     model = torch.load(tmp_path / "results/tiny/unet/fold0/model.pt", weights_only=True)
     assert model["settings"]["patch"] == [32, 32, 32]
     assert model["settings"]["network"]["name"] == "BasicUNet"
-    assert model["cache"]["spacing"] == [2, 2, 3]
+    assert model["prepared"]["cache"]["spacing"] == [2, 2, 3]
     edited = path.read_text(encoding="utf-8").replace("[32, 32, 32]", "[48, 32, 32]")
     path.write_text(edited, encoding="utf-8")
     jobs = planned(tmp_path, experiment, target)

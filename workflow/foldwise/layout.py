@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -12,7 +13,10 @@ from pydantic import BaseModel
 
 from foldwise.files import CaseError, short_hash
 from foldwise.settings import Experiment, as_json
-from foldwise.sheet import AnyCase, Sheet
+from foldwise.sheet import AnyCase, Case, Sheet
+
+# Cases that a part's job prepares at a time: the threads of its rule.
+PART_THREADS = 4
 
 AnySettings = TypeVar("AnySettings", bound=Experiment)
 
@@ -27,18 +31,20 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
         data: folder of prepared data.
         caches: folder of <case>.h5.
         indexed: pattern of what the index is made from.
+        preparation: rules that prepare a case, up to its cache.
         plan: file that completes the settings, or None.
     """
 
     data: str
     caches: str
     indexed: str
+    preparation: tuple[str, ...]
     plan: str | None = None
 
     def __init__(self, settings: AnySettings, sheet: Sheet[AnyCase]) -> None:
         """Name the folders of the experiment; a system names those of its data."""
         self.settings = settings
-        self.sheet = sheet
+        self.sheet = sheet if settings.part is None else _of_part(sheet, settings.part)
         self.experiment = f"{settings.results}/{settings.experiment}"
         self.fold = f"{self.experiment}/{{model}}/fold{{fold}}"
         self.ensemble = f"{self.experiment}/{{model}}/ensemble"
@@ -97,13 +103,51 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
         """A pattern's path for each case."""
         return [pattern.format(case=case.name) for case in cases]
 
+    def ready(self, cases: Sequence[AnyCase], pattern: str) -> list[str]:
+        """Files that say that cases are prepared: a pattern's paths, or the markers of their parts."""
+        parts = self.settings.prepare_jobs
+        if parts is None:
+            return self.per_case(cases, pattern)
+        # Without a plan between them, one job goes from the source to the cache.
+        folder = Path(pattern if self.plan else self.cached).parent.name
+        return sorted({f"{self.data}/parts/{folder}/{_part_name(case, parts)}.json" for case in cases})
+
+    def part(self, name: str) -> list[AnyCase]:
+        """The cases of a part."""
+        return list(_of_part(self.sheet, name).cases)
+
+    def part_target(self, folder: str) -> str:
+        """How far a part's job goes."""
+        return "prepared" if folder == Path(self.cached).parent.name else "indexed"
+
+    def part_plan(self, folder: str) -> list[str]:
+        """The plan, for caches."""
+        return [self.plan] if self.plan and self.part_target(folder) == "prepared" else []
+
+    @property
+    def part_settings(self) -> str:
+        """The experiment for a part's job, as JSON."""
+        return as_json(self.settings.model_copy(update={"prepare_jobs": None, "predict": None}), given=True)
+
+    def part_mib(self, name: str, attempt: int) -> int:
+        """Memory of a part's job in MiB: the hungriest stage of as many cases as run at a time."""
+        one = max(self.mib(rule, case.name, attempt) for rule in self.preparation for case in self.part(name))
+        return one * min(PART_THREADS, len(self.part(name)))
+
+    def part_minutes(self, name: str) -> int:
+        """Time of a part's job in minutes, generously."""
+        return 20 + 2 * len(self.preparation) * ceil(len(self.part(name)) / PART_THREADS)
+
     def inputs(self, model: str) -> str:
         """Pattern of the files of cases that a model works on: the caches, or features with {fold}."""
         return self.cached
 
     def trained_on(self, model: str, fold: str) -> list[str]:
         """Files of cases that a fold's model is trained and tested on."""
-        return [self.inputs(model).format(case=case.name, fold=fold) for case in self.training]
+        pattern = self.inputs(model)
+        if pattern == self.cached:
+            return self.ready(self.training, pattern)
+        return [pattern.format(case=case.name, fold=fold) for case in self.training]
 
     def features(self, model: str, fold: str) -> str:
         """Folder of the files that a model works on instead of the caches, or nothing."""
@@ -138,6 +182,17 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
             for model in self.models
             for part in range(parts)
         ]
+
+
+def _part_name(case: Case, parts: int) -> str:
+    """By a hash of its name, so that a case more moves no other one."""
+    number = int(short_hash(case.name), 16) % parts
+    return f"{'training' if case.trains else 'others'}_{number}of{parts}"
+
+
+def _of_part(sheet: Sheet[AnyCase], name: str) -> Sheet[AnyCase]:
+    parts = int(name.rsplit("of", 1)[1])
+    return Sheet(tuple(case for case in sheet.cases if _part_name(case, parts) == name), sheet.problems)
 
 
 def option(flag: str, path: str | Path | None) -> str:

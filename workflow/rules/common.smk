@@ -19,3 +19,5 @@ wildcard_constraints:
     fold="[0-9]+",
     part="[0-9]+",
     parts="[0-9]+",
+    folder="[a-z]+-[0-9a-f]+",
+    share="(training|others)_[0-9]+of[0-9]+",

@@ -2,8 +2,8 @@ rule ensemble:
     input:
         models=expand(rules.train.output.model, fold=LAYOUT.folds, allow_missing=True),
         choice=rules.choose.output,
-        prepared=LAYOUT.per_case(LAYOUT.others, LAYOUT.indexed),
-        caches=LAYOUT.per_case(LAYOUT.others, LAYOUT.cached),
+        prepared=LAYOUT.ready(LAYOUT.others, LAYOUT.indexed),
+        caches=LAYOUT.ready(LAYOUT.others, LAYOUT.cached),
     output:
         predictions=directory(f"{LAYOUT.ensemble}/predictions"),
         export=directory(f"{LAYOUT.ensemble}/export"),
@@ -24,11 +24,11 @@ rule ensemble:
         device=1,
     params:
         system=SETTINGS.system,
-        prepared=lambda wildcards, input: Path(input.prepared[0]).parent,
+        prepared=Path(LAYOUT.indexed).parent,
         settings=as_json(SETTINGS.evaluate),
         data=as_json(SETTINGS.data),
         export=as_json(SETTINGS.export),
-        caches=lambda wildcards, input: Path(input.caches[0]).parent,
+        caches=LAYOUT.caches,
         state=f"{LAYOUT.state}/ensemble",
     shell:
         "python -m foldwise.stages.ensemble --system {params.system} --settings {params.settings:q} --data {params.data:q}"

@@ -1,6 +1,6 @@
 rule index:
     input:
-        prepared=LAYOUT.per_case(LAYOUT.training, LAYOUT.indexed),
+        prepared=LAYOUT.ready(LAYOUT.training, LAYOUT.indexed),
         file=SETTINGS.split.file or [],
     output:
         index=f"{LAYOUT.experiment}/index.pkl",
@@ -17,7 +17,7 @@ rule index:
         settings=as_json(SETTINGS.split),
         data=as_json(SETTINGS.data),
         rows=LAYOUT.training_rows,
-        prepared=lambda wildcards, input: Path(input.prepared[0]).parent,
+        prepared=Path(LAYOUT.indexed).parent,
         caches=LAYOUT.caches,
     shell:
         "python -m foldwise.stages.index --system {params.system} --settings {params.settings:q} --data {params.data:q}"

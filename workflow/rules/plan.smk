@@ -1,6 +1,6 @@
 rule plan:
     input:
-        crops=LAYOUT.per_case(LAYOUT.training, rules.crop.output[0]),
+        cases=LAYOUT.ready(LAYOUT.training, LAYOUT.indexed),
     output:
         f"{LAYOUT.experiment}/plan.yaml",
     log:
@@ -13,9 +13,10 @@ rule plan:
     params:
         settings=as_json(SETTINGS.plan),
         data=as_json(SETTINGS.data),
+        crops=LAYOUT.crops,
         cache=LAYOUT.given(SETTINGS.cache),
         models=LAYOUT.given_models,
     shell:
         "python -m foldwise.stages.plan --settings {params.settings:q} --data {params.data:q}"
-        " --cache {params.cache:q} --models {params.models:q} --crops {input.crops}"
+        " --cache {params.cache:q} --models {params.models:q} --crops {params.crops}"
         " --out {output} > {log} 2>&1"

@@ -17,6 +17,7 @@ from foldwise.systems.segmentation.planning import (
 )
 from foldwise.systems.segmentation.settings import Plan
 from foldwise.volumes.settings import Data
+from foldwise.volumes.sheet import read_sheet
 
 
 def main() -> None:
@@ -25,13 +26,15 @@ def main() -> None:
     made.add_argument("--data", required=True, help="the data section, as YAML or JSON")
     made.add_argument("--cache", default="{}", help="what the experiment sets of the cache section")
     made.add_argument("--models", default="{unet: {}}", help="what it sets of each model")
-    made.add_argument("--crops", required=True, type=Path, nargs="+", help="crops of the training cases")
+    made.add_argument("--crops", required=True, type=Path, help="folder of the crops")
     made.add_argument("--out", required=True, type=Path, help="plan to write (.yaml)")
     args = made.parse_args()
     settings, cache = parse(Plan, args.settings), parse_values(args.cache)
-    targets = parse(Data, args.data).targets()
-    fingerprint = read_fingerprint(args.crops, settings.ct)
-    channels = read_json(args.crops[0] / "crop.json")["channels"]
+    data = parse(Data, args.data)
+    targets = data.targets()
+    crops = [args.crops / case.name for case in read_sheet(data).cases if case.trains]
+    fingerprint = read_fingerprint(crops, settings.ct)
+    channels = read_json(crops[0] / "crop.json")["channels"]
     spacing = cache.get("spacing") or target_spacing(fingerprint)
     models = {}
     for name, given in parse_values(args.models).items():

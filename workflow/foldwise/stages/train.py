@@ -21,6 +21,7 @@ from foldwise.settings import dump, parse_values
 from foldwise.systems import fitted, load, part
 from foldwise.training.attempts import Attempts
 from foldwise.training.budget import UNFINISHED, Budget
+from foldwise.training.claim import claim
 from foldwise.training.loop import Run, Trainer, log_text
 
 # Settings that change what is kept beside the model, and not the model: no reason to train again.
@@ -91,11 +92,14 @@ def main() -> int:
         checkpoint_min=args.checkpoint_min,
     )
     system = load(args.system, settings, index.task)
-    trainer = Trainer(plan, system, attempts, budget)
-    if trainer.step == 0:
-        system.examples(train, plan.seed, settings.training.examples, args.state / "examples")
-    if not trainer.fit():
-        return UNFINISHED
+    with claim(args.state, lambda: budget.reason is not None) as held:
+        if not held:
+            return UNFINISHED
+        trainer = Trainer(plan, system, attempts, budget)
+        if trainer.step == 0:
+            system.examples(train, plan.seed, settings.training.examples, args.state / "examples")
+        if not trainer.fit():
+            return UNFINISHED
     best = trainer.best
     assert best is not None
     with atomic_path(args.model) as temporary:

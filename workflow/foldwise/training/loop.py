@@ -227,6 +227,8 @@ class Trainer:
         logging.info(_progress(row, training.epochs))
         if due or self.finished:
             self._save()
+        else:
+            self._write_log()
 
     def _judge(self, epoch: int, score: float) -> None:
         if self.best is None or score > self.best["score"]:
@@ -279,9 +281,13 @@ class Trainer:
             "finished": self.finished,
         }
         checkpoint.save(self.run.folder, state)
-        write_text(self.run.folder / "log.csv", log_text(self.rows))
+        self._write_log()
         self._saved_at = time.monotonic()
         self.budget.spent_on(self._saved_at - begun)
+
+    def _write_log(self) -> None:
+        """For whoever watches; a resumed training takes its rows from the checkpoint."""
+        write_text(self.run.folder / "log.csv", log_text(self.rows))
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])

@@ -63,8 +63,10 @@ class Layout(layout.Layout[Settings, Case]):
         self.crops = f"{self.data}/crop-{short_hash(crop, 4)}"
         self.caches = f"{self.data}/cache-{short_hash(cache, 4)}"
         self.indexed = f"{self.crops}/{{case}}"
+        lungs = ("lung_mask",) if prepare.lung_mask is not None else ()
+        self.preparation = (*lungs, "crop", "cache")
         self.checked = checked
-        self.sizes = {case.name: self._size(case) for case in sheet.cases}
+        self.sizes = {case.name: self._size(case) for case in self.sheet.cases}
 
     @property
     def models(self) -> Sequence[str]:

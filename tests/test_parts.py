@@ -1,0 +1,61 @@
+"""Cases prepared in parts: the same files by fewer jobs, and one bad case takes no other one with it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foldwise.hdf5 import content_of
+from test_workflow import EXPERIMENT, add_case, planned, snakemake
+
+CASES = 8
+PARTS: dict[str, Any] = {**EXPERIMENT, "prepare_jobs": 2}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(CASES):
+        add_case(tmp_path, number, label=number < CASES - 1)
+    return tmp_path
+
+
+def caches(folder: Path) -> dict[str, str]:
+    return {path.stem: content_of(path) for path in folder.glob("results/data/*/cache-*/*.h5")}
+
+
+def test_parts_make_what_single_jobs_make(folder: Path) -> None:
+    jobs = planned(folder, PARTS)
+    # Two parts of the training cases, one with the only other case; nothing is prepared one by one.
+    assert jobs["prepare_part"] == 3
+    assert not {"crop", "cache"} & set(jobs)
+    snakemake(folder, PARTS, "--until", "index")
+    in_parts = caches(folder)
+    assert len(in_parts) == CASES - 1
+    # A case more moves no other one.
+    add_case(folder, 20, label=False)
+    jobs = planned(folder, PARTS)
+    assert "index" not in jobs
+    assert jobs["prepare_part"] <= 2
+    snakemake(folder, EXPERIMENT, "prepared")
+    assert planned(folder, EXPERIMENT, "prepared") == {}
+    one_by_one = caches(folder)
+    assert len(one_by_one) == CASES + 1
+    assert in_parts.items() <= one_by_one.items()
+
+
+def test_a_bad_case_names_itself_and_takes_no_other_one_along(folder: Path) -> None:
+    good = (folder / "c3.nii.gz").read_bytes()
+    # The header is whole, so the check before the DAG finds nothing.
+    (folder / "c3.nii.gz").write_bytes(good[: len(good) // 2])
+    said = snakemake(folder, PARTS, "--until", "index", check=False)
+    assert "case c3" in said
+    assert "c3.nii.gz" in said
+    assert set(caches(folder)) == {f"c{n}" for n in range(CASES - 1)} - {"c3"}
+    times = {path: path.stat().st_mtime_ns for path in folder.glob("results/data/*/cache-*/*.h5")}
+    (folder / "c3.nii.gz").write_bytes(good)
+    snakemake(folder, PARTS, "--until", "index")
+    assert "c3" in caches(folder)
+    assert (
+        times.items()
+        <= {path: path.stat().st_mtime_ns for path in folder.glob("results/data/*/cache-*/*.h5")}.items()
+    )

@@ -1,0 +1,103 @@
+"""One process per training: the others wait until it ends or falls silent.
+
+After the main process was killed, its jobs run on; a second call of Snakemake submits the same training
+again. That one must not write into the same checkpoints, and shall go on where the first one ends.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from foldwise.files import CaseError, read_json
+
+# The holder gives a sign of life this often, and is taken for dead after so long a silence. s.
+BEAT_S, SILENCE_S = 10.0, 90.0
+
+
+@contextmanager
+def claim(folder: Path, give_up: Callable[[], bool]) -> Iterator[bool]:
+    """Hold a folder for the time of the block, after whoever holds it now has ended.
+
+    Args:
+        folder: of the checkpoints.
+        give_up: asked every few seconds while waiting.
+
+    Yields:
+        Whether the folder is held; False if `give_up` said so.
+    """
+    path = folder / "holder.json"
+    said = False
+    while not _take(path):
+        holder = _holder(path)
+        if holder is None:
+            path.unlink(missing_ok=True)
+            continue
+        if not said:
+            job = f" (Slurm job {holder['slurm_job_id']})" if holder["slurm_job_id"] else ""
+            logging.info("waiting for process %s on %s%s", holder["pid"], holder["host"], job)
+            said = True
+        if give_up():
+            yield False
+            return
+        time.sleep(BEAT_S / 5)
+    ended = threading.Event()
+    beat = threading.Thread(target=_beat, args=(path, ended), daemon=True)
+    beat.start()
+    try:
+        yield True
+    finally:
+        ended.set()
+        beat.join()
+        path.unlink(missing_ok=True)
+
+
+def _take(path: Path) -> bool:
+    """Write who holds the folder, unless somebody does."""
+    mine = {"host": os.uname().nodename, "pid": os.getpid(), "slurm_job_id": os.environ.get("SLURM_JOB_ID")}
+    try:
+        # Exclusive creation is what network file systems, too, do for one process alone.
+        with path.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(mine) + "\n")
+    except FileExistsError:
+        return False
+    return True
+
+
+def _beat(path: Path, ended: threading.Event) -> None:
+    while not ended.wait(BEAT_S):
+        path.touch()
+
+
+def _holder(path: Path) -> dict[str, Any] | None:
+    """Who holds the folder, if it is alive."""
+    try:
+        silence = _silence(path)
+        holder = dict(read_json(path))
+    except FileNotFoundError:
+        return None
+    except CaseError:
+        # Being written, or cut off by a kill.
+        holder = {"host": "an unknown host", "pid": "unknown", "slurm_job_id": None}
+    if holder["host"] == os.uname().nodename and not psutil.pid_exists(holder["pid"]):
+        return None
+    return holder if silence < SILENCE_S else None
+
+
+def _silence(path: Path) -> float:
+    """Seconds since the last sign of life, by the file server's clock and not this node's."""
+    probe = path.with_name(f".clock-{os.getpid()}")
+    probe.touch()
+    try:
+        return probe.stat().st_mtime - path.stat().st_mtime
+    finally:
+        probe.unlink()

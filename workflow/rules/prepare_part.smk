@@ -1,0 +1,35 @@
+rule prepare_part:
+    input:
+        files=lambda wildcards: [
+            str(path) for case in LAYOUT.part(wildcards.share) for path in case.files
+        ],
+        plan=lambda wildcards: LAYOUT.part_plan(wildcards.folder),
+    output:
+        f"{LAYOUT.data}/parts/{{folder}}/{{share}}.json",
+    log:
+        f"{LAYOUT.data}/logs/parts/{{folder}}_{{share}}.log",
+    conda:
+        "../../envs/foldwise.yaml"
+    threads: 4
+    resources:
+        mem_mb=lambda wildcards, attempt: LAYOUT.part_mib(wildcards.share, attempt),
+        runtime=lambda wildcards: LAYOUT.part_minutes(wildcards.share),
+    params:
+        system=SETTINGS.system,
+        settings=LAYOUT.part_settings,
+        rules=" ".join(LAYOUT.preparation),
+        target=lambda wildcards: LAYOUT.part_target(wildcards.folder),
+    shell:
+        "python -m foldwise.stages.prepare_part --system {params.system} --settings {params.settings:q}"
+        " --part {wildcards.share} --target {params.target} --rules {params.rules}"
+        " --cores {threads} --mem-mib {resources.mem_mb} --marker {output} > {log} 2>&1"
+
+
+rule indexed:
+    input:
+        LAYOUT.per_case(LAYOUT.sheet.cases, LAYOUT.indexed),
+
+
+rule prepared:
+    input:
+        LAYOUT.per_case(LAYOUT.sheet.cases, LAYOUT.cached),

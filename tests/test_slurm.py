@@ -30,9 +30,8 @@ TINY = {
 GPU_RULES = {"train": 2, "test": 2, "ensemble": 1}
 CPU_RULES = {
     "check": 1,
-    "lung_mask": 5,
-    "crop": 5,
-    "cache": 5,
+    # The four training cases, and the one without a label.
+    "prepare_part": 2,
     "index": 1,
     "export": 2,
     "choose": 1,
@@ -49,7 +48,7 @@ def submit(cluster: Cluster, folder: Path, *more: str) -> subprocess.CompletedPr
             *("--configfile", "experiments/lung.yaml", str(folder / "tiny.yaml")),
             # Jobs of seconds: the plugin would first ask for them after 40 s.
             *("--slurm-init-seconds-before-status-checks=6", "--max-status-checks-per-second=1"),
-            *("--latency-wait", "10", *more),
+            *("--latency-wait", "10", "--config", "prepare_jobs=1", *more),
         ],
         cwd=ROOT,
         env=cluster.env,

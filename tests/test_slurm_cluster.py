@@ -10,8 +10,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 import slurm_cluster as module
+from foldwise.cluster import _minutes
 from slurm_cluster import Cluster, UnavailableError, cluster
 
 PROFILE = Path(__file__).parents[1] / "profiles" / "slurm"
@@ -95,6 +97,65 @@ def test_profile_gives_gpus_to_gpu_rules_and_keeps_logs(slurm_cluster: Cluster, 
     assert set(logs) == {"rule_train", "rule_crop", "rule_test"}
     assert "this went wrong" in logs["rule_test"].read_text()
     assert str(logs["rule_test"]) in done.stdout
+
+
+@pytest.mark.slurm
+def test_the_generic_profile_sends_a_comment_and_tells_states(slurm_cluster: Cluster, tmp_path: Path) -> None:
+    """For sites that require flags which the Slurm executor refuses."""
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "snakemake", "--profile", str(PROFILE.with_name("slurm-generic"))),
+            *("--latency-wait", "5", "--seconds-between-status-checks", "1"),
+        ],
+        cwd=tmp_path,
+        env=slurm_cluster.env | {"USER": "somebody"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    fields = ["JobName", "State", "Partition", "AllocTRES", "Comment", "WorkDir"]
+
+    def jobs() -> dict[str, dict[str, str]]:
+        here = [job for job in slurm_cluster.sacct(fields) if job["WorkDir"] == str(tmp_path)]
+        return {job["JobName"]: job for job in here if job["State"] in ("COMPLETED", "FAILED")}
+
+    wait_until(lambda: len(jobs()) == 3)
+    found = jobs()
+    assert {job["Comment"] for job in found.values()} == {"somebody"}, done.stdout
+    assert "gres/gpu=1" in found["foldwise-train"]["AllocTRES"]
+    assert found["foldwise-train"]["Partition"] == "gpu"
+    assert "gres/gpu" not in found["foldwise-crop"]["AllocTRES"]
+    assert (tmp_path / "crop.txt").exists()
+    assert done.returncode != 0
+    assert found["foldwise-test"]["State"] == "FAILED"
+    (log,) = (tmp_path / "logs" / "slurm" / "test").glob("*.log")
+    assert "this went wrong" in log.read_text()
+
+
+@pytest.mark.slurm
+def test_a_profile_is_written_from_what_slurm_says(slurm_cluster: Cluster, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "foldwise.cluster", str(tmp_path / "mine")]
+    done = subprocess.run(command, env=slurm_cluster.env, capture_output=True, text=True, check=True)
+    made = yaml.safe_load((tmp_path / "mine" / "config.yaml").read_text(encoding="utf-8"))
+    assert made["default-resources"]["slurm_partition"] == "cpu"
+    assert made["set-resources"]["train"] == {"slurm_partition": "gpu", "gres": "gpu:1"}
+    # Of the cluster's configuration: 8 processors and 16000 MiB a node, two GPUs on those of `gpu`.
+    assert (
+        "partition gpu (8 processors and 16000 MiB a node, gpu:h200:2 a node, no time limit)" in done.stdout
+    )
+    again = subprocess.run(command, env=slurm_cluster.env, capture_output=True, text=True)
+    assert again.returncode == 1
+    assert "there already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("limit", "minutes"),
+    [("infinite", None), ("30:00", 30), ("1:00:00", 60), ("2-00:00:00", 2880), ("1-12:30:00", 2190)],
+)
+def test_time_limits_of_sinfo(limit: str, minutes: int | None) -> None:
+    assert _minutes(limit) == minutes
 
 
 @pytest.mark.slurm

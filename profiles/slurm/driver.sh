@@ -1,0 +1,12 @@
+#!/bin/bash
+# The workflow itself as a small Slurm job, so that no login shell must stay open:
+#   sbatch profiles/slurm/driver.sh --configfile experiments/lung.yaml
+# All arguments go to Snakemake. Cancel it with `scancel --signal=INT --full <job>`, and it cancels its jobs.
+#SBATCH --job-name=foldwise-driver
+#SBATCH --cpus-per-task=1
+#SBATCH --mem=4G
+#SBATCH --time=7-00:00:00
+#SBATCH --output=foldwise-driver-%j.log
+set -euo pipefail
+[ -f .venv/bin/activate ] && source .venv/bin/activate
+exec snakemake --profile profiles/slurm "$@"

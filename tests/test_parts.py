@@ -1,7 +1,6 @@
 """Cases prepared in parts: the same files by fewer jobs, and one bad case takes no other one with it."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -9,7 +8,7 @@ from foldwise.hdf5 import content_of
 from test_workflow import EXPERIMENT, add_case, planned, snakemake
 
 CASES = 8
-PARTS: dict[str, Any] = {**EXPERIMENT, "prepare_jobs": 2}
+PARTS = ("--set-scatter", "prepare=2")
 
 
 @pytest.fixture
@@ -24,18 +23,20 @@ def caches(folder: Path) -> dict[str, str]:
 
 
 def test_parts_make_what_single_jobs_make(folder: Path) -> None:
-    jobs = planned(folder, PARTS)
+    jobs = planned(folder, EXPERIMENT, *PARTS)
     # Two parts of the training cases, one with the only other case; nothing is prepared one by one.
     assert jobs["prepare_part"] == 3
     assert not {"crop", "cache"} & set(jobs)
-    snakemake(folder, PARTS, "--until", "index")
+    snakemake(folder, EXPERIMENT, *PARTS, "--until", "index")
     in_parts = caches(folder)
     assert len(in_parts) == CASES - 1
     # A case more moves no other one.
     add_case(folder, 20, label=False)
-    jobs = planned(folder, PARTS)
+    jobs = planned(folder, EXPERIMENT, *PARTS)
     assert "index" not in jobs
     assert jobs["prepare_part"] <= 2
+    # What was prepared in parts stays so, whatever profile the next call has.
+    assert "index" not in planned(folder, EXPERIMENT)
     snakemake(folder, EXPERIMENT, "prepared")
     assert planned(folder, EXPERIMENT, "prepared") == {}
     one_by_one = caches(folder)
@@ -47,13 +48,13 @@ def test_a_bad_case_names_itself_and_takes_no_other_one_along(folder: Path) -> N
     good = (folder / "c3.nii.gz").read_bytes()
     # The header is whole, so the check before the DAG finds nothing.
     (folder / "c3.nii.gz").write_bytes(good[: len(good) // 2])
-    said = snakemake(folder, PARTS, "--until", "index", check=False)
+    said = snakemake(folder, EXPERIMENT, *PARTS, "--until", "index", check=False)
     assert "case c3" in said
     assert "c3.nii.gz" in said
     assert set(caches(folder)) == {f"c{n}" for n in range(CASES - 1)} - {"c3"}
     times = {path: path.stat().st_mtime_ns for path in folder.glob("results/data/*/cache-*/*.h5")}
     (folder / "c3.nii.gz").write_bytes(good)
-    snakemake(folder, PARTS, "--until", "index")
+    snakemake(folder, EXPERIMENT, *PARTS, "--until", "index")
     assert "c3" in caches(folder)
     assert (
         times.items()

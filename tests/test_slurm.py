@@ -48,7 +48,7 @@ def submit(cluster: Cluster, folder: Path, *more: str) -> subprocess.CompletedPr
             *("--configfile", "experiments/lung.yaml", str(folder / "tiny.yaml")),
             # Jobs of seconds: the plugin would first ask for them after 40 s.
             *("--slurm-init-seconds-before-status-checks=6", "--max-status-checks-per-second=1"),
-            *("--latency-wait", "10", "--config", "prepare_jobs=1", *more),
+            *("--latency-wait", "10", "--set-scatter", "prepare=1", *more),
         ],
         cwd=ROOT,
         env=cluster.env,

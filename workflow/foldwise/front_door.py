@@ -18,7 +18,7 @@ def use_this_checkout(root: Path) -> None:
     os.environ["PYTHONPATH"] = str(root / "workflow")
 
 
-def front_door(config: Mapping[str, Any], main: bool) -> Any:
+def front_door(config: Mapping[str, Any], main: bool, parts: int | None = None) -> Any:
     """Read the experiment; the user's own call also looks at every header, before the DAG is built.
 
     The headers are read here and not in a rule: a rule whose output all others take as input would, when the
@@ -27,6 +27,7 @@ def front_door(config: Mapping[str, Any], main: bool) -> Any:
     Args:
         config: Snakemake's config.
         main: whether this is the user's own call of Snakemake and not a job's.
+        parts: jobs among which the preparation of cases is to be divided.
 
     Returns:
         The system's `Layout`.
@@ -35,7 +36,9 @@ def front_door(config: Mapping[str, Any], main: bool) -> Any:
         SystemExit: the settings or the data are wrong; everything that is wrong is printed first.
     """
     try:
-        return part(system_of(config), "layout").open_experiment(dict(config), main)
+        layout = part(system_of(config), "layout").open_experiment(dict(config), main)
+        layout.divide(parts, main)
     except CaseError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    return layout

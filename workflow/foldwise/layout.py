@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel
 
-from foldwise.files import CaseError, short_hash
+from foldwise.files import CaseError, read_json, short_hash, write_json
 from foldwise.settings import Experiment, as_json
 from foldwise.sheet import AnyCase, Case, Sheet
 
@@ -33,6 +33,7 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
         indexed: pattern of what the index is made from.
         preparation: rules that prepare a case, up to its cache.
         plan: file that completes the settings, or None.
+        parts: jobs among which the preparation is divided; None: every stage of a case is a job.
     """
 
     data: str
@@ -40,6 +41,7 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
     indexed: str
     preparation: tuple[str, ...]
     plan: str | None = None
+    parts: int | None = None
 
     def __init__(self, settings: AnySettings, sheet: Sheet[AnyCase]) -> None:
         """Name the folders of the experiment; a system names those of its data."""
@@ -103,14 +105,36 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
         """A pattern's path for each case."""
         return [pattern.format(case=case.name) for case in cases]
 
+    def divide(self, asked: int | None, main: bool) -> None:
+        """Decide in how many parts the cases are prepared.
+
+        What was prepared in some way stays so, whatever is asked: another way would name other files, and
+        Snakemake redo all that follows. The user's own call decides, and leaves word for its jobs.
+
+        Args:
+            asked: by the profile; None: one job per case and stage.
+            main: whether this is the user's own call.
+        """
+        word = Path(self.experiment) / "state" / "parts.json"
+        if self.settings.part is not None:
+            return
+        if not main:
+            self.parts = read_json(word)["parts"] if word.exists() else None
+            return
+        marker = next(Path(self.data, "parts", Path(self.caches).name).glob("*of*.json"), None)
+        if marker is not None:
+            self.parts = int(marker.stem.rsplit("of", 1)[1])
+        elif not all(Path(path).exists() for path in self.per_case(self.training, self.cached)):
+            self.parts = asked
+        write_json(word, {"parts": self.parts})
+
     def ready(self, cases: Sequence[AnyCase], pattern: str) -> list[str]:
         """Files that say that cases are prepared: a pattern's paths, or the markers of their parts."""
-        parts = self.settings.prepare_jobs
-        if parts is None:
+        if self.parts is None:
             return self.per_case(cases, pattern)
         # Without a plan between them, one job goes from the source to the cache.
         folder = Path(pattern if self.plan else self.cached).parent.name
-        return sorted({f"{self.data}/parts/{folder}/{_part_name(case, parts)}.json" for case in cases})
+        return sorted({f"{self.data}/parts/{folder}/{_part_name(case, self.parts)}.json" for case in cases})
 
     def part(self, name: str) -> list[AnyCase]:
         """The cases of a part."""
@@ -127,7 +151,7 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
     @property
     def part_settings(self) -> str:
         """The experiment for a part's job, as JSON."""
-        return as_json(self.settings.model_copy(update={"prepare_jobs": None, "predict": None}), given=True)
+        return as_json(self.settings.model_copy(update={"predict": None}), given=True)
 
     def part_mib(self, name: str, attempt: int) -> int:
         """Memory of a part's job in MiB: the hungriest stage of as many cases as run at a time."""

@@ -162,13 +162,9 @@ class Experiment(Section):
     seed: int = Field(0, ge=0, description="Seed of training.")
     split: Split = Field(Split(), description="Cross-validation.")
     predict: Predict | None = Field(None, description="New cases; a path alone will do.")
-    prepare_jobs: int | None = Field(
-        None,
-        ge=1,
-        description="Jobs among which the preparation of the training cases is divided, and that of the "
-        "others; set by profiles/slurm. null: every stage of every case is a job.",
+    part: str | None = Field(
+        None, description="Which part of the cases this call sees; set by the jobs that prepare parts."
     )
-    part: str | None = Field(None, description="Which part of the cases this call sees; set by those jobs.")
 
 
 AnySection = TypeVar("AnySection", bound=BaseModel)

@@ -9,7 +9,12 @@ from foldwise.settings import as_json
 
 use_this_checkout(Path(workflow.basedir))
 
-LAYOUT = front_door(config, main=workflow.is_main_process)
+LAYOUT = front_door(
+    config,
+    main=workflow.is_main_process,
+    # `set-scatter: {prepare: 30}` of a profile.
+    parts=workflow.resource_settings.overwrite_scatter.get("prepare"),
+)
 SETTINGS = LAYOUT.settings
 
 

@@ -59,7 +59,7 @@ lock: $(UV)  ## take the newest versions into envs/*.txt
 	$(UV) $(COMPILE) -c envs/requirements.txt envs/requirements-dev.in -o envs/requirements-dev.txt
 	$(UV) $(COMPILE) -c envs/requirements.txt envs/requirements-bench.in -o envs/requirements-bench.txt
 
-reference: setup  ## write the settings' JSON schema, and their reference into the README
+reference: setup  ## write the settings' JSON schema and docs/settings.md
 	$(BIN)/python -m foldwise.reference
 
 clean:  ## remove the environment and the demo's outputs

@@ -7,7 +7,7 @@ import yaml
 
 from foldwise.files import CaseError
 from foldwise.networks import build
-from foldwise.reference import schema, with_reference
+from foldwise.reference import reference, schema
 from foldwise.settings import Named, as_json, parse, validate
 from foldwise.sheet import Sheet
 from foldwise.systems.segmentation.layout import Layout
@@ -95,5 +95,4 @@ def test_folders_follow_what_makes_them() -> None:
 def test_reference_and_schema_are_up_to_date() -> None:
     """`make reference` writes both."""
     assert (ROOT / "workflow" / "settings.schema.json").read_text(encoding="utf-8") == schema()
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert with_reference(readme) == readme
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == reference()

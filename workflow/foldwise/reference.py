@@ -1,4 +1,4 @@
-"""The settings' reference, made from their definition: tables for the README, a schema for editors."""
+"""The settings' reference, made from their definition: docs/settings.md, and a schema for editors."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from foldwise.files import write_text
 from foldwise.settings import Section, dump
 from foldwise.systems import NAMES, part
 
-BEGIN, END = "<!-- settings: begin -->\n", "<!-- settings: end -->"
+TITLE = """# Settings
+
+Made by `make reference` from their definition in the code. An unknown key stops the run, with the nearest
+known name. Sections that several systems share are explained where they come first.
+"""
 
 
 def reference() -> str:
     """The settings of every system as Markdown tables: key, default, meaning."""
-    parts: list[str] = []
+    parts: list[str] = [TITLE]
     seen: dict[type[BaseModel], str] = {}
     for system in NAMES:
-        parts += [f"#### `system: {system}`", ""]
+        parts += [f"## `system: {system}`", ""]
         _table(part(system, "settings").Settings, "", parts, seen)
     return "\n".join(parts)
 
@@ -74,17 +78,11 @@ def schema() -> str:
     return json.dumps(TypeAdapter(functools.reduce(operator.or_, kinds)).json_schema(), indent=2) + "\n"
 
 
-def with_reference(readme: str) -> str:
-    """A README's text with the tables between its two marks made anew."""
-    head, rest = readme.split(BEGIN)
-    return head + BEGIN + "\n" + reference() + "\n" + END + rest.split(END)[1]
-
-
 def main() -> None:
-    """Write the schema, and the tables into the README."""
+    """Write docs/settings.md and the schema."""
     root = Path(__file__).parents[2]
     write_text(root / "workflow" / "settings.schema.json", schema())
-    write_text(root / "README.md", with_reference((root / "README.md").read_text(encoding="utf-8")))
+    write_text(root / "docs" / "settings.md", reference())
 
 
 if __name__ == "__main__":

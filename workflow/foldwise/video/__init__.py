@@ -1,0 +1,1 @@
+"""Video: decoding, the frame cache, and windows and clips of it."""

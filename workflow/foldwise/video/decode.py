@@ -1,0 +1,296 @@
+"""Frames of a video file or of a folder of numbered images, in presentation order, thinned by time stamp."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from foldwise.files import CaseError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+# Containers are remuxed with a frame more or less; a transfer that was cut off lacks many.
+MISSING_SHARE = 0.02
+Edit = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a source says of itself; for most containers without decoding.
+
+    Attributes:
+        frames: their number.
+        fps: mean frames per second.
+        height: in pixels.
+        width: in pixels.
+        duration_s: length in seconds.
+    """
+
+    frames: int
+    fps: float
+    height: int
+    width: int
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame.
+
+    Attributes:
+        number: its place in the source in presentation order, from 0; for images, the number in the name.
+        time_s: its presentation time after the source's first frame; for images, after their `first`.
+        rgb: (height, width, 3) uint8.
+    """
+
+    number: int
+    time_s: float
+    rgb: np.ndarray
+
+
+def probe(path: Path, *, rate: float | None = None) -> VideoInfo:
+    """Read a source's size, rate and length; where the container does not count its frames, packets are.
+
+    Args:
+        path: a video file, or a folder of numbered images.
+        rate: images per second of a folder.
+
+    Raises:
+        CaseError: nothing there, no video in it, or no frames.
+    """
+    if path.is_dir():
+        return _probe_images(path, _rate_of(path, rate))
+    with _opened(path) as (container, stream):
+        count, length = stream.frames, _seconds(stream.duration, stream.time_base)
+        nominal = float(stream.average_rate or stream.guessed_rate or 0)
+        if not count or length is None:
+            # What such a container says of its length is often an estimate; its packets know.
+            try:
+                sizes = [(packet.size, packet.pts) for packet in container.demux(stream)]
+            except av.error.FFmpegError as error:
+                raise CaseError(f"{path}: not readable as a video ({_reason(error)})") from error
+            count = count or sum(size > 0 for size, _ in sizes)
+            stamps = [stamp for _, stamp in sizes if stamp is not None]
+            if len(stamps) > 1:
+                span = (max(stamps) - min(stamps)) * len(stamps) / (len(stamps) - 1)
+                length = float(span * (stream.time_base or 1))
+        if not count:
+            raise CaseError(f"{path}: a video of zero frames")
+        length = length or (count / nominal if nominal else 0.0)
+        fps = count / length if length else nominal
+        height, width = stream.codec_context.height, stream.codec_context.width
+        return VideoInfo(count, fps, height, width, length)
+
+
+def read_frames(
+    path: Path,
+    *,
+    fps: float | None = None,
+    edit: Edit | None = None,
+    rate: float | None = None,
+    first: int = 0,
+) -> Iterator[Frame]:
+    """Yield the frames of a source in presentation order; memory does not grow with its length.
+
+    Thinning goes by time stamps, so that a variable frame rate is sampled evenly in time: for each multiple
+    of 1/`fps` the nearest frame is taken (of two as near the earlier), each frame once at most.
+
+    Args:
+        path: a video file, or a folder of numbered images (`000016.jpg`, `video01-17.png`).
+        fps: frames per second to keep; None: all.
+        edit: applied to each kept frame (height, width, 3) uint8, e.g. a crop.
+        rate: of a folder, images per second of their numbering.
+        first: of a folder, the number that stands for time 0.
+
+    Raises:
+        CaseError: not a video, no frames, two sizes of frames, or a source that breaks off; the message says
+            after which frame.
+    """
+    if fps is not None and fps <= 0:
+        raise CaseError(f"{path}: cannot keep {fps} frames per second; give a positive number")
+    stamped = _images(path, _rate_of(path, rate), first) if path.is_dir() else _video(path)
+    kept = stamped if fps is None else _thin(stamped, Fraction(fps).limit_denominator(100_000))
+    size: tuple[int, ...] | None = None
+    for one in kept:
+        frame = Frame(one.number, float(one.time), one.rgb())
+        if edit is not None:
+            frame = replace(frame, rgb=edit(frame.rgb))
+        size = size or frame.rgb.shape
+        if frame.rgb.shape != size:
+            raise CaseError(
+                f"{path}: frame {frame.number} is {_by(frame.rgb.shape)}, the ones before are {_by(size)}; "
+                f"all frames must have one size"
+            )
+        yield frame
+
+
+@dataclass(frozen=True)
+class _Stamped:
+    """A frame that is turned into RGB only if it is kept."""
+
+    number: int
+    time: Fraction
+    rgb: Callable[[], np.ndarray]
+
+
+def _thin(frames: Iterator[_Stamped], fps: Fraction) -> Iterator[_Stamped]:
+    """The frames nearest to 0, 1/fps, 2/fps, … in time."""
+    # A frame is nearest to what lies between the middles towards its neighbours; the last one's interval is
+    # taken as symmetric.
+    left = Fraction(-1)
+    before: _Stamped | None = None
+    for frame in frames:
+        if before is not None:
+            right = (before.time + frame.time) / 2
+            if math.floor(right * fps) / fps > left:
+                yield before
+            left = right
+        before = frame
+    if before is not None and math.floor((2 * before.time - left) * fps) / fps > left:
+        yield before
+
+
+def _video(path: Path) -> Iterator[_Stamped]:
+    with _opened(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        promised, base = stream.frames, stream.time_base or Fraction(1, 25)
+        step = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
+        number, packets = 0, 0
+        start: Fraction | None = None
+        last = Fraction(-1)
+        try:
+            for packet in container.demux(stream):
+                packets += bool(packet.size)
+                for frame in packet.decode():
+                    stamp = frame.pts * base if frame.pts is not None else last + step
+                    start = stamp if start is None else start
+                    # Broken muxers repeat or lose stamps; order of presentation is what counts.
+                    time = max(stamp - start, last) if number else Fraction(0)
+                    last = time
+                    yield _Stamped(number, time, _converter(frame))
+                    number += 1
+        except av.error.FFmpegError as error:
+            raise CaseError(_broken(path, number, promised, _reason(error))) from error
+        if not number:
+            raise CaseError(f"{path}: a video of zero frames")
+        # Matroska counts no frames, and gives the length of the longest of its streams.
+        known = not promised and len(container.streams) == 1 and container.duration
+        length = container.duration / av.time_base if known else 0.0
+        short = float(last + step) < length * (1 - MISSING_SHARE) - 1
+        if short or packets < promised * (1 - MISSING_SHARE) - 1:
+            raise CaseError(_broken(path, number, promised, "the file ends"))
+
+
+def _converter(frame: Any) -> Callable[[], np.ndarray]:
+    return lambda: np.asarray(frame.to_ndarray(format="rgb24"))
+
+
+def _broken(path: Path, number: int, promised: int, reason: str) -> str:
+    if not number:
+        return f"{path}: no frame can be decoded ({reason}); is it a whole video file?"
+    of = f" of {promised}" if promised else ""
+    return f"{path}: decoding stops after frame {number - 1}{of} ({reason}); copy or convert the file again"
+
+
+class _opened:  # noqa: N801
+    """A container with its first video stream, closed at the end of the block."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> tuple[Any, Any]:
+        if not self.path.is_file():
+            raise CaseError(f"{self.path}: no such video file or folder of images")
+        try:
+            self.container = av.open(str(self.path))
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise CaseError(f"{self.path}: not readable as a video ({_reason(error)})") from error
+        streams = self.container.streams.video
+        # Text is a video to FFmpeg, which renders it as terminal art.
+        if not streams or self.container.format.name == "tty":
+            self.container.close()
+            raise CaseError(f"{self.path}: no video in it")
+        return self.container, streams[0]
+
+    def __exit__(self, *_: object) -> None:
+        self.container.close()
+
+
+def image_files(folder: Path) -> dict[int, Path]:
+    """Images of a folder by the number in their names (the last one, if there are several), in its order.
+
+    Raises:
+        CaseError: no images, a name without a number, or two of one number.
+    """
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        numbers = re.findall(r"\d+", path.stem)
+        if not numbers:
+            raise CaseError(f"{path}: no number in the name; images of a video are numbered")
+        number = int(numbers[-1])
+        if number in found:
+            raise CaseError(f"{folder}: {found[number].name} and {path.name} carry the same number")
+        found[number] = path
+    if not found:
+        raise CaseError(f"{folder}: a video of zero frames: no images ({', '.join(IMAGE_SUFFIXES)}) in it")
+    return dict(sorted(found.items()))
+
+
+def _images(folder: Path, rate: float, first: int) -> Iterator[_Stamped]:
+    files = image_files(folder)
+    if min(files) < first:
+        raise CaseError(f"{folder}: {files[min(files)].name} comes before the first image's number {first}")
+    for number, path in files.items():
+        time = (number - first) / Fraction(rate).limit_denominator(100_000)
+        yield _Stamped(number, time, _opener(path))
+
+
+def _opener(path: Path) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        try:
+            with Image.open(path) as image:
+                return np.asarray(image.convert("RGB"))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise CaseError(f"{path}: not readable as an image ({error})") from error
+
+    return read
+
+
+def _probe_images(folder: Path, rate: float) -> VideoInfo:
+    files = image_files(folder)
+    numbers = list(files)
+    try:
+        with Image.open(files[numbers[0]]) as image:
+            width, height = image.size
+    except (OSError, ValueError, SyntaxError) as error:
+        raise CaseError(f"{files[numbers[0]]}: not readable as an image ({error})") from error
+    return VideoInfo(len(files), rate, height, width, (numbers[-1] - numbers[0] + 1) / rate)
+
+
+def _rate_of(path: Path, rate: float | None) -> float:
+    if path.is_dir() and (rate is None or rate <= 0):
+        raise CaseError(f"{path}: a folder of images needs to be told how many images make a second")
+    return rate or 0.0
+
+
+def _seconds(ticks: int | None, base: Fraction | None) -> float | None:
+    return float(ticks * base) if ticks and base else None
+
+
+def _reason(error: Exception) -> str:
+    """FFmpeg's words alone: the exception's own text repeats number and path."""
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}×{shape[0]}"

@@ -9,7 +9,7 @@ the segmentation system say what each of them is.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from foldwise.training.steps import Items
 
-NAMES = ("segmentation",)
+NAMES = ("segmentation", "surgical")
 
 
 def system_of(config: Mapping[str, Any]) -> str:
@@ -50,6 +50,9 @@ class System(Protocol):
 
     def network(self) -> nn.Module:
         """A new network with random weights."""
+
+    def parameters(self, network: nn.Module) -> Iterable[Any]:
+        """What the optimiser works on: parameters, or groups of them with learning rates of their own."""
 
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
         """Training items; the n-th is a pure function of (seed, n)."""

@@ -71,7 +71,7 @@ class Trainer:
         torch.manual_seed(step_seed(run.seed, 0))
         network = system.network()
         self.pretrained = load_pretrained(network, run.model.pretrained) if run.model.pretrained else None
-        optimiser = build("optimiser", run.model.optimiser, network.parameters())
+        optimiser = build("optimiser", run.model.optimiser, system.parameters(network))
         self.scheduler = make_scheduler(run.model.scheduler, optimiser, training.epochs)
         assert training.steps_per_epoch is not None, "the system fills in the steps of an epoch"
         self.per_epoch = training.steps_per_epoch

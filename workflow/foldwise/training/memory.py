@@ -86,7 +86,8 @@ def count_step(system: Any) -> Step:
         except (RuntimeError, ValueError) as error:
             raise CaseError(system.refusal(error)) from error
     # The loss keeps each output and its target a few times over.
-    heads = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+    made = outputs.values() if isinstance(outputs, dict) else outputs
+    heads = [made] if isinstance(made, torch.Tensor) else list(made)
     loss = 6 * sum(head.numel() * head.element_size() for head in heads)
     return Step(weights, sum(sizes.values()) + loss, max(sizes.values(), default=0), live.peak)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -130,6 +130,38 @@ def read_frames(
                 f"all frames must have one size"
             )
         yield frame
+
+
+def sample_frames(path: Path, count: int, *, rate: float | None = None) -> list[np.ndarray]:
+    """A few frames (height, width, 3) uint8 spread over a source, found by seeking.
+
+    Where a container cannot seek, fewer come, all from its beginning.
+
+    Raises:
+        CaseError: not a video, no frames, or a source that breaks off before its end.
+    """
+    if path.is_dir():
+        files = list(image_files(path).values())
+        places = np.unique(np.linspace(0, len(files) - 1, count).astype(int))
+        return [_opener(files[place])() for place in places]
+    length = probe(path).duration_s
+    made = []
+    with _opened(path) as (container, stream):
+        base = stream.time_base or Fraction(1, 25)
+        start = stream.start_time or 0
+        for part in range(count):
+            try:
+                if part:
+                    container.seek(int(start + length * part / count / base), stream=stream)
+                frame = next(container.decode(stream), None)
+            except av.error.FFmpegError as error:
+                at = f"{length * part / count:.0f} s ({_reason(error)})"
+                raise CaseError(f"{path}: cannot be decoded at {at}; copy or convert it again") from error
+            if frame is None and not part:
+                raise CaseError(f"{path}: a video of zero frames")
+            if frame is not None:
+                made.append(_converter(frame)())
+    return made
 
 
 @dataclass(frozen=True)
@@ -275,6 +307,29 @@ def _probe_images(folder: Path, rate: float) -> VideoInfo:
     except (OSError, ValueError, SyntaxError) as error:
         raise CaseError(f"{files[numbers[0]]}: not readable as an image ({error})") from error
     return VideoInfo(len(files), rate, height, width, (numbers[-1] - numbers[0] + 1) / rate)
+
+
+def find_border(
+    frames: Sequence[np.ndarray], dark: int = 24, share: float = 0.02
+) -> tuple[int, int, int, int]:
+    """Where the picture lies within a black border: top, bottom, left, right as of a slice.
+
+    Args:
+        frames: (height, width, 3) uint8 from all over the video.
+        dark: largest value of a black pixel.
+        share: of a row's or column's pixels that must ever be brighter.
+    """
+    height, width = frames[0].shape[:2]
+    bright = np.max([frame.max(2) for frame in frames], axis=0) > dark
+    edges = []
+    for axis in (1, 0):
+        lines = np.flatnonzero(bright.mean(axis) > share)
+        edges += [int(lines[0]), int(lines[-1]) + 1] if len(lines) else [0, (height, width)[1 - axis]]
+    top, bottom, left, right = edges
+    # A video that is dark nearly everywhere has no border worth cutting.
+    if (bottom - top) * (right - left) < height * width / 4:
+        return 0, height, 0, width
+    return top, bottom, left, right
 
 
 def _rate_of(path: Path, rate: float | None) -> float:

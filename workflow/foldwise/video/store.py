@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from foldwise.files import CaseError, atomic_path
+from foldwise.hdf5 import open_hdf5
 from foldwise.video.decode import Frame
 
 FORMAT = "foldwise-frames-1"
@@ -106,22 +107,12 @@ def write_frames(
 
 
 def open_frames(path: Path | str) -> h5py.File:
-    """Open a frame cache read-only, without HDF5's file locks (network file systems often lack them).
+    """Open a frame cache read-only.
 
     Raises:
         CaseError: the file is missing, truncated, or not one of ours.
     """
-    try:
-        file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise CaseError(
-            f"{path}: not a readable HDF5 file, perhaps cut off while it was copied ({error}); delete it "
-            f"and run again"
-        ) from error
-    if file.attrs.get("format") != FORMAT or not {"frames", "jpeg"} & set(file):
-        file.close()
-        raise CaseError(f"{path}: not a frame cache of this version of Foldwise; delete it and run again")
-    return file
+    return open_hdf5(path, FORMAT)
 
 
 def read(file: h5py.File, numbers: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,10 @@ class Family:
             num_classes=self.outputs,
         )
         return made
+
+    def parameters(self, network: nn.Module) -> Iterable[nn.Parameter]:
+        """All of them, at one learning rate."""
+        return network.parameters()
 
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
         """Patches of the given caches."""

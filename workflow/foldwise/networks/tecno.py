@@ -1,0 +1,75 @@
+"""A causal multi-stage temporal convolutional network over frame features.
+
+Czempiel et al., TeCNO: Surgical phase recognition with multi-stage temporal convolutional networks, MICCAI
+2020; the stages are those of Farha and Gall, MS-TCN, CVPR 2019, with convolutions that see the past alone.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class TeCNO(nn.Module):
+    """Phases of a whole video: the first stage sees its features, each later one the answer of the last."""
+
+    def __init__(
+        self,
+        width: int,
+        phases: int,
+        *,
+        stages: int = 2,
+        layers: int = 8,
+        channels: int = 32,
+        dropout: float = 0.5,
+    ) -> None:
+        """Make the stages.
+
+        Args:
+            width: features of a frame.
+            phases: number of phases.
+            stages: how many refine one another.
+            layers: of a stage; the i-th looks 2 · 2^i frames back.
+            channels: of a stage.
+            dropout: of a layer.
+        """
+        super().__init__()
+        widths = [width] + [phases] * (stages - 1)
+        self.stages = nn.ModuleList(_Stage(n, phases, layers, channels, dropout) for n in widths)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (stages, B, n, phases) of features (B, n, width); the last stage's are the answer."""
+        made = [self.stages[0](features.transpose(1, 2))]
+        for stage in self.stages[1:]:
+            made.append(stage(made[-1].softmax(1)))
+        return torch.stack(made).transpose(2, 3)
+
+
+class _Stage(nn.Module):
+    def __init__(self, width: int, phases: int, layers: int, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.enter = nn.Conv1d(width, channels, 1)
+        self.layers = nn.ModuleList(_Layer(channels, 2**i, dropout) for i in range(layers))
+        self.leave = nn.Conv1d(channels, phases, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.enter(x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.leave(x)
+
+
+class _Layer(nn.Module):
+    """A dilated convolution of kernel 3 on what came before, with a residual."""
+
+    def __init__(self, channels: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.past = 2 * dilation
+        self.dilated = nn.Conv1d(channels, channels, 3, dilation=dilation)
+        self.mix = nn.Conv1d(channels, channels, 1)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made = self.mix(F.relu(self.dilated(F.pad(x, (self.past, 0)))))
+        return x + self.dropout(made)

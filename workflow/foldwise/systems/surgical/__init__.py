@@ -1,0 +1,1 @@
+"""Surgical workflow: which tools are seen and which phase it is, in every frame of a video."""

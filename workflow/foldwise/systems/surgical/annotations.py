@@ -1,0 +1,188 @@
+"""Phase and tool annotations as text files, in the form of Cholec80, and their rows for given frames.
+
+Phases: header `Frame Phase`, then `<frame> <name>`. Tools: header `Frame <tool> <tool> …`, then `<frame>` and
+a 0 or 1 per tool. Cells are parted by tabs (or blanks). Frames count from 0 at the annotation's own rate, 25
+per second in Cholec80, whatever the rate of the frames that are kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from foldwise.files import CaseError, atomic_path
+
+# No row says anything of a frame.
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Track:
+    """Rows of an annotation.
+
+    Attributes:
+        frames: (n,) int64, increasing.
+        values: (n,) int8 phase numbers, or (n, tools) int8 of 0 and 1.
+    """
+
+    frames: np.ndarray
+    values: np.ndarray
+
+    def at(self, frames: np.ndarray) -> np.ndarray:
+        """Values of the given frames, (n, …) int8; `UNKNOWN` where there is no row."""
+        found = np.full((len(frames), *self.values.shape[1:]), UNKNOWN, np.int8)
+        places = np.searchsorted(self.frames, frames)
+        inside = places < len(self.frames)
+        there = inside & (self.frames[np.where(inside, places, 0)] == frames)
+        found[there] = self.values[places[there]]
+        return found
+
+    @property
+    def step(self) -> int:
+        """Frames from a row to the next, as most rows have it."""
+        if len(self.frames) < 2:
+            return 1
+        steps, counts = np.unique(np.diff(self.frames), return_counts=True)
+        return int(steps[counts.argmax()])
+
+    @property
+    def end(self) -> int:
+        """The first frame that the annotation says nothing of any more."""
+        return int(self.frames[-1]) + self.step
+
+
+def read_phases(path: Path, phases: Sequence[str]) -> Track:
+    """Read a phase file.
+
+    Args:
+        path: the file.
+        phases: names in the order of their numbers.
+
+    Raises:
+        CaseError: not such a file, or a name that is not one of `phases`.
+    """
+    header, rows = _read(path)
+    if [name.lower() for name in header] != ["frame", "phase"]:
+        raise CaseError(f"{path}: line 1: {' '.join(header)!r}; a phase file begins with `Frame Phase`")
+    number = {name: n for n, name in enumerate(phases)}
+    values = []
+    for line, (_, cells) in enumerate(rows, start=2):
+        if cells[0] not in number:
+            near = difflib.get_close_matches(cells[0], phases, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"data.phases are {', '.join(phases)}"
+            raise CaseError(f"{path}: line {line}: phase {cells[0]!r} is not known; {hint}")
+        values.append(number[cells[0]])
+    return Track(_frames(path, rows), np.array(values, np.int8))
+
+
+def read_tools(path: Path, tools: Sequence[str]) -> Track:
+    """Read a tool file.
+
+    Args:
+        path: the file.
+        tools: names in the order of the columns.
+
+    Raises:
+        CaseError: not such a file, other tools or another order, or a value that is neither 0 nor 1.
+    """
+    header, rows = _read(path)
+    if header[0].lower() != "frame" or len(header) < 2:
+        raise CaseError(
+            f"{path}: line 1: {' '.join(header)!r}; a tool file begins with `Frame` and the tools' names"
+        )
+    if tuple(header[1:]) != tuple(tools):
+        found = ", ".join(header[1:])
+        what = "tools in another order" if sorted(header[1:]) == sorted(tools) else "other tools"
+        raise CaseError(f"{path}: line 1: {what}: {found}; data.tools are {', '.join(tools)}")
+    for line, (_, cells) in enumerate(rows, start=2):
+        if wrong := [cell for cell in cells if cell not in ("0", "1")]:
+            raise CaseError(f"{path}: line {line}: {wrong[0]!r}; a tool is there (1) or not (0)")
+    values = np.array([cells for _, cells in rows]).astype(np.int8)
+    return Track(_frames(path, rows), values)
+
+
+def write_phases(path: Path, frames: Sequence[int] | np.ndarray, names: Sequence[str]) -> None:
+    """Write a phase file: a frame and the name of its phase a row."""
+    _write(path, ["Frame", "Phase"], zip(map(int, frames), names, strict=True))
+
+
+def write_tools(
+    path: Path, frames: Sequence[int] | np.ndarray, tools: Sequence[str], values: np.ndarray
+) -> None:
+    """Write a tool file.
+
+    Args:
+        path: the file.
+        frames: of the rows.
+        tools: names of the columns.
+        values: (n, tools), whole numbers; or probabilities, which are written with six digits.
+    """
+    whole = np.issubdtype(values.dtype, np.integer) or values.dtype == bool
+    cells = [[str(int(v)) if whole else f"{v:.6f}" for v in row] for row in values]
+    rows = ([int(frame), *row] for frame, row in zip(frames, cells, strict=True))
+    _write(path, ["Frame", *tools], rows)
+
+
+def labels_of(
+    frames: np.ndarray, phases: Track | None, tools: Track | None
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """The annotation of frames that were kept, thinned with them.
+
+    Args:
+        frames: (n,) int64 in the annotation's numbering.
+        phases: or None where there is no such file.
+        tools: likewise.
+
+    Returns:
+        Which frames the annotation reaches, (n,) bool: those after its end are to be dropped; and for the
+        others (m,) phases and (m, tools) tools, None where there is no file.
+    """
+    ends = [track.end for track in (phases, tools) if track is not None]
+    reached = frames < min(ends) if ends else np.ones(len(frames), bool)
+    kept = frames[reached]
+    return (
+        reached,
+        None if phases is None else phases.at(kept),
+        None if tools is None else tools.at(kept),
+    )
+
+
+def _read(path: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise CaseError(f"{path}: not readable as text ({error})") from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if len(lines) < 2:
+        raise CaseError(f"{path}: no rows")
+    cells = [
+        [c.strip() for c in line.strip().split("\t")] if "\t" in line else line.split() for line in lines
+    ]
+    for number, row in enumerate(cells, start=1):
+        if len(row) != len(cells[0]) or not row:
+            raise CaseError(f"{path}: line {number}: {len(row)} cells, the header has {len(cells[0])}")
+    return cells[0], [(row[0], row[1:]) for row in cells[1:]]
+
+
+def _frames(path: Path, rows: Sequence[tuple[str, list[str]]]) -> np.ndarray:
+    before = -1
+    for line, (cell, _) in enumerate(rows, start=2):
+        if not cell.isdecimal():
+            raise CaseError(f"{path}: line {line}: {cell!r}; a row begins with its frame's number")
+        if int(cell) <= before:
+            raise CaseError(f"{path}: line {line}: frame {cell} after frame {before}; frames must increase")
+        before = int(cell)
+    return np.array([int(cell) for cell, _ in rows], np.int64)
+
+
+def _write(path: Path, header: Sequence[str], rows: object) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)  # type: ignore[arg-type]

@@ -1,0 +1,73 @@
+"""The bank of frame features that a temporal network learns from: one HDF5 file per video and fold.
+
+Arrays: features (n, width) float32, and the cache's number, time_s, row, phase and tool. Attributes: those of
+the cache, and `model` and `settings`, the file and the settings (JSON) of the model whose backbone made them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from foldwise.files import atomic_path
+from foldwise.hdf5 import open_hdf5
+from foldwise.video.store import FORMAT as FRAMES
+
+FORMAT = "foldwise-frame-features-1"
+LABELS = ("number", "time_s", "row", "phase", "tool")
+
+
+def write_bank(path: Path, cache: Path | str, features: np.ndarray, origin: Mapping[str, Any]) -> None:
+    """Write a video's features with its labels, atomically.
+
+    Args:
+        path: the file.
+        cache: the video's frame cache.
+        features: (n, width).
+        origin: attributes `model` and `settings`.
+    """
+    features = np.ascontiguousarray(features, np.float32)
+    with (
+        open_hdf5(cache, FRAMES) as source,
+        atomic_path(path) as temporary,
+        h5py.File(temporary, "w") as file,
+    ):
+        for name in LABELS:
+            file[name] = source[name][()]
+        file["features"] = features
+        digest = hashlib.sha256(str(source.attrs["content"]).encode())
+        digest.update(features.data)
+        file.attrs.update({**source.attrs, **origin, "format": FORMAT, "content": digest.hexdigest()})
+
+
+def open_video(path: Path | str) -> h5py.File:
+    """Open a video's frame cache or its features.
+
+    Raises:
+        CaseError: neither.
+    """
+    return open_hdf5(path, FRAMES, FORMAT)
+
+
+class Videos:
+    """Training items of a temporal network: whole videos, in an order drawn anew for each pass."""
+
+    def __init__(self, banks: Sequence[str], seed: Sequence[int]) -> None:
+        """Keep the files' names."""
+        self.banks, self.seed = list(banks), tuple(seed)
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        """`features` (n, width) and `phase` (n,)."""
+        epoch, within = divmod(number, len(self.banks))
+        random = np.random.default_rng(np.random.SeedSequence([*self.seed, 3, epoch]))
+        with open_hdf5(self.banks[int(random.permutation(len(self.banks))[within])], FORMAT) as file:
+            return {
+                "features": torch.from_numpy(file["features"][()]),
+                "phase": torch.from_numpy(file["phase"][()]),
+            }

@@ -1,0 +1,207 @@
+"""Settings of surgical experiments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from foldwise.settings import Experiment, Name, Named, Section, Share, Training
+from foldwise.settings import Model as AnyModel
+from foldwise.systems.surgical.metrics import CHOLEC80_PHASES
+
+Pixels = Annotated[int, Field(ge=1)]
+Triple = tuple[float, float, float]
+CHOLEC80_TOOLS = ("Grasper", "Bipolar", "Hook", "Scissors", "Clipper", "Irrigator", "SpecimenBag")
+
+
+class Data(Section):
+    """Which videos there are and what is annotated."""
+
+    sheet: Path = Field(description="Sample sheet (CSV or TSV), one video a row.")
+    folder: Path | None = Field(
+        None, description="Folder from which relative paths of the sheet start; default: the sheet's."
+    )
+    phases: list[Name] = Field(
+        list(CHOLEC80_PHASES), description="Names of the phases, in the order of their numbers."
+    )
+    tools: list[Name] = Field(
+        list(CHOLEC80_TOOLS), description="Names of the tools, in the order of the annotation's columns."
+    )
+    annotation_fps: float | None = Field(
+        25,
+        gt=0,
+        description="Frames per second that the annotation's column Frame counts; null: the frames of the "
+        "video itself, or the numbers of the images.",
+    )
+    images_fps: float = Field(
+        1, gt=0, description="Images per second, where a video is a folder of numbered images."
+    )
+    first_image: int = Field(0, ge=0, description="Number of the image at time 0.")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Data:
+        for names in (self.phases, self.tools):
+            if len(set(names)) != len(names):
+                raise ValueError("a phase or a tool is named twice")
+        if not self.phases and not self.tools:
+            raise ValueError("neither phases nor tools are named; there is nothing to learn")
+        return self
+
+
+class Cache(Section):
+    """The frames that are kept of a video."""
+
+    fps: float | None = Field(
+        1, gt=0, description="Frames kept per second, the nearest by time stamp; null: all."
+    )
+    size: tuple[Pixels, Pixels] = Field((250, 250), description="Height and width of a frame. Pixels.")
+    cut_border: bool = Field(True, description="Cut the black border round the endoscope's picture first.")
+    encoding: Literal["jpeg", "raw"] = Field(
+        "jpeg", description="jpeg: about a tenth of the disk; raw: exact (Blosc2-LZ4)."
+    )
+    quality: int = Field(95, ge=1, le=100, description="Of the JPEGs.")
+
+
+class Augmentation(Section):
+    """Random changes of training windows, the same for all frames of a window."""
+
+    flip: bool = Field(True, description="Mirror half of the windows left to right.")
+    brightness: Share = Field(0.2, description="Largest relative change of brightness.")
+    contrast: Share = Field(0.2, description="Largest relative change of contrast.")
+    saturation: Share = Field(0.2, description="Largest relative change of saturation.")
+
+
+class Temporal(Section):
+    """The causal multi-stage temporal convolutional network."""
+
+    stages: int = Field(2, ge=1, description="Stages, each of which refines the last one's answer.")
+    layers: int = Field(8, ge=1, description="Layers of a stage; the i-th looks 2 · 2^i frames back.")
+    channels: int = Field(32, ge=1, description="Channels of a stage.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="Dropout of a layer.")
+
+
+class Model(AnyModel):
+    """One model of an experiment; it is trained once per fold."""
+
+    kind: Literal["tool", "phase", "mtrcnet", "mtrcnet_cl", "tecno"] = Field(
+        "mtrcnet",
+        description="tool: a linear layer per frame. phase: an LSTM over the window. mtrcnet: both on one "
+        "backbone. mtrcnet_cl: with the correlation loss, in three steps. tecno: a causal temporal network "
+        "over the features of another model.",
+    )
+    backbone: Named = Field(
+        Named(name="resnet50"), description="A classifier of torchvision.models; its last layer is taken off."
+    )
+    features: Name | None = Field(None, description="tecno: the model whose backbone gives the features.")
+    window: int = Field(10, ge=1, description="Consecutive frames of a sample, never of two videos.")
+    crop: tuple[Pixels, Pixels] = Field(
+        (224, 224),
+        description="Height and width of what is cut out of a frame, one place per window. Pixels.",
+    )
+    mean: Triple = Field((0.3456, 0.2281, 0.2233), description="Subtracted from red, green, blue (0 to 1).")
+    std: Triple = Field((0.2528, 0.2135, 0.2104), description="Divides them then.")
+    hidden: int = Field(512, ge=1, description="Width of the LSTM.")
+    temporal: Temporal = Field(Temporal(), description="tecno: the network.")
+    backbone_lr: float = Field(
+        0.1, ge=0, description="Learning rate of the backbone, as a share of the optimiser's."
+    )
+    phase_weights: Literal["balanced", "none"] | list[float] = Field(
+        "balanced",
+        description="Weights of the phases in the cross entropy; balanced: median frequency by frequency, "
+        "in the training fold; or a number per phase.",
+    )
+    tool_weights: Literal["balanced", "none"] | list[float] = Field(
+        "none",
+        description="Weights of a tool's presence; balanced: frames without it by frames with it, in the "
+        "training fold, 10 at most; or a number per tool.",
+    )
+    correlation: float = Field(1, ge=0, description="mtrcnet_cl: weight of the correlation loss.")
+    correlation_form: Literal["kl", "released"] = Field(
+        "kl",
+        description="mtrcnet_cl: the Kullback-Leibler divergence of Bernoulli variables, or what the "
+        "authors' released code computes instead, |Σ q (log q − p)|.",
+    )
+    steps: tuple[Share, Share] = Field(
+        (0.4, 0.2),
+        description="mtrcnet_cl: shares of the epochs in which both branches learn without correlation, then "
+        "the mapping alone; in the rest everything but the mapping learns, with it.",
+    )
+    augmentation: Augmentation | None = Field(Augmentation(), description="Augmentation; null: none.")
+    batch_frames: int = Field(64, ge=1, description="Frames per forward pass in prediction.")
+    training: Training = Field(
+        Training(epochs=25, steps_per_epoch=None, batch=8, validate_every=1),
+        description="The loop; a sample is a window (tecno: a video), steps_per_epoch null: every one once.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, values: Any) -> Any:
+        # A loop that is set in part keeps the other defaults of this system.
+        if isinstance(values, dict) and isinstance(values.get("training"), dict | None):
+            own: dict[str, Any] = {"epochs": 25, "steps_per_epoch": None, "batch": 8, "validate_every": 1}
+            if values.get("kind") == "tecno":
+                own["batch"] = 1
+            values = {**values, "training": {**own, **(values.get("training") or {})}}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Model:
+        if (self.kind == "tecno") != (self.features is not None):
+            raise ValueError("`features` names the model that `kind: tecno` builds on; both or none")
+        if self.kind == "tecno" and self.training.batch != 1:
+            raise ValueError("tecno learns from a video at a time: training.batch: 1, or accumulate")
+        if self.kind == "mtrcnet_cl":
+            if self.training.patience is not None:
+                raise ValueError("patience would end mtrcnet_cl before its third step; leave it out")
+            if self.training.epochs < 3 or sum(self.steps) >= 1:
+                raise ValueError("mtrcnet_cl has three steps: 3 epochs or more, and shares below 1 together")
+        return self
+
+
+class Evaluate(Section):
+    """Scores."""
+
+    threshold: Share = Field(0.5, description="A tool is there if its probability reaches this.")
+
+
+class Export(Section):
+    """Files for the user."""
+
+    ribbons: bool = Field(True, description="A picture per video: truth over prediction.")
+
+
+class Settings(Experiment):
+    """A surgical experiment."""
+
+    system: Literal["surgical"] = Field("surgical", description="The family of experiments.")
+    data: Data = Field(description="Videos and annotations.")
+    cache: Cache = Field(Cache(), description="The HDF5 cache.")
+    models: dict[Name, Model] = Field(
+        {"mtrcnet": Model()}, min_length=1, description="Model name → its settings."
+    )
+    evaluate: Evaluate = Field(Evaluate(), description="Scores.")
+    export: Export = Field(Export(), description="Exported files.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Settings:
+        height, width = self.cache.size
+        for name, model in self.models.items():
+            if model.kind != "tool" and not self.data.phases:
+                raise ValueError(f"models.{name} learns phases, and data.phases names none")
+            if model.kind in ("tool", "mtrcnet", "mtrcnet_cl") and not self.data.tools:
+                raise ValueError(f"models.{name} learns tools, and data.tools names none")
+            if model.features is not None:
+                source = self.models.get(model.features)
+                if source is None or source.kind == "tecno":
+                    raise ValueError(f"models.{name}.features: {model.features} is no model with a backbone")
+            elif model.crop[0] > height or model.crop[1] > width:
+                raise ValueError(f"models.{name}.crop is larger than the frames of cache.size")
+            for weights, names in (
+                (model.phase_weights, self.data.phases),
+                (model.tool_weights, self.data.tools),
+            ):
+                if isinstance(weights, list) and len(weights) != len(names):
+                    raise ValueError(f"models.{name}: {len(weights)} weights for {len(names)} names")
+        return self

@@ -162,8 +162,8 @@ def _own_folds(path: Path, entries: tuple[Entry, ...]) -> tuple[Fold, ...]:
         validation = tuple(fold.get("validation", ()))
         rest = tuple(name for name in names if name not in {*test, *validation})
         folds.append(Fold(tuple(fold.get("train", rest)), validation, test))
-    if len(folds) < 2:
-        raise CaseError(f"{path}: a list of at least two folds is expected")
+    if not folds:
+        raise CaseError(f"{path}: a list of folds is expected")
     for number, made in enumerate(folds):
         if unknown := set(made.train + made.validation + made.test) - set(names):
             raise CaseError(

@@ -75,7 +75,7 @@ def _is_number(value: Any) -> bool:
 class Split(Section):
     """Cross-validation by patient."""
 
-    folds: int = Field(5, ge=2, description="Number of folds.")
+    folds: int = Field(5, ge=1, description="Number of folds; one alone only with `file`.")
     validation: Share = Field(
         0.2,
         description="Share of a fold's training patients that chooses the best epoch and the "
@@ -87,6 +87,12 @@ class Split(Section):
         description="A splits.json of your own instead: a list of folds, each with `test` "
         "and, if wanted, `validation` and `train` case names.",
     )
+
+    @model_validator(mode="after")
+    def _one_is_given(self) -> Split:
+        if self.folds == 1 and self.file is None:
+            raise ValueError("a single fold has to be given as `file`; else 2 or more")
+        return self
 
 
 class Training(Section):

@@ -103,10 +103,10 @@ def publish(dataset: Dataset, args: argparse.Namespace) -> None:
         new_sheet = stack.enter_context(atomic_path(sheet))
         new_config = stack.enter_context(atomic_path(config))
         _write_sheet(dataset.rows, new_sheet)
-        _write_experiment(values, config, new_config)
+        write_experiment(values, config, new_config)
         checked, cases = _check(values, new_sheet)
-        Checked(tuple(p for p in checked.problems if _of_a_line(p)), ()).refuse(sheet)
-    for remark in [*(p for p in checked.problems if not _of_a_line(p)), *checked.warnings]:
+        Checked(tuple(p for p in checked.problems if of_a_line(p)), ()).refuse(sheet)
+    for remark in [*(p for p in checked.problems if not of_a_line(p)), *checked.warnings]:
         print(f"warning: {remark}")
     labelled = sum(case.label is not None for case in cases.cases)
     patients = len({case.group for case in cases.cases})
@@ -158,12 +158,13 @@ def _write_sheet(rows: Sequence[Row], path: Path) -> None:
         writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",", lineterminator="\n")
         writer.writerow(["case", "group", *columns, "label", "split"])
         for row in rows:
-            images = [_relative(row.images.get(channel), path.parent) for channel in channels]
-            label = _relative(row.label, path.parent)
+            images = [relative(row.images.get(channel), path.parent) for channel in channels]
+            label = relative(row.label, path.parent)
             writer.writerow([row.case, row.group or row.case, *images, label, row.split])
 
 
-def _relative(path: Path | None, folder: Path) -> str:
+def relative(path: Path | None, folder: Path) -> str:
+    """A path as a sheet in `folder` writes it; empty for None."""
     if path is None:
         return ""
     # Symbolic links stay as they are: an image may be a link into a store that has names of its own.
@@ -189,7 +190,14 @@ def _experiment(dataset: Dataset, name: str, sheet: Path) -> dict[str, Any]:
     return values | (dataset.settings or {"plan": {"memory": "medium", "ct": dataset.ct}})
 
 
-def _write_experiment(values: dict[str, Any], config: Path, path: Path) -> None:
+def write_experiment(values: dict[str, Any], config: Path, path: Path) -> None:
+    """Write an experiment with a few lines on how to run it.
+
+    Args:
+        values: its settings.
+        config: what the file will be called.
+        path: where it is written first.
+    """
     body = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
     run = f"snakemake --profile profiles/local --configfile {config.as_posix()}"
     lines = [
@@ -208,6 +216,6 @@ def _check(values: dict[str, Any], sheet: Path) -> tuple[Checked, Sheet[Case]]:
     return check(read, settings, labels=False), read
 
 
-def _of_a_line(problem: str) -> bool:
+def of_a_line(problem: str) -> bool:
     """Whether a problem is one of the data, and not of having too few patients for folds."""
     return problem.startswith("line ")

@@ -14,7 +14,7 @@ from foldwise.settings import Named
 
 WEIGHTS = {"weight", "pos_weight", "class_weight"}
 NAMESPACES = {
-    "network": ("monai.networks.nets", "torchvision.models"),
+    "network": ("monai.networks.nets", "torchvision.models", "foldwise.networks.efficientnet_lite"),
     "loss": ("monai.losses", "torch.nn"),
     "optimiser": ("torch.optim",),
     "scheduler": ("torch.optim.lr_scheduler",),

@@ -15,6 +15,8 @@ from foldwise.settings import Pretrained
 # Where other programs put the weights within their files, and what wrappers put before the names.
 PLACES = ("network", "state_dict", "model", "network_weights", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "network.", "model.", "net.")
+# Where networks that build on a library's classifier keep it; its own files know no such prefix.
+TRUNK = "trunk."
 
 
 def load_pretrained(network: nn.Module, settings: Pretrained) -> dict[str, list[str]]:
@@ -32,6 +34,8 @@ def load_pretrained(network: nn.Module, settings: Pretrained) -> dict[str, list[
     """
     found = read_weights(settings.file)
     own = network.state_dict()
+    if not any(name.startswith(TRUNK) for name in found):
+        found |= {TRUNK + name: found.pop(name) for name in list(found) if TRUNK + name in own}
     report: dict[str, list[str]] = {"matched": [], "other_shape": [], "not_in_file": []}
     for name, value in own.items():
         if name not in found:

@@ -106,6 +106,15 @@ def read_tools(path: Path, tools: Sequence[str]) -> Track:
     return Track(_frames(path, rows), values)
 
 
+def read_header(path: Path) -> list[str]:
+    """Names of an annotation's columns.
+
+    Raises:
+        CaseError: not such a file.
+    """
+    return _read(path)[0]
+
+
 def write_phases(path: Path, frames: Sequence[int] | np.ndarray, names: Sequence[str]) -> None:
     """Write a phase file: a frame and the name of its phase a row."""
     _write(path, ["Frame", "Phase"], zip(map(int, frames), names, strict=True))

@@ -1,0 +1,140 @@
+"""Import Cholec80, or any folder in its form.
+
+  python -m foldwise.importers.cholec80 cholec80 --sheet data/cholec80.csv --split paper
+
+Videos lie in `videos/` (`video01.mp4`, …), or their frames in a folder per video, in `frames/`, `data_resize/`
+or the folder itself; annotations in `phase_annotations/video01-phase.txt` and
+`tool_annotations/video01-tool.txt`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from foldwise.command import run
+from foldwise.files import CaseError, write_json
+from foldwise.importers.sheets import importer, refuse
+from foldwise.importers.surgical import Video, publish_videos
+from foldwise.systems.surgical.annotations import read_header
+from foldwise.systems.surgical.metrics import CHOLEC80_PHASES
+from foldwise.systems.surgical.new import VIDEO_SUFFIXES
+from foldwise.systems.surgical.settings import CHOLEC80_TOOLS
+from foldwise.video.decode import image_files
+
+FRAME_FOLDERS = ("frames", "data_resize")
+# Numbers of the last three phases in use: those of the published evaluation scripts, and of TF-Cholec80.
+ORDERS = {
+    "scripts": CHOLEC80_PHASES,
+    "tf_cholec80": (*CHOLEC80_PHASES[:4], *reversed(CHOLEC80_PHASES[4:])),
+}
+# Training, validation and test videos.
+PAPER = (range(1, 33), range(33, 41), range(41, 81))
+
+
+def read_videos(folder: Path) -> list[Video]:
+    """Find all videos of a folder, with their annotations.
+
+    Raises:
+        CaseError: no videos, two of one name, or an annotation without its video.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in _candidates(folder):
+        found.setdefault(path.name if path.is_dir() else path.stem, []).append(path)
+    if not found:
+        raise CaseError(f"{folder}: no videos/<name>.mp4, frames/<name>/ or data_resize/<name>/ in it")
+    annotations = {
+        kind: {
+            re.sub(rf"-{kind}$", "", path.stem): path
+            for path in sorted((folder / f"{kind}_annotations").glob("*.txt"))
+            # Cholec80 has the time stamps of the phases beside them.
+            if not path.stem.endswith("-timestamp")
+        }
+        for kind in ("phase", "tool")
+    }
+    problems = [
+        f"two videos are called {name}: {', '.join(map(str, paths))}"
+        for name, paths in found.items()
+        if len(paths) > 1
+    ]
+    problems += [
+        f"{path}: no video is called {name}"
+        for files in annotations.values()
+        for name, path in files.items()
+        if name not in found
+    ]
+    refuse(problems, folder)
+    return [
+        Video(name, paths[0], annotations["phase"].get(name), annotations["tool"].get(name))
+        for name, paths in sorted(found.items())
+    ]
+
+
+def paper_split(videos: Sequence[Video]) -> dict[str, Any]:
+    """Training, validation and test videos of Cholec80 as one fold: 1 to 32, 33 to 40, 41 to 80.
+
+    Raises:
+        CaseError: a part has no video.
+    """
+    numbers = {video.case: int(m[-1]) for video in videos if (m := re.findall(r"\d+", video.case))}
+    parts = [sorted(case for case, number in numbers.items() if number in part) for part in PAPER]
+    if not all(parts):
+        raise CaseError("--split paper: videos 1 to 32, 33 to 40 and 41 to 80 are expected, some of each")
+    return {"folds": [dict(zip(("train", "validation", "test"), parts, strict=True))]}
+
+
+def frame_numbers(videos: Sequence[Video]) -> dict[str, Any]:
+    """The settings that say which time an image's number stands for; none where all are videos.
+
+    Raises:
+        CaseError: folders whose numbers begin differently.
+    """
+    firsts = {min(image_files(video.video)) for video in videos if video.video.is_dir()}
+    if not firsts:
+        return {}
+    if not firsts <= {0} and not firsts <= {1}:
+        raise CaseError(
+            f"images begin with the numbers {', '.join(map(str, sorted(firsts)))}; which of them is time 0 "
+            f"cannot be told: all folders are to begin with 0, or all with 1"
+        )
+    return {"first_image": firsts.pop()}
+
+
+def _candidates(folder: Path) -> list[Path]:
+    videos = [p for p in sorted((folder / "videos").glob("*")) if p.suffix.lower() in VIDEO_SUFFIXES]
+    folders = [p for name in FRAME_FOLDERS for p in sorted((folder / name).glob("*")) if p.is_dir()]
+    if videos or folders:
+        return videos + folders
+    inside = [p for p in sorted(folder.iterdir()) if not p.name.endswith("_annotations")]
+    return [p for p in inside if p.is_dir() or p.suffix.lower() in VIDEO_SUFFIXES]
+
+
+def main() -> None:
+    """Read the command line."""
+    made = importer(__doc__)
+    made.add_argument(
+        "--split", choices=("folds", "paper"), default="folds", help="k folds, or videos 1–32, 33–40, 41–80"
+    )
+    made.add_argument(
+        "--phase-order", choices=ORDERS, default="scripts", help="how the last three phases are numbered"
+    )
+    made.add_argument("--images-fps", type=float, default=1, help="images per second of extracted frames")
+    args: argparse.Namespace = made.parse_args()
+    videos = read_videos(args.folder)
+    tools = next((read_header(v.tools)[1:] for v in videos if v.tools is not None), list(CHOLEC80_TOOLS))
+    data: dict[str, Any] = {"phases": list(ORDERS[args.phase_order]), "tools": tools, "annotation_fps": 25}
+    if images := frame_numbers(videos):
+        data |= {**images, "images_fps": args.images_fps}
+    split: Mapping[str, Any] | None = None
+    if args.split == "paper":
+        path = args.sheet.with_name(f"{args.sheet.stem}-splits.json")
+        write_json(path, paper_split(videos))
+        split = {"folds": 1, "file": path.as_posix()}
+    publish_videos(videos, data, split, args)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,139 @@
+"""Import CholecT50, or a part of it.
+
+  python -m foldwise.importers.cholect50 CholecT50 --sheet data/cholect50.csv
+
+Frames lie in `videos/VID01/000000.png`, …, one per second, numbered by the second; labels in
+`labels/VID01.json`: per second a list of triplets, each with the instrument in its second place and the phase in
+its last. They are written in Cholec80's form, with Cholec80's names, into `<sheet>-annotations/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foldwise.command import run
+from foldwise.files import CaseError, read_json
+from foldwise.importers.sheets import clean, importer, refuse, targets
+from foldwise.importers.surgical import Video, publish_videos
+from foldwise.systems.surgical.annotations import write_phases, write_tools
+from foldwise.video.decode import image_files
+
+# Rows are numbered as in Cholec80.
+ANNOTATION_FPS = 25
+PHASES = {
+    "preparation": "Preparation",
+    "carlot-triangle-dissection": "CalotTriangleDissection",
+    "calot-triangle-dissection": "CalotTriangleDissection",
+    "clipping-and-cutting": "ClippingCutting",
+    "gallbladder-dissection": "GallbladderDissection",
+    "gallbladder-packaging": "GallbladderPackaging",
+    "cleaning-and-coagulation": "CleaningCoagulation",
+    "gallbladder-extraction": "GallbladderRetraction",
+}
+
+
+def read_videos(folder: Path, annotations: Path) -> tuple[list[Video], list[str], list[str]]:
+    """Find all videos, and write their labels in Cholec80's form.
+
+    Args:
+        folder: of the data set, with `labels` and `videos` (or `data`).
+        annotations: folder for the written labels.
+
+    Returns:
+        The videos, and the names of phases and tools in the order of their numbers.
+
+    Raises:
+        CaseError: no labels, labels of another form, or no frames of a labelled video.
+    """
+    files = sorted((folder / "labels").glob("*.json"))
+    if not files:
+        raise CaseError(f"{folder}: no labels/<video>.json in it")
+    videos, problems = [], []
+    names: dict[tuple[tuple[str, ...], tuple[str, ...]], Path] = {}
+    for path in files:
+        frames = next((folder / part / path.stem for part in ("videos", "data")
+                       if (folder / part / path.stem).is_dir()), None)  # fmt: skip
+        try:
+            if frames is None:
+                raise CaseError(f"{path}: no folder videos/{path.stem} with its frames")
+            labels = read_json(path)
+            phases, tools = _names(path, labels, "phase"), _names(path, labels, "instrument")
+            names.setdefault((tuple(phases), tuple(tools)), path)
+            seconds, phase, tool = _rows(path, labels, len(phases), len(tools))
+            _refuse_missing(path, seconds, frames)
+        except CaseError as error:
+            problems.append(str(error))
+            continue
+        case, rows = clean(path.stem), ANNOTATION_FPS * seconds
+        phase_file, tool_file = (annotations / f"{case}-{kind}.txt" for kind in ("phase", "tool"))
+        write_phases(phase_file, rows, [phases[number] for number in phase])
+        write_tools(tool_file, rows, tools, tool)
+        videos.append(Video(case, frames, phase_file, tool_file))
+    if len(names) > 1:
+        problems.append(f"{' and '.join(map(str, names.values()))} have different phases or instruments")
+    refuse(problems, folder)
+    phases, tools = next(iter(names))
+    return videos, list(phases), list(tools)
+
+
+def _names(path: Path, labels: Any, kind: str) -> list[str]:
+    """Names of a category, in the order of their numbers, as Cholec80 writes them."""
+    try:
+        listed: Mapping[str, str] = labels["categories"][kind]
+        ordered = [listed[str(number)] for number in range(len(listed))]
+    except (KeyError, TypeError) as error:
+        raise CaseError(f"{path}: no categories.{kind}, numbered from 0; not a CholecT50 label") from error
+    if kind == "phase":
+        return [PHASES.get(name, clean(name)) for name in ordered]
+    return [clean(name).capitalize() for name in ordered]
+
+
+def _rows(path: Path, labels: Any, phases: int, tools: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Seconds (n,), phases (n,) and tools (n, tools) of a label file."""
+    rows = labels.get("annotations")
+    if not isinstance(rows, dict) or not rows:
+        raise CaseError(f"{path}: no annotations")
+    seconds = sorted(rows, key=int)
+    phase, tool = np.zeros(len(rows), int), np.zeros((len(rows), tools), int)
+    for place, second in enumerate(seconds):
+        numbers = {int(triplet[-1]) for triplet in rows[second]}
+        if len(numbers) != 1 or not 0 <= min(numbers) < phases:
+            raise CaseError(
+                f"{path}: second {second}: one phase of 0 to {phases - 1} expected, found {numbers}"
+            )
+        phase[place] = numbers.pop()
+        for triplet in rows[second]:
+            # -1 and null instruments say that none is there.
+            if 0 <= int(triplet[1]) < tools:
+                tool[place, int(triplet[1])] = 1
+    return np.array(seconds, np.int64), phase, tool
+
+
+def _refuse_missing(path: Path, seconds: np.ndarray, frames: Path) -> None:
+    missing = np.setdiff1d(seconds, list(image_files(frames)))
+    if len(missing):
+        raise CaseError(f"{path}: {len(missing)} second(s) without a frame in {frames}, first {missing[0]}")
+
+
+def main() -> None:
+    """Read the command line."""
+    args = importer(__doc__).parse_args()
+    targets(args)
+    annotations = args.sheet.with_name(f"{args.sheet.stem}-annotations")
+    videos, phases, tools = read_videos(args.folder, annotations)
+    data = {
+        "phases": phases,
+        "tools": tools,
+        "annotation_fps": ANNOTATION_FPS,
+        "images_fps": 1,
+        "first_image": 0,
+    }
+    publish_videos(videos, data, None, args)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -185,7 +185,7 @@ def problems(folder: Path, sheet: Path, **changed: Any) -> str:
 
 
 def test_a_sound_sheet_passes(tmp_path: Path) -> None:
-    assert problems(tmp_path, write_operations(tmp_path, 3)) == ""
+    assert problems(tmp_path, write_operations(tmp_path, 4, seconds=4)) == ""
 
 
 def test_every_wrong_input_gets_one_line(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_every_wrong_input_gets_one_line(tmp_path: Path) -> None:
 
 
 def test_rows_without_an_image_are_found(tmp_path: Path) -> None:
-    sheet = write_operations(tmp_path, 3, seconds=4)
+    sheet = write_operations(tmp_path, 4, seconds=4)
     folder = tmp_path / "images"
     folder.mkdir()
     for number in (0, 1, 3):

@@ -2,8 +2,8 @@
 
   python -m foldwise.importers.cholec80 cholec80 --sheet data/cholec80.csv --split paper
 
-Videos lie in `videos/` (`video01.mp4`, …), or their frames in a folder per video, in `frames/`, `data_resize/`
-or the folder itself; annotations in `phase_annotations/video01-phase.txt` and
+Videos lie in `videos/` (`video01.mp4`, …), or their frames in a folder per video, in `frames/`,
+`data_resize/` or the folder itself; annotations in `phase_annotations/video01-phase.txt` and
 `tool_annotations/video01-tool.txt`.
 """
 

@@ -3,8 +3,8 @@
   python -m foldwise.importers.cholect50 CholecT50 --sheet data/cholect50.csv
 
 Frames lie in `videos/VID01/000000.png`, …, one per second, numbered by the second; labels in
-`labels/VID01.json`: per second a list of triplets, each with the instrument in its second place and the phase in
-its last. They are written in Cholec80's form, with Cholec80's names, into `<sheet>-annotations/`.
+`labels/VID01.json`: per second a list of triplets, each with the instrument in its second place and the phase
+in its last. They are written in Cholec80's form, with Cholec80's names, into `<sheet>-annotations/`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""EfficientNet-Lite0, a backbone that trains on a CPU: no squeeze-and-excitation, ReLU6, a fixed stem and head.
+"""EfficientNet-Lite0, a backbone that trains on a CPU: ReLU6, no squeeze-and-excitation.
 
-Tan and Le, EfficientNet, ICML 2019; the Lite variants are those of TensorFlow's repository. Padding is symmetric.
+Tan and Le, EfficientNet, ICML 2019; the Lite variants are of TensorFlow's repository. Padding is symmetric.
 """
 
 from __future__ import annotations

@@ -50,6 +50,8 @@ class Network(nn.Module):
         In the second step nothing but the head's mapping learns, and the trunk's running statistics stay.
         """
         if x.ndim == 5:
+            if self.training:
+                self.get_buffer("step").fill_(step)
             if step == 2:
                 self.trunk.eval()
             with torch.set_grad_enabled(torch.is_grad_enabled() and step != 2):
@@ -165,7 +167,6 @@ class Family:
             made = [phase_loss(logits, batch["phase"], weights) for logits in network(batch["features"])]
             return {"loss": torch.stack(made).mean()}
         step = int(batch["step"][0])
-        network.get_buffer("step").fill_(step)
         answer = network(self.inputs(batch["frames"], generator), step)
         device = batch["frames"].device
         weights = self._weights(model.tool_weights, device)
@@ -229,7 +230,7 @@ class Family:
             made["val_tool_map"] = float(np.nanmean(aps)) if not np.isnan(aps).all() else math.nan
         score = next((value for value in made.values() if not math.isnan(value)), 0.0)
         # A network whose schedule is not through never goes before one whose is.
-        unfinished = self.model.kind == "mtrcnet_cl" and int(network.get_buffer("step")) < 3
+        unfinished = self.model.kind == "mtrcnet_cl" and int(network.state_dict()["step"]) < 3
         return {"score": score - unfinished, **made}
 
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:

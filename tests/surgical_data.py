@@ -16,7 +16,7 @@ FPS = 5
 
 
 def operation(seed: int, seconds: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frames (n, 32, 40, 3) 5 a second, phases (n,), tools (n, 2); red is the phase, green and blue a tool."""
+    """Frames (n, 32, 40, 3) 5 a second, phases (n,), tools (n, 2); red a phase, green and blue tools."""
     random = np.random.default_rng(seed)
     count = seconds * FPS
     cuts = sorted(random.choice(np.arange(count // 6, count - count // 6), 2, replace=False))

@@ -112,7 +112,7 @@ def test_an_nnunet_split_file_is_taken(tmp_path: Path) -> None:
         ([{"test": ["c000"]}, {"test": ["c002"]}], "leaks: patient.*g000"),
         ([{"test": ["c000", "c001"]}, {"test": ["c001"]}], "held out in more than one fold: c001"),
         ([{"test": ["c000", "c001"]}, {"test": ["zzz"]}], "zzz"),
-        ([{"test": ["c000", "c001"]}], "at least two folds"),
+        ([], "a list of folds is expected"),
         ([{"tests": ["c000"]}, {"test": ["c001"]}], "needs a list `test`"),
         (
             [
@@ -122,7 +122,7 @@ def test_an_nnunet_split_file_is_taken(tmp_path: Path) -> None:
             "leaks: patient.*g001",
         ),
         ([{"test": ["c000", "c001", "c002", "c003"]}, {"test": []}], "no case"),
-        ("text", "at least two folds"),
+        ("text", "a list of folds is expected"),
     ],
 )
 def test_split_files_are_checked(tmp_path: Path, folds: object, message: str) -> None:

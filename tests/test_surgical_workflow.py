@@ -1,0 +1,257 @@
+"""A surgical experiment from videos to the report, and what importers make of known data sets."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from foldwise.files import CaseError, write_json
+from foldwise.importers import cholec80, cholect50
+from foldwise.networks.efficientnet_lite import EfficientNetLite0
+from foldwise.settings import Pretrained, validate
+from foldwise.systems.surgical.annotations import read_phases, read_tools, write_phases, write_tools
+from foldwise.systems.surgical.family import Family
+from foldwise.systems.surgical.metrics import CHOLEC80_PHASES
+from foldwise.systems.surgical.predictions import read_prediction
+from foldwise.systems.surgical.settings import CHOLEC80_TOOLS, Data, Model, Settings
+from foldwise.systems.surgical.sheet import read_sheet
+from foldwise.training.pretrained import load_pretrained
+from foldwise.video.store import open_frames
+from surgical_data import PHASES, TOOLS, data_settings, write_operations
+from test_workflow import planned, snakemake
+from videos import flat_frames, write_video
+
+NETWORK: dict[str, Any] = {
+    "backbone": {"name": "shufflenet_v2_x0_5"},
+    "window": 3,
+    "crop": [28, 36],
+    "hidden": 8,
+    "training": {"epochs": 3, "steps_per_epoch": 2, "batch": 2},
+}
+MODELS = {
+    "cl": {**NETWORK, "kind": "mtrcnet_cl"},
+    "tecno": {"kind": "tecno", "features": "cl", "training": {"epochs": 2}},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run: four operations, and a fifth without annotation."""
+    folder = tmp_path_factory.mktemp("surgical")
+    sheet = write_operations(folder / "source", 5, seconds=12)
+    sheet.write_text(sheet.read_text().replace("op4-phase.txt,op4-tool.txt", ","))
+    snakemake(folder, experiment(folder))
+    return folder
+
+
+def experiment(folder: Path) -> dict[str, Any]:
+    return {
+        "experiment": "tiny",
+        "system": "surgical",
+        "data": data_settings(folder / "source" / "operations.csv"),
+        "cache": {"size": [32, 40]},
+        "split": {"folds": 2},
+        "models": MODELS,
+    }
+
+
+@pytest.mark.slow
+def test_one_run_makes_models_predictions_exports_and_the_report(run: Path) -> None:
+    made = run / "results" / "tiny"
+    for model in MODELS:
+        rows = pd.concat([pd.read_csv(made / model / f"fold{fold}" / "metrics.csv") for fold in (0, 1)])
+        assert set(rows["case"]) == {"op0", "op1", "op2", "op3"}
+        whole = rows[rows["class"] == "(phases)"]
+        assert len(whole) == 4
+        assert whole["accuracy"].between(0, 1).all()
+        assert (rows["fps"] == 1).all()
+        assert ("(tools)" in set(rows["class"])) == (model == "cl")
+        found = sorted(p.stem for p in (made / model / "ensemble" / "predictions").glob("*.h5"))
+        assert found == ["op4"]
+    page = (made / "report.html").read_text(encoding="utf-8")
+    assert "Best, median and worst video" in page
+    summary = json.loads((made / "summary.json").read_text())
+    assert summary["models"]["cl"]["(tools)"]["average_precision"]["n"] == 4
+
+
+@pytest.mark.slow
+def test_predictions_come_back_as_annotation(run: Path) -> None:
+    made = run / "results" / "tiny" / "cl" / "ensemble"
+    prediction = read_prediction(made / "predictions" / "op4.h5")
+    assert len(prediction.rows) == 12
+    phases = read_phases(made / "export" / "phase" / "op4-phase.txt", PHASES)
+    np.testing.assert_array_equal(phases.frames, np.arange(0, 60, 5))
+    np.testing.assert_array_equal(phases.values, prediction.phase.argmax(1))
+    tools = read_tools(made / "export" / "tool" / "op4-tool.txt", TOOLS)
+    np.testing.assert_array_equal(tools.values, prediction.tool >= 0.5)
+    lines = (made / "export" / "probability" / "op4-tool.txt").read_text().splitlines()
+    assert lines[0] == "Frame\tGrasper\tHook"
+    np.testing.assert_allclose([float(v) for v in lines[3].split()[1:]], prediction.tool[2], atol=1e-6)
+    assert Image.open(made / "export" / "ribbon" / "op4.png").size[0] > 500
+    videos = pd.read_csv(made / "export" / "videos.csv")
+    assert videos.loc[0, list(PHASES)].sum() == 12
+
+
+@pytest.mark.slow
+def test_the_temporal_model_is_whole_without_the_features(run: Path, tmp_path: Path) -> None:
+    # Tested on the bank of features, it must say the same of the frames themselves.
+    from foldwise.evaluate import read_trained
+
+    made = run / "results" / "tiny" / "tecno"
+    fold, case = next((f, p.stem) for f in (0, 1) for p in (made / f"fold{f}" / "predictions").glob("*.h5"))
+    trained = read_trained([made / f"fold{fold}" / "model.pt"])
+    [cache] = (run / "results" / "data").glob(f"*/frames/{case}.h5")
+    trained.system.predict(trained.networks, str(cache), tmp_path / "p.h5")
+    stored = read_prediction(made / f"fold{fold}" / "predictions" / f"{case}.h5")
+    np.testing.assert_allclose(read_prediction(tmp_path / "p.h5").phase, stored.phase, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_changed_setting_redoes_what_it_touches(run: Path) -> None:
+    assert planned(run, experiment(run)) == {}
+    changed = experiment(run)
+    changed["models"] = {**MODELS, "tecno": {**MODELS["tecno"], "temporal": {"layers": 4}}}
+    assert planned(run, changed) == {
+        **{"check": 1, "train": 2, "test": 2, "export": 2},
+        **{"choose": 1, "ensemble": 1, "report": 1},
+    }
+
+
+def cholec80_folder(folder: Path, numbers: list[int]) -> Path:
+    for number in numbers:
+        name = f"video{number:02}"
+        (folder / "videos").mkdir(parents=True, exist_ok=True)
+        write_video(folder / "videos" / f"{name}.mp4", flat_frames(50))
+        write_phases(folder / "phase_annotations" / f"{name}-phase.txt", range(50), ["Preparation"] * 50)
+        (folder / "phase_annotations" / f"{name}-timestamp.txt").write_text("Frame Phase\n")
+        tools = np.zeros((2, 7), int)
+        write_tools(folder / "tool_annotations" / f"{name}-tool.txt", [0, 25], CHOLEC80_TOOLS, tools)
+    return folder
+
+
+def settings_of(path: Path) -> Settings:
+    return validate(Settings, yaml.safe_load(path.read_text()))
+
+
+def test_cholec80_is_imported_with_its_published_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = cholec80_folder(tmp_path / "cholec80", [1, 32, 33, 40, 41, 80])
+    sheet = tmp_path / "c.csv"
+    arguments = [str(folder), "--sheet", str(sheet), "--split", "paper", "--phase-order", "tf_cholec80"]
+    monkeypatch.setattr("sys.argv", ["cholec80", *arguments])
+    cholec80.main()
+    settings = settings_of(tmp_path / "c.yaml")
+    assert settings.data.phases[4:] == [
+        "GallbladderRetraction",
+        "CleaningCoagulation",
+        "GallbladderPackaging",
+    ]
+    assert [case.name for case in read_sheet(settings.data).cases] == [
+        f"video{number:02}" for number in (1, 32, 33, 40, 41, 80)
+    ]
+    assert json.loads((tmp_path / "c-splits.json").read_text())["folds"] == [
+        {
+            "train": ["video01", "video32"],
+            "validation": ["video33", "video40"],
+            "test": ["video41", "video80"],
+        }
+    ]
+
+
+def test_extracted_frames_are_numbered_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = cholec80_folder(tmp_path / "cholec80", [1, 2, 3])
+    for path in (folder / "videos").iterdir():
+        images = folder / "data_resize" / path.stem
+        images.mkdir(parents=True)
+        for number in (1, 2):
+            Image.new("RGB", (8, 8)).save(images / f"{path.stem}-{number}.jpg")
+        path.unlink()
+    monkeypatch.setattr("sys.argv", ["cholec80", str(folder), "--sheet", str(tmp_path / "c.csv")])
+    cholec80.main()
+    data = settings_of(tmp_path / "c.yaml").data
+    assert (data.first_image, data.images_fps, data.annotation_fps) == (1, 1, 25)
+
+
+def test_two_videos_of_one_name_and_stray_annotations_are_refused(tmp_path: Path) -> None:
+    folder = cholec80_folder(tmp_path, [1, 2])
+    (folder / "videos" / "video01.avi").write_bytes(b"x")
+    (folder / "videos" / "video02.mp4").unlink()
+    with pytest.raises(CaseError) as caught:
+        cholec80.read_videos(folder)
+    text = str(caught.value)
+    assert "two videos are called video01" in text
+    assert "video02-phase.txt: no video is called video02" in text
+    assert "timestamp" not in text
+
+
+def cholect50_folder(folder: Path) -> Path:
+    categories = {
+        "instrument": {"0": "grasper", "1": "bipolar"},
+        "phase": {"0": "preparation", "1": "carlot-triangle-dissection"},
+    }
+    for name in ("VID01", "VID02", "VID03"):
+        (folder / "videos" / name).mkdir(parents=True)
+        rows = {
+            "0": [[94, -1, 1, *([0] * 11), 0]],
+            "3": [[1, 1, 1, *([0] * 11), 1], [2, 0, 1, *([0] * 11), 1]],
+        }
+        for second in rows:
+            Image.new("RGB", (8, 8)).save(folder / "videos" / name / f"{int(second):06}.png")
+        write_json(folder / "labels" / f"{name}.json", {"categories": categories, "annotations": rows})
+    return folder
+
+
+def test_cholect50_is_imported_in_the_form_of_cholec80(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = cholect50_folder(tmp_path / "data")
+    monkeypatch.setattr("sys.argv", ["cholect50", str(folder), "--sheet", str(tmp_path / "c.csv")])
+    cholect50.main()
+    data = settings_of(tmp_path / "c.yaml").data
+    assert data.phases == list(CHOLEC80_PHASES[:2])
+    assert data.tools == ["Grasper", "Bipolar"]
+    [case, *_] = read_sheet(data).cases
+    assert case.phases is not None
+    assert case.tools is not None
+    phases, tools = read_phases(case.phases, data.phases), read_tools(case.tools, data.tools)
+    assert phases.frames.tolist() == [0, 75]
+    assert phases.values.tolist() == [0, 1]
+    assert tools.values.tolist() == [[0, 0], [1, 1]]
+    (folder / "videos" / "VID02" / "000003.png").unlink()
+    with pytest.raises(CaseError, match=r"VID02\.json: 1 second\(s\) without a frame"):
+        cholect50.read_videos(folder, tmp_path / "annotations")
+
+
+def test_weights_of_a_classifier_go_into_the_trunk(tmp_path: Path) -> None:
+    classifier = EfficientNetLite0()
+    torch.save(classifier.state_dict(), tmp_path / "w.pt")
+    model = validate(Model, {"kind": "tool", "backbone": {"name": "EfficientNetLite0"}, "crop": [32, 32]})
+    network = Family(model, {"phases": [], "tools": ["a"]}).build_network()
+    report = load_pretrained(network, Pretrained(file=tmp_path / "w.pt"))
+    assert set(report["not_in_file"]) == {"head.tool.weight", "head.tool.bias", "step"}
+    own = network.state_dict()
+    assert torch.equal(own["trunk.features.0.0.weight"], classifier.state_dict()["features.0.0.weight"])
+    assert sum(p.numel() for p in classifier.parameters()) == 4_652_008  # as published: 4.7 million
+
+
+def test_new_videos_are_taken_from_a_folder(tmp_path: Path) -> None:
+    from foldwise.systems.surgical.new import new_entries, prepare_case
+
+    write_video(tmp_path / "a.mp4", flat_frames(30))
+    (tmp_path / "notes.txt").write_text("x")
+    [entry] = new_entries(tmp_path)
+    data = validate(Data, {"sheet": "s.csv", "phases": list(PHASES), "tools": list(TOOLS)})
+    state = {"prepared": {"data": data.model_dump(mode="json"), "cache": {"fps": 5, "size": [32, 48]}}}
+    with open_frames(prepare_case(entry, state, tmp_path / "work")) as file:
+        assert file.attrs["case"] == "a"
+        assert len(file["row"]) == 6
+    (tmp_path / "a.avi").write_bytes(b"")
+    with pytest.raises(CaseError, match="each name once"):
+        new_entries(tmp_path)

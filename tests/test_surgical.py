@@ -340,6 +340,23 @@ def test_each_step_of_the_schedule_teaches_its_part() -> None:
     assert taught(3) == rest
 
 
+def test_a_frozen_backbone_stays_as_it_is() -> None:
+    system = Family(model("phase", backbone_lr=0), TASK)
+    network = system.network().train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    batch = {
+        "frames": torch.randint(0, 255, (2, 3, 28, 36, 3), dtype=torch.uint8),
+        "phase": torch.tensor([[0, 0, 1], [2, 2, 2]]),
+        "step": torch.ones(2, dtype=torch.long),
+    }
+    optimiser = torch.optim.SGD(system.parameters(network), lr=0.1)
+    system.loss(network, batch, torch.Generator())["loss"].backward()
+    optimiser.step()
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith("head.") for name in changed)
+
+
 def test_the_schedule_is_a_function_of_the_item() -> None:
     training = {"epochs": 10, "steps_per_epoch": 3, "batch": 2, "accumulate": 2}
     made = model("mtrcnet_cl", training=training, steps=[0.4, 0.2])

@@ -15,7 +15,7 @@ from foldwise.report.figures import curves
 from foldwise.report.results import Experiment, ModelResults
 from foldwise.report.tables import Column, Table, interval, number, spread
 from foldwise.report.view import View
-from foldwise.statistics import fold_summary, paired_p
+from foldwise.statistics import paired_p
 
 MODEL = Column("model", "model", text=True)
 CASE, FOLD = Column("case", "case", text=True), Column("fold", "fold")
@@ -113,7 +113,7 @@ def _compared(view: View, first: ModelResults, other: ModelResults) -> Table:
     one, two = one.loc[both], two.loc[both]
     differences = two[keys].astype(float) - one[keys].astype(float)
     paired = differences.assign(model=other.name, group=one["group"], fold=one["fold"]).reset_index()
-    summary = fold_summary(paired, keys)
+    summary = view.summary(paired, keys)
     rows = _written(view, summary)
     for row, key in zip(rows, summary["metric"] if len(summary) else (), strict=True):
         of_class = differences[key].xs(row["class"], level="class").dropna()

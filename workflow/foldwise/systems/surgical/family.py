@@ -36,25 +36,33 @@ MOST = 10.0
 class Network(nn.Module):
     """A backbone, and what makes phases and tools of its features."""
 
-    def __init__(self, trunk: nn.Module, head: MTRCNet | TeCNO) -> None:
-        """Join both."""
+    def __init__(self, trunk: nn.Module, head: MTRCNet | TeCNO, frozen: bool = False) -> None:
+        """Join both.
+
+        Args:
+            trunk: frames (N, 3, height, width) to features.
+            head: features to logits.
+            frozen: the trunk never learns.
+        """
         super().__init__()
         self.trunk = trunk
         self.head = head
+        self.frozen = frozen
         # The step of the schedule that was trained last.
         self.register_buffer("step", torch.tensor(1))
 
     def forward(self, x: torch.Tensor, step: int = 1) -> Any:
         """Logits of windows of frames (B, S, 3, height, width), or of features (B, n, width).
 
-        In the second step nothing but the head's mapping learns, and the trunk's running statistics stay.
+        Where the trunk does not learn (frozen, or in the second step), its running statistics stay too.
         """
         if x.ndim == 5:
             if self.training:
                 self.get_buffer("step").fill_(step)
-            if step == 2:
+            still = self.frozen or step == 2
+            if still:
                 self.trunk.eval()
-            with torch.set_grad_enabled(torch.is_grad_enabled() and step != 2):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not still):
                 x = self.trunk(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         return self.head(x) if isinstance(self.head, TeCNO) else self.head(x, step)
 
@@ -137,12 +145,12 @@ class Family:
             hidden=model.hidden,
             mapping=model.kind == "mtrcnet_cl",
         )
-        return Network(trunk, head)
+        return Network(trunk, head, frozen=model.backbone_lr == 0)
 
     def parameters(self, network: nn.Module) -> list[dict[str, Any]]:
         """Two groups for the optimiser: the head, and the backbone at its own share of the learning rate."""
         head = {"params": list(network.get_submodule("head").parameters())}
-        if self.model.kind == "tecno":
+        if self.model.kind == "tecno" or not self.model.backbone_lr:
             return [head]
         rate = self.model.optimiser.arguments.get("lr", 1e-3) * self.model.backbone_lr
         return [head, {"params": list(network.get_submodule("trunk").parameters()), "lr": rate}]

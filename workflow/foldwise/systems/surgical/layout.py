@@ -18,6 +18,9 @@ from foldwise.systems.surgical.forecast import frames_mib, model_mib
 from foldwise.systems.surgical.settings import Settings
 from foldwise.systems.surgical.sheet import Case, read_sheet
 
+# Folder of the caches within that of the prepared data.
+FRAMES = "frames"
+
 
 def open_experiment(config: dict[str, Any], main: bool) -> Layout:
     """Read the settings and the sheet; in the user's own call also look at videos and annotations.
@@ -29,7 +32,11 @@ def open_experiment(config: dict[str, Any], main: bool) -> Layout:
     sheet = read_sheet(settings.data)
     if main:
         check(sheet, settings, deep=False).refuse(settings.data.sheet)
-    return Layout(settings, sheet, main)
+    made = Layout(settings, sheet, main)
+    for model in settings.models if main else ():
+        # Also tells of a backbone that cannot be made, or cannot take its frames.
+        made.mib("train", model)
+    return made
 
 
 class Layout(layout.Layout[Settings, Case]):
@@ -41,7 +48,7 @@ class Layout(layout.Layout[Settings, Case]):
         self.main = main
         made_by = [dump(settings.data), dump(settings.cache)]
         self.data = f"{settings.results}/data/{settings.data.sheet.stem}-{short_hash(made_by)}"
-        self.caches = f"{self.data}/frames"
+        self.caches = f"{self.data}/{FRAMES}"
         self.indexed = self.cached
 
     @property

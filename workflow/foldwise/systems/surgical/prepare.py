@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -76,6 +77,7 @@ def cache_video(
 
     def labels(numbers: np.ndarray, times: np.ndarray) -> dict[str, np.ndarray]:
         phase, tool = read_tracks(data, phases, tools)
+        attrs["dropped"] = dropped
         kept_rows = np.array(rows, np.int64)
         size = len(rows), len(data.tools)
         made = {
@@ -90,9 +92,9 @@ def cache_video(
             )
         return made
 
-    attrs = {"phases": list(data.phases), "tools": list(data.tools)}
+    attrs: dict[str, Any] = {"phases": list(data.phases), "tools": list(data.tools)}
     if settings.fps is not None:
-        attrs["fps"] = settings.fps  # type: ignore[assignment]
+        attrs["fps"] = settings.fps
     count = write_frames(
         path, case, kept(), encoding=settings.encoding, quality=settings.quality, attrs=attrs, arrays=labels
     )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from foldwise.report.figures import picture
-from foldwise.report.results import Experiment, ModelResults
+from foldwise.report.results import Experiment, ModelResults, Remark
 from foldwise.report.tables import Column
 from foldwise.report.view import Picture, View
 from foldwise.statistics import fold_summary
+from foldwise.systems.surgical.layout import FRAMES
 from foldwise.systems.surgical.predictions import read_prediction
 from foldwise.systems.surgical.results import ALL_PHASES, ALL_TOOLS, truth_of
 from foldwise.systems.surgical.ribbon import ribbon
+from foldwise.video.store import open_frames
 
 SHARES = (("accuracy", "accuracy"), ("precision", "precision"), ("recall", "recall"), ("jaccard", "Jaccard"))
 FORMS = (("", "strict"), ("_relaxed", "relaxed"), ("_legacy", "legacy relaxed"))
@@ -60,6 +64,17 @@ def summary(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     return made[made["n"] > 0].reset_index(drop=True)
 
 
+def remarks(cases: Mapping[str, Any], data: Path) -> list[Remark]:
+    """Videos of which frames after the end of the annotation were left out."""
+    made = []
+    for case in cases:
+        with open_frames(data / FRAMES / f"{case}.h5") as file:
+            dropped = int(file.attrs.get("dropped", 0))
+        if dropped:
+            made.append(Remark(case, f"{dropped} frame(s) after the end of the annotation are left out"))
+    return made
+
+
 def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
     """Ribbons of the best, the median and the worst video."""
     made = []
@@ -95,5 +110,6 @@ VIEW = View(
     pictures_title="Best, median and worst video",
     pictures_note="Grey: not annotated. Of a tool the upper half is the truth, the lower one the prediction.",
     pictures=pictures,
+    remarks=remarks,
     summary=summary,
 )

@@ -105,7 +105,9 @@ class Model(AnyModel):
     hidden: int = Field(512, ge=1, description="Width of the LSTM.")
     temporal: Temporal = Field(Temporal(), description="tecno: the network.")
     backbone_lr: float = Field(
-        0.1, ge=0, description="Learning rate of the backbone, as a share of the optimiser's."
+        0.1,
+        ge=0,
+        description="Learning rate of the backbone, as a share of the optimiser's; 0: it is frozen.",
     )
     phase_weights: Literal["balanced", "none"] | list[float] = Field(
         "balanced",

@@ -81,7 +81,7 @@ def compare(video: Path, folder: Path, steps: int, workers: int, turns: int) -> 
         path = folder / f"{encoding}.h5"
         begun, used = time.monotonic(), time.process_time()
         frames = read_frames(video, fps=FPS, edit=resized)
-        count = write_frames(path, "v", frames, encoding=encoding, quality=QUALITY)  # type: ignore[arg-type]
+        count = write_frames(path, "v", frames, encoding=encoding, quality=QUALITY)
         wall, cpu = (time.monotonic() - begun) / minutes, (time.process_time() - used) / minutes
         kib = path.stat().st_size / count / 1024
         print(f"decode to {encoding}: {wall:.1f} s ({cpu:.1f} s of CPU) per minute, {kib:.1f} KiB a frame")

@@ -431,7 +431,7 @@ def test_class_weights_come_from_the_training_videos(tmp_path: Path) -> None:
     for video, (phases, tools) in enumerate((([0, 0, 1, -1], [0, 0, 1, 1]), ([0, 0, 1, 1], [0, 0, 0, -1]))):
         frames = [Frame(n, float(n), rgb) for n, rgb in enumerate(flat_frames(4, (32, 40)))]
         tool = np.stack([tools, np.zeros(4)], 1).astype(np.int8)
-        arrays = {"phase": np.array(phases, np.int8), "tool": tool, "row": np.arange(4)}
+        arrays: dict[str, np.ndarray] = {"phase": np.array(phases, np.int8), "tool": tool}
         path = tmp_path / f"{video}.h5"
         write_frames(path, str(video), frames, arrays=arrays, attrs={"phases": list(PHASES)})
         paths.append(str(path))

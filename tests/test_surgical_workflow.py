@@ -106,7 +106,7 @@ def test_the_temporal_model_is_whole_without_the_features(run: Path, tmp_path: P
     made = run / "results" / "tiny" / "tecno"
     fold, case = next((f, p.stem) for f in (0, 1) for p in (made / f"fold{f}" / "predictions").glob("*.h5"))
     trained = read_trained([made / f"fold{fold}" / "model.pt"])
-    [cache] = (run / "results" / "data").glob(f"*/frames/{case}.h5")
+    [cache] = (run / "results" / "data").glob(f"*/frames-*/{case}.h5")
     trained.system.predict(trained.networks, str(cache), tmp_path / "p.h5")
     stored = read_prediction(made / f"fold{fold}" / "predictions" / f"{case}.h5")
     np.testing.assert_allclose(read_prediction(tmp_path / "p.h5").phase, stored.phase, atol=1e-4)

@@ -2,7 +2,7 @@ rule features:
     input:
         index=f"{LAYOUT.experiment}/index.pkl",
         model=f"{LAYOUT.fold}/model.pt",
-        caches=LAYOUT.per_case(LAYOUT.training, LAYOUT.cached),
+        caches=LAYOUT.ready(LAYOUT.training, LAYOUT.cached),
     output:
         directory(LAYOUT.bank),
     log:

@@ -76,8 +76,8 @@ def read_videos(folder: Path, annotations: Path) -> tuple[list[Video], list[str]
     if len(names) > 1:
         problems.append(f"{' and '.join(map(str, names.values()))} have different phases or instruments")
     refuse(problems, folder)
-    phases, tools = next(iter(names))
-    return videos, list(phases), list(tools)
+    both = next(iter(names))
+    return videos, list(both[0]), list(both[1])
 
 
 def _names(path: Path, labels: Any, kind: str) -> list[str]:

@@ -22,9 +22,8 @@ from tqdm import tqdm
 
 from foldwise.files import CaseError, atomic_path, write_text
 from foldwise.networks import build
-from foldwise.settings import Named, validate
+from foldwise.settings import Model, Named, validate
 from foldwise.systems import System
-from foldwise.systems.segmentation.settings import Model
 from foldwise.training import checkpoint
 from foldwise.training.attempts import Attempts
 from foldwise.training.budget import Budget

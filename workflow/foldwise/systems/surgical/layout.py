@@ -18,9 +18,6 @@ from foldwise.systems.surgical.forecast import frames_mib, model_mib
 from foldwise.systems.surgical.settings import Settings
 from foldwise.systems.surgical.sheet import Case, read_sheet
 
-# Folder of the caches within that of the prepared data.
-FRAMES = "frames"
-
 
 def open_experiment(config: dict[str, Any], main: bool) -> Layout:
     """Read the settings and the sheet; in the user's own call also look at videos and annotations.
@@ -46,10 +43,10 @@ class Layout(layout.Layout[Settings, Case]):
         """Name the folders; only the user's own call needs the memory of jobs."""
         super().__init__(settings, sheet)
         self.main = main
-        made_by = [dump(settings.data), dump(settings.cache)]
-        self.data = f"{settings.results}/data/{settings.data.sheet.stem}-{short_hash(made_by)}"
-        self.caches = f"{self.data}/{FRAMES}"
+        self.data = f"{settings.results}/data/{settings.data.sheet.stem}-{short_hash(dump(settings.data))}"
+        self.caches = f"{self.data}/frames-{short_hash(dump(settings.cache), 4)}"
         self.indexed = self.cached
+        self.preparation = ("frames",)
 
     @property
     def models(self) -> Sequence[str]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
 from foldwise.report.figures import picture
-from foldwise.report.results import Experiment, ModelResults, Remark
+from foldwise.report.results import Experiment, ModelResults
 from foldwise.report.tables import Column
 from foldwise.report.view import Picture, View
 from foldwise.statistics import fold_summary
-from foldwise.systems.surgical.layout import FRAMES
 from foldwise.systems.surgical.predictions import read_prediction
 from foldwise.systems.surgical.results import ALL_PHASES, ALL_TOOLS, truth_of
 from foldwise.systems.surgical.ribbon import ribbon
-from foldwise.video.store import open_frames
 
 SHARES = (("accuracy", "accuracy"), ("precision", "precision"), ("recall", "recall"), ("jaccard", "Jaccard"))
 FORMS = (("", "strict"), ("_relaxed", "relaxed"), ("_legacy", "legacy relaxed"))
@@ -64,15 +60,18 @@ def summary(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     return made[made["n"] > 0].reset_index(drop=True)
 
 
-def remarks(cases: Mapping[str, Any], data: Path) -> list[Remark]:
-    """Videos of which frames after the end of the annotation were left out."""
-    made = []
-    for case in cases:
-        with open_frames(data / FRAMES / f"{case}.h5") as file:
-            dropped = int(file.attrs.get("dropped", 0))
-        if dropped:
-            made.append(Remark(case, f"{dropped} frame(s) after the end of the annotation are left out"))
-    return made
+def concerns(rows: pd.DataFrame) -> list[dict[str, str]]:
+    """Videos of which frames after the end of the annotation were left out: rows of case, class and text."""
+    whole = rows[rows["class"].isin((ALL_PHASES, ALL_TOOLS))].drop_duplicates("case")
+    return [
+        {
+            "case": str(row["case"]),
+            "class": str(row["class"]),
+            "text": f"{row['dropped']} frame(s) after the end of the annotation are left out",
+        }
+        for row in whole.to_dict("records")
+        if row["dropped"]
+    ]
 
 
 def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
@@ -110,6 +109,6 @@ VIEW = View(
     pictures_title="Best, median and worst video",
     pictures_note="Grey: not annotated. Of a tool the upper half is the truth, the lower one the prediction.",
     pictures=pictures,
-    remarks=remarks,
+    concerns=concerns,
     summary=summary,
 )

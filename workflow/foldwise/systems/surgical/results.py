@@ -70,7 +70,9 @@ def score(
             scored += [{"class": name, "frames": count, **row} for name, count, row in names]
         if made.tools and (tool != UNKNOWN).any():
             scored += _tool_rows(tool, made, settings.threshold)
-        keys = {"case": entry.case, "group": entry.group, "fold": fold, "fps": made.fps}
+        with open_frames(entry.cache) as file:
+            dropped = int(file.attrs["dropped"])
+        keys = {"case": entry.case, "group": entry.group, "fold": fold, "fps": made.fps, "dropped": dropped}
         rows += [{**keys, **row} for row in scored]
     return pd.DataFrame(rows)
 
@@ -94,7 +96,7 @@ def _tool_rows(truth: np.ndarray, made: Prediction, threshold: float) -> list[di
             }
         )
     means = pd.DataFrame(each).mean(numeric_only=True)
-    whole = means.drop("frames").to_dict()
+    whole = {str(name): value for name, value in means.drop("frames").items()}
     return [{"class": ALL_TOOLS, "frames": int(known.sum()), **whole}, *each]
 
 

@@ -134,8 +134,8 @@ class Model(AnyModel):
     batch_frames: int = Field(64, ge=1, description="Frames per forward pass in prediction.")
     training: Training = Field(
         Training(epochs=25, steps_per_epoch=None, batch=8, validate_every=1),
-        description="The loop; a sample is a window (tecno: a video). Here by default 25 epochs, batches of 8 "
-        "(tecno: 1), validated every epoch, and steps_per_epoch null: every sample once.",
+        description="The loop; a sample is a window (tecno: a video). Here by default 25 epochs, batches of "
+        "8 (tecno: 1), validated every epoch, and steps_per_epoch null: every sample once.",
     )
 
     @model_validator(mode="before")

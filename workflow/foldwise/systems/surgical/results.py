@@ -65,15 +65,15 @@ def score(
         if made.phases and (phase != UNKNOWN).any():
             video, each = video_rows(phase, made.phase.argmax(1), made.phases, made.fps)
             present = [int((phase == number).sum()) for number in range(len(made.phases))]
-            scored.append({"class": ALL_PHASES, "frames": sum(present), **video})
+            scored.append({"class": ALL_PHASES, **video, "frames": sum(present)})
             names = zip(made.phases, present, each, strict=True)
-            scored += [{"class": name, "frames": count, **row} for name, count, row in names]
+            scored += [{"class": name, **row, "frames": count} for name, count, row in names]
         if made.tools and (tool != UNKNOWN).any():
             scored += _tool_rows(tool, made, settings.threshold)
         with open_frames(entry.cache) as file:
             dropped = int(file.attrs["dropped"])
-        keys = {"case": entry.case, "group": entry.group, "fold": fold, "fps": made.fps, "dropped": dropped}
-        rows += [{**keys, **row} for row in scored]
+        keys = {"case": entry.case, "group": entry.group, "fold": fold}
+        rows += [{**keys, **row, "fps": made.fps, "dropped": dropped} for row in scored]
     return pd.DataFrame(rows)
 
 

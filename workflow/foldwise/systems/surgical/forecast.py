@@ -12,6 +12,8 @@ from foldwise.systems.surgical.settings import Model, Settings
 
 # FFmpeg's decoder of a 1080p video with its threads' frames, and the frames looked at for the border.
 DECODER_MIB = 350
+# The frame caches that a reading process keeps open, with HDF5's own caches; measured with 80 videos.
+OPEN_MIB = 80
 # Frames of features that a whole video may have: four hours at one frame per second.
 LONG = 4 * 3600
 WIDTH = 2048
@@ -65,4 +67,6 @@ def model_mib(stage: str, settings: Settings, model: Model, memory: Path) -> int
         return ceil(TORCH_MIB + (8 * step.weights + 3 * video + kept) / 2**20)
     batch = 4 * prod(model.crop) * 3 * samples
     learning = max(step.kept + 2 * step.largest + 3 * batch, predicting)
-    return ceil(TORCH_MIB + (20 * step.weights + learning) / 2**20 + WORKERS * (WORKER_MIB + batch / 2**20))
+    return ceil(
+        TORCH_MIB + (20 * step.weights + learning) / 2**20 + WORKERS * (WORKER_MIB + OPEN_MIB + batch / 2**20)
+    )

@@ -1,0 +1,131 @@
+"""Hints on a slice: what a person marks, and how a network sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt
+
+from foldwise.volumes.slices import Window
+
+# Channels of hints: marks inside, marks outside, extreme points, the box, the mask so far.
+CHANNELS = 5
+# Full width at half maximum of a mark, of an input of 512, and its least.
+FWHM, LEAST_FWHM = 10 / 512, 3.0
+# How far a crop reaches beyond hints that enclose the object, as a share of their longer side.
+MARGIN = 0.5
+
+
+def no_points() -> np.ndarray:
+    """An empty list of points."""
+    return np.zeros((0, 2))
+
+
+@dataclass(frozen=True)
+class Hints:
+    """Marks for one object on one slice, as rows and columns of the slice's voxels.
+
+    Attributes:
+        inside: (n, 2) points of the object: clicks, or the voxels of a scribble.
+        outside: (n, 2) points that are not of it.
+        extreme: (n, 2) its topmost, bottommost, leftmost and rightmost points.
+        box: (2, 2) opposite corners of a box round it, or no points.
+        nothing: the object is not on this slice.
+    """
+
+    inside: np.ndarray = field(default_factory=no_points)
+    outside: np.ndarray = field(default_factory=no_points)
+    extreme: np.ndarray = field(default_factory=no_points)
+    box: np.ndarray = field(default_factory=no_points)
+    nothing: bool = False
+
+    @property
+    def marks(self) -> np.ndarray:
+        """All points that lie in or on the object."""
+        return np.concatenate([self.inside, self.extreme, self.box])
+
+    def __bool__(self) -> bool:
+        return self.nothing or len(self.marks) + len(self.outside) > 0
+
+    def shifted(self, random: np.random.Generator, most: float) -> Hints:
+        """Points moved at random by at most `most` voxels, as a hand does; scribbles stay."""
+        if not most:
+            return self
+
+        def moved(points: np.ndarray) -> np.ndarray:
+            return points + random.uniform(-most, most, points.shape)
+
+        return replace(self, extreme=moved(self.extreme), box=moved(self.box))
+
+
+def window_of(
+    hints: Hints, previous: np.ndarray, spacing: tuple[float, float], size: int
+) -> Window:
+    """What the hint network looks at: round hints and mask if they enclose the object, else the whole slice.
+
+    Args:
+        hints: on the slice.
+        previous: mask so far (rows, columns), perhaps empty.
+        spacing: mm between rows and between columns.
+        size: edge of the input.
+    """
+    rows, columns = previous.shape
+    whole = Window.round((0, 0), (rows, columns), spacing, size)
+    if not (len(hints.extreme) + len(hints.box) or previous.any()):
+        return whole
+    points = np.concatenate([hints.marks, hints.outside, np.argwhere(previous)])
+    low, high = np.floor(points.min(0)), np.ceil(points.max(0))
+    # In mm, so that the crop is as wide beyond rows as beyond columns.
+    margin = np.ceil(MARGIN * ((high - low + 1) * spacing).max() / np.array(spacing))
+    start = np.maximum(low - margin, 0).astype(int)
+    stop = np.minimum(high + margin + 1, (rows, columns)).astype(int)
+    top, left = start.tolist()
+    height, width = (stop - start).tolist()
+    return Window.round((top, left), (height, width), spacing, size)
+
+
+def hint_maps(hints: Hints, window: Window) -> np.ndarray:
+    """The first four hint channels (4, size, size) float32, 0 to 1.
+
+    Marks are Gaussians about their points (the largest one counts), the box is filled.
+    """
+    made = np.zeros((CHANNELS - 1, window.size, window.size), np.float32)
+    width = max(LEAST_FWHM, FWHM * window.size)
+    for channel, points in enumerate((hints.inside, hints.outside, hints.extreme)):
+        made[channel] = _marks(window.points(points), window.size, width)
+    if len(hints.box):
+        corners = np.clip(np.rint(window.points(hints.box)), 0, window.size - 1).astype(int)
+        (top, left), (bottom, right) = corners.min(0), corners.max(0)
+        made[3, top : bottom + 1, left : right + 1] = 1
+    return made
+
+
+def hint_input(
+    image: torch.Tensor, hints: Hints, seen: np.ndarray, window: Window, fill: float
+) -> torch.Tensor:
+    """What the hint network sees of a slice: (1, channels + hint channels, size, size).
+
+    Args:
+        image: (1, channels, rows, columns), normalised.
+        hints: on the slice.
+        seen: mask so far (rows, columns).
+        window: the part to look at.
+        fill: grey value beyond the slice.
+    """
+    maps = torch.from_numpy(hint_maps(hints, window))[None]
+    shown = window.to_input(torch.from_numpy(seen).float()[None, None])
+    return torch.cat([window.to_input(image, fill), maps, shown], 1)
+
+
+def _marks(points: np.ndarray, size: int, width: float) -> np.ndarray:
+    pixels = np.rint(points).astype(int)
+    pixels = pixels[((pixels >= 0) & (pixels < size)).all(1)]
+    if not len(pixels):
+        return np.zeros((size, size), np.float32)
+    away = np.ones((size, size), bool)
+    away[pixels[:, 0], pixels[:, 1]] = False
+    distance = distance_transform_edt(away)
+    made: np.ndarray = np.exp(-4 * np.log(2) * (distance / width) ** 2).astype(np.float32)
+    return made

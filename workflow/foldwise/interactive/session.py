@@ -1,0 +1,235 @@
+"""Rounds of a session: a mask from hints on one slice, taken to the others, and how good it is on each."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from foldwise.files import CaseError
+from foldwise.interactive.hints import Hints, hint_input, window_of
+from foldwise.interactive.network import InteractiveNetwork
+from foldwise.networks.memory import STRIDE, Query, aggregate
+from foldwise.volumes.slices import Window
+
+# Slices whose query is encoded at once: faster than one by one, and few enough to be no matter of memory.
+AHEAD = 8
+# Every n-th slice that is passed stays in memory.
+EVERY = 5
+# An object's quality counts where so much of the input is certainly its: 100 pixels of 512 × 512.
+SURE, AREA = 0.95, 100 / 512**2
+
+
+@dataclass(frozen=True)
+class State:
+    """What a session knows after a round.
+
+    Attributes:
+        probabilities: (objects, slices, rows, columns) uint8, 255 is certain.
+        quality: (objects, slices) float32, predicted IoU; 1 where hints were given or nothing was found.
+        hinted: slices with hints, in the order in which they were given.
+    """
+
+    probabilities: np.ndarray
+    quality: np.ndarray
+    hinted: tuple[int, ...] = ()
+
+    @classmethod
+    def empty(cls, objects: int, shape: tuple[int, ...]) -> State:
+        """Nothing found yet in a stack of slices (slices, rows, columns)."""
+        return cls(np.zeros((objects, *shape), np.uint8), np.ones((objects, shape[0]), np.float32))
+
+    def objects(self) -> np.ndarray:
+        """Object numbers (slices, rows, columns) uint8, 0 for background."""
+        best = self.probabilities.max(0)
+        rest = 255 - self.probabilities.sum(0, dtype=np.int32)
+        return np.where(best > rest, self.probabilities.argmax(0) + 1, 0).astype(np.uint8)
+
+    def suggestion(self) -> int | None:
+        """The slice of the lowest quality that has no hints yet; None if there is none below 1."""
+        worst = self.quality.min(0)
+        worst[list(self.hinted)] = 1
+        return int(worst.argmin()) if worst.min() < 1 else None
+
+
+class Memory:
+    """Keys and values of at most `capacity` slices: hinted ones, the one before, and every fifth passed.
+
+    When it is full, the oldest slice passed is forgotten.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.pinned: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.capacity = capacity
+        self.passed: deque[tuple[torch.Tensor, torch.Tensor]] = deque()
+        self.previous: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.count = 0
+
+    def pin(self, entry: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Keep a slice for the whole propagation."""
+        self.pinned.append(entry)
+
+    def add(self, entry: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Take the slice just segmented."""
+        if self.previous is not None and self.count % EVERY == 0:
+            self.passed.append(self.previous)
+        self.previous = entry
+        self.count += 1
+        while len(self) > self.capacity and self.passed:
+            self.passed.popleft()
+
+    def __len__(self) -> int:
+        return len(self.pinned) + len(self.passed) + (self.previous is not None)
+
+    def read(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All keys and all values, joined along the axis of slices."""
+        entries = [*self.pinned, *self.passed, *([self.previous] if self.previous else [])]
+        return torch.cat([key for key, _ in entries], 3), torch.cat([value for _, value in entries], 3)
+
+
+def memory_bytes(capacity: int, objects: int, size: int, keys: int, values: int) -> int:
+    """Most that a memory holds, in bytes: float32 keys and values at stride 16, whatever the volume's size."""
+    return capacity * objects * (size // STRIDE) ** 2 * (keys + values) * 4
+
+
+class Propagator:
+    """Rounds on one volume."""
+
+    def __init__(
+        self,
+        network: InteractiveNetwork,
+        image: torch.Tensor,
+        spacing: tuple[float, float],
+        *,
+        objects: Sequence[str],
+        size: int,
+        capacity: int,
+    ) -> None:
+        """Take a volume.
+
+        Args:
+            network: in evaluation mode.
+            image: (slices, channels, rows, columns), normalised.
+            spacing: mm between rows and between columns.
+            objects: their names.
+            size: edge of the network's input.
+            capacity: slices in memory, at least 4.
+
+        Raises:
+            CaseError: the volume is a single slice.
+        """
+        if len(image) < 2:
+            raise CaseError(
+                "the volume has one slice along the slicing axis; there is nothing to propagate to"
+            )
+        self.network, self.image, self.spacing = network, image, spacing
+        self.names, self.size, self.capacity = tuple(objects), size, capacity
+        self.shape: tuple[int, ...] = (len(image), *image.shape[2:])
+        self.fill = float(image.amin())
+        self.window = Window.round((0, 0), (image.shape[2], image.shape[3]), spacing, size)
+        self.device = next(network.parameters()).device
+
+    @torch.inference_mode()
+    def round(self, state: State, place: int, hints: Mapping[int, Hints]) -> State:
+        """Hints on a slice, and what follows for all slices up to the next hinted ones.
+
+        Args:
+            state: before; it is left as it is.
+            place: the slice.
+            hints: object (its place among the names) → its hints; other objects keep their mask there.
+
+        Raises:
+            CaseError: no hints, or hints outside the volume.
+        """
+        self._refuse(place, hints)
+        found = self._from_hints(state, place, hints)
+        probabilities, quality = state.probabilities.copy(), state.quality.copy()
+        probabilities[:, place], quality[:, place] = _stored(found), 1
+        made = State(probabilities, quality, (*[n for n in state.hinted if n != place], place))
+        for step in (1, -1):
+            places = range(place + step, len(self.image) if step > 0 else -1, step)
+            border = next((n for n in places if n in state.hinted), None)
+            self._propagate(made, place, range(place + step, places.stop if border is None else border, step))
+        return made
+
+    def _refuse(self, place: int, hints: Mapping[int, Hints]) -> None:
+        slices, rows, columns = self.shape
+        if not 0 <= place < slices:
+            raise CaseError(f"slice {place} is outside the volume, which has slices 0 to {slices - 1}")
+        if not any(hints.values()):
+            raise CaseError(f"no hint on slice {place}: the scribble or the list of points is empty")
+        for number, given in hints.items():
+            points = np.concatenate([given.marks, given.outside])
+            # Half a voxel beyond a centre is still in the slice; corners and jitter may be there.
+            beyond = (points < -0.5) | (points > np.array([rows, columns]) - 0.5)
+            if beyond.any():
+                row, column = points[beyond.any(1)][0]
+                raise CaseError(
+                    f"object {self.names[number]}: a hint at row {row:g}, column {column:g} is outside slice "
+                    f"{place}, which has {rows} × {columns} voxels"
+                )
+            if not given.nothing and not len(given.marks):
+                raise CaseError(
+                    f"object {self.names[number]}: slice {place} has only marks outside the object; mark it "
+                    f"inside too, or say that it is not on this slice"
+                )
+
+    def _from_hints(self, state: State, place: int, hints: Mapping[int, Hints]) -> torch.Tensor:
+        """Probabilities (objects, rows, columns) of the hinted slice."""
+        rows, columns = self.shape[1:]
+        apart = torch.from_numpy(state.probabilities[:, place] / np.float32(255))
+        seen = state.objects()[place]
+        for number, given in hints.items():
+            if given.nothing:
+                apart[number] = 0
+            elif given:
+                shown = seen == number + 1
+                window = window_of(given, shown, self.spacing, self.size)
+                inputs = hint_input(self.image[place : place + 1], given, shown, window, self.fill)
+                logits = self.network.hint(inputs.to(self.device))[:, -1:].float()
+                apart[number] = window.to_slice(logits.sigmoid().cpu(), rows, columns)[0, 0]
+        # Where two objects claim a voxel, they share it.
+        return apart / apart.sum(0).clamp_min(1)
+
+    def _entry(self, state: State, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A slice's key and value with its present masks."""
+        masks = torch.from_numpy(state.probabilities[:, place] / np.float32(255))[None]
+        image = self.window.to_input(self.image[place : place + 1], self.fill)
+        return self.network.memory.memorise(
+            image.to(self.device), self.window.to_input(masks).to(self.device)
+        )
+
+    def _propagate(self, state: State, origin: int, places: range) -> None:
+        """Segment slices outward from a hinted one, into the state's arrays."""
+        memory = Memory(self.capacity)
+        memory.pin(self._entry(state, origin))
+        if places and places.stop in state.hinted:
+            memory.pin(self._entry(state, places.stop))
+        rows, columns = self.shape[1:]
+        for place, image, query in self._queries(places):
+            network = self.network.memory
+            found = aggregate(network.segment(query, *memory.read())).softmax(1)
+            quality = network.quality(query, found)[0].cpu().numpy()
+            on_slice = self.window.to_slice(found[:, 1:].cpu(), rows, columns)[0]
+            state.probabilities[:, place] = _stored(on_slice)
+            sure = (found[0, 1:] > SURE).sum((1, 2)).cpu().numpy()
+            state.quality[:, place] = np.where(sure > AREA * self.size**2, quality, 1)
+            if place != places[-1]:
+                memory.add(network.memorise(image, found[:, 1:]))
+
+    def _queries(self, places: range) -> Iterator[tuple[int, torch.Tensor, Query]]:
+        for first in range(0, len(places), AHEAD):
+            part = list(places[first : first + AHEAD])
+            images = self.window.to_input(self.image[part], self.fill).to(self.device)
+            query = self.network.memory.encode(images)
+            for number, place in enumerate(part):
+                here = slice(number, number + 1)
+                yield place, images[here], query[here]
+
+
+def _stored(probabilities: torch.Tensor) -> np.ndarray:
+    made: np.ndarray = probabilities.mul(255).round().to(torch.uint8).numpy()
+    return made

@@ -1,0 +1,105 @@
+"""torchvision's ResNets as trunks: any number of channels, the maps of every stride, weights from a local file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import nn
+
+from foldwise.files import CaseError
+from foldwise.training.pretrained import read_weights
+
+RESNETS = ("resnet18", "resnet34", "resnet50")
+
+
+class Trunk(nn.Module):
+    """A ResNet (He et al. 2016, arXiv:1512.03385) up to one of its four stages.
+
+    Parameters are named as torchvision names them, so that its weights fit.
+
+    Attributes:
+        channels: of the map of each stage.
+    """
+
+    def __init__(self, name: str, inputs: int, stages: int) -> None:
+        """Make a trunk with random weights.
+
+        Args:
+            name: one of `RESNETS`.
+            inputs: channels of the image.
+            stages: 1 to 4; the last one's map has stride 4, 8, 16 or 32.
+        """
+        super().__init__()
+        resnet = torchvision.models.get_model(name, weights=None)
+        self.conv1 = nn.Conv2d(inputs, 64, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.bn1, self.relu, self.maxpool = resnet.bn1, resnet.relu, resnet.maxpool
+        self.stages = stages
+        for number in range(1, stages + 1):
+            self.add_module(f"layer{number}", resnet.get_submodule(f"layer{number}"))
+        self.channels = channels_of(name)[:stages]
+
+    def forward(self, image: torch.Tensor, added: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Maps of all stages, finest first.
+
+        Args:
+            image: (batch, inputs, h, w).
+            added: (batch, 64, h/2, w/2), added to what the first convolution gives.
+        """
+        here = self.conv1(image)
+        if added is not None:
+            here = here + added
+        here = self.maxpool(self.relu(self.bn1(here)))
+        maps = []
+        for number in range(1, self.stages + 1):
+            here = self.get_submodule(f"layer{number}")(here)
+            maps.append(here)
+        return maps
+
+
+def channels_of(name: str) -> list[int]:
+    """Channels of the four stages of a ResNet."""
+    expansion = torchvision.models.get_model(name, weights=None).fc.in_features // 512
+    return [expansion * width for width in (64, 128, 256, 512)]
+
+
+def last_stage(name: str) -> nn.Module:
+    """The fourth stage alone, with random weights: (batch, channels of the third, h, w) to half the size."""
+    return torchvision.models.get_model(name, weights=None).get_submodule("layer4")
+
+
+def load_trunk(module: nn.Module, path: Path, images: int, name: str) -> None:
+    """Load a state dict of a torchvision ResNet into a trunk, or into a module that holds `layer4` alone.
+
+    The first convolution sees grey images: its colour filters are summed and shared out over the image's
+    channels; further channels (hints) begin at zero.
+
+    Args:
+        module: changed in place.
+        path: a state dict; nothing in it is executed.
+        images: how many of the first inputs are image channels.
+        name: of the ResNet, for the message.
+
+    Raises:
+        CaseError: the file is not readable, or of another ResNet.
+    """
+    found = read_weights(path)
+    own = module.state_dict()
+    for key, value in own.items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        given = found.get(key)
+        if key == "conv1.weight" and given is not None and given.shape[2:] == value.shape[2:]:
+            filters = torch.zeros_like(value)
+            filters[:, :images] = given.sum(1, keepdim=True) / images
+            given = filters
+        if given is None or given.shape != value.shape:
+            shape = "missing" if given is None else f"of shape {tuple(given.shape)}"
+            raise CaseError(
+                f"{path}: not the weights of {name}: {key} is {shape}, {tuple(value.shape)} is expected; "
+                f"give the weights of this trunk, or name theirs"
+            )
+        own[key] = given
+    module.load_state_dict(own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,11 @@ class Hints:
     def __bool__(self) -> bool:
         return self.nothing or len(self.marks) + len(self.outside) > 0
 
+    def with_points(self, kind: str, points: np.ndarray) -> Hints:
+        """These hints and further points of a kind: inside, outside, extreme or box."""
+        values: dict[str, Any] = {kind: np.concatenate([getattr(self, kind), points])}
+        return replace(self, **values)
+
     def shifted(self, random: np.random.Generator, most: float) -> Hints:
         """Points moved at random by at most `most` voxels, as a hand does; scribbles stay."""
         if not most:
@@ -60,9 +66,7 @@ class Hints:
         return replace(self, extreme=moved(self.extreme), box=moved(self.box))
 
 
-def window_of(
-    hints: Hints, previous: np.ndarray, spacing: tuple[float, float], size: int
-) -> Window:
+def window_of(hints: Hints, previous: np.ndarray, spacing: tuple[float, float], size: int) -> Window:
     """What the hint network looks at: round hints and mask if they enclose the object, else the whole slice.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from foldwise.interactive.hints import CHANNELS
@@ -14,8 +15,6 @@ from foldwise.networks.memory import MemoryNetwork, aggregate
 
 Mode = Literal["mask", "recurrent", "threshold"]
 Loss = Literal["ce", "iou", "both"]
-# Ten times the squared error of an IoU between 0 and 1, as Zhou et al. weigh it.
-QUALITY_WEIGHT = 10.0
 
 
 class InteractiveNetwork(nn.Module):
@@ -86,14 +85,16 @@ def propagation_loss(
         target = mask[:, step]
         parts.append(_overlap_loss(probabilities, target, loss))
         iou = soft_iou(probabilities[:, 1:], truth[:, step]).detach()
-        errors.append(((network.quality(query, probabilities.detach()) - iou) ** 2).mean())
+        # Cross entropy has its least value where the squared error has, at the mean IoU, and no flat ends.
+        predicted = network.quality(query, probabilities.detach())
+        errors.append(F.binary_cross_entropy_with_logits(predicted, iou))
         if step < frames - 1:
             kept = _memorised(probabilities[:, 1:], truth[:, step], iou, mode, threshold)
             key, value = network.memorise(image[:, step], kept)
             keys, values = torch.cat([keys, key], 3), torch.cat([values, value], 3)
     return {
         "propagation_loss": torch.stack(parts).mean(),
-        "quality_loss": QUALITY_WEIGHT * torch.stack(errors).mean(),
+        "quality_loss": torch.stack(errors).mean(),
     }
 
 

@@ -62,7 +62,7 @@ def simulate(
     for number in range(1, rounds + 1):
         if place is None:
             return
-        hints = marked(truth[place], state.objects()[place], objects, kind, random)
+        hints = marked(truth[place], state.objects(place), objects, kind, random)
         begun = time.perf_counter()
         state = propagator.round(state, place, hints)
         yield Round(number, place, state, time.perf_counter() - begun)

@@ -100,7 +100,7 @@ class Samples:
         hinted, shown = self._hinted(self._filled(path), random)
         image, label, spacing, fill = self._read(path, [*places, hinted, shown], random)
         count = len(places)
-        window = Window.round((0, 0), label.shape[1:], spacing, self.size)
+        window = Window.round((0, 0), (label.shape[1], label.shape[2]), spacing, self.size)
         made = window.to_input(image[:count], fill)
         parts = (label[:count, None] == torch.arange(1, len(self.membership) + 1)[:, None, None]).float()
         share = window.to_input(parts)
@@ -180,7 +180,7 @@ class Samples:
         fill: float,
         random: np.random.Generator,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Input and target of the hint network: one object of the first slice, perhaps with the second's mask."""
+        """Input and target of the hint network: an object of the first slice, perhaps with the second's mask."""
         present = [n for n in range(1, len(self.membership) + 1) if (label[0] == n).any()]
         number = int(random.choice(present)) if present else 1
         truth = (label[0] == number).numpy()

@@ -42,11 +42,11 @@ class State:
         """Nothing found yet in a stack of slices (slices, rows, columns)."""
         return cls(np.zeros((objects, *shape), np.uint8), np.ones((objects, shape[0]), np.float32))
 
-    def objects(self) -> np.ndarray:
-        """Object numbers (slices, rows, columns) uint8, 0 for background."""
-        best = self.probabilities.max(0)
-        rest = 255 - self.probabilities.sum(0, dtype=np.int32)
-        return np.where(best > rest, self.probabilities.argmax(0) + 1, 0).astype(np.uint8)
+    def objects(self, place: int | None = None) -> np.ndarray:
+        """Object numbers (slices, rows, columns) uint8, 0 for background; of one slice if it is named."""
+        found = self.probabilities if place is None else self.probabilities[:, place]
+        rest = 255 - found.sum(0, dtype=np.int32)
+        return np.where(found.max(0) > rest, found.argmax(0) + 1, 0).astype(np.uint8)
 
     def suggestion(self) -> int | None:
         """The slice of the lowest quality that has no hints yet; None if there is none below 1."""
@@ -91,7 +91,7 @@ class Memory:
 
 
 def memory_bytes(capacity: int, objects: int, size: int, keys: int, values: int) -> int:
-    """Most that a memory holds, in bytes: float32 keys and values at stride 16, whatever the volume's size."""
+    """Most that a memory holds: float32 keys and values at stride 16, whatever the volume's size. Bytes."""
     return capacity * objects * (size // STRIDE) ** 2 * (keys + values) * 4
 
 
@@ -181,7 +181,7 @@ class Propagator:
         """Probabilities (objects, rows, columns) of the hinted slice."""
         rows, columns = self.shape[1:]
         apart = torch.from_numpy(state.probabilities[:, place] / np.float32(255))
-        seen = state.objects()[place]
+        seen = state.objects(place)
         for number, given in hints.items():
             if given.nothing:
                 apart[number] = 0
@@ -212,7 +212,7 @@ class Propagator:
         for place, image, query in self._queries(places):
             network = self.network.memory
             found = aggregate(network.segment(query, *memory.read())).softmax(1)
-            quality = network.quality(query, found)[0].cpu().numpy()
+            quality = network.quality(query, found)[0].sigmoid().cpu().numpy()
             on_slice = self.window.to_slice(found[:, 1:].cpu(), rows, columns)[0]
             state.probabilities[:, place] = _stored(on_slice)
             sure = (found[0, 1:] > SURE).sum((1, 2)).cpu().numpy()

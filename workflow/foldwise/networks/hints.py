@@ -1,8 +1,8 @@
 """A network that turns hints on one slice into a mask: coarse pyramid predictions, then a fine one.
 
-As Zhang et al. 2020 (IOG, CVPR) and Maninis et al. 2018 (DEXTR, arXiv:1711.09081) have it: hints are further input
-channels, the coarse network predicts at every level of a feature pyramid with a pooling module on top, and
-the fine network joins all levels.
+As Zhang et al. 2020 (IOG, CVPR) and Maninis et al. 2018 (DEXTR, arXiv:1711.09081) have it: hints are further
+input channels, the coarse network predicts at every level of a feature pyramid with a pooling module on top,
+and the fine network joins all levels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The space-time memory network: masks of slices already seen are read to segment the next one.
 
-Oh et al. 2019 (arXiv:1904.00607), with the quality head of Zhou et al. 2021 (arXiv:2106.10686). Axes: B batch, K
-objects, C channels, T memorised slices, H × W pixels of the input, h × w positions at stride 16.
+Oh et al. 2019 (arXiv:1904.00607), with the quality head of Zhou et al. 2021 (arXiv:2106.10686). Axes: B
+batch, K objects, C channels, T memorised slices, H × W pixels of the input, h × w positions at stride 16.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class MemoryNetwork(nn.Module):
         return made.unflatten(0, (batch, objects))
 
     def quality(self, query: Query, probabilities: torch.Tensor) -> torch.Tensor:
-        """Predicted IoU (B, K), 0 to 1, of aggregated probabilities (B, K + 1, H, W), background first."""
+        """Logits (B, K) of the IoU that aggregated probabilities (B, K + 1, H, W) will have."""
         made: torch.Tensor = self.quality_head(query.coarse, probabilities)
         return made
 
@@ -160,17 +160,20 @@ class QualityHead(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.hidden = nn.Linear(channels_of(trunk)[3], 1000)
         self.head = nn.Linear(1000, 1)
+        # The first masks are all wrong: zeros here keep the units before from being driven to zero for good.
+        nn.init.zeros_(self.head.weight)
 
     def forward(self, coarse: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
-        """Maps (B, C, h, w) and probabilities (B, K + 1, H, W) to (B, K)."""
+        """Maps (B, C, h, w) and probabilities (B, K + 1, H, W), background first, to logits (B, K)."""
         objects = probabilities.shape[1] - 1
         best = probabilities.argmax(1, keepdim=True)
         numbers = torch.arange(1, objects + 1, device=best.device)[None, :, None, None]
-        seen = torch.stack([(best == numbers).to(coarse), probabilities.amax(1, keepdim=True).expand_as(probabilities[:, 1:])], 2)
+        sure = probabilities.amax(1, keepdim=True).expand(-1, objects, -1, -1)
+        seen = torch.stack([(best == numbers).to(coarse), sure], 2)
         seen = F.interpolate(seen.flatten(0, 1), coarse.shape[2:], mode="bilinear", antialias=True)
         here = self.join(torch.cat([coarse.repeat_interleave(objects, 0), seen], 1))
         pooled = self.pool(self.layer4(here)).flatten(1)
-        made = self.head(F.relu(self.hidden(pooled))).sigmoid()
+        made: torch.Tensor = self.head(F.relu(self.hidden(pooled)))
         return made[:, 0].unflatten(0, (-1, objects))
 
 

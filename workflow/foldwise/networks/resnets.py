@@ -1,4 +1,4 @@
-"""torchvision's ResNets as trunks: any number of channels, the maps of every stride, weights from a local file."""
+"""torchvision's ResNets as trunks: any number of channels, the maps of every stride, local weights."""
 
 from __future__ import annotations
 

@@ -1,0 +1,134 @@
+"""Settings of an interactive model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from foldwise.interactive.network import Loss, Mode
+from foldwise.interactive.user import Kind
+from foldwise.settings import (
+    Augmentation,
+    Intensity,
+    Named,
+    OneOrMore,
+    Pretrained,
+    Section,
+    Share,
+    Training,
+)
+
+
+class Trunk(Section):
+    """The ResNet of which both networks are made."""
+
+    name: Literal["resnet18", "resnet34", "resnet50"] = Field(
+        "resnet50", description="From torchvision.models."
+    )
+    weights: Path | None = Field(
+        None,
+        description="Its state dict as torchvision has it, e.g. of ImageNet; every trunk of the model begins "
+        "with it, and batch normalisation keeps its statistics. null: random weights.",
+    )
+    keys: int = Field(128, ge=1, description="Channels of a memory's keys.")
+    values: int = Field(512, ge=1, description="Channels of a memory's values.")
+    width: int = Field(256, ge=4, multiple_of=4, description="Channels of the memory network's decoder.")
+    hint_width: int = Field(
+        256, ge=4, multiple_of=4, description="Channels of the hint network's feature pyramid."
+    )
+
+
+class Frames(Section):
+    """The slices of a training sample."""
+
+    count: int = Field(3, ge=2, description="Slices of a sample, the reference among them.")
+    first_skip: int = Field(3, ge=1, description="Largest step from slice to slice at the start.")
+    last_skip: int = Field(5, ge=1, description="Largest step at the end.")
+    grow_every: int = Field(20, ge=1, description="Epochs after which the largest step grows by one.")
+
+    @model_validator(mode="after")
+    def _grows(self) -> Frames:
+        if self.last_skip < self.first_skip:
+            raise ValueError("last_skip must not be below first_skip")
+        return self
+
+
+class Memory(Section):
+    """What is memorised of slices that were segmented."""
+
+    mode: Mode = Field(
+        "recurrent",
+        description="In training, a slice that was segmented is memorised with its truth (mask), its own "
+        "soft prediction (recurrent), or its prediction where that is good and its truth elsewhere "
+        "(threshold).",
+    )
+    iou_threshold: Share = Field(
+        0.65, description="What is good enough for the mode `threshold`: a soft IoU above this."
+    )
+    capacity: int = Field(
+        8, ge=4, description="Slices in memory at most when a volume is segmented; the log states the bytes."
+    )
+
+
+class Model(Section):
+    """One model of an experiment: a hint network and a memory network, trained together once per fold."""
+
+    trunk: Trunk = Field(Trunk(), description="Networks.")
+    size: int = Field(
+        512, ge=32, multiple_of=16, description="Edge of the square that slices are resized to. Pixels."
+    )
+    slice_axis: Literal["x", "y", "z"] = Field("z", description="Axis across slices (RAS; z: axial).")
+    frames: Frames = Field(Frames(), description="Training samples.")
+    memory: Memory = Field(Memory(), description="The memory.")
+    hints: OneOrMore[Kind] = Field(
+        ["hybrid"],
+        description="Hints to train on, drawn evenly: extreme (points), box, points (inside), scribble, or "
+        "hybrid (all of them).",
+    )
+    loss: Loss = Field(
+        "both", description="Cross entropy (ce), Lovász-softmax (iou), or both, for the memory network."
+    )
+    intensity: OneOrMore[Intensity] = Field(
+        [Intensity(clip="percentiles", scale="zscore")],
+        description="Grey values, per volume; a list: one entry per channel.",
+    )
+    augmentation: Augmentation | None = Field(
+        Augmentation(), description="Random changes, alike for all slices of a sample; null: none."
+    )
+    validation_rounds: int = Field(
+        2, ge=1, description="Rounds of the simulated user that choose the best epoch, with predicted choice."
+    )
+    optimiser: Named = Field(
+        Named.model_validate({"name": "AdamW", "lr": 1e-4}), description="From torch.optim."
+    )
+    scheduler: Named | None = Field(
+        Named(name="PolynomialLR"),
+        description="From torch.optim.lr_scheduler, stepped once per epoch; the number of epochs "
+        "is filled in where the class asks for it; ReduceLROnPlateau watches the training loss.",
+    )
+    pretrained: Pretrained | None = Field(None, description="Weights of the whole model to start from.")
+    training: Training = Field(Training(), description="The loop.")
+
+
+class Evaluate(Section):
+    """Sessions with a simulated user."""
+
+    rounds: int = Field(3, ge=1, description="Rounds of a session; the first one is that of the start slice.")
+    hints: OneOrMore[Kind] = Field(
+        ["extreme", "box", "points", "scribble", "hybrid"], description="Kinds of hints, a session for each."
+    )
+    compare: bool = Field(
+        True,
+        description="Also run sessions whose slices are chosen by the truth (oracle) and at random, to "
+        "compare the predicted choice with. Their rows are labelled so, and nothing is exported of them.",
+    )
+    export: Kind = Field("scribble", description="The kind of hints whose last masks are exported.")
+    tolerance_mm: Annotated[float, Field(ge=0)] = Field(2, description="Tolerance of the surface Dice. mm.")
+
+    @model_validator(mode="after")
+    def _exported(self) -> Evaluate:
+        if self.export not in self.hints:
+            raise ValueError(f"export: {self.export} is not among the hints")
+        return self

@@ -66,7 +66,7 @@ def read_trained(path: Path) -> Trained:
     state = read_model(path)
     if state.get("system") != "interactive":
         raise CaseError(
-            f"{path}: a model of the system {state.get('system')}; a model of the interactive system is needed"
+            f"{path}: a model of the system {state.get('system')}; one of the interactive system is needed"
         )
     settings = validate(Model, state["settings"], origin=str(path))
     network = build_network(settings, state["channels"])

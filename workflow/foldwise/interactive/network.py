@@ -59,8 +59,8 @@ def propagation_loss(
     """Segment the slices of each sample one after the other, each from the memory of all before it.
 
     The reference is memorised with its truth. A later slice is memorised with its truth (mode `mask`), with
-    its own soft prediction (`recurrent`), or with its prediction where that has a soft IoU above the threshold
-    and its truth elsewhere (`threshold`).
+    its own soft prediction (`recurrent`), or with its prediction where that has a soft IoU above the
+    threshold and its truth elsewhere (`threshold`).
 
     Args:
         network: in training.

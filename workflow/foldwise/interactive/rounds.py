@@ -1,4 +1,4 @@
-"""Sessions with a simulated person: where the next hints are given, and how good the masks are after each round."""
+"""Sessions with a simulated person: where the next hints are given, and the masks after each round."""
 
 from __future__ import annotations
 

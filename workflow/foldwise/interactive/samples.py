@@ -180,7 +180,7 @@ class Samples:
         fill: float,
         random: np.random.Generator,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Input and target of the hint network: an object of the first slice, perhaps with the second's mask."""
+        """What the hint network sees and shall find of the first slice; the second may lend its mask."""
         present = [n for n in range(1, len(self.membership) + 1) if (label[0] == n).any()]
         number = int(random.choice(present)) if present else 1
         truth = (label[0] == number).numpy()

@@ -1,0 +1,112 @@
+"""Scans, sessions and networks whose answers are known beforehand, for the interactive system's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from foldwise.annotate import Annotation
+from foldwise.interactive import model as models
+from foldwise.interactive.network import InteractiveNetwork
+from foldwise.networks.memory import Query
+from foldwise.settings import Cache, Prepare, validate
+from foldwise.systems.interactive.settings import Model
+from foldwise.targets import Targets
+from foldwise.volumes.volume import Volume, write_volume
+from synthetic import ball
+
+SIZE = 32
+BRIGHT = 200
+
+
+class Bright(nn.Module):
+    """Stands in for both networks: an object is what is bright, be it hinted at or passed on.
+
+    The memory only gates: a slice is segmented if the slice before it had a mask. The quality is what
+    `quality_of` says of a slice's brightness.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing = nn.Parameter(torch.zeros(1))
+        # Not a module of its own: it is this one.
+        object.__setattr__(self, "memory", self)
+        self.memorised: list[int] = []
+
+    def hint(self, inputs: torch.Tensor) -> torch.Tensor:
+        return 20 * inputs[:, :1].sign()
+
+    def encode(self, image: torch.Tensor) -> Query:
+        return Query(*[image] * 5)
+
+    def memorise(self, image: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        some = masks.amax((2, 3))[:, :, None, None, None, None]
+        return some, some
+
+    def segment(self, query: Query, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        self.memorised.append(keys.shape[3])
+        before = values[:, :, 0, -1, 0, 0][:, :, None, None]
+        return torch.where(before > 0.5, 20 * query.key.sign(), -20.0)
+
+    def quality(self, query: Query, probabilities: torch.Tensor) -> torch.Tensor:
+        return torch.logit(quality_of(query.key).expand(probabilities.shape[0], probabilities.shape[1] - 1))
+
+
+def quality_of(image: torch.Tensor) -> torch.Tensor:
+    """Larger slices are better: 0.5 and half the share that is bright."""
+    return 0.5 + (image > 0).float().mean() / 2
+
+
+def write_ball(path: Path, affine: Any = None, shape: tuple[int, int, int] = (32, 32, 16)) -> np.ndarray:
+    """A bright ball on a dark ground, and its mask."""
+    mask = ball(shape, (15, 14, 8), 6.5)
+    data = np.where(mask, BRIGHT, 0).astype(np.int16)
+    write_volume(Volume(data, np.diag([1.0, 1, 2, 1]) if affine is None else affine), path)
+    return mask
+
+
+def settings(**more: Any) -> Model:
+    values = {
+        "trunk": {"name": "resnet18", "keys": 8, "values": 8, "width": 8, "hint_width": 8},
+        "size": SIZE,
+        "memory": {"capacity": 4},
+        "intensity": {"clip": [0, BRIGHT], "scale": "window"},
+        "training": {"batch": 2},
+    }
+    return validate(Model, {**values, **more})
+
+
+def write_model(path: Path, targets: Targets | None = None, **more: Any) -> InteractiveNetwork:
+    """A model's file with random weights."""
+    torch.manual_seed(0)
+    chosen = settings(**more)
+    network = models.build_network(chosen, 1)
+    state = {
+        "network": network.state_dict(),
+        "settings": chosen.model_dump(mode="json"),
+        "system": "interactive",
+        "targets": (targets or Targets({"ball": 1})).as_dict(),
+        "channels": 1,
+        "prepare": Prepare().model_dump(mode="json"),
+        "cache": Cache().model_dump(mode="json"),
+    }
+    torch.save(state, path)
+    return network
+
+
+def trained(network: Any, targets: Targets | None = None, **more: Any) -> models.Trained:
+    """A model in memory."""
+    chosen = settings(**more)
+    return models.Trained(
+        network, chosen, targets or Targets({"ball": 1}), 1, Prepare(), Cache(), digest="a model"
+    )
+
+
+def annotation(monkeypatch: Any, scan: Path, folder: Path, **more: Any) -> Annotation:
+    """A session whose network is `Bright`."""
+    monkeypatch.setattr("foldwise.annotate.read_trained", lambda _: trained(Bright().eval(), **more))
+    return Annotation([scan], Path("model.pt"), folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 
 from foldwise.files import CaseError
 from foldwise.interactive.losses import cross_entropy, lovasz_softmax, pyramid_loss, soft_iou
-from foldwise.interactive.network import InteractiveNetwork, propagation_loss
+from foldwise.interactive.network import InteractiveNetwork, Mode, propagation_loss
 from foldwise.networks.hints import HintNetwork
 from foldwise.networks.memory import MemoryNetwork, aggregate
 from foldwise.networks.resnets import Trunk, channels_of, load_trunk
@@ -112,7 +113,7 @@ def test_cross_entropy() -> None:
 
 
 def jaccard_of_errors(truth: np.ndarray, errors: np.ndarray) -> float:
-    """The Lovász extension by its definition: thresholds of the errors weigh the Jaccard loss of those above."""
+    """The Lovász extension by its definition: errors weigh what each adds to the Jaccard loss."""
     order = np.argsort(-errors)
     total = 0.0
     before = 0.0
@@ -164,8 +165,8 @@ def test_pyramid_loss_sums_over_predictions() -> None:
     assert np.isclose(pyramid_loss(logits, torch.ones(2, 4, 4)).item(), 5 * np.log(2))
 
 
-@pytest.mark.parametrize("mode", ["mask", "recurrent", "threshold"])
-def test_what_is_memorised(mode: str) -> None:
+@pytest.mark.parametrize("mode", get_args(Mode))
+def test_what_is_memorised(mode: Mode) -> None:
     """The reference with its truth; then truth, prediction, or whichever the IoU says."""
     torch.manual_seed(0)
     network = memory_network()
@@ -181,7 +182,7 @@ def test_what_is_memorised(mode: str) -> None:
     image, mask = torch.rand(2, 3, 1, 32, 32), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     mask[:, :, 8:20, 8:20] = 1
     # A soft IoU is never above 1: with this threshold the truth is always kept.
-    made = propagation_loss(network, image, mask, 1, mode, 1.0, "both")  # type: ignore[arg-type]
+    made = propagation_loss(network, image, mask, 1, mode, 1.0, "both")
     assert len(kept) == 2  # the last slice is not memorised
     assert torch.equal(kept[0], (mask[:, :1] == 1).float())
     assert torch.equal(kept[1], (mask[:, 1:2] == 1).float()) == (mode != "recurrent")

@@ -13,14 +13,16 @@ from foldwise.annotate import Annotation
 from foldwise.interactive import model as models
 from foldwise.interactive.network import InteractiveNetwork
 from foldwise.networks.memory import Query
-from foldwise.settings import Cache, Prepare, validate
+from foldwise.settings import validate
 from foldwise.systems.interactive.settings import Model
-from foldwise.targets import Targets
+from foldwise.volumes.settings import Cache, Prepare
+from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, write_volume
 from synthetic import ball
 
 SIZE = 32
 BRIGHT = 200
+BALL = Targets({"ball": 1})
 
 
 class Bright(nn.Module):
@@ -89,21 +91,26 @@ def write_model(path: Path, targets: Targets | None = None, **more: Any) -> Inte
         "network": network.state_dict(),
         "settings": chosen.model_dump(mode="json"),
         "system": "interactive",
-        "targets": (targets or Targets({"ball": 1})).as_dict(),
-        "channels": 1,
-        "prepare": Prepare().model_dump(mode="json"),
-        "cache": Cache().model_dump(mode="json"),
+        **told(targets),
     }
     torch.save(state, path)
     return network
 
 
+def told(targets: Targets | None = None) -> dict[str, Any]:
+    """What a model's file says of its task, and of how scans are prepared."""
+    return {
+        "task": {"targets": (targets or BALL).as_dict(), "channels": 1},
+        "prepared": {
+            section.__name__.lower(): section().model_dump(mode="json") for section in (Prepare, Cache)
+        },
+    }
+
+
 def trained(network: Any, targets: Targets | None = None, **more: Any) -> models.Trained:
     """A model in memory."""
     chosen = settings(**more)
-    return models.Trained(
-        network, chosen, targets or Targets({"ball": 1}), 1, Prepare(), Cache(), digest="a model"
-    )
+    return models.Trained(network, chosen, targets or BALL, told(targets), digest="a model")
 
 
 def annotation(monkeypatch: Any, scan: Path, folder: Path, **more: Any) -> Annotation:

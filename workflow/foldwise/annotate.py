@@ -14,20 +14,21 @@ import csv
 import io
 import json
 import logging
+import shutil
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from foldwise.command import parser, run
 from foldwise.files import CaseError, file_hash, write_text
+from foldwise.index import Entry
 from foldwise.interactive.files import Marked, joined, read_box, read_points, read_scribble
 from foldwise.interactive.hints import Hints
 from foldwise.interactive.model import Stack, Trained, propagator_of, read_stack, read_trained
 from foldwise.interactive.results import mask_in_source, quality_rows
 from foldwise.interactive.session import State
 from foldwise.interactive.workspace import Workspace
-from foldwise.sheet import Case
-from foldwise.stages.predict import prepare_case
+from foldwise.systems.segmentation.new import prepare_case
 from foldwise.volumes.volume import read_header, write_volume
 
 
@@ -90,17 +91,10 @@ class Annotation:
         self.state = self.workspace.state(self._empty)
 
     def _prepare(self, folder: Path) -> None:
-        case = Case("case", "case", tuple(self.volumes), None, None, "", 0)
-        trained = self.trained
-        made = prepare_case(
-            case,
-            trained.prepare,
-            trained.cache,
-            trained.targets.classes,
-            trained.channels,
-            folder / "prepared",
-        )
-        made.replace(self.workspace.scan)
+        images = tuple(str(path) for path in self.volumes)
+        entry = Entry("case", "case", {"images": images}, "", {}, 0)
+        prepare_case(entry, self.trained.state, folder / "prepared").replace(self.workspace.scan)
+        shutil.rmtree(folder / "prepared")
 
     def round(self, place: int, hints: dict[int, Hints]) -> None:
         """A round on a slice of the stack.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import nn
 
 from foldwise.files import CaseError
@@ -52,8 +53,12 @@ def read_model(path: Path) -> dict[str, Any]:
     return dict(state)
 
 
-def read_trained(paths: Sequence[Path]) -> Trained:
+def read_trained(paths: Sequence[Path], evaluate: BaseModel | None = None) -> Trained:
     """Rebuild the trained networks of one model.
+
+    Args:
+        paths: one per fold.
+        evaluate: the experiment's section on scores, for systems whose predictions depend on it.
 
     Raises:
         CaseError: a file is no model of Foldwise.
@@ -63,6 +68,7 @@ def read_trained(paths: Sequence[Path]) -> Trained:
     name, task = states[0]["system"], states[0]["task"]
     settings = validate(part(name, "settings").Model, states[0]["settings"], origin=str(paths[0]))
     system: System = load(name, settings, task)
+    system.evaluate = evaluate
     made = []
     for state in states:
         network = system.network()

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from foldwise.cache import lineage_of, open_case
 from foldwise.evaluate import read_model
 from foldwise.files import CaseError, file_hash
 from foldwise.interactive.network import InteractiveNetwork
 from foldwise.interactive.places import Places
 from foldwise.interactive.session import Propagator
-from foldwise.settings import Cache, Prepare, validate
+from foldwise.settings import validate
 from foldwise.systems.interactive.settings import Model
-from foldwise.targets import Targets
+from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.geometry import Lineage
 from foldwise.volumes.patches import normalise, scaling
 from foldwise.volumes.slices import AXES, plane
+from foldwise.volumes.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,14 @@ class Trained:
         network: in evaluation mode, on the device at hand.
         settings: of the model.
         targets: whose names are the objects.
-        channels: of its images.
-        prepare: how scans are cropped.
-        cache: how they are resampled.
+        state: what the file holds; it says how scans are prepared.
         digest: hash of the file.
     """
 
     network: InteractiveNetwork
     settings: Model
     targets: Targets
-    channels: int
-    prepare: Prepare
-    cache: Cache
+    state: dict[str, Any]
     digest: str
 
 
@@ -69,7 +66,7 @@ def read_trained(path: Path) -> Trained:
             f"{path}: a model of the system {state.get('system')}; one of the interactive system is needed"
         )
     settings = validate(Model, state["settings"], origin=str(path))
-    network = build_network(settings, state["channels"])
+    network = build_network(settings, state["task"]["channels"])
     try:
         network.load_state_dict(state["network"])
     except RuntimeError as error:
@@ -81,10 +78,8 @@ def read_trained(path: Path) -> Trained:
     return Trained(
         network.to(device).eval(),
         settings,
-        Targets.from_dict(state["targets"]),
-        state["channels"],
-        validate(Prepare, state["prepare"], origin=str(path)),
-        validate(Cache, state["cache"], origin=str(path)),
+        Targets.from_dict(state["task"]["targets"]),
+        state,
         file_hash(path),
     )
 

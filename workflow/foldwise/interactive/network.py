@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from foldwise.interactive.hints import CHANNELS
+from foldwise.interactive.kinds import Loss, Mode
 from foldwise.interactive.losses import cross_entropy, lovasz_softmax, pyramid_loss, soft_iou
 from foldwise.networks.hints import HintNetwork
 from foldwise.networks.memory import MemoryNetwork, aggregate
-
-Mode = Literal["mask", "recurrent", "threshold"]
-Loss = Literal["ce", "iou", "both"]
 
 
 class InteractiveNetwork(nn.Module):
@@ -36,6 +32,13 @@ class InteractiveNetwork(nn.Module):
         super().__init__()
         self.memory = MemoryNetwork(trunk, channels, keys, values, width)
         self.hint = HintNetwork(trunk, channels, CHANNELS, hint_width)
+        self.hint_inputs = channels + CHANNELS
+
+    @property
+    def trunks(self) -> list[nn.Module]:
+        """The modules that weights of a ResNet fit."""
+        memory = self.memory
+        return [memory.memory_trunk, memory.query_trunk, self.hint.trunk, memory.quality_head]
 
     def forward(
         self, batch: dict[str, torch.Tensor], objects: int, mode: Mode, threshold: float, loss: Loss

@@ -8,9 +8,9 @@ import numpy as np
 
 from foldwise.interactive.places import Places
 from foldwise.interactive.session import State
-from foldwise.targets import Targets
 from foldwise.volumes.geometry import Lineage
 from foldwise.volumes.slices import AXES
+from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume
 
 

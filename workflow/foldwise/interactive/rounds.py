@@ -5,17 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from foldwise.interactive.hints import Hints
+from foldwise.interactive.kinds import Choice, Kind
 from foldwise.interactive.session import Propagator, State
-from foldwise.interactive.user import Kind, draw_hints
-
-# Only `predicted` can be had without the truth; the others say how good it is.
-Choice = Literal["predicted", "oracle", "random"]
-CHOICES: tuple[Choice, ...] = ("predicted", "oracle", "random")
+from foldwise.interactive.user import draw_hints
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ import h5py
 import numpy as np
 import torch
 
-from foldwise.cache import open_case
 from foldwise.files import CaseError
 from foldwise.interactive.hints import hint_input, window_of
-from foldwise.interactive.user import Kind, draw_hints
-from foldwise.settings import Augmentation, Intensity
+from foldwise.interactive.kinds import Kind
+from foldwise.interactive.user import draw_hints
 from foldwise.volumes.augment import augment
+from foldwise.volumes.cache import open_case
 from foldwise.volumes.patches import normalise, scaling
+from foldwise.volumes.settings import Augmentation, Intensity
 from foldwise.volumes.slices import AXES, Window, plane
 
 # How far extreme points and corners miss, as a share of the object's own extent.

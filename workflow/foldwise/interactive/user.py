@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import cc3d
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 from skimage.morphology import skeletonize
 
 from foldwise.interactive.hints import Hints, no_points
+from foldwise.interactive.kinds import KINDS, Kind
 
-Kind = Literal["extreme", "box", "points", "scribble", "hybrid"]
-KINDS: tuple[Kind, ...] = ("extreme", "box", "points", "scribble", "hybrid")
 # A part of a mistake worth a click, in voxels.
 WORTH = 4
 

@@ -11,6 +11,8 @@ from torch import nn
 from foldwise.files import CaseError
 from foldwise.training.pretrained import read_weights
 
+# What torchvision calls the parts of a ResNet that a trunk has.
+OWN = ("conv1.", "bn1.", "layer")
 RESNETS = ("resnet18", "resnet34", "resnet50")
 
 
@@ -88,7 +90,7 @@ def load_trunk(module: nn.Module, path: Path, images: int, name: str) -> None:
     found = read_weights(path)
     own = module.state_dict()
     for key, value in own.items():
-        if key.endswith("num_batches_tracked"):
+        if key.endswith("num_batches_tracked") or not key.startswith(OWN):
             continue
         given = found.get(key)
         if key == "conv1.weight" and given is not None and given.shape[2:] == value.shape[2:]:

@@ -37,6 +37,7 @@ def write_report(experiment: Experiment, view: View, folder: Path) -> None:
         view: what its system adds.
         folder: where the files go.
     """
+    whole, experiment = experiment, view.shown(experiment)
     keys = [metric.key for metric in view.metrics]
     summary = view.summary(experiment.rows, keys)
     tested = experiment.test_rows
@@ -63,7 +64,10 @@ def write_report(experiment: Experiment, view: View, folder: Path) -> None:
         test=_details(view, test, f"Fixed test set, predicted by the mean of all folds' models; {BOOTSTRAP}.",
                       SUMMARY[1:]),
         per_fold=_per_fold(view, experiment.rows),
-        models=[_model(experiment, view, model) for model in experiment.models],
+        models=[
+            _model(experiment, view, model, all_rows)
+            for model, all_rows in zip(experiment.models, whole.models, strict=True)
+        ],
         remarks=_remarks(experiment, view),
         provenance=_provenance(experiment),
         packages=_packages(experiment),
@@ -149,7 +153,7 @@ def _per_fold(view: View, rows: pd.DataFrame) -> Table:
     return Table("Means over the held-out cases of each fold.", columns, _records(means))
 
 
-def _model(experiment: Experiment, view: View, model: ModelResults) -> dict[str, Any]:
+def _model(experiment: Experiment, view: View, model: ModelResults, all_rows: ModelResults) -> dict[str, Any]:
     best = {fold: origin.get("best_epoch") for fold, origin in model.provenance.items()}
     chosen = {fold: view.chosen(choice) for fold, choice in sorted(model.chosen.items())}
     return {
@@ -157,7 +161,8 @@ def _model(experiment: Experiment, view: View, model: ModelResults) -> dict[str,
         "curves": curves(model.name, model.logs, best, *view.score),
         "runs": _runs(model),
         "chosen": ", ".join(f"{text} (fold {fold})" for fold, text in chosen.items() if text),
-        "pictures": view.pictures(experiment, model),
+        "tables": view.tables(all_rows),
+        "pictures": view.pictures(experiment, all_rows),
         "cases": _cases(view, model.metrics, "Held-out cases, worst first; a click on a heading sorts."),
         "test": _cases(view, model.test, "Fixed test set, worst first.") if len(model.test) else None,
     }

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from foldwise.report.results import Experiment, ModelResults, Remark
-from foldwise.report.tables import Column
+from foldwise.report.tables import Column, Table
 from foldwise.statistics import fold_summary
 
 
@@ -52,6 +52,8 @@ class View:
         concerns: cases that a reader should look at: rows of case, class and text.
         remarks: what preparation noticed, from check.json's cases and the folder of prepared data.
         summary: rows of all models → their means over folds and cases.
+        shown: the experiment with those rows of its metrics that the page's own tables are of.
+        tables: further tables of a model, of all its rows; they stand above its pictures.
         files: further files beside the page, from the experiment and their folder.
     """
 
@@ -69,4 +71,6 @@ class View:
     concerns: Callable[[pd.DataFrame], list[dict[str, str]]] = _nothing
     remarks: Callable[[Mapping[str, Any], Path], list[Remark]] = _nothing
     summary: Callable[[pd.DataFrame, Sequence[str]], pd.DataFrame] = fold_summary
+    shown: Callable[[Experiment], Experiment] = lambda experiment: experiment
+    tables: Callable[[ModelResults], list[Table]] = _nothing
     files: Callable[[Experiment, Path], None] = lambda experiment, folder: None

@@ -37,7 +37,7 @@ def main() -> None:
         parse(sections.Data, args.data), args.prepared, args.caches, training=False
     )
 
-    trained = read_trained(args.models)
+    trained = read_trained(args.models, settings)
     work = args.state / short_hash([file_hash(path) for path in args.models], 16)
     predictions = predict_missing(trained, {entry.case: entry.cache for entry in entries}, work)
     chosen = read_json(args.choice)["chosen"]

@@ -34,7 +34,7 @@ def main() -> None:
 
     # Predictions of another model never mix with this one's.
     work = args.state / file_hash(args.model)[:16]
-    trained = read_trained([args.model])
+    trained = read_trained([args.model], settings)
     choosing = fold.validation if results.chooses(settings) else ()
     seen = predict_missing(trained, index.caches(choosing, args.features), work / "validation")
     chosen = results.choose(seen, [index[case] for case in choosing], index.task, settings)

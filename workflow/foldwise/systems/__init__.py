@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from foldwise.training.steps import Items
 
-NAMES = ("segmentation", "surgical")
+NAMES = ("segmentation", "surgical", "interactive")
 
 
 def system_of(config: Mapping[str, Any]) -> str:
@@ -46,7 +46,12 @@ class System(Protocol):
     """The side of a system that learns and predicts, `Family(model, task)`; the rest is shared.
 
     `caches` are paths of the cases' HDF5 files. A score is higher where a model is better.
+
+    Attributes:
+        evaluate: the experiment's section on scores, where testing itself depends on it; set before testing.
     """
+
+    evaluate: Any
 
     def network(self) -> nn.Module:
         """A new network with random weights."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from foldwise.files import CaseError
-from foldwise.settings import Name, Section, Share, as_list
+from foldwise.settings import Experiment, Name, Section, Share, as_list
 from foldwise.volumes.targets import Targets
 
 Triple = tuple[float, float, float]
@@ -214,3 +214,11 @@ class Export(Section):
 
     probabilities: bool = Field(False, description="Also write <case>_<class>_probability.nii.gz, 0 to 1.")
     dicom_seg: bool = Field(False, description="Also write <case>.dcm, a DICOM-SEG, where the scan is DICOM.")
+
+
+class VolumeExperiment(Experiment):
+    """What every experiment on volumes has."""
+
+    data: Data = Field(description="Cases and labels.")
+    prepare: Prepare = Field(Prepare(), description="Masks and crops.")
+    cache: Cache = Field(Cache(), description="The HDF5 cache.")

@@ -7,18 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from foldwise.interactive.network import Loss, Mode
-from foldwise.interactive.user import Kind
-from foldwise.settings import (
-    Augmentation,
-    Intensity,
-    Named,
-    OneOrMore,
-    Pretrained,
-    Section,
-    Share,
-    Training,
-)
+from foldwise.interactive.kinds import Kind, Loss, Mode
+from foldwise.settings import Model as AnyModel
+from foldwise.settings import Name, OneOrMore, Section, Share
+from foldwise.volumes.settings import Augmentation, Data, Intensity, VolumeExperiment
+
+__all__ = ["Data", "Evaluate", "Export", "Model", "Settings"]
 
 
 class Trunk(Section):
@@ -72,7 +66,7 @@ class Memory(Section):
     )
 
 
-class Model(Section):
+class Model(AnyModel):
     """One model of an experiment: a hint network and a memory network, trained together once per fold."""
 
     trunk: Trunk = Field(Trunk(), description="Networks.")
@@ -100,16 +94,6 @@ class Model(Section):
     validation_rounds: int = Field(
         2, ge=1, description="Rounds of the simulated user that choose the best epoch, with predicted choice."
     )
-    optimiser: Named = Field(
-        Named.model_validate({"name": "AdamW", "lr": 1e-4}), description="From torch.optim."
-    )
-    scheduler: Named | None = Field(
-        Named(name="PolynomialLR"),
-        description="From torch.optim.lr_scheduler, stepped once per epoch; the number of epochs "
-        "is filled in where the class asks for it; ReduceLROnPlateau watches the training loss.",
-    )
-    pretrained: Pretrained | None = Field(None, description="Weights of the whole model to start from.")
-    training: Training = Field(Training(), description="The loop.")
 
 
 class Evaluate(Section):
@@ -131,4 +115,26 @@ class Evaluate(Section):
     def _exported(self) -> Evaluate:
         if self.export not in self.hints:
             raise ValueError(f"export: {self.export} is not among the hints")
+        return self
+
+
+class Export(Section):
+    """Files for the user: <case>.nii.gz and <case>_quality.csv."""
+
+
+class Settings(VolumeExperiment):
+    """An experiment of interactive segmentation."""
+
+    system: Literal["interactive"] = Field("interactive", description="The family of experiments.")
+    models: dict[Name, Model] = Field(
+        {"vmn": Model()}, min_length=1, description="Model name → its settings."
+    )
+    evaluate: Evaluate = Field(Evaluate(), description="Sessions and scores.")
+    export: Export = Field(Export(), description="Exported files.")
+
+    @model_validator(mode="after")
+    def _apart(self) -> Settings:
+        targets = self.data.targets()
+        if (targets.membership.sum(0) > 1).any():
+            raise ValueError("data.regions overlap; the objects of an interactive experiment must not")
         return self

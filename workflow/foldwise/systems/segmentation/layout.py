@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from foldwise import layout
-from foldwise.files import short_hash
 from foldwise.forecast import SMALL_MIB, Step, asked_mib
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
@@ -18,12 +16,9 @@ from foldwise.systems.segmentation.forecast import count, model_mib
 from foldwise.systems.segmentation.planning import complete
 from foldwise.systems.segmentation.settings import Settings
 from foldwise.volumes.check import Checked
-from foldwise.volumes.forecast import Size, case_mib
+from foldwise.volumes.forecast import case_mib
+from foldwise.volumes.layout import VolumeLayout, is_phantom
 from foldwise.volumes.sheet import Case, read_sheet
-
-# A header not made yet (the demo's) or not readable: what a clinical chest CT has.
-TYPICAL = Size(shape=(512, 512, 300), spacing=(0.8, 0.8, 1), channels=1, labelled=True)
-PHANTOMS = Path("results/phantom")
 
 
 def open_experiment(config: dict[str, Any], main: bool) -> Layout:
@@ -34,7 +29,7 @@ def open_experiment(config: dict[str, Any], main: bool) -> Layout:
     """
     settings = validate(Settings, config, origin="config")
     sheet = read_sheet(settings.data)
-    checked = check(sheet, settings, labels=False, produced=_is_phantom) if main else None
+    checked = check(sheet, settings, labels=False, produced=is_phantom) if main else None
     if checked:
         checked.refuse(settings.data.sheet)
     made = Layout(settings, sheet, checked)
@@ -44,29 +39,22 @@ def open_experiment(config: dict[str, Any], main: bool) -> Layout:
     return made
 
 
-class Layout(layout.Layout[Settings, Case]):
-    """Lungs, crops and caches, keyed by what made them."""
+class Layout(VolumeLayout[Settings]):
+    """Lungs, crops and caches of a segmentation experiment, and its plan."""
 
     def __init__(self, settings: Settings, sheet: Sheet[Case], checked: Checked | None) -> None:
         """Keep what was checked; None in a job's own Snakemake, which needs the memory of no job."""
-        super().__init__(settings, sheet)
-        data, prepare = settings.data, settings.prepare
-        source = [str(data.sheet), str(data.folder), dump(prepare.lung_mask)]
-        crop = [source, dump(prepare.crop), list(data.labels.items())]
-        cache = [crop, dump(settings.cache)]
+        super().__init__(settings, sheet, checked)
         if settings.plan is not None:
-            # What a plan decides is known only later, and an experiment has one of its own.
-            cache = [crop, dump(settings.cache, given=True), settings.experiment, dump(settings.plan)]
             self.plan = f"{self.experiment}/plan.yaml"
-        self.data = f"{settings.results}/data/{data.sheet.stem}-{short_hash(source)}"
-        self.lungs = f"{self.data}/lungs"
-        self.crops = f"{self.data}/crop-{short_hash(crop, 4)}"
-        self.caches = f"{self.data}/cache-{short_hash(cache, 4)}"
-        self.indexed = f"{self.crops}/{{case}}"
-        lungs = ("lung_mask",) if prepare.lung_mask is not None else ()
-        self.preparation = (*lungs, "crop", "cache")
-        self.checked = checked
-        self.sizes = {case.name: self._size(case) for case in self.sheet.cases}
+
+    @property
+    def cache_key(self) -> list[Any]:
+        """What a plan decides is known only later, and an experiment has one of its own."""
+        settings = self.settings
+        if settings.plan is None:
+            return super().cache_key
+        return [dump(settings.cache, given=True), settings.experiment, dump(settings.plan)]
 
     @property
     def models(self) -> Sequence[str]:
@@ -99,34 +87,6 @@ class Layout(layout.Layout[Settings, Case]):
         task = {"targets": self.settings.data.targets().as_dict(), "channels": channels}
         return count(self.planned.models[model], task, Path(self.counts))
 
-    def sources(self, name: str) -> dict[str, str | list[str]]:
-        """A case's source files as named inputs of a rule."""
-        case = self.cases[name]
-        made: dict[str, str | list[str]] = {"images": [str(path) for path in case.images]}
-        if case.label is not None:
-            made["label"] = str(case.label)
-        if case.weight is not None:
-            made["weight"] = str(case.weight)
-        return made
-
-    def crop_inputs(self, name: str) -> dict[str, str | list[str]]:
-        """Inputs of a case's crop: its sources, the mask to crop to, and the weight map."""
-        made = self.sources(name)
-        if self.settings.prepare.lung_mask is not None:
-            made.setdefault("weight", f"{self.lungs}/{name}.mask.nii.gz")
-        if (kind := self.settings.prepare.crop.to) in ("lungs", "region"):
-            made["inside"] = f"{self.lungs}/{name}.{'mask' if kind == 'lungs' else kind}.nii.gz"
-        return made
-
-    @property
-    def prepared(self) -> str:
-        """How a new scan is prepared."""
-        settings = self.settings
-        return json.dumps(
-            {"prepare": dump(settings.prepare), "cache": dump(settings.cache, given=self.plan is not None)},
-            sort_keys=True,
-        )
-
     @property
     def given_models(self) -> str:
         """What the experiment sets of each model, as JSON."""
@@ -147,10 +107,3 @@ class Layout(layout.Layout[Settings, Case]):
         }
         whole = dict.fromkeys(("experiment", "system", "data", "prepare", "cache", "split", "plan"), True)
         return self.settings.model_dump_json(include={**whole, "models": per_model})
-
-    def _size(self, case: Case) -> Size:
-        return (self.checked.size(case) if self.checked else None) or TYPICAL
-
-
-def _is_phantom(path: Path) -> bool:
-    return PHANTOMS in path.parents

@@ -6,19 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from foldwise.settings import Experiment, Name, Named, OneOrMore, Section
 from foldwise.settings import Model as AnyModel
+from foldwise.settings import Name, Named, OneOrMore, Section
 from foldwise.volumes.settings import (
     Augmentation,
-    Cache,
     Data,
     Evaluate,
     Export,
     Intensity,
-    Prepare,
     Sampling,
+    VolumeExperiment,
     Voxels,
 )
+
+__all__ = ["Data", "Evaluate", "Export", "Model", "Plan", "Settings"]
 
 
 class Inference(Section):
@@ -85,13 +86,10 @@ class Plan(Section):
     )
 
 
-class Settings(Experiment):
+class Settings(VolumeExperiment):
     """A segmentation experiment."""
 
     system: Literal["segmentation"] = Field("segmentation", description="The family of experiments.")
-    data: Data = Field(description="Cases and labels.")
-    prepare: Prepare = Field(Prepare(), description="Masks and crops.")
-    cache: Cache = Field(Cache(), description="The HDF5 cache.")
     plan: Plan | None = Field(None, description="Plan the rest from the training cases.")
     models: dict[Name, Model] = Field(
         {"unet": Model()}, min_length=1, description="Model name → its settings."

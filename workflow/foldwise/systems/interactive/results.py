@@ -1,0 +1,123 @@
+"""What becomes of simulated sessions: scores of every round, masks and the quality of slices as files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from foldwise.files import write_text
+from foldwise.index import Entry
+from foldwise.interactive.places import Places
+from foldwise.interactive.record import Record, Scored, in_source, open_record
+from foldwise.interactive.results import mask_in_source, quality_rows
+from foldwise.systems.interactive.settings import Evaluate, Export
+from foldwise.volumes.metrics import score as score_volume
+from foldwise.volumes.prepare import read_labels
+from foldwise.volumes.volume import Volume, write_volume
+
+KEPT = ("dice", "jaccard", "hd95_mm", "assd_mm", "surface_dice", "volume_ml", "truth_ml", "empty")
+
+
+def chooses(settings: Evaluate) -> bool:
+    """Nothing is chosen on validation cases beside the epoch."""
+    return False
+
+
+def choose(
+    predictions: Mapping[str, Path], entries: Sequence[Entry], task: Mapping[str, Any], settings: Evaluate
+) -> dict[str, Any]:
+    """Nothing."""
+    return {}
+
+
+def score(
+    predictions: Mapping[str, Path],
+    entries: Sequence[Entry],
+    fold: int | str,
+    task: Mapping[str, Any],
+    settings: Evaluate,
+    chosen: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Scores on the source grid: a row per case, object, kind of hints, choice of slices, and round.
+
+    Further columns: slice (in the stack), seconds of the round, and quality_r, the correlation of predicted
+    and true IoU over the slices that have a mask and no hints yet.
+
+    Args:
+        predictions: case → record of its sessions.
+        entries: the cases.
+        fold: for the column `fold`.
+        task: what is learnt.
+        settings: of the scores.
+        chosen: what `choose` returned.
+    """
+    rows = []
+    for entry in entries:
+        with open_record(predictions[entry.case]) as file:
+            record = Record(file)
+            truth = read_labels(Path(entry.files["label"][0]), record.targets.classes)
+            for made in record.rounds():
+                of_session = {
+                    "hints": made.hints,
+                    "choice": made.choice,
+                    "round": made.number,
+                    "slice": made.place,
+                    "seconds": made.seconds,
+                    "quality_r": correlation(*pairs(made)),
+                }
+                for row in _scored(made, record, truth, settings.tolerance_mm):
+                    keys = {"case": entry.case, "group": entry.group, "fold": fold, "class": row["class"]}
+                    rows.append({**keys, **of_session, **{name: row[name] for name in KEPT}})
+    return pd.DataFrame(rows)
+
+
+def _scored(made: Scored, record: Record, truth: Volume, tolerance_mm: float) -> list[dict[str, Any]]:
+    found = in_source(made.mask, record)
+    return list(
+        score_volume(found, truth.data, truth.spacing, record.targets.values, tolerance_mm=tolerance_mm)
+    )
+
+
+def pairs(made: Scored) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and true IoU of the slices whose quality was predicted; elsewhere it is 1 by convention."""
+    predicted = made.quality < 1
+    return made.quality[predicted], made.iou[predicted]
+
+
+def correlation(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Pearson's r; NaN of fewer than three pairs, or where either does not vary."""
+    if len(predicted) < 3 or not np.ptp(predicted) or not np.ptp(true):
+        return float("nan")
+    return float(np.corrcoef(predicted, true)[0, 1])
+
+
+def export(
+    predictions: Mapping[str, Path],
+    entries: Sequence[Entry],
+    settings: Export,
+    chosen: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Write the last mask of the exported session in the source's grid, and the quality of its slices.
+
+    <case>.nii.gz and <case>_quality.csv.
+
+    Args:
+        predictions: case → record of its sessions.
+        entries: the cases.
+        settings: none so far.
+        chosen: what `choose` returned.
+        folder: where the files go.
+    """
+    for entry in entries:
+        with open_record(predictions[entry.case]) as file:
+            record = Record(file)
+            state = record.state
+        mask = mask_in_source(state, record.lineage, record.axis, record.targets)
+        write_volume(mask, folder / f"{entry.case}.nii.gz")
+        rows = quality_rows(state, record.targets.names, Places(record.lineage, record.axis))
+        write_text(folder / f"{entry.case}_quality.csv", pd.DataFrame(rows).to_csv(index=False))

@@ -55,7 +55,8 @@ class Bright(nn.Module):
         return torch.where(before > 0.5, 20 * query.key.sign(), -20.0)
 
     def quality(self, query: Query, probabilities: torch.Tensor) -> torch.Tensor:
-        return torch.logit(quality_of(query.key).expand(probabilities.shape[0], probabilities.shape[1] - 1))
+        said = torch.stack([quality_of(image) for image in query.key])
+        return torch.logit(said)[:, None].expand(-1, probabilities.shape[1] - 1)
 
 
 def quality_of(image: torch.Tensor) -> torch.Tensor:

@@ -208,26 +208,32 @@ class Propagator:
         memory.pin(self._entry(state, origin))
         if places and places.stop in state.hinted:
             memory.pin(self._entry(state, places.stop))
-        rows, columns = self.shape[1:]
-        for place, image, query in self._queries(places):
-            network = self.network.memory
-            found = aggregate(network.segment(query, *memory.read())).softmax(1)
-            quality = network.quality(query, found)[0].sigmoid().cpu().numpy()
-            on_slice = self.window.to_slice(found[:, 1:].cpu(), rows, columns)[0]
-            state.probabilities[:, place] = _stored(on_slice)
-            sure = (found[0, 1:] > SURE).sum((1, 2)).cpu().numpy()
-            state.quality[:, place] = np.where(sure > AREA * self.size**2, quality, 1)
-            if place != places[-1]:
-                memory.add(network.memorise(image, found[:, 1:]))
+        network = self.network.memory
+        for part, images, query in self._queries(places):
+            seen = []
+            for number, place in enumerate(part):
+                here = slice(number, number + 1)
+                found = aggregate(network.segment(query[here], *memory.read())).softmax(1)
+                seen.append(found)
+                if place != places[-1]:
+                    memory.add(network.memorise(images[here], found[:, 1:]))
+            self._keep(state, part, query, torch.cat(seen))
 
-    def _queries(self, places: range) -> Iterator[tuple[int, torch.Tensor, Query]]:
+    def _keep(self, state: State, part: Sequence[int], query: Query, found: torch.Tensor) -> None:
+        """Write slices' masks and quality into the state; the quality of several at once is sooner told."""
+        quality = self.network.memory.quality(query, found).sigmoid().cpu().numpy()
+        on_slice = self.window.to_slice(found[:, 1:].cpu(), self.shape[1], self.shape[2])
+        sure = (found[:, 1:] > SURE).sum((2, 3)).cpu().numpy()
+        for number, place in enumerate(part):
+            state.probabilities[:, place] = _stored(on_slice[number])
+            state.quality[:, place] = np.where(sure[number] > AREA * self.size**2, quality[number], 1)
+
+    def _queries(self, places: range) -> Iterator[tuple[list[int], torch.Tensor, Query]]:
+        """A few slices at a time: their places, images and queries."""
         for first in range(0, len(places), AHEAD):
             part = list(places[first : first + AHEAD])
             images = self.window.to_input(self.image[part], self.fill).to(self.device)
-            query = self.network.memory.encode(images)
-            for number, place in enumerate(part):
-                here = slice(number, number + 1)
-                yield place, images[here], query[here]
+            yield part, images, self.network.memory.encode(images)
 
 
 def _stored(probabilities: torch.Tensor) -> np.ndarray:

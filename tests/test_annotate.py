@@ -1,0 +1,118 @@
+"""The command for files: rounds in several calls, outputs in the scan's geometry, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from foldwise import annotate
+from foldwise.files import CaseError
+from foldwise.interactive.model import read_trained
+from foldwise.volumes.volume import Volume, write_volume
+from interactive_scans import Bright, trained, write_ball, write_model
+
+# Stored back to front along y, 2 mm slices along z.
+AFFINE = np.array([[1.0, 0, 0, -10], [0, -1, 0, 30], [0, 0, 2, 5], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_ball(tmp_path / "scan.nii.gz", AFFINE)
+    monkeypatch.setattr("foldwise.annotate.read_trained", lambda _: trained(Bright().eval()))
+    return tmp_path
+
+
+def call(
+    folder: Path, capsys: pytest.CaptureFixture[str], *more: str, scan: str = "scan.nii.gz"
+) -> dict[str, object]:
+    arguments = ["--volume", str(folder / scan), "--model", "m.pt", "--session", str(folder / "session")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["annotate", *arguments, *more])
+        capsys.readouterr()
+        annotate.main()
+    made: dict[str, object] = json.loads(capsys.readouterr().out)
+    return made
+
+
+def test_rounds_go_on_from_call_to_call(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "points.csv").write_text("x,y,z,kind\n15,14,8,inside\n", encoding="utf-8")
+    made = call(folder, capsys, "--points", str(folder / "points.csv"))
+    assert (made["rounds"], made["axis"]) == (1, "z")
+    mask, scan = nib.load(str(made["mask"])), nib.load(folder / "scan.nii.gz")
+    assert np.array_equal(mask.affine, scan.affine)
+    bright = np.asarray(scan.dataobj) > 0
+    assert np.array_equal(np.asarray(mask.dataobj) == 1, bright)
+    quality = pd.read_csv(str(made["quality"]))
+    assert quality[quality["suggested"]]["slice"].tolist() == [made["next_slice"]]
+    assert quality[quality["hinted"]]["slice"].tolist() == [8]
+    assert quality["voxels"].tolist() == bright.sum((0, 1)).tolist()
+
+    made = call(folder, capsys, "--nothing", "12")
+    assert made["rounds"] == 2
+    filled = np.asarray(nib.load(str(made["mask"])).dataobj).any((0, 1))
+    assert filled.tolist() == [2 <= n <= 8 for n in range(16)]
+    made = call(folder, capsys, "--undo")
+    assert made["rounds"] == 1
+    assert np.array_equal(np.asarray(nib.load(str(made["mask"])).dataobj) == 1, bright)
+
+
+@pytest.mark.parametrize("what", ["scribble", "box"])
+def test_scribbles_and_boxes(folder: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
+    scribble = np.zeros((32, 32, 16), np.uint8)
+    scribble[13:18, 14, 8] = 1
+    write_volume(Volume(scribble, AFFINE), folder / "scribble.nii.gz")
+    given = {"scribble": [str(folder / "scribble.nii.gz")], "box": ["9", "8", "8", "21", "20", "8"]}[what]
+    made = call(folder, capsys, f"--{what}", *given, "--mask", str(folder / "out.nii.gz"))
+    bright = np.asarray(nib.load(folder / "scan.nii.gz").dataobj) > 0
+    assert np.array_equal(np.asarray(nib.load(folder / "out.nii.gz").dataobj) == 1, bright)
+    assert made["rounds"] == 1
+
+
+def test_wrong_input_loses_no_round(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(folder, capsys, "--box", *["9", "8", "8", "21", "20", "8"])
+    (folder / "far.csv").write_text("x,y,z,kind\n15,14,40,inside\n", encoding="utf-8")
+    with pytest.raises(CaseError, match="slice 40 is outside the volume"):
+        call(folder, capsys, "--points", str(folder / "far.csv"))
+    write_volume(Volume(np.ones((4, 4, 4), np.uint8), AFFINE), folder / "other.nii.gz")
+    with pytest.raises(CaseError, match="grid"):
+        call(folder, capsys, "--scribble", str(folder / "other.nii.gz"))
+    with pytest.raises(CaseError, match="no hints"):
+        call(folder, capsys)
+    write_ball(folder / "another.nii.gz", np.eye(4))
+    with pytest.raises(CaseError, match="another scan"):
+        call(folder, capsys, "--nothing", "3", scan="another.nii.gz")
+    assert call(folder, capsys, "--nothing", "12")["rounds"] == 2
+
+
+def test_a_volume_of_one_slice(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_volume(Volume(np.arange(64, dtype=np.int16).reshape(8, 8, 1), AFFINE), folder / "flat.nii.gz")
+    with pytest.raises(CaseError, match="one slice"):
+        call(folder, capsys, "--nothing", "0", scan="flat.nii.gz")
+
+
+def test_a_real_model_s_file(tmp_path: Path) -> None:
+    network = write_model(tmp_path / "model.pt")
+    found = read_trained(tmp_path / "model.pt")
+    for name, weight in network.state_dict().items():
+        assert np.array_equal(found.network.state_dict()[name].numpy(), weight.numpy())
+
+
+def test_weights_of_another_trunk(tmp_path: Path) -> None:
+    import torch
+
+    write_model(tmp_path / "model.pt")
+    state = torch.load(tmp_path / "model.pt", weights_only=True)
+    state["settings"]["trunk"]["name"] = "resnet34"
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(CaseError, match="not those of the trunk resnet34"):
+        read_trained(tmp_path / "model.pt")
+    state["system"] = "segmentation"
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(CaseError, match="one of the interactive system is needed"):
+        read_trained(tmp_path / "model.pt")

@@ -1,0 +1,231 @@
+"""Windows, hints, the simulated user and training samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from foldwise.files import CaseError
+from foldwise.interactive.hints import Hints, hint_maps, window_of
+from foldwise.interactive.kinds import KINDS
+from foldwise.interactive.samples import Curriculum, Samples, objects_of
+from foldwise.interactive.user import draw_hints
+from foldwise.volumes.cache import Contents, write_case
+from foldwise.volumes.geometry import Box, Lineage
+from foldwise.volumes.settings import Augmentation, Intensity
+from foldwise.volumes.slices import Window
+
+
+def random() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_a_window_of_the_input_s_own_size_changes_nothing() -> None:
+    image = torch.rand(2, 1, 32, 32)
+    window = Window.round((0, 0), (32, 32), (1, 1), 32)
+    assert torch.equal(window.to_input(image), image)
+    assert torch.equal(window.to_slice(image, 32, 32), image)
+
+
+def test_a_window_keeps_proportions_in_mm() -> None:
+    """20 rows of 2 mm and 20 columns of 1 mm: rows fill the input, columns half of it."""
+    window = Window.round((0, 0), (20, 20), (2, 1), 32)
+    assert window.inner == (32, 16)
+    made = window.to_input(torch.ones(1, 1, 20, 20), fill=-1)
+    assert (made[..., 8:24] == 1).all()
+    assert (made[..., :8] == -1).all()
+    assert (made[..., 24:] == -1).all()
+
+
+def test_points_go_where_their_voxels_go() -> None:
+    """The pixel of a bright voxel's centre is the brightest of the input, also of a box within the slice."""
+    image = torch.zeros(1, 1, 40, 30)
+    image[0, 0, 23, 17] = 1
+    window = Window.round((18, 10), (12, 14), (1.5, 1), 64)
+    made = window.to_input(image)[0, 0]
+    row, column = window.points(np.array([[23, 17]]))[0]
+    bright = torch.nonzero(made == made.max()).float().mean(0)
+    assert abs(bright[0] - row) <= 1
+    assert abs(bright[1] - column) <= 1
+
+
+def test_the_way_back_puts_a_box_where_it_came_from() -> None:
+    image = torch.zeros(1, 1, 40, 30)
+    image[0, 0, 20:26, 12:20] = 1
+    window = Window.round((-4, 8), (40, 20), (1, 1), 64)  # reaches beyond the slice
+    back = window.to_slice(window.to_input(image), 40, 30)
+    assert back.shape == image.shape
+    assert torch.equal(back > 0.5, image > 0.5)
+
+
+def test_marks_are_gaussians_of_known_width() -> None:
+    """Half of the height at half of the width from the point; the width is 10 pixels of 512."""
+    window = Window.round((0, 0), (512, 512), (1, 1), 512)
+    maps = hint_maps(Hints(inside=np.array([[100.0, 200.0]])), window)
+    assert maps[0, 100, 200] == 1
+    assert maps[0, 100, 205] == pytest.approx(0.5)
+    assert maps[0, 105, 200] == pytest.approx(0.5)
+    assert not maps[1:].any()
+
+
+def test_a_box_is_filled_whatever_the_order_of_its_corners() -> None:
+    window = Window.round((0, 0), (32, 32), (1, 1), 32)
+    box = hint_maps(Hints(box=np.array([[20.0, 5.0], [10.0, 9.0]])), window)[3]
+    assert box[10:21, 5:10].all()
+    assert box.sum() == 11 * 5
+
+
+def test_what_encloses_the_object_is_looked_at_closely() -> None:
+    nothing = np.zeros((100, 80), bool)
+    box = Hints(box=np.array([[40.0, 30.0], [49.0, 39.0]]))
+    window = window_of(box, nothing, (1, 1), 64)
+    # Ten voxels and half as many beyond each side.
+    assert (window.start, window.shape) == ((35, 25), (20, 20))
+    click = Hints(inside=np.array([[45.0, 35.0]]))
+    assert window_of(click, nothing, (1, 1), 64).shape == (100, 80)
+    shown = nothing.copy()
+    shown[40:50, 30:40] = True
+    assert window_of(click, shown, (1, 1), 64).shape == (20, 20)
+
+
+def truth() -> np.ndarray:
+    mask = np.zeros((30, 30), bool)
+    mask[8:20, 10:15] = True
+    return mask
+
+
+def test_extreme_points_touch_all_four_sides() -> None:
+    points = draw_hints(truth(), np.zeros((30, 30), bool), "extreme", random()).extreme
+    assert len(points) == 4
+    assert (points[:, 0].min(), points[:, 0].max()) == (8, 19)
+    assert (points[:, 1].min(), points[:, 1].max()) == (10, 14)
+    assert truth()[points[:, 0].astype(int), points[:, 1].astype(int)].all()
+
+
+def test_clicks_go_to_the_largest_mistakes() -> None:
+    seen = np.zeros((30, 30), bool)
+    seen[8:12, 10:15] = True  # misses rows 12 to 19
+    seen[22:27, 20:25] = True  # too much
+    hints = draw_hints(truth(), seen, "points", random())
+    assert all(truth()[int(r), int(c)] for r, c in hints.inside)
+    assert any(12 <= row < 20 for row, _ in hints.inside)
+    assert hints.outside.tolist() == [[24, 22]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_marks_within_an_object_lie_within_it(kind: str) -> None:
+    for seed in range(5):
+        drawn = np.random.default_rng(seed)
+        hints = draw_hints(truth(), np.zeros((30, 30), bool), kind, drawn)  # type: ignore[arg-type]
+        assert hints
+        inside = hints.inside.astype(int)
+        assert truth()[inside[:, 0], inside[:, 1]].all()
+        assert not len(hints.outside)
+
+
+def test_an_object_that_is_not_there_is_said_not_to_be_there() -> None:
+    empty = np.zeros((30, 30), bool)
+    assert draw_hints(empty, truth(), "scribble", random()).nothing
+
+
+def write(path: Path, shape: tuple[int, int, int] = (20, 24, 16), first: int = 4, last: int = 11) -> str:
+    """A case whose only object is on slices `first` to `last` along z, with its number as grey value."""
+    label = np.zeros(shape, np.uint8)
+    label[6:14, 8:18, first : last + 1] = 1
+    label[8:10, 10:12, first : last + 1] = 2
+    image = np.broadcast_to(np.arange(shape[2]), shape).astype(np.int16)[None]
+    lineage = Lineage(shape, tuple(np.eye(4).ravel()), Box((0, 0, 0), shape), shape)
+    write_case(path, path.stem, Contents(image, label, None, lineage, ("a", "b")), (8, 8, 8), 500)
+    return str(path)
+
+
+def samples(paths: list[str], member: list[list[int]], **more: object) -> Samples:
+    arguments: dict[str, object] = {
+        "axis": "z",
+        "size": 32,
+        "frames": 3,
+        "curriculum": Curriculum(2, 4, 10),
+        "kinds": ["hybrid"],
+        "intensity": [Intensity(clip=(0, 16), scale=(0.0, 1.0))],
+        "augmentation": None,
+        "seed": (0, 0),
+        **more,
+    }
+    return Samples(paths, np.array(member, bool), **arguments)  # type: ignore[arg-type]
+
+
+def test_slices_of_a_sample(tmp_path: Path) -> None:
+    """The reference first and not empty; before it the ones before, outward; steps as the curriculum says."""
+    made = samples([write(tmp_path / "a.h5")], [[0, 1, 1]])
+    seen = set()
+    for number in range(60):
+        item = made[number]
+        # The middle of the input shows the slice's number.
+        order = [round(float(frame[0, 16, 16])) for frame in item["image"]]
+        assert 4 <= order[0] <= 11
+        assert item["mask"][0].any()
+        rising = sorted(order)
+        limit = 2 if number < 10 else 3 if number < 20 else 4
+        assert max(np.diff(rising)) <= limit
+        assert min(np.diff(rising)) >= 0
+        assert 4 - limit <= rising[0]
+        assert rising[-1] <= 11 + limit
+        for place, mask in zip(order, item["mask"], strict=True):
+            assert bool(mask.any()) == (4 <= place <= 11)
+        place = rising.index(order[0])
+        assert order == [*rising[: place + 1][::-1], *rising[place + 1 :]] or len(set(order)) < 3
+        seen.add(place)
+    assert seen == {0, 1, 2}
+
+
+def test_samples_are_functions_of_their_number(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{n}.h5", first=2 + n) for n in range(3)]
+    one = samples(paths, [[0, 1, 1]], augmentation=Augmentation())
+    other = samples(paths, [[0, 1, 1]], augmentation=Augmentation())
+    for number in (7, 3, 7, 0):
+        for name, values in one[number].items():
+            assert torch.equal(values, other[number][name])
+    assert not torch.equal(one[3]["image"], one[4]["image"])
+
+
+def test_every_case_comes_once_a_turn(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{n}.h5") for n in range(4)]
+    made = samples(paths, [[0, 1, 1]])
+    assert sorted(made._case(n) for n in range(4)) == paths
+    assert sorted(made._case(n) for n in range(4, 8)) == paths
+
+
+def test_hint_samples_hold_what_is_hinted_at(tmp_path: Path) -> None:
+    """An object's marks lie in its target; channels are image, hints and the mask shown."""
+    made = samples([write(tmp_path / "a.h5")], [[0, 1, 0], [0, 0, 1]], kinds=["points"])
+    for number in range(10):
+        item = made[number]
+        assert item["hint_input"].shape == (1 + 5, 32, 32)
+        inside = item["hint_input"][1] == 1
+        assert inside.any()
+        assert item["hint_target"][inside].float().mean() > 0.4
+
+
+def test_several_objects_keep_their_numbers(tmp_path: Path) -> None:
+    item = samples([write(tmp_path / "a.h5")], [[0, 0, 1], [0, 1, 0]])[0]
+    assert set(item["mask"][0].unique().tolist()) == {0, 1, 2}
+    assert (item["mask"][0] == 2).sum() > (item["mask"][0] == 1).sum()
+    assert objects_of(np.array([0, 1, 2]), np.array([[0, 0, 1], [0, 1, 0]], bool)).tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_other_axes(tmp_path: Path, axis: str) -> None:
+    item = samples([write(tmp_path / "a.h5")], [[0, 1, 1]], axis=axis)[0]
+    # The grey value grows along z, which is the slice's second axis now.
+    image = item["image"][0, 0]
+    assert image[16].max() > image[16].min() + 5
+    assert item["mask"][0].any()
+
+
+def test_no_object_at_all_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5", first=5, last=4)
+    with pytest.raises(CaseError, match="no training case"):
+        samples([path], [[0, 1, 1]])

@@ -1,0 +1,302 @@
+"""Rounds, memory, choices and files of a session; networks whose answers are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from foldwise.files import CaseError
+from foldwise.interactive.committee import Committee
+from foldwise.interactive.files import joined, read_box, read_points, read_scribble
+from foldwise.interactive.hints import Hints
+from foldwise.interactive.network import InteractiveNetwork
+from foldwise.interactive.places import Places
+from foldwise.interactive.rounds import chosen, simulate, slice_iou
+from foldwise.interactive.session import Memory, Propagator, State, memory_bytes
+from foldwise.interactive.workspace import Workspace
+from foldwise.volumes.geometry import Box, Lineage
+from foldwise.volumes.volume import Volume, read_header, write_volume
+from interactive_scans import SIZE, Bright, quality_of
+from synthetic import ball
+
+CLICK = {0: Hints(inside=np.array([[15.0, 14.0]]))}
+
+
+def stack(slices: int = 16) -> torch.Tensor:
+    """A bright ball (1) on a dark ground (−1), as slices."""
+    mask = np.moveaxis(ball((SIZE, SIZE, slices), (15, 14, slices // 2), 6.5), 2, 0)
+    return torch.from_numpy(np.where(mask, 1.0, -1.0)).float()[:, None]
+
+
+def propagator(network: Any = None, image: torch.Tensor | None = None, capacity: int = 4) -> Propagator:
+    made: Any = network or Bright().eval()
+    seen = stack() if image is None else image
+    return Propagator(made, seen, (1, 1), objects=["ball"], size=SIZE, capacity=capacity)
+
+
+def empty(of: Propagator) -> State:
+    return State.empty(len(of.names), of.shape)
+
+
+def test_a_round_goes_both_ways() -> None:
+    rounds = propagator()
+    before = empty(rounds)
+    state = rounds.round(before, 8, CLICK)
+    assert np.array_equal(state.objects(), (stack()[:, 0] > 0).numpy())
+    assert state.hinted == (8,)
+    assert not before.probabilities.any()
+
+
+def test_quality_is_of_slices_with_a_mask_and_no_hints() -> None:
+    rounds = propagator()
+    state = rounds.round(empty(rounds), 8, CLICK)
+    bright = stack()[:, 0] > 0
+    for place in range(16):
+        predicted = bright[place].any() and place != 8
+        wanted = float(quality_of(stack()[place])) if predicted else 1
+        assert state.quality[0, place] == pytest.approx(wanted, abs=1e-5)
+    # The smallest slices are the worst here.
+    assert state.suggestion() in (2, 14)
+
+
+def test_slices_up_to_the_next_hints_are_redone_and_no_others() -> None:
+    rounds = propagator()
+    state = rounds.round(empty(rounds), 8, CLICK)
+    state = rounds.round(state, 12, {0: Hints(nothing=True)})
+    filled = state.objects().any((1, 2))
+    # Nothing on 12, and from there neither beyond nor back; slice 8 and what lies before it stay.
+    assert filled.tolist() == [2 <= n <= 8 for n in range(16)]
+    assert state.hinted == (8, 12)
+
+
+def test_hinting_a_slice_again_replaces_its_hints() -> None:
+    rounds = propagator()
+    state = rounds.round(empty(rounds), 8, {0: Hints(nothing=True)})
+    assert not state.objects().any()
+    state = rounds.round(state, 8, CLICK)
+    assert state.hinted == (8,)
+    assert state.objects().any()
+
+
+@pytest.mark.parametrize("slices", [12, 120])
+def test_memory_does_not_grow_with_the_volume(slices: int) -> None:
+    network = Bright().eval()
+    rounds = propagator(network, torch.ones(slices, 1, SIZE, SIZE), capacity=5)
+    state = rounds.round(empty(rounds), slices // 2, CLICK)
+    rounds.round(state, 1, CLICK)
+    assert max(network.memorised) <= 5
+    if slices > 100:
+        assert max(network.memorised) == 5
+
+
+def test_memory_keeps_hints_and_the_newest() -> None:
+    def entry(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        value = torch.full((1, 1, 2, 1, 1, 1), float(number))
+        return value, value
+
+    memory = Memory(capacity=4)
+    memory.pin(entry(100))
+    for number in range(1, 18):
+        memory.add(entry(number))
+    kept = memory.read()[0][0, 0, 0, :, 0, 0].tolist()
+    # The hinted slice, the last two of 5, 10, 15, and the one just passed.
+    assert kept == [100, 10, 15, 17]
+
+
+def test_bytes_of_a_memory() -> None:
+    """Facts of the original: 2.5 MiB for a slice of 512² with keys of 128 and values of 512."""
+    assert memory_bytes(1, 1, 512, 128, 512) == 2.5 * 2**20
+    network = InteractiveNetwork("resnet18", 1, keys=8, values=16, width=8, hint_width=8).eval()
+    key, value = network.memory.memorise(torch.rand(1, 1, 64, 64), torch.rand(1, 2, 64, 64))
+    held = (key.numel() + value.numel()) * 4
+    assert memory_bytes(3, 2, 64, 8, 16) == 3 * held
+
+
+@pytest.mark.parametrize(
+    ("place", "hints", "message"),
+    [
+        (16, CLICK, "slice 16 is outside the volume, which has slices 0 to 15"),
+        (-1, CLICK, "outside the volume"),
+        (8, {0: Hints()}, "no hint on slice 8"),
+        (8, {0: Hints(inside=np.array([[15.0, 32.0]]))}, "column 32 is outside slice 8"),
+        (8, {0: Hints(outside=np.array([[1.0, 2.0]]))}, "only marks outside"),
+    ],
+)
+def test_unusable_hints_are_refused(place: int, hints: dict[int, Hints], message: str) -> None:
+    rounds = propagator()
+    with pytest.raises(CaseError, match=message):
+        rounds.round(empty(rounds), place, hints)
+
+
+def test_a_single_slice_is_refused() -> None:
+    with pytest.raises(CaseError, match="one slice"):
+        propagator(image=stack()[:1])
+
+
+def test_who_chooses() -> None:
+    """Predicted: the lowest quality. Oracle: the lowest true IoU. Random: any with a mask and no hints."""
+    quality = np.array([[1, 0.5, 0.2, 0.9, 1]], np.float32)
+    mask = np.ones((5, 4, 4), np.uint8)
+    state = State((mask * 255)[None], quality, hinted=(2,))
+    true = mask.copy()
+    true[3, :3] = 0
+    assert chosen(state, true, "predicted", np.random.default_rng(0)) == 1
+    assert chosen(state, true, "oracle", np.random.default_rng(0)) == 3
+    random = {chosen(state, true, "random", np.random.default_rng(n)) for n in range(50)}
+    assert random == {0, 1, 3, 4}
+
+
+def test_the_truth_does_not_choose() -> None:
+    """With another truth on all slices but the hinted ones, predicted choice takes the same slices."""
+    truth = (stack()[:, 0] > 0).numpy().astype(np.uint8)
+    rounds = propagator()
+    first = list(simulate(rounds, truth, "points", "predicted", 3, np.random.default_rng(0)))
+    places = [made.place for made in first]
+    other = truth.copy()
+    untouched = [n for n in range(16) if n not in places]
+    other[untouched] = np.roll(truth[untouched], 1, axis=2)
+    again = list(simulate(rounds, other, "points", "predicted", 3, np.random.default_rng(0)))
+    assert [made.place for made in again] == places
+    assert len(set(places)) == 3
+
+
+def test_true_iou_of_slices() -> None:
+    found, truth = np.zeros((3, 2, 2), np.uint8), np.zeros((3, 2, 2), np.uint8)
+    found[0], truth[0, 0] = 1, 1
+    truth[1] = 1
+    assert slice_iou(found, truth, 1).tolist() == [[0.5, 0, 1]]
+
+
+def test_a_committee_of_one_mind_is_one_network() -> None:
+    """Two copies of a network segment as it does; two networks give something else."""
+    torch.manual_seed(0)
+    networks = [
+        InteractiveNetwork("resnet18", 1, keys=4, values=4, width=4, hint_width=8).eval() for _ in range(2)
+    ]
+    image, states = stack(6), []
+    for network in (networks[0], Committee([networks[0]] * 2), Committee(networks)):
+        rounds = propagator(network, image)
+        states.append(rounds.round(empty(rounds), 3, CLICK))
+    assert np.abs(states[0].probabilities.astype(int) - states[1].probabilities).max() <= 1
+    assert np.allclose(states[0].quality, states[1].quality, atol=1e-4)
+    assert np.abs(states[0].probabilities.astype(int) - states[2].probabilities).max() > 1
+
+
+def places(affine: np.ndarray, shape: tuple[int, int, int] = (10, 12, 8), axis: str = "z") -> Places:
+    turned = Volume(np.empty(shape, bool), affine).oriented()
+    return Places(Lineage(shape, tuple(affine.ravel()), Box((0, 0, 0), shape), turned.data.shape), axis)
+
+
+# Stored feet first, then right to left, then back to front.
+TURNED = np.array([[0, -2.0, 0, 5], [0, 0, 3.0, 1], [1.5, 0, 0, 2], [0, 0, 0, 1]])
+
+
+def test_places_follow_the_orientation() -> None:
+    """File axes are z, −x, y: slices across z lie along the file's first axis."""
+    made = places(TURNED)
+    assert made.source_axis == 0
+    # Voxel (3, 4, 5): slice 3; x runs backwards over 12; y as stored.
+    assert made.to_stack(np.array([3, 4, 5])).round(6).tolist() == [[3, 7, 5]]
+    assert made.to_source(np.array([3, 7, 5])).round(6).tolist() == [[3, 4, 5]]
+    assert [made.slice_in_source(n) for n in (0, 3, 9)] == [0, 3, 9]
+    assert made.slice_of_source(9) == 9
+
+
+def test_points_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    path.write_text("x,y,z,kind,object\n3,4,5,inside,a\n3,5,6,box,b\n3,9,7,box,b\n", encoding="utf-8")
+    made = read_points(path, ["a", "b"], places(TURNED))
+    assert list(made) == [3]
+    assert made[3][0].inside.round(6).tolist() == [[7, 5]]
+    assert made[3][1].box.round(6).tolist() == [[6, 6], [2, 7]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x,y,z,kind\n", "no points"),
+        ("x,y\n1,2\n", "no column z"),
+        ("x,y,z,kind\n1,2,here,inside\n", "line 2: x, y and z must be numbers"),
+        ("x,y,z,kind\n1,2,3,circle\n", "line 2: kind 'circle'"),
+        ("x,y,z,object\n1,2,3,heart\n", "object 'heart'"),
+    ],
+)
+def test_faulty_points(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "points.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(CaseError, match=message):
+        read_points(path, ["a", "b"], places(TURNED))
+
+
+def test_scribbles_from_a_file(tmp_path: Path) -> None:
+    data = np.zeros((10, 12, 8), np.uint8)
+    data[3, 4, 5], data[3, 5, 5], data[3, 0, 0], data[6, 1, 1] = 7, 7, 255, 7
+    write_volume(Volume(data, TURNED), tmp_path / "scribble.nii.gz")
+    header = read_header(tmp_path / "scribble.nii.gz")
+    made = read_scribble(tmp_path / "scribble.nii.gz", header, {"a": 7}, places(TURNED))
+    assert sorted(made) == [3, 6]
+    assert made[3][0].inside.round(6).tolist() == [[7, 5], [6, 5]]
+    assert made[3][0].outside.round(6).tolist() == [[11, 0]]
+    both = joined([made, read_box([3, 4, 5, 3, 6, 7], "", ["a"], places(TURNED))])
+    assert len(both[3][0].box) == 2
+    assert len(both[3][0].inside) == 2
+
+
+def test_faulty_scribbles(tmp_path: Path) -> None:
+    data = np.zeros((10, 12, 8), np.uint8)
+    path = tmp_path / "scribble.nii.gz"
+    write_volume(Volume(data, TURNED), path)
+    header = read_header(path)
+    with pytest.raises(CaseError, match="the scribble is empty"):
+        read_scribble(path, header, {"a": 7}, places(TURNED))
+    write_volume(Volume(data + 3, TURNED), path)
+    with pytest.raises(CaseError, match="value 3 means nothing"):
+        read_scribble(path, header, {"a": 7}, places(TURNED))
+    write_volume(Volume(data[1:] + 7, TURNED), path)
+    with pytest.raises(CaseError, match="grid"):
+        read_scribble(path, header, {"a": 7}, places(TURNED))
+
+
+def test_a_box_of_several_slices_is_refused() -> None:
+    with pytest.raises(CaseError, match="same index along axis x"):
+        read_box([3, 4, 5, 4, 6, 7], "", ["a"], places(TURNED))
+
+
+def test_rounds_outlive_the_process(tmp_path: Path) -> None:
+    rounds = propagator()
+    first = rounds.round(empty(rounds), 8, CLICK)
+    workspace = Workspace(tmp_path, {"model": "m"})
+    assert workspace.state(empty(rounds)).hinted == ()
+    workspace.add(first, 8, CLICK)
+    workspace.add(rounds.round(first, 12, {0: Hints(nothing=True)}), 12, {0: Hints(nothing=True)})
+    again = Workspace(tmp_path, {"model": "m"})
+    assert again.rounds == 2
+    assert again.state(empty(rounds)).hinted == (8, 12)
+    again.undo()
+    back = again.state(empty(rounds))
+    assert np.array_equal(back.probabilities, first.probabilities)
+    assert np.array_equal(back.quality, first.quality)
+    again.undo()
+    with pytest.raises(CaseError, match="no round to take back"):
+        again.undo()
+
+
+def test_a_session_of_another_model_is_left_alone(tmp_path: Path) -> None:
+    Workspace(tmp_path, {"scan": "s", "model": "m"})
+    with pytest.raises(CaseError, match="another model"):
+        Workspace(tmp_path, {"scan": "s", "model": "other"})
+    assert Workspace(tmp_path, {"scan": "s", "model": "m"}).rounds == 0
+
+
+def test_a_broken_round_is_told_of(tmp_path: Path) -> None:
+    rounds = propagator()
+    workspace = Workspace(tmp_path, {})
+    workspace.add(rounds.round(empty(rounds), 8, CLICK), 8, CLICK)
+    path = next(tmp_path.glob("round_*.npz"))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(CaseError, match="not a readable round"):
+        workspace.state(empty(rounds))

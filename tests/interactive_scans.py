@@ -28,7 +28,7 @@ BALL = Targets({"ball": 1})
 class Bright(nn.Module):
     """Stands in for both networks: an object is what is bright, be it hinted at or passed on.
 
-    The memory only gates: a slice is segmented if the slice before it had a mask. The quality is what
+    The memory only gates: slices are segmented if the hinted one has a mask. The quality is what
     `quality_of` says of a slice's brightness.
     """
 
@@ -51,8 +51,8 @@ class Bright(nn.Module):
 
     def segment(self, query: Query, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         self.memorised.append(keys.shape[3])
-        before = values[:, :, 0, -1, 0, 0][:, :, None, None]
-        return torch.where(before > 0.5, 20 * query.key.sign(), -20.0)
+        origin = values[:, :, 0, 0, 0, 0][:, :, None, None]
+        return torch.where(origin > 0.5, 20 * query.key.sign(), -20.0)
 
     def quality(self, query: Query, probabilities: torch.Tensor) -> torch.Tensor:
         said = torch.stack([quality_of(image) for image in query.key])

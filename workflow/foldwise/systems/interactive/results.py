@@ -61,9 +61,8 @@ def score(
             record = Record(file)
             truth = read_labels(Path(entry.files["label"][0]), record.targets.classes)
             for made in record.rounds():
-                of_session = {
-                    "hints": made.hints,
-                    "choice": made.choice,
+                session = {"hints": made.hints, "choice": made.choice}
+                facts = {
                     "round": made.number,
                     "slice": made.place,
                     "seconds": made.seconds,
@@ -71,7 +70,7 @@ def score(
                 }
                 for row in _scored(made, record, truth, settings.tolerance_mm):
                     keys = {"case": entry.case, "group": entry.group, "fold": fold, "class": row["class"]}
-                    rows.append({**keys, **of_session, **{name: row[name] for name in KEPT}})
+                    rows.append({**keys, **session, **{name: row[name] for name in KEPT}, **facts})
     return pd.DataFrame(rows)
 
 

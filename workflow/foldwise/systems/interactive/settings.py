@@ -95,6 +95,12 @@ class Model(AnyModel):
         2, ge=1, description="Rounds of the simulated user that choose the best epoch, with predicted choice."
     )
 
+    @model_validator(mode="after")
+    def _several(self) -> Model:
+        if self.training.batch < 2:
+            raise ValueError("training.batch must be 2 or more: batch normalisation needs several samples")
+        return self
+
 
 class Evaluate(Section):
     """Sessions with a simulated user."""

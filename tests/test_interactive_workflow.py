@@ -34,16 +34,17 @@ EXPERIMENT: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run: four cases of the cross-validation and a fixed test case."""
+    """A finished run: four cases of the cross-validation, a fixed test case, one unlabelled."""
     folder = tmp_path_factory.mktemp("balls")
     affine = np.diag([-2.0, 2.0, 3.0, 1.0])  # stored leftwards
     rows = ["case,group,image,label,split"]
-    for number in range(5):
+    for number in range(6):
         image, ball = scan(number, (24, 22, 12))
         write_volume(Volume(image, affine), folder / f"c{number}.nii.gz")
         write_volume(Volume(ball * np.uint8(5), affine), folder / f"c{number}_label.nii.gz")
         split = "test" if number == 4 else ""
-        rows.append(f"c{number},c{number},c{number}.nii.gz,c{number}_label.nii.gz,{split}")
+        label = f"c{number}_label.nii.gz" if number < 5 else ""
+        rows.append(f"c{number},c{number},c{number}.nii.gz,{label},{split}")
     (folder / "cases.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     snakemake(folder, EXPERIMENT)
     return folder
@@ -80,6 +81,11 @@ class TestRun:
         rows = pd.read_csv(run / "results" / "balls" / "vmn" / "ensemble" / "metrics.csv")
         assert set(rows["case"]) == {"c4"}
         assert set(rows["round"]) <= {1, 2}
+        # Without a label nobody can be simulated: a warning, and no file.
+        made = run / "results" / "balls" / "vmn" / "ensemble" / "export"
+        assert [path.name for path in made.glob("*.nii.gz")] == ["c4.nii.gz"]
+        check = json.loads((run / "results" / "balls" / "check.json").read_text(encoding="utf-8"))
+        assert any("without a label, e.g. c5" in warning for warning in check["warnings"])
 
     def test_report(self, run: Path) -> None:
         out = run / "results" / "balls"
@@ -105,12 +111,6 @@ class TestRun:
         log = run / "results" / "balls" / "logs" / "predict"
         said = text + "".join(path.read_text(encoding="utf-8") for path in log.rglob("*.log"))
         assert "foldwise.annotate" in said
-
-
-def test_cases_without_a_label_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "cases.csv").write_text("case,image,label\na,a.nii.gz,\n", encoding="utf-8")
-    text = snakemake(tmp_path, EXPERIMENT, "--dry-run", check=False)
-    assert "cases without a label: a" in text
 
 
 def test_overlapping_objects_are_refused(tmp_path: Path) -> None:

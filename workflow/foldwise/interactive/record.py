@@ -90,6 +90,11 @@ class Record:
         self.memory_bytes = int(file.attrs["memory_bytes"])
 
     @property
+    def simulated(self) -> bool:
+        """Whether there are sessions: not of a case without a label."""
+        return "probabilities" in self._file
+
+    @property
     def state(self) -> State:
         """What is exported."""
         hinted = tuple(self._file["hinted"][()].tolist())

@@ -34,13 +34,6 @@ def check(
         weights = model.trunk.weights
         if weights is not None and not weights.exists():
             raise CaseError(f"models.{name}.trunk.weights: {weights}: no such file")
-    unlabelled = [case for case in sheet.cases if not case.labelled]
-    if unlabelled:
-        names = ", ".join(case.name for case in unlabelled[:5])
-        raise CaseError(
-            f"{settings.data.sheet}: cases without a label: {names}; sessions are simulated from labels. "
-            f"Take these rows out, and segment such scans by `python -m foldwise.annotate`"
-        )
     return check_volumes(sheet, settings.data, settings.split, labels=labels, produced=produced)
 
 
@@ -89,5 +82,11 @@ def examine(settings: Settings, counts: Path) -> tuple[dict[str, Any], str]:
         }
         peaks += [(stage, mib, f"model {name}") for stage, mib in models[name].items()]
     disk = sum(sum(facts["disk_mib"].values()) for facts in cases.values())
-    facts = {"cases": cases, "models_mib": models, "warnings": list(checked.warnings)}
+    warnings = list(checked.warnings)
+    if unlabelled := [case.name for case in sheet.cases if not case.labelled]:
+        warnings.append(
+            f"{len(unlabelled)} case(s) without a label, e.g. {unlabelled[0]}: no user can be simulated for "
+            f"them; segment such scans by `python -m foldwise.annotate`"
+        )
+    facts = {"cases": cases, "models_mib": models, "warnings": warnings}
     return facts, table(peaks, disk, len(cases))

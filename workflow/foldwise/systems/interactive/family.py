@@ -120,6 +120,7 @@ class Family:
         first, last = [], []
         for number, path in enumerate(caches):
             stack, truth = self._case(path)
+            assert truth is not None, "validation cases have labels"
             found = list(self._session(network, stack, truth, "hybrid", "predicted", number))
             if found:
                 first += _dice(found[0].state.objects(), truth, self.objects)
@@ -131,8 +132,7 @@ class Family:
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
         """Write a case's sessions: every kind of hints, every choice, every round.
 
-        Raises:
-            CaseError: the case has no label from which a user could be simulated.
+        Of a case without a label there are none: no user can be simulated.
         """
         evaluate = self.evaluate
         assert evaluate is not None, "sessions are simulated as the evaluate section says"
@@ -147,6 +147,8 @@ class Family:
         targets = json.dumps(self.targets.as_dict())
         attributes |= {"axis": stack.axis, "targets": targets}
         with atomic_path(path) as temporary, create(temporary, {**attributes, "memory_bytes": held}) as file:
+            if truth is None:
+                return
             writer = Writer(file, truth, self.objects)
             for kind in evaluate.hints:
                 for choice in CHOICES if evaluate.compare else CHOICES[:1]:
@@ -156,13 +158,13 @@ class Family:
                     if (kind, choice) == (evaluate.export, "predicted"):
                         writer.finish(rounds[-1].state)
 
-    def _case(self, path: str) -> tuple[Stack, np.ndarray]:
-        """A case's slices, and its object numbers (slices, rows, columns)."""
+    def _case(self, path: str) -> tuple[Stack, np.ndarray | None]:
+        """A case's slices, and its object numbers (slices, rows, columns) if it has a label."""
+        stack = read_stack(path, self.model)
         with open_case(path) as file:
             if "label" not in file:
-                raise CaseError(f"{path}: no label; a user cannot be simulated without the truth")
+                return stack, None
             label = objects_of(file["label"][()], self.targets.membership)
-        stack = read_stack(path, self.model)
         return stack, np.moveaxis(label, AXES.index(self.model.slice_axis), 0)
 
     def _session(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def score(
     """
     rows = []
     for entry in entries:
+        if "label" not in entry.files:
+            continue
         with open_record(predictions[entry.case]) as file:
             record = Record(file)
             truth = read_labels(Path(entry.files["label"][0]), record.targets.classes)
@@ -115,6 +118,11 @@ def export(
     for entry in entries:
         with open_record(predictions[entry.case]) as file:
             record = Record(file)
+            if not record.simulated:
+                logging.info(
+                    "case %s has no label: no hints could be simulated, nothing is exported", entry.case
+                )
+                continue
             state = record.state
         mask = mask_in_source(state, record.lineage, record.axis, record.targets)
         write_volume(mask, folder / f"{entry.case}.nii.gz")

@@ -54,6 +54,7 @@ def model_mib(stage: str, sizes: Sequence[Size], settings: Settings, model: Mode
     forward = 8 * step.forward / max(1, model.training.batch * model.frames.count)
     if stage == "train":
         pixels = model.size**2 * (model.frames.count + 6) * 4 * model.training.batch
-        peak = 20 * step.weights + step.kept + 2 * step.largest + whole
+        # Weights, gradients, two moments, the best weights, and copies while a checkpoint is written.
+        peak = 28 * step.weights + step.kept + 2 * step.largest + whole
         return ceil(TORCH_MIB + peak / 2**20 + WORKERS * (WORKER_MIB + 2 * pixels / 2**20))
     return ceil(TORCH_MIB + (4 * step.weights * (networks + 1) + forward + whole) / 2**20)

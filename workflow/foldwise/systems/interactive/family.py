@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,10 @@ class Family:
             for trunk in network.trunks:
                 load_trunk(trunk, path, self.channels, self.model.trunk.name)
         return network
+
+    def parameters(self, network: nn.Module) -> Iterable[nn.Parameter]:
+        """All of them, at one learning rate."""
+        return network.parameters()
 
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
         """Slices in the order of a propagation, and hints on one."""

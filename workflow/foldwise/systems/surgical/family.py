@@ -70,6 +70,8 @@ class Network(nn.Module):
 class Family:
     """The system for one model."""
 
+    evaluate: Any = None
+
     def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
         """Keep the settings.
 

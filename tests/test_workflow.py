@@ -56,7 +56,7 @@ def snakemake(folder: Path, experiment: dict[str, Any], *more: str, check: bool 
             *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
             # Targets first: --configfile takes all names that follow it.
             *more,
-            *("--profile", str(ROOT / "profiles" / "local"), "--cores", "2"),
+            *("--profile", str(ROOT / "profiles" / "local"), "--cores", "1"),
             *("--configfile", "experiment.yaml"),
         ],
         cwd=folder,
@@ -264,7 +264,7 @@ def test_status_says_what_is_there(run: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_demo_plans() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--dry-run", "--forceall", "--cores", "2"],
+        [sys.executable, "-m", "snakemake", "--dry-run", "--forceall", "--cores", "1"],
         cwd=ROOT,
         capture_output=True,
         text=True,

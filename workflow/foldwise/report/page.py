@@ -209,8 +209,10 @@ def _cases(view: View, rows: pd.DataFrame, caption: str) -> Table:
 def _remarks(experiment: Experiment, view: View) -> Table:
     rows: list[dict[str, Any]] = [{"case": r.case, "text": r.text} for r in experiment.remarks]
     for model in experiment.models:
+        # Without a fixed test set its table has not even columns.
         for table in (model.metrics, model.test):
-            rows += [{"model": model.name, **concern} for concern in view.concerns(table)]
+            concerns = view.concerns(table) if len(table) else []
+            rows += [{"model": model.name, **concern} for concern in concerns]
     columns = (CASE, Column("model", "model", text=True), _class(view), Column("text", "remark", text=True))
     return Table("Cases to look at.", columns, [{"model": "–", "class": "–", **row} for row in rows])
 

@@ -24,11 +24,11 @@ rule ensemble:
         device=1,
     params:
         system=SETTINGS.system,
-        prepared=Path(LAYOUT.indexed).parent,
+        prepared=lambda wildcards: Path(LAYOUT.indexed).parent,
         settings=as_json(SETTINGS.evaluate),
         data=as_json(SETTINGS.data),
         export=as_json(SETTINGS.export),
-        caches=LAYOUT.caches,
+        caches=lambda wildcards: LAYOUT.caches,
         state=f"{LAYOUT.state}/ensemble",
     shell:
         "python -m foldwise.stages.ensemble --system {params.system} --settings {params.settings:q} --data {params.data:q}"

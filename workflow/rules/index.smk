@@ -17,8 +17,8 @@ rule index:
         settings=as_json(SETTINGS.split),
         data=as_json(SETTINGS.data),
         rows=LAYOUT.training_rows,
-        prepared=Path(LAYOUT.indexed).parent,
-        caches=LAYOUT.caches,
+        prepared=lambda wildcards: Path(LAYOUT.indexed).parent,
+        caches=lambda wildcards: LAYOUT.caches,
     shell:
         "python -m foldwise.stages.index --system {params.system} --settings {params.settings:q} --data {params.data:q}"
         " --prepared {params.prepared} --caches {params.caches}"

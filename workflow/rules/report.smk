@@ -25,7 +25,7 @@ rule report:
     params:
         system=SETTINGS.system,
         settings=as_json(SETTINGS),
-        caches=LAYOUT.caches,
+        caches=lambda wildcards: LAYOUT.caches,
         data=LAYOUT.data,
         folder=lambda wildcards, output: Path(output.html).parent,
     shell:

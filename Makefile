@@ -37,7 +37,9 @@ demo: setup  ## run the whole workflow on generated chest CTs; minutes on two co
 	@echo "report: $(CURDIR)/results/demo/report.html"
 
 test: setup-dev  ## run the tests (those on Slurm where it is installed)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@# A file's tests share costly fixtures, so they stay together; there is one Slurm cluster, so its tests come alone.
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm"
+	$(BIN)/python -m pytest -m slurm
 
 lint: setup-dev  ## formatters, linters and types, as in CI
 	$(BIN)/ruff format --check .

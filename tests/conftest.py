@@ -25,13 +25,6 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
         yield running
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers a file stays on one, since its fixtures cost; so does the one Slurm cluster."""
-    for item in items:
-        name = "slurm" if item.get_closest_marker("slurm") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(name))
-
-
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """With FOLDWISE_NO_SKIPS=1, as in continuous integration, a skipped test is a failure."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

@@ -50,7 +50,7 @@ def test_every_problem_is_told_with_its_path() -> None:
         ({"models": {"m": {"sampling": {"label_weights": {"node": 1}}}}}, "names node"),
         ({"models": {"m": {"intensity": {"clip": [5, 1]}}}}, "lower end"),
         ({"data": {"sheet": "a.csv", "labels": {"a": 1, "b": 1}}}, "share one voxel value"),
-        ({"split": {"folds": 1}}, "split.folds"),
+        ({"split": {"folds": 1}}, "a single fold has to be given"),
     ],
 )
 def test_settings_that_contradict_each_other(section: dict[str, object], message: str) -> None:

@@ -231,9 +231,10 @@ class TestRun:
         assert planned(run, EXPERIMENT, "--force", target) == {"export": 1}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_experiment_plans(path: Path, tmp_path: Path) -> None:
-    """A dry run of each shipped config, on a made-up sheet where it expects the user's."""
+@pytest.mark.parametrize("name", ["brats", "interactive", "lung"])
+def test_every_experiment_plans(name: str, tmp_path: Path) -> None:
+    """A dry run of each shipped config for volumes, on a made-up sheet where it expects the user's."""
+    path = ROOT / "experiments" / f"{name}.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     sheet = tmp_path / config["data"]["sheet"]
     sheet.parent.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,8 @@ SlurmUser=root
 SlurmdUser=root
 # Slurm's daemons run jobs as root: only who can read the key may give them orders, from here only.
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.sock
+# A requeued job starts again only when its first credential has expired: soon, here. s.
+AuthInfo=socket={folder}/munge.sock,cred_expire=10
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n
@@ -73,6 +74,9 @@ ReturnToService=2
 KillWait=10
 MinJobAge=300
 JobAcctGatherType=jobacct_gather/linux
+# No cgroups: memory is looked at every other second, and who holds more than it asked for is killed.
+JobAcctGatherFrequency=task=2
+JobAcctGatherParams=UsePss,OverMemoryKill
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=localhost
 AccountingStoragePort={slurmdbd}
@@ -165,6 +169,19 @@ class Cluster:
         """Bring a stopped node back; returns when it takes jobs."""
         self._launch_node(name)
         self._await(name, partial(self._is_up, name))
+
+    def stop_controller(self) -> None:
+        """Kill the controller and the accounting daemon; nodes and their jobs go on."""
+        for label in ("slurmctld", "slurmdbd"):
+            self._daemons[label].kill()
+            self._daemons[label].wait()
+
+    def start_controller(self) -> None:
+        """Bring both back, with the state that they left; returns when all nodes take jobs."""
+        self._launch("slurmdbd", "-D", MYSQL_UNIX_PORT=str(self.folder / "db.sock"))
+        self._launch("slurmctld", "-D")
+        for name in NODES:
+            self._await("slurmctld", partial(self._is_up, name))
 
     def start(self) -> None:
         """Start all daemons in the folder; returns when all nodes take jobs."""

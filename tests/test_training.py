@@ -398,3 +398,15 @@ class TestClaim:
             first = (tmp_path / "holder.json").stat().st_mtime_ns
             time.sleep(0.3)
             assert (tmp_path / "holder.json").stat().st_mtime_ns > first
+
+
+def test_killed_attempts_are_counted_and_requeued_ones_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = Attempts(tmp_path / "attempts.jsonl", 1)
+    assert attempts.killed == 0
+    # Job 7 is put back once and stops by itself; jobs 8 and 9 end without a word.
+    for job, event in (("7", "start"), ("7", "start"), ("7", "stopped"), ("8", "start"), ("9", "start")):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        attempts.note(event, 0)
+    assert attempts.killed == 2

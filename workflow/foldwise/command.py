@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -49,6 +50,9 @@ def run(main: Callable[[], int | None]) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
+    if job := os.environ.get("SLURM_JOB_ID"):
+        # The report finds the jobs of an experiment by this line.
+        logging.info("Slurm job %s on %s", job, os.uname().nodename)
     try:
         sys.exit(main() or 0)
     except CaseError as error:

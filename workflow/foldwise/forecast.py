@@ -72,9 +72,8 @@ def asked_mib(stage: str, peak: float, attempt: int = 1) -> int:
         peak: the forecast.
         attempt: number of the try, from 1.
     """
-    made = MARGIN * peak * (1 + 0.5 * (attempt - 1)) + SNAKEMAKE_MIB
-    if stage in GPU_STAGES:
-        made = max(made, CUDA_MIB + SNAKEMAKE_MIB)
+    least = CUDA_MIB if stage in GPU_STAGES else 0
+    made = max(MARGIN * peak, least) * (1 + 0.5 * (attempt - 1)) + SNAKEMAKE_MIB
     # The Slurm plugin's own job step needs about one GiB.
     return max(1000, 100 * ceil(made / 100))
 

@@ -14,7 +14,10 @@ from pydantic import BaseModel
 from foldwise.files import CaseError, read_json, short_hash, write_json
 from foldwise.settings import Experiment, as_json
 from foldwise.sheet import AnyCase, Case, Sheet
+from foldwise.training.attempts import Attempts
 
+# Growth of a training's memory stops here, at two and a half times the forecast.
+MOST_KILLED = 3
 # Cases that a part's job prepares at a time: the threads of its rule.
 PART_THREADS = 4
 
@@ -65,6 +68,11 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
             which: its case, or its model.
             attempt: number of the try, from 1.
         """
+
+    def killed(self, model: str, fold: str) -> int:
+        """How often the training of a fold was killed, up to a limit: so often it asks for more memory."""
+        folder = Path(self.state.format(model=model)) / f"fold{fold}" / "train"
+        return min(MOST_KILLED, Attempts(folder / "attempts.jsonl", 1).killed)
 
     @property
     @abstractmethod

@@ -19,7 +19,10 @@ rule train:
         "../../envs/foldwise.yaml"
     threads: 4
     resources:
-        mem_mb=lambda wildcards: LAYOUT.mib("train", wildcards.model),
+        # A slice that goes on needs no more memory; one that was killed may have run out of it.
+        mem_mb=lambda wildcards, attempt: LAYOUT.mib(
+            "train", wildcards.model, LAYOUT.killed(wildcards.model, wildcards.fold) + 1
+        ),
         runtime=240,
         device=1,
         checkpoint_min=10,

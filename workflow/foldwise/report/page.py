@@ -69,6 +69,7 @@ def write_report(experiment: Experiment, view: View, folder: Path) -> None:
             for model, all_rows in zip(experiment.models, whole.models, strict=True)
         ],
         remarks=_remarks(experiment, view),
+        resources=_resources(experiment.usage),
         provenance=_provenance(experiment),
         packages=_packages(experiment),
         origins=_origins(experiment),
@@ -215,6 +216,31 @@ def _remarks(experiment: Experiment, view: View) -> Table:
             rows += [{"model": model.name, **concern} for concern in concerns]
     columns = (CASE, Column("model", "model", text=True), _class(view), Column("text", "remark", text=True))
     return Table("Cases to look at.", columns, [{"model": "–", "class": "–", **row} for row in rows])
+
+
+def _resources(usage: pd.DataFrame) -> Table:
+    rows = _records(usage)
+    for row in rows:
+        row["cpu"] = None if row.get("cpu") is None else 100 * row["cpu"]
+    columns = (
+        Column("rule", "rule", text=True),
+        Column("jobs", "jobs"),
+        Column("failed", "not completed"),
+        Column("minutes", "longest (min)", 1),
+        Column("minutes_asked", "asked (min)"),
+        Column("mib", "memory (MiB)"),
+        Column("mib_asked", "asked (MiB)"),
+        Column("cpu", "processors used (%)"),
+        Column("gpus", "GPUs a job"),
+        Column("gpu_hours", "GPU hours", 2),
+        Column("gpu_mib", "GPU memory (MiB)"),
+    )
+    shown = tuple(column for column in columns if column.key in usage and usage[column.key].notna().any())
+    return Table(
+        "Time and memory of each rule: the most that a job used, and the most that one asked for.",
+        shown,
+        rows,
+    )
 
 
 def _provenance(experiment: Experiment) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class Experiment:
         warnings: lines of the check.
         remarks: on single cases.
         unlabelled: cases that were only predicted.
+        usage: what jobs asked for and used, a row per rule; see foldwise.report.usage.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Experiment:
     warnings: Sequence[str] = ()
     remarks: Sequence[Remark] = ()
     unlabelled: Sequence[str] = ()
+    usage: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def rows(self) -> pd.DataFrame:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from foldwise.command import run, system_parser
 from foldwise.report.page import write_report
 from foldwise.report.results import read_experiment
+from foldwise.report.usage import usage
 from foldwise.settings import parse
 from foldwise.systems import part
 
@@ -28,7 +30,7 @@ def main() -> None:
         args.caches,
         lambda cases: view.remarks(cases, args.data),
     )
-    write_report(experiment, view, args.folder)
+    write_report(replace(experiment, usage=usage(args.folder, args.data)), view, args.folder)
 
 
 if __name__ == "__main__":

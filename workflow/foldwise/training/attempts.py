@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,19 @@ class Attempts:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
+    @property
+    def killed(self) -> int:
+        """How often a job ended without a word, as by the SIGKILL that comes when memory runs out.
+
+        A job that Slurm itself puts back into the queue goes on under the same id, and is not counted.
+        """
+        rows = self.rows()
+        return sum(
+            row["event"] == "start"
+            and (after is None or (after["event"] == "start" and not _same_job(row, after)))
+            for row, after in zip_longest(rows, rows[1:])
+        )
+
     def rows(self) -> list[dict[str, Any]]:
         """All rows; a last line cut off by a kill is passed over."""
         if not self.path.exists():
@@ -64,3 +78,7 @@ class Attempts:
             except ValueError:
                 continue
         return rows
+
+
+def _same_job(row: dict[str, Any], other: dict[str, Any]) -> bool:
+    return row["slurm_job_id"] is not None and row["slurm_job_id"] == other["slurm_job_id"]

@@ -42,8 +42,10 @@ class Budget:
             return "SIGTERM received"
         if self._limit is None:
             return None
-        # The job itself started before this process, and saving takes time.
-        margin = min(300.0, 0.1 * self._limit) + 2 * self._longest
+        # The job starts two Snakemakes before this process, which takes seconds to half a minute; and saving
+        # takes time.
+        started_before = min(0.5 * self._limit, max(30.0, 0.1 * self._limit), 300.0)
+        margin = started_before + 2 * self._longest
         if time.time() - self._begun + margin > self._limit:
             return f"time limit of {self._limit / 60:g} min is near"
         return None

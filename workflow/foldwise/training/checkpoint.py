@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from foldwise.files import atomic_path
+from foldwise.files import CaseError, atomic_path
 
 CHECKPOINT = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Write the checkpoint; the one before it is kept as a second choice."""
+    """Write the checkpoint; the one before it is kept as a second choice.
+
+    Raises:
+        CaseError: it cannot be written, as on a full disk; the ones before it are as they were.
+    """
     last = folder / CHECKPOINT
-    with atomic_path(last) as temporary:
-        torch.save(state, temporary)
-        if last.exists():
-            last.replace(folder / PREVIOUS)
+    try:
+        with atomic_path(last) as temporary:
+            torch.save(state, temporary)
+            if last.exists():
+                last.replace(folder / PREVIOUS)
+    except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
+        free = shutil.disk_usage(folder).free / 2**20
+        raise CaseError(
+            f"{last}: the checkpoint could not be written ({error}); {free:.0f} MiB are free there. The last "
+            f"one is kept: make room, or put `results` on a larger disk, and run again"
+        ) from error
 
 
 def load(folder: Path, fingerprint: str) -> dict[str, Any] | None:

@@ -40,7 +40,7 @@ def claim(folder: Path, give_up: Callable[[], bool]) -> Iterator[bool]:
     while not _take(path):
         holder = _holder(path)
         if holder is None:
-            path.unlink(missing_ok=True)
+            _remove(path)
             continue
         if not said:
             job = f" (Slurm job {holder['slurm_job_id']})" if holder["slurm_job_id"] else ""
@@ -71,6 +71,19 @@ def _take(path: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def _remove(path: Path) -> None:
+    """Take a dead holder's file away; whoever took its place in this very moment gets it back."""
+    aside = path.with_name(f"{path.name}.{os.uname().nodename}-{os.getpid()}")
+    try:
+        path.replace(aside)
+    except FileNotFoundError:
+        return
+    if _holder(aside) is None:
+        aside.unlink()
+    else:
+        aside.replace(path)
 
 
 def _beat(path: Path, ended: threading.Event) -> None:

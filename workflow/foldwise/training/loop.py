@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,8 @@ class Trainer:
         try:
             self._fit()
         except Exception:
-            self.attempts.note("error", self.step, traceback=traceback.format_exc())
+            with suppress(OSError):  # on a full disk the error itself matters more
+                self.attempts.note("error", self.step, traceback=traceback.format_exc())
             raise
         self.attempts.note("finished" if self.finished else "stopped", self.step)
         return self.finished

@@ -1,0 +1,420 @@
+"""Faults on a real cluster: training goes on after each, and its model is that of an undisturbed run.
+
+Every fault has a folder and a call of Snakemake of its own; most run side by side, since they mostly wait.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+import torch
+
+from foldwise.training.attempts import Attempts
+from slurm_cluster import Cluster
+from test_workflow import add_case, snakemake
+
+ROOT = Path(__file__).parents[1]
+PER_EPOCH = 10
+SETTINGS: dict[str, Any] = {
+    "network": {"name": "BasicUNet", "features": [8, 8, 16, 16, 32, 8]},
+    "patch": [32, 32, 32],
+    # A checkpoint at each validation, which is after each epoch.
+    "training": {"epochs": 8, "steps_per_epoch": PER_EPOCH, "batch": 2, "validate_every": 1},
+}
+# Of a model called `long`, which shall take several jobs of a minute, whatever the machine. s.
+LONG_S = 110
+EXPERIMENT: dict[str, Any] = {
+    "experiment": "tiny",
+    "data": {"sheet": "cases.csv", "labels": {"ball": 5}},
+    "split": {"folds": 2},
+    "models": {"short": SETTINGS},
+}
+# Tried with two minutes as well; here shorter than that for the time it takes. s.
+OUTAGE_S = float(os.environ.get("FOLDWISE_OUTAGE_S", "30"))
+# `--set-resources` replaces the profile's list.
+GPU = ("train:slurm_partition=gpu", "train:gres=gpu:1")
+# A job with a GPU asks for 3,300 MiB at least; half as much again holds this and the rest.
+LEAK = """\
+import sys
+import threading
+import time
+from pathlib import Path
+
+held = []
+
+
+def leak(attempts):
+    while not attempts.exists():
+        time.sleep(0.2)
+    held.append(b"1" * (3300 << 20))
+
+
+if "foldwise.stages.train" in sys.orig_argv:
+    state = Path(sys.orig_argv[sys.orig_argv.index("--state") + 1])
+    threading.Thread(target=leak, args=(state / "attempts.jsonl",), daemon=True).start()
+"""
+
+
+@dataclass
+class Workflow:
+    """A call of Snakemake that trains one model on one fold on the cluster.
+
+    Attributes:
+        struck: id of the job that the fault struck.
+        seen: steps that its checkpoint held then.
+    """
+
+    cluster: Cluster
+    folder: Path
+    model: str = "short"
+    struck: str = ""
+    seen: int = 0
+    resources: tuple[str, ...] = ()
+    environment: dict[str, str] | None = None
+    status: tuple[str, ...] = ("--max-status-checks-per-second", "0.5")
+
+    def start(self) -> subprocess.Popen[str]:
+        self.log = (self.folder / "snakemake.log").open("a")
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
+                f"results/tiny/{self.model}/fold0/model.pt",
+                *("--profile", str(ROOT / "profiles" / "slurm"), "--set-threads", "train=1"),
+                *("--slurm-init-seconds-before-status-checks=6", *self.status, "--latency-wait", "10"),
+                *("--set-resources", *GPU, *self.resources),
+                *("--configfile", "experiment.yaml"),
+            ],
+            cwd=self.folder,
+            env=self.cluster.env | (self.environment or {}),
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    @property
+    def said(self) -> str:
+        return (self.folder / "snakemake.log").read_text()
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "results" / "tiny" / "state" / self.model / "fold0" / "train"
+
+    def rows(self, event: str = "start") -> list[dict[str, Any]]:
+        return [row for row in Attempts(self.state / "attempts.jsonl", 1).rows() if row["event"] == event]
+
+    @property
+    def saved(self) -> int:
+        """Steps in the checkpoint, told by the log that is written with it."""
+        log = self.state / "log.csv"
+        return int(pd.read_csv(log)["step"].iloc[-1]) if log.exists() else 0
+
+    def trains(self, epochs: int = 2) -> str:
+        """Wait until so many epochs are saved; returns the id of the job that trains."""
+        self.until(lambda: self.saved >= epochs * PER_EPOCH)
+        self.seen, self.struck = self.saved, str(self.rows()[-1]["slurm_job_id"])
+        return self.struck
+
+    def until(self, condition: Callable[[], bool], seconds: float = 240) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.said[-3000:]
+            time.sleep(0.3)
+
+    def trainer(self) -> psutil.Process:
+        """The process of the training, and not the shells around it."""
+        for process in psutil.process_iter(["cmdline", "cwd"]):
+            if process.info["cwd"] == str(self.folder) and "foldwise.stages.train" in (
+                process.info["cmdline"] or ()
+            ):
+                return process
+        raise AssertionError("nothing trains")
+
+    def job_node(self, number: str) -> str:
+        return self.cluster.run("squeue", "--noheader", f"--jobs={number}", "--format=%N").strip()
+
+    def ends(self, process: subprocess.Popen[str], code: int = 0) -> None:
+        assert process.wait(timeout=600) == code, self.said[-3000:]
+
+    def job(self, number: str, field: str) -> str:
+        """A field of a job in the accounting, e.g. State."""
+        rows = self.cluster.sacct(["JobID", field])
+        return next((row[field] for row in rows if row["JobID"] == number), "")
+
+    def equals(self, undisturbed: Path) -> None:
+        """Weights and log are those of a run that nothing disturbed, to the last bit."""
+        place = Path("results") / "tiny" / self.model / "fold0"
+        mine, theirs = (
+            torch.load(folder / place / "model.pt", weights_only=True)
+            for folder in (self.folder, undisturbed)
+        )
+        assert mine["epoch"] == theirs["epoch"]
+        for name, weights in theirs["network"].items():
+            assert torch.equal(mine["network"][name], weights), name
+        logs = [pd.read_csv(folder / place / "log.csv") for folder in (self.folder, undisturbed)]
+        columns = ["epoch", "step", "loss", "val_dice"]
+        pd.testing.assert_frame_equal(logs[0][columns], logs[1][columns], check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished local run of both models; its folder without their results is where faults begin."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    for number in range(4):
+        add_case(folder, number)
+    snakemake(folder, EXPERIMENT, "results/tiny/short/fold0/model.pt")
+    seconds = pd.read_csv(folder / "results" / "tiny" / "short" / "fold0" / "log.csv")["seconds"].median()
+    training = {**SETTINGS["training"], "epochs": int(LONG_S / seconds)}
+    models = {"short": SETTINGS, "long": {**SETTINGS, "training": training}}
+    snakemake(folder, {**EXPERIMENT, "models": models}, "results/tiny/long/fold0/model.pt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def begun(
+    slurm_cluster: Cluster, undisturbed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Workflow]:
+    """Makes prepared folders in which nothing is trained yet."""
+
+    def make(name: str, **more: Any) -> Workflow:
+        folder = tmp_path_factory.mktemp(name) / "run"
+        ignored = shutil.ignore_patterns("short", "long", "train")
+        shutil.copytree(undisturbed, folder, ignore=ignored)
+        return Workflow(slurm_cluster, folder, **more)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def faults(begun: Callable[..., Workflow]) -> Iterator[dict[str, Future[Workflow]]]:
+    """All faults that leave the others alone, begun at the same time."""
+    scenarios = (
+        time_limit, timeout, sigkill, requeue, cancelled, leak, full_disk, main_killed, two_at_once
+    )  # fmt: skip
+    with ThreadPoolExecutor(len(scenarios)) as pool:
+        yield {scenario.__name__: pool.submit(scenario, begun) for scenario in scenarios}
+
+
+def time_limit(begun: Callable[..., Workflow]) -> Workflow:
+    """A limit far too short."""
+    made = begun("limit", model="long", resources=("train:runtime=1",))
+    made.ends(made.start())
+    return made
+
+
+def timeout(begun: Callable[..., Workflow]) -> Workflow:
+    """Slurm's limit is shorter than the rule's runtime says."""
+    made = begun("timeout", model="long")
+    process = made.start()
+    made.cluster.run("scontrol", "update", f"jobid={made.trains()}", "timelimit=1")
+    made.ends(process)
+    return made
+
+
+def sigkill(begun: Callable[..., Workflow]) -> Workflow:
+    made = begun("sigkill")
+    process = made.start()
+    made.trains()
+    made.trainer().kill()
+    made.ends(process)
+    return made
+
+
+def requeue(begun: Callable[..., Workflow]) -> Workflow:
+    made = begun("requeue")
+    process = made.start()
+    made.cluster.run("scontrol", "requeue", made.trains())
+    made.ends(process)
+    return made
+
+
+def cancelled(begun: Callable[..., Workflow]) -> Workflow:
+    made = begun("cancelled")
+    process = made.start()
+    made.cluster.run("scancel", made.trains())
+    made.ends(process)
+    return made
+
+
+def leak(begun: Callable[..., Workflow]) -> Workflow:
+    """More memory than the job asked for; the next attempt's is enough."""
+    made = begun("leak")
+    (made.folder / "leak").mkdir()
+    (made.folder / "leak" / "sitecustomize.py").write_text(LEAK)
+    made.environment = {"PYTHONPATH": str(made.folder / "leak")}
+    made.ends(made.start())
+    return made
+
+
+def full_disk(begun: Callable[..., Workflow]) -> Workflow:
+    """The disk of the checkpoints fills up, and somebody makes room after the first failure."""
+    made = begun("disk")
+    made.state.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", made.state], check=True)
+    try:
+        process = made.start()
+        made.trains()
+        with (made.state / "ballast").open("wb", buffering=0) as ballast:
+            try:
+                while ballast.write(bytes(4096)):
+                    pass
+            except OSError:
+                pass
+        made.until(lambda: bool(made.rows("error")) or "could not be written" in made.said)
+        (made.state / "ballast").unlink()
+        made.ends(process)
+        shutil.copytree(made.state, made.folder / "kept")
+    finally:
+        subprocess.run(["umount", made.state], check=True)
+    shutil.copytree(made.folder / "kept", made.state, dirs_exist_ok=True)
+    return made
+
+
+def main_killed(begun: Callable[..., Workflow]) -> Workflow:
+    """The main Snakemake dies, its job runs on, and Snakemake is called again."""
+    made = begun("main")
+    process = made.start()
+    made.trains(1)
+    process.kill()
+    process.wait()
+    subprocess.run(
+        [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--unlock",
+         "--configfile", "experiment.yaml"],
+        cwd=made.folder, env=made.cluster.env, check=True, capture_output=True,
+    )  # fmt: skip
+    made.ends(made.start())
+    return made
+
+
+def two_at_once(begun: Callable[..., Workflow]) -> Workflow:
+    made = begun("two")
+    process = made.start()
+    made.until(lambda: bool(made.rows()))
+    made.ends(made.start(), 1)
+    made.ends(process)
+    return made
+
+
+def goes_on(made: Workflow, undisturbed: Path) -> list[dict[str, Any]]:
+    """The first start and the ones after the fault, which lost less than an epoch."""
+    made.equals(undisturbed)
+    rows = made.rows()
+    assert rows[0]["step"] == 0
+    assert rows[1]["step"] >= made.seen > 0
+    return rows
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+class TestFaults:
+    """Each ends with the weights of an undisturbed run, bit for bit."""
+
+    def test_a_training_longer_than_its_limit_takes_four_jobs(
+        self, faults: dict[str, Future[Workflow]], undisturbed: Path
+    ) -> None:
+        made = faults["time_limit"].result()
+        made.equals(undisturbed)
+        rows = made.rows()
+        jobs = [str(row["slurm_job_id"]) for row in rows]
+        assert len(set(jobs)) == len(jobs) >= 4
+        # It stopped by itself each time, and nothing was done twice.
+        stops = [row["step"] for row in made.rows("stopped")]
+        assert [row["step"] for row in rows[1:]] == stops
+        assert {made.job(job, "State") for job in jobs[:-1]} == {"FAILED"}
+        assert {made.job(job, "Timelimit") for job in jobs} == {"00:01:00"}
+
+    def test_a_limit_that_strikes_unforeseen(
+        self, faults: dict[str, Future[Workflow]], undisturbed: Path
+    ) -> None:
+        made = faults["timeout"].result()
+        goes_on(made, undisturbed)
+        assert made.job(made.struck, "State") == "TIMEOUT"
+
+    def test_sigkill(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
+        made = faults["sigkill"].result()
+        rows = goes_on(made, undisturbed)
+        assert len(rows) == 2
+        assert made.job(made.struck, "State") == "FAILED"
+
+    def test_requeue(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
+        made = faults["requeue"].result()
+        rows = goes_on(made, undisturbed)
+        assert {str(row["slurm_job_id"]) for row in rows} == {made.struck}
+
+    def test_cancelled_from_outside(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
+        made = faults["cancelled"].result()
+        goes_on(made, undisturbed)
+        assert made.job(made.struck, "State").startswith("CANCELLED")
+
+    def test_out_of_memory(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
+        made = faults["leak"].result()
+        made.equals(undisturbed)
+        jobs = [job for job in made.cluster.sacct(["JobID", "State", "ReqMem", "WorkDir"])
+                if job["WorkDir"] == str(made.folder)]  # fmt: skip
+        assert [job["ReqMem"] for job in jobs] == ["3300M", "4800M"]
+        assert [job["State"] for job in jobs] == ["OUT_OF_MEMORY", "COMPLETED"]
+
+    def test_full_disk(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
+        made = faults["full_disk"].result()
+        goes_on(made, undisturbed)
+        assert "the checkpoint could not be written" in (made.state / "train.log").read_text()
+
+    def test_main_killed(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
+        made = faults["main_killed"].result()
+        made.equals(undisturbed)
+        # The first job did it all; the second one waited for it.
+        assert [row["step"] for row in made.rows("finished")] == [8 * PER_EPOCH]
+        assert made.job(made.struck, "State") == "COMPLETED"
+
+    def test_two_at_once(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
+        made = faults["two_at_once"].result()
+        made.equals(undisturbed)
+        assert "cannot be locked" in made.said
+        assert len(made.rows()) == 1
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_dead_node(
+    faults: dict[str, Future[Workflow]], begun: Callable[..., Workflow], undisturbed: Path
+) -> None:
+    for other in faults.values():
+        other.exception()
+    made = begun("node")
+    process = made.start()
+    node = made.job_node(made.trains())
+    made.cluster.stop_node(node)
+    made.ends(process)
+    made.cluster.start_node(node)
+    rows = goes_on(made, undisturbed)
+    assert {str(row["slurm_job_id"]) for row in rows} == {made.struck}
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_no_controller_for_a_while(
+    faults: dict[str, Future[Workflow]], begun: Callable[..., Workflow], undisturbed: Path
+) -> None:
+    for other in faults.values():
+        other.exception()
+    # As the profile has it: 30 attempts, 10 s apart, which outlast five minutes.
+    made = begun("controller", model="long", status=("--max-status-checks-per-second", "0.1"))
+    process = made.start()
+    made.trains()
+    made.cluster.stop_controller()
+    time.sleep(OUTAGE_S)
+    made.cluster.start_controller()
+    made.ends(process)
+    made.equals(undisturbed)
+    assert len(made.rows()) == 1

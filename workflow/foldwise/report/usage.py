@@ -14,7 +14,17 @@ from foldwise.training.attempts import Attempts
 
 # A stage's log says so in its first line, see foldwise.command.run.
 JOB = re.compile(r"Slurm job (\d+)")
-FIELDS = "JobIDRaw State ElapsedRaw TimelimitRaw ReqMem MaxRSS TotalCPU AllocCPUS AllocTRES".split()
+FIELDS = [
+    "JobIDRaw",
+    "State",
+    "ElapsedRaw",
+    "TimelimitRaw",
+    "ReqMem",
+    "MaxRSS",
+    "TotalCPU",
+    "AllocCPUS",
+    "AllocTRES",
+]
 # So many jobs are asked for in one call, for the sake of the command line's length.
 AT_ONCE = 1000
 
@@ -106,7 +116,7 @@ def parsed(text: str) -> pd.DataFrame:
             "mib_asked": asked * cpus if asked is not None and row["ReqMem"].endswith("c") else asked,
             "cpu_s": _seconds(row["TotalCPU"]),
             "cpus": cpus,
-            "gpus": _number(re.sub(r".*gres/gpu=(\d+).*|.*", r"\1", row["AllocTRES"])) or 0,
+            "gpus": _number(re.sub(r".*gres/gpu=(\d+).*|.*", r"\1", row["AllocTRES",])) or 0,
         }
     return pd.DataFrame(made.values())
 

@@ -209,7 +209,9 @@ def faults(begun: Callable[..., Workflow]) -> Iterator[dict[str, Future[Workflow
 def time_limit(begun: Callable[..., Workflow]) -> Workflow:
     """A limit far too short."""
     made = begun("limit", model="long", resources=("train:runtime=1",))
-    made.ends(made.start())
+    # On a machine with much else to do, ten jobs of a minute may not be enough; a second call goes on.
+    while made.start().wait(timeout=900):
+        assert len(made.rows()) < 30, made.said[-3000:]
     return made
 
 
@@ -271,7 +273,7 @@ def full_disk(begun: Callable[..., Workflow]) -> Workflow:
                     pass
             except OSError:
                 pass
-        made.until(lambda: bool(made.rows("error")) or "could not be written" in made.said)
+        made.until(lambda: bool(made.rows("error")))
         (made.state / "ballast").unlink()
         made.ends(process)
         shutil.copytree(made.state, made.folder / "kept")
@@ -368,7 +370,8 @@ class TestFaults:
     def test_full_disk(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
         made = faults["full_disk"].result()
         goes_on(made, undisturbed)
-        assert "the checkpoint could not be written" in (made.state / "train.log").read_text()
+        (error,) = made.rows("error")
+        assert "the checkpoint could not be written" in error["traceback"]
 
     def test_main_killed(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
         made = faults["main_killed"].result()

@@ -13,8 +13,9 @@ rule train:
     benchmark:
         f"{LAYOUT.experiment}/benchmarks/train/{{model}}_fold{{fold}}.tsv"
     # Every retry is one more slice of `runtime`, taken up where the last one stopped. Later calls of Snakemake
-    # go on from there too, so this only bounds how long one call pursues a training.
-    retries: 10
+    # go on from there too, so this only bounds how long one call pursues a training. A job's own Snakemake shall
+    # not try again within the job: what is left of its time belongs to nobody.
+    retries: 10 if workflow.is_main_process else 0
     conda:
         "../../envs/foldwise.yaml"
     threads: 4

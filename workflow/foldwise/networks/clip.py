@@ -1,0 +1,188 @@
+"""CLIP (Radford et al. 2021) from a local folder, frozen: features of frames, and zero-shot classes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import AutoConfig, CLIPModel, CLIPTokenizer, CLIPVisionModel
+
+from foldwise.files import CaseError
+
+
+class Features(NamedTuple):
+    """What a frozen image transformer tells of clips; D blocks, T frames, P patches in a frame.
+
+    Attributes:
+        tokens: outputs of its last D blocks, (batch, D, T, 1 + P, width), the class token first.
+        attention: (batch, D, 2, T, P, P): how much each patch of a frame looks like each patch of the frame
+            before it (0) and after it (1), the soft-max over the neighbour's patches averaged over heads;
+            zero where there is no neighbour.
+    """
+
+    tokens: torch.Tensor
+    attention: torch.Tensor
+
+
+class FrozenVision:
+    """CLIP's image transformer without gradients.
+
+    No `nn.Module`, so that a network which holds one neither trains nor stores its weights.
+    """
+
+    def __init__(self, folder: Path | str, blocks: int) -> None:
+        """Load the weights.
+
+        Args:
+            folder: a model as transformers saves it, `CLIPModel` or `CLIPVisionModel`.
+            blocks: D; the features are of the last D blocks.
+
+        Raises:
+            CaseError: no such model in the folder, weights missing or of another shape, or too few blocks.
+        """
+        self.model = _vision(Path(folder)).eval().requires_grad_(False)
+        config = self.model.config
+        if blocks > config.num_hidden_layers:
+            raise CaseError(f"{folder}: has {config.num_hidden_layers} blocks, {blocks} are asked for")
+        self.blocks = blocks
+        self.size: int = config.image_size
+        self.grid: int = config.image_size // config.patch_size
+        self.width: int = config.hidden_size
+        self.heads: int = config.num_attention_heads
+        self.digest = weights_digest(self.model)
+
+    @torch.no_grad()
+    def features(self, clips: torch.Tensor) -> Features:
+        """Features of clips (batch, 3, T, size, size), normalised as CLIP wants them."""
+        self.model.to(clips.device)
+        batch, _, frames, height, width = clips.shape
+        if (height, width) != (self.size, self.size):
+            raise CaseError(
+                f"clips are {height}×{width}, these CLIP weights take {self.size}×{self.size}; set `size`"
+            )
+        kept: dict[str, list[torch.Tensor]] = {"query": [], "key": [], "out": []}
+        hooks = []
+        for layer in self.model.encoder.layers[-self.blocks :]:
+            for name, part in (
+                ("query", layer.self_attn.q_proj),
+                ("key", layer.self_attn.k_proj),
+                ("out", layer),
+            ):
+                hooks.append(part.register_forward_hook(_keeper(kept[name])))
+        try:
+            self.model(pixel_values=clips.transpose(1, 2).flatten(0, 1))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        tokens, queries, keys = (
+            torch.stack(kept[name]).unflatten(1, (batch, frames)).transpose(0, 1)
+            for name in ("out", "query", "key")
+        )
+        return Features(tokens, self._attention(queries[..., 1:, :], keys[..., 1:, :]))
+
+    def _attention(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Attention between neighbouring frames from (batch, D, T, P, width); see `Features`."""
+        queries, keys = (
+            part.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for part in (queries, keys)
+        )  # (batch, D, T, heads, P, width of a head)
+        made = queries.new_zeros(*queries.shape[:2], 2, queries.shape[2], queries.shape[4], queries.shape[4])
+        scale = queries.shape[-1] ** -0.5
+        for side, (here, there) in enumerate(((slice(1, None), slice(-1)), (slice(-1), slice(1, None)))):
+            products = queries[:, :, here] @ keys[:, :, there].transpose(-1, -2)
+            made[:, :, side, here] = (products.float() * scale).softmax(-1).mean(3).to(made.dtype)
+        return made
+
+
+class ZeroShotCLIP(nn.Module):
+    """Classes by their sentences: cosine of a clip's mean image embedding and each sentence's embedding.
+
+    The one parameter is the logarithm of the scale that makes logits of the cosines. Training it is
+    temperature scaling (Guo et al. 2017): it mends the probabilities and leaves a view's ranking alone.
+    """
+
+    def __init__(self, weights: str, sentences: Sequence[str]) -> None:
+        """Load the weights and embed the sentences.
+
+        Args:
+            weights: folder of a `CLIPModel` with its tokenizer.
+            sentences: one per class, in their order.
+
+        Raises:
+            CaseError: no such model in the folder, or no sentences.
+        """
+        super().__init__()
+        if not sentences:
+            raise CaseError("ZeroShotCLIP needs a sentence per class (data.sentences)")
+        folder = Path(weights)
+        model = _load(CLIPModel, folder)
+        try:
+            tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        except Exception as error:  # missing files raise any of several kinds
+            raise CaseError(f"{folder}: no CLIP tokenizer in it ({error})") from error
+        tokens = tokenizer(
+            list(sentences),
+            padding=True,
+            truncation=True,
+            max_length=model.config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        )
+        with torch.no_grad():
+            embedded = model.eval().get_text_features(**tokens).pooler_output
+        self.sentences: torch.Tensor
+        self.register_buffer("sentences", nn.functional.normalize(embedded, dim=-1))
+        self.log_scale = nn.Parameter(model.logit_scale.detach().clone())
+        # In a tuple, so that it is no sub-module: neither trained nor stored.
+        self._frozen = (model.requires_grad_(False),)
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, classes) of clips (batch, 3, T, size, size)."""
+        model = self._frozen[0].to(clips.device)
+        with torch.no_grad():
+            frames = model.get_image_features(clips.transpose(1, 2).flatten(0, 1)).pooler_output
+            mean = nn.functional.normalize(frames, dim=-1).unflatten(0, (len(clips), -1)).mean(1)
+            cosines = nn.functional.normalize(mean, dim=-1) @ self.sentences.T
+        return self.log_scale.exp() * cosines
+
+
+def weights_digest(model: nn.Module) -> torch.Tensor:
+    """SHA-256 of a model's weights, as 32 uint8 numbers."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.contiguous().cpu().view(torch.uint8).numpy().data)
+    return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
+
+
+def _vision(folder: Path) -> Any:
+    try:
+        kind = AutoConfig.from_pretrained(str(folder), local_files_only=True).model_type
+    except Exception as error:  # a wrong folder raises any of several kinds
+        raise CaseError(f"{folder}: no folder with a model of transformers (config.json); {error}") from error
+    if kind == "clip_vision_model":
+        return _load(CLIPVisionModel, folder)
+    return _load(CLIPModel, folder).vision_model
+
+
+def _load(kind: Any, folder: Path) -> Any:
+    if not folder.is_dir():
+        raise CaseError(f"{folder}: no such folder; CLIP weights are a folder as transformers saves them")
+    try:
+        model, about = kind.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
+    except Exception as error:  # wrong files raise any of half a dozen kinds
+        raise CaseError(f"{folder}: not readable as {kind.__name__} ({error})") from error
+    if lost := sorted(about["missing_keys"]):
+        raise CaseError(
+            f"{folder}: is no whole {kind.__name__}; {len(lost)} weights are missing, e.g. {lost[0]}"
+        )
+    return model
+
+
+def _keeper(kept: list[torch.Tensor]) -> Any:
+    def keep(module: nn.Module, given: Any, made: Any) -> None:
+        kept.append(made[0] if isinstance(made, tuple) else made)
+
+    return keep

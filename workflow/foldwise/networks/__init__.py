@@ -13,8 +13,20 @@ from foldwise.files import CaseError
 from foldwise.settings import Named
 
 WEIGHTS = {"weight", "pos_weight", "class_weight"}
+# What builders that take **kwargs hand on to a class, by package.
+HANDED_ON = {
+    "torchvision": ("num_classes",),
+    "monai": ("spatial_dims", "n_input_channels", "num_classes"),
+}
 NAMESPACES = {
     "network": ("monai.networks.nets", "torchvision.models", "foldwise.networks.efficientnet_lite"),
+    "clip network": (
+        "torchvision.models.video",
+        "foldwise.networks.frames",
+        "foldwise.networks.evl",
+        "foldwise.networks.clip",
+        "monai.networks.nets",
+    ),
     "loss": ("monai.losses", "torch.nn"),
     "optimiser": ("torch.optim",),
     "scheduler": ("torch.optim.lr_scheduler",),
@@ -34,7 +46,9 @@ def build(kind: str, named: Named, *positional: Any, **filled_in: Any) -> Any:
         CaseError: an unknown name (the nearest known one is offered) or wrong arguments.
     """
     made = _find(kind, named.name)
-    accepted = inspect.signature(made).parameters
+    accepted = list(inspect.signature(made).parameters)
+    if "kwargs" in accepted:
+        accepted += HANDED_ON.get(made.__module__.split(".")[0], ())
     arguments = {key: value for key, value in filled_in.items() if key in accepted} | named.arguments
     if kind == "loss":
         # Weights of classes; no loss takes them as a list.

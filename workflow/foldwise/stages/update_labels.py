@@ -1,0 +1,28 @@
+"""Write a new index of the cases whose new regions were accepted, with the new masks; the old one stays."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from foldwise.command import parser, run
+from foldwise.index import Index
+from foldwise.systems.clips.index import read_facts, update_index
+
+
+def main() -> None:
+    """Read the command line."""
+    made = parser(__doc__)
+    made.add_argument("--index", required=True, type=Path, help="index as made from the sheet")
+    made.add_argument("--facts", required=True, type=Path, nargs="+", help="facts of the regions (.json)")
+    made.add_argument("--updated", required=True, type=Path, help="index to write")
+    made.add_argument("--splits", required=True, type=Path, help="its readable twin (.json)")
+    args = made.parse_args()
+    old = Index.read(args.index)
+    new = update_index(old, read_facts(args.facts), args.facts[0].parent)
+    new.write(args.updated, args.splits)
+    logging.info("%d of %d cases accepted", len(new.entries), len(old.entries))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""Classification of video clips: ultrasound and alike."""

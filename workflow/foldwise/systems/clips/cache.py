@@ -1,0 +1,52 @@
+"""The frame cache of a clip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from foldwise.files import CaseError
+from foldwise.systems.clips.items import label_array
+from foldwise.systems.clips.settings import Cache
+from foldwise.video.decode import probe, read_frames
+from foldwise.video.store import write_frames
+
+
+def cache_clip(case: str, video: Path, label: str, settings: Cache, path: Path) -> int:
+    """Decode a clip, shrink and thin its frames, and write them with its class; returns their number.
+
+    Args:
+        case: its name.
+        video: the file.
+        label: its class by name, or "".
+        settings: of the cache.
+        path: HDF5 file to write; attributes source_width and source_height hold the video's own size.
+
+    Raises:
+        CaseError: the video cannot be decoded, or a single frame is left.
+    """
+    info = probe(video)
+
+    def shrink(rgb: np.ndarray) -> np.ndarray:
+        height, width = rgb.shape[:2]
+        if settings.size is None or min(height, width) <= settings.size:
+            return rgb
+        scale = settings.size / min(height, width)
+        size = (round(width * scale), round(height * scale))
+        return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR))
+
+    count = write_frames(
+        path,
+        case,
+        read_frames(video, fps=settings.fps, edit=shrink),
+        encoding=settings.encoding,
+        quality=settings.quality,
+        attrs={"source_width": info.width, "source_height": info.height},
+        arrays={"label": label_array(label)},
+    )
+    if count < 2:
+        path.unlink()
+        raise CaseError(f"case {case}: {video}: one frame only; a clip has at least two")
+    return count

@@ -1,0 +1,101 @@
+"""Features of a frozen network, computed once per case, so that an epoch costs the decoder alone.
+
+Layout of a case's file (HDF5): train_tokens (K, D, T, 1 + P, width) float16 and train_attention (K, D, 2, T,
+P, P) float16 of K augmented training clips; test_tokens and test_attention likewise of the testing views; label
+as in the cache. Attributes: format, case, content, and source, the file that the clips are from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import h5py
+import hdf5plugin
+import numpy as np
+import torch
+
+from foldwise.files import CaseError, atomic_path
+from foldwise.hdf5 import open_hdf5
+from foldwise.networks.clip import FrozenVision
+from foldwise.systems.clips.items import testing_clips, training_clip
+from foldwise.systems.clips.settings import Model
+
+FORMAT = "foldwise-clip-features-1"
+
+
+def write_features(source: str | Path, model: Model, vision: FrozenVision, path: Path) -> None:
+    """Encode a case's clips.
+
+    Args:
+        source: its frame cache or file of regions.
+        model: with `features`.
+        vision: the frozen network.
+        path: HDF5 file to write.
+    """
+    assert model.features is not None, "the settings ask for no features"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with open_hdf5(source) as file, atomic_path(path) as temporary, h5py.File(temporary, "w") as made:
+        case = str(file.attrs["case"])
+        # The draws depend on case and number alone: the same in every experiment.
+        draws = (
+            training_clip(file, model, np.random.default_rng([zlib.crc32(case.encode()), number]))[None]
+            for number in range(model.features.views)
+        )
+        digest = hashlib.sha256(bytes(vision.digest.tolist()))
+        _store(made, "train", draws, vision, device, digest)
+        _store(made, "test", testing_clips(file, model), vision, device, digest)
+        made["label"] = file["label"][()]
+        digest.update(file["label"][()].tobytes())
+        own = {"format": FORMAT, "case": case, "source": str(source), "content": digest.hexdigest()}
+        made.attrs.update(own)
+
+
+def make_vision(model: Model) -> FrozenVision:
+    """The frozen network of a model.
+
+    Raises:
+        CaseError: its weights are not to be read, or are for other sizes of frames.
+    """
+    arguments = model.network.arguments
+    vision = FrozenVision(arguments["weights"], int(arguments.get("blocks", 4)))
+    if vision.size != model.clip.size:
+        raise CaseError(
+            f"clips are {model.clip.size} px, these CLIP weights take {vision.size}; set clip.size"
+        )
+    return vision
+
+
+def _store(
+    made: h5py.File,
+    name: str,
+    clips: Iterable[torch.Tensor],
+    vision: FrozenVision,
+    device: torch.device,
+    digest: hashlib._Hash,
+) -> None:
+    """Append the features of batches of clips to two datasets."""
+    half = torch.autocast(device.type, torch.float16, enabled=device.type == "cuda")
+    for batch in clips:
+        with half:
+            features = vision.features(batch.to(device))
+        for kind, part in zip(("tokens", "attention"), features, strict=True):
+            array = part.half().cpu().numpy()
+            key = f"{name}_{kind}"
+            if key not in made:
+                made.create_dataset(
+                    key,
+                    shape=(0, *array.shape[1:]),
+                    maxshape=(None, *array.shape[1:]),
+                    chunks=(1, 1, *array.shape[2:]),
+                    dtype=np.float16,
+                    compression=hdf5plugin.Blosc2(
+                        cname="lz4", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE
+                    ),
+                )
+            dataset = made[key]
+            dataset.resize(len(dataset) + len(array), axis=0)
+            dataset[-len(array) :] = array
+            digest.update(array.data)

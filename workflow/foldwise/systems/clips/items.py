@@ -1,0 +1,131 @@
+"""What the network sees of a case: clips for training and for testing, or stored features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import h5py
+import numpy as np
+import torch
+
+from foldwise.hdf5 import open_hdf5
+from foldwise.systems.clips.settings import Model
+from foldwise.video.regions import padded_box
+from foldwise.video.store import read
+from foldwise.video.views import (
+    dense_draw,
+    dense_views,
+    normalised,
+    rand_augment,
+    random_resized_crop,
+    segment_draw,
+    segment_views,
+    spatial_views,
+)
+
+
+class Clips:
+    """Training items by number, each a pure function of (seed, number).
+
+    An item is a dict: `clip` (channels, T, size, size) float32 and `label`, the class's number; of stored
+    features, `clip` holds the tokens (D, T, 1 + P, width) and `attention` (D, 2, T, P, P) comes too.
+    """
+
+    def __init__(
+        self, caches: Sequence[str], model: Model, classes: Sequence[str], seed: Sequence[int]
+    ) -> None:
+        """Keep what is needed; files are opened when an item is asked for."""
+        self.caches, self.model, self.classes, self.seed = tuple(caches), model, tuple(classes), tuple(seed)
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        """Draw item `number`; every pass over the cases has its own order."""
+        turn, place = divmod(number, len(self.caches))
+        order = np.random.default_rng([*self.seed, 0, turn]).permutation(len(self.caches))
+        random = np.random.default_rng([*self.seed, 1, number])
+        with open_hdf5(self.caches[order[place]]) as file:
+            made = {"label": torch.tensor(self.classes.index(label_of(file)))}
+            if "train_tokens" not in file:
+                return {**made, "clip": training_clip(file, self.model, random)}
+            view = int(random.integers(len(file["train_tokens"])))
+            return {
+                **made,
+                "clip": torch.from_numpy(file["train_tokens"][view]),
+                "attention": torch.from_numpy(file["train_attention"][view]),
+            }
+
+
+def training_clip(file: h5py.File, model: Model, random: np.random.Generator) -> torch.Tensor:
+    """A clip (channels, T, size, size), drawn and augmented.
+
+    Args:
+        file: a frame cache, or a file of regions.
+        model: its settings.
+        random: of every draw.
+    """
+    clip = model.clip
+    count = int(file.attrs["frames"])
+    if clip.every == "segments":
+        numbers = segment_draw(count, clip.frames, random)
+    else:
+        numbers = dense_draw(count, clip.frames, int(clip.every), random)
+    frames = seen(file, numbers, model)
+    if clip.rand_augment is not None:
+        changes = clip.rand_augment
+        frames = rand_augment(frames, changes.operations, changes.magnitude, int(random.integers(2**62)))
+    frames = random_resized_crop(frames, clip.size, clip.area, random)
+    if clip.mirror and random.random() < 0.5:
+        frames = frames.flip(-1)
+    return _normalised(frames, model)
+
+
+def testing_clips(file: h5py.File, model: Model) -> Iterator[torch.Tensor]:
+    """All views of a case, one temporal view at a time: (spatial views, channels, T, size, size)."""
+    clip = model.clip
+    count = int(file.attrs["frames"])
+    if clip.every == "segments":
+        views = segment_views(count, clip.frames, clip.temporal_views)
+    else:
+        views = dense_views(count, clip.frames, int(clip.every), clip.temporal_views)
+    for numbers in views:
+        squares = spatial_views(seen(file, numbers, model), clip.size, clip.spatial_views)
+        yield torch.stack([_normalised(square, model) for square in squares])
+
+
+def seen(file: h5py.File, numbers: np.ndarray, model: Model) -> torch.Tensor:
+    """Frames (T, channels, height, width) uint8 as `model.input` wants them; a region's channel is 0 or 255.
+
+    A case without a region is seen whole: blanked, there would be nothing to see.
+    """
+    frames = torch.from_numpy(read(file, numbers)).permute(0, 3, 1, 2)
+    if model.input == "whole":
+        return frames
+    found = bool(file.attrs["region_found"])
+    if model.input == "crop":
+        if not found:
+            return frames
+        height, width = frames.shape[-2:]
+        box = tuple(int(edge) for edge in file.attrs["region_box"])
+        x0, y0, x1, y1 = padded_box((box[0], box[1], box[2], box[3]), model.margin, height, width)
+        return frames[..., y0:y1, x0:x1]
+    places, inverse = np.unique(numbers, return_inverse=True)
+    masks = torch.from_numpy(file["masks"][places][inverse])[:, None]
+    if model.input == "blank":
+        return frames * masks if found else frames
+    return torch.cat([frames, masks * 255], dim=1)
+
+
+def label_of(file: h5py.File) -> str:
+    """The class of a case as stored with its frames; "" without one."""
+    return bytes(file["label"][()]).decode("utf-8")
+
+
+def label_array(label: str) -> np.ndarray:
+    """A class's name as the array that a cache stores, so that its hash covers it."""
+    return np.array(list(label.encode("utf-8")), np.uint8)
+
+
+def _normalised(frames: torch.Tensor, model: Model) -> torch.Tensor:
+    mean, std = list(model.clip.mean), list(model.clip.std)
+    if frames.shape[1] == 4:
+        mean, std = [*mean, 0.0], [*std, 1.0]
+    return normalised(frames, mean, std)

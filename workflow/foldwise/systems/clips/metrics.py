@@ -1,0 +1,165 @@
+"""Scores of a classification, of clips and of patients, with bootstrap intervals over patients."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import confusion_matrix, roc_auc_score
+
+NAN = float("nan")
+# Bins of the expected calibration error.
+BINS = 10
+RESAMPLES = 1000
+CLIPS, PATIENTS = "all clips", "all patients"
+# Columns of a prediction's probabilities in tables: this and the class.
+PROBABILITY = "probability_"
+
+
+def measure(
+    truth: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
+) -> dict[tuple[str, str], float]:
+    """All scores of one set of predictions.
+
+    Of all classes together (under ""): accuracy; balanced_accuracy, the mean recall of the classes present;
+    auc and f1, means over the classes that have one; log_loss; brier, the sum over classes of squared errors
+    (Brier 1950); ece, the expected calibration error of the likeliest class in ten equal bins (Guo et al.
+    2017). Of each class: recall, f1 and auc, one against the rest. NaN where a class is absent, or alone.
+
+    Args:
+        truth: (n,) numbers of classes.
+        probabilities: (n, classes).
+        classes: their names.
+
+    Returns:
+        (class, metric) → value.
+    """
+    found = probabilities.argmax(axis=1)
+    table = confusion_matrix(truth, found, labels=range(len(classes)))
+    made: dict[tuple[str, str], float] = {}
+    for number, name in enumerate(classes):
+        hit, real, claimed = table[number, number], table[number].sum(), table[:, number].sum()
+        made[name, "recall"] = hit / real if real else NAN
+        made[name, "f1"] = 2 * hit / (real + claimed) if real else NAN
+        mixed = 0 < real < len(truth)
+        made[name, "auc"] = roc_auc_score(truth == number, probabilities[:, number]) if mixed else NAN
+    own = probabilities[np.arange(len(truth)), truth]
+    made["", "accuracy"] = float(np.mean(found == truth))
+    for name, metric in (("balanced_accuracy", "recall"), ("f1", "f1"), ("auc", "auc")):
+        made["", name] = _mean([made[c, metric] for c in classes])
+    made["", "log_loss"] = float(-np.log(np.clip(own, 1e-7, None)).mean())
+    made["", "brier"] = float(((probabilities - np.eye(len(classes))[truth]) ** 2).sum(axis=1).mean())
+    made["", "ece"] = calibration_error(truth, probabilities)
+    return made
+
+
+def calibration_error(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    """Expected calibration error: |accuracy − confidence| of bins of confidence, weighted by their size."""
+    total = 0.0
+    for confidence, accuracy, count in reliability(truth, probabilities):
+        total += count / len(truth) * abs(accuracy - confidence)
+    return total
+
+
+def reliability(truth: np.ndarray, probabilities: np.ndarray) -> list[tuple[float, float, int]]:
+    """Mean confidence, accuracy and number of predictions of each bin that is not empty."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    return [
+        (float(confidence[bins == b].mean()), float(right[bins == b].mean()), int((bins == b).sum()))
+        for b in np.unique(bins)
+    ]
+
+
+def per_patient(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per patient: the mean of its clips' probabilities, and their class, which is one."""
+    columns = [column for column in rows if column.startswith(PROBABILITY)]
+    means = rows.groupby(["group", "fold"], sort=False)[columns].mean()
+    return means.join(rows.groupby(["group", "fold"], sort=False)["class"].first()).reset_index()
+
+
+def arrays(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Classes' numbers, probabilities and the classes' names of a table of predictions."""
+    columns = [column for column in rows if column.startswith(PROBABILITY)]
+    classes = [column.removeprefix(PROBABILITY) for column in columns]
+    truth = rows["class"].map({name: number for number, name in enumerate(classes)}).to_numpy(int)
+    return truth, rows[columns].to_numpy(float), classes
+
+
+def summarise(rows: pd.DataFrame, metrics: Sequence[str], resamples: int = RESAMPLES) -> pd.DataFrame:
+    """Scores over all held-out cases and over folds, of clips and of patients.
+
+    Args:
+        rows: of one or more models: columns model, case, group, fold, class (the truth) and
+            probability_<class>.
+        metrics: which scores.
+        resamples: bootstrap resamples of the patients, with replacement.
+
+    Returns:
+        A row per model, class (or `CLIPS`, `PATIENTS` for all) and metric: mean (of all predictions pooled),
+        fold_mean and fold_std (over the folds' values, ddof 1), low and high (percentiles 2.5 and 97.5), n,
+        excluded (folds without a value).
+    """
+    made: list[dict[str, object]] = []
+    for model, part in rows.groupby("model", sort=False):
+        for level, table in ((CLIPS, part), (PATIENTS, per_patient(part))):
+            truth, probabilities, classes = arrays(table)
+            pooled = measure(truth, probabilities, classes)
+            folds = [measure(*arrays(fold)) for _, fold in table.groupby("fold", sort=True)]
+            drawn = _bootstrap(table, resamples)
+            for (name, metric), value in pooled.items():
+                if metric not in metrics:
+                    continue
+                of_folds = np.array([fold[name, metric] for fold in folds])
+                known = of_folds[~np.isnan(of_folds)]
+                low, high = _interval([values[name, metric] for values in drawn])
+                of_class = name if level == CLIPS else f"{name}, patients"
+                real = int((truth == classes.index(name)).sum()) if name else len(truth)
+                made.append(
+                    {
+                        "model": model,
+                        "class": of_class if name else level,
+                        "metric": metric,
+                        "mean": value,
+                        "std": NAN,
+                        "fold_mean": known.mean() if len(known) else NAN,
+                        "fold_std": known.std(ddof=1) if len(known) > 1 else NAN,
+                        "n": real,
+                        "excluded": len(of_folds) - len(known),
+                        "low": low,
+                        "high": high,
+                    }
+                )
+    order = {metric: place for place, metric in enumerate(metrics)}
+    made.sort(key=lambda row: order[str(row["metric"])])
+    return pd.DataFrame(made)
+
+
+def _bootstrap(rows: pd.DataFrame, resamples: int) -> list[dict[tuple[str, str], float]]:
+    """Scores of resamples of the patients; none if there is a single one."""
+    truth, probabilities, classes = arrays(rows)
+    members = [np.flatnonzero(rows["group"].to_numpy() == group) for group in rows["group"].unique()]
+    if len(members) < 2:
+        return []
+    random = np.random.default_rng(0)
+    made = []
+    for _ in range(resamples):
+        chosen = np.concatenate([members[m] for m in random.integers(len(members), size=len(members))])
+        made.append(measure(truth[chosen], probabilities[chosen], classes))
+    return made
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    known = [value for value in values if not np.isnan(value)]
+    if not known:
+        return NAN, NAN
+    low, high = np.percentile(known, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _mean(values: Sequence[float]) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return float(np.nanmean(values))

@@ -1,0 +1,240 @@
+"""Regions of a case: found in key frames, carried through the clip, and compared with a mask that was given.
+
+The file of a case (HDF5) is its frame cache with masks: `masks` (n, height, width) uint8, 0 or 1, on the
+cache's frames; `score` (n,) float32, the network's own estimate of a key frame's IoU, NaN elsewhere. The
+frames are links into the cache. Attributes besides the cache's: region_box (x0, y0, x1, y1 round all frames' masks),
+region_found, provenance (JSON).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin
+import numpy as np
+from PIL import Image
+
+from foldwise.files import CaseError, atomic_path, write_json
+from foldwise.systems.clips.settings import Regions
+from foldwise.systems.clips.sheet import box_from
+from foldwise.video.decode import image_files
+from foldwise.video.regions import (
+    Box,
+    box_of,
+    find_fan,
+    iou,
+    key_frames,
+    object_in_box,
+    propagate,
+    spread,
+)
+from foldwise.video.store import open_frames, read
+
+# Frames from which the fan is told.
+FAN_FRAMES = 24
+# From an image and a box to a mask and a score.
+Finder = Callable[[np.ndarray, Box], tuple[np.ndarray, float]]
+
+
+@dataclass(frozen=True)
+class RegionFacts:
+    """What is known of a case's region.
+
+    Attributes:
+        case: its name.
+        method: as the settings name it.
+        model: hash of the network's weights, or "".
+        box_source: sheet, mask or fan.
+        box: prompt of the first key frame, x0, y0, x1, y1 in pixels of the cached frames; None without one.
+        keys: frames in which the region was searched.
+        score: mean of the network's own estimates, or None.
+        share: mean share of the frame that the region takes.
+        iou: mean IoU with the given mask in the frames that have one, or None.
+        review: why a person should look at it; "" if accepted.
+    """
+
+    case: str
+    method: str
+    model: str
+    box_source: str
+    box: Box | None
+    keys: list[int]
+    score: float | None
+    share: float
+    iou: float | None
+    review: str
+
+
+def find_regions(
+    case: str, cache: Path, box: str, mask: Path | None, settings: Regions, path: Path, facts: Path
+) -> RegionFacts:
+    """Find a case's region in all frames, and write its file and the facts about it.
+
+    Args:
+        case: its name.
+        cache: its frames.
+        box: "x0 y0 x1 y1" in pixels of the video, or "".
+        mask: a given mask, an image or a folder of images by frame number; never changed.
+        settings: how.
+        path: HDF5 file to write.
+        facts: JSON file to write.
+
+    Raises:
+        CaseError: a box or mask that does not fit the video, or no such weights.
+    """
+    finder, model = make_finder(settings)
+    with open_frames(cache) as file:
+        given = read_given(mask, file, case) if mask is not None else {}
+        source, boxes = _boxes(file, box, given, case)
+        keys = key_frames(int(file.attrs["frames"]), settings.key_every)
+        found: dict[int, np.ndarray] = {}
+        scores: dict[int, float] = {}
+        fan = boxes(0)[1] if settings.method == "fan" else None
+        for key in [] if settings.method == "fan" else keys:
+            prompt = boxes(key)[0]
+            if prompt is None:
+                continue
+            found[key], scores[key] = finder(read(file, [key])[0], prompt)
+        first = boxes(keys[0])[0]
+        shape = (int(file.attrs["height"]), int(file.attrs["width"]))
+        count = int(file.attrs["frames"])
+        if fan is not None:
+            masks = np.broadcast_to(fan, (count, *shape))
+        else:
+            masks = propagate(found or {0: np.zeros(shape, bool)}, count)
+        agreement = float(np.mean([iou(masks[n], g) for n, g in given.items()])) if given else None
+        share = float(masks.mean())
+        known = [score for score in scores.values() if np.isfinite(score)]
+        made = RegionFacts(
+            case=case,
+            method=settings.method,
+            model=model,
+            box_source=source,
+            box=first,
+            keys=keys,
+            score=float(np.mean(known)) if known else None,
+            share=share,
+            iou=agreement,
+            review=_review(share, agreement, settings),
+        )
+        _write(path, cache, file, masks, scores, made)
+    write_json(facts, asdict(made))
+    return made
+
+
+def make_finder(settings: Regions) -> tuple[Finder, str]:
+    """What finds an object in a box, and the hash of its weights ("" without any)."""
+    if settings.method != "medsam":
+        return (lambda image, box: (object_in_box(image, box), float("nan"))), ""
+    # Only here, since importing torch and transformers takes seconds.
+    from foldwise.networks.clip import weights_digest
+    from foldwise.networks.medsam import MedSAM, load_medsam
+
+    assert settings.weights is not None
+    network = load_medsam(settings.weights)
+    digest = bytes(weights_digest(network).tolist()).hex()
+    return MedSAM(network), digest
+
+
+def read_given(path: Path, file: h5py.File, case: str) -> dict[int, np.ndarray]:
+    """A given mask on the cached frames: frame → (height, width) bool.
+
+    Args:
+        path: an image, which is of the first frame, or a folder of images by frame number.
+        file: the frame cache.
+        case: for messages.
+
+    Raises:
+        CaseError: no image, not of the video's size, or none of a cached frame.
+    """
+    height, width = int(file.attrs["height"]), int(file.attrs["width"])
+    source = (int(file.attrs["source_width"]), int(file.attrs["source_height"]))
+    places = {int(number): place for place, number in enumerate(file["number"][()])}
+    files = image_files(path) if path.is_dir() else {int(file["number"][0]): path}
+    made = {}
+    for number, image_path in files.items():
+        if number not in places:
+            continue
+        try:
+            with Image.open(image_path) as image:
+                if image.size != source:
+                    raise CaseError(
+                        f"case {case}: {image_path}: the mask is {image.size[0]}×{image.size[1]}, the video "
+                        f"{source[0]}×{source[1]}"
+                    )
+                grey = image.convert("L").resize((width, height), Image.Resampling.NEAREST)
+                made[places[number]] = np.asarray(grey) > 0
+        except OSError as error:
+            raise CaseError(f"case {case}: {image_path}: not readable as an image ({error})") from error
+    if not made:
+        raise CaseError(f"case {case}: {path}: has no mask of a cached frame")
+    return made
+
+
+def _boxes(
+    file: h5py.File, box: str, given: dict[int, np.ndarray], case: str
+) -> tuple[str, Callable[[int], tuple[Box | None, np.ndarray | None]]]:
+    """Where the prompts are from, and a function from a frame to its box and, of the fan, its outline."""
+    if (wanted := box_from(box)) is not None:
+        scaled = _scaled(wanted, file, case)
+        return "sheet", lambda frame: (scaled, None)
+    if given:
+        by_frame = {frame: box_of(mask) for frame, mask in given.items()}
+        return "mask", lambda frame: (by_frame[min(by_frame, key=lambda known: abs(known - frame))], None)
+    numbers = spread(int(file.attrs["frames"]), FAN_FRAMES)
+    fan = find_fan(read(file, numbers))
+    outline = box_of(fan)
+    return "fan", lambda frame: (outline, fan)
+
+
+def _scaled(box: Box, file: h5py.File, case: str) -> Box:
+    """A box of the video in pixels of the cached frames."""
+    source = (int(file.attrs["source_width"]), int(file.attrs["source_height"]))
+    if box[2] > source[0] or box[3] > source[1]:
+        raise CaseError(f"case {case}: box {box} reaches beyond the video, which is {source[0]}×{source[1]}")
+    x, y = int(file.attrs["width"]) / source[0], int(file.attrs["height"]) / source[1]
+    return round(box[0] * x), round(box[1] * y), max(1, round(box[2] * x)), max(1, round(box[3] * y))
+
+
+def _review(share: float, agreement: float | None, settings: Regions) -> str:
+    if share < settings.smallest:
+        return "no region found"
+    if agreement is not None and agreement < settings.agreement:
+        return f"the new region and the given mask disagree: IoU {agreement:.2f}"
+    return ""
+
+
+def _write(
+    path: Path, cache: Path, file: h5py.File, masks: np.ndarray, scores: dict[int, float], facts: RegionFacts
+) -> None:
+    stored = masks.astype(np.uint8)
+    score = np.full(len(stored), np.nan, np.float32)
+    score[list(scores)] = list(scores.values())
+    whole = box_of(stored.any(axis=0)) if facts.share > 0 else None
+    digest = hashlib.sha256(str(file.attrs["content"]).encode())
+    digest.update(np.ascontiguousarray(stored).data)
+    own: dict[str, Any] = {
+        "content": digest.hexdigest(),
+        "region_box": np.array(whole or (0, 0, stored.shape[2], stored.shape[1]), np.int64),
+        "region_found": not facts.review.startswith("no region"),
+        "provenance": json.dumps(asdict(facts)),
+    }
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as made:
+        for name in file:
+            # The cache lies in a folder beside this one's: the link holds when both are moved.
+            made[name] = h5py.ExternalLink(os.path.relpath(cache, path.parent), f"/{name}")
+        made.create_dataset(
+            "masks",
+            data=stored,
+            chunks=(1, *stored.shape[1:]),
+            compression=hdf5plugin.Blosc2(cname="lz4hc", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE),
+        )
+        made["score"] = score
+        made.attrs.update({**dict(file.attrs), **own})

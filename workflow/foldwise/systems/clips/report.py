@@ -1,0 +1,219 @@
+"""What the report shows of clips: scores of clips and patients, confusion, ROC, calibration, and mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix, roc_curve
+
+from foldwise.files import atomic_path, read_json
+from foldwise.hdf5 import open_hdf5
+from foldwise.report.figures import PALETTE, picture
+from foldwise.report.results import Experiment, ModelResults, Remark
+from foldwise.report.tables import Column, number
+from foldwise.report.view import Picture, View
+from foldwise.systems.clips.metrics import PROBABILITY, arrays, per_patient, reliability, summarise
+from foldwise.systems.clips.predictions import read_source
+from foldwise.video.regions import spread
+from foldwise.video.store import read
+
+METRICS = (
+    Column("balanced_accuracy", "balanced accuracy", 3),
+    Column("accuracy", "accuracy", 3),
+    Column("auc", "AUC", 3),
+    Column("f1", "F1", 3),
+    Column("recall", "recall", 3),
+    Column("log_loss", "log loss", 3),
+    Column("brier", "Brier score", 3),
+    Column("ece", "calibration error", 3),
+    Column("correct", "share right", 3),
+    Column("p_true", "probability of the truth", 3),
+)
+CASE_METRICS = (
+    Column("predicted", "predicted", text=True),
+    Column("p_true", "probability of the truth", 3),
+    Column("confidence", "confidence", 3),
+)
+ABOUT = (
+    "Each clip is predicted by the model of the fold that held its patient out; probabilities are averaged "
+    "over the clip's views, and over a patient's clips. Balanced accuracy is the mean recall of the classes; AUC "
+    "and F1 of all classes are means over classes, one against the rest; the calibration error takes ten bins."
+)
+EXCLUDED = (
+    "A fold in which a class is absent, or alone, has no recall or AUC of it, and is counted as left out."
+)
+# Mistakes shown, and frames of each.
+MISTAKES, FRAMES = 4, 6
+# A wrong prediction of at least this probability is worth a remark.
+CONFIDENT = 0.9
+
+
+def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
+    """Confusion matrices, ROC and reliability, and film strips of the most confident mistakes."""
+    rows = model.metrics
+    made = [
+        Picture(
+            confusion(rows),
+            "Confusion of clips and of patients, counts; a row is a true class",
+            "two confusion matrices",
+        ),
+        Picture(
+            characteristics(rows),
+            "Receiver operating characteristic of each class against the rest (clips), and calibration: the "
+            "dashed line is perfect, a dot's area its number of clips",
+            "ROC curves and a reliability diagram",
+        ),
+    ]
+    for row in mistakes(rows):
+        path = source_of(model.predictions[row["case"]], experiment.caches / f"{row['case']}.h5")
+        text = (
+            f"{row['case']} (patient {row['group']}): {row['class']}, taken for {row['predicted']} with "
+            f"{number(row['confidence'], 2)}"
+        )
+        made.append(Picture(film_strip(path), text, f"frames of {row['case']} with its region outlined"))
+    return made
+
+
+def mistakes(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """The wrong predictions of highest confidence, at most one of a patient, most confident first."""
+    wrong = rows[rows["predicted"] != rows["class"]].sort_values("confidence", ascending=False, kind="stable")
+    return [{str(k): v for k, v in row.items()} for row in wrong.drop_duplicates("group").to_dict("records")][
+        :MISTAKES
+    ]
+
+
+def confusion(rows: pd.DataFrame) -> str:
+    """Confusion matrices of clips and of patients, as a data address."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, (title, table) in zip(
+        figure.subplots(1, 2), (("clips", rows), ("patients", per_patient(rows))), strict=True
+    ):
+        truth, probabilities, classes = arrays(table)
+        counts = confusion_matrix(truth, probabilities.argmax(axis=1), labels=range(len(classes)))
+        axes.imshow(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(counts):
+            dark = count > 0.5 * counts[row].sum()
+            axes.text(column, row, str(count), ha="center", va="center", color="white" if dark else "black")
+        axes.set_xticks(range(len(classes)), classes, fontsize=8)
+        axes.set_yticks(range(len(classes)), classes, fontsize=8)
+        axes.set_xlabel("predicted", fontsize=8)
+        axes.set_ylabel("truth", fontsize=8)
+        axes.set_title(title, fontsize=9)
+    return picture(figure)
+
+
+def characteristics(rows: pd.DataFrame) -> str:
+    """ROC curves and the reliability diagram, as a data address."""
+    truth, probabilities, classes = arrays(rows)
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for index, (name, colour) in enumerate(zip(classes, PALETTE * len(classes), strict=False)):
+        if 0 < (truth == index).sum() < len(truth):
+            false, true, _ = roc_curve(truth == index, probabilities[:, index])
+            left.plot(false, true, color=colour, lw=1.5, label=name)
+    bins = reliability(truth, probabilities)
+    right.plot([b[0] for b in bins], [b[1] for b in bins], color=PALETTE[0], lw=1)
+    right.scatter(
+        [b[0] for b in bins],
+        [b[1] for b in bins],
+        s=[600 * b[2] / len(truth) for b in bins],
+        color=PALETTE[0],
+    )
+    for axes, across, up in ((left, "1 − specificity", "sensitivity"), (right, "confidence", "accuracy")):
+        axes.plot([0, 1], [0, 1], "--", color="grey", lw=0.8)
+        axes.set_xlabel(across, fontsize=8)
+        axes.set_ylabel(up, fontsize=8)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    left.legend(fontsize=8, frameon=False, loc="lower right")
+    return picture(figure)
+
+
+def film_strip(path: Path) -> str:
+    """Frames of a case, evenly over time, with its region outlined where there is one, as a data address.
+
+    Args:
+        path: frame cache, or file of regions.
+    """
+    with open_hdf5(path) as file:
+        numbers = spread(int(file.attrs["frames"]), FRAMES)
+        frames = read(file, numbers)
+        masks = file["masks"][numbers] if "masks" in file else None
+        times = file["time_s"][()][list(numbers)]
+    figure = Figure(figsize=(1.6 * len(frames), 1.75 * frames.shape[1] / frames.shape[2] + 0.2))
+    figure.set_layout_engine("constrained")
+    panels = np.atleast_1d(np.array(figure.subplots(1, len(frames))))
+    for place, axes in enumerate(panels):
+        _frame(axes, frames[place], None if masks is None else masks[place], f"{times[place]:.1f} s")
+    return picture(figure)
+
+
+def source_of(prediction: Path, cache: Path) -> Path:
+    """The frames that a model saw, with their regions if it had them; else the cache."""
+    path = read_source(prediction)
+    return path if path.exists() else cache
+
+
+def concerns(rows: pd.DataFrame) -> list[dict[str, str]]:
+    """Clips predicted wrong with much confidence."""
+    made = []
+    for row in rows.to_dict("records"):
+        if row["predicted"] != row["class"] and row["confidence"] >= CONFIDENT:
+            text = f"taken for {row['predicted']} with a probability of {row['confidence']:.2f}"
+            made.append({"case": str(row["case"]), "class": str(row["class"]), "text": text})
+    return made
+
+
+def remarks(cases: Mapping[str, Any], data: Path) -> list[Remark]:
+    """The review list: cases without a region, or whose region and given mask disagree."""
+    made = []
+    for case, facts in cases.items():
+        path = Path(facts["regions"]) / f"{case}.json" if facts.get("regions") else None
+        if path is not None and path.exists() and (review := read_json(path)["review"]):
+            made.append(Remark(case, f"{review}; the given labels are unchanged"))
+    return made
+
+
+def files(experiment: Experiment, folder: Path) -> None:
+    """Write each model's out-of-fold predictions: <model>/predictions.csv."""
+    for model in experiment.models:
+        own = [column for column in model.metrics if str(column).startswith(PROBABILITY)]
+        table = model.metrics[["case", "group", "fold", "class", "predicted", *own]]
+        with atomic_path(folder / model.name / "predictions.csv") as temporary:
+            table.rename(columns={"class": "label"}).to_csv(temporary, index=False)
+
+
+def summary(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Scores of clips and patients, pooled and over folds."""
+    return summarise(rows, metrics)
+
+
+def _frame(axes: Axes, frame: np.ndarray, mask: np.ndarray | None, title: str) -> None:
+    axes.imshow(frame)
+    if mask is not None and mask.any() and not mask.all():
+        axes.contour(mask, [0.5], colors=[PALETTE[1]], linewidths=0.8)
+    axes.set_title(title, fontsize=7)
+    axes.set_axis_off()
+
+
+VIEW = View(
+    metrics=METRICS,
+    case_metrics=CASE_METRICS,
+    score=("val_balanced_accuracy", "validation balanced accuracy"),
+    about=ABOUT,
+    excluded=EXCLUDED,
+    pictures_title="Predictions",
+    pictures_note="Film strips show the most confident mistakes, one of a patient, with the region that the "
+    "model was given.",
+    class_title="class",
+    pictures=pictures,
+    concerns=concerns,
+    remarks=remarks,
+    summary=summary,
+    files=files,
+)

@@ -1,0 +1,207 @@
+"""Settings of clip classification."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from foldwise.settings import Experiment, Name, Named, Section, Share
+from foldwise.settings import Model as AnyModel
+
+Three = tuple[float, float, float]
+# Networks whose weights are a folder and stay as they are.
+FROZEN = ("EVL", "ZeroShotCLIP")
+
+
+class Data(Section):
+    """Which clips there are and what their classes mean."""
+
+    sheet: Path = Field(description="Sample sheet (CSV or TSV), one clip a row.")
+    folder: Path | None = Field(
+        None, description="Folder from which relative paths of the sheet start; default: the sheet's."
+    )
+    classes: Annotated[list[Name], Field(min_length=2)] | Path = Field(
+        description="Names of the classes, in the order of their numbers from 0; or a JSON file with such a "
+        "list (`data_class_mapping.json`). The sheet's labels are names or numbers."
+    )
+    sentences: list[str] | Path | None = Field(
+        None,
+        description="A sentence per class for ZeroShotCLIP, in the same order; or a text file with one a "
+        "line (`data_classes.txt`).",
+    )
+    update_labels: bool = Field(
+        False,
+        description="Train on a new index (index-updated.pkl) of the cases alone whose new region was "
+        "accepted, with the new masks; the old index stays.",
+    )
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes: list[str] | Path) -> list[str] | Path:
+        if isinstance(classes, list) and len(set(classes)) != len(classes):
+            raise ValueError("a class stands twice")
+        return classes
+
+
+class Regions(Section):
+    """Where the object of interest is, in every frame (rule `roi`)."""
+
+    method: Literal["medsam", "threshold", "fan"] = Field(
+        "threshold",
+        description="medsam: the network, prompted with a box. threshold: a classical stand-in, the largest "
+        "bright component of the box. fan: what the scanner shows, without text and rulers around it.",
+    )
+    weights: Path | None = Field(
+        None, description="MedSAM's own checkpoint (.pth), or a folder with a SamModel of transformers."
+    )
+    key_every: int = Field(
+        8, ge=1, description="The region is searched in every n-th frame and interpolated between. Frames."
+    )
+    agreement: Share = Field(
+        0.5, description="A case whose new region has a smaller IoU with its given mask is to be reviewed."
+    )
+    smallest: Share = Field(
+        0.005, description="A region of a smaller share of the frame counts as none, to be reviewed."
+    )
+
+    @model_validator(mode="after")
+    def _weights(self) -> Regions:
+        if (self.method == "medsam") != (self.weights is not None):
+            raise ValueError("method: medsam needs `weights`, and the other methods have none")
+        return self
+
+
+class Prepare(Section):
+    """Before training."""
+
+    regions: Regions | None = Field(None, description="Find regions.")
+
+
+class Cache(Section):
+    """The HDF5 file of a clip."""
+
+    size: int | None = Field(
+        256, ge=16, description="Shrink frames to this shorter side; smaller ones stay. null: never. Pixels."
+    )
+    fps: float | None = Field(None, gt=0, description="Keep this many frames per second; null: all.")
+    encoding: Literal["jpeg", "raw"] = Field(
+        "jpeg", description="jpeg: small. raw: exact values, compressed without loss."
+    )
+    quality: int = Field(90, ge=1, le=100, description="Of the JPEGs.")
+
+
+class RandAugment(Section):
+    """Random changes of grey values and shape (Cubuk et al. 2020), the same for all frames of a clip."""
+
+    operations: int = Field(2, ge=1, description="Changes, one after another.")
+    magnitude: int = Field(7, ge=0, le=30, description="Their strength.")
+
+
+class Clip(Section):
+    """What of a video the network sees."""
+
+    frames: int = Field(8, ge=1, description="Frames of a clip.")
+    every: int | Literal["segments"] = Field(
+        16,
+        description="Step between frames, from a random start; or `segments`: one frame from each of as many "
+        "equal parts of the video. Frames of the cache.",
+    )
+    size: int = Field(224, ge=16, description="Edge of the square that the network sees. Pixels.")
+    area: tuple[Share, Share] = Field(
+        (0.08, 1.0), description="Random resized crops take this share of a training frame."
+    )
+    mirror: bool = Field(True, description="Mirror half of the training clips, left to right.")
+    rand_augment: RandAugment | None = Field(RandAugment(), description="Augmentation; null: none.")
+    mean: Three = Field((0.48145466, 0.4578275, 0.40821073), description="Of the values 0 to 1; CLIP's.")
+    std: Three = Field((0.26862954, 0.26130258, 0.27577711), description="Likewise.")
+    spatial_views: Literal[1, 3] = Field(1, description="Squares along the longer side, averaged in testing.")
+    temporal_views: int = Field(3, ge=1, description="Clips over the video, averaged in testing.")
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Clip:
+        if not 0 < self.area[0] <= self.area[1]:
+            raise ValueError("area: the first share must be above 0 and not above the second")
+        if isinstance(self.every, int) and self.every < 1:
+            raise ValueError("every: a step of at least 1 frame, or `segments`")
+        return self
+
+
+class Features(Section):
+    """A frozen network's features, stored once per case (rule `clip_features`)."""
+
+    views: int = Field(4, ge=1, description="Augmented training clips stored per case; an epoch draws one.")
+
+
+class Model(AnyModel):
+    """One model of an experiment; it is trained once per fold."""
+
+    network: Named = Field(
+        Named.model_validate({"name": "r2plus1d_18"}),
+        description="From torchvision.models.video (r2plus1d_18, mvit_v2_s, swin3d_t, s3d, …), "
+        "monai.networks.nets, or Foldwise: FrameAverage (`network`: a 2-D network for each frame), EVL and "
+        "ZeroShotCLIP (`weights`: a folder of CLIP). Classes, frames and sizes are filled in.",
+    )
+    loss: Named = Field(Named(name="CrossEntropyLoss"), description="From torch.nn.")
+    class_weights: Literal["balanced"] | dict[Name, float] | None = Field(
+        None, description="Weights of the classes in the loss; balanced: by the training fold's counts."
+    )
+    input: Literal["whole", "crop", "blank", "channel"] = Field(
+        "whole",
+        description="The whole frame; cropped to the region; its background blanked; or the region as a "
+        "fourth channel. All but whole need prepare.regions; a case without a region is seen whole.",
+    )
+    margin: Share = Field(0.05, description="Margin of `crop`, as a share of the region's longer edge.")
+    clip: Clip = Field(Clip(), description="Frames and views.")
+    features: Features | None = Field(None, description="Store a frozen network's features (EVL only).")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Model:
+        name = self.network.name
+        if self.features is not None and name != "EVL":
+            raise ValueError(f"features are stored of EVL's frozen network; {name} has none")
+        if self.input == "channel" and name in FROZEN:
+            raise ValueError(f"{name} is frozen and cannot learn a fourth channel; use crop or blank")
+        if self.input == "channel" and self.clip.rand_augment is not None:
+            raise ValueError(
+                "RandAugment would move the frames and not the region; set clip.rand_augment: null"
+            )
+        if name in FROZEN and "weights" not in self.network.arguments:
+            raise ValueError(f"{name} needs `weights`, a folder of CLIP weights")
+        return self
+
+
+class Evaluate(Section):
+    """Scores; there is nothing to set."""
+
+
+class Export(Section):
+    """Files for the user."""
+
+    views: bool = Field(False, description="Also write the probabilities of each view.")
+
+
+class Settings(Experiment):
+    """An experiment."""
+
+    system: Literal["clips"] = Field(description="The family.")
+    data: Data = Field(description="Clips and classes.")
+    prepare: Prepare = Field(Prepare(), description="Regions.")
+    cache: Cache = Field(Cache(), description="The HDF5 cache.")
+    models: dict[Name, Model] = Field(
+        {"r2plus1d": Model()}, min_length=1, description="Model name → its settings."
+    )
+    evaluate: Evaluate = Field(Evaluate(), description="Scores.")
+    export: Export = Field(Export(), description="Exported files.")
+
+    @model_validator(mode="after")
+    def _regions(self) -> Settings:
+        wanting = [name for name, model in self.models.items() if model.input != "whole"]
+        if self.prepare.regions is None and (wanting or self.data.update_labels):
+            what = f"models.{wanting[0]}.input" if wanting else "data.update_labels"
+            raise ValueError(f"{what} needs regions: set prepare.regions, e.g. `regions: {{method: fan}}`")
+        blind = [name for name, model in self.models.items() if model.network.name == "ZeroShotCLIP"]
+        if blind and self.data.sentences is None:
+            raise ValueError(f"models.{blind[0]} needs data.sentences")
+        return self

@@ -1,0 +1,185 @@
+"""The sample sheet of clips, and the files that say what the classes are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from foldwise.files import CaseError, read_json
+from foldwise.sheet import CASE_NAME, Case, Sheet, read_cases, read_table
+from foldwise.systems.clips.settings import Data
+from foldwise.video.regions import Box
+
+COLUMNS = ("video", "label", "box", "mask")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mpeg", ".mpg", ".m4v", ".mkv", ".webm", ".wmv", ".gif")
+
+
+@dataclass(frozen=True)
+class ClipCase(Case):
+    """A clip.
+
+    Attributes:
+        video: a video file.
+        label: its class, by name; "" without one. What is no class stays as it was written.
+        box: "x0 y0 x1 y1" in pixels of the video, or "".
+        mask: an image of the region on the video's grid, or a folder of such by frame number; or None.
+    """
+
+    video: Path
+    label: str
+    box: str
+    mask: Path | None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every source file of the case."""
+        return (self.video, *([self.mask] if self.mask else []))
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the case has a class."""
+        return bool(self.label)
+
+
+def read_sheet(data: Data) -> Sheet[ClipCase]:
+    """Read the sheet without touching the videos.
+
+    Raises:
+        CaseError: no such file, no header, or a column that is missing or not known.
+    """
+    table = read_table(data.sheet, COLUMNS)
+    if "video" not in table.header:
+        raise CaseError(f"{data.sheet}: line 1: needs a column `video`")
+    names = class_names(data)
+    folder = data.folder if data.folder is not None else data.sheet.parent
+
+    def make(cells: Mapping[str, str], base: Case) -> ClipCase:
+        return ClipCase(
+            base.name,
+            base.group,
+            base.split,
+            base.line,
+            video=folder / cells["video"],
+            label=class_of(cells.get("label", ""), names),
+            box=cells.get("box", ""),
+            mask=folder / cells["mask"] if cells.get("mask") else None,
+        )
+
+    return read_cases(table, ("video",), make)
+
+
+def read_new_cases(source: Path) -> list[ClipCase]:
+    """Clips to be predicted, from a sample sheet or a folder of videos; labels are not looked at.
+
+    Raises:
+        CaseError: nothing to predict, or a sheet with faults.
+    """
+    if source.is_file():
+        sheet = read_sheet(Data(sheet=source, classes=["no", "class"]))
+        if sheet.problems:
+            raise CaseError(f"{source}: {len(sheet.problems)} problem(s)\n  " + "\n  ".join(sheet.problems))
+        return list(sheet.cases)
+    if not source.is_dir():
+        raise CaseError(f"{source}: neither a sample sheet nor a folder of videos")
+    found = [path for path in sorted(source.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES]
+    if not found:
+        raise CaseError(f"{source}: no videos in it ({', '.join(VIDEO_SUFFIXES)})")
+    made: dict[str, ClipCase] = {}
+    for line, path in enumerate(found, start=1):
+        if not CASE_NAME.match(path.stem):
+            raise CaseError(
+                f"{source}: {path.stem!r} is no name for a case: letters, digits, `_`, `.` and `-` only"
+            )
+        if path.stem in made:
+            raise CaseError(f"{source}: two videos are named {path.stem}")
+        made[path.stem] = ClipCase(path.stem, path.stem, "", line, video=path, label="", box="", mask=None)
+    return list(made.values())
+
+
+def class_names(data: Data) -> list[str]:
+    """Names of the classes in the order of their numbers.
+
+    Raises:
+        CaseError: the file with them is no JSON list of at least two different names.
+    """
+    if not isinstance(data.classes, Path):
+        return list(data.classes)
+    names = read_json(data.classes)
+    if (
+        not isinstance(names, list)
+        or len(names) < 2
+        or not all(isinstance(name, str) and CASE_NAME.match(name) for name in names)
+        or len(set(names)) != len(names)
+    ):
+        raise CaseError(
+            f"{data.classes}: a JSON list of the classes' names is expected, in the order of their numbers: "
+            f'["first", "second"]; each once, of letters, digits, `_`, `.` and `-`'
+        )
+    return names
+
+
+def class_sentences(data: Data) -> list[str]:
+    """A sentence per class in their order; none if the experiment has none.
+
+    Raises:
+        CaseError: a sentence is missing or left over, or sentences that name classes name the wrong ones.
+    """
+    if data.sentences is None:
+        return []
+    names, origin = class_names(data), str(data.sentences)
+    if isinstance(data.sentences, Path):
+        try:
+            text = data.sentences.read_text(encoding="utf-8-sig")
+        except (OSError, ValueError) as error:
+            raise CaseError(f"{data.sentences}: not readable as text ({error})") from error
+        sentences = [line.strip() for line in text.rstrip().splitlines()]
+    else:
+        sentences, origin = [line.strip() for line in data.sentences], "data.sentences"
+    for number, name in enumerate(names):
+        if number >= len(sentences) or not sentences[number]:
+            raise CaseError(f"{origin}: line {number + 1}: the sentence of class {name} is missing")
+        others = [n for n in _named(sentences[number], names) if n != name]
+        if others and name not in _named(sentences[number], names):
+            raise CaseError(
+                f"{origin}: line {number + 1} names {others[0]}, but class {number} is {name}; the sentences "
+                f"must stand in the order of the classes"
+            )
+    if len(sentences) > len(names):
+        raise CaseError(f"{origin}: {len(sentences)} sentences for {len(names)} classes")
+    return sentences
+
+
+def class_of(text: str, names: Sequence[str]) -> str:
+    """The class that a label means, a name or a number; the text itself if it is none."""
+    if text in names:
+        return text
+    return names[int(text)] if re.fullmatch(r"\d+", text) and int(text) < len(names) else text
+
+
+def box_from(text: str) -> Box | None:
+    """The box x0, y0, x1, y1 that a cell holds; None for an empty cell.
+
+    Raises:
+        CaseError: not four whole numbers, or an empty box.
+    """
+    if not text:
+        return None
+    parts = re.split(r"[\s,;]+", text.strip())
+    if len(parts) != 4 or not all(re.fullmatch(r"\d+", part) for part in parts):
+        raise CaseError(f"box {text!r}: four whole numbers are expected, `x0 y0 x1 y1` in pixels")
+    x0, y0, x1, y1 = (int(part) for part in parts)
+    if x0 >= x1 or y0 >= y1:
+        raise CaseError(f"box {text!r}: is empty; x0 < x1 and y0 < y1 are expected")
+    return x0, y0, x1, y1
+
+
+def _named(sentence: str, names: Sequence[str]) -> list[str]:
+    """Classes whose name stands in a sentence; underscores may be written as spaces."""
+    words = _words(sentence)
+    return [name for name in names if _words(name) in words]
+
+
+def _words(text: str) -> str:
+    return " " + re.sub(r"[\W_]+", " ", text.lower()).strip() + " "

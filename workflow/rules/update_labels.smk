@@ -1,0 +1,17 @@
+rule update_labels:
+    input:
+        index=rules.index.output.index,
+        facts=LAYOUT.per_case(LAYOUT.training, rules.roi.output.facts),
+    output:
+        index=f"{LAYOUT.experiment}/index-updated.pkl",
+        splits=f"{LAYOUT.experiment}/splits-updated.json",
+    log:
+        f"{LAYOUT.experiment}/logs/update_labels.log",
+    conda:
+        "../../envs/foldwise.yaml"
+    resources:
+        mem_mb=LAYOUT.mib("index"),
+        runtime=20,
+    shell:
+        "python -m foldwise.stages.update_labels --index {input.index} --facts {input.facts}"
+        " --updated {output.index} --splits {output.splits} > {log} 2>&1"

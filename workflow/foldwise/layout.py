@@ -51,6 +51,7 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
         self.settings = settings
         self.sheet = sheet if settings.part is None else _of_part(sheet, settings.part)
         self.experiment = f"{settings.results}/{settings.experiment}"
+        self.index = f"{self.experiment}/index.pkl"
         self.fold = f"{self.experiment}/{{model}}/fold{{fold}}"
         self.ensemble = f"{self.experiment}/{{model}}/ensemble"
         self.state = f"{self.experiment}/state/{{model}}"
@@ -180,6 +181,15 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
         if pattern == self.cached:
             return self.ready(self.training, pattern)
         return [pattern.format(case=case.name, fold=fold) for case in self.training]
+
+    def ensembled_on(self, model: str) -> list[str]:
+        """Files of cases that all folds' models of a name predict together."""
+        return [self.inputs(model).format(case=case.name, fold="") for case in self.others]
+
+    @property
+    def noticed(self) -> list[str]:
+        """Files in which preparation says what it noticed of cases, for the report."""
+        return []
 
     def features(self, model: str, fold: str) -> str:
         """Folder of the files that a model works on instead of the caches, or nothing."""

@@ -1,6 +1,6 @@
 rule choose:
     input:
-        index=rules.index.output.index,
+        index=LAYOUT.index,
         predictions=expand(
             rules.test.output.predictions, fold=LAYOUT.folds, allow_missing=True
         ),

@@ -1,6 +1,6 @@
 rule export:
     input:
-        index=rules.index.output.index,
+        index=LAYOUT.index,
         predictions=rules.test.output.predictions,
         facts=rules.test.output.facts,
     output:

@@ -2,6 +2,7 @@ rule report:
     input:
         check=rules.check.output,
         splits=rules.index.output.splits,
+        noticed=LAYOUT.noticed,
         logs=expand(rules.train.output.log, model=SETTINGS.models, fold=LAYOUT.folds),
         metrics=expand(
             rules.test.output.metrics, model=SETTINGS.models, fold=LAYOUT.folds

@@ -1,6 +1,6 @@
 rule test:
     input:
-        index=rules.index.output.index,
+        index=LAYOUT.index,
         model=rules.train.output.model,
         caches=lambda wildcards: LAYOUT.trained_on(wildcards.model, wildcards.fold),
     output:

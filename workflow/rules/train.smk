@@ -1,6 +1,6 @@
 rule train:
     input:
-        index=rules.index.output.index,
+        index=LAYOUT.index,
         caches=lambda wildcards: LAYOUT.trained_on(wildcards.model, wildcards.fold),
         plan=LAYOUT.plan or [],
         pretrained=lambda wildcards: LAYOUT.pretrained(wildcards.model),

@@ -83,7 +83,10 @@ class TestFeatures:
         [
             (lambda folder: shutil.rmtree(folder), "no folder with a model"),
             (lambda folder: (folder / "model.safetensors").unlink(), "not readable as CLIPModel"),
-            (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 99), "not readable as CLIPModel"),
+            (
+                lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 99),
+                "not readable as CLIPModel",
+            ),
         ],
     )
     def test_wrong_folder(self, tmp_path: Path, change: object, message: str) -> None:

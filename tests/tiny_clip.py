@@ -47,9 +47,12 @@ def save_clip(folder: Path, seed: int = 0) -> Path:
             if weight.ndim > 1:
                 weight.normal_(std=0.3)
     model.save_pretrained(folder)
-    (folder / "vocab.json").write_text(json.dumps({word: n for n, word in enumerate(words)}), encoding="utf-8")
+    (folder / "vocab.json").write_text(
+        json.dumps({word: n for n, word in enumerate(words)}), encoding="utf-8"
+    )
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}), encoding="utf-8"
+        json.dumps({"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}),
+        encoding="utf-8",
     )
     return folder

@@ -1,6 +1,7 @@
 rule update_labels:
     input:
-        index=rules.index.output.index,
+        # By its path: the index is made by a rule that is read later.
+        index=f"{LAYOUT.experiment}/index.pkl",
         facts=LAYOUT.per_case(LAYOUT.training, rules.roi.output.facts),
     output:
         index=f"{LAYOUT.experiment}/index-updated.pkl",

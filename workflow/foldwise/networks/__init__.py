@@ -5,12 +5,16 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
 from typing import Any
 
 import torch
 
 from foldwise.files import CaseError
 from foldwise.settings import Named
+
+# Weights are local files; transformers would else ask its hub about some of them, and wait.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 WEIGHTS = {"weight", "pos_weight", "class_weight"}
 # What builders that take **kwargs hand on to a class, by package.

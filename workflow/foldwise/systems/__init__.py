@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from foldwise.training.steps import Items
 
-NAMES = ("segmentation", "surgical", "interactive")
+NAMES = ("segmentation", "surgical", "interactive", "clips")
 
 
 def system_of(config: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from foldwise.sheet import Sheet
 from foldwise.systems.clips.check import CheckedClips, check
 from foldwise.systems.clips.forecast import case_mib, count, model_mib
 from foldwise.systems.clips.settings import FROZEN, Model, Settings
-from foldwise.systems.clips.sheet import ClipCase, class_names, read_sheet
+from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences, read_sheet
 from foldwise.video.decode import VideoInfo
 
 # A video whose header was not read.
@@ -58,7 +59,6 @@ class Layout(layout.Layout[Settings, ClipCase]):
         self.indexed = self.cached
         if data.update_labels:
             self.index = f"{self.experiment}/index-updated.pkl"
-            self.splits = f"{self.experiment}/splits-updated.json"
         self.checked = checked
         self.stages = ["clip_cache", *(["roi"] if settings.prepare.regions else [])]
         self._feature_keys = {
@@ -66,6 +66,19 @@ class Layout(layout.Layout[Settings, ClipCase]):
             for name, model in settings.models.items()
             if model.features is not None
         }
+
+    @cached_property
+    def training_rows(self) -> str:
+        """A hash of the rows and the classes that the index is made from."""
+        rows = [[c.name, c.group, c.label, [str(path) for path in c.files]] for c in self.training]
+        data = self.settings.data
+        return short_hash([rows, class_names(data), class_sentences(data)])
+
+    @property
+    def noticed(self) -> list[str]:
+        """What was found of the cases' regions."""
+        wanted = self.settings.prepare.regions is not None
+        return self.per_case(self.sheet.cases, f"{self.regions}/{{case}}.json") if wanted else []
 
     @property
     def models(self) -> Sequence[str]:

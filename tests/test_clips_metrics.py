@@ -1,0 +1,138 @@
+"""Scores of classifications, worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as library
+
+from foldwise.systems.clips.metrics import (
+    CLIPS,
+    PATIENTS,
+    calibration_error,
+    measure,
+    per_patient,
+    reliability,
+    summarise,
+)
+
+CLASSES = ("a", "b", "c")
+TRUTH = np.array([0, 0, 1, 1, 2])
+FOUND = np.array(
+    [
+        [0.8, 0.1, 0.1],  # right
+        [0.3, 0.6, 0.1],  # taken for b
+        [0.2, 0.7, 0.1],  # right
+        [0.1, 0.5, 0.4],  # right
+        [0.1, 0.5, 0.4],  # taken for b
+    ]
+)
+
+
+def rows(probabilities: np.ndarray, truth: np.ndarray, groups: list[str], folds: list[int]) -> pd.DataFrame:
+    table = pd.DataFrame(probabilities, columns=[f"probability_{name}" for name in CLASSES])
+    table["class"] = [CLASSES[number] for number in truth]
+    return table.assign(group=groups, fold=folds, model="m", case=[f"k{n}" for n in range(len(truth))])
+
+
+class TestMeasure:
+    """One set of predictions."""
+
+    def test_by_hand(self) -> None:
+        made = measure(TRUTH, FOUND, CLASSES)
+        assert made["", "accuracy"] == pytest.approx(3 / 5)
+        assert [made[name, "recall"] for name in CLASSES] == [0.5, 1, 0]
+        assert made["", "balanced_accuracy"] == pytest.approx(0.5)
+        # b: two hits of two, four claimed.
+        assert [made[name, "f1"] for name in CLASSES] == pytest.approx([2 / 3, 4 / 6, 0])
+        # a against the rest: 0.8 beats 0.2, 0.1, 0.1; 0.3 too. b: 0.7 beats 0.1, 0.6, 0.5; 0.5 beats 0.1, ties 0.5.
+        assert made["a", "auc"] == 1
+        assert made["b", "auc"] == pytest.approx((3 + 1.5) / 6)
+        assert made["c", "auc"] == pytest.approx((3 + 0.5) / 4)
+        logs = [math.log(p) for p in (0.8, 0.3, 0.7, 0.5, 0.4)]
+        assert made["", "log_loss"] == pytest.approx(-sum(logs) / 5)
+        squares = [0.06, 0.86, 0.14, 0.42, 0.62]
+        assert made["", "brier"] == pytest.approx(sum(squares) / 5)
+
+    def test_absent_class_has_none(self) -> None:
+        made = measure(TRUTH[:4], FOUND[:4], CLASSES)
+        assert math.isnan(made["c", "recall"])
+        assert math.isnan(made["c", "auc"])
+        assert made["", "balanced_accuracy"] == pytest.approx(0.75)
+        alone = measure(TRUTH[:1], FOUND[:1], CLASSES)
+        assert math.isnan(alone["", "auc"])
+        assert alone["", "accuracy"] == 1
+
+    def test_like_scikit_learn(self) -> None:
+        random = np.random.default_rng(0)
+        truth, found = random.integers(3, size=200), random.dirichlet([1, 1, 1], 200)
+        made = measure(truth, found, CLASSES)
+        best = found.argmax(1)
+        assert made["", "balanced_accuracy"] == pytest.approx(library.balanced_accuracy_score(truth, best))
+        assert made["", "f1"] == pytest.approx(library.f1_score(truth, best, average="macro"))
+        assert made["", "auc"] == pytest.approx(library.roc_auc_score(truth, found, multi_class="ovr"))
+        assert made["", "log_loss"] == pytest.approx(library.log_loss(truth, found))
+
+
+class TestCalibration:
+    """Confidence against accuracy."""
+
+    def test_by_hand(self) -> None:
+        # Confidences 0.8, 0.6, 0.7, 0.5, 0.5 in bins of a tenth, right edges in: alone but the last two.
+        assert reliability(TRUTH, FOUND) == [
+            (0.5, 0.5, 2),
+            (pytest.approx(0.6), 0, 1),
+            (pytest.approx(0.7), 1, 1),
+            (pytest.approx(0.8), 1, 1),
+        ]
+        assert calibration_error(TRUTH, FOUND) == pytest.approx((0 + 0.6 + 0.3 + 0.2) / 5)
+
+    def test_sure_and_right(self) -> None:
+        assert calibration_error(np.array([0, 1]), np.eye(3)[:2]) == 0
+
+
+class TestSummary:
+    """Clips and patients, folds and intervals."""
+
+    def test_patients_are_means_of_their_clips(self) -> None:
+        table = per_patient(rows(FOUND, TRUTH, ["x", "x", "y", "y", "z"], [0, 0, 1, 1, 1]))
+        assert table["group"].tolist() == ["x", "y", "z"]
+        assert table["class"].tolist() == list(CLASSES)
+        assert table["probability_a"].tolist() == pytest.approx([0.55, 0.15, 0.1])
+
+    def test_folds_and_levels(self) -> None:
+        table = rows(FOUND, TRUTH, ["x", "x", "y", "y", "z"], [0, 0, 1, 1, 1])
+        made = summarise(table, ["balanced_accuracy", "recall"], resamples=50).set_index(["class", "metric"])
+        clips = made.loc[CLIPS, "balanced_accuracy"]
+        assert clips["mean"] == pytest.approx(0.5)
+        # Fold 0 has class a alone, recall 1/2; fold 1 has b and c, recalls 1 and 0.
+        assert clips["fold_mean"] == pytest.approx(0.5)
+        assert clips["fold_std"] == pytest.approx(0)
+        assert clips["n"] == 5
+        patients = made.loc[PATIENTS, "balanced_accuracy"]
+        assert patients["n"] == 3
+        assert patients["mean"] == pytest.approx(2 / 3)
+        assert made.loc["a", "recall"]["excluded"] == 1
+        assert made.loc["a, patients", "recall"]["mean"] == 1
+
+    def test_interval_covers_the_truth_and_is_over_patients(self) -> None:
+        """Ten clips of each of 40 patients, all right or all wrong: the interval is that of 40 throws."""
+        random = np.random.default_rng(1)
+        right = np.repeat(random.random(40) < 0.7, 10)
+        truth = np.repeat(random.integers(3, size=40), 10)
+        found = np.where(right, truth, (truth + 1) % 3)
+        table = rows(np.eye(3)[found] * 0.9 + 0.1 / 3, truth, list(np.repeat([f"g{n}" for n in range(40)], 10)),
+                     [n % 5 for n in np.repeat(np.arange(40), 10)])  # fmt: skip
+        made = summarise(table, ["accuracy"], resamples=300).set_index(["class", "metric"])
+        share = right.mean()
+        error = math.sqrt(share * (1 - share) / 40)
+        row = made.loc[CLIPS, "accuracy"]
+        assert row["mean"] == pytest.approx(share)
+        assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * error, rel=0.2)
+
+    def test_one_patient_has_no_interval(self) -> None:
+        made = summarise(rows(FOUND[:2], TRUTH[:2], ["x", "x"], [0, 0]), ["accuracy"], resamples=5)
+        assert made["low"].isna().all()

@@ -48,7 +48,8 @@ class TestMeasure:
         assert made["", "balanced_accuracy"] == pytest.approx(0.5)
         # b: two hits of two, four claimed.
         assert [made[name, "f1"] for name in CLASSES] == pytest.approx([2 / 3, 4 / 6, 0])
-        # a against the rest: 0.8 beats 0.2, 0.1, 0.1; 0.3 too. b: 0.7 beats 0.1, 0.6, 0.5; 0.5 beats 0.1, ties 0.5.
+        # a against the rest: 0.8 beats 0.2, 0.1, 0.1; 0.3 too.
+        # b: 0.7 beats 0.1, 0.6, 0.5; 0.5 beats 0.1 and ties with 0.5.
         assert made["a", "auc"] == 1
         assert made["b", "auc"] == pytest.approx((3 + 1.5) / 6)
         assert made["c", "auc"] == pytest.approx((3 + 0.5) / 4)
@@ -124,8 +125,9 @@ class TestSummary:
         right = np.repeat(random.random(40) < 0.7, 10)
         truth = np.repeat(random.integers(3, size=40), 10)
         found = np.where(right, truth, (truth + 1) % 3)
-        table = rows(np.eye(3)[found] * 0.9 + 0.1 / 3, truth, list(np.repeat([f"g{n}" for n in range(40)], 10)),
-                     [n % 5 for n in np.repeat(np.arange(40), 10)])  # fmt: skip
+        patients = np.repeat(np.arange(40), 10)
+        sure = np.eye(3)[found] * 0.9 + 0.1 / 3
+        table = rows(sure, truth, [f"g{n}" for n in patients], [n % 5 for n in patients])
         made = summarise(table, ["accuracy"], resamples=300).set_index(["class", "metric"])
         share = right.mean()
         error = math.sqrt(share * (1 - share) / 40)

@@ -81,15 +81,20 @@ class TestObject:
 class TestPropagation:
     """Masks between key frames."""
 
-    def test_disc_that_grows_and_moves(self) -> None:
-        found = {0: disc((60, 60), 20, 20, 6), 4: disc((60, 60), 28, 24, 10)}
+    def test_growing_disc(self) -> None:
+        """The distance to a disc's outline is radius − distance, so radii are interpolated."""
+        found = {0: disc((60, 60), 30, 30, 6), 4: disc((60, 60), 30, 30, 18)}
         masks = propagate(found, 6)
         assert masks.shape == (6, 60, 60)
         assert np.array_equal(masks[0], found[0])
         assert np.array_equal(masks[4], found[4])
         assert np.array_equal(masks[5], found[4])
-        # The distance to a disc's outline is radius − distance; half-way lies the disc of the means.
-        assert iou(masks[2], disc((60, 60), 24, 22, 8)) > 0.85
+        for frame, radius in ((1, 9), (2, 12), (3, 15)):
+            assert iou(masks[frame], disc((60, 60), 30, 30, radius)) > 0.93
+
+    def test_moving_disc(self) -> None:
+        masks = propagate({0: disc((60, 60), 20, 20, 8), 2: disc((60, 60), 24, 28, 8)}, 3)
+        assert np.argwhere(masks[1]).mean(axis=0) == pytest.approx([22, 24], abs=0.3)
 
     def test_empty_keys_are_passed_over(self) -> None:
         mask = disc((20, 20), 10, 10, 4)

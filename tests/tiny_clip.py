@@ -1,4 +1,4 @@
-"""A CLIP of a few channels with random weights and its tokenizer, saved as transformers saves the real one."""
+"""A CLIP of a few channels with random weights and its tokenizer, saved as transformers does."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Features of a frozen network, computed once per case, so that an epoch costs the decoder alone.
 
 Layout of a case's file (HDF5): train_tokens (K, D, T, 1 + P, width) float16 and train_attention (K, D, 2, T,
-P, P) float16 of K augmented training clips; test_tokens and test_attention likewise of the testing views; label
-as in the cache. Attributes: format, case, content, and source, the file that the clips are from.
+P, P) float16 of K augmented training clips; test_tokens and test_attention likewise of the testing views; and
+the cache's label. Attributes: format, case, content, and source, the file that the clips are from.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The file of a case (HDF5) is its frame cache with masks: `masks` (n, height, width) uint8, 0 or 1, on the
 cache's frames; `score` (n,) float32, the network's own estimate of a key frame's IoU, NaN elsewhere. The
-frames are links into the cache. Attributes besides the cache's: region_box (x0, y0, x1, y1 round all frames' masks),
-region_found, provenance (JSON).
+frames are links into the cache. Attributes besides the cache's: region_box (x0, y0, x1, y1 round all
+frames' masks), region_found, provenance (JSON).
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ CASE_METRICS = (
 )
 ABOUT = (
     "Each clip is predicted by the model of the fold that held its patient out; probabilities are averaged "
-    "over the clip's views, and over a patient's clips. Balanced accuracy is the mean recall of the classes; AUC "
-    "and F1 of all classes are means over classes, one against the rest; the calibration error takes ten bins."
+    "over the clip's views, and over a patient's clips. Balanced accuracy is the mean recall of the classes; "
+    "AUC and F1 of all are means over classes, one against the rest; the calibration error takes ten bins."
 )
 EXCLUDED = (
     "A fold in which a class is absent, or alone, has no recall or AUC of it, and is counted as left out."

@@ -1,0 +1,436 @@
+"""Clips from sheet to prediction: checks, cache, items, networks, features, and the new index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import default_collate
+
+from foldwise.files import CaseError
+from foldwise.hdf5 import content_of, open_hdf5
+from foldwise.index import Index, make_index
+from foldwise.settings import Split, validate
+from foldwise.systems.clips.cache import cache_clip
+from foldwise.systems.clips.check import check
+from foldwise.systems.clips.family import Family
+from foldwise.systems.clips.features import make_vision, write_features
+from foldwise.systems.clips.index import make_entries, update_index
+from foldwise.systems.clips.items import label_of, seen, testing_clips
+from foldwise.systems.clips.predictions import read_prediction
+from foldwise.systems.clips.regions import find_regions
+from foldwise.systems.clips.settings import Cache, Data, Model, Regions, Settings
+from foldwise.systems.clips.sheet import class_names, class_sentences, read_sheet
+from tiny_clip import save_clip
+from ultrasound import CLASSES, SMALL, frames_of, settings_of, write_clips
+from videos import write_video
+
+TASK = {"classes": CLASSES, "sentences": ["A high band.", "A low band."]}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    write_clips(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def caches(clips: Path) -> list[str]:
+    """Caches of all cases, and files of regions beside them."""
+    sheet = read_sheet(Data(sheet=clips / "clips.csv", classes=CLASSES))
+    made = []
+    for case in sheet.cases:
+        path = clips / "cache" / f"{case.name}.h5"
+        cache_clip(case.name, case.video, case.label, Cache(size=32, encoding="raw"), path)
+        regions = clips / "regions" / f"{case.name}.h5"
+        find_regions(case.name, path, "", None, Regions(method="fan"), regions, regions.with_suffix(".json"))
+        made.append(str(path))
+    return made
+
+
+def model(**more: Any) -> Model:
+    return validate(Model, {**SMALL, **more})
+
+
+def problems(folder: Path, edit: Callable[[str], str], **data: Any) -> str:
+    """What the check says of an edited copy of the sheet."""
+    sheet = folder / "edited.csv"
+    sheet.write_text(edit((folder / "clips.csv").read_text(encoding="utf-8")), encoding="utf-8")
+    values = settings_of(sheet)
+    values["data"] |= data
+    settings = validate(Settings, values)
+    return "\n".join(check(read_sheet(settings.data), settings).problems)
+
+
+class TestCheck:
+    """Wrong input is named before anything runs."""
+
+    def test_right_input(self, clips: Path) -> None:
+        assert problems(clips, lambda text: text) == ""
+        assert problems(clips, lambda text: text.replace(",high", ",0").replace(",low", ",1")) == ""
+
+    def test_no_video(self, clips: Path) -> None:
+        (clips / "text.mp4").write_text("no video at all", encoding="utf-8")
+        found = problems(
+            clips, lambda text: text.replace("k1_0.avi", "text.mp4").replace("k2_0.mov", "none.mp4")
+        )
+        assert "line 3: case k1_0" in found
+        assert "text.mp4: not readable as a video" in found
+        assert "line 4: case k2_0" in found
+        assert "none.mp4: no such file" in found
+
+    def test_one_frame(self, clips: Path) -> None:
+        write_video(clips / "still.mp4", frames_of("low", 0)[:1])
+        found = problems(clips, lambda text: text.replace("k1_0.avi", "still.mp4"))
+        assert "line 3: case k1_0" in found
+        assert "one frame only" in found
+
+    def test_labels_and_patients(self, clips: Path) -> None:
+        found = problems(clips, lambda text: text.replace(",low", ",2", 1))
+        assert "case k1_0: label '2' is none of high, low (0 to 1)" in found
+        found = problems(clips, lambda text: text.replace("k1_0,p1", "k1_0,p0"))
+        assert "line 3: case k1_0: patient p0 is low here and high in case k0_0" in found
+        both = "k6_0,p1,k1_0.avi,low,test\n"
+        found = problems(
+            clips,
+            lambda text: (
+                "\n".join(f"{x}," for x in text.split()).replace("label,", "label,split") + "\n" + both
+            ),
+        )
+        assert "case k6_0: patient p1 is in the fixed test set, and in training as case k1_0" in found
+
+    def test_prompts(self, clips: Path) -> None:
+        def with_box(box: str) -> str:
+            return problems(
+                clips,
+                lambda text: (
+                    text.replace("label\n", "label,box\n")
+                    .replace("high\n", "high,\n")
+                    .replace("low\n", f"low,{box}\n")
+                ),
+            )
+
+        assert with_box("2 3 40 30") == ""
+        assert "case k1_0: box '2 3 70 30' reaches beyond the video, which is 64×48" in with_box("2 3 70 30")
+        assert "four whole numbers are expected" in with_box("2 3 40")
+        assert "is empty" in with_box("9 3 4 30")
+
+    def test_class_without_cases(self, clips: Path) -> None:
+        assert "class middle has no labelled" in problems(clips, str, classes=["high", "low", "middle"])
+
+    def test_missing_weights(self, clips: Path) -> None:
+        values = settings_of(
+            clips / "clips.csv", prepare={"regions": {"method": "medsam", "weights": "no.pth"}}
+        )
+        settings = validate(Settings, values)
+        found = check(read_sheet(settings.data), settings).problems
+        assert found == ("prepare.regions.weights: no.pth: no such file or folder",)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"input": "crop"}, "models.small.input needs regions"),
+            ({"features": {"views": 2}}, "features are stored of EVL's frozen network"),
+            ({"network": {"name": "EVL"}}, "EVL needs `weights`"),
+            ({"input": "channel", "clip": {"rand_augment": {}}}, "RandAugment would move the frames"),
+            ({"clip": {"every": 0}}, "a step of at least 1 frame"),
+            ({"network": {"name": "ZeroShotCLIP", "weights": "x"}}, "models.small needs data.sentences"),
+        ],
+    )
+    def test_settings_that_do_not_fit(self, clips: Path, change: dict[str, Any], message: str) -> None:
+        values = settings_of(clips / "clips.csv", models={"small": {**SMALL, **change}})
+        with pytest.raises(CaseError, match=message):
+            validate(Settings, values)
+
+
+class TestClasses:
+    """The class map and the sentences, checked against each other."""
+
+    def data(self, folder: Path, names: Any, sentences: str) -> Data:
+        (folder / "map.json").write_text(json.dumps(names), encoding="utf-8")
+        (folder / "classes.txt").write_text(sentences, encoding="utf-8")
+        return Data(sheet=folder / "x.csv", classes=folder / "map.json", sentences=folder / "classes.txt")
+
+    def test_read(self, tmp_path: Path) -> None:
+        text = "This is the PNoCa 512 figure.\nThis is the PCAT0_512 figure.\n"
+        data = self.data(tmp_path, ["PNoCa_512", "PCAT0_512"], text)
+        assert class_names(data) == ["PNoCa_512", "PCAT0_512"]
+        assert class_sentences(data)[1] == "This is the PCAT0_512 figure."
+
+    @pytest.mark.parametrize(
+        ("names", "sentences", "message"),
+        [
+            (["a", "b"], "One.\n", "line 2: the sentence of class b is missing"),
+            (["a", "b"], "One.\n\nTwo.\n", "line 2: the sentence of class b is missing"),
+            (["a", "b"], "1.\n2.\n3.\n", "3 sentences for 2 classes"),
+            (["early", "late"], "The late one.\nThe early one.\n", "line 1 names late, but class 0 is early"),
+            ({"a": 0}, "1.\n", "a JSON list of the classes' names"),
+            (["a", "a"], "1.\n2.\n", "a JSON list of the classes' names"),
+        ],
+    )
+    def test_wrong(self, tmp_path: Path, names: Any, sentences: str, message: str) -> None:
+        with pytest.raises(CaseError, match=message):
+            class_sentences(self.data(tmp_path, names, sentences))
+
+
+class TestCache:
+    """Decoded frames with their class."""
+
+    def test_shrunk_with_label(self, caches: list[str]) -> None:
+        with open_hdf5(caches[1]) as file:
+            # 48×64 with the shorter side made 32.
+            assert (file.attrs["frames"], file.attrs["height"], file.attrs["width"]) == (8, 32, 43)
+            assert (file.attrs["source_width"], file.attrs["source_height"]) == (64, 48)
+            assert label_of(file) == "low"
+
+    def test_label_is_part_of_the_content(self, clips: Path, tmp_path: Path) -> None:
+        for label in ("high", "low", ""):
+            cache_clip("k", clips / "k0_0.mp4", label, Cache(size=32), tmp_path / f"{label}.h5")
+        assert len({content_of(tmp_path / f"{label}.h5") for label in ("high", "low", "")}) == 3
+
+    def test_thinned_to_one_frame(self, clips: Path, tmp_path: Path) -> None:
+        with pytest.raises(CaseError, match=r"case k: .*one frame only"):
+            cache_clip("k", clips / "k0_0.mp4", "", Cache(fps=1), tmp_path / "k.h5")
+        assert not (tmp_path / "k.h5").exists()
+
+
+class TestInputs:
+    """The frame, its crop, a blanked background, or the region as a channel."""
+
+    @pytest.fixture
+    def region(self, caches: list[str], tmp_path: Path) -> str:
+        """A file of regions whose box is columns 10 to 25 of 43 and rows 8 to 24 of 32."""
+        path = tmp_path / "regions" / "k0_0.h5"
+        settings = Regions(method="threshold", key_every=100)
+        find_regions("k0_0", Path(caches[0]), "15 12 37 36", None, settings, path, tmp_path / "facts.json")
+        return str(path)
+
+    def test_modes(self, region: str, caches: list[str]) -> None:
+        numbers = np.array([2, 5, 5])
+        with open_hdf5(region) as file, open_hdf5(caches[0]) as cache:
+            whole = seen(file, numbers, model())
+            masks = torch.from_numpy(file["masks"][()][numbers].astype(bool))
+            assert torch.equal(whole, seen(cache, numbers, model()))
+            x0, y0, x1, y1 = (int(edge) for edge in file.attrs["region_box"])
+            assert 10 <= x0 < x1 <= 25
+            assert 8 <= y0 < y1 <= 24
+            crop = seen(file, numbers, model(input="crop", margin=0))
+            assert torch.equal(crop, whole[..., y0:y1, x0:x1])
+            blank = seen(file, numbers, model(input="blank"))
+            assert not blank[~masks[:, None].expand_as(blank)].any()
+            inside = masks[:, None].expand_as(blank)
+            assert torch.equal(blank[inside], whole[inside])
+            channel = seen(file, numbers, model(input="channel"))
+            assert torch.equal(channel[:, :3], whole)
+            assert torch.equal(channel[:, 3], masks * 255)
+
+    def test_no_region_is_seen_whole(self, caches: list[str], tmp_path: Path) -> None:
+        path = tmp_path / "r" / "k.h5"
+        settings = Regions(method="threshold", smallest=1.0)
+        found = find_regions("k", Path(caches[0]), "", None, settings, path, tmp_path / "k.json")
+        assert found.review == "no region found"
+        with open_hdf5(path) as file:
+            for mode in ("crop", "blank"):
+                whole = seen(file, np.array([0]), model())
+                assert torch.equal(seen(file, np.array([0]), model(input=mode)), whole)
+
+    def test_testing_views(self, caches: list[str]) -> None:
+        clip = {**SMALL["clip"], "spatial_views": 3, "temporal_views": 2}
+        with open_hdf5(caches[0]) as file:
+            views = list(testing_clips(file, model(clip=clip)))
+        assert [view.shape for view in views] == [(3, 3, 3, 32, 32)] * 2
+
+    def test_fourth_channel_begins_without_effect(self, caches: list[str]) -> None:
+        torch.manual_seed(0)
+        plain = Family(model(), TASK).network().eval()
+        torch.manual_seed(0)
+        mixed = Family(model(input="channel"), TASK).network().eval()
+        clip = torch.randn(1, 4, 3, 32, 32)
+        with torch.no_grad():
+            torch.testing.assert_close(mixed(clip), plain(clip[:, :3]))
+        assert set(plain.state_dict()) < set(mixed.state_dict())
+
+
+class TestItems:
+    """Training items are pure functions of their number."""
+
+    def test_every_case_once_per_pass(self, caches: list[str]) -> None:
+        items = Family(model(), TASK).items(caches, (0, 1))
+        labels = [int(items[number]["label"]) for number in range(12)]
+        assert sorted(labels[:6]) == sorted(labels[6:]) == [0, 0, 0, 1, 1, 1]
+
+    def test_the_same_again(self, caches: list[str]) -> None:
+        one, other = (Family(model(), TASK).items(caches, (0, 1)) for _ in range(2))
+        other[3], other[0]
+        assert torch.equal(one[7]["clip"], other[7]["clip"])
+        third = Family(model(), TASK).items(caches, (0, 2))
+        assert not torch.equal(one[7]["clip"], third[7]["clip"])
+
+    def test_mirror_is_applied(self, caches: list[str]) -> None:
+        clip = {**SMALL["clip"], "area": [1, 1], "frames": 1, "every": 1000}
+        plain = Family(model(clip={**clip, "mirror": False}), TASK).items(caches[:1], (0,))
+        mirrored = Family(model(clip={**clip, "mirror": True}), TASK).items(caches[:1], (0,))
+        flips = [torch.equal(mirrored[n]["clip"], plain[n]["clip"].flip(-1)) for n in range(12)]
+        same = [torch.equal(mirrored[n]["clip"], plain[n]["clip"]) for n in range(12)]
+        assert all(a or b for a, b in zip(flips, same, strict=True))
+        assert 0 < sum(flips) < 12
+
+
+class TestFamily:
+    """Networks, loss and prediction."""
+
+    def test_class_weights_balance(self, caches: list[str]) -> None:
+        three = [caches[0], caches[1], caches[3]]
+        values = {**SMALL, "class_weights": "balanced", "training": {"steps_per_epoch": None, "batch": 2}}
+        made = Family.fitted(validate(Model, values), three)
+        # Of three cases one is high and two are low: 3 / (2 · 1) and 3 / (2 · 2).
+        assert made.class_weights == {"high": 1.5, "low": 0.75}
+        assert made.training.steps_per_epoch == 2
+
+    def test_top_k_of_two_classes(self, caches: list[str]) -> None:
+        family = Family(model(), TASK)
+        items = family.items(caches, (0,))
+        values = family.loss(family.network(), default_collate([items[0], items[1]]), torch.Generator())
+        assert set(values) == {"loss", "top1", "top2"}
+        assert float(values["top2"]) == 1
+
+    def test_views_are_averaged(self, caches: list[str], tmp_path: Path) -> None:
+        clip = {**SMALL["clip"], "temporal_views": 2, "spatial_views": 3}
+        family = Family(model(clip=clip), TASK)
+        networks = [family.network().eval(), family.network().eval()]
+        family.predict(networks, caches[2], tmp_path / "k.h5")
+        mean, views = read_prediction(tmp_path / "k.h5")
+        with open_hdf5(caches[2]) as file, torch.no_grad():
+            expected = [
+                torch.stack([network(squares).softmax(1) for network in networks]).mean(0)
+                for squares in testing_clips(file, family.model)
+            ]
+        np.testing.assert_allclose(views, torch.cat(expected), rtol=1e-5)
+        np.testing.assert_allclose(mean, torch.cat(expected).mean(0), rtol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("name", "frames", "size"),
+        [("r2plus1d_18", 4, 32), ("s3d", 16, 64), ("swin3d_t", 2, 32), ("mvit_v2_s", 4, 64)],
+    )
+    def test_torchvisions_networks(self, name: str, frames: int, size: int) -> None:
+        values = {
+            **SMALL,
+            "network": {"name": name},
+            "clip": {"frames": frames, "size": size, "rand_augment": None},
+        }
+        family = Family(validate(Model, values), TASK)
+        with torch.device("meta"):
+            assert family.build_network()(family.sample()).shape == (2, 2)
+
+    def test_clips_too_short_for_the_network(self) -> None:
+        values = {
+            **SMALL,
+            "network": {"name": "s3d"},
+            "clip": {"frames": 2, "size": 32, "rand_augment": None},
+        }
+        with pytest.raises(CaseError, match="s3d cannot take clips of 2 frames of 32×32"):
+            Family(validate(Model, values), TASK).network()
+
+    def test_unknown_network(self) -> None:
+        with pytest.raises(CaseError, match="did you mean r2plus1d_18"):
+            Family(model(network={"name": "r2plus1d"}), TASK).network()
+
+    def test_learns_where_the_band_is(self, caches: list[str]) -> None:
+        torch.manual_seed(0)
+        family = Family(model(), TASK)
+        network = family.network()
+        items = family.items(caches[:4], (0,))
+        optimiser = torch.optim.AdamW(network.parameters(), 0.02)
+        for step in range(40):
+            optimiser.zero_grad()
+            network.train()
+            batch = default_collate([items[4 * step + n] for n in range(4)])
+            family.loss(network, batch, torch.Generator())["loss"].backward()
+            optimiser.step()
+        assert family.validate(network, caches[4:])["val_balanced_accuracy"] == 1
+
+
+class TestFeatures:
+    """A frozen network's features, stored once."""
+
+    def test_stored_and_direct_agree(self, caches: list[str], tmp_path: Path) -> None:
+        weights = save_clip(tmp_path / "clip")
+        network = {"name": "EVL", "weights": str(weights), "blocks": 2}
+        with_features = model(network=network, features={"views": 2})
+        path = tmp_path / "features" / "k0_0.h5"
+        write_features(caches[0], with_features, make_vision(with_features), path)
+        torch.manual_seed(0)
+        stored = Family(with_features, TASK)
+        trained = stored.network().eval()
+        with torch.no_grad():
+            for weight in trained.parameters():
+                weight.add_(0.1 * torch.randn_like(weight))
+        direct = Family(model(network=network), TASK)
+        stored.predict([trained], str(path), tmp_path / "stored.h5")
+        direct.predict([trained], caches[0], tmp_path / "direct.h5")
+        np.testing.assert_allclose(
+            read_prediction(tmp_path / "stored.h5")[1], read_prediction(tmp_path / "direct.h5")[1], atol=0.01
+        )
+        items = stored.items([str(path)], (0,))
+        batch = default_collate([items[0], items[1]])
+        assert batch["clip"].shape == (2, 2, 3, 17, 16)
+        assert torch.isfinite(stored.loss(trained, batch, torch.Generator())["loss"])
+        again = tmp_path / "again.h5"
+        write_features(caches[0], with_features, make_vision(with_features), again)
+        assert content_of(again) == content_of(path)
+
+    def test_other_size(self, tmp_path: Path) -> None:
+        network = {"name": "EVL", "weights": str(save_clip(tmp_path)), "blocks": 2}
+        with pytest.raises(CaseError, match="clips are 64 px, these CLIP weights take 32"):
+            make_vision(model(network=network, features={}, clip={**SMALL["clip"], "size": 64}))
+
+
+class TestIndex:
+    """Folds by patient, stratified by class; and the new index of accepted cases."""
+
+    def index(self, tmp_path: Path) -> Index:
+        sheet = tmp_path / "clips.csv"
+        lines = ["case,group,video,label"]
+        # Ten patients of class high with one clip, five of class low with three.
+        lines += [f"h{n},h{n},x.mp4,high" for n in range(10)]
+        lines += [f"l{n}_{k},l{n},x.mp4,low" for n in range(5) for k in range(3)]
+        sheet.write_text("\n".join(lines), encoding="utf-8")
+        task, entries = make_entries(Data(sheet=sheet, classes=CLASSES), tmp_path, tmp_path)
+        return make_index(entries, task, Split(folds=5))
+
+    def test_every_fold_has_its_share_of_each_class(self, tmp_path: Path) -> None:
+        index = self.index(tmp_path)
+        assert index.task == {"classes": CLASSES, "sentences": []}
+        for fold in index.folds:
+            labels = [index[case].facts["label"] for case in fold.test]
+            assert labels.count("high") == 2
+            assert labels.count("low") == 3
+
+    def test_new_index(self, tmp_path: Path) -> None:
+        index = self.index(tmp_path)
+        before = [fold.test for fold in index.folds]
+        facts = {entry.case: {"review": "", "iou": 0.8} for entry in index.entries}
+        facts["h3"] = {"review": "no region found", "iou": None}
+        made = update_index(index, facts, tmp_path / "regions")
+        assert {e.case for e in index.entries} - {e.case for e in made.entries} == {"h3"}
+        assert made["h4"].files["mask"] == (str(tmp_path / "regions" / "h4.h5"),)
+        for old, new in zip(index.folds, made.folds, strict=True):
+            assert set(new.test) == set(old.test) - {"h3"}
+            assert set(new.train) == set(old.train) - {"h3"}
+        assert [fold.test for fold in index.folds] == before
+        assert "mask" not in index["h4"].files
+
+    def test_a_fold_left_empty(self, tmp_path: Path) -> None:
+        index = self.index(tmp_path)
+        facts = {
+            e.case: {"review": "x" if e.case in index.folds[1].test else "", "iou": None}
+            for e in index.entries
+        }
+        with pytest.raises(CaseError, match="fold 1 is left without a case to test on"):
+            update_index(index, facts, tmp_path)

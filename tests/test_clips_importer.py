@@ -1,0 +1,91 @@
+"""Lists of clips to a sheet and an experiment."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from foldwise.files import CaseError
+from foldwise.importers import clip_lists
+from foldwise.settings import parse
+from foldwise.systems.clips.settings import Settings
+from foldwise.systems.clips.sheet import read_sheet
+from ultrasound import CLASSES, frames_of
+from videos import write_video
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("pat1/a", "pat1/b", "pat2/a", "pat3/c d", "pat4/e"):
+        path = tmp_path / "videos" / f"{name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, frames_of("high", 0, count=3))
+    (tmp_path / "map.json").write_text(json.dumps(CLASSES), encoding="utf-8")
+    (tmp_path / "classes.txt").write_text("This is high.\nThis is low.\n", encoding="utf-8")
+    (tmp_path / "train.txt").write_text("pat1/a.mp4,0\npat1/b.mp4\t0\npat2/a.mp4 1\n", encoding="utf-8")
+    (tmp_path / "val.txt").write_text("pat3/c d.mp4 0\n\npat4/e.mp4, 1\n", encoding="utf-8")
+    return tmp_path
+
+
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
+    words = [
+        str(folder / "videos"),
+        "--train",
+        str(folder / "train.txt"),
+        "--classes",
+        str(folder / "map.json"),
+    ]
+    words += ["--sheet", str(folder / "out.csv"), "--force", *more]
+    monkeypatch.setattr(sys, "argv", ["clip_lists", *words])
+    clip_lists.main()
+
+
+def test_lists_to_sheet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = ("--validation", str(folder / "val.txt"), "--sentences", str(folder / "classes.txt"))
+    run(folder, monkeypatch, *more, "--group-regex", "(pat[0-9])")
+    settings = parse(Settings, str(folder / "out.yaml"))
+    cases = read_sheet(settings.data).cases
+    found = [(case.name, case.group, case.label, case.split) for case in cases]
+    assert found == [
+        ("pat1_a", "pat1", "high", ""),
+        ("b", "pat1", "high", ""),
+        ("pat2_a", "pat2", "low", ""),
+        ("c_d", "pat3", "high", "test"),
+        ("e", "pat4", "low", "test"),
+    ]
+    assert all(case.video.exists() for case in cases)
+
+
+@pytest.mark.parametrize(
+    ("list_name", "text", "message"),
+    [
+        ("train.txt", "pat1/a.mp4,2\n", r"train.txt: line 1: pat1/a.mp4: label '2' is not in 0 … 1"),
+        ("train.txt", "pat1/a.mp4,0\npat1/a.mp4,0\n", r"train.txt: line 2: .* stands in .*train.txt: line 1"),
+        ("val.txt", "pat1/a.mp4,0\n", r"val.txt: line 1: .* stands in .*train.txt: line 1 already"),
+        ("train.txt", "pat1/a.mp4\n", r"line 1: 'pat1/a.mp4' is not `path,label`"),
+        ("train.txt", "pat1/none.mp4,0\n", r"none.mp4: no such file"),
+        ("train.txt", "\n", r"train.txt: no clips in it"),
+        ("val.txt", "pat1/b.mp4,0\n", r"patient pat1 is in the fixed test set, and in training"),
+        ("train.txt", "pat1/a.mp4,0\npat1/b.mp4,1\n", r"patient pat1 is low here and high in case a"),
+    ],
+)
+def test_wrong_lists(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, list_name: str, text: str, message: str
+) -> None:
+    if list_name == "val.txt" and "b.mp4" in text:
+        (folder / "train.txt").write_text("pat1/a.mp4,0\npat2/a.mp4,1\n", encoding="utf-8")
+    (folder / list_name).write_text(text, encoding="utf-8")
+    more = ("--validation", str(folder / "val.txt")) if list_name == "val.txt" else ()
+    with pytest.raises(CaseError, match=message):
+        run(folder, monkeypatch, *more, "--group-regex", "(pat[0-9])")
+    assert not (folder / "out.csv").exists()
+    assert not (folder / "out.yaml").exists()
+
+
+def test_sentence_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "classes.txt").write_text("This is high.\n", encoding="utf-8")
+    with pytest.raises(CaseError, match="the sentence of class low is missing"):
+        run(folder, monkeypatch, "--sentences", str(folder / "classes.txt"))

@@ -201,8 +201,8 @@ def _runs(model: ModelResults) -> Table:
 
 
 def _cases(view: View, rows: pd.DataFrame, caption: str) -> Table:
-    first = view.metrics[0].key
-    ranked = rows.sort_values(first, na_position="last", kind="stable") if first in rows else rows
+    rank = view.rank or view.metrics[0].key
+    ranked = rows.sort_values(rank, na_position="last", kind="stable") if rank in rows else rows
     columns = (CASE, Column("group", "patient", text=True), FOLD, _class(view), *view.case_metrics)
     return Table(caption, columns, _records(ranked), sortable=True)
 

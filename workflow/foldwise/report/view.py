@@ -44,6 +44,7 @@ class View:
         about: how scores are taken, a sentence.
         excluded: which cases are left out of which means, and how they count otherwise.
         class_title: heading of the column `class`.
+        rank: column by which tables of cases begin with the worst; "": the first metric.
         pictures_title: heading over the pictures of a model.
         pictures_note: what they show.
         colours: legend of the pictures.
@@ -66,6 +67,7 @@ class View:
     pictures_note: str
     pictures: Callable[[Experiment, ModelResults], list[Picture]]
     class_title: str = "class"
+    rank: str = ""
     colours: Mapping[str, str] = field(default_factory=dict)
     chosen: Callable[[Mapping[str, Any]], str] = lambda chosen: ""
     concerns: Callable[[pd.DataFrame], list[dict[str, str]]] = _nothing

@@ -1,8 +1,6 @@
 rule clip_features:
     input:
-        source=lambda wildcards: LAYOUT.before_features(
-            LAYOUT.encoder(wildcards.encoded)
-        ),
+        source=lambda wildcards: LAYOUT.encoded_from(wildcards.encoded, wildcards.case),
         weights=lambda wildcards: LAYOUT.pretrained(LAYOUT.encoder(wildcards.encoded)),
     output:
         f"{LAYOUT.encoded}/{{case}}.h5",

@@ -77,7 +77,10 @@ class EVL(nn.Module):
     def set_extra_state(self, state: torch.Tensor) -> None:
         """Refuse weights that were trained on another backbone."""
         if not torch.equal(state.cpu(), self._frozen[0].digest):
-            raise CaseError("the model was trained on other CLIP weights than those in network.weights")
+            raise CaseError(
+                "the model was trained on other CLIP weights than those in network.weights; put them back, or "
+                "delete the model and its folder in state/ to train again"
+            )
 
 
 class TemporalTerms(nn.Module):

@@ -82,7 +82,7 @@ def _store(
         with half:
             features = vision.features(batch.to(device))
         for kind, part in zip(("tokens", "attention"), features, strict=True):
-            array = part.half().cpu().numpy()
+            array = np.ascontiguousarray(part.half().cpu().numpy())
             key = f"{name}_{kind}"
             if key not in made:
                 made.create_dataset(

@@ -118,6 +118,10 @@ class Layout(layout.Layout[Settings, ClipCase]):
         """A model whose features have a key; those of equal keys are equal."""
         return next(model for model, key in self._feature_keys.items() if key == encoded)
 
+    def encoded_from(self, encoded: str, case: str) -> str:
+        """The file that a case's features of a key are made from."""
+        return self.before_features(self.encoder(encoded)).format(case=case)
+
     def encoding(self, encoded: str) -> Model:
         """What makes the features of a key."""
         return _encoding(self.settings.models[self.encoder(encoded)])

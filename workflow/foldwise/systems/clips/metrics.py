@@ -88,6 +88,12 @@ def arrays(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, list[str]]:
     return truth, rows[columns].to_numpy(float), classes
 
 
+def predicted(rows: pd.DataFrame) -> list[str]:
+    """The likeliest class of each row; a name such as 007 would not survive a CSV."""
+    _, probabilities, classes = arrays(rows)
+    return [classes[number] for number in probabilities.argmax(axis=1)]
+
+
 def summarise(rows: pd.DataFrame, metrics: Sequence[str], resamples: int = RESAMPLES) -> pd.DataFrame:
     """Scores over all held-out cases and over folds, of clips and of patients.
 

@@ -92,23 +92,22 @@ def find_regions(
     finder, model = make_finder(settings)
     with open_frames(cache) as file:
         given = read_given(mask, file, case) if mask is not None else {}
-        source, boxes = _boxes(file, box, given, case)
-        keys = key_frames(int(file.attrs["frames"]), settings.key_every)
+        count = int(file.attrs["frames"])
         found: dict[int, np.ndarray] = {}
         scores: dict[int, float] = {}
-        fan = boxes(0)[1] if settings.method == "fan" else None
-        for key in [] if settings.method == "fan" else keys:
-            prompt = boxes(key)[0]
-            if prompt is None:
-                continue
-            found[key], scores[key] = finder(read(file, [key])[0], prompt)
-        first = boxes(keys[0])[0]
-        shape = (int(file.attrs["height"]), int(file.attrs["width"]))
-        count = int(file.attrs["frames"])
-        if fan is not None:
-            masks = np.broadcast_to(fan, (count, *shape))
+        if settings.method == "fan":
+            source, keys = "fan", [0]
+            found[0] = _fan(file)
+            first = box_of(found[0])
         else:
-            masks = propagate(found or {0: np.zeros(shape, bool)}, count)
+            source, boxes = _boxes(file, box, given, case)
+            keys = key_frames(count, settings.key_every)
+            first = boxes(keys[0])
+            for key in keys:
+                if (prompt := boxes(key)) is not None:
+                    found[key], scores[key] = finder(read(file, [key])[0], prompt)
+        empty = np.zeros((int(file.attrs["height"]), int(file.attrs["width"])), bool)
+        masks = propagate(found or {0: empty}, count)
         agreement = float(np.mean([iou(masks[n], g) for n, g in given.items()])) if given else None
         share = float(masks.mean())
         known = [score for score in scores.values() if np.isfinite(score)]
@@ -180,18 +179,20 @@ def read_given(path: Path, file: h5py.File, case: str) -> dict[int, np.ndarray]:
 
 def _boxes(
     file: h5py.File, box: str, given: dict[int, np.ndarray], case: str
-) -> tuple[str, Callable[[int], tuple[Box | None, np.ndarray | None]]]:
-    """Where the prompts are from, and a function from a frame to its box and, of the fan, its outline."""
+) -> tuple[str, Callable[[int], Box | None]]:
+    """Where the prompts are from, and a function from a frame to its box."""
     if (wanted := box_from(box)) is not None:
         scaled = _scaled(wanted, file, case)
-        return "sheet", lambda frame: (scaled, None)
+        return "sheet", lambda frame: scaled
     if given:
         by_frame = {frame: box_of(mask) for frame, mask in given.items()}
-        return "mask", lambda frame: (by_frame[min(by_frame, key=lambda known: abs(known - frame))], None)
-    numbers = spread(int(file.attrs["frames"]), FAN_FRAMES)
-    fan = find_fan(read(file, numbers))
-    outline = box_of(fan)
-    return "fan", lambda frame: (outline, fan)
+        return "mask", lambda frame: by_frame[min(by_frame, key=lambda known: abs(known - frame))]
+    outline = box_of(_fan(file))
+    return "fan", lambda frame: outline
+
+
+def _fan(file: h5py.File) -> np.ndarray:
+    return find_fan(read(file, spread(int(file.attrs["frames"]), FAN_FRAMES)))
 
 
 def _scaled(box: Box, file: h5py.File, case: str) -> Box:

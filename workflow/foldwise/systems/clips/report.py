@@ -18,7 +18,7 @@ from foldwise.report.figures import PALETTE, picture
 from foldwise.report.results import Experiment, ModelResults, Remark
 from foldwise.report.tables import Column, number
 from foldwise.report.view import Picture, View
-from foldwise.systems.clips.metrics import PROBABILITY, arrays, per_patient, reliability, summarise
+from foldwise.systems.clips.metrics import PROBABILITY, arrays, per_patient, predicted, reliability, summarise
 from foldwise.systems.clips.predictions import read_source
 from foldwise.video.regions import spread
 from foldwise.video.store import read
@@ -82,6 +82,7 @@ def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
 
 def mistakes(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """The wrong predictions of highest confidence, at most one of a patient, most confident first."""
+    rows = rows.assign(predicted=predicted(rows))
     wrong = rows[rows["predicted"] != rows["class"]].sort_values("confidence", ascending=False, kind="stable")
     return [{str(k): v for k, v in row.items()} for row in wrong.drop_duplicates("group").to_dict("records")][
         :MISTAKES
@@ -162,7 +163,7 @@ def source_of(prediction: Path, cache: Path) -> Path:
 def concerns(rows: pd.DataFrame) -> list[dict[str, str]]:
     """Clips predicted wrong with much confidence."""
     made = []
-    for row in rows.to_dict("records"):
+    for row in rows.assign(predicted=predicted(rows)).to_dict("records") if len(rows) else ():
         if row["predicted"] != row["class"] and row["confidence"] >= CONFIDENT:
             text = f"taken for {row['predicted']} with a probability of {row['confidence']:.2f}"
             made.append({"case": str(row["case"]), "class": str(row["class"]), "text": text})
@@ -183,7 +184,8 @@ def files(experiment: Experiment, folder: Path) -> None:
     """Write each model's out-of-fold predictions: <model>/predictions.csv."""
     for model in experiment.models:
         own = [column for column in model.metrics if str(column).startswith(PROBABILITY)]
-        table = model.metrics[["case", "group", "fold", "class", "predicted", *own]]
+        rows = model.metrics.assign(predicted=predicted(model.metrics))
+        table = rows[["case", "group", "fold", "class", "predicted", *own]]
         with atomic_path(folder / model.name / "predictions.csv") as temporary:
             table.rename(columns={"class": "label"}).to_csv(temporary, index=False)
 
@@ -210,7 +212,7 @@ VIEW = View(
     pictures_title="Predictions",
     pictures_note="Film strips show the most confident mistakes, one of a patient, with the region that the "
     "model was given.",
-    class_title="class",
+    rank="p_true",
     pictures=pictures,
     concerns=concerns,
     remarks=remarks,

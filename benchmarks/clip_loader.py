@@ -1,0 +1,173 @@
+"""Clips a second into the training step: frame caches, decoding the files each time, and stored features.
+
+  python benchmarks/clip_loader.py <folder of videos> --folder /tmp/clips [--clip weights/clip]
+
+In one run: builds the caches (JPEG and raw) with their sizes against the sources, then draws training clips
+from each and, as EVL's own loader does, by decoding the whole file every time. With --clip it also times a step
+of EVL with the frozen transformer in it, and on stored features; a folder that does not exist gets a random
+transformer of ViT-B/16's shape.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from foldwise.systems.clips.cache import cache_clip
+from foldwise.systems.clips.family import Family
+from foldwise.systems.clips.features import make_vision, write_features
+from foldwise.systems.clips.settings import Cache, Model
+from foldwise.systems.clips.sheet import VIDEO_SUFFIXES
+from foldwise.training.steps import batches
+from foldwise.video.decode import read_frames
+from foldwise.video.views import dense_draw, normalised, random_resized_crop
+
+MODEL: dict[str, Any] = {
+    "network": {"name": "r2plus1d_18"},
+    "clip": {"frames": 8, "every": 8, "size": 112, "rand_augment": None},
+}
+
+
+def main() -> None:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("videos", type=Path)
+    made.add_argument("--folder", type=Path, required=True, help="for caches and features")
+    made.add_argument("--limit", type=int, default=40, help="videos used")
+    made.add_argument("--seconds", type=float, default=30, help="of each measurement")
+    made.add_argument("--clip", type=Path, help="CLIP weights")
+    args = made.parse_args()
+    videos = [p for p in sorted(args.videos.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES]
+    videos = videos[:: max(1, len(videos) // args.limit)][: args.limit]
+    result: dict[str, Any] = {"videos": len(videos), "source_mib": mib(videos)}
+    model = Model.model_validate(MODEL)
+    decoder = Decoding(videos, model)
+    for encoding in ("jpeg", "raw"):
+        paths = [args.folder / encoding / f"v{number}.h5" for number in range(len(videos))]
+        begun = time.perf_counter()
+        frames = sum(
+            cache_clip(path.stem, video, "a", Cache.model_validate({"encoding": encoding}), path)
+            for video, path in zip(videos, paths, strict=True)
+        )
+        result[encoding] = {
+            "cache_mib": mib(paths),
+            "frames": frames,
+            "seconds_to_make": time.perf_counter() - begun,
+        }
+        family = Family(model, {"classes": ["a", "b"]})
+        items = family.items([str(path) for path in paths], (0,))
+        result[encoding]["clips_per_second"] = rate(items.__getitem__, args.seconds)
+        result[encoding]["clips_per_second_2_workers"] = fed(items, args.seconds)
+    result["decoding"] = {
+        "clips_per_second": rate(decoder.__getitem__, args.seconds),
+        "clips_per_second_2_workers": fed(decoder, args.seconds),
+    }
+    if args.clip:
+        result["features"] = features(args, [str(args.folder / "jpeg" / f"v{n}.h5") for n in range(4)])
+    print(json.dumps(result, indent=2))
+
+
+class Decoding:
+    """Training clips by decoding the whole file for each, as the originals do."""
+
+    def __init__(self, videos: Sequence[Path], model: Model) -> None:
+        self.videos, self.model = videos, model
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        turn, place = divmod(number, len(self.videos))
+        order = np.random.default_rng([0, turn]).permutation(len(self.videos))
+        random = np.random.default_rng([1, number])
+        clip = self.model.clip
+        frames = [frame.rgb for frame in read_frames(self.videos[order[place]])]
+        numbers = dense_draw(len(frames), clip.frames, int(clip.every), random)
+        chosen = torch.from_numpy(np.stack([frames[n] for n in numbers])).permute(0, 3, 1, 2)
+        square = random_resized_crop(chosen, clip.size, clip.area, random)
+        return {"clip": normalised(square, clip.mean, clip.std), "label": torch.tensor(0)}
+
+
+def features(args: argparse.Namespace, caches: Sequence[str]) -> dict[str, float]:
+    """Seconds of a training step of EVL with and without stored features, batch 4."""
+    if not args.clip.exists():
+        config = CLIPVisionConfig(
+            hidden_size=768,
+            intermediate_size=3072,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            patch_size=16,
+        )
+        CLIPVisionModel(config).save_pretrained(args.clip)
+    values = {
+        "network": {"name": "EVL", "weights": str(args.clip)},
+        "clip": {"frames": 8, "every": 8, "rand_augment": None, "temporal_views": 1},
+    }
+    model = Model.model_validate({**values, "features": {"views": 2}})
+    vision = make_vision(model)
+    paths = [args.folder / "features" / Path(path).name for path in caches]
+    begun = time.perf_counter()
+    for cache, path in zip(caches, paths, strict=True):
+        write_features(cache, model, vision, path)
+    made = {
+        "store_s_per_view": (time.perf_counter() - begun) / (3 * len(paths)),
+        "mib_per_view": mib(paths) / (3 * len(paths)),
+    }
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for name, kind, files in (
+        ("step_s_encoding", Model.model_validate(values), caches),
+        ("step_s_stored", model, [str(path) for path in paths]),
+    ):
+        family = Family(kind, {"classes": ["a", "b", "c"]})
+        network = family.network().to(device)
+        items = family.items(files, (0,))
+        optimiser = torch.optim.AdamW(network.parameters(), 1e-4)
+        times = []
+        for step in range(4):
+            begun = time.perf_counter()
+            batch = {
+                k: v.to(device) for k, v in default_collate([items[4 * step + n] for n in range(4)]).items()
+            }
+            optimiser.zero_grad()
+            family.loss(network, batch, torch.Generator())["loss"].backward()
+            optimiser.step()
+            times.append(time.perf_counter() - begun)
+        made[name] = float(np.median(times[1:]))
+    return made
+
+
+def rate(draw: Callable[[int], object], seconds: float) -> float:
+    """Items a second in this process."""
+    draw(0)
+    begun, number = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        number += 1
+        draw(number)
+    return number / (time.perf_counter() - begun)
+
+
+def fed(items: Any, seconds: float, batch: int = 4) -> float:
+    """Clips a second out of the training loader with two workers."""
+    feed = batches(items, 0, 10**6, batch, 2, pin=False)
+    for _ in range(2):
+        next(feed)
+    begun, number = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        next(feed)
+        number += batch
+    made = number / (time.perf_counter() - begun)
+    feed.close()
+    return made
+
+
+def mib(paths: Sequence[Path]) -> float:
+    return sum(path.stat().st_size for path in paths) / 2**20
+
+
+if __name__ == "__main__":
+    main()

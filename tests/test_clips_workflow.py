@@ -1,0 +1,123 @@
+"""The DAG of clips: one run from videos to report, and what a changed setting redoes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from foldwise.hdf5 import open_hdf5
+from foldwise.index import Index
+from foldwise.systems.clips.items import label_of
+from test_workflow import planned, snakemake
+from tiny_clip import save_clip
+from ultrasound import CLASSES, SMALL, settings_of, write_clips
+
+
+def experiment(folder: Path, **more: Any) -> dict[str, Any]:
+    evl = {
+        **SMALL,
+        "network": {"name": "EVL", "weights": "clip", "blocks": 2},
+        "input": "crop",
+        "features": {"views": 2},
+    }
+    made = settings_of(Path("clips.csv"), prepare={"regions": {"method": "fan"}})
+    return {**made, "models": {"small": SMALL, "evl": evl}, **more}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of six labelled clips, a test case and an unlabelled one."""
+    folder = tmp_path_factory.mktemp("run")
+    sheet = write_clips(folder, cases=8)
+    lines = sheet.read_text(encoding="utf-8").split()
+    lines = [lines[0] + ",split", *(f"{line}," for line in lines[1:7]), f"{lines[7]},test", lines[8]]
+    lines[8] = lines[8].removesuffix("low") + ","
+    sheet.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    save_clip(folder / "clip")
+    snakemake(folder, experiment(folder))
+    return folder
+
+
+@pytest.mark.slow
+class TestRun:
+    """What a run makes."""
+
+    def test_predictions_of_all_held_out_clips(self, run: Path) -> None:
+        for model in ("small", "evl"):
+            table = pd.read_csv(run / "results" / "tiny" / model / "predictions.csv")
+            assert sorted(table["case"]) == [f"k{n}_0" for n in range(6)]
+            assert sorted(table["label"].unique()) == CLASSES
+            sums = table[[f"probability_{name}" for name in CLASSES]].sum(axis=1)
+            assert sums.tolist() == pytest.approx([1] * 6)
+            ensemble = run / "results" / "tiny" / model / "ensemble"
+            exported = pd.read_csv(ensemble / "export" / "predictions.csv", keep_default_na=False)
+            assert exported["case"].tolist() == ["k6_0", "k7_0"]
+            assert exported["label"].tolist() == ["high", ""]
+            assert pd.read_csv(ensemble / "metrics.csv")["case"].tolist() == ["k6_0"]
+
+    def test_report(self, run: Path) -> None:
+        folder = run / "results" / "tiny"
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        for words in ("balanced accuracy", "Confusion of clips", "Receiver operating", "all patients"):
+            assert words in page
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        scores = summary["models"]["small"]["all clips"]["balanced_accuracy"]
+        table = pd.read_csv(folder / "small" / "predictions.csv")
+        recalls = (table["label"] == table["predicted"]).groupby(table["label"]).mean()
+        assert scores["mean"] == pytest.approx(recalls.mean())
+        assert scores["n"] == 6
+
+    def test_prepared_files(self, run: Path) -> None:
+        (data,) = (run / "results" / "data").iterdir()
+        (regions,) = data.glob("regions-*")
+        facts = json.loads((regions / "k0_0.json").read_text(encoding="utf-8"))
+        assert facts["box_source"] == "fan"
+        assert 0.3 < facts["share"] < 0.8
+        (features,) = data.glob("features-*")
+        with open_hdf5(features / "k1_0.h5") as file:
+            assert label_of(file) == "low"
+            assert file["train_tokens"].shape == (2, 2, 3, 17, 16)
+        index = Index.read(run / "results" / "tiny" / "index.pkl")
+        for fold in index.folds:
+            assert not {index[c].group for c in fold.test} & {index[c].group for c in fold.train}
+
+    def test_nothing_left(self, run: Path) -> None:
+        assert planned(run, experiment(run)) == {}
+
+    def test_a_learning_rate_retrains_its_model_alone(self, run: Path) -> None:
+        changed = experiment(run)
+        changed["models"]["small"] = {**SMALL, "optimiser": {"name": "AdamW", "lr": 0.01}}
+        jobs = planned(run, changed)
+        assert jobs == {"train": 2, "test": 2, "export": 2, "choose": 1, "ensemble": 1, "report": 1}
+
+    def test_other_regions_spare_the_caches(self, run: Path) -> None:
+        jobs = planned(run, experiment(run, prepare={"regions": {"method": "threshold"}}))
+        assert (jobs["roi"], jobs["clip_features"]) == (8, 8)
+        assert jobs["train"] == 2
+        assert "clip_cache" not in jobs
+
+    def test_update_labels_makes_a_new_index(self, run: Path) -> None:
+        updated = experiment(run)
+        updated["data"] = {**updated["data"], "update_labels": True}
+        jobs = planned(run, updated)
+        assert jobs["update_labels"] == 1
+        assert jobs["train"] == 4
+        before = (run / "results" / "tiny" / "index.pkl").read_bytes()
+        snakemake(run, updated, "results/tiny/index-updated.pkl")
+        made = Index.read(run / "results" / "tiny" / "index-updated.pkl")
+        assert len(made.entries) == 6
+        assert all("regions-" in entry.files["mask"][0] for entry in made.entries)
+        assert (run / "results" / "tiny" / "index.pkl").read_bytes() == before
+
+    def test_wrong_labels_stop_the_call(self, run: Path) -> None:
+        sheet = run / "wrong.csv"
+        text = (run / "clips.csv").read_text(encoding="utf-8")
+        sheet.write_text(text.replace("k0_0.mp4,high", "k0_0.mp4,middle"), encoding="utf-8")
+        wrong = experiment(run)
+        wrong["data"] = {**wrong["data"], "sheet": "wrong.csv"}
+        said = snakemake(run, wrong, "--dry-run", check=False)
+        assert "line 2: case k0_0: label 'middle' is none of high, low" in said

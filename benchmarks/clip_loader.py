@@ -3,9 +3,9 @@
   python benchmarks/clip_loader.py <folder of videos> --folder /tmp/clips [--clip weights/clip]
 
 In one run: builds the caches (JPEG and raw) with their sizes against the sources, then draws training clips
-from each and, as EVL's own loader does, by decoding the whole file every time. With --clip it also times a step
-of EVL with the frozen transformer in it, and on stored features; a folder that does not exist gets a random
-transformer of ViT-B/16's shape.
+from each and, as EVL's own loader does, by decoding the whole file every time. With --clip it also times a
+step of EVL with the frozen transformer in it, and on stored features; a folder that does not exist gets a
+random transformer of ViT-B/16's shape.
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ class EVL(nn.Module):
         """Refuse weights that were trained on another backbone."""
         if not torch.equal(state.cpu(), self._frozen[0].digest):
             raise CaseError(
-                "the model was trained on other CLIP weights than those in network.weights; put them back, or "
-                "delete the model and its folder in state/ to train again"
+                "the model was trained on other CLIP weights than those in network.weights; put them "
+                "back, or delete the model and its folder in state/ to train again"
             )
 
 

@@ -316,7 +316,7 @@ class TestFamily:
 
     @pytest.mark.parametrize(
         ("name", "frames", "size"),
-        [("r2plus1d_18", 4, 32), ("s3d", 16, 64), ("swin3d_t", 2, 32), ("mvit_v2_s", 4, 64)],
+        [("r2plus1d_18", 4, 32), ("s3d", 16, 224), ("swin3d_t", 2, 32), ("mvit_v2_s", 4, 64)],
     )
     def test_torchvisions_networks(self, name: str, frames: int, size: int) -> None:
         values = {

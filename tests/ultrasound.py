@@ -1,4 +1,4 @@
-"""Ultrasound-like clips made on the spot: a fan of speckle whose class is where a bright band lies."""
+"""Ultrasound-like clips made on the spot: a fan of speckle whose class is a band's place and brightness."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLASSES = ["high", "low"]
 
 
 def frames_of(label: str, seed: int, count: int = 8, size: tuple[int, int] = (48, 64)) -> np.ndarray:
-    """Frames (count, *size, 3) uint8: speckle in a trapezoid, a bright band in its upper or lower half."""
+    """Frames (count, *size, 3) uint8: speckle in a trapezoid, a bright band above or a faint one below."""
     random = np.random.default_rng(seed)
     rows, columns = np.indices(size)
     fan = (np.abs(columns - size[1] / 2) < 6 + 0.45 * rows) & (rows > 2) & (rows < size[0] - 3)
@@ -22,7 +22,7 @@ def frames_of(label: str, seed: int, count: int = 8, size: tuple[int, int] = (48
     for number, frame in enumerate(frames):
         speckle = random.integers(25, 80, size)
         band = np.abs(rows - middle - np.sin(number)) < 4
-        frame[fan] = (speckle + 150 * band)[fan][:, None]
+        frame[fan] = (speckle + (150 if label == "high" else 50) * band)[fan][:, None]
     return frames
 
 

@@ -16,6 +16,8 @@ FAN_SIZE = 256
 FAN_LEVEL = 12
 # Parts of the fan beyond a shadow hold at least this share of the change of its largest part.
 FAN_SHARE = 0.05
+# Grey values between the darkest and the brightest part of a box that holds more than noise.
+LEAST_CONTRAST = 10
 
 
 def find_fan(frames: np.ndarray) -> np.ndarray:
@@ -62,9 +64,11 @@ def object_in_box(image: np.ndarray, box: Box) -> np.ndarray:
     x0, y0, x1, y1 = box
     made = np.zeros(image.shape[:2], bool)
     inside = image[y0:y1, x0:x1].max(axis=-1).astype(np.float32)
-    if inside.size == 0 or np.ptp(inside) < 1:
+    if inside.size == 0:
         return made
     smooth = filters.gaussian(inside, max(1.0, 0.01 * min(inside.shape)))
+    if np.ptp(smooth) < LEAST_CONTRAST:
+        return made
     bright = _largest_component(smooth > filters.threshold_otsu(smooth))
     made[y0:y1, x0:x1] = ndimage.binary_fill_holes(bright)
     return made

@@ -218,7 +218,7 @@ def add_channel(network: nn.Module) -> None:
         assert mixer.bias is not None
         mixer.bias.zero_()
     network.add_module("channel_mixer", mixer)
-    network.register_forward_pre_hook(lambda module, given: (mixer(given[0]), *given[1:]))
+    network.register_forward_pre_hook(lambda module, given: (module.channel_mixer(given[0]), *given[1:]))
 
 
 def _logits(network: nn.Module, clips: torch.Tensor, attention: torch.Tensor | None = None) -> torch.Tensor:

@@ -21,7 +21,7 @@ from foldwise.systems.clips.check import check
 from foldwise.systems.clips.family import Family
 from foldwise.systems.clips.features import make_vision, write_features
 from foldwise.systems.clips.index import make_entries, update_index
-from foldwise.systems.clips.items import label_of, seen, testing_clips
+from foldwise.systems.clips.items import label_of, seen, evaluation_clips
 from foldwise.systems.clips.predictions import read_prediction
 from foldwise.systems.clips.regions import find_regions
 from foldwise.systems.clips.settings import Cache, Data, Model, Regions, Settings
@@ -243,7 +243,7 @@ class TestInputs:
     def test_testing_views(self, caches: list[str]) -> None:
         clip = {**SMALL["clip"], "spatial_views": 3, "temporal_views": 2}
         with open_hdf5(caches[0]) as file:
-            views = list(testing_clips(file, model(clip=clip)))
+            views = list(evaluation_clips(file, model(clip=clip)))
         assert [view.shape for view in views] == [(3, 3, 3, 32, 32)] * 2
 
     def test_fourth_channel_begins_without_effect(self, caches: list[str]) -> None:
@@ -309,7 +309,7 @@ class TestFamily:
         with open_hdf5(caches[2]) as file, torch.no_grad():
             expected = [
                 torch.stack([network(squares).softmax(1) for network in networks]).mean(0)
-                for squares in testing_clips(file, family.model)
+                for squares in evaluation_clips(file, family.model)
             ]
         np.testing.assert_allclose(views, torch.cat(expected), rtol=1e-5)
         np.testing.assert_allclose(mean, torch.cat(expected).mean(0), rtol=1e-5)

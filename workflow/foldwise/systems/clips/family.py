@@ -17,7 +17,7 @@ from foldwise.files import CaseError, atomic_path
 from foldwise.hdf5 import open_hdf5
 from foldwise.networks import build
 from foldwise.settings import Named
-from foldwise.systems.clips.items import Clips, label_of, testing_clips
+from foldwise.systems.clips.items import Clips, label_of, evaluation_clips
 from foldwise.systems.clips.predictions import write_prediction
 from foldwise.systems.clips.settings import FROZEN, Model
 from foldwise.training.steps import Items
@@ -183,7 +183,7 @@ class Family:
             for tokens, attention in zip(file["test_tokens"], file["test_attention"], strict=True):
                 yield torch.from_numpy(tokens)[None], torch.from_numpy(attention)[None]
             return
-        for clips in testing_clips(file, self.model):
+        for clips in evaluation_clips(file, self.model):
             yield (clips,)
 
     def _probabilities(self, network: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ import torch
 from foldwise.files import CaseError, atomic_path
 from foldwise.hdf5 import open_hdf5
 from foldwise.networks.clip import FrozenVision
-from foldwise.systems.clips.items import testing_clips, training_clip
+from foldwise.systems.clips.items import evaluation_clips, training_clip
 from foldwise.systems.clips.settings import Model
 
 FORMAT = "foldwise-clip-features-1"
@@ -46,7 +46,7 @@ def write_features(source: str | Path, model: Model, vision: FrozenVision, path:
         )
         digest = hashlib.sha256(bytes(vision.digest.tolist()))
         _store(made, "train", draws, vision, device, digest)
-        _store(made, "test", testing_clips(file, model), vision, device, digest)
+        _store(made, "test", evaluation_clips(file, model), vision, device, digest)
         made["label"] = file["label"][()]
         digest.update(file["label"][()].tobytes())
         own = {"format": FORMAT, "case": case, "source": str(source), "content": digest.hexdigest()}

@@ -78,7 +78,7 @@ def training_clip(file: h5py.File, model: Model, random: np.random.Generator) ->
     return _normalised(frames, model)
 
 
-def testing_clips(file: h5py.File, model: Model) -> Iterator[torch.Tensor]:
+def evaluation_clips(file: h5py.File, model: Model) -> Iterator[torch.Tensor]:
     """All views of a case, one temporal view at a time: (spatial views, channels, T, size, size)."""
     clip = model.clip
     count = int(file.attrs["frames"])

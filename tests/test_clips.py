@@ -21,7 +21,7 @@ from foldwise.systems.clips.check import check
 from foldwise.systems.clips.family import Family
 from foldwise.systems.clips.features import make_vision, write_features
 from foldwise.systems.clips.index import make_entries, update_index
-from foldwise.systems.clips.items import label_of, seen, evaluation_clips
+from foldwise.systems.clips.items import evaluation_clips, label_of, seen
 from foldwise.systems.clips.predictions import read_prediction
 from foldwise.systems.clips.regions import find_regions
 from foldwise.systems.clips.settings import Cache, Data, Model, Regions, Settings

@@ -27,7 +27,7 @@ MARGIN = 1.2
 SNAKEMAKE_MIB = 300
 # A GPU job's share of main memory for the driver and its libraries.
 CUDA_MIB = 3000
-GPU_STAGES = ("features", "train", "test", "ensemble", "predict")
+GPU_STAGES = ("features", "clip_features", "train", "test", "ensemble", "predict")
 SMALL_MIB = {"check": 600, "index": 200, "plan": 900, "export": 900, "report": 600}
 
 

@@ -178,13 +178,21 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
     def trained_on(self, model: str, fold: str) -> list[str]:
         """Files of cases that a fold's model is trained and tested on."""
         pattern = self.inputs(model)
-        if pattern == self.cached:
+        if pattern in self.made:
             return self.ready(self.training, pattern)
         return [pattern.format(case=case.name, fold=fold) for case in self.training]
 
     def ensembled_on(self, model: str) -> list[str]:
         """Files of cases that all folds' models of a name predict together."""
-        return [self.inputs(model).format(case=case.name, fold="") for case in self.others]
+        pattern = self.inputs(model)
+        if pattern in self.made:
+            return self.ready(self.others, pattern)
+        return [pattern.format(case=case.name, fold="") for case in self.others]
+
+    @property
+    def made(self) -> list[str]:
+        """Patterns of what preparing a case makes, of which the cache is the first."""
+        return [self.cached]
 
     @property
     def noticed(self) -> list[str]:

@@ -13,7 +13,7 @@ rule clip_features:
     threads: 4
     resources:
         mem_mb=lambda wildcards, attempt: LAYOUT.mib(
-            "features", LAYOUT.encoder(wildcards.encoded), attempt
+            "clip_features", wildcards.case, attempt
         ),
         runtime=60,
         device=1,

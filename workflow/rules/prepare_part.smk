@@ -32,4 +32,8 @@ rule indexed:
 
 rule prepared:
     input:
-        LAYOUT.per_case(LAYOUT.sheet.cases, LAYOUT.cached),
+        [
+            path
+            for pattern in LAYOUT.made
+            for path in LAYOUT.per_case(LAYOUT.sheet.cases, pattern)
+        ],

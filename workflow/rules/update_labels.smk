@@ -2,7 +2,7 @@ rule update_labels:
     input:
         # By its path: the index is made by a rule that is read later.
         index=f"{LAYOUT.experiment}/index.pkl",
-        facts=LAYOUT.per_case(LAYOUT.training, rules.roi.output.facts),
+        regions=LAYOUT.ready(LAYOUT.training, rules.roi.output.facts),
     output:
         index=f"{LAYOUT.experiment}/index-updated.pkl",
         splits=f"{LAYOUT.experiment}/splits-updated.json",
@@ -13,6 +13,8 @@ rule update_labels:
     resources:
         mem_mb=LAYOUT.mib("index"),
         runtime=20,
+    params:
+        regions=LAYOUT.regions,
     shell:
-        "python -m foldwise.stages.update_labels --index {input.index} --facts {input.facts}"
+        "python -m foldwise.stages.update_labels --index {input.index} --regions {params.regions}"
         " --updated {output.index} --splits {output.splits} > {log} 2>&1"

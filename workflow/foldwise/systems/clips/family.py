@@ -17,7 +17,7 @@ from foldwise.files import CaseError, atomic_path
 from foldwise.hdf5 import open_hdf5
 from foldwise.networks import build
 from foldwise.settings import Named
-from foldwise.systems.clips.items import Clips, label_of, evaluation_clips
+from foldwise.systems.clips.items import Clips, evaluation_clips, label_of
 from foldwise.systems.clips.predictions import write_prediction
 from foldwise.systems.clips.settings import FROZEN, Model
 from foldwise.training.steps import Items

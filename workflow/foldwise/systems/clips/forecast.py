@@ -49,7 +49,7 @@ def model_mib(stage: str, model: Model, step: Step) -> int:
     """Peak memory of training, testing or storing features, on a CPU, in MiB.
 
     Args:
-        stage: features, train, test, ensemble or predict.
+        stage: clip_features, train, test, ensemble or predict.
         model: its settings.
         step: what a training step holds.
     """

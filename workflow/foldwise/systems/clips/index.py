@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from foldwise.files import CaseError, read_json
+from foldwise.files import CaseError
 from foldwise.index import Entry, Fold, Index
 from foldwise.systems.clips.settings import Data
 from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences, read_sheet
@@ -67,11 +67,6 @@ def update_index(index: Index, facts: Mapping[str, Mapping[str, Any]], regions: 
             )
         folds.append(kept)
     return Index(index.task, entries, tuple(folds))
-
-
-def read_facts(paths: list[Path]) -> dict[str, dict[str, Any]]:
-    """What was found of the cases' regions, by case."""
-    return {facts["case"]: facts for facts in map(read_json, paths)}
 
 
 def _entry(case: ClipCase, classes: list[str], clips: int, caches: Path) -> Entry:

@@ -61,6 +61,8 @@ class Layout(layout.Layout[Settings, ClipCase]):
             self.index = f"{self.experiment}/index-updated.pkl"
         self.checked = checked
         self.stages = ["clip_cache", *(["roi"] if settings.prepare.regions else [])]
+        featured = any(model.features for model in settings.models.values())
+        self.preparation = (*self.stages, *(["clip_features"] if featured else []))
         self._feature_keys = {
             name: short_hash([regions if model.input != "whole" else cache, dump(_encoding(model))])
             for name, model in settings.models.items()
@@ -75,10 +77,18 @@ class Layout(layout.Layout[Settings, ClipCase]):
         return short_hash([rows, class_names(data), class_sentences(data)])
 
     @property
+    def made(self) -> list[str]:
+        """Patterns of the caches, the files of regions, and the features."""
+        regions = [f"{self.regions}/{{case}}.h5"] if self.settings.prepare.regions else []
+        features = [self.inputs(model) for model in self._feature_keys]
+        return list(dict.fromkeys([self.cached, *regions, *features]))
+
+    @property
     def noticed(self) -> list[str]:
         """What was found of the cases' regions."""
-        wanted = self.settings.prepare.regions is not None
-        return self.per_case(self.sheet.cases, f"{self.regions}/{{case}}.json") if wanted else []
+        if self.settings.prepare.regions is None:
+            return []
+        return self.ready(self.sheet.cases, f"{self.regions}/{{case}}.json")
 
     @property
     def models(self) -> Sequence[str]:
@@ -89,6 +99,8 @@ class Layout(layout.Layout[Settings, ClipCase]):
         """Memory of a job in MiB; a retry gets half as much again."""
         if stage in SMALL_MIB:
             peak = SMALL_MIB[stage]
+        elif stage == "clip_features":
+            peak = max(model_mib(stage, self.settings.models[m], self.step(m)) for m in self._feature_keys)
         elif stage in ("clip_cache", "roi"):
             videos = self.checked.videos if self.checked else {}
             peak = case_mib(stage, videos.get(which, TYPICAL), self.settings)

@@ -16,7 +16,6 @@ from torch import nn
 from foldwise.files import CaseError, atomic_path
 from foldwise.hdf5 import open_hdf5
 from foldwise.networks import build
-from foldwise.settings import Named
 from foldwise.systems.clips.items import Clips, evaluation_clips, label_of
 from foldwise.systems.clips.predictions import write_prediction
 from foldwise.systems.clips.settings import FROZEN, Model
@@ -87,15 +86,11 @@ class Family:
 
     def build_network(self) -> nn.Module:
         """The network, on torch's default device, without a dry pass."""
-        clip, named = self.model.clip, self.model.network
-        if named.name.startswith("mvit"):
-            sizes = {"temporal_size": clip.frames, "spatial_size": (clip.size, clip.size)}
-            named = Named.model_validate({"name": named.name, **sizes, **named.arguments})
         made: nn.Module = build(
             "clip network",
-            named,
+            self.model.network,
             num_classes=len(self.classes),
-            num_frames=clip.frames,
+            num_frames=self.model.clip.frames,
             sentences=self.sentences,
             spatial_dims=3,
             in_channels=3,

@@ -182,12 +182,10 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
             return self.ready(self.training, pattern)
         return [pattern.format(case=case.name, fold=fold) for case in self.training]
 
-    def ensembled_on(self, model: str) -> list[str]:
-        """Files of cases that all folds' models of a name predict together."""
+    def ensemble_inputs(self, model: str) -> str:
+        """Pattern of what all folds' models of a name predict together: never the features of one fold."""
         pattern = self.inputs(model)
-        if pattern in self.made:
-            return self.ready(self.others, pattern)
-        return [pattern.format(case=case.name, fold="") for case in self.others]
+        return pattern if pattern in self.made else self.cached
 
     @property
     def made(self) -> list[str]:

@@ -3,7 +3,9 @@ rule ensemble:
         models=expand(rules.train.output.model, fold=LAYOUT.folds, allow_missing=True),
         choice=rules.choose.output,
         prepared=LAYOUT.ready(LAYOUT.others, LAYOUT.indexed),
-        caches=lambda wildcards: LAYOUT.ensembled_on(wildcards.model),
+        caches=lambda wildcards: LAYOUT.ready(
+            LAYOUT.others, LAYOUT.ensemble_inputs(wildcards.model)
+        ),
     output:
         predictions=directory(f"{LAYOUT.ensemble}/predictions"),
         export=directory(f"{LAYOUT.ensemble}/export"),
@@ -28,13 +30,10 @@ rule ensemble:
         settings=as_json(SETTINGS.evaluate),
         data=as_json(SETTINGS.data),
         export=as_json(SETTINGS.export),
-        caches=lambda wildcards: LAYOUT.caches,
-        features=lambda wildcards: option(
-            "features", LAYOUT.features(wildcards.model, "")
-        ),
+        caches=lambda wildcards: Path(LAYOUT.ensemble_inputs(wildcards.model)).parent,
         state=f"{LAYOUT.state}/ensemble",
     shell:
         "python -m foldwise.stages.ensemble --system {params.system} --settings {params.settings:q} --data {params.data:q}"
         " --export {params.export:q} --models {input.models} --choice {input.choice}"
-        " --prepared {params.prepared} --caches {params.caches} {params.features} --state {params.state} --predictions {output.predictions}"
+        " --prepared {params.prepared} --caches {params.caches} --state {params.state} --predictions {output.predictions}"
         " --folder {output.export} --metrics {output.metrics} --facts {output.facts} > {log} 2>&1"

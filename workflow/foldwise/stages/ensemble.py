@@ -25,7 +25,6 @@ def main() -> None:
     made.add_argument("--choice", required=True, type=Path, help="the choice of the cross-validation")
     made.add_argument("--prepared", required=True, type=Path, help="folder of the prepared cases")
     made.add_argument("--caches", required=True, type=Path, help="folder of the caches")
-    made.add_argument("--features", type=Path, help="folder of <case>.h5 to use instead of the caches")
     made.add_argument("--state", required=True, type=Path, help="folder for unfinished work")
     made.add_argument("--predictions", required=True, type=Path, help="folder of <case>.h5 to write")
     made.add_argument("--folder", required=True, type=Path, help="folder of exported files to write")
@@ -40,8 +39,7 @@ def main() -> None:
 
     trained = read_trained(args.models, settings)
     work = args.state / short_hash([file_hash(path) for path in args.models], 16)
-    caches = {e.case: str(args.features / f"{e.case}.h5") if args.features else e.cache for e in entries}
-    predictions = predict_missing(trained, caches, work)
+    predictions = predict_missing(trained, {entry.case: entry.cache for entry in entries}, work)
     chosen = read_json(args.choice)["chosen"]
     table = results.score(predictions, entries, "ensemble", trained.task, settings, chosen)
     with atomic_folder(args.folder) as folder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,10 @@ class Family:
         if self.model.input == "channel":
             add_channel(made)
         return made
+
+    def parameters(self, network: nn.Module) -> Iterable[nn.Parameter]:
+        """All parameters; those of a frozen network are none of them."""
+        return network.parameters()
 
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
         """Clips of the given caches, or their stored features."""

@@ -17,4 +17,4 @@ rule clip_cache:
         label=lambda wildcards: LAYOUT.cases[wildcards.case].label,
     shell:
         "python -m foldwise.stages.clip_cache --case {wildcards.case} --video {input:q}"
-        " --label {params.label:q} --settings {params.settings:q} --cache {output} > {log} 2>&1"
+        " --label={params.label:q} --settings {params.settings:q} --cache {output} > {log} 2>&1"

@@ -18,5 +18,5 @@ rule roi:
         mask=lambda wildcards, input: option("mask", input.get("mask")),
     shell:
         "python -m foldwise.stages.roi --case {wildcards.case} --cache {input.cache}"
-        " --box {params.box:q} {params.mask} --settings {params.settings:q}"
+        " --box={params.box:q} {params.mask} --settings {params.settings:q}"
         " --regions {output.regions} --facts {output.facts} > {log} 2>&1"

@@ -25,6 +25,8 @@ from foldwise.training.steps import Items
 class Family:
     """The system of clip classification: soft-max over classes, averaged over spatial and temporal views."""
 
+    evaluate: Any = None
+
     def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
         """Take a model's settings and what is learnt: `classes`, and `sentences` if there are any."""
         self.model = model

@@ -18,6 +18,7 @@ from foldwise.report.figures import PALETTE, picture
 from foldwise.report.results import Experiment, ModelResults, Remark
 from foldwise.report.tables import Column, number
 from foldwise.report.view import Picture, View
+from foldwise.statistics import fold_summary
 from foldwise.systems.clips.metrics import PROBABILITY, arrays, per_patient, predicted, reliability, summarise
 from foldwise.systems.clips.predictions import read_source
 from foldwise.video.regions import spread
@@ -191,7 +192,9 @@ def files(experiment: Experiment, folder: Path) -> None:
 
 
 def summary(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Scores of clips and patients, pooled and over folds."""
+    """Scores of clips and patients, pooled and over folds; of differences of cases, their means."""
+    if not any(str(column).startswith(PROBABILITY) for column in rows):
+        return fold_summary(rows, metrics)
     return summarise(rows, metrics)
 
 

@@ -95,6 +95,11 @@ class TestCalibration:
         assert calibration_error(np.array([0, 1]), np.eye(3)[:2]) == 0
 
 
+def by_name(summary: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
+    """(class, metric) → the row's values."""
+    return {(row["class"], row["metric"]): row for row in summary.to_dict("records")}  # type: ignore[misc]
+
+
 class TestSummary:
     """Clips and patients, folds and intervals."""
 
@@ -106,18 +111,19 @@ class TestSummary:
 
     def test_folds_and_levels(self) -> None:
         table = rows(FOUND, TRUTH, ["x", "x", "y", "y", "z"], [0, 0, 1, 1, 1])
-        made = summarise(table, ["balanced_accuracy", "recall"], resamples=50).set_index(["class", "metric"])
-        clips = made.loc[CLIPS, "balanced_accuracy"]
+        made = summarise(table, ["balanced_accuracy", "recall"], resamples=50)
+        scores = by_name(made)
+        clips = scores[CLIPS, "balanced_accuracy"]
         assert clips["mean"] == pytest.approx(0.5)
         # Fold 0 has class a alone, recall 1/2; fold 1 has b and c, recalls 1 and 0.
         assert clips["fold_mean"] == pytest.approx(0.5)
         assert clips["fold_std"] == pytest.approx(0)
         assert clips["n"] == 5
-        patients = made.loc[PATIENTS, "balanced_accuracy"]
+        patients = scores[PATIENTS, "balanced_accuracy"]
         assert patients["n"] == 3
         assert patients["mean"] == pytest.approx(2 / 3)
-        assert made.loc["a", "recall"]["excluded"] == 1
-        assert made.loc["a, patients", "recall"]["mean"] == 1
+        assert scores["a", "recall"]["excluded"] == 1
+        assert scores["a, patients", "recall"]["mean"] == 1
 
     def test_interval_covers_the_truth_and_is_over_patients(self) -> None:
         """Ten clips of each of 40 patients, all right or all wrong: the interval is that of 40 throws."""
@@ -127,11 +133,11 @@ class TestSummary:
         found = np.where(right, truth, (truth + 1) % 3)
         patients = np.repeat(np.arange(40), 10)
         sure = np.eye(3)[found] * 0.9 + 0.1 / 3
-        table = rows(sure, truth, [f"g{n}" for n in patients], [n % 5 for n in patients])
-        made = summarise(table, ["accuracy"], resamples=300).set_index(["class", "metric"])
+        table = rows(sure, truth, [f"g{n}" for n in patients], [int(n) % 5 for n in patients])
+        made = by_name(summarise(table, ["accuracy"], resamples=300))
         share = right.mean()
         error = math.sqrt(share * (1 - share) / 40)
-        row = made.loc[CLIPS, "accuracy"]
+        row = made[CLIPS, "accuracy"]
         assert row["mean"] == pytest.approx(share)
         assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * error, rel=0.2)
 

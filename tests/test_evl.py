@@ -13,7 +13,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from foldwise.files import CaseError
 from foldwise.networks.clip import FrozenVision, ZeroShotCLIP
-from foldwise.networks.evl import EVL, TemporalTerms
+from foldwise.networks.evl import EVL, DecoderLayer, TemporalTerms
 from foldwise.networks.frames import FrameAverage
 from tiny_clip import BLOCKS, HEADS, PATCH, SIZE, WIDTH, save_clip
 
@@ -159,8 +159,9 @@ class TestEVL:
 
     def test_trains_the_decoder_alone(self, weights: Path, clips: torch.Tensor) -> None:
         network = EVL(str(weights), 3, FRAMES, blocks=2)
-        width, heads = WIDTH, HEADS
-        assert network.layers[0].attention.num_heads == heads
+        width = WIDTH
+        assert isinstance(network.layers[0], DecoderLayer)
+        assert network.layers[0].attention.num_heads == HEADS
         mlp = 2 * (4 * width * width) + 5 * width
         layer = 4 * width * width + 4 * width + mlp + 6 * width
         terms = 3 * width + width + FRAMES * width + 2 * (2 * GRID - 1) ** 2 * width

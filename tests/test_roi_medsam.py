@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ class TestConversion:
         trained = [torch.Size(s).numel() for n, s in shapes.items() if not n.startswith("prompt_encoder")]
         assert sum(trained) == 93_729_252
         model = from_original({name: torch.empty(s, device="meta") for name, s in shapes.items()})
-        vision = model.config.vision_config
+        vision: Any = model.config.vision_config
         assert (vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads) == (768, 12, 12)
         assert (vision.image_size, vision.window_size, vision.global_attn_indexes) == (
             1024,

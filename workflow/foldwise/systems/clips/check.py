@@ -95,7 +95,7 @@ def examine(settings: Settings, counts: Path) -> tuple[dict[str, Any], str]:
     checked = check(sheet, settings)
     checked.refuse(settings.data.sheet)
     layout = Layout(settings, sheet, checked)
-    cases = {}
+    cases: dict[str, dict[str, Any]] = {}
     for case in sheet.cases:
         info = checked.videos[case.name]
         cases[case.name] = {

@@ -167,7 +167,7 @@ class Family:
     def _views(self, networks: Sequence[nn.Module], cache: str) -> np.ndarray:
         """Probabilities (views, classes), the mean over networks."""
         device = next(networks[0].parameters()).device
-        total = 0.0
+        total: Any = 0
         with open_hdf5(cache) as file:
             for network in networks:
                 network.eval()

@@ -70,7 +70,7 @@ def update_index(index: Index, facts: Mapping[str, Mapping[str, Any]], regions: 
 
 
 def _entry(case: ClipCase, classes: list[str], clips: int, caches: Path) -> Entry:
-    files = {"video": (str(case.video),)}
+    files: dict[str, tuple[str, ...]] = {"video": (str(case.video),)}
     if case.mask is not None:
         files["mask"] = (str(case.mask),)
     # Folds deal out patients of similar amount: those of one class, and among them those of as many clips.

@@ -168,7 +168,7 @@ class Layout(layout.Layout[Settings, ClipCase]):
     @property
     def check_settings(self) -> str:
         """The settings that data are checked against and that drive memory, as JSON."""
-        model = {
+        model: Any = {
             **dict.fromkeys(("network", "input", "clip", "features", "pretrained"), True),
             "training": {"batch": True, "accumulate": True, "amp": True},
         }

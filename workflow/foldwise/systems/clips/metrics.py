@@ -73,16 +73,21 @@ def reliability(truth: np.ndarray, probabilities: np.ndarray) -> list[tuple[floa
     ]
 
 
+def probability_columns(rows: pd.DataFrame) -> list[str]:
+    """Columns of the classes' probabilities, in the classes' order."""
+    return [str(column) for column in rows if str(column).startswith(PROBABILITY)]
+
+
 def per_patient(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per patient: the mean of its clips' probabilities, and their class, which is one."""
-    columns = [column for column in rows if column.startswith(PROBABILITY)]
+    columns = probability_columns(rows)
     means = rows.groupby(["group", "fold"], sort=False)[columns].mean()
     return means.join(rows.groupby(["group", "fold"], sort=False)["class"].first()).reset_index()
 
 
 def arrays(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Classes' numbers, probabilities and the classes' names of a table of predictions."""
-    columns = [column for column in rows if column.startswith(PROBABILITY)]
+    columns = probability_columns(rows)
     classes = [column.removeprefix(PROBABILITY) for column in columns]
     truth = rows["class"].map({name: number for number, name in enumerate(classes)}).to_numpy(int)
     return truth, rows[columns].to_numpy(float), classes

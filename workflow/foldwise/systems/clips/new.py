@@ -22,7 +22,9 @@ def new_entries(source: Path) -> list[Entry]:
     """
     made = []
     for case in read_new_cases(source):
-        files = {"video": (str(case.video),), **({"mask": (str(case.mask),)} if case.mask else {})}
+        files: dict[str, tuple[str, ...]] = {"video": (str(case.video),)}
+        if case.mask is not None:
+            files["mask"] = (str(case.mask),)
         made.append(Entry(case.name, case.group, files, "", {"label": "", "box": case.box}, 0))
     return made
 

@@ -218,7 +218,7 @@ def _write(
     stored = masks.astype(np.uint8)
     score = np.full(len(stored), np.nan, np.float32)
     score[list(scores)] = list(scores.values())
-    whole = box_of(stored.any(axis=0)) if facts.share > 0 else None
+    whole = box_of(np.asarray(stored.any(axis=0))) if facts.share > 0 else None
     digest = hashlib.sha256(str(file.attrs["content"]).encode())
     digest.update(np.ascontiguousarray(stored).data)
     own: dict[str, Any] = {

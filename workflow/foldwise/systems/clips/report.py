@@ -19,7 +19,14 @@ from foldwise.report.results import Experiment, ModelResults, Remark
 from foldwise.report.tables import Column, number
 from foldwise.report.view import Picture, View
 from foldwise.statistics import fold_summary
-from foldwise.systems.clips.metrics import PROBABILITY, arrays, per_patient, predicted, reliability, summarise
+from foldwise.systems.clips.metrics import (
+    arrays,
+    per_patient,
+    predicted,
+    probability_columns,
+    reliability,
+    summarise,
+)
 from foldwise.systems.clips.predictions import read_source
 from foldwise.video.regions import spread
 from foldwise.video.store import read
@@ -184,7 +191,7 @@ def remarks(cases: Mapping[str, Any], data: Path) -> list[Remark]:
 def files(experiment: Experiment, folder: Path) -> None:
     """Write each model's out-of-fold predictions: <model>/predictions.csv."""
     for model in experiment.models:
-        own = [column for column in model.metrics if str(column).startswith(PROBABILITY)]
+        own = probability_columns(model.metrics)
         rows = model.metrics.assign(predicted=predicted(model.metrics))
         table = rows[["case", "group", "fold", "class", "predicted", *own]]
         with atomic_path(folder / model.name / "predictions.csv") as temporary:
@@ -193,7 +200,7 @@ def files(experiment: Experiment, folder: Path) -> None:
 
 def summary(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """Scores of clips and patients, pooled and over folds; of differences of cases, their means."""
-    if not any(str(column).startswith(PROBABILITY) for column in rows):
+    if not probability_columns(rows):
         return fold_summary(rows, metrics)
     return summarise(rows, metrics)
 

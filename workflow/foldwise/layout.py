@@ -211,9 +211,8 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
         """The settings that data are checked against and that drive memory, as JSON."""
         return as_json(self.settings)
 
-    @property
-    def prepared(self) -> str:
-        """The sections that say how a new case is prepared, as JSON; a model's file keeps them."""
+    def prepared(self, model: str) -> str:
+        """The sections that say how a new case is prepared for a model, as JSON; its file keeps them."""
         return "{}"
 
     def pretrained(self, model: str) -> list[str]:

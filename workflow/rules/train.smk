@@ -31,7 +31,7 @@ rule train:
     params:
         settings=lambda wildcards: LAYOUT.given(SETTINGS.models[wildcards.model]),
         plan=option("plan", LAYOUT.plan),
-        prepared=LAYOUT.prepared,
+        prepared=lambda wildcards: LAYOUT.prepared(wildcards.model),
         features=lambda wildcards: option(
             "features", LAYOUT.features(wildcards.model, wildcards.fold)
         ),

@@ -70,8 +70,7 @@ class VolumeLayout(layout.Layout[AnyExperiment, Case]):
             made["inside"] = f"{self.lungs}/{name}.{'mask' if kind == 'lungs' else kind}.nii.gz"
         return made
 
-    @property
-    def prepared(self) -> str:
+    def prepared(self, model: str) -> str:
         """How a new scan is prepared."""
         settings = self.settings
         return json.dumps(

@@ -15,7 +15,7 @@ from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
 from foldwise.systems.clips.check import CheckedClips, check
 from foldwise.systems.clips.forecast import case_mib, count, model_mib
-from foldwise.systems.clips.settings import FROZEN, Model, Settings
+from foldwise.systems.clips.settings import FROZEN, Model, Prepare, Settings
 from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences, read_sheet
 from foldwise.video.decode import VideoInfo
 
@@ -156,14 +156,11 @@ class Layout(layout.Layout[Settings, ClipCase]):
             made["weights"] = folder_files(regions.weights)
         return made
 
-    @property
-    def prepared(self) -> str:
-        """How a new clip is prepared."""
+    def prepared(self, model: str) -> str:
+        """How a new clip is prepared; regions for those models alone that see them."""
         settings = self.settings
-        return json.dumps(
-            {"cache": dump(settings.cache), "prepare": dump(settings.prepare)},
-            sort_keys=True,
-        )
+        prepare = Prepare() if settings.models[model].input == "whole" else settings.prepare
+        return json.dumps({"cache": dump(settings.cache), "prepare": dump(prepare)}, sort_keys=True)
 
     @property
     def check_settings(self) -> str:

@@ -91,8 +91,7 @@ class Layout(layout.Layout[Settings, Case]):
             peak = model_mib(stage, self.settings, self.settings.models[which], Path(self.counts))
         return asked_mib(stage, ceil(peak), attempt)
 
-    @property
-    def prepared(self) -> str:
+    def prepared(self, model: str) -> str:
         """How a new video is prepared."""
         sections = {"data": dump(self.settings.data), "cache": dump(self.settings.cache)}
         return json.dumps(sections, sort_keys=True)

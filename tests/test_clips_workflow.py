@@ -113,6 +113,14 @@ class TestRun:
         assert all("regions-" in entry.files["mask"][0] for entry in made.entries)
         assert (run / "results" / "tiny" / "index.pkl").read_bytes() == before
 
+    def test_parts_with_a_network_want_a_gpu(self, run: Path) -> None:
+        others = experiment(run, results="elsewhere")
+        jobs = planned(run, others, "--set-scatter", "prepare=2")
+        assert 2 <= jobs["prepare_part_gpu"] <= 4
+        assert not {"prepare_part", "clip_cache", "roi", "clip_features"} & set(jobs)
+        classical = {**others, "models": {"small": {**SMALL, "input": "crop"}}}
+        assert "prepare_part" in planned(run, classical, "--set-scatter", "prepare=2")
+
     def test_wrong_labels_stop_the_call(self, run: Path) -> None:
         sheet = run / "wrong.csv"
         text = (run / "clips.csv").read_text(encoding="utf-8")

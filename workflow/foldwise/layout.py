@@ -37,6 +37,7 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
         preparation: rules that prepare a case, up to its cache.
         plan: file that completes the settings, or None.
         parts: jobs among which the preparation is divided; None: every stage of a case is a job.
+        neural: whether a network is among these stages, for which a part's job wants a GPU.
     """
 
     data: str
@@ -45,6 +46,7 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
     preparation: tuple[str, ...]
     plan: str | None = None
     parts: int | None = None
+    neural: bool = False
 
     def __init__(self, settings: AnySettings, sheet: Sheet[AnyCase]) -> None:
         """Name the folders of the experiment; a system names those of its data."""

@@ -25,6 +25,18 @@ rule prepare_part:
         " --cores {threads} --mem-mib {resources.mem_mb} --marker {output} > {log} 2>&1"
 
 
+if LAYOUT.neural:
+
+    # The same under a name of its own, for which a profile asks for a GPU.
+    use rule prepare_part as prepare_part_gpu with:
+        resources:
+            mem_mb=lambda wildcards, attempt: LAYOUT.part_mib(wildcards.share, attempt),
+            runtime=lambda wildcards: LAYOUT.part_minutes(wildcards.share),
+            device=1,
+
+    ruleorder: prepare_part_gpu > prepare_part
+
+
 rule indexed:
     input:
         LAYOUT.per_case(LAYOUT.sheet.cases, LAYOUT.indexed),

@@ -47,10 +47,10 @@ class Layout(layout.Layout[Settings, ClipCase]):
     def __init__(self, settings: Settings, sheet: Sheet[ClipCase], checked: CheckedClips | None) -> None:
         """Keep what was checked; None in a job's own Snakemake, which needs the memory of no job."""
         super().__init__(settings, sheet)
-        data = settings.data
+        data, finder = settings.data, settings.prepare.regions
         source = [str(data.sheet), str(data.folder)]
         cache = [source, dump(settings.cache)]
-        regions = [cache, dump(settings.prepare.regions)]
+        regions = [cache, dump(finder)]
         self.data = f"{settings.results}/data/{data.sheet.stem}-{short_hash(source)}"
         self.caches = f"{self.data}/cache-{short_hash(cache, 4)}"
         self.regions = f"{self.data}/regions-{short_hash(regions, 4)}"
@@ -60,9 +60,10 @@ class Layout(layout.Layout[Settings, ClipCase]):
         if data.update_labels:
             self.index = f"{self.experiment}/index-updated.pkl"
         self.checked = checked
-        self.stages = ["clip_cache", *(["roi"] if settings.prepare.regions else [])]
+        self.stages = ["clip_cache", *(["roi"] if finder else [])]
         featured = any(model.features for model in settings.models.values())
         self.preparation = (*self.stages, *(["clip_features"] if featured else []))
+        self.neural = featured or (finder is not None and finder.method == "medsam")
         self._feature_keys = {
             name: short_hash([regions if model.input != "whole" else cache, dump(_encoding(model))])
             for name, model in settings.models.items()

@@ -16,12 +16,12 @@ from foldwise.files import CaseError
 from foldwise.hdf5 import content_of, open_hdf5
 from foldwise.index import Index, make_index
 from foldwise.settings import Split, validate
-from foldwise.systems.clips.cache import cache_clip
+from foldwise.systems.clips.cache import cache_clip, label_of
 from foldwise.systems.clips.check import check
 from foldwise.systems.clips.family import Family
 from foldwise.systems.clips.features import make_vision, write_features
 from foldwise.systems.clips.index import make_entries, update_index
-from foldwise.systems.clips.items import evaluation_clips, label_of, seen
+from foldwise.systems.clips.items import evaluation_clips, seen
 from foldwise.systems.clips.predictions import read_prediction
 from foldwise.systems.clips.regions import find_regions
 from foldwise.systems.clips.settings import Cache, Data, Model, Regions, Settings

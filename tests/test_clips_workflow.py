@@ -11,7 +11,7 @@ import pytest
 
 from foldwise.hdf5 import open_hdf5
 from foldwise.index import Index
-from foldwise.systems.clips.items import label_of
+from foldwise.systems.clips.cache import label_of
 from test_workflow import planned, snakemake
 from tiny_clip import save_clip
 from ultrasound import CLASSES, SMALL, settings_of, write_clips

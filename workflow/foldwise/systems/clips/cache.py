@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 from PIL import Image
 
 from foldwise.files import CaseError
-from foldwise.systems.clips.items import label_array
 from foldwise.systems.clips.settings import Cache
 from foldwise.video.decode import probe, read_frames
 from foldwise.video.store import write_frames
@@ -44,9 +44,15 @@ def cache_clip(case: str, video: Path, label: str, settings: Cache, path: Path) 
         encoding=settings.encoding,
         quality=settings.quality,
         attrs={"source_width": info.width, "source_height": info.height},
-        arrays={"label": label_array(label)},
+        # An array and no attribute, so that the cache's hash covers it.
+        arrays={"label": np.array(list(label.encode("utf-8")), np.uint8)},
     )
     if count < 2:
         path.unlink()
         raise CaseError(f"case {case}: {video}: one frame only; a clip has at least two")
     return count
+
+
+def label_of(file: h5py.File) -> str:
+    """The class of a case as stored with its frames; "" without one."""
+    return bytes(file["label"][()]).decode("utf-8")

@@ -16,7 +16,8 @@ from torch import nn
 from foldwise.files import CaseError, atomic_path
 from foldwise.hdf5 import open_hdf5
 from foldwise.networks import build
-from foldwise.systems.clips.items import Clips, evaluation_clips, label_of
+from foldwise.systems.clips.cache import label_of
+from foldwise.systems.clips.items import Clips, evaluation_clips
 from foldwise.systems.clips.predictions import write_prediction
 from foldwise.systems.clips.settings import FROZEN, Model
 from foldwise.training.steps import Items

@@ -73,7 +73,7 @@ def case_mib(stage: str, info: VideoInfo, settings: Settings) -> int:
     """
     frames, height, width = cached_size(info, settings)
     if stage == "clip_cache":
-        return ceil(TORCH_MIB + CODEC_FRAMES * 3 * info.height * info.width / 2**20)
+        return ceil(BASE_MIB + CODEC_FRAMES * 3 * info.height * info.width / 2**20)
     regions = settings.prepare.regions
     base = TORCH_MIB + MEDSAM_MIB if regions is not None and regions.method == "medsam" else BASE_MIB + 150
     keys = frames / (regions.key_every if regions else 1)

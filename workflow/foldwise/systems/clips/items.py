@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from foldwise.hdf5 import open_hdf5
+from foldwise.systems.clips.cache import label_of
 from foldwise.systems.clips.settings import Model
 from foldwise.video.regions import padded_box
 from foldwise.video.store import read
@@ -112,16 +113,6 @@ def seen(file: h5py.File, numbers: np.ndarray, model: Model) -> torch.Tensor:
     if model.input == "blank":
         return frames * masks if found else frames
     return torch.cat([frames, masks * 255], dim=1)
-
-
-def label_of(file: h5py.File) -> str:
-    """The class of a case as stored with its frames; "" without one."""
-    return bytes(file["label"][()]).decode("utf-8")
-
-
-def label_array(label: str) -> np.ndarray:
-    """A class's name as the array that a cache stores, so that its hash covers it."""
-    return np.array(list(label.encode("utf-8")), np.uint8)
 
 
 def _normalised(frames: torch.Tensor, model: Model) -> torch.Tensor:

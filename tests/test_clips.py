@@ -124,6 +124,27 @@ class TestCheck:
     def test_class_without_cases(self, clips: Path) -> None:
         assert "class middle has no labelled" in problems(clips, str, classes=["high", "low", "middle"])
 
+    def test_a_video_under_two_names(self, clips: Path) -> None:
+        found = problems(clips, lambda text: text.replace("k2_0.mov", "./k0_0.mp4"))
+        assert "line 4: case k2_0" in found
+        assert "is the video of case k0_0, too" in found
+
+    @pytest.mark.parametrize(
+        ("size", "blocks", "message"),
+        [
+            (32, 3, ""),
+            (64, 3, "takes frames of 32 px, and clip.size is 64"),
+            (32, 4, "has 3 blocks, 4 are asked for"),
+        ],
+    )
+    def test_clip_of_another_size(self, tmp_path: Path, size: int, blocks: int, message: str) -> None:
+        network = {"name": "EVL", "weights": str(save_clip(tmp_path / "clip")), "blocks": blocks}
+        evl = {**SMALL, "network": network, "clip": {**SMALL["clip"], "size": size}}
+        settings = validate(Settings, settings_of(write_clips(tmp_path), models={"evl": evl}))
+        found = "\n".join(check(read_sheet(settings.data), settings).problems)
+        assert message in found
+        assert bool(found) == bool(message)
+
     def test_missing_weights(self, clips: Path) -> None:
         values = settings_of(
             clips / "clips.csv", prepare={"regions": {"method": "medsam", "weights": "no.pth"}}

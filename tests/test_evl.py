@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -228,3 +230,24 @@ def test_frame_average_is_the_mean_of_frames() -> None:
     assert expected.shape == (1, 4)
     with pytest.raises(CaseError, match="needs `network"):
         FrameAverage({}, 3)
+
+
+class Trap:
+    """Executes something when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return exec, ("raise SystemExit('executed')",)
+
+
+def test_nothing_in_a_folder_is_executed(tmp_path: Path) -> None:
+    folder = save_clip(tmp_path / "clip")
+    (folder / "model.safetensors").unlink()
+    torch.save({"weights": Trap()}, folder / "pytorch_model.bin")
+    with pytest.raises(CaseError, match="not readable as CLIPModel"):
+        FrozenVision(folder, 1)
+    # Code of the folder's own, as transformers would run it for those who trust it.
+    (folder / "trap.py").write_text("raise SystemExit('executed')", encoding="utf-8")
+    config = {"model_type": "trap", "auto_map": {"AutoConfig": "trap.Config"}}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(CaseError, match="no folder with a model of transformers"):
+        FrozenVision(folder, 1)

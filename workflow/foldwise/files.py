@@ -20,6 +20,15 @@ class CaseError(Exception):
 
 
 @contextmanager
+def naming(case: str) -> Iterator[None]:
+    """Put a case's name before what a CaseError in the block says, unless it begins with it."""
+    try:
+        yield
+    except CaseError as error:
+        raise CaseError(f"case {case}: {str(error).removeprefix(f'case {case}: ')}") from error
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary file beside `path` that takes its name if the block ends well, and vanishes if not.
 

@@ -220,7 +220,9 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
         return f"{path}: unknown key; {hint}"
     if problem["type"] == "missing":
         return f"{path}: missing"
-    return f"{path}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
+    # Of a whole section the message says which of its keys it means.
+    got = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
+    return f"{path}: {problem['msg'].removeprefix('Value error, ')}{got}"
 
 
 def _known_keys(kind: type[BaseModel], path: list[str]) -> list[str]:

@@ -57,7 +57,7 @@ def build(kind: str, named: Named, *positional: Any, **filled_in: Any) -> Any:
     if kind == "loss":
         # Weights of classes; no loss takes them as a list.
         for key in WEIGHTS & arguments.keys():
-            arguments[key] = torch.tensor(arguments[key], dtype=torch.float32)
+            arguments[key] = torch.as_tensor(arguments[key], dtype=torch.float32)
     try:
         return made(*positional, **arguments)
     except (TypeError, ValueError) as error:

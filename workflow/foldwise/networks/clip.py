@@ -159,10 +159,10 @@ def weights_digest(model: nn.Module) -> torch.Tensor:
 
 def _vision(folder: Path) -> Any:
     try:
-        kind = AutoConfig.from_pretrained(str(folder), local_files_only=True).model_type
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a wrong folder raises any of several kinds
         raise CaseError(f"{folder}: no folder with a model of transformers (config.json); {error}") from error
-    if kind == "clip_vision_model":
+    if config.model_type == "clip_vision_model":
         return _load(CLIPVisionModel, folder)
     return _load(CLIPModel, folder).vision_model
 

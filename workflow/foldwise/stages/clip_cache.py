@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from foldwise.command import parser, run
+from foldwise.files import naming
 from foldwise.settings import parse
 from foldwise.systems.clips.cache import cache_clip
 from foldwise.systems.clips.settings import Cache
@@ -19,7 +20,9 @@ def main() -> None:
     made.add_argument("--label", default="", help="the case's class, by name")
     made.add_argument("--cache", required=True, type=Path, help="HDF5 file to write")
     args = made.parse_args()
-    count = cache_clip(args.case, args.video, args.label, parse(Cache, args.settings), args.cache)
+    settings = parse(Cache, args.settings)
+    with naming(args.case):
+        count = cache_clip(args.case, args.video, args.label, settings, args.cache)
     logging.info("%s: %d frames", args.case, count)
 
 

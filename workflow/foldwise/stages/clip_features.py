@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from foldwise.command import parser, run
+from foldwise.files import naming
 from foldwise.settings import parse
 from foldwise.systems.clips.features import make_vision, write_features
 from foldwise.systems.clips.settings import Model
@@ -17,7 +18,8 @@ def main() -> None:
     made.add_argument("--features", required=True, type=Path, help="HDF5 file to write")
     args = made.parse_args()
     model = parse(Model, args.settings)
-    write_features(args.source, model, make_vision(model), args.features)
+    with naming(args.source.stem):
+        write_features(args.source, model, make_vision(model), args.features)
 
 
 if __name__ == "__main__":

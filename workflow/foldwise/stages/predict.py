@@ -17,7 +17,16 @@ from typing import Any
 
 from foldwise.command import run, system_parser
 from foldwise.evaluate import is_whole, read_model, read_trained
-from foldwise.files import CaseError, atomic_folder, file_hash, publish, read_json, short_hash, write_json
+from foldwise.files import (
+    CaseError,
+    atomic_folder,
+    file_hash,
+    naming,
+    publish,
+    read_json,
+    short_hash,
+    write_json,
+)
 from foldwise.index import Entry
 from foldwise.provenance import provenance
 from foldwise.settings import dump, parse
@@ -82,9 +91,10 @@ def _prepared(
 
     def make(entry: Entry) -> Path | CaseError:
         try:
-            made: Path = prepare_case(entry, state, scratch / entry.case)
+            with naming(entry.case):
+                made: Path = prepare_case(entry, state, scratch / entry.case)
         except CaseError as error:
-            return CaseError(f"case {entry.case}: {error}")
+            return error
         return made
 
     with ThreadPoolExecutor(1) as pool:

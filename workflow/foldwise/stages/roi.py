@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from foldwise.command import parser, run
+from foldwise.files import naming
 from foldwise.settings import parse
 from foldwise.systems.clips.regions import find_regions
 from foldwise.systems.clips.settings import Regions
@@ -22,7 +23,8 @@ def main() -> None:
     made.add_argument("--facts", required=True, type=Path, help="what was found, to write (.json)")
     args = made.parse_args()
     settings = parse(Regions, args.settings)
-    found = find_regions(args.case, args.cache, args.box, args.mask, settings, args.regions, args.facts)
+    with naming(args.case):
+        found = find_regions(args.case, args.cache, args.box, args.mask, settings, args.regions, args.facts)
     logging.info("%s: %.1f %% of the frame; %s", args.case, 100 * found.share, found.review or "accepted")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,11 @@ from typing import Any
 from PIL import Image
 
 from foldwise.check import Checked, Findings, Produced, check_groups, present_files
-from foldwise.files import CaseError
+from foldwise.files import CaseError, read_json
 from foldwise.forecast import table
 from foldwise.sheet import Sheet
 from foldwise.systems.clips.forecast import case_mib, disk_mib, model_mib
-from foldwise.systems.clips.settings import Settings
+from foldwise.systems.clips.settings import FROZEN, Model, Settings
 from foldwise.systems.clips.sheet import ClipCase, box_from, class_names, class_sentences, read_sheet
 from foldwise.video.decode import VideoInfo, probe
 
@@ -69,6 +70,7 @@ def check(
         if case.label and case.label not in names:
             found.add(case, f"label {case.label!r} is none of {', '.join(names)} (0 to {len(names) - 1})")
     _check_classes(sheet, names, settings, found)
+    _check_twins(sheet, found)
     check_groups(sheet.cases, settings.split, found)
     for text in _weights(settings):
         found.add_general(text)
@@ -174,13 +176,45 @@ def _check_classes(sheet: Sheet[ClipCase], names: list[str], settings: Settings,
             found.add(first, f"{few}: some folds have none to be tested on", warning=True)
 
 
+def _check_twins(sheet: Sheet[ClipCase], found: Findings) -> None:
+    """A video under two names could be learnt from and tested on."""
+    of_video: dict[str, ClipCase] = {}
+    for case in sheet.cases:
+        first = of_video.setdefault(os.path.normpath(case.video), case)
+        if first is not case:
+            found.add(case, f"{case.video}: is the video of case {first.name}, too")
+
+
 def _weights(settings: Settings) -> list[str]:
-    """Files of weights that are not there."""
+    """Files of weights that are not there, and CLIPs that are made for other clips."""
     regions = settings.prepare.regions
     wanted = [("prepare.regions.weights", regions.weights)] if regions and regions.weights else []
+    problems = []
     for name, model in settings.models.items():
         if model.pretrained is not None:
             wanted.append((f"models.{name}.pretrained.file", model.pretrained.file))
-        if "weights" in model.network.arguments and model.network.name in ("EVL", "ZeroShotCLIP"):
-            wanted.append((f"models.{name}.network.weights", Path(model.network.arguments["weights"])))
-    return [f"{key}: {path}: no such file or folder" for key, path in wanted if not path.exists()]
+        if model.network.name in FROZEN:
+            key, folder = f"models.{name}.network.weights", Path(model.network.arguments["weights"])
+            wanted.append((key, folder))
+            if folder.exists() and (problem := _clip_problem(folder, model)):
+                problems.append(f"{key}: {folder}: {problem}")
+    return problems + [f"{key}: {path}: no such file or folder" for key, path in wanted if not path.exists()]
+
+
+def _clip_problem(folder: Path, model: Model) -> str:
+    """Why a folder is no CLIP for a model, by its config.json alone; "" if it may be one."""
+    path = folder / "config.json"
+    config = read_json(path) if path.is_file() else None
+    if not isinstance(config, dict):
+        return "is no folder with a model of transformers (config.json, model.safetensors)"
+    evl = model.network.name == "EVL"
+    if (kind := config.get("model_type")) not in ("clip", *(["clip_vision_model"] if evl else [])):
+        return f"is a model of type {kind!r}, not 'clip'"
+    vision = config.get("vision_config", {}) if kind == "clip" else config
+    # What transformers takes where a config is silent.
+    size, blocks = vision.get("image_size", 224), vision.get("num_hidden_layers", 12)
+    if size != model.clip.size:
+        return f"takes frames of {size} px, and clip.size is {model.clip.size}"
+    if evl and (asked := model.network.arguments.get("blocks", 4)) > blocks:
+        return f"has {blocks} blocks, {asked} are asked for"
+    return ""

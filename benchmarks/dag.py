@@ -17,21 +17,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import yaml
 
 from foldwise.volumes.volume import Volume, write_volume
 
 ROOT = Path(__file__).parents[1]
 WAYS = {"parts": ["--set-scatter", "prepare=30"], "single": []}
-
-# A process of its own for each call, since the peak of children is that of all that were waited for.
-MEASURED = """\
-import resource, subprocess, sys
-
-done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
-print(done.stdout + done.stderr)
-print("peak", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""
 
 
 def main() -> None:
@@ -41,14 +33,16 @@ def main() -> None:
     made.add_argument("--cases", nargs="+", type=int, default=[100, 1000, 10000], help="numbers of cases")
     made.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="how cases become jobs")
     args = made.parse_args()
-    print("| cases | way | call | jobs | seconds | peak (MiB) |\n|---|---|---|---|---|---|")
+    columns = ("cases", "way", "call", "jobs", "seconds", "Snakemake (MiB)", "counting (MiB)")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for cases in args.cases:
         for way in args.ways:
             folder = args.folder / f"{cases}-{way}"
             write_cases(folder, cases)
             for call in ("first", "second"):
-                jobs, seconds, mib = dry_run(folder, WAYS[way])
-                print(f"| {cases} | {way} | {call} | {jobs} | {seconds:.1f} | {mib:.0f} |", flush=True)
+                jobs, seconds, own, other = dry_run(folder, WAYS[way])
+                row = (cases, way, call, jobs, f"{seconds:.1f}", f"{own:.0f}", f"{other:.0f}")
+                print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 
 def write_cases(folder: Path, count: int) -> None:
@@ -75,21 +69,39 @@ def write_cases(folder: Path, count: int) -> None:
     (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment), encoding="utf-8")
 
 
-def dry_run(folder: Path, more: list[str]) -> tuple[int, float, float]:
-    """Jobs, seconds, and the peak memory of Snakemake and what it starts, the larger of the two, in MiB."""
-    begun = time.monotonic()
+def dry_run(folder: Path, more: list[str]) -> tuple[int, float, float, float]:
+    """Jobs, seconds, and the peak memory in MiB of Snakemake and of the process that counts the network."""
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--dry-run", "--quiet"),
         *("rules", "--cores", "1", *more, "--configfile", "experiment.yaml"),
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, *command], cwd=folder, capture_output=True, text=True, check=True
-    )
-    total = re.search(r"^total +(\d+)", done.stdout, re.MULTILINE)
+    begun = time.monotonic()
+    own = other = 0.0
+    with (folder / "log").open("w+") as log:
+        process = psutil.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            time.sleep(0.1)
+            # The kernel's own peak, so a short-lived one between two looks is not missed.
+            own = max(own, peak_mib(process.pid))
+            children = process.children() if process.is_running() else []
+            other = max([other, *(peak_mib(child.pid) for child in children)])
+        seconds = time.monotonic() - begun
+        log.seek(0)
+        said = log.read()
+    total = re.search(r"^total +(\d+)", said, re.MULTILINE)
     if total is None:
-        raise SystemExit(done.stdout)
-    peak = int(done.stdout.rsplit("peak ", 1)[1]) / 1024
-    return int(total.group(1)), time.monotonic() - begun, peak
+        raise SystemExit(said)
+    return int(total.group(1)), seconds, own, other
+
+
+def peak_mib(number: int) -> float:
+    """Peak resident memory of a process, in MiB; 0 if it is gone."""
+    try:
+        status = Path(f"/proc/{number}/status").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found.group(1)) / 1024 if found else 0.0
 
 
 if __name__ == "__main__":

@@ -7,9 +7,12 @@ more: a margin, Snakemake's own share, and on jobs that may get a GPU that of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from math import ceil
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +51,47 @@ class Step:
     forward: int
 
 
-def remembered(asked: Any, memory: Path, count: Callable[[], Step]) -> Step:
-    """Count a step, or recall it: counting needs torch, whose import takes seconds.
+def remembered(system: str, model: Any, task: dict[str, Any], asked: Any, memory: Path) -> Step:
+    """Count what a step of a model holds, or recall it.
+
+    Counting needs torch, so another process does it: the user's own Snakemake, which runs for days on a login
+    node, shall not hold it.
 
     Args:
-        asked: what the count depends on, as plain values.
+        system: its name.
+        model: its settings.
+        task: what is learnt.
+        asked: what of these the count depends on, as plain values.
         memory: JSON file that remembers counts; it may be missing.
-        count: counts.
+
+    Raises:
+        CaseError: the network cannot be made, or cannot take what it is given.
     """
     key = short_hash([sorted(Step.__annotations__), asked], 16)
     known = read_json(memory) if memory.exists() else {}
     if key not in known:
-        known[key] = asdict(count())
+        known[key] = asdict(_counter().submit(_counted, system, model, task).result())
         write_json(memory, known)
     return Step(**known[key])
+
+
+def forget_counter() -> None:
+    """End the process that counts, if there is one, and free its memory."""
+    if _counter.cache_info().currsize:
+        _counter().shutdown()
+        _counter.cache_clear()
+
+
+@cache
+def _counter() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+
+def _counted(system: str, model: Any, task: dict[str, Any]) -> Step:
+    from foldwise.systems import load
+    from foldwise.training.memory import count_step
+
+    return count_step(load(system, model, task))
 
 
 def asked_mib(stage: str, peak: float, attempt: int = 1) -> int:

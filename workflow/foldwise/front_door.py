@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foldwise.files import CaseError
+from foldwise.forecast import forget_counter
 from foldwise.systems import part, system_of
 
 
@@ -41,4 +42,6 @@ def front_door(config: Mapping[str, Any], main: bool, parts: int | None = None) 
     except CaseError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    finally:
+        forget_counter()
     return layout

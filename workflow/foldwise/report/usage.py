@@ -116,7 +116,7 @@ def parsed(text: str) -> pd.DataFrame:
             "mib_asked": asked * cpus if asked is not None and row["ReqMem"].endswith("c") else asked,
             "cpu_s": _seconds(row["TotalCPU"]),
             "cpus": cpus,
-            "gpus": _number(re.sub(r".*gres/gpu=(\d+).*|.*", r"\1", row["AllocTRES",])) or 0,
+            "gpus": _number(re.sub(r".*gres/gpu=(\d+).*|.*", r"\1", row["AllocTRES"])) or 0,
         }
     return pd.DataFrame(made.values())
 

@@ -35,14 +35,7 @@ def count(model: Model, task: dict[str, Any], memory: Path) -> Step:
         return Step(FROZEN_WEIGHTS // 5, held, 0, held)
     asked = model.model_dump(mode="json", include={"network", "input"})
     key = [asked, clip.frames, clip.size, model.training.batch, len(task["classes"])]
-
-    def counted() -> Step:
-        from foldwise.systems.clips.family import Family
-        from foldwise.training.memory import count_step
-
-        return count_step(Family(model, task))
-
-    return forecast.remembered(key, memory, counted)
+    return forecast.remembered("clips", model, task, key, memory)
 
 
 def model_mib(stage: str, model: Model, step: Step) -> int:

@@ -23,14 +23,7 @@ def count(model: Model, task: dict[str, Any], memory: Path) -> Step:
     """
     heavy: Any = {"trunk": True, "size": True, "frames": {"count": True}, "memory": {"mode"}}
     asked = model.model_dump(mode="json", include=heavy)
-
-    def counted() -> Step:
-        from foldwise.systems.interactive.family import Family
-        from foldwise.training.memory import count_step
-
-        return count_step(Family(model, task))
-
-    return forecast.remembered([asked, model.training.batch, task], memory, counted)
+    return forecast.remembered("interactive", model, task, [asked, model.training.batch, task], memory)
 
 
 def model_mib(stage: str, sizes: Sequence[Size], settings: Settings, model: Model, step: Step) -> int:

@@ -23,14 +23,7 @@ def count(model: Model, task: dict[str, Any], memory: Path) -> Step:
         memory: JSON file that remembers counts; it may be missing.
     """
     asked = model.model_dump(mode="json", include={"network", "dimensions", "slice_axis", "slices", "patch"})
-
-    def counted() -> Step:
-        from foldwise.systems.segmentation.family import Family
-        from foldwise.training.memory import count_step
-
-        return count_step(Family(model, task))
-
-    return forecast.remembered([asked, model.training.batch, task], memory, counted)
+    return forecast.remembered("segmentation", model, task, [asked, model.training.batch, task], memory)
 
 
 def model_mib(stage: str, sizes: Sequence[Size], settings: Settings, model: Model, step: Step | None) -> int:

@@ -33,14 +33,7 @@ def count(model: Model, task: dict[str, Any], memory: Path) -> Step:
         memory: JSON file that remembers counts; it may be missing.
     """
     asked = model.model_dump(mode="json", include={"kind", "backbone", "window", "crop", "hidden"})
-
-    def counted() -> Step:
-        from foldwise.systems.surgical.family import Family
-        from foldwise.training.memory import count_step
-
-        return count_step(Family(model, task))
-
-    return forecast.remembered([asked, model.training.batch, task], memory, counted)
+    return forecast.remembered("surgical", model, task, [asked, model.training.batch, task], memory)
 
 
 def model_mib(stage: str, settings: Settings, model: Model, memory: Path) -> int:

@@ -45,7 +45,8 @@ EXPERIMENT: dict[str, Any] = {
 OUTAGE_S = float(os.environ.get("FOLDWISE_OUTAGE_S", "30"))
 # `--set-resources` replaces the profile's list.
 GPU = ("train:slurm_partition=gpu", "train:gres=gpu:1")
-# A job with a GPU asks for 3,300 MiB at least; half as much again holds this and the rest.
+# Found before the real module, in the run's folder. A job with a GPU asks for 3,300 MiB at least; half as
+# much again holds this and the rest.
 LEAK = """\
 import sys
 import threading
@@ -61,6 +62,11 @@ def leak(attempts):
     held.append(b"1" * (3300 << 20))
 
 
+here = sys.path.pop(0)
+del sys.modules["tqdm"]
+import tqdm
+
+sys.path.insert(0, here)
 if "foldwise.stages.train" in sys.orig_argv:
     state = Path(sys.orig_argv[sys.orig_argv.index("--state") + 1])
     threading.Thread(target=leak, args=(state / "attempts.jsonl",), daemon=True).start()
@@ -82,7 +88,6 @@ class Workflow:
     struck: str = ""
     seen: int = 0
     resources: tuple[str, ...] = ()
-    environment: dict[str, str] | None = None
     status: tuple[str, ...] = ("--max-status-checks-per-second", "0.5")
 
     def start(self) -> subprocess.Popen[str]:
@@ -97,7 +102,7 @@ class Workflow:
                 *("--configfile", "experiment.yaml"),
             ],
             cwd=self.folder,
-            env=self.cluster.env | (self.environment or {}),
+            env=self.cluster.env,
             stdout=self.log,
             stderr=subprocess.STDOUT,
             text=True,
@@ -252,9 +257,7 @@ def cancelled(begun: Callable[..., Workflow]) -> Workflow:
 def leak(begun: Callable[..., Workflow]) -> Workflow:
     """More memory than the job asked for; the next attempt's is enough."""
     made = begun("leak")
-    (made.folder / "leak").mkdir()
-    (made.folder / "leak" / "sitecustomize.py").write_text(LEAK)
-    made.environment = {"PYTHONPATH": str(made.folder / "leak")}
+    (made.folder / "tqdm.py").write_text(LEAK)
     made.ends(made.start())
     return made
 

@@ -103,6 +103,12 @@ class Training(Section):
         100, ge=1, description="Optimiser steps per epoch; null: as many as see every training case once."
     )
     batch: int = Field(2, ge=1, description="Samples per forward pass.")
+    gpus: int = Field(
+        1,
+        ge=1,
+        description="GPUs that share the samples of every batch, within one job; without any GPU as many "
+        "processes. With another number, training starts afresh.",
+    )
     accumulate: int = Field(1, ge=1, description="Forward passes per optimiser step.")
     amp: Literal["auto", "off", "16-mixed", "bf16-mixed"] = Field(
         "auto", description="Mixed precision; auto: 16-mixed on a GPU, off on a CPU."
@@ -122,6 +128,14 @@ class Training(Section):
     examples: int = Field(
         1, ge=0, description="Training samples, augmented, written to state/…/examples to look at."
     )
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Training:
+        if self.batch % self.gpus:
+            raise ValueError(
+                f"batch {self.batch} cannot be shared evenly by gpus: {self.gpus}; set a multiple of it"
+            )
+        return self
 
 
 class Pretrained(Section):

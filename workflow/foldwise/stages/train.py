@@ -6,6 +6,7 @@ Exit codes: 0 finished; 75 saved before the time limit or on SIGTERM, run again;
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from foldwise.training.attempts import Attempts
 from foldwise.training.budget import UNFINISHED, Budget
 from foldwise.training.claim import claim
 from foldwise.training.loop import Run, Trainer, log_text
+from foldwise.training.parallel import gathered, is_helper
 
 # Settings that change what is kept beside the model, and not the model: no reason to train again.
 SIDE_EFFECTS = {"examples", "save_every", "save_last"}
@@ -51,7 +53,8 @@ def main() -> int:
     budget = Budget(args.budget_min)
     args.state.mkdir(parents=True, exist_ok=True)
     # Snakemake deletes a rule's log before every attempt; this one holds them all.
-    logging.getLogger().addHandler(logging.FileHandler(args.state / "train.log", encoding="utf-8"))
+    if not is_helper():
+        logging.getLogger().addHandler(logging.FileHandler(args.state / "train.log", encoding="utf-8"))
     index = Index.read(args.index)
     fold = index.folds[args.fold]
     caches = index.caches(fold.train + fold.validation, args.features)
@@ -92,13 +95,18 @@ def main() -> int:
         checkpoint_min=args.checkpoint_min,
     )
     system = load(args.system, settings, index.task)
-    with claim(args.state, lambda: budget.reason is not None) as held:
-        if not held:
+    with ExitStack() as stack:
+        # One process holds the claim for all that it starts, and alone writes anything.
+        if not is_helper() and not stack.enter_context(claim(args.state, lambda: budget.reason is not None)):
             return UNFINISHED
-        trainer = Trainer(plan, system, attempts, budget)
-        if trainer.step == 0:
+        team = stack.enter_context(gathered(settings.training))
+        trainer = Trainer(plan, system, attempts, budget, team)
+        if trainer.step == 0 and team.rank == 0:
             system.examples(train, plan.seed, settings.training.examples, args.state / "examples")
-        if not trainer.fit():
+        finished = trainer.fit()
+        if team.rank:
+            return 0
+        if not finished:
             return UNFINISHED
     best = trainer.best
     assert best is not None

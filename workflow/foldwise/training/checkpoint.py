@@ -35,11 +35,16 @@ def save(folder: Path, state: dict[str, Any]) -> None:
         ) from error
 
 
-def load(folder: Path, fingerprint: str) -> dict[str, Any] | None:
+def load(folder: Path, fingerprint: str, gpus: int = 1) -> dict[str, Any] | None:
     """The newest readable checkpoint of the same settings and data, or None.
 
     Nothing in the file is executed. A broken file is passed over in favour of the one before it; a
     checkpoint of other settings or data is left behind, with a message.
+
+    Args:
+        folder: of the checkpoints.
+        fingerprint: of settings and data.
+        gpus: devices of this training, for the message; the fingerprint depends on them.
     """
     for name in (CHECKPOINT, PREVIOUS):
         path = folder / name
@@ -53,6 +58,8 @@ def load(folder: Path, fingerprint: str) -> dict[str, Any] | None:
             continue
         if found == fingerprint:
             return state
-        logging.warning("%s: made with other settings or data; training starts afresh", path)
+        before = state.get("gpus", gpus)
+        devices = "" if before == gpus else f" (training.gpus: {before}, now {gpus})"
+        logging.warning("%s: made with other settings or data%s; training starts afresh", path, devices)
         return None
     return None

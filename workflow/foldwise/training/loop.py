@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
 from tqdm import tqdm
 
-from foldwise.files import CaseError, atomic_path, write_text
+from foldwise.files import atomic_path, write_text
 from foldwise.networks import build
 from foldwise.settings import Model, Named, validate
 from foldwise.systems import System
@@ -28,6 +26,7 @@ from foldwise.training import checkpoint
 from foldwise.training.attempts import Attempts
 from foldwise.training.budget import Budget
 from foldwise.training.memory import peak_gpu_mib, peak_mib
+from foldwise.training.parallel import LostError, Team, make_fabric
 from foldwise.training.pretrained import load_pretrained
 from foldwise.training.steps import batches, step_seed
 
@@ -62,11 +61,22 @@ class Run:
 class Trainer:
     """One training of one model on one fold, over as many jobs as it takes."""
 
-    def __init__(self, run: Run, system: System, attempts: Attempts, budget: Budget) -> None:
-        """Build everything, then take up the checkpoint if there is one."""
+    def __init__(
+        self, run: Run, system: System, attempts: Attempts, budget: Budget, team: Team | None = None
+    ) -> None:
+        """Build everything, then take up the checkpoint if there is one.
+
+        Args:
+            run: what to train, and on what.
+            system: the family of experiments.
+            attempts: the history.
+            budget: says when to stop.
+            team: the processes that train together; None: this one alone.
+        """
         self.run, self.system, self.attempts, self.budget = run, system, attempts, budget
         training = run.model.training
-        self.fabric = make_fabric(training.amp)
+        self.team = team or Team(make_fabric(training))
+        self.fabric = self.team.fabric
         torch.manual_seed(step_seed(run.seed, 0))
         network = system.network()
         self.pretrained = load_pretrained(network, run.model.pretrained) if run.model.pretrained else None
@@ -75,6 +85,7 @@ class Trainer:
         assert training.steps_per_epoch is not None, "the system fills in the steps of an epoch"
         self.per_epoch = training.steps_per_epoch
         self.network, self.optimiser = self.fabric.setup(network, optimiser)
+        self.team.align(self.network)
         self.step = 0
         self.rows: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
@@ -82,7 +93,7 @@ class Trainer:
         self.sums = _empty_sums()
         self.finished = False
         self._saved_at = time.monotonic()
-        if state := checkpoint.load(run.folder, run.fingerprint):
+        if state := checkpoint.load(run.folder, run.fingerprint, training.gpus):
             self._restore(state)
             logging.info("resumed at epoch %d, step %d", len(self.rows), self.step)
 
@@ -104,14 +115,18 @@ class Trainer:
         """
         if self.finished:
             return True
-        self.attempts.start(self.step)
+        self.team.of_first(lambda: self.attempts.start(self.step))
         try:
             self._fit()
-        except Exception:
-            with suppress(OSError):  # on a full disk the error itself matters more
-                self.attempts.note("error", self.step, traceback=traceback.format_exc())
+        except LostError:
             raise
-        self.attempts.note("finished" if self.finished else "stopped", self.step)
+        except Exception:
+            if self.team.rank == 0:
+                with suppress(OSError):  # on a full disk the error itself matters more
+                    self.attempts.note("error", self.step, traceback=traceback.format_exc())
+            raise
+        if self.team.rank == 0:
+            self.attempts.note("finished" if self.finished else "stopped", self.step)
         return self.finished
 
     def _fit(self) -> None:
@@ -122,13 +137,14 @@ class Trainer:
             self.step * every,
             self.total * every,
             training.batch,
-            self.run.workers,
+            math.ceil(self.run.workers / self.team.size),
             pin=self.fabric.device.type == "cuda",
+            share=(self.team.rank, self.team.size),
         )
         with closing(feed):
             while not self.finished:
                 self._epoch(feed)
-                if not self.finished and (reason := self.budget.reason):
+                if not self.finished and (reason := self._stop()):
                     self._save()
                     logging.info("%s: saved at step %d of %d", reason, self.step, self.total)
                     return
@@ -142,7 +158,7 @@ class Trainer:
             total=per_epoch,
             initial=per_epoch - (end - self.step),
             desc=f"epoch {end // per_epoch}/{training.epochs}",
-            disable=not sys.stderr.isatty(),
+            disable=self.team.rank > 0 or not sys.stderr.isatty(),
             leave=False,
         )
         with bar:
@@ -152,7 +168,7 @@ class Trainer:
                 self.budget.spent_on(time.monotonic() - begun)
                 bar.update()
                 if self.step < end:
-                    if self.budget.reason:
+                    if self._stop():
                         return
                     if time.monotonic() - self._saved_at > 60 * self.run.checkpoint_min:
                         self._save()
@@ -165,24 +181,29 @@ class Trainer:
         self.network.train()
         self.optimiser.zero_grad()
         begun = time.monotonic()
+        made: list[dict[str, float]] = []
         for part in range(training.accumulate):
             asked = time.monotonic()
             batch = self.fabric.to_device(next(feed))
             self.sums["waiting"] += time.monotonic() - asked
             # Drop-out and augmentation of a pass depend on its number alone, so a resumed run has them too.
-            seed = step_seed(self.run.seed, self.step * training.accumulate + part)
+            number = self.step * training.accumulate + part
+            seed = step_seed(self.run.seed, number, self.team.rank)
             torch.manual_seed(seed)
             generator = torch.Generator(self.fabric.device).manual_seed(seed)
             values = self.system.loss(self.network, batch, generator)
-            if not torch.isfinite(values["loss"]):
+            self.fabric.backward(values["loss"] / training.accumulate)
+            made.append({name: value.item() for name, value in values.items()})
+        for means in self.team.mean(made):
+            if not math.isfinite(means["loss"]):
                 raise FloatingPointError(
-                    f"the loss is {values['loss'].item()} at step {self.step}; lower the learning rate, "
+                    f"the loss is {means['loss']} at step {self.step}; lower the learning rate, "
                     f"or look at the data"
                 )
-            self.fabric.backward(values["loss"] / training.accumulate)
-            for name, value in values.items():
-                share = value.item() / training.accumulate
+            for name, mean in means.items():
+                share = mean / training.accumulate
                 self.sums["values"][name] = self.sums["values"].get(name, 0.0) + share
+        self.team.average(self.network)
         if training.clip_gradient is not None:
             self.fabric.clip_gradients(
                 self.network,
@@ -194,6 +215,10 @@ class Trainer:
         self.step += 1
         self.sums["seconds"] += time.monotonic() - begun
 
+    def _stop(self) -> str | None:
+        """Why all processes stop now, or None: any one's reason will do."""
+        return next((reason for reason in self.team.exchange(self.budget.reason) if reason), None)
+
     def _end_epoch(self) -> None:
         training = self.run.model.training
         epoch = len(self.rows) + 1
@@ -204,7 +229,8 @@ class Trainer:
         due = epoch % training.validate_every == 0 or last
         score = math.nan
         if due and self.run.validation:
-            measured = self.system.validate(self.network, self.run.validation)
+            validate = self.system.validate
+            measured = self.team.of_first(lambda: validate(self.network, self.run.validation))
             score = measured.pop("score")
             row |= measured
             self._judge(epoch, score)
@@ -240,6 +266,8 @@ class Trainer:
     def _snapshot(self, epoch: int, score: float) -> None:
         """Keep the models that `save_every` and `save_last` ask for, and drop those they no longer do."""
         training, folder = self.run.model.training, self.run.folder / "models"
+        if self.team.rank:
+            return
 
         def wanted(number: int) -> bool:
             every = training.save_every is not None and number % training.save_every == 0
@@ -266,9 +294,12 @@ class Trainer:
         return {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
 
     def _save(self) -> None:
+        if self.team.rank:
+            return
         begun = time.monotonic()
         state = {
             "fingerprint": self.run.fingerprint,
+            "gpus": self.team.size,
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
@@ -287,7 +318,8 @@ class Trainer:
 
     def _write_log(self) -> None:
         """For whoever watches; a resumed training takes its rows from the checkpoint."""
-        write_text(self.run.folder / "log.csv", log_text(self.rows))
+        if self.team.rank == 0:
+            write_text(self.run.folder / "log.csv", log_text(self.rows))
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
@@ -315,25 +347,6 @@ def make_scheduler(named: Named | None, optimiser: torch.optim.Optimizer, epochs
         return build("scheduler", validate(Named, {"name": named.name, **rest}), *leading)
     lengths = dict.fromkeys(("total_iters", "T_max", "total_steps"), epochs)
     return build("scheduler", named, optimiser, **lengths)
-
-
-def make_fabric(amp: str) -> Fabric:
-    """Fabric on one device: a GPU if there is one, else the CPU.
-
-    Raises:
-        CaseError: mixed precision of 16 bits is asked for without a GPU.
-    """
-    gpu = torch.cuda.is_available()
-    if amp == "16-mixed" and not gpu:
-        raise CaseError("training.amp: 16-mixed needs a GPU and none is visible; use `auto`")
-    precision: Any = {"auto": "16-mixed" if gpu else "32-true", "off": "32-true"}.get(amp, amp)
-    # Within a Slurm job Fabric would take the job's tasks for its own processes.
-    return Fabric(
-        accelerator="cuda" if gpu else "cpu",
-        devices=1,
-        precision=precision,
-        plugins=[LightningEnvironment()],
-    )
 
 
 def log_text(rows: Sequence[dict[str, float]]) -> str:

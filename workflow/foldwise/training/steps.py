@@ -20,21 +20,32 @@ class Items(Protocol):
 
 
 class StepSampler:
-    """Item numbers of the batches of steps `start` to `stop`: a pure function of the step."""
+    """Item numbers of the batches of steps `start` to `stop`: a pure function of the step.
 
-    def __init__(self, start: int, stop: int, batch: int) -> None:
+    Of several processes, each gets the share (its number, number of processes) of every batch.
+    """
+
+    def __init__(self, start: int, stop: int, batch: int, share: tuple[int, int] = (0, 1)) -> None:
         self.start, self.stop, self.batch = start, stop, batch
+        number, count = share
+        self.part = range(number * batch // count, (number + 1) * batch // count)
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.start, self.stop):
-            yield list(range(step * self.batch, (step + 1) * self.batch))
+            yield [step * self.batch + place for place in self.part]
 
     def __len__(self) -> int:
         return self.stop - self.start
 
 
 def batches(
-    items: Items, start: int, stop: int, batch: int, workers: int, pin: bool
+    items: Items,
+    start: int,
+    stop: int,
+    batch: int,
+    workers: int,
+    pin: bool,
+    share: tuple[int, int] = (0, 1),
 ) -> Generator[dict[str, torch.Tensor]]:
     """Batches of forward passes `start` to `stop`; the number of workers changes speed and nothing else.
 
@@ -42,7 +53,7 @@ def batches(
     """
     loader: DataLoader[Any] = DataLoader(
         _Addressed(items),
-        batch_sampler=StepSampler(start, stop, batch),
+        batch_sampler=StepSampler(start, stop, batch, share),
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
@@ -83,7 +94,8 @@ def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def step_seed(seed: Sequence[int], number: int) -> int:
-    """The seed of a forward pass: a pure function of (seed, number)."""
-    state = np.random.SeedSequence([*seed, 2, number]).generate_state(1, np.uint64)[0]
+def step_seed(seed: Sequence[int], number: int, rank: int = 0) -> int:
+    """The seed of a forward pass in one of several processes: a pure function of (seed, number, rank)."""
+    own = [rank] if rank else []
+    state = np.random.SeedSequence([*seed, 2, number, *own]).generate_state(1, np.uint64)[0]
     return int(state >> np.uint64(1))

@@ -97,8 +97,10 @@ class Model(AnyModel):
 
     @model_validator(mode="after")
     def _several(self) -> Model:
-        if self.training.batch < 2:
-            raise ValueError("training.batch must be 2 or more: batch normalisation needs several samples")
+        if self.training.batch // self.training.gpus < 2:
+            raise ValueError(
+                "training.batch must be 2 or more for each GPU: batch normalisation needs several samples"
+            )
         return self
 
 

@@ -1,0 +1,260 @@
+"""One training on several devices: a process for each, what they tell each other, and how they end together.
+
+Fabric starts the processes by running the command again. Systems call their networks several times a step
+and by other methods than `forward`, which the usual wrapper (DistributedDataParallel) does not allow; so
+gradients are averaged here, once per step of the optimiser. Everything else goes through a group of its own
+on the CPU, in which waiting for a validation of hours on the first process costs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.strategies import DDPStrategy
+from torch import nn
+
+from foldwise.files import CaseError
+from foldwise.settings import Training
+
+Value = TypeVar("Value")
+
+# Names the first process to those that it starts.
+PARENT = "FOLDWISE_FIRST_PROCESS"
+# The others wait so long for what the first process does alone, such as a validation.
+PATIENCE = timedelta(days=7)
+WATCH_S = 0.5
+
+
+class LostError(CaseError):
+    """Another process of the training was killed; no error of the training itself."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a process tells the others instead of what they ask it."""
+
+    text: str
+
+
+class _Unwrapped(DDPStrategy):
+    """Fabric's start of processes, without the wrapper about the network."""
+
+    def setup_module(self, module: nn.Module) -> Any:
+        return module
+
+
+def is_helper() -> bool:
+    """Whether this process was started by the first one of a training."""
+    return PARENT in os.environ
+
+
+def make_fabric(training: Training) -> Fabric:
+    """Fabric on as many devices as are asked for: GPUs if there are any, else processes on the CPU.
+
+    Raises:
+        CaseError: mixed precision of 16 bits without a GPU, or fewer GPUs than asked for.
+    """
+    amp, gpus = training.amp, training.gpus
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if amp == "16-mixed" and not visible:
+        raise CaseError("training.amp: 16-mixed needs a GPU and none is visible; use `auto`")
+    if 0 < visible < gpus:
+        raise CaseError(
+            f"training.gpus: {gpus}, but this job sees {visible}; let the profile ask for as many, for Slurm "
+            f'`set-resources: train: gres: "gpu:{gpus}"`'
+        )
+    precision: Any = {"auto": "16-mixed" if visible else "32-true", "off": "32-true"}.get(amp, amp)
+    return Fabric(
+        accelerator="cuda" if visible else "cpu",
+        devices=gpus,
+        strategy=_Unwrapped(timeout=PATIENCE) if gpus > 1 else "auto",
+        precision=precision,
+        # Within a Slurm job Fabric would take the job's tasks for its own processes.
+        plugins=[LightningEnvironment()],
+    )
+
+
+@contextmanager
+def gathered(training: Training) -> Iterator[Team]:
+    """Start the other processes of a training, if it has any, and end with them.
+
+    An exception of any process ends all: the first process raises it (of another process: as a CaseError with
+    the traceback), the others leave in silence.
+    """
+    fabric = make_fabric(training)
+    if training.gpus > 1:
+        _launch(fabric, training.gpus)
+    team = Team(fabric)
+    try:
+        yield team
+    except Exception as error:
+        team.fail(error)
+        raise
+    if team.size > 1:
+        dist.destroy_process_group()
+
+
+class Team:
+    """The processes of a training, seen from one of them.
+
+    Attributes:
+        fabric: device and precision of this process.
+        size: number of processes.
+        rank: of this process; 0 is the one that keeps the books.
+    """
+
+    def __init__(self, fabric: Fabric) -> None:
+        """Join the processes that Fabric has started; a single one needs no start."""
+        self.fabric = fabric
+        self.size, self.rank = fabric.world_size, fabric.global_rank
+        self._listening = self.size > 1
+        self._group: Any = dist.new_group(backend="gloo", timeout=PATIENCE) if self.size > 1 else None
+
+    def exchange(self, value: Value) -> list[Value]:
+        """What every process says, in the order of ranks.
+
+        Raises:
+            CaseError: a process failed; the first process raises it, the others exit.
+            LostError: a process is gone.
+        """
+        if self.size == 1:
+            return [value]
+        said: list[Any] = [None] * self.size
+        try:
+            dist.all_gather_object(said, value, group=self._group)
+        except RuntimeError as error:
+            self._listening = False
+            if self.rank:
+                raise SystemExit(1) from None
+            raise LostError(
+                f"a process of this training ended ({error}); if no error of it stands above, it was killed, "
+                f"perhaps for want of memory"
+            ) from None
+        for rank, told in enumerate(said):
+            if isinstance(told, _Failure):
+                self._listening = False
+                if self.rank:
+                    raise SystemExit(0)
+                # The first process's own failure is raised by itself, with its traceback.
+                if rank:
+                    raise CaseError(f"process {rank} of {self.size} failed: {told.text}")
+                break
+        return said
+
+    def of_first(self, work: Callable[[], Value]) -> Value:
+        """What the work makes in the first process, for which all wait."""
+        made: Any = self.exchange(work() if self.rank == 0 else None)[0]
+        return made
+
+    def mean(self, parts: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+        """Means over processes of values by name, for each of a list's parts."""
+        said = self.exchange(parts)
+        return [
+            {name: sum(one[name] for one in ones) / self.size for name in ones[0]}
+            for ones in zip(*said, strict=True)
+        ]
+
+    def align(self, network: nn.Module) -> None:
+        """Give all processes the first one's weights and running statistics."""
+        if self.size == 1:
+            return
+        self.exchange(None)
+        with self._on_devices():
+            self._share([*(parameter.detach() for parameter in network.parameters()), *network.buffers()])
+
+    def average(self, network: nn.Module) -> None:
+        """Make gradients the means over processes, the same bits in each; running statistics are the first's.
+
+        A parameter without a gradient in some process counts as zero there; one without any stays so.
+        """
+        if self.size == 1:
+            return
+        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        learnt = self.exchange([parameter.grad is not None for parameter in parameters])
+        with self._on_devices():
+            gradients = []
+            for parameter, somewhere in zip(parameters, map(any, zip(*learnt, strict=True)), strict=True):
+                if somewhere:
+                    if parameter.grad is None:
+                        parameter.grad = torch.zeros_like(parameter)
+                    gradients.append(parameter.grad)
+            _flat(gradients, lambda flat: (dist.all_reduce(flat), flat.div_(self.size)))
+            self._share(network.buffers())
+
+    def fail(self, error: Exception) -> None:
+        """Tell the others of a failure, if they can hear it; only the first process then goes on."""
+        if not self._listening:
+            return
+        plain = isinstance(error, CaseError)
+        text = str(error) if plain else "".join(traceback.format_exception(error))
+        with suppress(LostError):
+            self.exchange(_Failure(text))
+
+    @contextmanager
+    def _on_devices(self) -> Iterator[None]:
+        """All have said that they come; who fails now cannot tell them, and ends all by its own end."""
+        self._listening = False
+        yield
+        self._listening = True
+
+    def _share(self, tensors: Iterable[torch.Tensor]) -> None:
+        # Whole numbers among them (counts of batches) are the same in all processes anyway.
+        floats = [tensor for tensor in tensors if tensor.is_floating_point()]
+        _flat(floats, lambda flat: dist.broadcast(flat, src=0))
+
+
+def _flat(tensors: Sequence[torch.Tensor], work: Callable[[torch.Tensor], Any]) -> None:
+    """Let a collective work on all tensors of a type at once, in place."""
+    for kind in dict.fromkeys(tensor.dtype for tensor in tensors):
+        same = [tensor for tensor in tensors if tensor.dtype == kind]
+        flat = torch.cat([tensor.reshape(-1) for tensor in same])
+        work(flat)
+        parts = flat.split([tensor.numel() for tensor in same])
+        for tensor, part in zip(same, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def _launch(fabric: Fabric, size: int) -> None:
+    """Start the other processes, or join the one that started this."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    if "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // size))
+    # A SIGTERM that comes too early for a process to have its handler waits till then: the mask is inherited.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if is_helper():
+        logging.getLogger().setLevel(logging.WARNING)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=_watch, args=(int(os.environ[PARENT]),), daemon=True).start()
+        fabric.launch()
+    else:
+        # What another launcher may have left behind is not meant for these processes.
+        for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)
+        if sys.platform == "linux":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ[PARENT] = str(os.getpid())
+        fabric.launch()
+        del os.environ[PARENT]
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _watch(parent: int) -> None:
+    """End this process when the first one is gone, whatever it is doing."""
+    while os.getppid() == parent:
+        time.sleep(WATCH_S)
+    os._exit(1)

@@ -94,6 +94,16 @@ def _counted(system: str, model: Any, task: dict[str, Any]) -> Step:
     return count_step(load(system, model, task))
 
 
+def others_mib(gpus: int, own: float) -> float:
+    """Peak of the processes of a training on several GPUs, beside the first one; they divide the batch.
+
+    Args:
+        gpus: their number.
+        own: what a process holds whatever its share of the batch: libraries, weights, readers. MiB.
+    """
+    return (gpus - 1) * max(own, CUDA_MIB)
+
+
 def asked_mib(stage: str, peak: float, attempt: int = 1) -> int:
     """Memory that a job asks for in MiB, rounded up to 100; a retry asks for half as much again.
 

@@ -18,7 +18,8 @@ rule train:
     retries: 10 if workflow.is_main_process else 0
     conda:
         "../../envs/foldwise.yaml"
-    threads: 4
+    # Four to read and decompress for each GPU.
+    threads: lambda wildcards: 4 * SETTINGS.models[wildcards.model].training.gpus
     resources:
         # A slice that goes on needs no more memory; one that was killed may have run out of it.
         mem_mb=lambda wildcards, attempt: LAYOUT.mib(

@@ -8,12 +8,11 @@ on the CPU, in which waiting for a validation of hours on the first process cost
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -35,9 +34,10 @@ Value = TypeVar("Value")
 
 # Names the first process to those that it starts.
 PARENT = "FOLDWISE_FIRST_PROCESS"
+# From Linux' prctl.h.
+PR_SET_PDEATHSIG = 1
 # The others wait so long for what the first process does alone, such as a validation.
 PATIENCE = timedelta(days=7)
-WATCH_S = 0.5
 
 
 class LostError(CaseError):
@@ -61,6 +61,15 @@ class _Unwrapped(DDPStrategy):
 def is_helper() -> bool:
     """Whether this process was started by the first one of a training."""
     return PARENT in os.environ
+
+
+def end_with_parent() -> None:
+    """Let the kernel end this process when the one that started it is gone, whatever both are doing.
+
+    A loader process, too, has its parent's connections open: while it lives, the others do not notice.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def make_fabric(training: Training) -> Fabric:
@@ -142,8 +151,8 @@ class Team:
             if self.rank:
                 raise SystemExit(1) from None
             raise LostError(
-                f"a process of this training ended ({error}); if no error of it stands above, it was killed, "
-                f"perhaps for want of memory"
+                f"another process of this training ended; if no error of it stands above, it was killed, perhaps "
+                f"for want of memory ({error})"
             ) from None
         for rank, told in enumerate(said):
             if isinstance(told, _Failure):
@@ -239,7 +248,9 @@ def _launch(fabric: Fabric, size: int) -> None:
     if is_helper():
         logging.getLogger().setLevel(logging.WARNING)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=_watch, args=(int(os.environ[PARENT]),), daemon=True).start()
+        end_with_parent()
+        if os.getppid() != int(os.environ[PARENT]):
+            raise SystemExit(1)
         fabric.launch()
     else:
         # What another launcher may have left behind is not meant for these processes.
@@ -251,10 +262,3 @@ def _launch(fabric: Fabric, size: int) -> None:
         fabric.launch()
         del os.environ[PARENT]
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-
-def _watch(parent: int) -> None:
-    """End this process when the first one is gone, whatever it is doing."""
-    while os.getppid() == parent:
-        time.sleep(WATCH_S)
-    os._exit(1)

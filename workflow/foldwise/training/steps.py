@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from foldwise.training.parallel import end_with_parent
+
 
 class Items(Protocol):
     """Training items addressed by a whole number, each a pure function of it."""
@@ -92,6 +94,7 @@ def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
     # Slurm signals every process of a job; the training process saves first and then ends its workers.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_with_parent()
 
 
 def step_seed(seed: Sequence[int], number: int, rank: int = 0) -> int:

@@ -48,6 +48,7 @@ def model_mib(stage: str, sizes: Sequence[Size], settings: Settings, model: Mode
     if stage == "train":
         pixels = model.size**2 * (model.frames.count + 6) * 4 * model.training.batch
         # Weights, gradients, two moments, the best weights, and copies while a checkpoint is written.
-        peak = 28 * step.weights + step.kept + 2 * step.largest + whole
-        return ceil(TORCH_MIB + peak / 2**20 + WORKERS * (WORKER_MIB + 2 * pixels / 2**20))
+        own = TORCH_MIB + 28 * step.weights / 2**20 + WORKERS * WORKER_MIB
+        shared = step.kept + 2 * step.largest + whole + WORKERS * 2 * pixels
+        return ceil(own + shared / 2**20 + forecast.others_mib(model.training.gpus, own))
     return ceil(TORCH_MIB + (4 * step.weights * (networks + 1) + forward + whole) / 2**20)

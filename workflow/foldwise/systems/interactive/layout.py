@@ -75,7 +75,7 @@ class Layout(VolumeLayout[Settings]):
             "slice_axis": True,
             "frames": True,
             "memory": True,
-            "training": {"batch": True, "accumulate": True},
+            "training": {"batch": True, "accumulate": True, "gpus": True},
         }
         whole = dict.fromkeys(("experiment", "system", "data", "prepare", "cache", "split"), True)
         models = dict.fromkeys(self.settings.models, heavy)

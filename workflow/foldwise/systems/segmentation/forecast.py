@@ -48,11 +48,9 @@ def model_mib(stage: str, sizes: Sequence[Size], settings: Settings, model: Mode
     whole = cached * (4 * channels + 4 * outputs * 2 + 12) + window
     if stage == "train":
         patch = prod(model.patch) * (2 * channels + 1) * model.training.batch
-        return ceil(
-            TORCH_MIB
-            + (20 * step.weights + max(step.kept + 2 * step.largest, whole)) / 2**20
-            + WORKERS * (WORKER_MIB + 2 * patch / 2**20)
-        )
+        own = TORCH_MIB + 20 * step.weights / 2**20 + WORKERS * WORKER_MIB
+        shared = max(step.kept + 2 * step.largest, whole) + WORKERS * 2 * patch
+        return ceil(own + shared / 2**20 + forecast.others_mib(model.training.gpus, own))
     source = max((size.voxels for size in sizes), default=0)
     # Back on the source's grid: its probabilities, labels, truth and the masks of one class.
     return ceil(TORCH_MIB + (4 * step.weights + max(whole, source * (4 * outputs * 2 + 8))) / 2**20)

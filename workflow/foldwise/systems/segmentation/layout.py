@@ -101,7 +101,7 @@ class Layout(VolumeLayout[Settings]):
     def check_settings(self) -> str:
         """The settings that data are checked against and that drive memory, as JSON."""
         heavy = ("network", "dimensions", "slice_axis", "slices", "patch", "inference", "sampling", "loss")
-        training = {"batch": True, "accumulate": True, "amp": True}
+        training = {"batch": True, "accumulate": True, "amp": True, "gpus": True}
         per_model: Any = {
             name: {**dict.fromkeys(heavy, True), "training": training} for name in self.settings.models
         }

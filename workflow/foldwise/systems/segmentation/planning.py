@@ -214,7 +214,9 @@ def plan_model(
             free = np.array(["xyz"[axis] == model.slice_axis for axis in axes])
             patch = np.where(free, patch, np.ceil(shape[axes])).astype(int)
         patch = _rounded_up(patch, step)
-    batch = int(given.get("training", {}).get("batch", 2))
+    training = given.get("training", {})
+    # Several GPUs share the batch evenly.
+    batch, gpus = int(training.get("batch", 2)), int(training.get("gpus", 1))
     if "network" in given and "patch" not in given:
         patch = _accepted(patch, lambda larger: made(larger, batch)[0])
     settings, gib = made(patch, batch)
@@ -231,11 +233,11 @@ def plan_model(
         patch = _rounded_up(patch, step)
         settings, gib = made(patch, batch)
     most = max(2, int(BATCH_SHARE * everything / np.prod(patch)))
-    while "batch" not in given.get("training", {}) and batch < most:
-        larger, gib = made(patch, batch + 1)
+    while "batch" not in training and batch + gpus <= most:
+        larger, gib = made(patch, batch + gpus)
         if gib > memory_gib:
             break
-        settings, batch = larger, batch + 1
+        settings, batch = larger, batch + gpus
     return settings
 
 

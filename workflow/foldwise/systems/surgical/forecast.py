@@ -60,6 +60,6 @@ def model_mib(stage: str, settings: Settings, model: Model, memory: Path) -> int
         return ceil(TORCH_MIB + (8 * step.weights + 3 * video + kept) / 2**20)
     batch = 4 * prod(model.crop) * 3 * samples
     learning = max(step.kept + 2 * step.largest + 3 * batch, predicting)
-    return ceil(
-        TORCH_MIB + (20 * step.weights + learning) / 2**20 + WORKERS * (WORKER_MIB + OPEN_MIB + batch / 2**20)
-    )
+    own = TORCH_MIB + 20 * step.weights / 2**20 + WORKERS * (WORKER_MIB + OPEN_MIB)
+    shared = learning + WORKERS * batch
+    return ceil(own + shared / 2**20 + forecast.others_mib(model.training.gpus, own))

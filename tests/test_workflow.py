@@ -130,6 +130,9 @@ class TestRun:
     def test_nothing_changed_nothing_to_do(self, run: Path) -> None:
         assert planned(run, EXPERIMENT) == {}
 
+    def test_staged_caches(self, run: Path) -> None:
+        assert planned(run, changed(stage_caches=True)) == {}
+
     def test_learning_rate(self, run: Path) -> None:
         models = {"unet": {**TINY, "optimiser": {"name": "AdamW", "lr": 0.01}}}
         assert planned(run, changed(models=models)) == {

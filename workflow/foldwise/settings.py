@@ -182,6 +182,13 @@ class Experiment(Section):
     seed: int = Field(0, ge=0, description="Seed of training.")
     split: Split = Field(Split(), description="Cross-validation.")
     predict: Predict | None = Field(None, description="New cases; a path alone will do.")
+    stage_caches: bool = Field(
+        False,
+        # How jobs read, not what they compute: no stage is told, so that nothing is made again for it.
+        exclude=True,
+        description="Training reads copies of the caches on the node's own disk ($SLURM_TMPDIR, else "
+        "$TMPDIR) if there is room; jobs of a node share them.",
+    )
     part: str | None = Field(
         None, description="Which part of the cases this call sees; set by the jobs that prepare parts."
     )

@@ -23,11 +23,14 @@ rule train:
     resources:
         # A slice that goes on needs no more memory; one that was killed may have run out of it.
         mem_mb=lambda wildcards, attempt: LAYOUT.mib(
-            "train", wildcards.model, LAYOUT.killed(wildcards.model, wildcards.fold) + 1
+            "train",
+            wildcards.model,
+            LAYOUT.killed(wildcards.model, wildcards.fold) + 1,
         ),
         runtime=240,
         device=1,
         checkpoint_min=10,
+        stage_caches=int(SETTINGS.stage_caches),
         attempt=lambda wildcards, attempt: attempt,
     params:
         settings=lambda wildcards: LAYOUT.given(SETTINGS.models[wildcards.model]),
@@ -46,4 +49,4 @@ rule train:
         " --index {input.index} {params.features} --fold {wildcards.fold} --seed {params.seed} --state {params.state}"
         " --model {output.model} --log {output.log} --provenance {output.provenance}"
         " --budget-min {resources.runtime} --checkpoint-min {resources.checkpoint_min}"
-        " --workers {threads} --attempt {resources.attempt} > {log} 2>&1"
+        " --workers {threads} --attempt {resources.attempt} --stage-caches {resources.stage_caches} > {log} 2>&1"

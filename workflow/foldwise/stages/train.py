@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from foldwise.training.budget import UNFINISHED, Budget
 from foldwise.training.claim import claim
 from foldwise.training.loop import Run, Trainer, log_text
 from foldwise.training.parallel import gathered, is_helper
+from foldwise.training.scratch import node_scratch, staged
 
 # Settings that change what is kept beside the model, and not the model: no reason to train again.
 SIDE_EFFECTS = {"examples", "save_every", "save_last"}
@@ -48,12 +50,15 @@ def main() -> int:
     made.add_argument("--workers", type=int, default=2, help="processes that read data; speed only")
     made.add_argument("--checkpoint-min", type=float, default=10, help="minutes between checkpoints")
     made.add_argument("--attempt", type=int, default=1, help="number of the try, from 1")
+    made.add_argument("--stage-caches", type=int, default=0, help="1: read copies on the node's own disk")
     args = made.parse_args()
 
     budget = Budget(args.budget_min)
     args.state.mkdir(parents=True, exist_ok=True)
-    # Snakemake deletes a rule's log before every attempt; this one holds them all.
-    if not is_helper():
+    if is_helper():
+        logging.getLogger().setLevel(logging.WARNING)
+    else:
+        # Snakemake deletes a rule's log before every attempt; this one holds them all.
         logging.getLogger().addHandler(logging.FileHandler(args.state / "train.log", encoding="utf-8"))
     index = Index.read(args.index)
     fold = index.folds[args.fold]
@@ -95,10 +100,18 @@ def main() -> int:
         checkpoint_min=args.checkpoint_min,
     )
     system = load(args.system, settings, index.task)
+
+    def give_up() -> bool:
+        return budget.reason is not None
+
     with ExitStack() as stack:
         # One process holds the claim for all that it starts, and alone writes anything.
-        if not is_helper() and not stack.enter_context(claim(args.state, lambda: budget.reason is not None)):
+        if not is_helper() and not stack.enter_context(claim(args.state, give_up)):
             return UNFINISHED
+        if args.stage_caches:
+            local = stack.enter_context(staged(list(caches.values()), node_scratch(), give_up))
+            train, validation = ([local[path] for path in paths] for paths in (plan.train, plan.validation))
+            plan = replace(plan, train=train, validation=validation)
         team = stack.enter_context(gathered(settings.training))
         trainer = Trainer(plan, system, attempts, budget, team)
         if trainer.step == 0 and team.rank == 0:

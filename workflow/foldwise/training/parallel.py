@@ -151,8 +151,8 @@ class Team:
             if self.rank:
                 raise SystemExit(1) from None
             raise LostError(
-                f"another process of this training ended; if no error of it stands above, it was killed, perhaps "
-                f"for want of memory ({error})"
+                f"another process of this training ended; if no error of it stands above, it was killed, "
+                f"perhaps for want of memory ({error})"
             ) from None
         for rank, told in enumerate(said):
             if isinstance(told, _Failure):
@@ -246,7 +246,6 @@ def _launch(fabric: Fabric, size: int) -> None:
     # A SIGTERM that comes too early for a process to have its handler waits till then: the mask is inherited.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     if is_helper():
-        logging.getLogger().setLevel(logging.WARNING)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         end_with_parent()
         if os.getppid() != int(os.environ[PARENT]):

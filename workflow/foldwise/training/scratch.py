@@ -1,0 +1,164 @@
+"""Copies of caches on a disk of the node, shared by all jobs of a user that run there."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import h5py
+
+from foldwise.files import CaseError
+from foldwise.hdf5 import open_hdf5
+
+# Share of the disk's free space that is left to others.
+MARGIN = 0.05
+
+
+def node_scratch() -> Path | None:
+    """The node's own disk, as Slurm or the system names it."""
+    named = os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR")
+    return Path(named) if named and Path(named).is_dir() else None
+
+
+@contextmanager
+def staged(
+    paths: Sequence[str], root: Path | None, give_up: Callable[[], bool] = lambda: False
+) -> Iterator[dict[str, str]]:
+    """Copy HDF5 files, and those that they link to, to a folder that all jobs of the node share.
+
+    Either all files are copied or the originals are used, with a message why. A copy is used if size and time
+    of change are the original's, and it takes its name only when it is whole. The last job that leaves
+    removes everything; locks and copies of a killed job are taken over by the next one.
+
+    Args:
+        paths: files to read.
+        root: folder on the node's disk; None: there is none.
+        give_up: asked while waiting and between copies.
+
+    Yields:
+        Path → the path to read instead.
+    """
+    with ExitStack() as stack:
+        try:
+            if root is None:
+                raise CaseError("neither $SLURM_TMPDIR nor $TMPDIR names a folder")
+            folder = stack.enter_context(_joined(root.resolve() / f"foldwise-{os.getuid()}"))
+            sources = {path: os.path.realpath(path) for path in paths}
+            _copy_all(_with_links(sources.values()), folder, give_up)
+            made = {path: str(_place(source, folder)) for path, source in sources.items()}
+        except (OSError, CaseError) as error:
+            stack.close()
+            logging.warning("caches are read where they are, and not staged: %s", error)
+            made = {path: path for path in paths}
+        yield made
+
+
+@contextmanager
+def _joined(folder: Path) -> Iterator[Path]:
+    """Use a folder together with other processes; the last one removes it."""
+    path = folder / "users.lock"
+    while True:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        facts = folder.lstat()
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
+            raise CaseError(f"{folder} is not a folder of this user alone")
+        # Between any two of these lines the last user of before may take the folder away: then once more.
+        with suppress(FileNotFoundError):
+            users = path.open("w")
+            fcntl.flock(users, fcntl.LOCK_SH)
+            if path.exists() and os.path.samestat(os.fstat(users.fileno()), path.stat()):
+                break
+            users.close()
+    try:
+        yield folder
+    finally:
+        with users, suppress(OSError):
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Under another name first, so that nobody can join while it is being removed.
+            folder.rename(folder.with_name(f"{folder.name}.{os.getpid()}.old"))
+            for old in folder.parent.glob(f"{folder.name}.*.old"):
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def _with_links(sources: Iterable[str]) -> list[str]:
+    """Files, and those that their external links name relative to them."""
+    found: dict[str, None] = {}
+    left = list(sources)
+    while left:
+        source = left.pop()
+        if source in found:
+            continue
+        found[source] = None
+        with open_hdf5(source) as file:
+            links = [file.get(name, getlink=True) for name in file]
+        outer = {link.filename for link in links if isinstance(link, h5py.ExternalLink)}
+        folder = os.path.dirname(source)  # noqa: PTH120
+        left += [os.path.normpath(f"{folder}/{name}") for name in outer if not name.startswith("/")]
+    return sorted(found)
+
+
+def _copy_all(sources: Sequence[str], folder: Path, give_up: Callable[[], bool]) -> None:
+    """Copy what is not there yet; one process at a time, which alone may judge the room."""
+    begun = time.monotonic()
+    with (folder / "copying.lock").open("w") as lock:
+        while not _taken(lock):
+            if give_up():
+                raise CaseError("the job has to stop while another one copies")
+            time.sleep(0.2)
+        missing = [source for source in sources if not _same(source, _place(source, folder))]
+        needed = sum(os.stat(source).st_size for source in missing)  # noqa: PTH116
+        free = shutil.disk_usage(folder).free
+        if needed > (1 - MARGIN) * free:
+            raise CaseError(f"{needed / 2**20:.0f} MiB are needed, {folder} has {free / 2**20:.0f} MiB free")
+        for source in missing:
+            if give_up():
+                raise CaseError("the job has to stop")
+            _copy(source, _place(source, folder))
+    logging.info(
+        "staged in %s: %d files; %d of them copied, %.0f MiB in %.1f s",
+        *(folder, len(sources), len(missing), needed / 2**20, time.monotonic() - begun),
+    )
+
+
+def _copy(source: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    try:
+        facts = os.stat(source)  # noqa: PTH116
+        shutil.copyfile(source, part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.utime(part, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+        if not _same(source, part):
+            raise CaseError(f"{source} changed while it was copied, or the node's disk keeps no exact times")
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _place(source: str, folder: Path) -> Path:
+    """Where a file's copy lies: relative links between files hold."""
+    return folder / source.lstrip("/")
+
+
+def _same(source: str, copy: Path) -> bool:
+    try:
+        first, second = os.stat(source), copy.stat()  # noqa: PTH116
+    except FileNotFoundError:
+        return False
+    return (first.st_size, first.st_mtime_ns) == (second.st_size, second.st_mtime_ns)
+
+
+def _taken(lock: IO[str]) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False

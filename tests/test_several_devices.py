@@ -18,6 +18,7 @@ from foldwise.training import checkpoint
 from foldwise.training.parallel import make_fabric
 from foldwise.training.steps import StepSampler, step_seed
 from synthetic import write_cached_set
+from test_settings import layout
 from test_training import SETTINGS, assert_same, command, environment, finish, weights
 
 TRAINING = {"epochs": 2, "steps_per_epoch": 4, "batch": 2, "gpus": 2, "validate_every": 1, "examples": 0}
@@ -173,6 +174,17 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
         validate(Training, {"batch": 3, "gpus": 2})
     with pytest.raises(CaseError, match="several samples"):
         validate(InteractiveModel, {"training": {"batch": 2, "gpus": 2}})
+
+
+def test_each_process_gets_its_memory() -> None:
+    """At least that of a GPU's driver and libraries for each, and of several a fifth more."""
+    models = {f"m{gpus}": {"training": {"batch": 4, "gpus": gpus}} for gpus in (1, 2, 4)}
+    made = layout(models=models)
+    asked = [made.mib("train", name) for name in models]
+    assert asked[0] >= 3000
+    assert asked[1] >= 2 * asked[0] - 300
+    assert asked[2] - asked[1] == pytest.approx(2 * 1.2 * 3000, abs=100)
+    assert len({made.mib("test", name) for name in models}) == 1
 
 
 def test_too_few_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,14 +94,14 @@ def _counted(system: str, model: Any, task: dict[str, Any]) -> Step:
     return count_step(load(system, model, task))
 
 
-def others_mib(gpus: int, own: float) -> float:
-    """Peak of the processes of a training on several GPUs, beside the first one; they divide the batch.
+def processes_mib(gpus: int, own: float) -> float:
+    """Peak of the processes of a training, whatever their shares of the batch; without the batch.
 
     Args:
         gpus: their number.
-        own: what a process holds whatever its share of the batch: libraries, weights, readers. MiB.
+        own: what each holds: libraries, weights, readers. MiB.
     """
-    return (gpus - 1) * max(own, CUDA_MIB)
+    return own if gpus == 1 else gpus * max(own, CUDA_MIB)
 
 
 def asked_mib(stage: str, peak: float, attempt: int = 1) -> int:

@@ -67,11 +67,11 @@ def _joined(folder: Path) -> Iterator[Path]:
     path = folder / "users.lock"
     while True:
         folder.mkdir(mode=0o700, exist_ok=True)
-        facts = folder.lstat()
-        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
-            raise CaseError(f"{folder} is not a folder of this user alone")
         # Between any two of these lines the last user of before may take the folder away: then once more.
         with suppress(FileNotFoundError):
+            facts = folder.lstat()
+            if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
+                raise CaseError(f"{folder} is not a folder of this user alone")
             users = path.open("w")
             fcntl.flock(users, fcntl.LOCK_SH)
             if path.exists() and os.path.samestat(os.fstat(users.fileno()), path.stat()):

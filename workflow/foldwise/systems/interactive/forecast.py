@@ -50,5 +50,5 @@ def model_mib(stage: str, sizes: Sequence[Size], settings: Settings, model: Mode
         # Weights, gradients, two moments, the best weights, and copies while a checkpoint is written.
         own = TORCH_MIB + 28 * step.weights / 2**20 + WORKERS * WORKER_MIB
         shared = step.kept + 2 * step.largest + whole + WORKERS * 2 * pixels
-        return ceil(own + shared / 2**20 + forecast.others_mib(model.training.gpus, own))
+        return ceil(forecast.processes_mib(model.training.gpus, own) + shared / 2**20)
     return ceil(TORCH_MIB + (4 * step.weights * (networks + 1) + forward + whole) / 2**20)

@@ -50,7 +50,7 @@ def model_mib(stage: str, sizes: Sequence[Size], settings: Settings, model: Mode
         patch = prod(model.patch) * (2 * channels + 1) * model.training.batch
         own = TORCH_MIB + 20 * step.weights / 2**20 + WORKERS * WORKER_MIB
         shared = max(step.kept + 2 * step.largest, whole) + WORKERS * 2 * patch
-        return ceil(own + shared / 2**20 + forecast.others_mib(model.training.gpus, own))
+        return ceil(forecast.processes_mib(model.training.gpus, own) + shared / 2**20)
     source = max((size.voxels for size in sizes), default=0)
     # Back on the source's grid: its probabilities, labels, truth and the masks of one class.
     return ceil(TORCH_MIB + (4 * step.weights + max(whole, source * (4 * outputs * 2 + 8))) / 2**20)

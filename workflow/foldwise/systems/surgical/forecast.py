@@ -62,4 +62,4 @@ def model_mib(stage: str, settings: Settings, model: Model, memory: Path) -> int
     learning = max(step.kept + 2 * step.largest + 3 * batch, predicting)
     own = TORCH_MIB + 20 * step.weights / 2**20 + WORKERS * (WORKER_MIB + OPEN_MIB)
     shared = learning + WORKERS * batch
-    return ceil(own + shared / 2**20 + forecast.others_mib(model.training.gpus, own))
+    return ceil(forecast.processes_mib(model.training.gpus, own) + shared / 2**20)

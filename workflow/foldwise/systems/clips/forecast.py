@@ -50,8 +50,9 @@ def model_mib(stage: str, model: Model, step: Step) -> int:
     item = 4 * 4 * clip.frames * clip.size**2
     frozen = 4 * FROZEN_WEIGHTS if model.network.name in FROZEN else 0
     if stage == "train":
-        data = WORKERS * (WORKER_MIB + 4 * item * model.training.batch / 2**20)
-        return ceil(TORCH_MIB + (20 * step.weights + frozen + step.kept + 2 * step.largest) / 2**20 + data)
+        own = TORCH_MIB + (20 * step.weights + frozen) / 2**20 + WORKERS * WORKER_MIB
+        shared = step.kept + 2 * step.largest + WORKERS * 4 * item * model.training.batch
+        return ceil(forecast.processes_mib(model.training.gpus, own) + shared / 2**20)
     views = clip.spatial_views * (step.forward / model.training.batch + 3 * item)
     return ceil(TORCH_MIB + (4 * step.weights + frozen + views) / 2**20)
 

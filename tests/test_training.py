@@ -142,7 +142,7 @@ def in_budgets(index: Path, folder: Path, jobs: int = 20) -> list[int]:
     leaves no time for a step, the next job gets more.
     """
     codes: list[int] = []
-    minutes, done = 0.15, 0
+    minutes, done = 0.3, 0
     while len(codes) < jobs and (not codes or codes[-1] != 0):
         code = finish(command(index, folder, "--budget-min", str(minutes))).returncode
         steps = [json.loads(line)["step"] for line in (folder / "state" / "attempts.jsonl").open()]

@@ -22,6 +22,7 @@ from foldwise.systems.clips.family import Family
 from foldwise.systems.clips.features import make_vision, write_features
 from foldwise.systems.clips.index import make_entries, update_index
 from foldwise.systems.clips.items import evaluation_clips, seen
+from foldwise.systems.clips.layout import Layout
 from foldwise.systems.clips.predictions import read_prediction
 from foldwise.systems.clips.regions import find_regions
 from foldwise.systems.clips.settings import Cache, Data, Model, Regions, Settings
@@ -123,6 +124,31 @@ class TestCheck:
 
     def test_class_without_cases(self, clips: Path) -> None:
         assert "class middle has no labelled" in problems(clips, str, classes=["high", "low", "middle"])
+
+    def test_parts_are_prepared_again_for_what_concerns_them(self, clips: Path) -> None:
+        def part_of(**more: Any) -> dict[str, Any]:
+            given: dict[str, Any] = {"prepare": {"regions": {"method": "fan"}}, **more}
+            settings = validate(Settings, settings_of(clips / "clips.csv", **given))
+            made = Layout(settings, read_sheet(settings.data), None).part_settings
+            return json.loads(made)
+
+        first = part_of()
+        assert part_of(experiment="other", models={"other": {**SMALL, "input": "crop"}}) == first
+        assert part_of(prepare={"regions": {"method": "threshold"}}) != first
+        assert part_of(cache={"size": 48}) != first
+
+        def encoded(**more: Any) -> dict[str, Any]:
+            network = {"name": "EVL", "weights": "clip", "blocks": 2}
+            return part_of(models={"evl": {**SMALL, "network": network, "features": {"views": 2}, **more}})
+
+        assert encoded() != first
+        assert encoded(optimiser={"name": "AdamW", "lr": 0.1}) == encoded()
+        assert encoded(features={"views": 3}) != encoded()
+        # What a part's own Snakemake makes of it lies where the whole one looks for it.
+        values = validate(Settings, encoded())
+        whole = validate(Settings, {**encoded(), "experiment": "whole", "seed": 3})
+        inner, outer = (Layout(each, read_sheet(each.data), None) for each in (values, whole))
+        assert inner.made == outer.made
 
     def test_a_video_under_two_names(self, clips: Path) -> None:
         found = problems(clips, lambda text: text.replace("k2_0.mov", "./k0_0.mp4"))

@@ -30,12 +30,12 @@ def experiment(folder: Path, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of six labelled clips, a test case and an unlabelled one."""
+    """A finished run of four labelled clips, a test case and an unlabelled one."""
     folder = tmp_path_factory.mktemp("run")
-    sheet = write_clips(folder, cases=8)
+    sheet = write_clips(folder, cases=6)
     lines = sheet.read_text(encoding="utf-8").split()
-    lines = [lines[0] + ",split", *(f"{line}," for line in lines[1:7]), f"{lines[7]},test", lines[8]]
-    lines[8] = lines[8].removesuffix("low") + ","
+    lines = [lines[0] + ",split", *(f"{line}," for line in lines[1:5]), f"{lines[5]},test", lines[6]]
+    lines[6] = lines[6].removesuffix("low") + ","
     sheet.write_text("\n".join(lines) + "\n", encoding="utf-8")
     save_clip(folder / "clip")
     snakemake(folder, experiment(folder))
@@ -49,15 +49,15 @@ class TestRun:
     def test_predictions_of_all_held_out_clips(self, run: Path) -> None:
         for model in ("small", "evl"):
             table = pd.read_csv(run / "results" / "tiny" / model / "predictions.csv")
-            assert sorted(table["case"]) == [f"k{n}_0" for n in range(6)]
+            assert sorted(table["case"]) == [f"k{n}_0" for n in range(4)]
             assert sorted(table["label"].unique()) == CLASSES
             sums = table[[f"probability_{name}" for name in CLASSES]].sum(axis=1)
-            assert sums.tolist() == pytest.approx([1] * 6)
+            assert sums.tolist() == pytest.approx([1] * 4)
             ensemble = run / "results" / "tiny" / model / "ensemble"
             exported = pd.read_csv(ensemble / "export" / "predictions.csv", keep_default_na=False)
-            assert exported["case"].tolist() == ["k6_0", "k7_0"]
+            assert exported["case"].tolist() == ["k4_0", "k5_0"]
             assert exported["label"].tolist() == ["high", ""]
-            assert pd.read_csv(ensemble / "metrics.csv")["case"].tolist() == ["k6_0"]
+            assert pd.read_csv(ensemble / "metrics.csv")["case"].tolist() == ["k4_0"]
 
     def test_report(self, run: Path) -> None:
         folder = run / "results" / "tiny"
@@ -69,7 +69,7 @@ class TestRun:
         table = pd.read_csv(folder / "small" / "predictions.csv")
         recalls = (table["label"] == table["predicted"]).groupby(table["label"]).mean()
         assert scores["mean"] == pytest.approx(recalls.mean())
-        assert scores["n"] == 6
+        assert scores["n"] == 4
 
     def test_prepared_files(self, run: Path) -> None:
         (data,) = (run / "results" / "data").iterdir()
@@ -96,7 +96,7 @@ class TestRun:
 
     def test_other_regions_spare_the_caches(self, run: Path) -> None:
         jobs = planned(run, experiment(run, prepare={"regions": {"method": "threshold"}}))
-        assert (jobs["roi"], jobs["clip_features"]) == (8, 8)
+        assert (jobs["roi"], jobs["clip_features"]) == (6, 6)
         assert jobs["train"] == 2
         assert "clip_cache" not in jobs
 
@@ -109,7 +109,7 @@ class TestRun:
         before = (run / "results" / "tiny" / "index.pkl").read_bytes()
         snakemake(run, updated, "results/tiny/index-updated.pkl")
         made = Index.read(run / "results" / "tiny" / "index-updated.pkl")
-        assert len(made.entries) == 6
+        assert len(made.entries) == 4
         assert all("regions-" in entry.files["mask"][0] for entry in made.entries)
         assert (run / "results" / "tiny" / "index.pkl").read_bytes() == before
 

@@ -11,7 +11,7 @@ from typing import Any
 from foldwise import layout
 from foldwise.files import short_hash
 from foldwise.forecast import SMALL_MIB, Step, asked_mib
-from foldwise.settings import dump, validate
+from foldwise.settings import as_json, dump, validate
 from foldwise.sheet import Sheet
 from foldwise.systems.clips.check import CheckedClips, check
 from foldwise.systems.clips.forecast import case_mib, count, model_mib
@@ -126,6 +126,15 @@ class Layout(layout.Layout[Settings, ClipCase]):
         if model in self._feature_keys:
             return self.encoded.replace("{encoded}", self._feature_keys[model]) + "/{case}.h5"
         return self.before_features(model)
+
+    @property
+    def part_settings(self) -> str:
+        """What preparation depends on, as JSON: nothing else shall make it look at its files again."""
+        models = {name: _encoding(self.settings.models[name]) for name in self._feature_keys}
+        kept = {key: getattr(self.settings, key) for key in ("results", "system", "data", "prepare", "cache")}
+        kept["data"] = kept["data"].model_copy(update={"update_labels": False})
+        values = {"experiment": "part", **kept, **({"models": models} if models else {})}
+        return as_json(Settings.model_construct(set(values), **values), given=True)
 
     def encoder(self, encoded: str) -> str:
         """A model whose features have a key; those of equal keys are equal."""

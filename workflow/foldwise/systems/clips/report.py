@@ -51,7 +51,8 @@ CASE_METRICS = (
 ABOUT = (
     "Each clip is predicted by the model of the fold that held its patient out; probabilities are averaged "
     "over the clip's views, and over a patient's clips. Balanced accuracy is the mean recall of the classes; "
-    "AUC and F1 of all are means over classes, one against the rest; the calibration error takes ten bins."
+    "guessing brings it to one over their number. AUC and F1 of all are means over classes, one against the "
+    "rest; the calibration error takes ten bins."
 )
 EXCLUDED = (
     "A fold in which a class is absent, or alone, has no recall or AUC of it, and is counted as left out."
@@ -138,6 +139,7 @@ def characteristics(rows: pd.DataFrame) -> str:
         axes.plot([0, 1], [0, 1], "--", color="grey", lw=0.8)
         axes.set_xlabel(across, fontsize=8)
         axes.set_ylabel(up, fontsize=8)
+        axes.tick_params(labelsize=8)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     left.legend(fontsize=8, frameon=False, loc="lower right")
     return picture(figure)

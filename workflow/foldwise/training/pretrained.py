@@ -80,8 +80,10 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file raises any of half a dozen kinds
+        # PyTorch goes on for paragraphs, with advice on how to execute what is in it.
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise CaseError(
-            f"{path}: not readable as weights alone ({error}); nothing in it was executed"
+            f"{path}: not readable as weights alone ({reason}); nothing in it was executed"
         ) from error
     for place in PLACES:
         if isinstance(state, dict) and isinstance(state.get(place), dict):

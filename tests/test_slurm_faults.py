@@ -384,10 +384,12 @@ class TestFaults:
     def test_out_of_memory(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
         made = faults["leak"].result()
         made.equals(undisturbed)
-        jobs = [job for job in made.cluster.sacct(["JobID", "State", "ReqMem", "WorkDir"])
-                if job["WorkDir"] == str(made.folder)]  # fmt: skip
-        assert [job["ReqMem"] for job in jobs] == ["3300M", "4800M"]
-        assert [job["State"] for job in jobs] == ["OUT_OF_MEMORY", "COMPLETED"]
+        fields = ["JobID", "State", "ReqMem", "WorkDir"]
+        first, second = (job for job in made.cluster.sacct(fields) if job["WorkDir"] == str(made.folder))
+        assert (first["ReqMem"], second["ReqMem"]) == ("3300M", "4800M")
+        assert second["State"] == "COMPLETED"
+        said = "".join(path.read_text() for path in (made.cluster.folder / "log").glob("gpu*.log"))
+        assert f"StepId={first['JobID']}.0 exceeded memory limit" in said
 
     def test_full_disk(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
         made = faults["full_disk"].result()

@@ -100,6 +100,8 @@ def test_killed_at_random_moments_ends_bit_equal(index: Path, undisturbed: Path,
             time.sleep(0.02)
             assert process.poll() is None, "training ended before it could be killed"
         time.sleep(moments.uniform(0.3, 1.2))
+        while not (tmp_path / "state" / "checkpoint.pt").exists():
+            time.sleep(0.02)
         process.send_signal(kill)
         code = process.wait(timeout=60)
         if code == 0:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from foldwise.hdf5 import content_of
-from test_workflow import EXPERIMENT, add_case, planned, snakemake
+from test_workflow import EXPERIMENT, TINY, add_case, planned, snakemake
 
 CASES = 8
 PARTS = ("--set-scatter", "prepare=2")
@@ -30,6 +30,11 @@ def test_parts_make_what_single_jobs_make(folder: Path) -> None:
     snakemake(folder, EXPERIMENT, *PARTS, "--until", "index")
     in_parts = caches(folder)
     assert len(in_parts) == CASES - 1
+    longer = {**TINY, "training": {**TINY["training"], "epochs": 2}}
+    jobs = planned(folder, {**EXPERIMENT, "models": {"unet": longer}}, *PARTS)
+    # The other case alone, which the index did not need.
+    assert jobs["prepare_part"] == 1
+    assert "index" not in jobs
     # A case more moves no other one.
     add_case(folder, 20, label=False)
     jobs = planned(folder, EXPERIMENT, *PARTS)

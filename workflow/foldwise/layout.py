@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from math import ceil
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
@@ -16,6 +17,8 @@ from foldwise.settings import Experiment, as_json
 from foldwise.sheet import AnyCase, Case, Sheet
 from foldwise.training.attempts import Attempts
 
+# Sections on which the files of cases depend.
+PREPARING = ("results", "system", "data", "prepare", "cache")
 # Growth of a training's memory stops here, at two and a half times the forecast.
 MOST_KILLED = 3
 # Cases that a part's job prepares at a time: the threads of its rule.
@@ -161,8 +164,17 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
 
     @property
     def part_settings(self) -> str:
-        """The experiment for a part's job, as JSON."""
-        return as_json(self.settings.model_copy(update={"predict": None}), given=True)
+        """What preparation depends on, as JSON: nothing else shall make it look at its files again."""
+        if self.plan is not None:  # which depends on the models, too
+            return as_json(self.settings.model_copy(update={"predict": None}), given=True)
+        kept: Any = {**dict.fromkeys(PREPARING, True), "models": self.part_models}
+        made = self.settings.model_dump(mode="json", include=kept, exclude_unset=True)
+        return json.dumps({"experiment": "part"} | {key: value for key, value in made.items() if value})
+
+    @property
+    def part_models(self) -> dict[str, set[str]]:
+        """What of which models has a say in preparation, or must fit the data."""
+        return {}
 
     def part_mib(self, name: str, attempt: int) -> int:
         """Memory of a part's job in MiB: the hungriest stage of as many cases as run at a time."""

@@ -81,6 +81,11 @@ class Layout(layout.Layout[Settings, Case]):
         named = {"video": case.video, "phases": case.phases, "tools": case.tools}
         return {kind: str(path) for kind, path in named.items() if path is not None}
 
+    @property
+    def part_models(self) -> dict[str, set[str]]:
+        """What must fit the names of the data, and the frames."""
+        return {name: {"kind", "crop", "features"} for name in self.settings.models}
+
     def mib(self, stage: str, which: str = "", attempt: int = 1) -> int:
         """Memory of a job in MiB; a retry gets half as much again."""
         if stage in SMALL_MIB:

@@ -29,6 +29,8 @@ def test_parts_make_what_single_jobs_make(folder: Path) -> None:
     assert not {"crop", "cache"} & set(jobs)
     snakemake(folder, EXPERIMENT, *PARTS, "--until", "index")
     in_parts = caches(folder)
+    # A part's job counts no network, and leaves nothing of an experiment of its own.
+    assert sorted(path.name for path in (folder / "results").iterdir()) == ["data", "tiny"]
     assert len(in_parts) == CASES - 1
     longer = {**TINY, "training": {**TINY["training"], "epochs": 2}}
     jobs = planned(folder, {**EXPERIMENT, "models": {"unet": longer}}, *PARTS)

@@ -33,7 +33,7 @@ def open_experiment(config: dict[str, Any], main: bool) -> Layout:
     if checked:
         checked.refuse(settings.data.sheet)
     made = Layout(settings, sheet, checked)
-    for model in settings.models if main else ():
+    for model in settings.models if main and settings.part is None else ():
         # Also tells of a network that cannot be made, or cannot take its patches.
         made.step(model)
     return made

@@ -225,15 +225,15 @@ def _resources(usage: pd.DataFrame) -> Table:
     columns = (
         Column("rule", "rule", text=True),
         Column("jobs", "jobs"),
-        Column("failed", "not completed"),
+        Column("failed", "failed"),
         Column("minutes", "longest (min)", 1),
         Column("minutes_asked", "asked (min)"),
         Column("mib", "memory (MiB)"),
         Column("mib_asked", "asked (MiB)"),
-        Column("cpu", "processors used (%)"),
-        Column("gpus", "GPUs a job"),
-        Column("gpu_hours", "GPU hours", 2),
-        Column("gpu_mib", "GPU memory (MiB)"),
+        Column("cpu", "CPU used (%)"),
+        Column("gpus", "GPUs"),
+        Column("gpu_hours", "GPU (h)", 2),
+        Column("gpu_mib", "GPU (MiB)"),
     )
     shown = tuple(column for column in columns if column.key in usage and usage[column.key].notna().any())
     return Table(

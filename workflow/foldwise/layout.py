@@ -17,8 +17,8 @@ from foldwise.settings import Experiment, as_json
 from foldwise.sheet import AnyCase, Case, Sheet
 from foldwise.training.attempts import Attempts
 
-# Sections on which the files of cases depend.
-PREPARING = ("results", "system", "data", "prepare", "cache")
+# Sections on which the files of cases depend, and the split, by which the sheet is checked.
+PREPARING = ("results", "system", "data", "prepare", "cache", "split")
 # Growth of a training's memory stops here, at two and a half times the forecast.
 MOST_KILLED = 3
 # Cases that a part's job prepares at a time: the threads of its rule.

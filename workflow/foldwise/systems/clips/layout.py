@@ -11,6 +11,7 @@ from typing import Any
 from foldwise import layout
 from foldwise.files import short_hash
 from foldwise.forecast import SMALL_MIB, Step, asked_mib
+from foldwise.layout import PREPARING
 from foldwise.settings import as_json, dump, validate
 from foldwise.sheet import Sheet
 from foldwise.systems.clips.check import CheckedClips, check
@@ -131,7 +132,7 @@ class Layout(layout.Layout[Settings, ClipCase]):
     def part_settings(self) -> str:
         """What preparation depends on, as JSON: nothing else shall make it look at its files again."""
         models = {name: _encoding(self.settings.models[name]) for name in self._feature_keys}
-        kept = {key: getattr(self.settings, key) for key in ("results", "system", "data", "prepare", "cache")}
+        kept = {key: getattr(self.settings, key) for key in PREPARING}
         kept["data"] = kept["data"].model_copy(update={"update_labels": False})
         values = {"experiment": "part", **kept, **({"models": models} if models else {})}
         return as_json(Settings.model_construct(set(values), **values), given=True)

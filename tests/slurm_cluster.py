@@ -179,6 +179,8 @@ class Cluster:
     def start_controller(self) -> None:
         """Bring both back, with the state that they left; returns when all nodes take jobs."""
         self._launch("slurmdbd", "-D", MYSQL_UNIX_PORT=str(self.folder / "db.sock"))
+        # Without it the controller ends again, unless it has saved what it once was told.
+        self._await("slurmdbd", lambda: "foldwise" in self.run("sacctmgr", "--noheader", "show", "cluster"))
         self._launch("slurmctld", "-D")
         for name in NODES:
             self._await("slurmctld", partial(self._is_up, name))

@@ -1,6 +1,8 @@
 """Cases prepared in parts: the same files by fewer jobs, and one bad case takes no other one with it."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +34,8 @@ def test_parts_make_what_single_jobs_make(folder: Path) -> None:
     # A part's job counts no network, and leaves nothing of an experiment of its own.
     assert sorted(path.name for path in (folder / "results").iterdir()) == ["data", "tiny"]
     assert len(in_parts) == CASES - 1
-    longer = {**TINY, "training": {**TINY["training"], "epochs": 2}}
+    longer: dict[str, Any] = copy.deepcopy(TINY)
+    longer["training"]["epochs"] = 2
     jobs = planned(folder, {**EXPERIMENT, "models": {"unet": longer}}, *PARTS)
     # The other case alone, which the index did not need.
     assert jobs["prepare_part"] == 1

@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import yaml
 
+from foldwise.training.memory import peak_of
 from foldwise.volumes.volume import Volume, write_volume
 
 ROOT = Path(__file__).parents[1]
@@ -82,9 +83,9 @@ def dry_run(folder: Path, more: list[str]) -> tuple[int, float, float, float]:
         while process.poll() is None:
             time.sleep(0.1)
             # The kernel's own peak, so a short-lived one between two looks is not missed.
-            own = max(own, peak_mib(process.pid))
+            own = max(own, peak_of(process))
             children = process.children() if process.is_running() else []
-            other = max([other, *(peak_mib(child.pid) for child in children)])
+            other = max([other, *(peak_of(child) for child in children)])
         seconds = time.monotonic() - begun
         log.seek(0)
         said = log.read()
@@ -92,16 +93,6 @@ def dry_run(folder: Path, more: list[str]) -> tuple[int, float, float, float]:
     if total is None:
         raise SystemExit(said)
     return int(total.group(1)), seconds, own, other
-
-
-def peak_mib(number: int) -> float:
-    """Peak resident memory of a process, in MiB; 0 if it is gone."""
-    try:
-        status = Path(f"/proc/{number}/status").read_text(encoding="utf-8")
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
-    return int(found.group(1)) / 1024 if found else 0.0
 
 
 if __name__ == "__main__":

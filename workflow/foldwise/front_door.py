@@ -20,7 +20,7 @@ def use_this_checkout(root: Path) -> None:
 
 
 def front_door(config: Mapping[str, Any], main: bool, parts: int | None = None) -> Any:
-    """Read the experiment; the user's own call also looks at every header, before the DAG is built.
+    """Read the experiment; the user's own call also looks at headers and networks, before the DAG is built.
 
     The headers are read here and not in a rule: a rule whose output all others take as input would, when the
     sheet changes, redo all cases; marked `ancient`, it would hide their own changes from Snakemake.
@@ -38,6 +38,9 @@ def front_door(config: Mapping[str, Any], main: bool, parts: int | None = None) 
     """
     try:
         layout = part(system_of(config), "layout").open_experiment(dict(config), main)
+        for model in layout.models if main and layout.settings.part is None else ():
+            # Counts the network, and so tells of one that cannot be made, or cannot take what it is given.
+            layout.mib("train", model)
         layout.divide(parts, main)
     except CaseError as error:
         print(f"error: {error}", file=sys.stderr)

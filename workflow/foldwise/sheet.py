@@ -66,6 +66,11 @@ class Sheet(Generic[AnyCase]):
     cases: tuple[AnyCase, ...]
     problems: tuple[str, ...]
 
+    def refuse(self, source: Path) -> None:
+        """Raise one CaseError with every problem, if there are any."""
+        if self.problems:
+            raise CaseError(f"{source}: {len(self.problems)} problem(s)\n  " + "\n  ".join(self.problems))
+
     def __getitem__(self, name: str) -> AnyCase:
         return next(case for case in self.cases if case.name == name)
 

@@ -26,7 +26,7 @@ def peak_mib() -> float:
     The sum of single peaks: an upper bound, since pages shared with the children count in each.
     """
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return own + sum(_peak_of(child) for child in psutil.Process().children(recursive=True))
+    return own + sum(peak_of(child) for child in psutil.Process().children(recursive=True))
 
 
 def peak_gpu_mib(device: torch.device) -> float:
@@ -122,7 +122,8 @@ class _Live(TorchDispatchMode):
             self._now -= size
 
 
-def _peak_of(process: psutil.Process) -> float:
+def peak_of(process: psutil.Process) -> float:
+    """Peak resident memory of a process in MiB, by the kernel's own count; 0 if it is gone."""
     try:
         status = Path(f"/proc/{process.pid}/status").read_text()
     except OSError:

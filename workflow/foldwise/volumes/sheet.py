@@ -76,8 +76,7 @@ def read_new_cases(source: Path) -> list[Case]:
     """
     if source.is_file():
         read = read_sheet(Data(sheet=source))
-        if read.problems:
-            raise CaseError(f"{source}: {len(read.problems)} problem(s)\n  " + "\n  ".join(read.problems))
+        read.refuse(source)
         return list(read.cases)
     if not source.is_dir():
         raise CaseError(f"{source}: neither a sample sheet nor a folder of scans")

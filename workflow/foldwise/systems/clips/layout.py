@@ -25,7 +25,7 @@ TYPICAL = VideoInfo(frames=300, fps=25, height=720, width=960, duration_s=12)
 
 
 def open_experiment(config: dict[str, Any], main: bool) -> Layout:
-    """Read the settings and the sheet; in the user's own call also look at headers and networks.
+    """Read the settings and the sheet; in the user's own call also look at headers.
 
     Raises:
         CaseError: everything that is wrong.
@@ -35,11 +35,7 @@ def open_experiment(config: dict[str, Any], main: bool) -> Layout:
     checked = check(sheet, settings) if main else None
     if checked:
         checked.refuse(settings.data.sheet)
-    made = Layout(settings, sheet, checked)
-    for model in settings.models if main and settings.part is None else ():
-        # Also tells of a network that cannot be made, or cannot take its clips.
-        made.step(model)
-    return made
+    return Layout(settings, sheet, checked)
 
 
 class Layout(layout.Layout[Settings, ClipCase]):

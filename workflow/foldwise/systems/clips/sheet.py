@@ -78,8 +78,7 @@ def read_new_cases(source: Path) -> list[ClipCase]:
     """
     if source.is_file():
         sheet = read_sheet(Data(sheet=source, classes=["no", "class"]))
-        if sheet.problems:
-            raise CaseError(f"{source}: {len(sheet.problems)} problem(s)\n  " + "\n  ".join(sheet.problems))
+        sheet.refuse(source)
         return list(sheet.cases)
     if not source.is_dir():
         raise CaseError(f"{source}: neither a sample sheet nor a folder of videos")

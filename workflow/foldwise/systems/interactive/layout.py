@@ -17,7 +17,7 @@ from foldwise.volumes.sheet import read_sheet
 
 
 def open_experiment(config: dict[str, Any], main: bool) -> Layout:
-    """Read the settings and the sheet; in the user's own call also look at headers and networks.
+    """Read the settings and the sheet; in the user's own call also look at headers.
 
     Raises:
         CaseError: everything that is wrong.
@@ -27,10 +27,7 @@ def open_experiment(config: dict[str, Any], main: bool) -> Layout:
     checked = check(sheet, settings, labels=False, produced=is_phantom) if main else None
     if checked:
         checked.refuse(settings.data.sheet)
-    made = Layout(settings, sheet, checked)
-    for model in settings.models if main and settings.part is None else ():
-        made.step(model)
-    return made
+    return Layout(settings, sheet, checked)
 
 
 class Layout(VolumeLayout[Settings]):

@@ -29,11 +29,7 @@ def open_experiment(config: dict[str, Any], main: bool) -> Layout:
     sheet = read_sheet(settings.data)
     if main:
         check(sheet, settings, deep=False).refuse(settings.data.sheet)
-    made = Layout(settings, sheet, main)
-    for model in settings.models if main and settings.part is None else ():
-        # Also tells of a backbone that cannot be made, or cannot take its frames.
-        made.mib("train", model)
-    return made
+    return Layout(settings, sheet, main)
 
 
 class Layout(layout.Layout[Settings, Case]):

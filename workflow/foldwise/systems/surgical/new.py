@@ -25,8 +25,7 @@ def new_entries(source: Path) -> list[Entry]:
     """
     if source.is_file():
         sheet = read_sheet(Data(sheet=source))
-        if sheet.problems:
-            raise CaseError(f"{source}: {len(sheet.problems)} problem(s)\n  " + "\n  ".join(sheet.problems))
+        sheet.refuse(source)
         return [_entry(case.name, case.group, case.video) for case in sheet.cases]
     if not source.is_dir():
         raise CaseError(f"{source}: neither a sample sheet nor a folder of videos")

@@ -1,6 +1,7 @@
 """The lung mask and the thoracic region, on chests made here."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from scipy.ndimage import binary_dilation
 
 from foldwise.files import CaseError
+from foldwise.stages.lung_mask import lung_mask
 from foldwise.volumes.lungs import find_lungs, missed_share
 from foldwise.volumes.phantom import make_phantom
-from foldwise.volumes.volume import Volume
+from foldwise.volumes.settings import LungMask
+from foldwise.volumes.volume import Volume, write_volume
 
 SPACING = (4.0, 4.0, 4.0)
 
@@ -86,20 +89,61 @@ def test_padding_below_air(chest: tuple[Volume, Volume, Volume], padding: int) -
     assert dice(find_lungs(Volume(padded, image.affine)).mask, find_lungs(image).mask) > 0.98
 
 
-def test_a_filled_lung_stays_in_the_region(chest: tuple[Volume, Volume, Volume]) -> None:
-    """An effusion, or a tumour, takes the lower two thirds of one lung: the region still holds it."""
+@pytest.mark.parametrize(("side", "share", "stored"), [(0, 0.6, "RAS"), (1, 1.0, "RAS"), (0, 1.0, "SRA")])
+def test_a_filled_lung_stays_in_the_region(
+    chest: tuple[Volume, Volume, Volume], side: int, share: float, stored: str
+) -> None:
+    """An effusion or a tumour takes one lung from below: the region holds it, however it is stored."""
     image, _, lungs = chest
     lung = lungs.data.copy()
-    lung[: lung.shape[0] // 2] = 0
+    middle = lung.shape[0] // 2
+    lung[middle:] *= side
+    lung[:middle] *= 1 - side
+    whole = int(lung.sum())
     z = np.nonzero(lung)[2]
-    lung[:, :, int(z.min() + 0.66 * (z.max() - z.min())) :] = 0
+    lung[:, :, int(z.min() + share * (z.max() + 1 - z.min())) :] = 0
     filled = image.data.copy()
-    filled[lung > 0] = 20
-    found = find_lungs(Volume(filled, image.affine))
+    # Its bronchi are full, too.
+    filled[binary_dilation(lung, iterations=2) & (filled < 0) & (lungs.data == lung)] = 20
+    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(stored))
+    affine = image.affine @ inv_ornt_aff(turn, image.data.shape)
+    found = find_lungs(Volume(apply_orientation(filled, turn), affine))
+    lung = apply_orientation(lung, turn)
     missed = missed_share(lung, found.region)
     assert missed is not None
-    assert missed < 0.02
+    assert missed < 0.01
     assert missed_share(lung, found.mask) > 0.5  # type: ignore[operator]
+    assert found.smaller < 1.2 * (1 - lung.sum() / whole) + 0.05
+
+
+def test_a_filled_lung_may_reach_lower_than_the_other_one(chest: tuple[Volume, Volume, Volume]) -> None:
+    image, _, lungs = chest
+    left, right = lungs.data.copy(), lungs.data.copy()
+    middle = lungs.data.shape[0] // 2
+    left[middle:], right[:middle] = 0, 0
+    # The healthy lung ends 32 mm higher than the filled one.
+    raised = np.nonzero(right)[2].min() + 8
+    filled = image.data.copy()
+    filled[left > 0] = 20
+    filled[:, :, :raised][right[:, :, :raised] > 0] = 20
+    missed = missed_share(left, find_lungs(Volume(filled, image.affine)).region)
+    assert missed is not None
+    assert missed < 0.01
+
+
+def test_lungs_that_differ_much_are_named(
+    tmp_path: Path, chest: tuple[Volume, Volume, Volume], caplog: pytest.LogCaptureFixture
+) -> None:
+    image, _, lungs = chest
+    filled = image.data.copy()
+    half = lungs.data.shape[0] // 2
+    filled[:half][lungs.data[:half] > 0] = 20
+    made = [tmp_path / name for name in ("mask.nii.gz", "region.nii.gz", "facts.json")]
+    for data, words in ((image.data, 0), (filled, 1)):
+        write_volume(Volume(data, image.affine), tmp_path / "ct.nii.gz")
+        lung_mask("p01", tmp_path / "ct.nii.gz", None, LungMask(), *made)
+        assert len([r for r in caplog.records if r.levelname == "WARNING"]) == words
+    assert "case p01: one lung has " in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -362,7 +362,7 @@ class TestReading:
         (tmp_path / "unet" / "ensemble").mkdir()
         (tmp_path / "unet" / "ensemble" / "metrics.csv").write_text("case,group,fold,class,dice\n")
         (tmp_path / "lungs").mkdir()
-        (tmp_path / "lungs" / "NA.json").write_text('{"label_missed_by_region": 0.012}')
+        (tmp_path / "lungs" / "NA.json").write_text('{"label_missed_by_region": 0.012, "smaller_lung": 0.04}')
         return tmp_path
 
     def test_names_stay_as_they_are(self, folder: Path) -> None:
@@ -373,7 +373,10 @@ class TestReading:
         assert model.metrics["empty"].tolist() == [True, True]
         assert set(model.predictions) == {"007", "NA"}
         assert len(model.test) == len(made.test_rows) == 0
-        assert made.remarks == [Remark("NA", "1.20% of the label lies outside the thoracic region")]
+        assert made.remarks == [
+            Remark("NA", "1.20% of the label lies outside the thoracic region"),
+            Remark("NA", "one lung has 4% of the other's volume: filled or collapsed?"),
+        ]
         assert made.unlabelled == ["u"]
         assert made.warnings == ["line 3: odd"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from foldwise.command import parser, run
 from foldwise.files import CaseError, write_json
 from foldwise.settings import parse
-from foldwise.volumes.lungs import find_lungs, missed_share
+from foldwise.volumes.lungs import FILLED, find_lungs, missed_share
 from foldwise.volumes.settings import LungMask
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 
@@ -41,6 +41,7 @@ def lung_mask(
         "lungs_litres": float(lungs.mask.sum() * voxel_litres),
         "region_litres": float(lungs.region.sum() * voxel_litres),
         "region_share_of_scan": float(lungs.region.mean()),
+        "smaller_lung": lungs.smaller,
         "seconds": lungs.seconds,
     }
     if label is not None:
@@ -54,6 +55,14 @@ def lung_mask(
                 f"region, {settings.max_missed:.1%} are allowed (prepare.lung_mask.max_missed); look at "
                 f"the case, or use crop.to: none"
             )
+    if lungs.smaller < FILLED:
+        logging.warning(
+            "case %s: one lung has %.0f %% of the other's volume; if it is filled or collapsed, the region "
+            "holds the other one's mirror image in its place. Check the region: %s",
+            case,
+            100 * lungs.smaller,
+            region,
+        )
     write_volume(Volume(lungs.mask.astype(np.uint8), ct.affine), mask)
     write_volume(Volume(lungs.region.astype(np.uint8), ct.affine), region)
     write_json(facts, seen)

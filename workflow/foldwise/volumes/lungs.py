@@ -6,6 +6,7 @@ taken from the full resolution again.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 import SimpleITK as sitk
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 from skimage.measure import regionprops
 from skimage.morphology import convex_hull_image
@@ -34,6 +36,8 @@ CORE_HU = -500.0
 MAX_CONTACT = 2.0
 # Chest wall, pleura and mediastinal fat that belong to the thoracic cage round the lungs' hull. mm.
 WALL_MM = 20.0
+# A lung below this share of the other's volume may be filled or collapsed; it may reach so much lower. mm.
+FILLED, LOWER_MM = 0.7, 50.0
 # What both lungs of a child or an adult can hold; a scan may show a part of them.
 LITRES = (0.15, 14.0)
 
@@ -45,11 +49,13 @@ class Lungs:
     Attributes:
         mask: both lungs (x, y, z) without airways, closed over vessels and small pleural tumours.
         region: the thoracic cage: hull of the lungs, with mediastinum, hila and inner chest wall.
+        smaller: the smaller lung's share of the larger one's volume, parted at the patient's middle.
         seconds: step → time taken, in s.
     """
 
     mask: np.ndarray
     region: np.ndarray
+    smaller: float
     seconds: dict[str, float]
 
 
@@ -74,11 +80,13 @@ def find_lungs(ct: Volume, *, air_hu: float = -320, closing_mm: float = 10) -> L
 
     with timed("shrink"):
         refuse_other_units(ct.data)
-        hu, spacing, factors = _shrunk(ct)
+        # The sides are mirrored and the trachea is sought in axial slices, so the axes have to be known.
+        turned = ct.oriented("RAS")
+        hu, spacing, factors = _shrunk(turned)
     with timed("components"):
         found = _lung_parts(hu, spacing, air_hu)
-        # Everything else happens within reach of the lungs.
-        box = bounding_box(found, WALL_MM + 2 * HULL_MM, spacing).slices
+        middle = _middle(hu, spacing)
+        box = _reach(found, middle, spacing)
         hu, parts = hu[box], _largest_parts(found[box], spacing)
         body = _body(hu, parts, spacing)
     with timed("airways"):
@@ -88,16 +96,18 @@ def find_lungs(ct: Volume, *, air_hu: float = -320, closing_mm: float = 10) -> L
         closed = _closed(parts, spacing, closing_mm) & ~airways
         closed &= body
     with timed("region"):
-        region = _region(closed, body, spacing)
+        region, smaller = _region(closed, body, middle - box[0].start, spacing)
     with timed("full resolution"):
         fine = tuple(
             slice(part.start * factor, min(part.stop * factor, size))
-            for part, factor, size in zip(box, factors, ct.data.shape, strict=True)
+            for part, factor, size in zip(box, factors, turned.data.shape, strict=True)
         )
-        mask, whole = np.zeros(ct.data.shape, bool), np.zeros(ct.data.shape, bool)
-        mask[fine] = _refined(ct.data[fine], parts, closed, airways, spacing, factors, air_hu)
+        mask, whole = np.zeros(turned.data.shape, bool), np.zeros(turned.data.shape, bool)
+        mask[fine] = _refined(turned.data[fine], parts, closed, airways, spacing, factors, air_hu)
         whole[fine] = _enlarged(region, factors, mask[fine].shape) | mask[fine]
-    return Lungs(mask, whole, seconds)
+        back = ornt_transform(axcodes2ornt("RAS"), io_orientation(ct.affine))
+        mask, whole = (apply_orientation(found, back) for found in (mask, whole))
+    return Lungs(mask, whole, smaller, seconds)
 
 
 def missed_share(label: np.ndarray, inside: np.ndarray) -> float | None:
@@ -244,25 +254,49 @@ def _closed(parts: np.ndarray, spacing: Spacing, radius: float) -> np.ndarray:
     return closed
 
 
-def _region(closed: np.ndarray, body: np.ndarray, spacing: Spacing) -> np.ndarray:
+def _middle(hu: np.ndarray, spacing: Spacing) -> float:
+    """Where the patient's middle lies along x, in voxels; a table is too thin to count."""
+    steps = tuple(max(1, round(HULL_MM / step)) for step in spacing)
+    tissue = hu[:: steps[0], :: steps[1], :: steps[2]] > -300
+    core = cc3d.largest_k(ndimage.binary_erosion(tissue, iterations=2), k=1, connectivity=6)
+    filled = np.flatnonzero(core.any(axis=(1, 2)))
+    return float((filled[0] + filled[-1]) / 2 * steps[0]) if filled.size else (hu.shape[0] - 1) / 2
+
+
+def _reach(found: np.ndarray, middle: float, spacing: Spacing) -> tuple[slice, slice, slice]:
+    """The box in which everything else happens: what is near the lungs, or where a filled one may lie."""
+    near = WALL_MM + 2 * HULL_MM
+    x, y, z = bounding_box(found, near, spacing).slices
+    left = min(x.start, math.floor(2 * middle) - x.stop + 1)
+    right = max(x.stop, math.ceil(2 * middle) - x.start + 1)
+    below = math.ceil(LOWER_MM / spacing[2])
+    return slice(max(0, left), min(found.shape[0], right)), y, slice(max(0, z.start - below), z.stop)
+
+
+def _region(
+    closed: np.ndarray, body: np.ndarray, middle: float, spacing: Spacing
+) -> tuple[np.ndarray, float]:
     """Hull of the lungs and of their mirror image, with the chest wall's inner part, inside the body.
 
-    The mirror image stands in for a lung that is collapsed, or filled by tumour or fluid.
+    The mirror image stands in for a lung, or for the part of one, that is collapsed, or filled by tumour or
+    fluid. Where much of a lung is gone, it may reach lower than the other: fluid pushes the diaphragm down.
+
+    Returns:
+        The region, and the smaller lung's share of the larger one's volume.
     """
     steps = tuple(max(1, round(HULL_MM / step)) for step in spacing)
-    coarse = closed[:: steps[0], :: steps[1], :: steps[2]]
-    middle = round(float(np.mean(np.nonzero(body.any(axis=(1, 2)))[0])) / steps[0])
+    coarse = closed[:: steps[0], :: steps[1], :: steps[2]].copy()
     x, y, z = np.nonzero(coarse)
-    mirrored = 2 * middle - x
-    inside = (mirrored >= 0) & (mirrored < coarse.shape[0])
-    left = int((x < middle).sum())
-    smaller = min(left, len(x) - left) / max(left, len(x) - left, 1)
-    if smaller < 0.5:
-        coarse = coarse.copy()
-        coarse[mirrored[inside], y[inside], z[inside]] = True
+    mirrored = np.rint(2 * middle / steps[0] - x).astype(int)
+    left = int((x < middle / steps[0]).sum())
+    smaller = min(left, len(x) - left) / max(left, len(x) - left)
+    below = round(LOWER_MM / (spacing[2] * steps[2])) if smaller < FILLED else 0
+    for down in {0, below}:
+        inside = (mirrored >= 0) & (mirrored < coarse.shape[0]) & (z >= down)
+        coarse[mirrored[inside], y[inside], z[inside] - down] = True
     hull = convex_hull_image(coarse)
     wide = _dilated(hull, tuple(s * n for s, n in zip(spacing, steps, strict=True)), WALL_MM)
-    return _enlarged(wide, steps, closed.shape) & body
+    return _enlarged(wide, steps, closed.shape) & body, smaller
 
 
 def _refined(

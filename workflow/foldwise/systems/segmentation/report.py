@@ -18,6 +18,7 @@ from foldwise.report.results import Experiment, ModelResults, Remark
 from foldwise.report.tables import Column, number
 from foldwise.report.view import Picture, View
 from foldwise.volumes.cache import open_case
+from foldwise.volumes.lungs import FILLED
 from foldwise.volumes.predictions import open_prediction
 
 # The first one ranks cases and heads the page.
@@ -72,13 +73,17 @@ def chosen(choice: Mapping[str, Any]) -> str:
 
 
 def remarks(cases: Mapping[str, Any], data: Path) -> list[Remark]:
-    """Cases of whose label the thoracic region, to which scans are cropped, misses a part."""
+    """Cases whose label lies partly outside the thoracic region, or whose lungs differ much in volume."""
     made = []
     for case in cases:
-        facts = data / "lungs" / f"{case}.json"
-        share = read_json(facts).get("label_missed_by_region") if facts.exists() else None
-        if share:
+        path = data / "lungs" / f"{case}.json"
+        facts = read_json(path) if path.exists() else {}
+        if share := facts.get("label_missed_by_region"):
             made.append(Remark(case, f"{share:.2%} of the label lies outside the thoracic region"))
+        if (smaller := facts.get("smaller_lung", 1)) < FILLED:
+            made.append(
+                Remark(case, f"one lung has {smaller:.0%} of the other's volume: filled or collapsed?")
+            )
     return made
 
 

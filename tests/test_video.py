@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from foldwise.files import CaseError
-from foldwise.video.decode import Frame, probe, read_frames
+from foldwise.video.decode import Frame, probe, read_frames, sample_frames
 from foldwise.video.store import open_frames, read, write_frames
 from videos import flat_frames, write_video
 
@@ -168,6 +168,75 @@ def test_a_cut_off_file_says_after_which_frame(
     with pytest.raises(CaseError, match=r"decoding stops after frame (3|4|5)\d") as caught:
         list(read_frames(path))
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "words"),
+    [
+        ("h264.mkv", "libx264", r"[1-9] of \d+ decoded frames are damaged"),
+        ("mpeg2.mpg", "mpeg2video", r"[1-9] of \d+ decoded frames are damaged"),
+        # Whole groups of pictures are lost, so no frame that comes out is damaged.
+        ("vp9.webm", "libvpx-vp9", r"about \d+ frames are missing, the first at \d"),
+    ],
+)
+def test_a_file_with_holes_is_refused(tmp_path: Path, name: str, codec: str, words: str) -> None:
+    """As downloads and copies leave them: zeros in the middle, the rest as it was."""
+    noise = np.random.default_rng(0).integers(20, 235, (8, 12, 3)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+    frames = np.stack([np.roll(noise, n, 1) for n in range(120)])
+    whole = write_video(tmp_path / name, frames, codec=codec, gop=20)
+    assert len(list(read_frames(whole))) == 120
+    raw = bytearray(whole.read_bytes())
+    for share in (0.3, 0.5, 0.7):
+        start = int(share * len(raw))
+        raw[start : start + len(raw) // 100] = bytes(len(raw) // 100)
+    holes = tmp_path / f"holes_{name}"
+    holes.write_bytes(raw)
+    with pytest.raises(CaseError, match=words):
+        list(read_frames(holes))
+
+
+def test_gaps_of_an_mp4_are_meant(tmp_path: Path) -> None:
+    """A recorder that leaves out still frames is not damaged; the container says how many there are."""
+    times = [Fraction(n, 25) for n in range(100) if n not in range(40, 60)]
+    path = write_video(tmp_path / "still.mp4", flat_frames(80, (16, 16)) // 2, times=times)
+    assert len(list(read_frames(path))) == 80
+
+
+def test_what_is_transparent_is_black(tmp_path: Path) -> None:
+    """As scanners show it; FFmpeg and Pillow keep white, or noise, below full transparency."""
+    rgba = np.full((4, 8, 10, 4), 255, np.uint8)
+    rgba[:, :, :5, :3] = 90
+    rgba[:, :, 5:, 3] = 0
+    for n in range(4):
+        rgba[n, 0, 0, :3] = 30 * n
+    pictures = [Image.fromarray(frame, "RGBA") for frame in rgba]
+    gif = tmp_path / "fan.gif"
+    pictures[0].save(gif, save_all=True, append_images=pictures[1:], duration=40, disposal=2)
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for n, picture in enumerate(pictures):
+        picture.save(folder / f"{n}.png")
+    for frames in (list(read_frames(gif)), list(read_frames(folder, rate=25))):
+        assert len(frames) == 4
+        for frame in frames:
+            assert (frame.rgb[:, 5:] == 0).all()
+            assert (frame.rgb[1:, :5] == 90).all()
+    assert (sample_frames(gif, 1)[0][:, 5:] == 0).all()
+
+
+def test_half_transparent_is_half_as_bright(tmp_path: Path) -> None:
+    Image.fromarray(np.full((2, 2, 4), (200, 100, 50, 128), np.uint8), "RGBA").save(tmp_path / "0.png")
+    (frame,) = read_frames(tmp_path, rate=1)
+    # 200 · 128 / 255 = 100.4, 50.2, 25.1
+    assert frame.rgb[0, 0].tolist() == [100, 50, 25]
+
+
+def test_images_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 3000, np.uint16)).save(tmp_path / "0.png")
+    with pytest.raises(CaseError, match=r"0\.png: more than 8 bits a pixel"):
+        probe(tmp_path, rate=1)
+    with pytest.raises(CaseError, match=r"0\.png: more than 8 bits a pixel"):
+        list(read_frames(tmp_path, rate=1))
 
 
 def test_wrong_image_folders_are_refused(tmp_path: Path) -> None:

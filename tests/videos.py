@@ -24,13 +24,19 @@ def write_video(
     codec: str = "libx264",
     times: Sequence[Fraction] | None = None,
     options: dict[str, str] | None = None,
+    gop: int | None = None,
 ) -> Path:
-    """Encode frames (n, height, width, 3) uint8; `times` in seconds makes the rate variable."""
+    """Encode frames (n, height, width, 3) uint8.
+
+    `times` in seconds makes the rate variable; every `gop`-th frame is a key frame.
+    """
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.bit_rate = 4_000_000
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+        if gop:
+            stream.codec_context.gop_size = gop
         base = Fraction(1, 1000 if times else fps)
         stream.codec_context.time_base = base
         for number, values in enumerate(frames):

@@ -19,6 +19,8 @@ from foldwise.files import CaseError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # Containers are remuxed with a frame more or less; a transfer that was cut off lacks many.
 MISSING_SHARE = 0.02
+# Share of the steps between frames that are equal in a video of constant rate, even one with holes.
+STEADY_SHARE = 0.9
 Edit = Callable[[np.ndarray], np.ndarray]
 
 
@@ -111,8 +113,8 @@ def read_frames(
         first: of a folder, the number that stands for time 0.
 
     Raises:
-        CaseError: not a video, no frames, two sizes of frames, or a source that breaks off; the message says
-            after which frame.
+        CaseError: not a video, no frames, damaged ones, two sizes of frames, or a source that breaks off; the
+            message says after which frame.
     """
     if fps is not None and fps <= 0:
         raise CaseError(f"{path}: cannot keep {fps} frames per second; give a positive number")
@@ -195,17 +197,20 @@ def _video(path: Path) -> Iterator[_Stamped]:
         stream.thread_type = "AUTO"
         promised, base = stream.frames, stream.time_base or Fraction(1, 25)
         step = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
-        number, packets = 0, 0
+        number, packets, damaged = 0, 0, 0
+        steps: list[Fraction] = []
         start: Fraction | None = None
         last = Fraction(-1)
         try:
             for packet in container.demux(stream):
                 packets += bool(packet.size)
                 for frame in packet.decode():
+                    damaged += frame.is_corrupt
                     stamp = frame.pts * base if frame.pts is not None else last + step
                     start = stamp if start is None else start
                     # Broken muxers repeat or lose stamps; order of presentation is what counts.
                     time = max(stamp - start, last) if number else Fraction(0)
+                    steps.append(time - last)
                     last = time
                     yield _Stamped(number, time, _converter(frame))
                     number += 1
@@ -219,10 +224,58 @@ def _video(path: Path) -> Iterator[_Stamped]:
         short = float(last + step) < length * (1 - MISSING_SHARE) - 1
         if short or packets < promised * (1 - MISSING_SHARE) - 1:
             raise CaseError(_broken(path, number, promised, "the file ends"))
+        if damaged:
+            raise CaseError(
+                f"{path}: {damaged} of {number} decoded frames are damaged; copy the file again, or cut the "
+                f"damaged part out and convert it"
+            )
+        # A container that counts its frames has been heard above; its gaps are meant.
+        if not promised and (gap := _missing(steps[1:])):
+            raise CaseError(
+                f"{path}: {gap}; copy the file again. If the gaps are meant, remux it to MP4, which counts "
+                f"its frames"
+            )
+
+
+def _missing(steps: Sequence[Fraction]) -> str:
+    """What seems to be missing of a video whose frames otherwise come at one rate, or nothing."""
+    if not steps:
+        return ""
+    usual = sorted(steps)[len(steps) // 2]
+    gaps = [round(step / usual) - 1 if usual else 0 for step in steps]
+    # Stamps are rounded to the container's clock; of a variable rate nothing can be said.
+    if sum(gap == 0 for gap in gaps) < STEADY_SHARE * len(gaps) or sum(gaps) <= MISSING_SHARE * len(gaps) + 1:
+        return ""
+    first = next(number for number, gap in enumerate(gaps) if gap > 0)
+    return f"about {sum(gaps)} frames are missing, the first at {float(sum(steps[:first])):.2f} s"
 
 
 def _converter(frame: Any) -> Callable[[], np.ndarray]:
-    return lambda: np.asarray(frame.to_ndarray(format="rgb24"))
+    def rgb() -> np.ndarray:
+        if frame.format.has_palette or any(part.is_alpha for part in frame.format.components):
+            return _on_black(frame.to_ndarray(format="rgba"))
+        return np.asarray(frame.to_ndarray(format="rgb24"))
+
+    return rgb
+
+
+def _on_black(rgba: np.ndarray) -> np.ndarray:
+    """A transparent picture as seen on black: below full transparency lies white, or noise."""
+    opaque = rgba[..., 3:].astype(np.uint16)
+    return ((rgba[..., :3] * opaque + 127) // 255).astype(np.uint8)
+
+
+def _rgb(image: Image.Image, path: Path) -> np.ndarray:
+    """Pixels (height, width, 3) uint8 of an image.
+
+    Raises:
+        CaseError: more than 8 bits a channel, which Pillow would cut off.
+    """
+    if image.mode[0] in "IF":
+        raise CaseError(f"{path}: more than 8 bits a pixel ({image.mode}); convert the images to 8 bits")
+    if image.has_transparency_data:
+        return _on_black(np.asarray(image.convert("RGBA")))
+    return np.asarray(image.convert("RGB"))
 
 
 def _broken(path: Path, number: int, promised: int, reason: str) -> str:
@@ -291,7 +344,7 @@ def _opener(path: Path) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
         try:
             with Image.open(path) as image:
-                return np.asarray(image.convert("RGB"))
+                return _rgb(image, path)
         except (OSError, ValueError, SyntaxError) as error:
             raise CaseError(f"{path}: not readable as an image ({error})") from error
 
@@ -303,7 +356,7 @@ def _probe_images(folder: Path, rate: float) -> VideoInfo:
     numbers = list(files)
     try:
         with Image.open(files[numbers[0]]) as image:
-            width, height = image.size
+            height, width = _rgb(image, files[numbers[0]]).shape[:2]
     except (OSError, ValueError, SyntaxError) as error:
         raise CaseError(f"{files[numbers[0]]}: not readable as an image ({error})") from error
     return VideoInfo(len(files), rate, height, width, (numbers[-1] - numbers[0] + 1) / rate)

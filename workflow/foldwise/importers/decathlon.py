@@ -24,6 +24,7 @@ from foldwise.importers.sheets import (
     column_names,
     group_of,
     importer,
+    label_value,
     publish,
     refuse,
     targets,
@@ -82,9 +83,9 @@ def _classes(path: Path, labels: dict[str, Any]) -> tuple[dict[str, int], dict[s
     """Classes and regions from {"1": "tumour"}, {"tumour": 1} or {"whole tumour": [1, 2]}."""
     try:
         if all(isinstance(value, str) for value in labels.values()):
-            labels = {name: int(value) for value, name in labels.items()}
+            labels = {name: label_value(value) for value, name in labels.items()}
         members = {
-            clean(name): [int(v) for v in (value if isinstance(value, list) else [value])]
+            clean(name): [label_value(v) for v in (value if isinstance(value, list) else [value])]
             for name, value in labels.items()
         }
     except (TypeError, ValueError) as error:

@@ -119,6 +119,18 @@ def clean(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name.strip()).strip("_.-") or "unnamed"
 
 
+def label_value(value: Any) -> int:
+    """A voxel value of a data set's description, also as text.
+
+    Raises:
+        ValueError: no whole number.
+    """
+    number = float(value)
+    if not number.is_integer():
+        raise ValueError(f"the label value {value!r} is not a whole number")
+    return int(number)
+
+
 def column_names(channels: Sequence[str]) -> list[str]:
     """Names of the channels as columns can carry them; one channel alone needs none."""
     if len(channels) == 1:

@@ -16,7 +16,7 @@ from typing import Any
 
 from foldwise.command import run
 from foldwise.files import CaseError, read_json
-from foldwise.importers.sheets import Dataset, Row, clean, importer, publish
+from foldwise.importers.sheets import Dataset, Row, clean, importer, label_value, publish
 
 # What their program fills in where a configuration is silent.
 FOLDS, SEED = 5, 25
@@ -131,7 +131,10 @@ def convert(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def _labels(listed: list[Any]) -> dict[str, int]:
     if any(isinstance(value, list) for value in listed):
         raise CaseError(f"dataset.labels {listed}: lists of values; name the regions by hand (data.regions)")
-    return {f"label_{int(value)}": int(value) for value in listed}
+    try:
+        return {f"label_{number}": number for number in map(label_value, listed)}
+    except (TypeError, ValueError) as error:
+        raise CaseError(f"dataset.labels: {error}") from error
 
 
 def _intensity(dataset: _Config, remarks: list[str]) -> dict[str, Any]:

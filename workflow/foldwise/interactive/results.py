@@ -10,7 +10,7 @@ from foldwise.interactive.places import Places
 from foldwise.interactive.session import State
 from foldwise.volumes.geometry import Lineage
 from foldwise.volumes.slices import AXES
-from foldwise.volumes.targets import Targets
+from foldwise.volumes.targets import Targets, label_type
 from foldwise.volumes.volume import Volume
 
 
@@ -27,7 +27,7 @@ def mask_in_source(state: State, lineage: Lineage, axis: str, targets: Targets) 
     box = np.stack([lineage.to_box(part.astype(np.float32)) for part in maps])
     best, rest = box.max(0), 255 - box.sum(0)
     values = np.array([targets.value(name) for name in targets.names])
-    kind = np.uint8 if values.max() < 256 else np.uint16
+    kind = label_type(values.max())
     made = np.where(best > rest, values.astype(kind)[box.argmax(0)], 0).astype(kind)
     return lineage.to_source(made)
 

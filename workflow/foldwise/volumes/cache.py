@@ -2,10 +2,11 @@
 
 Layout (axes x, y, z in RAS orientation):
     image       (channels, x, y, z), int16, uint8 or float32; Blosc2-LZ4HC chunks
-    label       (x, y, z) uint8: 0 background, then 1… in the order of the attribute `classes`
+    label       (x, y, z) uint8, int16 of more than 255 classes: 0 background, then 1… in the order of the
+                attribute `classes`
     weight      (x, y, z) uint8 or float32: the weighted sampler's map
     weight_sum  sums of `weight` over its chunks, so that a draw reads a single chunk
-    foreground/<class>   (n, 3) int16: voxels of the class, at most `max_foreground`
+    foreground/<class>   (n, 3) int16, int32 of longer axes: voxels of the class, at most `max_foreground`
 Attributes: format, case, content (hash of the arrays), classes, spacing, affine, lineage (JSON), statistics
 (JSON, per channel), fill (per channel; what lies outside the array).
 """
@@ -22,11 +23,13 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from foldwise.files import atomic_path
+from foldwise.files import CaseError, atomic_path
 from foldwise.hdf5 import open_hdf5
 from foldwise.volumes.geometry import Lineage
 
 FORMAT = "foldwise-volume-2"
+# Fewer steps between the lowest and the highest value than a 12-bit scanner has are a loss.
+LEAST_STEPS = 4096
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,33 @@ class Contents:
 
 
 def compact(image: np.ndarray) -> np.ndarray:
-    """The smallest of uint8, int16 and float32 that holds the values exactly (float64 is rounded)."""
+    """The smallest of uint8, int16 and float32 that holds the values.
+
+    Whole numbers up to 2²⁴ stay exact; others, and float64, are rounded to float32's seven digits.
+
+    Raises:
+        CaseError: float32 does not reach the values, or cannot tell them apart.
+    """
+    low, high = image.min().item(), image.max().item()
     if np.issubdtype(image.dtype, np.integer) or image.dtype == bool:
-        low, high = int(image.min()), int(image.max())
         for kind in (np.uint8, np.int16):
             if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
                 return image.astype(kind, copy=False)
-    return image.astype(np.float32, copy=False)
+    elif image.dtype.itemsize <= 4:
+        return image.astype(np.float32, copy=False)
+    largest = low if abs(low) > abs(high) else high
+    if abs(largest) > float(np.finfo(np.float32).max):
+        raise CaseError(
+            f"its value {largest:g} is out of the range of float32 (±3.4e38); correct or rescale it"
+        )
+    made = image.astype(np.float32)
+    steps = (high - low) / float(np.spacing(np.abs(np.float32(largest))))
+    if 0 < steps < LEAST_STEPS and (made != image).any():
+        raise CaseError(
+            f"its values from {low:.15g} to {high:.15g} need more precision than float32 has; subtract "
+            f"an offset"
+        )
+    return made
 
 
 def write_case(
@@ -113,7 +136,7 @@ def _store(file: h5py.File, name: str, array: np.ndarray, chunk: tuple[int, ...]
 
 
 def _coordinates(label: np.ndarray, value: int, limit: int) -> np.ndarray:
-    found = np.argwhere(label == value).astype(np.int16)
+    found = np.argwhere(label == value).astype(np.int16 if max(label.shape) <= 2**15 else np.int32)
     if len(found) > limit:
         chosen = np.random.default_rng(0).choice(len(found), limit, replace=False)
         found = found[np.sort(chosen)]

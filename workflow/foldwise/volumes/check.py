@@ -17,6 +17,7 @@ from foldwise.sheet import Sheet
 from foldwise.volumes.forecast import Size
 from foldwise.volumes.settings import Data
 from foldwise.volumes.sheet import Case
+from foldwise.volumes.targets import unnamed
 from foldwise.volumes.volume import Header, is_nifti, read_header, read_volume, same_grid, spacing_of
 
 # Headers wait for the disk, most of all on network file systems; label voxels for the processor.
@@ -142,8 +143,6 @@ def _check_channels(cases: Collection[Case], headers: dict[Path, Header], found:
 
 
 def _check_labels(cases: list[Case], data: Data, found: Findings) -> None:
-    named = {0, *data.labels.values()}
-
     def read(case: Case) -> str | tuple[np.ndarray, np.ndarray]:
         assert case.label is not None
         try:
@@ -158,14 +157,12 @@ def _check_labels(cases: list[Case], data: Data, found: Findings) -> None:
                 found.add(case, result)
                 continue
             values, counts = result
-            unknown = [i for i, value in enumerate(values) if value not in named]
-            if unknown:
-                listed = ", ".join(f"{values[i]:g} ({counts[i]} voxels)" for i in unknown[:5])
+            if listed := unnamed(values, counts, data.labels):
                 hint = (
                     "; a 0/255 mask: set data.labels to 255, or divide the file by 255"
                     if set(values.tolist()) <= {0, 255}
                     else ""
                 )
                 found.add(case, f"{case.label}: label values that data.labels does not name: {listed}{hint}")
-            elif not np.isin(values, list(named - {0})).any():
+            elif not values.any():
                 found.add(case, f"{case.label}: no foreground", warning=True)

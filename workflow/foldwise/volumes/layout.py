@@ -36,6 +36,8 @@ class VolumeLayout(layout.Layout[AnyExperiment, Case]):
         data, prepare = settings.data, settings.prepare
         source = [str(data.sheet), str(data.folder), dump(prepare.lung_mask)]
         crop = [source, dump(prepare.crop), list(data.labels.items())]
+        if max(data.labels.values()) > 255:
+            crop.append("wide")  # earlier versions wrapped such values; what they made is not used again
         self.data = f"{settings.results}/data/{data.sheet.stem}-{short_hash(source)}"
         self.lungs = f"{self.data}/lungs"
         self.crops = f"{self.data}/crop-{short_hash(crop, 4)}"

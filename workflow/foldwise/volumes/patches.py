@@ -22,8 +22,8 @@ MAX_OPEN = 64
 class Patches:
     """Items addressed by a whole number; every process opens the files for itself, read-only.
 
-    An item is a dict: image (channels, x, y, z) in its stored type, label (x, y, z) uint8, spacing (3) in
-    mm, and scaling (channels, 5) as `scaling` makes it.
+    An item is a dict: image (channels, x, y, z) in its stored type, label (x, y, z), spacing (3) in mm,
+    and scaling (channels, 5) as `scaling` makes it.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from foldwise.hdf5 import open_hdf5
 from foldwise.volumes.cache import lineage_of
 from foldwise.volumes.geometry import Lineage
 from foldwise.volumes.postprocess import POSTPROCESSES
-from foldwise.volumes.targets import Targets
+from foldwise.volumes.targets import Targets, label_type
 from foldwise.volumes.volume import Volume
 
 FORMAT = "foldwise-prediction-2"
@@ -37,7 +37,7 @@ def write_prediction(
         lineage: the grid's lineage.
         targets: what was predicted; its names are the first axis.
     """
-    quantised = np.rint(probabilities * 255).astype(np.uint8)
+    quantised = quantise(probabilities, together=not targets.regions)
     compression = hdf5plugin.Blosc2(cname="zstd", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE)
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         chunks = (1, *(min(64, n) for n in quantised.shape[1:]))
@@ -53,6 +53,24 @@ def write_prediction(
                 "lineage": json.dumps(lineage.as_dict()),
             }
         )
+
+
+def quantise(probabilities: np.ndarray, together: bool) -> np.ndarray:
+    """Probabilities (names, x, y, z) in 255 steps, uint8.
+
+    Args:
+        probabilities: 0 to 1.
+        together: with the background's they are 1 in all. Rounding errors of many classes can add up to more
+            than a step, and the background is what the classes leave; there they are carried from class to
+            class.
+    """
+    steps = probabilities * 255
+    made = np.rint(steps).astype(np.uint8)
+    if together:
+        off = np.abs(made.sum(0, dtype=np.float32) - steps.sum(0)) > 1
+        sums = np.rint(steps[:, off].cumsum(0))
+        made[:, off] = np.diff(sums, axis=0, prepend=0)
+    return made
 
 
 def open_prediction(path: Path) -> h5py.File:
@@ -84,7 +102,7 @@ def label_map(path: Path, postprocess: Sequence[str] = ()) -> Volume:
         lineage, targets = lineage_of(file), _targets_of(file)
         box = np.stack([lineage.to_box(p.astype(np.float32)) for p in file["probability"]])
     values = np.array([0, *targets.classes.values()])
-    made = values.astype(np.uint8 if values.max() < 256 else np.uint16)[targets.decode(box)]
+    made = values.astype(label_type(values.max()))[targets.decode(box)]
     for step in postprocess:
         made = POSTPROCESSES[step](made, targets)
     return lineage.to_source(made)

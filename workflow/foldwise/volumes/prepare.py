@@ -12,6 +12,7 @@ from foldwise.volumes import geometry
 from foldwise.volumes.cache import Contents, compact, write_case
 from foldwise.volumes.geometry import Box, Lineage, int3
 from foldwise.volumes.settings import Cache, Crop
+from foldwise.volumes.targets import label_type, unnamed
 from foldwise.volumes.volume import Volume, read_channels, read_volume, same_grid, write_volume
 
 
@@ -80,25 +81,25 @@ def crop_case(
         facts |= {"label": str(label), **_foreground(labels, cut, classes)}
     if weight is not None:
         map_ = geometry.crop(_on_grid(read_volume(weight), first, weight), box)
-        if map_.data.min() < 0:
-            raise CaseError(f"{weight}: negative weights; a weight map is zero or more everywhere")
-        write_volume(Volume(compact(map_.data), map_.affine), folder / "weight.nii.gz")
+        if not (np.isfinite(map_.data) & (map_.data >= 0)).all():
+            raise CaseError(
+                f"{weight}: negative, infinite or NaN weights; a weight map is zero or more everywhere"
+            )
+        write_volume(_compact(map_, weight), folder / "weight.nii.gz")
     write_json(folder / "crop.json", facts)
 
 
 def read_labels(path: Path, classes: dict[str, int]) -> Volume:
-    """Read a label map as uint8.
+    """Read a label map; its values stay, in the smallest type that holds those of all classes.
 
     Raises:
         CaseError: it holds values that `classes` does not name.
     """
     volume = read_volume(path)
     values, counts = np.unique(volume.data, return_counts=True)
-    named = {0, *classes.values()}
-    if unknown := {v: n for v, n in zip(values.tolist(), counts.tolist(), strict=True) if v not in named}:
-        listed = ", ".join(f"{value:g} ({count} voxels)" for value, count in list(unknown.items())[:5])
+    if listed := unnamed(values, counts, classes):
         raise CaseError(f"{path}: label values that data.labels does not name: {listed}; named: {classes}")
-    return Volume(volume.data.astype(np.uint8), volume.affine)
+    return Volume(volume.data.astype(label_type(max(classes.values()))), volume.affine)
 
 
 def cache_case(case: str, folder: Path, settings: Cache, classes: dict[str, int], path: Path) -> None:
@@ -132,7 +133,7 @@ def cache_case(case: str, folder: Path, settings: Cache, classes: dict[str, int]
     label = weight = None
     if (folder / "label.nii.gz").exists():
         stored = read_volume(folder / "label.nii.gz").oriented().data
-        label = np.zeros(stored.shape, np.uint8)
+        label = np.zeros(stored.shape, label_type(len(classes)))
         for number, value in enumerate(classes.values(), start=1):
             label[stored == value] = number
         label = geometry.resample_labels(label, shape)
@@ -152,8 +153,15 @@ def _read_image(path: Path) -> list[Volume]:
             raise CaseError(f"{path}: {bad} voxels are NaN or infinite; repair the file")
         if volume.data.min() == volume.data.max():
             raise CaseError(f"{path}: every voxel is {volume.data.flat[0]}; the image is empty")
-        made.append(Volume(compact(volume.data), volume.affine))
+        made.append(_compact(volume, path))
     return made
+
+
+def _compact(volume: Volume, path: Path) -> Volume:
+    try:
+        return Volume(compact(volume.data), volume.affine)
+    except CaseError as error:
+        raise CaseError(f"{path}: {error}") from None
 
 
 def _on_grid(volume: Volume, reference: Volume, path: Path) -> Volume:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from foldwise.files import CaseError
 from foldwise.settings import Experiment, Name, Section, Share, as_list
-from foldwise.volumes.targets import Targets
+from foldwise.volumes.targets import LARGEST_LABEL, MOST_CLASSES, Targets
 
 Triple = tuple[float, float, float]
 Voxels = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
@@ -24,8 +24,11 @@ class Data(Section):
         None,
         description="Folder from which relative paths of the sheet start; default: the sheet's.",
     )
-    labels: dict[Name, Annotated[int, Field(ge=1)]] = Field(
-        {"tumour": 1}, min_length=1, description="Class name → its voxel value in the label files."
+    labels: dict[Name, Annotated[int, Field(ge=1, le=LARGEST_LABEL)]] = Field(
+        {"tumour": 1},
+        min_length=1,
+        max_length=MOST_CLASSES,
+        description="Class name → its voxel value in the label files.",
     )
 
     regions: dict[Name, Annotated[list[Name], Field(min_length=1)]] = Field(
@@ -50,8 +53,10 @@ class Data(Section):
     @field_validator("labels")
     @classmethod
     def _distinct(cls, labels: dict[str, int]) -> dict[str, int]:
-        if len(set(labels.values())) != len(labels):
-            raise ValueError("two classes share one voxel value")
+        classes: dict[int, str] = {}
+        for name, value in labels.items():
+            if (other := classes.setdefault(value, name)) != name:
+                raise ValueError(f"classes {other} and {name} share the voxel value {value}")
         return labels
 
 

@@ -11,6 +11,28 @@ import numpy as np
 from foldwise.files import CaseError
 
 
+# The names of more no longer fit an attribute of HDF5.
+MOST_CLASSES = 2000
+LARGEST_LABEL = np.iinfo(np.int32).max
+
+
+def label_type(largest: int) -> type[np.uint8 | np.int16 | np.int32]:
+    """The smallest of uint8, int16 and int32 that holds labels up to `largest`.
+
+    Every reader of NIfTI knows these three, and torch calculates with them.
+    """
+    if largest <= np.iinfo(np.uint8).max:
+        return np.uint8
+    return np.int16 if largest <= np.iinfo(np.int16).max else np.int32
+
+
+def unnamed(values: np.ndarray, counts: np.ndarray, classes: dict[str, int]) -> str:
+    """The first values of a label map that are neither a class's nor 0, with their voxels; "" without any."""
+    named = {0, *classes.values()}
+    found = [(v, n) for v, n in zip(values.tolist(), counts.tolist(), strict=True) if v not in named]
+    return ", ".join(f"{value:.12g} ({count} voxels)" for value, count in found[:5])
+
+
 @dataclass(frozen=True)
 class Targets:
     """Outputs of a network, and the way from label files to them and back.
@@ -72,13 +94,13 @@ class Targets:
         Args:
             probabilities: (names, x, y, z), 0 to 255, background left out.
         """
-        shape = probabilities.shape[1:]
+        shape, kind = probabilities.shape[1:], label_type(len(self.classes))
         if not self.regions:
             background = 255 - probabilities.sum(0, dtype=np.float32)
             best = probabilities.max(0)
-            return np.where(best > background, 1 + probabilities.argmax(0), 0).astype(np.uint8)
+            return np.where(best > background, 1 + probabilities.argmax(0), 0).astype(kind)
         numbers = {name: number for number, name in enumerate(self.classes, start=1)}
-        made = np.zeros(shape, np.uint8)
+        made = np.zeros(shape, kind)
         inside = {name: probabilities[row] > 127.5 for row, name in enumerate(self.names)}
         for name in sorted(self.regions, key=lambda name: -len(self.regions[name])):
             for outer in self._outer(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,19 +95,24 @@ def read_header(path: Path) -> Header:
         path: NIfTI, NRRD, MHA/MHD or another format of SimpleITK, or a folder with one DICOM series.
 
     Raises:
-        CaseError: the file cannot be read as a volume, or a folder holds no or several series.
+        CaseError: the file cannot be read as a volume, its voxels are complex numbers or colours, or a
+            folder holds no or several series.
     """
     try:
-        if is_nifti(path):
-            image = nib.load(path)
-            scaled = image.dataobj.slope != 1 or image.dataobj.inter != 0
-            dtype = np.dtype(np.float32) if scaled else image.get_data_dtype()
-            return Header(tuple(image.shape), np.asarray(image.affine, float), dtype)
-        return _itk_header(path)
+        header = _nifti_header(path) if is_nifti(path) else _itk_header(path)
     except CaseError:
         raise
     except Exception as error:  # readers raise a dozen unrelated kinds for a broken file
         raise CaseError(f"{path}: not readable as a volume ({_first_line(error)})") from error
+    if header.dtype.kind == "c":
+        raise CaseError(
+            f"{path}: its voxels are complex numbers; real ones are expected, such as their magnitude"
+        )
+    if header.dtype.kind not in "biuf":
+        raise CaseError(
+            f"{path}: its voxels are colours (RGB), several values a voxel; one grey value is expected"
+        )
+    return header
 
 
 def read_volume(path: Path, dtype: Literal["native"] | type = "native") -> Volume:
@@ -114,7 +120,8 @@ def read_volume(path: Path, dtype: Literal["native"] | type = "native") -> Volum
 
     Args:
         path: as for `read_header`.
-        dtype: "native" keeps the stored integer type, or float32 where the file scales its values.
+        dtype: "native" keeps the stored type; where the file scales its values they are float32, or float64
+            if float32 could not hold them.
 
     Raises:
         CaseError: as for `read_header`; also a volume which is not 3-D.
@@ -143,9 +150,7 @@ def read_channels(path: Path) -> list[Volume]:
 def _voxels(path: Path, header: Header) -> np.ndarray:
     try:
         if is_nifti(path):
-            image = nib.load(path)
-            raw = image.dataobj.get_unscaled()
-            data = raw if header.dtype == raw.dtype else image.get_fdata(dtype=np.float32)
+            data = _nifti_voxels(path, header)
         else:
             # ITK's arrays are (z, y, x); the transpose is a view.
             data = sitk.GetArrayFromImage(_itk_read(path)).transpose()
@@ -154,6 +159,38 @@ def _voxels(path: Path, header: Header) -> np.ndarray:
     data = np.asarray(data).reshape(header.shape)
     # Big-endian files exist; torch and HDF5 filters want native order.
     return data.astype(data.dtype.newbyteorder("="), copy=False)
+
+
+def _nifti_header(path: Path) -> Header:
+    image = nib.load(path)
+    dtype = image.get_data_dtype()
+    if _is_scaled(image):
+        small = dtype.itemsize <= 2 or dtype == np.float32
+        dtype = np.result_type(np.float32 if small else np.float64, dtype)
+    return Header(tuple(image.shape), np.asarray(image.affine, float), dtype)
+
+
+def _nifti_voxels(path: Path, header: Header) -> np.ndarray:
+    image = nib.load(path)
+    if path.suffix != ".gz":
+        return _values(image, header)
+    with gzip.open(path) as file:
+        data = _values(type(image).from_stream(file), header)
+        # nibabel stops after the last voxel; the checksum of the whole file comes after it.
+        while file.read(1 << 20):
+            pass
+    return data
+
+
+def _values(image: Any, header: Header) -> np.ndarray:
+    # Unscaled integers must not pass through nibabel's floats; scaled files of floats exist too.
+    return np.asarray(
+        image.get_fdata(dtype=header.dtype) if _is_scaled(image) else image.dataobj.get_unscaled()
+    )
+
+
+def _is_scaled(image: Any) -> bool:
+    return bool(image.dataobj.slope != 1 or image.dataobj.inter != 0)
 
 
 def write_volume(volume: Volume, path: Path) -> None:
@@ -229,6 +266,11 @@ def _information(path: Path) -> sitk.ImageFileReader:
 
 
 def _dtype(reader: sitk.ImageFileReader) -> np.dtype[Any]:
+    if (count := reader.GetNumberOfComponents()) != 1:
+        raise CaseError(
+            f"{reader.GetFileName()}: has {count} components, several values a voxel (channels, colours or "
+            f"layers of a segmentation); one is expected: write each to a file of its own"
+        )
     pixel = sitk.GetArrayViewFromImage(sitk.Image(1, 1, 1, reader.GetPixelIDValue()))
     return np.dtype(pixel.dtype)
 

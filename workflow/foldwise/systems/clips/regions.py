@@ -168,13 +168,22 @@ def read_given(path: Path, file: h5py.File, case: str) -> dict[int, np.ndarray]:
                         f"case {case}: {image_path}: the mask is {image.size[0]}×{image.size[1]}, the video "
                         f"{source[0]}×{source[1]}"
                     )
-                grey = image.convert("L").resize((width, height), Image.Resampling.NEAREST)
-                made[places[number]] = np.asarray(grey) > 0
+                whole = Image.fromarray(_marked(image))
+                made[places[number]] = np.asarray(whole.resize((width, height), Image.Resampling.NEAREST))
         except OSError as error:
             raise CaseError(f"case {case}: {image_path}: not readable as an image ({error})") from error
     if not made:
         raise CaseError(f"case {case}: {path}: has no mask of a cached frame")
     return made
+
+
+def _marked(image: Image.Image) -> np.ndarray:
+    """Pixels of a mask, whatever its depth: those that are neither 0, or black, nor transparent."""
+    if image.mode.startswith(("I", "F")):
+        return np.asarray(image) > 0
+    # Not as grey values: those of dark colours of a palette are 0.
+    colours = np.asarray(image.convert("RGBA"))
+    return np.asarray(colours[..., :3].any(-1) & (colours[..., 3] > 0))
 
 
 def _boxes(

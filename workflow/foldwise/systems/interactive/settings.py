@@ -14,6 +14,9 @@ from foldwise.volumes.settings import Augmentation, Data, Intensity, VolumeExper
 
 __all__ = ["Data", "Evaluate", "Export", "Model", "Settings"]
 
+# Object numbers are stored in a byte.
+MOST_OBJECTS = 255
+
 
 class Trunk(Section):
     """The ResNet of which both networks are made."""
@@ -145,4 +148,9 @@ class Settings(VolumeExperiment):
         targets = self.data.targets()
         if (targets.membership.sum(0) > 1).any():
             raise ValueError("data.regions overlap; the objects of an interactive experiment must not")
+        if len(targets.names) > MOST_OBJECTS:
+            raise ValueError(
+                f"{len(targets.names)} objects; an interactive experiment has at most {MOST_OBJECTS}: name "
+                f"fewer, or put classes together in data.regions"
+            )
         return self

@@ -24,7 +24,9 @@ class Data(Section):
         None, description="Folder from which relative paths of the sheet start; default: the sheet's."
     )
     phases: list[Name] = Field(
-        list(CHOLEC80_PHASES), description="Names of the phases, in the order of their numbers."
+        list(CHOLEC80_PHASES),
+        max_length=127,
+        description="Names of the phases, in the order of their numbers.",
     )
     tools: list[Name] = Field(
         list(CHOLEC80_TOOLS), description="Names of the tools, in the order of the annotation's columns."

@@ -10,7 +10,6 @@ import numpy as np
 
 from foldwise.files import CaseError
 
-
 # The names of more no longer fit an attribute of HDF5.
 MOST_CLASSES = 2000
 LARGEST_LABEL = np.iinfo(np.int32).max

@@ -37,6 +37,7 @@ def test_arrays_and_facts_come_back(tmp_path: Path) -> None:
         assert (file["image"][()] == image).all()
         assert file["image"].dtype == np.int16
         assert (file["label"][()] == label).all()
+        assert file["foreground"]["a"].dtype == np.int16
         assert file["image"].chunks == (1, 7, 8, 5)
         assert np.allclose(file.attrs["spacing"], [1, 2, 3])
         found = file["foreground"]["a"][()]
@@ -69,12 +70,49 @@ def test_foreground_is_capped_evenly(tmp_path: Path) -> None:
         (np.array([0, 40000], np.uint16), np.float32),
         (np.array([0.5, 1.0]), np.float32),
         (np.array([True, False]), np.uint8),
+        (np.array([-(2**24), 2**24 - 1], np.int32), np.float32),
+        (np.array([100_000, 100_003], np.uint64), np.float32),
+        (np.array([5, -7], ">i2"), np.int16),
+        (np.array([2.0**40, 2.0**40 + 2**17]), np.float32),
     ],
 )
 def test_compact_keeps_values(values: np.ndarray, expected: type) -> None:
     made = compact(values)
     assert made.dtype == expected
+    assert made.dtype.isnative
     assert (made == values).all()
+
+
+def test_compact_rounds_to_seven_digits() -> None:
+    for values in (np.array([0, 2**31 - 1], np.int32), np.array([0.1, 0.1]), np.array([1000.1, 1003.3])):
+        made = compact(values)
+        assert made.dtype == np.float32
+        assert made == pytest.approx(values, rel=6e-8)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([0, 1e300]), r"value 1e\+300 is out of the range of float32"),
+        (np.array([-1e39, 0]), r"value -1e\+39 is out of the range"),
+        (np.array([2**40, 2**40 + 999], np.uint64), "1099511627776 to 1099511628775 need more precision"),
+        (np.array([2**24, 2**24 + 1], np.int32), "16777216 to 16777217 need more precision"),
+        (np.array([1.0, 1 + 1e-9]), "need more precision"),
+        (np.array([0, 1e-300]), "need more precision"),
+    ],
+)
+def test_compact_refuses_what_float32_would_change(values: np.ndarray, message: str) -> None:
+    with pytest.raises(CaseError, match=message):
+        compact(values)
+
+
+def test_coordinates_of_a_long_axis(tmp_path: Path) -> None:
+    label = np.zeros((1, 1, 40_000), np.uint8)
+    label[0, 0, 39_999] = 1
+    contents = Contents(label[None], label, None, lineage(label.shape), ("a",))
+    write_case(tmp_path / "c.h5", "case", contents, label.shape, 10)
+    with open_case(tmp_path / "c.h5") as file:
+        assert file["foreground"]["a"][()].tolist() == [[0, 0, 39_999]]
 
 
 def test_content_hash_knows_the_arrays(tmp_path: Path) -> None:

@@ -88,6 +88,12 @@ def broken_affine(folder: Path, entry: float) -> None:
         ),
         (lambda f: nifti(f, scan(0)[1] * np.uint8(255)), "b,b,0.nii.gz,bad.nii.gz,", "0/255 mask"),
         (lambda f: nifti(f, scan(0)[1] + np.uint8(1)), "b,b,0.nii.gz,bad.nii.gz,", r"does not name: 2 \("),
+        (
+            lambda f: nifti(f, scan(0)[1] * np.int32(16_777_217)),
+            "b,b,0.nii.gz,bad.nii.gz,",
+            r"does not name: 16777217 \(",
+        ),
+        (lambda f: nifti(f, scan(0)[0] * np.complex64(1j)), "b,b,bad.nii.gz,,", "complex numbers"),
         (lambda f: None, "c1,c1,1.nii.gz,,", "already on line 3"),
         (lambda f: None, "b,g0,0.nii.gz,0_l.nii.gz,test", "patient g0 is in the fixed test set.*case c0"),
         (lambda f: None, "b,b,0.nii.gz,,held", "split 'held'"),

@@ -217,8 +217,10 @@ def labels_of(grid: Grid) -> np.ndarray:
 def test_a_written_seg_has_every_voxel_in_its_place(tmp_path: Path, grid: Grid) -> None:
     images = write_series(tmp_path / "ct", grid)
     labels = labels_of(grid)
-    volume = Volume(labels, read_header(tmp_path / "ct").affine)
-    write_dicom_seg(volume, tmp_path / "ct", {"tumour": 7, "lung": 3}, tmp_path / "seg.dcm")
+    # Values are of any size; a segment is a class.
+    wide = np.select([labels == 3, labels == 7], [257, 70_000]).astype(np.int32)
+    volume = Volume(wide, read_header(tmp_path / "ct").affine)
+    write_dicom_seg(volume, tmp_path / "ct", {"tumour": 70_000, "lung": 257}, tmp_path / "seg.dcm")
     # highdicom, by the source images.
     seg = hd.seg.segread(tmp_path / "seg.dcm")
     assert [seg.get_segment_description(n).segment_label for n in (1, 2)] == ["tumour", "lung"]

@@ -183,6 +183,15 @@ def test_the_first_nnunet_is_read_as_well(tmp_path: Path, monkeypatch: pytest.Mo
     assert rows[0]["image_T2"].endswith("p0_0_0001.nii.gz")
 
 
+@pytest.mark.parametrize("labels", [{"a": 1.5}, {"1.5": "a"}, {"a": [1, 1.5]}])
+def test_label_values_are_whole_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: dict[str, Any]
+) -> None:
+    nnunet(tmp_path / "D", {"channel_names": {"0": "T1", "1": "T2"}, "labels": labels})
+    with pytest.raises(CaseError, match=r"label value '?1\.5'? is not a whole number"):
+        run(monkeypatch, decathlon, tmp_path / "D")
+
+
 def test_ignored_voxels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nnunet(tmp_path / "D", {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"a": 1, "ignore": 2}})
     with pytest.raises(CaseError, match="ignore"):

@@ -15,10 +15,12 @@ from foldwise.interactive.files import joined, read_box, read_points, read_scrib
 from foldwise.interactive.hints import Hints
 from foldwise.interactive.network import InteractiveNetwork
 from foldwise.interactive.places import Places
+from foldwise.interactive.results import mask_in_source
 from foldwise.interactive.rounds import chosen, simulate, slice_iou
 from foldwise.interactive.session import Memory, Propagator, State, memory_bytes
 from foldwise.interactive.workspace import Workspace
 from foldwise.volumes.geometry import Box, Lineage
+from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_header, write_volume
 from interactive_scans import SIZE, Bright, quality_of
 from synthetic import ball
@@ -300,3 +302,13 @@ def test_a_broken_round_is_told_of(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(CaseError, match="not a readable round"):
         workspace.state(empty(rounds))
+
+
+def test_a_mask_has_the_objects_own_values() -> None:
+    probabilities = np.zeros((2, 3, 1, 2), np.uint8)
+    probabilities[0, 1, 0, 0] = probabilities[1, 2, 0, 1] = 200
+    state = State(probabilities, np.ones((2, 3), np.float32))
+    lineage = Lineage((1, 2, 3), tuple(np.eye(4).ravel()), Box((0, 0, 0), (1, 2, 3)), (1, 2, 3))
+    made = mask_in_source(state, lineage, "z", Targets({"a": 257, "b": 70_000}))
+    assert made.data[0].tolist() == [[0, 257, 0], [0, 0, 70_000]]
+    assert made.data.dtype == np.int32

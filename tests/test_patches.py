@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
+from torch.utils.data import default_collate
 
+from foldwise.volumes.augment import augment
 from foldwise.volumes.cache import Contents, open_case, write_case
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.patches import Patches, draw_centre, normalise, place_patch, read_patch, scaling
-from foldwise.volumes.settings import Intensity, Sampling
+from foldwise.volumes.settings import Augmentation, Intensity, Sampling
 
 SHAPE = (10, 9, 8)
 
@@ -127,6 +129,22 @@ def test_items_repeat_and_cases_take_turns(tmp_path: Path) -> None:
         # Image values are flat indices: the patch's centre tells which case it came from.
         first.append(int(item["image"][0, 2, 2, 2]) // 72)
     assert sorted(first[:4]) == sorted(first[4:]) == [0, 1, 2, 3]
+
+
+def test_class_numbers_above_255_reach_the_loss(tmp_path: Path) -> None:
+    """Through stacking, flips and turns, of which torch knows none for unsigned numbers of 16 bits."""
+    label = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE) % 300
+    names = tuple(f"c{n}" for n in range(1, 300))
+    case(tmp_path / "c.h5", label, classes=names).close()
+    sampling = Sampling(label=0, uniform=1, overhang=0)
+    items = Patches([str(tmp_path / "c.h5")], SHAPE, sampling, [Intensity()], [0])
+    batch = default_collate([items[n] for n in range(4)])
+    assert (batch["label"][2].numpy() == label).all()
+    settings = Augmentation(affine_probability=1, rotate_deg=10, scale=0)
+    image = batch["image"].float()
+    _, made = augment(image, batch["label"], batch["spacing"], settings, torch.Generator().manual_seed(0))
+    assert set(made.unique().tolist()) <= set(range(300))
+    assert made.max() == 299
 
 
 def test_normalisation_by_hand(tmp_path: Path) -> None:

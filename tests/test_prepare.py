@@ -1,16 +1,20 @@
 """Source files to crop to cache to prediction to export: values, geometry and names survive."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from foldwise.files import CaseError
 from foldwise.index import Entry
 from foldwise.systems.segmentation.results import export
 from foldwise.volumes.cache import lineage_of, open_case
-from foldwise.volumes.predictions import label_map, write_prediction
+from foldwise.volumes.geometry import Box, Lineage
+from foldwise.volumes.predictions import label_map, open_prediction, write_prediction
 from foldwise.volumes.prepare import cache_case, crop_case, read_labels
 from foldwise.volumes.settings import Cache, Crop, Export
 from foldwise.volumes.targets import Targets
@@ -124,6 +128,72 @@ def test_label_survives_cache_prediction_and_export(
     assert (probability[truth.data == 7]).mean() > 0.6
 
 
+@pytest.mark.parametrize(
+    ("stored", "classes", "number", "exported"),
+    [
+        (np.int32, {"a": 1, "b": 257, "c": 70_000}, np.uint8, np.int32),
+        (np.float64, {"a": 1, "b": 257, "c": 70_000}, np.uint8, np.int32),
+        (">u2", {f"c{value}": value for value in range(1, 300)}, np.int16, np.int16),
+        (np.uint8, {f"c{value}": value for value in range(1, 256)}, np.uint8, np.uint8),
+    ],
+)
+def test_label_values_of_any_size_survive(
+    tmp_path: Path, stored: Any, classes: dict[str, int], number: type, exported: type
+) -> None:
+    """To the voxel: crop, cache, prediction, export."""
+    values = np.array([0, *classes.values()])
+    numbers = np.arange(8 * 7 * 6).reshape(8, 7, 6) % len(values)
+    truth = values[numbers]
+    image = tmp_path / "i.nii.gz"
+    write_volume(Volume(np.arange(8 * 7 * 6, dtype=np.int16).reshape(8, 7, 6), np.eye(4)), image)
+    write_volume(Volume(truth.astype(stored), np.eye(4)), tmp_path / "l.nii.gz")
+    crop_case([image], tmp_path / "l.nii.gz", None, None, Crop(to="none"), classes, tmp_path)
+    facts = json.loads((tmp_path / "crop.json").read_text())
+    for name, value in classes.items():
+        assert facts["foreground_ml"][name] == pytest.approx((truth == value).sum() / 1000)
+    cache_case("c", tmp_path, Cache(), classes, tmp_path / "c.h5")
+    targets = Targets(classes)
+    with open_case(tmp_path / "c.h5") as file:
+        assert file["label"].dtype == number
+        assert (file["label"][()] == numbers).all()
+        one_hot = targets.membership[:, file["label"][()]].astype(np.float32)
+        write_prediction(tmp_path / "p.h5", "c", one_hot, lineage_of(file), targets)
+    with open_prediction(tmp_path / "p.h5") as file:
+        assert (file["label"][()] == numbers).all()
+    entry = Entry("c", "c", {"images": (str(image),)}, "", {}, 0)
+    chosen = {"postprocess": ["fill_holes"]}
+    export({"c": tmp_path / "p.h5"}, [entry], Export(), chosen, tmp_path / "out")
+    # ITK, since a label map is for every program.
+    made = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / "c.nii.gz")).transpose()
+    assert made.dtype == exported
+    assert (made == truth).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(1.5, "1.5"), (-1, "-1"), (16_777_217, "16777217"), (np.nan, "nan")]
+)
+def test_other_label_values_are_refused_as_they_are(tmp_path: Path, value: float, said: str) -> None:
+    data = np.zeros((4, 4, 4))
+    data[0, 0, :2] = value, 1
+    write_volume(Volume(data, np.eye(4)), tmp_path / "l.nii.gz")
+    with pytest.raises(CaseError, match=rf"does not name: {re.escape(said)} \(1 voxels\)"):
+        read_labels(tmp_path / "l.nii.gz", {"a": 1, "b": 16_777_216})
+
+
+def test_rounding_of_many_classes_leaves_the_background_its_share(tmp_path: Path) -> None:
+    """298 classes of 0.53 steps each would all be rounded up to one, and crowd out a background of 0.35."""
+    targets = Targets({f"c{value}": value for value in range(1, 300)})
+    soft = np.full((299, 2, 1, 1), 0.53 / 255, np.float32)
+    soft[7, :, 0, 0] = 0.03, 0.38
+    lineage = Lineage((2, 1, 1), tuple(np.eye(4).ravel()), Box((0, 0, 0), (2, 1, 1)), (2, 1, 1))
+    write_prediction(tmp_path / "p.h5", "c", soft, lineage, targets)
+    with open_prediction(tmp_path / "p.h5") as file:
+        stored = file["probability"][()].astype(int)
+    assert np.abs(stored - soft * 255).max() < 1
+    assert np.abs(stored.sum(0) - soft.sum(0) * 255).max() <= 0.51
+    assert label_map(tmp_path / "p.h5").data.ravel().tolist() == [0, 8]
+
+
 def test_a_soft_prediction_takes_the_most_probable(tmp_path: Path) -> None:
     folder = make_crop(tmp_path, Crop(to="none"), masked=False)
     cache_case("c", folder, Cache(), CLASSES, tmp_path / "c.h5")
@@ -156,6 +226,9 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
         "is not that of the case's first image": {"label": written("moved.nii.gz", label, shifted)},
         r"data.labels does not name: 255 \(": {"label": written("255.nii.gz", (label > 0) * np.uint8(255))},
         "1 voxels are NaN": {"image": written("nan.nii.gz", nan)},
+        r"huge\.nii\.gz: its value 1e\+300 is out of the range": {
+            "image": written("huge.nii.gz", np.where(np.isnan(nan), 1e300, image.astype(float)))
+        },
         "every voxel is": {"image": written("flat.nii.gz", np.zeros(SHAPE, np.int16))},
         "the mask is empty": {"inside": written("empty.nii.gz", label * 0)},
     }
@@ -164,3 +237,13 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
             make_crop(tmp_path, Crop(to="region"), changed)
     with pytest.raises(CaseError, match=r"255\.nii\.gz"):
         read_labels(tmp_path / "255.nii.gz", CLASSES)
+
+
+@pytest.mark.parametrize("value", [-1, np.nan, np.inf])
+def test_weights_that_cannot_be_drawn_by_are_refused(tmp_path: Path, value: float) -> None:
+    paths = sources(tmp_path)
+    weight = np.ones(SHAPE, np.float32)
+    weight[1, 2, 3] = value
+    write_volume(Volume(weight, AFFINE), tmp_path / "w.nii.gz")
+    with pytest.raises(CaseError, match=r"w\.nii\.gz: negative, infinite or NaN weights"):
+        crop_case([paths["image"]], None, tmp_path / "w.nii.gz", None, Crop(to="none"), CLASSES, tmp_path)

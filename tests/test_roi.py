@@ -13,10 +13,10 @@ from PIL import Image
 from foldwise.files import CaseError, file_hash
 from foldwise.hdf5 import content_of, open_hdf5
 from foldwise.systems.clips.cache import cache_clip
-from foldwise.systems.clips.regions import RegionFacts, find_regions
+from foldwise.systems.clips.regions import RegionFacts, find_regions, read_given
 from foldwise.systems.clips.settings import Cache, Regions
 from foldwise.video.regions import iou
-from foldwise.video.store import read
+from foldwise.video.store import open_frames, read
 from sam_weights import tiny_weights
 from videos import write_video
 
@@ -96,6 +96,29 @@ class TestPrompts:
     def test_wrong_box(self, cache: Path, tmp_path: Path, box: str, message: str) -> None:
         with pytest.raises(CaseError, match=message):
             find(cache, tmp_path, box)
+
+    @pytest.mark.parametrize("kind", ["one", "255", "16 bit", "32 bit", "float", "dark palette", "clear"])
+    def test_given_mask_of_any_kind(self, cache: Path, tmp_path: Path, kind: str) -> None:
+        truth = moving_disc()[0]
+        small, path = truth.astype(np.uint8), tmp_path / "m.png"
+        if kind == "float":
+            path = tmp_path / "m.tif"
+            image = Image.fromarray(truth * np.float32(0.4))
+        elif kind == "dark palette":
+            image = Image.fromarray(small).convert("P")
+            image.putpalette([0, 0, 0, 0, 0, 3])
+        elif kind == "clear":
+            # White everywhere, and transparent outside.
+            image = Image.fromarray(np.dstack([np.full((*SIZE, 3), 255, np.uint8), small * 255]))
+        else:
+            value = {"one": small, "255": small * 255, "16 bit": truth * np.uint16(1)}.get(kind)
+            image = Image.fromarray(truth * np.int32(1) if value is None else value)
+            path = path if value is not None else tmp_path / "m.tif"
+        image.save(path)
+        with open_frames(cache) as file:
+            given = read_given(path, file, "k")
+        assert list(given) == [0]
+        assert (given[0] == truth[1::2, 1::2]).all()
 
     def test_mask_of_another_size(self, cache: Path, tmp_path: Path) -> None:
         Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "m.png")

@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from foldwise.files import CaseError
+from foldwise.files import CaseError, short_hash
 from foldwise.networks import build
 from foldwise.reference import reference, schema
-from foldwise.settings import Named, as_json, parse, validate
+from foldwise.settings import Named, as_json, dump, parse, validate
 from foldwise.sheet import Sheet
+from foldwise.systems.interactive.settings import Settings as InteractiveSettings
 from foldwise.systems.segmentation.layout import Layout
 from foldwise.systems.segmentation.settings import Model, Settings
+from foldwise.systems.surgical.settings import Settings as SurgicalSettings
 
 ROOT = Path(__file__).parents[1]
 LEAST = {"experiment": "x", "data": {"sheet": "cases.csv"}}
@@ -49,13 +51,32 @@ def test_every_problem_is_told_with_its_path() -> None:
         ({"models": {"m": {"sampling": {"label": 0.5}}}}, "must be 1"),
         ({"models": {"m": {"sampling": {"label_weights": {"node": 1}}}}}, "names node"),
         ({"models": {"m": {"intensity": {"clip": [5, 1]}}}}, "lower end"),
-        ({"data": {"sheet": "a.csv", "labels": {"a": 1, "b": 1}}}, "share one voxel value"),
+        ({"data": {"sheet": "a.csv", "labels": {"a": 1, "b": 1}}}, "classes a and b share the voxel value 1"),
+        ({"data": {"sheet": "a.csv", "labels": {"a": 0}}}, r"data\.labels\.a: .*greater than or equal to 1"),
+        ({"data": {"sheet": "a.csv", "labels": {"a": -1}}}, r"data\.labels\.a: .*greater than or equal to 1"),
+        ({"data": {"sheet": "a.csv", "labels": {"a": 2**31}}}, r"data\.labels\.a: .*2147483647"),
+        (
+            {"data": {"sheet": "a.csv", "labels": {f"c{n}": n for n in range(1, 2002)}}},
+            r"data\.labels: .*at most 2000 items",
+        ),
         ({"split": {"folds": 1}}, "a single fold has to be given"),
     ],
 )
 def test_settings_that_contradict_each_other(section: dict[str, object], message: str) -> None:
     with pytest.raises(CaseError, match=message):
         validate(Settings, {**LEAST, **section})
+
+
+def test_more_numbers_than_a_byte_holds_are_refused() -> None:
+    labels = {f"c{n}": n for n in range(1, 257)}
+    data = {"sheet": "a.csv", "labels": labels}
+    with pytest.raises(CaseError, match="256 objects; an interactive experiment has at most 255"):
+        validate(InteractiveSettings, {**LEAST, "system": "interactive", "data": data})
+    regions = {"all": list(labels)}
+    validate(InteractiveSettings, {**LEAST, "system": "interactive", "data": {**data, "regions": regions}})
+    phases = {"sheet": "a.csv", "phases": [f"p{n}" for n in range(128)]}
+    with pytest.raises(CaseError, match=r"data\.phases: .*at most 127 items .*not 128"):
+        validate(SurgicalSettings, {**LEAST, "system": "surgical", "data": phases})
 
 
 def test_numbers_that_yaml_reads_as_text() -> None:
@@ -90,6 +111,18 @@ def test_folders_follow_what_makes_them() -> None:
     trained = layout(models={"m": {"training": {"epochs": 3}}}, seed=5, experiment="y")
     assert (trained.caches, trained.crops) == (base.caches, base.crops)
     assert layout(prepare={"lung_mask": {}}).lungs != base.lungs
+
+
+def test_what_was_made_of_wrapped_labels_is_not_used_again() -> None:
+    """Ordinary labels keep the folders that earlier versions gave them."""
+    ordinary, wide = (
+        layout(data={"sheet": "cases.csv", "labels": {"a": 1, "b": value}}) for value in (255, 257)
+    )
+    for made, same in ((ordinary, True), (wide, False)):
+        data, prepare = made.settings.data, made.settings.prepare
+        source = [str(data.sheet), str(data.folder), dump(prepare.lung_mask)]
+        crop = [source, dump(prepare.crop), list(data.labels.items())]
+        assert made.crops.endswith(f"crop-{short_hash(crop, 4)}") == same
 
 
 def test_reference_and_schema_are_up_to_date() -> None:

@@ -76,3 +76,11 @@ def test_regions_that_labels_could_not_tell(regions: dict[str, tuple[str, ...]],
 
 def test_plain_values() -> None:
     assert Targets.from_dict(BRATS.as_dict()) == BRATS
+
+
+def test_more_classes_than_a_byte_counts() -> None:
+    labels = np.array([0, 1, 255, 256, 299]).reshape(-1, 1, 1)
+    plain = Targets({f"c{value}": value for value in range(1, 300)})
+    assert (plain.decode(plain.membership[:, labels] * 255.0) == labels).all()
+    nested = Targets(plain.classes, {"all": tuple(plain.classes), "last": ("c299",)})
+    assert nested.decode(nested.membership[:, labels] * 255.0).ravel().tolist() == [0, 1, 1, 1, 299]

@@ -141,6 +141,8 @@ def test_old_and_broken_configurations_are_refused() -> None:
         convert({"model_name": "AutocastUNet", "window": [176, 224, 144]})
     with pytest.raises(CaseError, match="desired_shape"):
         convert({**BRATS, "dataset": {}})
+    with pytest.raises(CaseError, match=r"dataset\.labels: the label value 1\.5 is not a whole number"):
+        convert({**BRATS, "dataset": {**BRATS["dataset"], "labels": [1, 1.5]}})
 
 
 def test_sheet_and_experiment(

@@ -255,6 +255,9 @@ def test_wrong_image_folders_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(folder / "other-2.png")
     with pytest.raises(CaseError, match="frame 2 is 4×4, the ones before are 10×8"):
         list(read_frames(folder, rate=1))
+    Image.fromarray(np.full((8, 10), 4095, np.uint16)).save(folder / "other-2.png")
+    with pytest.raises(CaseError, match=r"other-2\.png: an image of more than 8 bits"):
+        list(read_frames(folder, rate=1))
     Image.new("RGB", (4, 4)).save(folder / "title.png")
     with pytest.raises(CaseError, match="no number in the name"):
         probe(folder, rate=1)

@@ -2,6 +2,8 @@
 
 import gzip
 import itertools
+import re
+import struct
 from pathlib import Path
 
 import nibabel as nib
@@ -158,3 +160,58 @@ def test_same_grid_looks_at_the_corners() -> None:
     assert not same_grid(base, Volume(base.data, turned))
     assert same_grid(base, Volume(base.data, turned), tolerance_mm=0.1)
     assert not same_grid(base, Volume(base.data[1:], np.eye(4)))
+
+
+@pytest.mark.parametrize(
+    ("stored", "slope", "inter", "kind"),
+    [
+        (np.array([0, 1, 60_000], np.uint16), 1, -32_768, np.float32),
+        (np.array([0, 1, 2**31 - 1], np.int32), 1, 1, np.float64),
+        (np.array([0, 0.5, 3], np.float32), 2, 1, np.float32),
+        (np.array([0, 1, 1e300]), 2, 1, np.float64),
+    ],
+)
+def test_scaled_values_are_exact(
+    tmp_path: Path, stored: np.ndarray, slope: float, inter: float, kind: type
+) -> None:
+    image = nib.Nifti1Image(stored.reshape(3, 1, 1), np.eye(4))
+    image.header.set_slope_inter(slope, inter)
+    path = tmp_path / "s.nii"
+    nib.save(image, path)
+    # nibabel leaves the factors of its own header out; they are two floats at byte 112.
+    raw = bytearray(path.read_bytes())
+    struct.pack_into("<ff", raw, 112, slope, inter)
+    path.write_bytes(raw)
+    header, volume = read_header(path), read_volume(path)
+    assert header.dtype == volume.data.dtype == kind
+    assert volume.data.ravel().tolist() == [float(v) * slope + inter for v in stored]
+
+
+def test_what_is_no_real_number_is_refused(tmp_path: Path) -> None:
+    """By the header alone, so before anything runs."""
+    rgb = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nib.save(nib.Nifti1Image(rgb, np.eye(4)), tmp_path / "rgb.nii.gz")
+    nib.save(nib.Nifti1Image(ARRAY.astype(np.complex64), np.eye(4)), tmp_path / "raw.nii.gz")
+    two = sitk.Compose(itk_image(), itk_image())
+    sitk.WriteImage(two, tmp_path / "two.mha")
+    sitk.WriteImage(two, tmp_path / "two.nrrd")
+    for name, message in (
+        ("rgb.nii.gz", "colours"),
+        ("raw.nii.gz", "complex numbers"),
+        ("two.mha", "2 components"),
+        ("two.nrrd", "2 components"),
+    ):
+        with pytest.raises(CaseError, match=rf"{re.escape(name)}: .*{message}"):
+            read_header(tmp_path / name)
+
+
+@pytest.mark.parametrize("lost", [-8, None])
+def test_a_wrong_checksum_is_damage(tmp_path: Path, lost: int | None) -> None:
+    """All voxels can be unpacked; the end of the file says that they are not those that were packed."""
+    path = tmp_path / "d.nii.gz"
+    write_volume(Volume(ARRAY, OBLIQUE), path)
+    raw = bytearray(path.read_bytes())
+    raw[-8] ^= 1
+    path.write_bytes(raw[:lost])
+    with pytest.raises(CaseError, match=r"d\.nii\.gz: its voxels cannot be read"):
+        read_volume(path)

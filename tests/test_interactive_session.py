@@ -248,6 +248,19 @@ def test_scribbles_from_a_file(tmp_path: Path) -> None:
     assert len(both[3][0].inside) == 2
 
 
+def test_an_object_of_255_is_not_the_rest(tmp_path: Path) -> None:
+    """As of masks of 0 and 255, which are usual."""
+    data = np.zeros((10, 12, 8), np.uint8)
+    data[3, 4, 5], data[3, 0, 0] = 255, 253
+    write_volume(Volume(data, TURNED), tmp_path / "scribble.nii.gz")
+    header = read_header(tmp_path / "scribble.nii.gz")
+    made = read_scribble(tmp_path / "scribble.nii.gz", header, {"a": 255, "b": 254}, places(TURNED))
+    assert made[3][0].inside.round(6).tolist() == [[7, 5]]
+    assert made[3][0].outside.round(6).tolist() == [[11, 0]]
+    with pytest.raises(CaseError, match="value 253 means nothing here; 255 a, 254 outside"):
+        read_scribble(tmp_path / "scribble.nii.gz", header, {"a": 255}, places(TURNED))
+
+
 def test_faulty_scribbles(tmp_path: Path) -> None:
     data = np.zeros((10, 12, 8), np.uint8)
     path = tmp_path / "scribble.nii.gz"

@@ -14,7 +14,7 @@ from foldwise.interactive.places import Places
 from foldwise.volumes.volume import Header, read_volume, same_grid
 
 KINDS = ("inside", "outside", "extreme", "box")
-# The value of a scribble outside every object; an object's own value marks it.
+# The value of a scribble outside every object, or the next smaller one where this is an object's own.
 OUTSIDE = 255
 # Slice of the stack → object (its place among the names) → hints.
 Marked = dict[int, dict[int, Hints]]
@@ -49,6 +49,8 @@ def read_points(path: Path, objects: Sequence[str], places: Places) -> Marked:
 def read_scribble(path: Path, header: Header, values: Mapping[str, int], places: Places) -> Marked:
     """Read a scribble: a label map on the scan's grid in which an object's value marks it, and 255 the rest.
 
+    Where 255 is an object's value, the largest value below it that is none marks the rest.
+
     Args:
         path: of the scribble.
         header: of the scan.
@@ -64,16 +66,17 @@ def read_scribble(path: Path, header: Header, values: Mapping[str, int], places:
             f"{path}: its grid (shape {volume.data.shape}) is not the scan's (shape {header.shape}); draw "
             f"the scribble on the scan itself"
         )
+    rest = next(v for v in (*range(OUTSIDE, 0, -1), OUTSIDE + 1) if v not in values.values())
     found = set(np.unique(volume.data).tolist()) - {0}
     if not found:
         raise CaseError(f"{path}: the scribble is empty; every voxel is 0")
-    if unknown := found - {*values.values(), OUTSIDE}:
+    if unknown := found - {*values.values(), rest}:
         known = ", ".join(f"{value} {name}" for name, value in values.items())
-        raise CaseError(f"{path}: value {min(unknown):g} means nothing here; {known}, {OUTSIDE} outside")
+        raise CaseError(f"{path}: value {min(unknown):g} means nothing here; {known}, {rest} outside")
     made: Marked = {}
     for number, value in enumerate(values.values()):
         _scatter(made, places.to_stack(np.argwhere(volume.data == value)), [number], "inside")
-    outside = places.to_stack(np.argwhere(volume.data == OUTSIDE))
+    outside = places.to_stack(np.argwhere(volume.data == rest))
     for place in np.unique(np.rint(outside[:, 0]).astype(int)).tolist():
         here = outside[np.rint(outside[:, 0]) == place]
         _scatter(made, here, list(made.get(place, {})) or list(range(len(values))), "outside")

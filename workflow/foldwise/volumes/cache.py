@@ -59,13 +59,13 @@ def compact(image: np.ndarray) -> np.ndarray:
     Raises:
         CaseError: float32 does not reach the values, or cannot tell them apart.
     """
+    if image.dtype.kind == "f" and image.dtype.itemsize <= 4:
+        return image.astype(np.float32, copy=False)
     low, high = image.min().item(), image.max().item()
-    if np.issubdtype(image.dtype, np.integer) or image.dtype == bool:
+    if image.dtype.kind != "f":
         for kind in (np.uint8, np.int16):
             if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
                 return image.astype(kind, copy=False)
-    elif image.dtype.itemsize <= 4:
-        return image.astype(np.float32, copy=False)
     largest = low if abs(low) > abs(high) else high
     if abs(largest) > float(np.finfo(np.float32).max):
         raise CaseError(

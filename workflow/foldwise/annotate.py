@@ -5,8 +5,8 @@ the next call goes on from the last one. What stands on standard output is JSON.
 
 Points are a CSV with the columns x, y, z (voxel indices in the scan's file, from 0), kind (inside, outside,
 extreme, or box: two opposite corners) and, where there are several, object. A scribble is a NIfTI on the
-scan's grid: an object's label value marks it, 255 what is outside (254 if 255 is an object's value). The object
-of a box is named by --object.
+scan's grid: an object's label value marks it, 255 what is outside (254 if 255 is an object's value). The
+object of a box is named by --object.
 """
 
 from __future__ import annotations

@@ -209,6 +209,16 @@ def test_a_soft_prediction_takes_the_most_probable(tmp_path: Path) -> None:
     assert (made > 0).sum() == 2
 
 
+@pytest.mark.parametrize("value", [-1, np.nan, np.inf])
+def test_weights_that_cannot_be_drawn_by_are_refused(tmp_path: Path, value: float) -> None:
+    paths = sources(tmp_path)
+    weight = np.ones(SHAPE, np.float32)
+    weight[1, 2, 3] = value
+    write_volume(Volume(weight, AFFINE), tmp_path / "w.nii.gz")
+    with pytest.raises(CaseError, match=r"w\.nii\.gz: negative, infinite or NaN weights"):
+        crop_case([paths["image"]], None, tmp_path / "w.nii.gz", None, Crop(to="none"), CLASSES, tmp_path)
+
+
 def test_wrong_input_is_named(tmp_path: Path) -> None:
     paths = sources(tmp_path / "source")
     shifted = AFFINE.copy()
@@ -237,13 +247,3 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
             make_crop(tmp_path, Crop(to="region"), changed)
     with pytest.raises(CaseError, match=r"255\.nii\.gz"):
         read_labels(tmp_path / "255.nii.gz", CLASSES)
-
-
-@pytest.mark.parametrize("value", [-1, np.nan, np.inf])
-def test_weights_that_cannot_be_drawn_by_are_refused(tmp_path: Path, value: float) -> None:
-    paths = sources(tmp_path)
-    weight = np.ones(SHAPE, np.float32)
-    weight[1, 2, 3] = value
-    write_volume(Volume(weight, AFFINE), tmp_path / "w.nii.gz")
-    with pytest.raises(CaseError, match=r"w\.nii\.gz: negative, infinite or NaN weights"):
-        crop_case([paths["image"]], None, tmp_path / "w.nii.gz", None, Crop(to="none"), CLASSES, tmp_path)

@@ -233,9 +233,9 @@ def test_half_transparent_is_half_as_bright(tmp_path: Path) -> None:
 
 def test_images_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 3000, np.uint16)).save(tmp_path / "0.png")
-    with pytest.raises(CaseError, match=r"0\.png: more than 8 bits a pixel"):
+    with pytest.raises(CaseError, match=r"0\.png: an image of more than 8 bits"):
         probe(tmp_path, rate=1)
-    with pytest.raises(CaseError, match=r"0\.png: more than 8 bits a pixel"):
+    with pytest.raises(CaseError, match=r"0\.png: an image of more than 8 bits"):
         list(read_frames(tmp_path, rate=1))
 
 
@@ -254,9 +254,6 @@ def test_wrong_image_folders_are_refused(tmp_path: Path) -> None:
         list(read_frames(folder, rate=1))
     Image.new("RGB", (4, 4)).save(folder / "other-2.png")
     with pytest.raises(CaseError, match="frame 2 is 4×4, the ones before are 10×8"):
-        list(read_frames(folder, rate=1))
-    Image.fromarray(np.full((8, 10), 4095, np.uint16)).save(folder / "other-2.png")
-    with pytest.raises(CaseError, match=r"other-2\.png: an image of more than 8 bits"):
         list(read_frames(folder, rate=1))
     Image.new("RGB", (4, 4)).save(folder / "title.png")
     with pytest.raises(CaseError, match="no number in the name"):

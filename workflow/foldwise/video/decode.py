@@ -272,7 +272,7 @@ def _rgb(image: Image.Image, path: Path) -> np.ndarray:
         CaseError: more than 8 bits a channel, which Pillow would cut off.
     """
     if image.mode[0] in "IF":
-        raise CaseError(f"{path}: more than 8 bits a pixel ({image.mode}); convert the images to 8 bits")
+        raise CaseError(f"{path}: an image of more than 8 bits ({image.mode}); convert it to 8 bits")
     if image.has_transparency_data:
         return _on_black(np.asarray(image.convert("RGBA")))
     return np.asarray(image.convert("RGB"))

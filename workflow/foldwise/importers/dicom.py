@@ -33,12 +33,15 @@ from foldwise.files import CaseError, atomic_folder, short_hash
 from foldwise.importers.sheets import Dataset, Row, clean, importer, publish, refuse, targets
 from foldwise.volumes.check import HEADER_THREADS
 from foldwise.volumes.dicom_masks import contour_mask, segment_mask
-from foldwise.volumes.volume import Header, Volume, read_header, write_volume
+from foldwise.volumes.dicom_series import arrange, describe, lost_slices, read_headers
+from foldwise.volumes.volume import Header, Volume, series_header, write_volume
 
 TAGS = (
     *("Modality", "PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
-    *("FrameOfReferenceUID", "ImageType", "SeriesDescription", "SliceThickness"),
+    *("FrameOfReferenceUID", "ImageType", "SeriesDescription", "SliceThickness", "ImagePositionPatient"),
 )
+# What tells a copy of a file from another slice.
+SAME = ("SeriesInstanceUID", "SOPInstanceUID", "PatientID", "ImagePositionPatient")
 LOG = logging.getLogger(__name__)
 
 
@@ -76,11 +79,13 @@ class Found:
         series: image series by SeriesInstanceUID.
         structures: RTSTRUCT and SEG files.
         remarks: what was left out, a line each.
+        broken: files that may be slices and cannot be read, with what is wrong with them.
     """
 
     series: dict[str, Series]
     structures: list[Path]
     remarks: list[str]
+    broken: dict[Path, str]
 
 
 @dataclass(frozen=True)
@@ -106,14 +111,16 @@ def scan(folder: Path, modality: str, min_slices: int = 1, description: str = "*
     """Sort the files below a folder by what they are; only headers are read.
 
     Args:
-        folder: with DICOM files at any depth; other files are passed over.
+        folder: with DICOM files at any depth; hidden files and those of other kinds are passed over.
         modality: of the images, e.g. CT.
         min_slices: series with fewer, such as scouts, are left out.
         description: pattern of the wanted series' SeriesDescription.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "DICOMDIR")
+    files = sorted(p for p in folder.rglob("*") if not (p.is_dir() or p.name.startswith(".")))
     series: dict[str, Series] = {}
-    structures = []
+    structures, foreign, read = [], [], []
+    broken: dict[Path, str] = {}
+    seen = set()
 
     def wanted(dataset: pydicom.Dataset) -> bool:
         called = str(dataset.get("SeriesDescription") or "").lower()
@@ -123,31 +130,44 @@ def scan(folder: Path, modality: str, min_slices: int = 1, description: str = "*
 
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         for path, dataset in zip(files, pool.map(_header, files), strict=True):
-            if dataset is None:
+            if not isinstance(dataset, pydicom.Dataset):
+                if isinstance(dataset, InvalidDicomError):
+                    foreign.append(path)
+                else:
+                    broken[path] = f"cannot be read ({dataset})"
                 continue
+            if "SeriesInstanceUID" not in dataset:  # such as a DICOMDIR
+                continue
+            read.append(path)
             kind = str(dataset.get("Modality", ""))
             if kind in ("RTSTRUCT", "SEG"):
                 structures.append(path)
             elif kind == modality and wanted(dataset):
                 uid = str(dataset.SeriesInstanceUID)
                 one = series.setdefault(uid, _series(uid, dataset))
-                if (
-                    str(dataset.SOPInstanceUID) not in one.instances
-                ):  # copies of a file are common in archives
+                # Copies of a file are common in archives; equal UIDs alone may be careless de-identification.
+                copy = tuple(str(dataset.get(keyword)) for keyword in SAME)
+                if copy not in seen:
+                    seen.add(copy)
                     one.files.append(path)
-                    one.instances.add(str(dataset.SOPInstanceUID))
+                    one.instances.add(str(dataset.get("SOPInstanceUID")))
+    broken |= lost_slices(foreign, read)
     few = {uid: one for uid, one in series.items() if len(one.files) < min_slices}
     remarks = [
         f"{one.files[0].parent}: a series of {len(one.files)} slices, left out" for one in few.values()
     ]
-    return Found({uid: one for uid, one in series.items() if uid not in few}, structures, remarks)
+    return Found({uid: one for uid, one in series.items() if uid not in few}, structures, remarks, broken)
 
 
-def _header(path: Path) -> pydicom.Dataset | None:
+def _header(path: Path) -> pydicom.Dataset | Exception:
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
-    except (InvalidDicomError, OSError, EOFError):
-        return None
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
+        kind = dataset.file_meta.get("MediaStorageSOPClassUID")
+        if kind is not None and "Image Storage" in kind.name and "SeriesInstanceUID" not in dataset:
+            return CaseError("it has no SeriesInstanceUID; is it cut off?")
+        return dataset
+    except Exception as error:  # pydicom raises many kinds for broken files
+        return error
 
 
 def _series(uid: str, dataset: pydicom.Dataset) -> Series:
@@ -373,12 +393,16 @@ def import_folder(
             links.mkdir(parents=True)
             for i, path in enumerate(one.files):
                 (links / f"{i:05d}.dcm").symlink_to(path.resolve())
+            where = one.files[0].parent
             try:
-                header = read_header(links)
+                folders = {file.parent for file in one.files}
+                if lost := {p: fault for p, fault in found.broken.items() if p.parent in folders}:
+                    raise CaseError(f"{where}: {describe(lost)}")
+                header = series_header(arrange(read_headers(one.files, where), where))
                 labels, seen = label_map(belonging[one.uid], wanted, header, one.thickness)
             except CaseError as error:
                 shutil.rmtree(links)
-                problems.append(f"case {one.case}: {error}".replace(str(links), str(one.files[0].parent)))
+                problems.append(f"case {one.case}: {error}")
                 continue
             for name in [name for name in classes if seen and name not in seen]:
                 remarks.append(f"case {one.case}: no structure for {name}; its voxels count as background")

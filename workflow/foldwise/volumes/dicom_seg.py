@@ -15,8 +15,14 @@ from pydicom.uid import generate_uid
 
 import foldwise
 from foldwise.files import CaseError, atomic_path
-from foldwise.volumes.volume import LPS_TO_RAS, Header, Volume, is_dicom_folder, read_header, same_grid
+from foldwise.volumes.dicom_series import open_series
+from foldwise.volumes.volume import Volume, is_dicom_folder, same_grid, series_header
 
+# The standard demands these of every image, with or without a value.
+MAY_BE_EMPTY = (
+    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"),
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+)
 ANATOMY = codes.SCT.AnatomicalStructure
 ABNORMAL = codes.SCT.MorphologicallyAbnormalStructure
 NEOPLASM = codes.SCT.Neoplasm
@@ -63,10 +69,9 @@ def write_dicom_seg(
         raise CaseError(f"{series}: not a folder with a DICOM series, to which a segmentation could refer")
     if not classes:
         raise CaseError(f"{path}: a segmentation needs a class")
-    header = read_header(series)
-    if not same_grid(labels, header):
+    found = open_series(series)
+    if not same_grid(labels, series_header(found)):
         raise CaseError(f"{path}: the label map is not on the grid of {series}")
-    sources = _sources(series, header)
     segments = np.zeros(labels.data.shape, np.uint8 if len(classes) < 256 else np.uint16)
     for number, value in enumerate(classes.values(), start=1):
         segments[labels.data == value] = number
@@ -76,7 +81,7 @@ def write_dicom_seg(
     ]
     try:
         made = hd.seg.Segmentation(
-            source_images=sources,
+            source_images=[_source(file) for file in found.files],
             # Ours is (x, y, z), DICOM's frames are (rows, columns); the sources are in the order of z.
             pixel_array=segments.transpose(2, 1, 0),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
@@ -114,18 +119,10 @@ def _describe(number: int, name: str, properties: tuple[Code, Code]) -> hd.seg.S
     )
 
 
-def _sources(series: Path, header: Header) -> list[pydicom.Dataset]:
-    """The series' instances, headers only, in the order of the slices of its volume."""
-    placed = {}
-    lps_to_index = np.linalg.inv(header.affine) @ LPS_TO_RAS
-    for file in sorted(series.iterdir()):
-        try:
-            dataset = pydicom.dcmread(file, stop_before_pixels=True)
-        except (pydicom.errors.InvalidDicomError, IsADirectoryError):
-            continue
-        if "ImagePositionPatient" in dataset:
-            place = lps_to_index @ [*map(float, dataset.ImagePositionPatient), 1]
-            placed[round(float(place[2]))] = dataset
-    if sorted(placed) != list(range(header.shape[2])):
-        raise CaseError(f"{series}: {len(placed)} instances with a position for {header.shape[2]} slices")
-    return [placed[number] for number in sorted(placed)]
+def _source(file: Path) -> pydicom.Dataset:
+    """The header of a slice, with what de-identification often removes and a segmentation repeats."""
+    dataset = pydicom.dcmread(file, stop_before_pixels=True)
+    for keyword in MAY_BE_EMPTY:
+        if keyword not in dataset:
+            setattr(dataset, keyword, None)
+    return dataset

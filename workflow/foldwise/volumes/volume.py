@@ -20,6 +20,7 @@ from nibabel.orientations import (
 )
 
 from foldwise.files import CaseError, atomic_path
+from foldwise.volumes.dicom_series import Series, open_series, read_voxels
 
 # ITK keeps points in LPS, nibabel and this package in RAS: x and y change sign between the two.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -88,6 +89,11 @@ def is_dicom_folder(path: Path) -> bool:
     return path.is_dir()
 
 
+def series_header(series: Series) -> Header:
+    """The header of a DICOM series."""
+    return Header(series.shape, LPS_TO_RAS @ series.affine, series.dtype)
+
+
 def read_header(path: Path) -> Header:
     """Read a volume's header only.
 
@@ -99,7 +105,12 @@ def read_header(path: Path) -> Header:
             folder holds no or several series.
     """
     try:
-        header = _nifti_header(path) if is_nifti(path) else _itk_header(path)
+        if is_nifti(path):
+            header = _nifti_header(path)
+        elif is_dicom_folder(path):
+            header = series_header(open_series(path))
+        else:
+            header = _itk_header(path)
     except CaseError:
         raise
     except Exception as error:  # readers raise a dozen unrelated kinds for a broken file
@@ -151,9 +162,13 @@ def _voxels(path: Path, header: Header) -> np.ndarray:
     try:
         if is_nifti(path):
             data = _nifti_voxels(path, header)
+        elif is_dicom_folder(path):
+            data = read_voxels(open_series(path))
         else:
             # ITK's arrays are (z, y, x); the transpose is a view.
-            data = sitk.GetArrayFromImage(_itk_read(path)).transpose()
+            data = sitk.GetArrayFromImage(sitk.ReadImage(os.fspath(path))).transpose()
+    except CaseError:
+        raise
     except Exception as error:
         raise CaseError(f"{path}: its voxels cannot be read ({_first_line(error)})") from error
     data = np.asarray(data).reshape(header.shape)
@@ -216,45 +231,20 @@ def same_grid(first: Header | Volume, second: Header | Volume, tolerance_mm: flo
     return bool(np.abs((first.affine - second.affine) @ corners).max() <= tolerance_mm)
 
 
-def _series_files(folder: Path) -> tuple[str, ...]:
-    ids = sitk.ImageSeriesReader.GetGDCMSeriesIDs(os.fspath(folder))
-    if len(ids) != 1:
-        raise CaseError(f"{folder}: holds {len(ids)} DICOM series, exactly one is expected")
-    return tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(os.fspath(folder), ids[0]))
-
-
-def _itk_read(path: Path) -> sitk.Image:
-    if is_dicom_folder(path):
-        return sitk.ReadImage(_series_files(path))
-    return sitk.ReadImage(os.fspath(path))
-
-
 def _itk_header(path: Path) -> Header:
-    if not is_dicom_folder(path):
-        if not path.is_file():
-            raise CaseError(f"{path}: no such file")
-        reader = _information(path)
-        size, dtype = reader.GetSize(), _dtype(reader)
-        spacing, origin, direction = reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()
-        if len(size) != 3:
-            return Header(tuple(size), np.eye(4), dtype)
-        axes = np.array(direction).reshape(3, 3) * spacing
-        return Header(tuple(size), _ras(axes, origin), dtype)
-    files = _series_files(path)
-    first = _information(Path(files[0]))
-    places = np.array([_information(Path(file)).GetOrigin() for file in files])
-    axes = np.array(first.GetDirection()).reshape(3, 3) * first.GetSpacing()
-    if len(files) > 1:
-        steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
-        if steps.min() < 1e-3 or steps.max() > 1.1 * steps.min():
-            raise CaseError(
-                f"{path}: its slices lie {steps.min():.2f} to {steps.max():.2f} mm apart; one is missing or "
-                f"there twice"
-            )
-        # As ITK: the stack's direction is the slices' normal, its step the mean distance.
-        axes[:, 2] *= np.linalg.norm(places[-1] - places[0]) / (len(files) - 1) / np.linalg.norm(axes[:, 2])
-    width, height = first.GetSize()[:2]
-    return Header((width, height, len(files)), _ras(axes, places[0]), _dtype(first))
+    if not path.is_file():
+        raise CaseError(f"{path}: no such file")
+    with path.open("rb") as stream:
+        if stream.read(132)[128:] == b"DICM":
+            raise CaseError(f"{path}: a DICOM file; name the folder that holds the files of its series")
+    reader = _information(path)
+    size, dtype = reader.GetSize(), _dtype(reader)
+    spacing, origin, direction = reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()
+    if len(size) != 3:
+        return Header(tuple(size), np.eye(4), dtype)
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = np.array(direction).reshape(3, 3) * spacing, origin
+    return Header(tuple(size), LPS_TO_RAS @ affine, dtype)
 
 
 def _information(path: Path) -> sitk.ImageFileReader:
@@ -273,13 +263,6 @@ def _dtype(reader: sitk.ImageFileReader) -> np.dtype[Any]:
         )
     pixel = sitk.GetArrayViewFromImage(sitk.Image(1, 1, 1, reader.GetPixelIDValue()))
     return np.dtype(pixel.dtype)
-
-
-def _ras(axes: np.ndarray, origin: Any) -> np.ndarray:
-    """The affine in RAS of ITK's axes (columns, in mm) and origin."""
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = axes, origin
-    return LPS_TO_RAS @ affine
 
 
 def _first_line(error: Exception) -> str:

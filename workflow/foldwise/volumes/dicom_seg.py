@@ -12,6 +12,7 @@ import pydicom
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
+from pydicom.valuerep import DSfloat
 
 import foldwise
 from foldwise.files import CaseError, atomic_path
@@ -81,7 +82,7 @@ def write_dicom_seg(
     ]
     try:
         made = hd.seg.Segmentation(
-            source_images=[_source(file) for file in found.files],
+            source_images=[_source(file, labels.spacing[2]) for file in found.files],
             # Ours is (x, y, z), DICOM's frames are (rows, columns); the sources are in the order of z.
             pixel_array=segments.transpose(2, 1, 0),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
@@ -119,10 +120,12 @@ def _describe(number: int, name: str, properties: tuple[Code, Code]) -> hd.seg.S
     )
 
 
-def _source(file: Path) -> pydicom.Dataset:
+def _source(file: Path, step: float) -> pydicom.Dataset:
     """The header of a slice, with what de-identification often removes and a segmentation repeats."""
     dataset = pydicom.dcmread(file, stop_before_pixels=True)
     for keyword in MAY_BE_EMPTY:
         if keyword not in dataset:
             setattr(dataset, keyword, None)
+    if not dataset.get("SliceThickness"):
+        dataset.SliceThickness = DSfloat(step, auto_format=True)
     return dataset

@@ -22,6 +22,8 @@ from foldwise.volumes.dicom_pixels import PIXELS, dtype_of, read_pixels, scale_o
 PLACE = 0.1
 # Directions may differ by so much (a millimetre per metre): cosines are rounded when they are written.
 DIRECTION = 1e-3
+# The length of compressed pixels, and what ends them, as a number from little-endian bytes.
+UNDEFINED, DELIMITER = 0xFFFFFFFF, 0xE0DDFFFE
 SUFFIXES = {".dcm", ".dicom", ".ima"}
 
 TAGS = (
@@ -98,14 +100,16 @@ def lost_slices(foreign: Iterable[Path], slices: Iterable[Path]) -> dict[Path, s
     """Files that are not DICOM though named as slices are, or as those in their folder; and what they are."""
     kinds = {(path.parent, _suffix(path)) for path in slices}
     lost = [path for path in foreign if _suffix(path) in SUFFIXES or (path.parent, _suffix(path)) in kinds]
-    return {path: "is no DICOM file" if path.stat().st_size else "is empty" for path in lost}
+    return {path: "does not begin as DICOM" if path.stat().st_size else "is empty" for path in lost}
 
 
 def describe(broken: Mapping[Path, str]) -> str:
     """A message that names broken files, each with its fault."""
     named = "; ".join(f"{file.name} {fault}" for file, fault in sorted(broken.items())[:5])
     more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
-    return f"broken files, so slices may be missing ({named}{more}); copy them again, or move them away"
+    return (
+        f"broken files: slices may be missing ({named}{more}); copy them again, or move away what is no slice"
+    )
 
 
 def arrange(headers: Mapping[Path, pydicom.Dataset], where: Path) -> Series:
@@ -192,31 +196,44 @@ def _header(file: Path) -> pydicom.Dataset | None:
     """
     with file.open("rb") as stream:
         header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(TAGS))
-        syntax = header.file_meta.get("TransferSyntaxUID")
-        kind = header.file_meta.get("MediaStorageSOPClassUID")
-        if syntax == DeflatedExplicitVRLittleEndian:
+        if header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             return header if "Rows" in header else None
-        if length := _pixel_length(stream, header):
-            wanted = header.get("Rows", 0) * header.get("Columns", 0) * header.get("BitsAllocated", 0) // 8
-            if length < wanted:
-                raise ValueError(f"is cut off, with {length} of {wanted} bytes of pixels")
-            return header
-        if "Rows" in header or kind is None or "Image Storage" in kind.name:
-            raise ValueError("is cut off before its pixels")
-    return None
+        whole = _pixels_are_whole(stream, header)
+        if whole is None:
+            kind = header.file_meta.get("MediaStorageSOPClassUID")
+            if "Rows" in header or kind is None or "Image Storage" in kind.name:
+                raise ValueError("has no pixels; is it cut off?")
+            return None
+        if not whole:
+            raise ValueError("has fewer pixels than it states; is it cut off?")
+        return header
 
 
-def _pixel_length(stream: BufferedReader, header: pydicom.Dataset) -> int:
-    """Bytes of pixels that the file has from where pydicom stopped; 0: it has no pixels."""
+def _pixels_are_whole(stream: BufferedReader, header: pydicom.Dataset) -> bool | None:
+    """Whether the file has all the pixels that its header states, judged by lengths alone; None: it has none.
+
+    Args:
+        stream: where pydicom stopped before the pixels.
+        header: as read so far.
+    """
     implicit, little = header.original_encoding
     order = "<" if little else ">"
-    element = stream.read(8 if implicit else 12)
-    if len(element) < (8 if implicit else 12) or struct.unpack(order + "HH", element[:4]) != (0x7FE0, 0x10):
-        return 0
+    size = 8 if implicit else 12
+    element = stream.read(size)
+    if len(element) < size or struct.unpack(order + "HH", element[:4]) != (0x7FE0, 0x10):
+        return None
     (length,) = struct.unpack(order + "L", element[-4:])
-    left = os.fstat(stream.fileno()).st_size - stream.tell()
-    # Compressed pixels have no stated length; whether they are whole is seen when they are read.
-    return 2**32 if length == 2**32 - 1 and left else min(length, left)
+    if length == UNDEFINED:  # compressed: fragments, each with its length, up to a delimiter
+        while len(item := stream.read(8)) == 8:
+            tag, length = struct.unpack("<LL", item)
+            if tag == DELIMITER:
+                return True
+            stream.seek(length, os.SEEK_CUR)
+        return False
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    bits = 0 if syntax is not None and syntax.is_encapsulated else int(header.get("BitsAllocated", 0))
+    wanted = header.get("Rows", 0) * header.get("Columns", 0) * bits // 8
+    return wanted <= length <= os.fstat(stream.fileno()).st_size - stream.tell()
 
 
 def _suffix(path: Path) -> str:
@@ -235,7 +252,7 @@ def _one(keyword: str, what: str, headers: Mapping[Path, pydicom.Dataset], where
 
 def _unusable(header: pydicom.Dataset) -> str | None:
     """Why an image is no slice of a volume, or None."""
-    photometric = str(header.get("PhotometricInterpretation"))
+    photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
     if header.get("SamplesPerPixel", 1) != 1 or not photometric.startswith("MONOCHROME"):
         return f"is a colour picture ({photometric}), not a slice"
     if int(header.get("NumberOfFrames") or 1) > 1:

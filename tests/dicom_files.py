@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +53,13 @@ def write_series(
     name: str = "Doe^Jane",
     frame: str | None = None,
     flat: bool = False,
+    stored: np.ndarray | None = None,
+    edit: Callable[[int, Dataset], None] | None = None,
 ) -> list[Dataset]:
-    """Write a CT series; file names run against the slices. Returns its instances in the order of z."""
+    """Write a CT series; file names run against the slices. Returns its instances in the order of z.
+
+    Every voxel is its z, or as `stored` (x, y, z) says; `edit` changes each data set before it is written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     study, series, frame = generate_uid(), generate_uid(), frame or generate_uid()
     made = []
@@ -70,7 +75,10 @@ def write_series(
         one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
         one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 16, 15, 1
         one.RescaleIntercept, one.RescaleSlope = 0, 1
-        one.PixelData = np.full(grid.shape[1::-1], z, np.int16).tobytes()
+        pixels = np.full(grid.shape[1::-1], z) if stored is None else stored[..., z].T
+        one.PixelData = pixels.astype(np.int16).tobytes()
+        if edit:
+            edit(z, one)
         one.save_as(folder / f"{series[-6:] if flat else 'IM'}{900 - z}", enforce_file_format=True)
         made.append(one)
     return made

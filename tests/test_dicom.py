@@ -254,6 +254,21 @@ def test_an_empty_prediction_is_written_too(tmp_path: Path) -> None:
     assert hd.seg.segread(tmp_path / "seg.dcm").get_volume().array.sum() == 0
 
 
+def test_a_seg_of_a_de_identified_series(tmp_path: Path) -> None:
+    removed = ("StudyID", "StudyDate", "StudyTime", "PatientBirthDate", "PatientSex", "SliceThickness")
+
+    def edit(z: int, one: pydicom.Dataset) -> None:
+        for keyword in removed:
+            delattr(one, keyword)
+
+    write_series(tmp_path / "ct", Grid(), edit=edit)
+    volume = Volume(labels_of(Grid()), read_header(tmp_path / "ct").affine)
+    write_dicom_seg(volume, tmp_path / "ct", {"tumour": 7}, tmp_path / "seg.dcm")
+    read = hd.seg.segread(tmp_path / "seg.dcm").get_volume()
+    assert read.array.sum() == (volume.data == 7).sum()
+    assert read.spacing_between_slices == pytest.approx(Grid().spacing[2])
+
+
 def test_a_seg_on_another_grid_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", Grid())
     affine = read_header(tmp_path / "ct").affine

@@ -48,7 +48,7 @@ def read_pixels(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
     Returns:
         The stored values, (rows, columns), before slope and intercept; and where they are padding, or None
-        where no padding is stated.
+        if they are nowhere.
 
     Raises:
         Exception: they cannot be read; pydicom and ITK have many kinds.
@@ -61,15 +61,19 @@ def read_pixels(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
         stored = pixel_array(dataset, correct_unused_bits=False)  # padding may lie in these bits
     if stored.shape != (dataset.Rows, dataset.Columns):
         raise ValueError(f"shape {stored.shape}, expected {(dataset.Rows, dataset.Columns)}")
-    width = 8 * stored.dtype.itemsize
     padding = None
     if ends := [dataset[keyword].value for keyword in PADDING if dataset.get(keyword) is not None]:
         # Some writers state it unsigned where the pixels are signed, or the other way round.
         ends = np.array(ends, np.int64).astype(stored.dtype).tolist()
         padding = (stored >= min(ends)) & (stored <= max(ends))
+        padding = padding if padding.any() else None
+    width = 8 * stored.dtype.itemsize
     if dataset.BitsStored < width:
         # Bits above the stored ones are no values; they may hold an overlay.
-        stored = (stored << (width - 1 - dataset.HighBit)) >> (width - dataset.BitsStored)
+        clean = (stored << (width - 1 - dataset.HighBit)) >> (width - dataset.BitsStored)
+        if padding is not None and (clean[padding] != stored[padding]).any():
+            raise ValueError(f"PixelPaddingValue {ends[0]} does not fit BitsStored {dataset.BitsStored}")
+        stored = clean
     return stored, padding
 
 
@@ -89,4 +93,8 @@ def _decode(dataset: pydicom.Dataset) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pixels.dcm"
         bare.save_as(path, enforce_file_format=True)
-        return sitk.GetArrayFromImage(sitk.ReadImage(os.fspath(path)))[0]
+        try:
+            return sitk.GetArrayFromImage(sitk.ReadImage(os.fspath(path)))[0]
+        except RuntimeError as error:
+            name = dataset.file_meta.TransferSyntaxUID.name
+            raise ValueError(f"they cannot be decoded from {name}") from error

@@ -160,15 +160,15 @@ def arrange(headers: Mapping[Path, pydicom.Dataset], where: Path) -> Series:
 def read_voxels(series: Series) -> np.ndarray:
     """The values of a series, (x, y, z), each slice by its own slope, intercept, depth and sign.
 
-    MONOCHROME1 concerns the display alone and inverts nothing. Padding above the lowest measured value takes
-    that value; low padding, as most scanners write it, stays.
+    MONOCHROME1 concerns the display alone and inverts nothing. Padding above every measured value takes the
+    lowest one; other padding stays, since most scanners write a value below that of air.
 
     Raises:
         CaseError: the pixels of a file cannot be read.
     """
     made = np.empty(series.shape[::-1], series.dtype)
+    lowest, highest = np.inf, -np.inf
     padded: dict[int, np.ndarray] = {}
-    lowest = np.inf
     # Exact for all values of the types that `dtype_of` chooses.
     wide = np.float64 if made.dtype.kind == "f" else np.int64
     for z, (file, (slope, intercept)) in enumerate(zip(series.files, series.scales, strict=True)):
@@ -178,12 +178,16 @@ def read_voxels(series: Series) -> np.ndarray:
             made[z] = stored if unscaled else stored.astype(wide) * wide(slope) + wide(intercept)
         except Exception as error:  # pydicom and ITK raise many kinds for a broken file
             raise CaseError(f"{file}: its pixels cannot be read ({error})") from error
-        if padding is not None and padding.any():
+        if padding is None:
+            lowest, highest = min(lowest, made[z].min()), max(highest, made[z].max())
+            continue
+        measured = made[z][~padding]
+        if measured.size:
+            lowest, highest = min(lowest, measured.min()), max(highest, measured.max())
+        if made[z][padding].max() > highest:
             padded[z] = padding
-        measured = made[z][~padded[z]] if z in padded else made[z]
-        lowest = min(lowest, measured.min()) if measured.size else lowest
     for z, padding in padded.items():
-        made[z][padding & (made[z] > lowest)] = lowest
+        made[z][padding & (made[z] > highest)] = lowest
     return made.transpose()
 
 

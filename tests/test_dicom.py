@@ -17,7 +17,7 @@ from pydicom.uid import generate_uid
 from dicom_files import Grid, oblique, write_rtstruct, write_series
 from foldwise.files import CaseError
 from foldwise.importers import dicom
-from foldwise.importers.dicom import import_folder, parse_structures, pseudonym
+from foldwise.importers.dicom import import_folder, parse_structures, pseudonym, read_structures
 from foldwise.index import Entry
 from foldwise.systems.segmentation.results import export
 from foldwise.volumes.cache import lineage_of, open_case
@@ -347,6 +347,18 @@ def test_structures_of_another_frame_of_reference_are_refused(tmp_path: Path) ->
     write_rtstruct(tmp_path / "in" / "rs.dcm", moved, {"GTV": contours(Grid(), range(2, 3), "keyhole")})
     with pytest.raises(CaseError, match="another frame of reference"):
         import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour")
+
+
+def test_structures_that_were_cut_off_are_named(tmp_path: Path) -> None:
+    """pydicom passes over what is missing: the last structures would be empty."""
+    images = write_series(tmp_path / "in" / "ct", Grid())
+    path = tmp_path / "in" / "rs.dcm"
+    write_rtstruct(path, images, {name: contours(Grid(), range(2, 3), "keyhole") for name in ("GTV", "lung")})
+    whole = path.read_bytes()
+    for lost in (20, len(whole) // 3):
+        path.write_bytes(whole[:-lost])
+        with pytest.raises(CaseError, match=r"rs.dcm: not readable as RTSTRUCT or SEG \(it is cut off\)"):
+            read_structures(path)
 
 
 def test_a_broken_series_stops_all_or_is_left_out(tmp_path: Path) -> None:

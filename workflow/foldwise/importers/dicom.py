@@ -16,6 +16,7 @@ import argparse
 import logging
 import re
 import shutil
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -156,6 +157,11 @@ def scan(folder: Path, modality: str, min_slices: int = 1, description: str = "*
     remarks = [
         f"{one.files[0].parent}: a series of {len(one.files)} slices, left out" for one in few.values()
     ]
+    places = {path.parent for one in series.values() for path in one.files}
+    lonely = {path.parent for path in broken} - places
+    for where in sorted(lonely):
+        faults = {path: fault for path, fault in broken.items() if path.parent == where}
+        remarks.append(f"{where}: {describe(faults)}")
     return Found({uid: one for uid, one in series.items() if uid not in few}, structures, remarks, broken)
 
 
@@ -199,11 +205,17 @@ def read_structures(path: Path) -> Structures:
         CaseError: it cannot be read.
     """
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        with warnings.catch_warnings():
+            # pydicom passes over what a cut file lacks, whole structures for instance.
+            warnings.filterwarnings("error", message="End of file")
+            dataset = pydicom.dcmread(path, stop_before_pixels=True)
         if dataset.Modality == "SEG":
             names = {int(s.SegmentNumber): str(s.SegmentLabel) for s in dataset.SegmentSequence}
         else:
             names = {int(s.ROINumber): str(s.ROIName) for s in dataset.StructureSetROISequence}
+            # The number follows the contours, so a cut shows in its absence.
+            if not all("ReferencedROINumber" in drawn for drawn in dataset.ROIContourSequence):
+                raise EOFError("it is cut off")
         return Structures(
             path,
             names,
@@ -372,6 +384,8 @@ def import_folder(
         except CaseError as error:
             problems.append(str(error))
     wanted = parse_structures(structures)
+    if not objects:
+        refuse([*problems, *(f"{path}: {fault}" for path, fault in found.broken.items())], folder)
     _refuse_unmatched(folder, objects, wanted)
     belonging: dict[str, list[Structures]] = defaultdict(list)
     for held in objects:

@@ -145,12 +145,13 @@ def arrange(headers: Mapping[Path, pydicom.Dataset], where: Path) -> Series:
     first = headers[files[0]]
     along = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
     places = np.array([header.ImagePositionPatient for header in headers.values()], float)
-    order = np.argsort(places @ np.cross(*along), kind="stable")
+    normal = np.cross(*along) / np.linalg.norm(np.cross(*along))
+    order = np.argsort(places @ normal, kind="stable")
     files, places = [files[i] for i in order], places[order]
     affine = np.eye(4)
     # DICOM gives the distance of rows before that of columns.
     affine[:3, :2] = along.T * np.array(first.PixelSpacing, float)[::-1]
-    affine[:3, 2] = _step(first, files, places, np.cross(*along), where)
+    affine[:3, 2] = _step(first, files, places, normal, where)
     affine[:3, 3] = places[0]
     ordered = [headers[file] for file in files]
     shape = (int(first.Columns), int(first.Rows), len(files))
@@ -295,7 +296,11 @@ def _unusable(header: pydicom.Dataset) -> str | None:
 def _step(
     header: pydicom.Dataset, files: Sequence[Path], places: np.ndarray, normal: np.ndarray, where: Path
 ) -> np.ndarray:
-    """From a slice to the next, in LPS millimetres; all slices have been found in line and evenly apart."""
+    """From a slice to the next, in LPS millimetres.
+
+    Raises:
+        CaseError: the slices, sorted along the normal, are not in line and evenly apart.
+    """
     if len(files) == 1:
         thickness = abs(float(header.get("SliceThickness") or header.get("SpacingBetweenSlices") or 0))
         if not thickness:

@@ -123,6 +123,38 @@ def hint_input(
     return torch.cat([window.to_input(image, fill), maps, shown], 1)
 
 
+def followed(hints: Hints, mask: np.ndarray) -> float:
+    """How well a mask (rows, columns) follows hints: 0 where it is empty or elsewhere, 1 without a contradiction.
+
+    The least of: the share of the points inside that it holds, the share of the points outside that it leaves
+    out, and the IoU of its bounding box and that of the extreme points or of the box. Both boxes are a voxel
+    wider on each side, since hands are no more precise.
+    """
+    if hints.nothing:
+        return float(not mask.any())
+    shares = [1.0]
+    if len(hints.inside):
+        shares.append(_share(hints.inside, mask))
+    if len(hints.outside):
+        shares.append(1 - _share(hints.outside, mask))
+    around = np.concatenate([hints.extreme, hints.box])
+    if len(around):
+        shares.append(_box_iou(around, np.argwhere(mask)) if mask.any() else 0.0)
+    return min(shares)
+
+
+def _share(points: np.ndarray, mask: np.ndarray) -> float:
+    """How many of the points lie in the mask."""
+    rows, columns = np.clip(np.rint(points).astype(int), 0, np.array(mask.shape) - 1).T
+    return float(mask[rows, columns].mean())
+
+
+def _box_iou(one: np.ndarray, other: np.ndarray) -> float:
+    low, high = np.stack([one.min(0), other.min(0)]) - 1, np.stack([one.max(0), other.max(0)]) + 1
+    both = np.maximum(high.min(0) - low.max(0) + 1, 0).prod()
+    return float(both / ((high - low + 1).prod(1).sum() - both))
+
+
 def _marks(points: np.ndarray, size: int, width: float) -> np.ndarray:
     pixels = np.rint(points).astype(int)
     pixels = pixels[((pixels >= 0) & (pixels < size)).all(1)]

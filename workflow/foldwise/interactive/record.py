@@ -40,6 +40,7 @@ class Scored:
         choice: who chose the slice.
         number: of the round, from 1.
         place: the slice that got hints.
+        hinted: all slices with hints so far.
         seconds: that it took.
         mask: object numbers (slices, rows, columns).
         quality: predicted IoU (objects, slices).
@@ -50,6 +51,7 @@ class Scored:
     choice: str
     number: int
     place: int
+    hinted: tuple[int, ...]
     seconds: float
     mask: np.ndarray
     quality: np.ndarray
@@ -105,13 +107,16 @@ class Record:
         for hints in KINDS:
             for choice in CHOICES:
                 rounds = self._file.get(f"{hints}/{choice}", {})
+                hinted: tuple[int, ...] = ()
                 for name in sorted(rounds, key=int):
                     group = rounds[name]
+                    hinted = (*hinted, int(group.attrs["slice"]))
                     yield Scored(
                         hints,
                         choice,
                         int(name),
-                        int(group.attrs["slice"]),
+                        hinted[-1],
+                        hinted,
                         float(group.attrs["seconds"]),
                         group["mask"][()],
                         group["quality"][()],

@@ -35,18 +35,23 @@ def mask_in_source(state: State, lineage: Lineage, axis: str, targets: Targets) 
 def quality_rows(state: State, names: tuple[str, ...], places: Places) -> list[dict[str, Any]]:
     """A row per slice and object: slice (index along the source's own axis), object, quality, hinted, voxels.
 
-    The quality is the predicted IoU; 1 where hints were given or nothing was found.
+    The quality is that of `State`; None where nothing is known.
     """
-    found, suggestion = state.objects(), state.suggestion()
+    areas, suggestion = state.areas(), state.suggestion()
     return [
         {
             "slice": places.slice_in_source(place),
             "object": name,
-            "quality": round(float(state.quality[number, place]), 4),
+            "quality": rounded(state.quality[number, place]),
             "hinted": place in state.hinted,
             "suggested": place == suggestion,
-            "voxels": int((found[place] == number + 1).sum()),
+            "voxels": int(areas[number, place]),
         }
         for place in range(state.quality.shape[1])
         for number, name in enumerate(names)
     ]
+
+
+def rounded(quality: float) -> float | None:
+    """A quality for people: four digits; None where nothing is known."""
+    return None if np.isnan(quality) else round(float(quality), 4)

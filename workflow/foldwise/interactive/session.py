@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from foldwise.files import CaseError
-from foldwise.interactive.hints import Hints, hint_input, window_of
+from foldwise.interactive.hints import Hints, followed, hint_input, window_of
+from foldwise.interactive.losses import soft_iou
 from foldwise.interactive.network import InteractiveNetwork
 from foldwise.networks.memory import STRIDE, Query, aggregate
 from foldwise.volumes.slices import Window
@@ -19,8 +20,13 @@ from foldwise.volumes.slices import Window
 AHEAD = 8
 # Every n-th slice that is passed stays in memory.
 EVERY = 5
-# An object's quality counts where so much of the input is certainly its: 100 pixels of 512 × 512.
-SURE, AREA = 0.95, 100 / 512**2
+# An object is surely there, or may be there, where so much of the input has so high a probability: 100 pixels
+# of 512 × 512.
+SURE, MAYBE, AREA = 0.95, 0.05, 100 / 512**2
+# A hinted slice has failed if its mask follows fewer of the hints; and a mask that ends at a slice with a larger
+# share of its largest area has been lost there.
+HALF = 0.5
+NOT_FINITE = "the networks answer with values that are not finite numbers; train the model again, or use another one"
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,9 @@ class State:
 
     Attributes:
         probabilities: (objects, slices, rows, columns) uint8, 255 is certain.
-        quality: (objects, slices) float32, predicted IoU; 1 where hints were given or nothing was found.
+        quality: (objects, slices) float32. Predicted IoU, at most as high as the probabilities allow; 1 where the
+            object is surely not; 0 where its mask is lost. Where hints were given: the share of them that the
+            mask follows. NaN: nothing is known, since no mask of the object was found or asked for.
         hinted: slices with hints, in the order in which they were given.
     """
 
@@ -40,7 +48,7 @@ class State:
     @classmethod
     def empty(cls, objects: int, shape: tuple[int, ...]) -> State:
         """Nothing found yet in a stack of slices (slices, rows, columns)."""
-        return cls(np.zeros((objects, *shape), np.uint8), np.ones((objects, shape[0]), np.float32))
+        return cls(np.zeros((objects, *shape), np.uint8), np.full((objects, shape[0]), np.nan, np.float32))
 
     def objects(self, place: int | None = None) -> np.ndarray:
         """Object numbers (slices, rows, columns) uint8, 0 for background; of one slice if it is named."""
@@ -48,11 +56,35 @@ class State:
         rest = 255 - found.sum(0, dtype=np.int32)
         return np.where(found.max(0) > rest, found.argmax(0) + 1, 0).astype(np.uint8)
 
+    def lowest(self) -> np.ndarray:
+        """The quality of each slice's worst object; NaN where nothing is known of any."""
+        made: np.ndarray = np.fmin.reduce(self.quality, axis=0)
+        return made
+
+    def not_found(self) -> list[int]:
+        """Objects (places among the names) without a voxel on any slice."""
+        areas = self.areas()
+        return [number for number in range(len(areas)) if not areas[number].any()]
+
+    def areas(self) -> np.ndarray:
+        """Voxels (objects, slices) of each object's mask."""
+        objects, slices = self.quality.shape
+        counts = [np.bincount(self.objects(n).ravel(), minlength=objects + 1)[1:] for n in range(slices)]
+        return np.stack(counts, 1)
+
     def suggestion(self) -> int | None:
-        """The slice of the lowest quality that has no hints yet; None if there is none below 1."""
-        worst = self.quality.min(0)
-        worst[list(self.hinted)] = 1
-        return int(worst.argmin()) if worst.min() < 1 else None
+        """The slice to look at next: the lowest quality below 1, and of equals the one nearest to the last hints.
+
+        Slices with hints come last, and only where the mask does not follow them.
+        """
+        lowest = self.lowest()
+        open_ = [n for n in range(len(lowest)) if lowest[n] < (HALF if n in self.hinted else 1)]
+
+        def rank(place: int) -> tuple[bool, float, int]:
+            away = abs(place - self.hinted[-1]) if self.hinted else 0
+            return place in self.hinted, float(lowest[place]), away
+
+        return min(open_, key=rank, default=None)
 
 
 class Memory:
@@ -144,18 +176,24 @@ class Propagator:
         Raises:
             CaseError: no hints, or hints outside the volume.
         """
-        self._refuse(place, hints)
+        self.refuse(place, hints)
         found = self._from_hints(state, place, hints)
         probabilities, quality = state.probabilities.copy(), state.quality.copy()
-        probabilities[:, place], quality[:, place] = _stored(found), 1
+        probabilities[:, place] = _stored(found)
         made = State(probabilities, quality, (*[n for n in state.hinted if n != place], place))
+        seen = made.objects(place)
+        for number, given in hints.items():
+            if given:
+                quality[number, place] = followed(given, seen == number + 1)
         for step in (1, -1):
             places = range(place + step, len(self.image) if step > 0 else -1, step)
             border = next((n for n in places if n in state.hinted), None)
             self._propagate(made, place, range(place + step, places.stop if border is None else border, step))
+        _doubt(made)
         return made
 
-    def _refuse(self, place: int, hints: Mapping[int, Hints]) -> None:
+    def refuse(self, place: int, hints: Mapping[int, Hints]) -> None:
+        """Raise a CaseError if hints on a slice cannot be used."""
         slices, rows, columns = self.shape
         if not 0 <= place < slices:
             raise CaseError(f"slice {place} is outside the volume, which has slices 0 to {slices - 1}")
@@ -191,6 +229,8 @@ class Propagator:
                 inputs = hint_input(self.image[place : place + 1], given, shown, window, self.fill)
                 logits = self.network.hint(inputs.to(self.device))[:, -1:].float()
                 apart[number] = window.to_slice(logits.sigmoid().cpu(), rows, columns)[0, 0]
+        if not apart.isfinite().all():
+            raise CaseError(NOT_FINITE)
         # Where two objects claim a voxel, they share it.
         return apart / apart.sum(0).clamp_min(1)
 
@@ -220,13 +260,20 @@ class Propagator:
             self._keep(state, part, query, torch.cat(seen))
 
     def _keep(self, state: State, part: Sequence[int], query: Query, found: torch.Tensor) -> None:
-        """Write slices' masks and quality into the state; the quality of several at once is sooner told."""
-        quality = self.network.memory.quality(query, found).sigmoid().cpu().numpy()
-        on_slice = self.window.to_slice(found[:, 1:].cpu(), self.shape[1], self.shape[2])
-        sure = (found[:, 1:] > SURE).sum((2, 3)).cpu().numpy()
+        """Write slices' masks and quality into the state; the quality of several is predicted at once."""
+        if not found.isfinite().all():
+            raise CaseError(NOT_FINITE)
+        quality = self.network.memory.quality(query, found).sigmoid().nan_to_num(0)
+        apart = found[:, 1:]
+        on_slice = self.window.to_slice(apart.cpu(), self.shape[1], self.shape[2])
+        least = AREA * self.size**2
+        sure, maybe = ((apart > limit).sum((2, 3)) > least for limit in (SURE, MAYBE))
+        # Without a sure pixel the prediction is worth no more than the mask would be if the probabilities are right.
+        quality = torch.where(sure, quality, torch.minimum(quality, soft_iou(apart, (apart > 0.5).float())))
+        quality = torch.where(maybe, quality, 1).cpu().numpy()
         for number, place in enumerate(part):
             state.probabilities[:, place] = _stored(on_slice[number])
-            state.quality[:, place] = np.where(sure[number] > AREA * self.size**2, quality[number], 1)
+            state.quality[:, place] = quality[number]
 
     def _queries(self, places: range) -> Iterator[tuple[list[int], torch.Tensor, Query]]:
         """A few slices at a time: their places, images and queries."""
@@ -234,6 +281,23 @@ class Propagator:
             part = list(places[first : first + AHEAD])
             images = self.window.to_input(self.image[part], self.fill).to(self.device)
             yield part, images, self.network.memory.encode(images)
+
+
+def _doubt(state: State) -> None:
+    """Set the quality of an object to 0 where its mask is lost, and to NaN where it was never asked for."""
+    slices = state.quality.shape[1]
+    hinted = np.isin(np.arange(slices), state.hinted)
+    for quality, areas in zip(state.quality, state.areas(), strict=True):
+        # A person said of these that the object is not there.
+        absent = hinted & (quality == 1) & (areas == 0)
+        if areas.any():
+            large = np.pad(areas > HALF * areas.max(), 1)
+            lost = (areas == 0) & (large[:-2] | large[2:])
+            quality[lost & ~absent] = 0
+        elif (quality[hinted] < HALF).any():
+            quality[~absent] = 0
+        else:
+            quality[~absent & (quality == 1)] = np.nan
 
 
 def _stored(probabilities: torch.Tensor) -> np.ndarray:

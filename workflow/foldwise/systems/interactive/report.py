@@ -106,7 +106,7 @@ def tables(model: ModelResults) -> list[Table]:
     columns = (Column("fact", "measure", text=True), Column("value", "value", 3))
     made.append(
         Table(
-            "Quality and cost. The quality is of slices with a mask and without hints, in sessions with "
+            "Quality and cost. The quality is of slices without hints where the object may be, in sessions with "
             "predicted choice. The memory does not grow with the volume.",
             columns,
             [{"fact": fact, "value": value} for fact, value in facts],
@@ -170,7 +170,7 @@ def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
         made.append(
             Picture(
                 picture(scatter),
-                "Predicted and true IoU of slices with a mask and without hints.",
+                "Predicted and true IoU of slices without hints where the object may be.",
                 "Scatter of predicted against true IoU; the table above gives their correlation",
             )
         )

@@ -46,7 +46,7 @@ def score(
     """Scores on the source grid: a row per case, object, kind of hints, choice of slices, and round.
 
     Further columns: slice (in the stack), seconds of the round, and quality_r, the correlation of predicted
-    and true IoU over the slices that have a mask and no hints yet.
+    and true IoU over the slices without hints where the object may be.
 
     Args:
         predictions: case → record of its sessions.
@@ -85,8 +85,9 @@ def _scored(made: Scored, record: Record, truth: Volume, tolerance_mm: float) ->
 
 
 def pairs(made: Scored) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and true IoU of the slices whose quality was predicted; elsewhere it is 1 by convention."""
+    """Predicted and true IoU of the slices without hints; 1 is a convention, for where an object surely is not."""
     predicted = made.quality < 1
+    predicted[:, list(made.hinted)] = False
     return made.quality[predicted], made.iou[predicted]
 
 

@@ -59,6 +59,25 @@ class Bright(nn.Module):
         return torch.logit(said)[:, None].expand(-1, probabilities.shape[1] - 1)
 
 
+class Says(Bright):
+    """Answers on all slices: the logit of what is bright by hints, that by propagation, and the quality."""
+
+    def __init__(self, hinted: float = 20, propagated: float = 20, quality: float = 0.98) -> None:
+        super().__init__()
+        self.answers = hinted, propagated, quality
+
+    def hint(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.where(inputs[:, :1] > 0, self.answers[0], -20.0)
+
+    def segment(self, query: Any, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        objects = values.shape[1]
+        return torch.where(query.key > 0, self.answers[1], -20.0).expand(-1, objects, -1, -1)
+
+    def quality(self, query: Any, probabilities: torch.Tensor) -> torch.Tensor:
+        said = torch.tensor(self.answers[2]).logit()
+        return said.expand(len(probabilities), probabilities.shape[1] - 1)
+
+
 def quality_of(image: torch.Tensor) -> torch.Tensor:
     """Larger slices are better: 0.5 and half the share that is bright."""
     return 0.5 + (image > 0).float().mean() / 2
@@ -114,7 +133,10 @@ def trained(network: Any, targets: Targets | None = None, **more: Any) -> models
     return models.Trained(network, chosen, targets or BALL, told(targets), digest="a model")
 
 
-def annotation(monkeypatch: Any, scan: Path, folder: Path, **more: Any) -> Annotation:
-    """A session whose network is `Bright`."""
-    monkeypatch.setattr("foldwise.annotate.read_trained", lambda _: trained(Bright().eval(), **more))
+def annotation(
+    monkeypatch: Any, scan: Path, folder: Path, network: Bright | None = None, **more: Any
+) -> Annotation:
+    """A session whose network is `Bright`, or the one given."""
+    made = (network or Bright()).eval()
+    monkeypatch.setattr("foldwise.annotate.read_trained", lambda _: trained(made, **more))
     return Annotation([scan], Path("model.pt"), folder)

@@ -15,7 +15,7 @@ from foldwise import annotate
 from foldwise.files import CaseError
 from foldwise.interactive.model import read_trained
 from foldwise.volumes.volume import Volume, write_volume
-from interactive_scans import Bright, trained, write_ball, write_model
+from interactive_scans import Bright, Says, trained, write_ball, write_model
 
 # Stored back to front along y, 2 mm slices along z.
 AFFINE = np.array([[1.0, 0, 0, -10], [0, -1, 0, 30], [0, 0, 2, 5], [0, 0, 0, 1]])
@@ -92,6 +92,66 @@ def test_wrong_input_loses_no_round(folder: Path, capsys: pytest.CaptureFixture[
     with pytest.raises(CaseError, match="another scan"):
         call(folder, capsys, "--nothing", "3", scan="another.nii.gz")
     assert call(folder, capsys, "--nothing", "12")["rounds"] == 2
+
+
+def test_a_missed_object_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mask is written, and that it is empty is said; the next slice is one beside the hints."""
+    missing = Says(hinted=-20, propagated=-20).eval()
+    monkeypatch.setattr("foldwise.annotate.read_trained", lambda _: trained(missing))
+    made = call(folder, capsys, "--box", *["9", "8", "8", "21", "20", "8"])
+    assert made["next_slice"] in (7, 9)
+    assert "ball: not found on any slice" in str(made["message"])
+    assert not np.asarray(nib.load(str(made["mask"])).dataobj).any()
+    assert (pd.read_csv(str(made["quality"]))["quality"] == 0).all()
+
+
+def test_nothing_changes_unless_all_hints_are_usable(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the hints of a usable slice are taken, nor is a round taken back."""
+    made = call(folder, capsys, "--nothing", "12")
+    assert made["message"] == (
+        "ball: not found on any slice; mark it by a scribble or a box where it is clear."
+    )
+    # Of slices that nobody marked nothing is known.
+    quality = pd.read_csv(str(made["quality"])).set_index("slice")["quality"]
+    assert quality.dropna().to_dict() == {12: 1}
+    before = sorted((folder / "session").glob("round_*"))
+    (folder / "points.csv").write_text("x,y,z,kind\n15,14,8,inside\n15,14,40,inside\n", encoding="utf-8")
+    with pytest.raises(CaseError, match="slice 40 is outside the volume"):
+        call(folder, capsys, "--undo", "--points", str(folder / "points.csv"))
+    assert sorted((folder / "session").glob("round_*")) == before
+
+
+def test_files_of_another_hand_are_not_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mask that was edited elsewhere, a table, the scan itself; refused before anything is changed."""
+    box = ["--box", *["9", "8", "8", "21", "20", "8"]]
+    mask = Path(str(call(folder, capsys, *box)["mask"]))
+    call(folder, capsys, "--nothing", "12")  # its own files are replaced
+    write_volume(Volume(np.full((32, 32, 16), 3, np.uint8), AFFINE), mask)
+    (folder / "mine.csv").write_text("a,b\n", encoding="utf-8")
+    files = {path: path.read_bytes() for path in (mask, folder / "mine.csv", folder / "scan.nii.gz")}
+    moved = ["--mask", str(folder / "moved.nii.gz")]
+    for given in (
+        [],
+        ["--mask", str(folder / "scan.nii.gz")],
+        [*moved, "--quality", str(folder / "mine.csv")],
+    ):
+        with pytest.raises(CaseError, match="not written by this session, or was changed since"):
+            call(folder, capsys, *given, "--nothing", "3")
+    assert {path: path.read_bytes() for path in files} == files
+    assert call(folder, capsys, *moved, "--nothing", "3")["rounds"] == 3
+
+
+def test_a_user_s_folder_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The session's folder may hold other things, e.g. one called `prepared`."""
+    kept = folder / "session" / "prepared" / "notes.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine", encoding="utf-8")
+    call(folder, capsys, "--nothing", "12")
+    assert kept.read_text(encoding="utf-8") == "mine"
 
 
 def test_a_volume_of_one_slice(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

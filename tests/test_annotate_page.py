@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,24 +18,36 @@ from playwright.sync_api import Page, expect, sync_playwright
 from starlette.testclient import TestClient
 
 from foldwise.annotate import Annotation
+from foldwise.interactive.hints import Hints
+from foldwise.interactive.workspace import OutdatedError
 from foldwise.web.server import Server
-from interactive_scans import annotation, write_ball
+from interactive_scans import Says, annotation, write_ball
 
 TOKEN = "a-token"
+# Would be run, or ask for a picture, if it were taken for HTML.
+SCAN = "<img src=x onerror=\"alert('1')\">&ü.nii.gz"
+
+CLICK = [{"object": 0, "inside": [[15, 17]]}]
 
 
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Annotation:
     # Stored left to right and feet to head, but with the second axis backwards: geometry must survive it.
     affine = np.array([[1.0, 0, 0, -10], [0, -1, 0, 30], [0, 0, 2, 5], [0, 0, 0, 1]])
-    write_ball(tmp_path / "scan.nii.gz", affine=affine)
-    return annotation(monkeypatch, tmp_path / "scan.nii.gz", tmp_path / "session")
+    write_ball(tmp_path / SCAN, affine=affine)
+    return annotation(monkeypatch, tmp_path / SCAN, tmp_path / "session")
 
 
 @pytest.fixture
 def client(session: Annotation, tmp_path: Path) -> TestClient:
     server = Server(session, tmp_path / "mask.nii.gz", tmp_path / "quality.csv", TOKEN)
     return TestClient(server.application(), base_url="http://127.0.0.1")
+
+
+def post(client: TestClient, path: str, version: str | None = None, **body: object) -> Any:
+    """A change, based on the present version unless another one is named."""
+    now = client.get(f"/{TOKEN}/api/session").json()["version"]
+    return client.post(f"/{TOKEN}/api/{path}", json={"version": version or now, **body})
 
 
 def test_only_the_holder_of_the_token_is_answered(client: TestClient) -> None:
@@ -61,8 +74,7 @@ def test_nothing_is_fetched_from_elsewhere(client: TestClient) -> None:
 
 
 def test_a_round_and_its_undoing(client: TestClient, session: Annotation) -> None:
-    marks = [{"object": 0, "inside": [[15, 17]]}]
-    facts = client.post(f"/{TOKEN}/api/round", json={"slice": 8, "marks": marks}).json()
+    facts = post(client, "round", slice=8, marks=CLICK).json()
     assert facts["rounds"] == 1
     assert facts["hinted"] == [8]
     # The ball has radius 6.5 about slice 8: slices 2 to 14.
@@ -70,7 +82,7 @@ def test_a_round_and_its_undoing(client: TestClient, session: Annotation) -> Non
     assert facts["suggestion"] in (2, 14)
     mask = np.frombuffer(client.get(f"/{TOKEN}/api/mask/8").content, np.uint8)
     assert mask.sum() == (session.stack.image[8, 0] > 0).sum()
-    assert client.post(f"/{TOKEN}/api/undo").json()["rounds"] == 0
+    assert post(client, "undo").json()["rounds"] == 0
     assert not any(client.get(f"/{TOKEN}/api/mask/8").content)
 
 
@@ -87,13 +99,51 @@ def test_a_round_and_its_undoing(client: TestClient, session: Annotation) -> Non
 def test_unusable_hints_lose_no_round(
     client: TestClient, session: Annotation, marks: object, status: int, message: str
 ) -> None:
-    client.post(f"/{TOKEN}/api/round", json={"slice": 8, "marks": [{"object": 0, "inside": [[15, 17]]}]})
+    post(client, "round", slice=8, marks=CLICK)
     before = session.state
-    answer = client.post(f"/{TOKEN}/api/round", json={"slice": 8, "marks": marks})
+    answer = post(client, "round", slice=8, marks=marks)
     assert answer.status_code == status
     assert message in answer.text
     assert session.state is before
     assert session.workspace.rounds == 1
+
+
+def test_of_two_pages_neither_loses_hints(client: TestClient, session: Annotation) -> None:
+    """What is based on an older version is refused, even where an undone number came again."""
+    old = client.get(f"/{TOKEN}/api/session").json()["version"]
+    first = post(client, "round", old, slice=8, marks=CLICK).json()
+    for path, body in (("round", {"slice": 5, "marks": CLICK}), ("undo", {}), ("save", {})):
+        answer = post(client, path, old, **body)
+        assert answer.status_code == 409
+        assert "Another page or command changed this session" in answer.json()["error"]
+    assert post(client, "round", slice=5, marks=CLICK).json()["hinted"] == [8, 5]
+    post(client, "undo")
+    again = post(client, "round", first["version"], slice=11, marks=CLICK).json()
+    assert again["hinted"] == [8, 11]
+    post(client, "undo")
+    post(client, "round", slice=5, marks=CLICK)
+    assert post(client, "undo", again["version"]).status_code == 409
+    assert session.state.hinted == (8, 5)
+    assert client.post(f"/{TOKEN}/api/undo", json={}).status_code == 400
+
+
+def test_a_page_and_a_command_on_one_session(client: TestClient, session: Annotation) -> None:
+    """The command adds a round: the page's is refused, shows the new one, and then goes on from it."""
+    old = client.get(f"/{TOKEN}/api/session").json()["version"]
+    command = Annotation(session.volumes, Path("model.pt"), session.workspace.folder)
+    command.round(8, {0: Hints(inside=np.array([[15.0, 17.0]]))})
+    assert post(client, "round", old, slice=5, marks=CLICK).status_code == 409
+    assert client.get(f"/{TOKEN}/api/session").json()["hinted"] == [8]
+    assert post(client, "round", slice=5, marks=CLICK).json()["hinted"] == [8, 5]
+    for change in (lambda: command.round(2, {0: Hints(nothing=True)}), command.undo):
+        with pytest.raises(OutdatedError):
+            change()
+    assert session.workspace.rounds == 2
+
+
+def test_a_name_that_is_not_utf8(client: TestClient, session: Annotation) -> None:
+    session.volumes = [Path("M\udcfcller.nii.gz")]
+    assert client.get(f"/{TOKEN}/api/session").json()["scan"] == "M\ufffdller.nii.gz"
 
 
 @pytest.fixture
@@ -124,7 +174,13 @@ def page(address: str) -> Iterator[Page]:
         opened = browser.new_page(viewport={"width": 1100, "height": 800})
         wrong: list[str] = []
         opened.on("pageerror", lambda error: wrong.append(str(error)))
-        opened.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        # A browser notes refused requests (409) as errors.
+        opened.on(
+            "console",
+            lambda message: (
+                wrong.append(message.text) if message.type == "error" and "409" not in message.text else None
+            ),
+        )
         opened.on(
             "request",
             lambda asked: None if asked.url.startswith((address, "data:")) else wrong.append(asked.url),
@@ -170,7 +226,7 @@ def test_a_session_in_a_browser(page: Page, session: Annotation, tmp_path: Path)
     assert np.array_equal(session.state.objects(), first)
     page.keyboard.press("s")
     expect(page.locator("#status")).to_contain_text("Saved")
-    saved, scan = nib.load(tmp_path / "mask.nii.gz"), nib.load(tmp_path / "scan.nii.gz")
+    saved, scan = nib.load(tmp_path / "mask.nii.gz"), nib.load(tmp_path / SCAN)
     assert np.array_equal(saved.affine, scan.affine)
     assert np.array_equal(np.asarray(saved.dataobj) == 1, np.asarray(scan.dataobj) > 0)
 
@@ -209,3 +265,40 @@ def test_hints_fall_where_they_are_drawn(page: Page, session: Annotation) -> Non
     assert sent is not None
     assert sent["marks"][0]["box"] == [[4, 15], [18, 3]]
     expect(page.locator("#status")).to_contain_text("Round 1")
+
+
+def test_two_pages_in_a_browser(page: Page, address: str, session: Annotation) -> None:
+    """The second page is refused once, keeps its hints, shows the first one's round, and goes on from it."""
+    browser = page.context.browser
+    assert browser is not None
+    other = browser.new_page()
+    other.goto(address)
+    expect(other.locator("#status")).to_contain_text("Mark the object")
+    for one in (page, other):
+        scribble(one)
+    page.locator("#propagate").click()
+    expect(page.locator("#status")).to_contain_text("Round 1")
+    other.locator("#propagate").click()
+    expect(other.locator("#status")).to_contain_text("Another page or command changed this session")
+    expect(other.locator("#scan")).to_have_text(f"{SCAN} · 1 round")
+    assert session.workspace.rounds == 1
+    other.locator("#propagate").click()
+    expect(other.locator("#status")).to_contain_text("Round 2")
+    page.keyboard.press("u")
+    expect(page.locator("#status")).to_contain_text("Another page or command changed this session")
+    assert session.workspace.rounds == 2
+
+
+def test_a_missed_object_is_shown_as_failed(page: Page, session: Annotation) -> None:
+    missing = Says(hinted=-20, propagated=-20).eval()
+    session.propagator.network = missing  # type: ignore[assignment]
+    scribble(page)
+    page.locator("#propagate").click()
+    expect(page.locator("#status")).to_contain_text("ball: not found on any slice")
+    expect(page.locator("#status")).to_have_class("error")
+    expect(page.locator("#jump")).to_be_enabled()
+    colours = page.locator("#strip").evaluate(
+        """strip => [...Array(16).keys()].map(n => [...strip.getContext("2d").getImageData(
+            (n + 0.5) * strip.width / 16, strip.height - 4, 1, 1).data.slice(0, 3)])"""
+    )
+    assert np.abs(np.array(colours) - [0xE4, 0x57, 0x2E]).max() <= 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from foldwise.files import CaseError
-from foldwise.interactive.hints import Hints, hint_maps, window_of
+from foldwise.interactive.hints import Hints, followed, hint_maps, window_of
 from foldwise.interactive.kinds import KINDS
 from foldwise.interactive.samples import Curriculum, Samples, objects_of
 from foldwise.interactive.user import draw_hints
@@ -230,3 +230,23 @@ def test_no_object_at_all_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.h5", first=5, last=4)
     with pytest.raises(CaseError, match="no training case"):
         samples([path], [[0, 1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("hints", "wanted"),
+    [
+        (Hints(inside=np.array([[3.0, 4.0], [4.0, 5.0], [0.0, 0.0], [9.0, 9.0]])), 0.5),
+        (Hints(inside=np.array([[3.0, 4.0]]), outside=np.array([[2.0, 2.0], [3.0, 3.0], [0.0, 0.0]])), 1 / 3),
+        # A voxel wider on each side: rows 1 to 6 and columns 1 to 8 are 48, with columns 3 to 8 they are 36.
+        (Hints(extreme=np.array([[2.0, 5.0], [5.0, 5.0], [3.0, 4.0], [3.0, 7.0]])), 36 / 48),
+        (Hints(box=np.array([[2.0, 2.0], [5.0, 7.0]])), 1),
+        (Hints(box=np.array([[9.0, 0.0], [11.0, 1.0]])), 0),
+        (Hints(nothing=True), 0),
+    ],
+)
+def test_how_well_a_mask_follows_hints(hints: Hints, wanted: float) -> None:
+    mask = np.zeros((12, 12), bool)
+    mask[2:6, 2:8] = True
+    assert followed(hints, mask) == pytest.approx(wanted)
+    # An empty mask follows only "nothing".
+    assert followed(hints, np.zeros_like(mask)) == float(hints.nothing)

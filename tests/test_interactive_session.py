@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from foldwise.interactive.places import Places
 from foldwise.interactive.results import mask_in_source
 from foldwise.interactive.rounds import chosen, simulate, slice_iou
 from foldwise.interactive.session import Memory, Propagator, State, memory_bytes
-from foldwise.interactive.workspace import Workspace
+from foldwise.interactive.workspace import OutdatedError, Workspace
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_header, write_volume
-from interactive_scans import SIZE, Bright, quality_of
+from interactive_scans import SIZE, Bright, Says, quality_of
 from synthetic import ball
 
 CLICK = {0: Hints(inside=np.array([[15.0, 14.0]]))}
@@ -34,10 +35,15 @@ def stack(slices: int = 16) -> torch.Tensor:
     return torch.from_numpy(np.where(mask, 1.0, -1.0)).float()[:, None]
 
 
-def propagator(network: Any = None, image: torch.Tensor | None = None, capacity: int = 4) -> Propagator:
+def propagator(
+    network: Any = None,
+    image: torch.Tensor | None = None,
+    capacity: int = 4,
+    objects: tuple[str, ...] = ("ball",),
+) -> Propagator:
     made: Any = network or Bright().eval()
     seen = stack() if image is None else image
-    return Propagator(made, seen, (1, 1), objects=["ball"], size=SIZE, capacity=capacity)
+    return Propagator(made, seen, (1, 1), objects=objects, size=SIZE, capacity=capacity)
 
 
 def empty(of: Propagator) -> State:
@@ -65,6 +71,94 @@ def test_quality_is_of_slices_with_a_mask_and_no_hints() -> None:
     assert state.suggestion() in (2, 14)
 
 
+def test_a_missed_object_is_a_failure() -> None:
+    """Hints say that the ball is there, and nothing is found: quality 0; a slice beside it comes next."""
+    rounds = propagator(Says(hinted=-20, propagated=-20))
+    state = rounds.round(empty(rounds), 8, CLICK)
+    assert state.not_found() == [0]
+    assert (state.quality == 0).all()
+    assert state.suggestion() in (7, 9)
+    # The hinted slice itself is asked for again where nothing else is left.
+    everywhere = State(state.probabilities, state.quality, (*range(8), *range(9, 16), 8))
+    assert everywhere.suggestion() == 8
+
+
+def test_a_mask_that_is_lost_beside_a_large_one_is_looked_at() -> None:
+    """The hinted slice has the ball, no other has: the two beside it are asked for, no others."""
+    rounds = propagator(Says(propagated=-20))
+    state = rounds.round(empty(rounds), 8, CLICK)
+    assert state.quality[0].tolist() == [0 if n in (7, 9) else 1 for n in range(16)]
+    for place in (7, 9):
+        assert state.suggestion() in (7, 9)
+        state = rounds.round(state, place, {0: Hints(nothing=True)})
+    assert state.suggestion() is None
+
+
+@pytest.mark.parametrize("logit", [0.4, -0.4])
+def test_unsure_slices_are_worth_what_their_probabilities_are(logit: float) -> None:
+    """Whatever is predicted, here 0.98: no pixel is sure.
+
+    Aggregation squares the odds: p = e^0.8 / (1 + e^0.8) = 0.690 in an area A, and 0 elsewhere. If that is
+    right, the mask has the IoU (0.690 A + 1) / (A + 1). For 0.310 the mask is empty, which is worth
+    1 / (0.310 A + 1); where it ends beside the large mask of the hinted slice it is lost.
+    """
+    rounds = propagator(Says(propagated=logit))
+    state = rounds.round(empty(rounds), 8, CLICK)
+    area = (stack()[:, 0] > 0).sum((1, 2)).numpy()
+    wanted = (0.690 * area + 1) / (area + 1) if logit > 0 else 1 / (0.310 * area + 1)
+    for place in range(16):
+        if place == 8 or (logit < 0 and place in (7, 9)):
+            continue
+        assert state.quality[0, place] == pytest.approx(wanted[place] if area[place] else 1, abs=2e-3)
+    assert state.quality[0, 9] < 0.7
+    assert state.suggestion() is not None
+
+
+def test_a_quality_that_is_no_number_is_the_lowest() -> None:
+    rounds = propagator(Says(quality=float("nan")))
+    state = rounds.round(empty(rounds), 8, CLICK)
+    assert [n for n in range(16) if state.quality[0, n] == 0] == [2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14]
+
+
+@pytest.mark.parametrize("network", [Says(hinted=float("nan")), Says(propagated=float("nan"))])
+def test_a_network_that_answers_no_numbers_is_refused(network: Says) -> None:
+    rounds = propagator(network.eval())
+    with pytest.raises(CaseError, match="not finite numbers"):
+        rounds.round(empty(rounds), 8, CLICK)
+
+
+def test_objects_without_hints_are_unknown() -> None:
+    """Only the first of two objects was hinted: it alone chooses slices; the other is not called perfect."""
+    rounds = propagator(objects=("ball", "other"))
+    state = rounds.round(empty(rounds), 8, CLICK)
+    assert state.not_found() == [1]
+    assert np.isnan(state.quality[1]).all()
+    assert state.suggestion() in (2, 14)
+    assert np.isfinite(state.lowest()).all()
+    # Asked for in vain, it is a failure that the first one does not hide.
+    state = propagator(Says(hinted=-20, propagated=-20), objects=("ball", "other")).round(
+        state, 8, {1: CLICK[0]}
+    )
+    assert (state.quality[1] == 0).all()
+    assert state.quality[0, 8] == 1
+    assert state.suggestion() in (7, 9)
+
+
+def test_before_the_first_round_nothing_is_known() -> None:
+    state = empty(propagator())
+    assert np.isnan(state.quality).all()
+    assert state.suggestion() is None
+
+
+def test_hints_that_the_mask_does_not_follow() -> None:
+    """Two of three points outside stay in the mask: quality 1/3, and asked for again at the end."""
+    rounds = propagator(Says(quality=0.9))
+    hints = Hints(inside=np.array([[15.0, 14.0]]), outside=np.array([[15.0, 13.0], [15.0, 15.0], [2.0, 2.0]]))
+    state = rounds.round(empty(rounds), 8, {0: hints})
+    assert state.quality[0, 8] == pytest.approx(1 / 3)
+    assert state.suggestion() in (7, 9)
+
+
 def test_slices_up_to_the_next_hints_are_redone_and_no_others() -> None:
     rounds = propagator()
     state = rounds.round(empty(rounds), 8, CLICK)
@@ -73,6 +167,8 @@ def test_slices_up_to_the_next_hints_are_redone_and_no_others() -> None:
     # Nothing on 12, and from there neither beyond nor back; slice 8 and what lies before it stay.
     assert filled.tolist() == [2 <= n <= 8 for n in range(16)]
     assert state.hinted == (8, 12)
+    # The ball ended at 8 because of what was said of 12: the slice between is worth a look.
+    assert state.suggestion() == 9
 
 
 def test_hinting_a_slice_again_replaces_its_hints() -> None:
@@ -152,10 +248,11 @@ def test_who_chooses() -> None:
     assert random == {0, 1, 3, 4}
 
 
-def test_the_truth_does_not_choose() -> None:
+@pytest.mark.parametrize("network", [Bright(), Says(hinted=-20, propagated=-20), Says(propagated=0.4)])
+def test_the_truth_does_not_choose(network: Bright) -> None:
     """With another truth on all slices but the hinted ones, predicted choice takes the same slices."""
     truth = (stack()[:, 0] > 0).numpy().astype(np.uint8)
-    rounds = propagator()
+    rounds = propagator(network.eval())
     first = list(simulate(rounds, truth, "points", "predicted", 3, np.random.default_rng(0)))
     places = [made.place for made in first]
     other = truth.copy()
@@ -298,6 +395,70 @@ def test_rounds_outlive_the_process(tmp_path: Path) -> None:
     again.undo()
     with pytest.raises(CaseError, match="no round to take back"):
         again.undo()
+
+
+def slices_hinted(folder: Path) -> list[int]:
+    """What the files of a session hold, in their order."""
+    made = []
+    for path in sorted(folder.glob("round_*.npz")):
+        with np.load(path) as file:
+            made.append(json.loads(str(file["hints"]))["slice"])
+    return made
+
+
+def test_two_processes_lose_nothing(tmp_path: Path) -> None:
+    """Who does not know the last round adds none and takes none back, until it has read it."""
+    rounds = propagator()
+    one, two = Workspace(tmp_path, {}), Workspace(tmp_path, {})
+    first = rounds.round(empty(rounds), 8, CLICK)
+    one.add(first, 8, CLICK)
+    for change in (lambda: two.add(first, 5, CLICK), two.undo):
+        with pytest.raises(OutdatedError, match="another page or command"):
+            change()
+    assert slices_hinted(tmp_path) == [8]
+    two.add(rounds.round(two.state(empty(rounds)), 5, CLICK), 5, CLICK)
+    assert slices_hinted(tmp_path) == [8, 5]
+    # The same number again is not the same round.
+    one.state(empty(rounds))
+    two.undo()
+    two.add(first, 11, CLICK)
+    with pytest.raises(OutdatedError):
+        one.undo()
+    assert slices_hinted(tmp_path) == [8, 11]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_round_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    """Another process adds its round while this one writes; also where the file system has no links."""
+
+    def refused(*_: Any) -> None:
+        raise PermissionError
+
+    if not links:
+        monkeypatch.setattr("os.link", refused)
+    rounds = propagator()
+    one, two = Workspace(tmp_path, {}), Workspace(tmp_path, {})
+    first = rounds.round(empty(rounds), 8, CLICK)
+    save = np.savez_compressed
+
+    def slow(*given: Any, **arrays: Any) -> None:
+        monkeypatch.setattr(np, "savez_compressed", save)
+        two.add(first, 5, CLICK)
+        save(*given, **arrays)
+
+    monkeypatch.setattr(np, "savez_compressed", slow)
+    with pytest.raises(OutdatedError):
+        one.add(first, 8, CLICK)
+    assert slices_hinted(tmp_path) == [5]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["round_0001.npz", "session.json"]
+
+
+def test_a_folder_of_other_files_is_no_session(tmp_path: Path) -> None:
+    """A prepared scan that is not of this session would be taken for this scan."""
+    (tmp_path / "case.h5").write_bytes(b"of something else")
+    with pytest.raises(CaseError, match=r"holds case\.h5 but no session\.json"):
+        Workspace(tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["case.h5"]
 
 
 def test_a_session_of_another_model_is_left_alone(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import csv
 import io
 import json
 import logging
-import shutil
+import tempfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from foldwise.interactive.files import Marked, joined, read_box, read_points, re
 from foldwise.interactive.hints import Hints
 from foldwise.interactive.model import Stack, Trained, propagator_of, read_stack, read_trained
 from foldwise.interactive.results import mask_in_source, quality_rows
-from foldwise.interactive.session import State
+from foldwise.interactive.session import HALF, State
 from foldwise.interactive.workspace import Workspace
 from foldwise.systems.segmentation.new import prepare_case
 from foldwise.volumes.volume import read_header, write_volume
@@ -55,17 +55,22 @@ def main() -> None:
     mask = args.mask or args.session / "mask.nii.gz"
     quality = args.quality or args.session / "quality.csv"
     annotation = Annotation(args.volume, args.model, args.session)
+    annotation.workspace.refuse_foreign(mask, quality)
     if args.serve:
         from foldwise.web.server import serve
 
         serve(annotation, mask, quality, args.port)
         return
     marked = _marked(args, annotation)
+    for place, hints in marked.items():
+        annotation.propagator.refuse(place, hints)  # all of them, before anything is changed
     if args.undo:
         annotation.undo()
     for place, hints in marked.items():
         annotation.round(place, hints)
     annotation.save(mask, quality)
+    if remark := annotation.remark():
+        logging.warning("%s", remark)
     print(json.dumps({**annotation.summary(), "mask": str(mask), "quality": str(quality)}, indent=2))
 
 
@@ -94,15 +99,17 @@ class Annotation:
     def _prepare(self, folder: Path) -> None:
         images = tuple(str(path) for path in self.volumes)
         entry = Entry("case", "case", {"images": images}, "", {}, 0)
-        prepare_case(entry, self.trained.state, folder / "prepared").replace(self.workspace.scan)
-        shutil.rmtree(folder / "prepared")
+        with tempfile.TemporaryDirectory(prefix=".prepared.", dir=folder) as temporary:
+            made = prepare_case(entry, self.trained.state, Path(temporary))
+            made.replace(self.workspace.scan)
 
     def round(self, place: int, hints: dict[int, Hints]) -> None:
         """A round on a slice of the stack.
 
         Raises:
-            CaseError: the hints are of no use; the session stays as it was.
+            CaseError: the hints are of no use, or another process changed the session; it stays as it was.
         """
+        self.workspace.refuse_outdated()
         state = self.propagator.round(self.state, place, hints)
         self.workspace.add(state, place, hints)
         self.state = state
@@ -112,8 +119,20 @@ class Annotation:
         self.workspace.undo()
         self.state = self.workspace.state(self._empty)
 
+    def refresh(self) -> None:
+        """Take up what another process did to the session."""
+        if self.workspace.version != self.workspace.seen:
+            self.state = self.workspace.state(self._empty)
+
     def save(self, mask: Path, quality: Path) -> None:
-        """Write the mask in the scan's own geometry, and the quality of every slice."""
+        """Write the mask in the scan's own geometry, and the quality of every slice.
+
+        Raises:
+            CaseError: a file that another hand wrote or changed would be replaced, or another process changed
+                the session.
+        """
+        self.workspace.refuse_outdated()
+        self.workspace.refuse_foreign(mask, quality)
         write_volume(mask_in_source(self.state, self.stack.lineage, self.stack.axis, self.targets), mask)
         rows = quality_rows(self.state, self.targets.names, self.stack.places)
         text = io.StringIO()
@@ -121,6 +140,7 @@ class Annotation:
         writer.writeheader()
         writer.writerows(rows)
         write_text(quality, text.getvalue())
+        self.workspace.remember(mask, quality)
 
     def summary(self) -> dict[str, Any]:
         """Rounds so far and the slice to look at next, as an index along the file's own axis."""
@@ -129,7 +149,25 @@ class Annotation:
             "rounds": self.workspace.rounds,
             "axis": "xyz"[self.stack.places.source_axis],
             "next_slice": None if place is None else self.stack.places.slice_in_source(place),
+            "message": self.remark(),
         }
+
+    def remark(self) -> str:
+        """What a person must know of the last round: objects not found, hints not followed; else empty."""
+        state, names = self.state, self.targets.names
+        if not state.hinted:
+            return ""
+        not_found = state.not_found()
+        made = [
+            f"{names[number]}: not found on any slice; mark it by a scribble or a box where it is clear."
+            for number in not_found
+        ]
+        rest = [number for number in range(len(names)) if number not in not_found]
+        for place in sorted(state.hinted):
+            if (state.quality[rest, place] < HALF).any():
+                index = self.stack.places.slice_in_source(place)
+                made.append(f"The mask does not follow the hints on slice {index}.")
+        return " ".join(made)
 
 
 def _marked(args: Namespace, annotation: Annotation) -> Marked:

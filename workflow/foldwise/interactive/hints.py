@@ -124,7 +124,7 @@ def hint_input(
 
 
 def followed(hints: Hints, mask: np.ndarray) -> float:
-    """How well a mask (rows, columns) follows hints: 0 where it is empty or elsewhere, 1 without a contradiction.
+    """How well a mask (rows, columns) follows hints: 0 if it is empty or elsewhere, 1 if nothing contradicts.
 
     The least of: the share of the points inside that it holds, the share of the points outside that it leaves
     out, and the IoU of its bounding box and that of the extreme points or of the box. Both boxes are a voxel

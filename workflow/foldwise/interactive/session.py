@@ -23,10 +23,12 @@ EVERY = 5
 # An object is surely there, or may be there, where so much of the input has so high a probability: 100 pixels
 # of 512 × 512.
 SURE, MAYBE, AREA = 0.95, 0.05, 100 / 512**2
-# A hinted slice has failed if its mask follows fewer of the hints; and a mask that ends at a slice with a larger
-# share of its largest area has been lost there.
+# A hinted slice has failed if its mask follows fewer of the hints; and a mask that ends at a slice with a
+# larger share of its largest area has been lost there.
 HALF = 0.5
-NOT_FINITE = "the networks answer with values that are not finite numbers; train the model again, or use another one"
+NOT_FINITE = (
+    "the networks answer with values that are not finite numbers; train the model again, or use another one"
+)
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class State:
 
     Attributes:
         probabilities: (objects, slices, rows, columns) uint8, 255 is certain.
-        quality: (objects, slices) float32. Predicted IoU, at most as high as the probabilities allow; 1 where the
-            object is surely not; 0 where its mask is lost. Where hints were given: the share of them that the
-            mask follows. NaN: nothing is known, since no mask of the object was found or asked for.
+        quality: (objects, slices) float32. Predicted IoU, at most as high as the probabilities allow; 1 where
+            the object is surely not; 0 where its mask is lost. Where hints were given: the share of them that
+            the mask follows. NaN: nothing is known, since no mask of the object was found or asked for.
         hinted: slices with hints, in the order in which they were given.
     """
 
@@ -73,7 +75,7 @@ class State:
         return np.stack(counts, 1)
 
     def suggestion(self) -> int | None:
-        """The slice to look at next: the lowest quality below 1, and of equals the one nearest to the last hints.
+        """The slice to look at next: the lowest quality below 1, of equals the nearest to the last hints.
 
         Slices with hints come last, and only where the mask does not follow them.
         """
@@ -268,7 +270,7 @@ class Propagator:
         on_slice = self.window.to_slice(apart.cpu(), self.shape[1], self.shape[2])
         least = AREA * self.size**2
         sure, maybe = ((apart > limit).sum((2, 3)) > least for limit in (SURE, MAYBE))
-        # Without a sure pixel the prediction is worth no more than the mask would be if the probabilities are right.
+        # Without a sure pixel a mask is worth no more than it would be if the probabilities were right.
         quality = torch.where(sure, quality, torch.minimum(quality, soft_iou(apart, (apart > 0.5).float())))
         quality = torch.where(maybe, quality, 1).cpu().numpy()
         for number, place in enumerate(part):

@@ -7,12 +7,13 @@ Host header, so that no page of the web can reach it by a name of its own.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import socket
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import uvicorn
@@ -29,6 +30,8 @@ from starlette.routing import Route
 from foldwise.annotate import Annotation
 from foldwise.files import CaseError
 from foldwise.interactive.hints import Hints
+from foldwise.interactive.results import rounded
+from foldwise.interactive.workspace import OutdatedError
 
 HOST = "127.0.0.1"
 PAGE = Path(__file__).with_name("page")
@@ -43,6 +46,7 @@ HEADERS = {
 # More than any scribble has, and little enough to be read at once.
 LONGEST = 4_000_000
 
+Sent = TypeVar("Sent", bound="Change")
 Point = tuple[Annotated[float, Field(allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]
 
 
@@ -69,10 +73,16 @@ class Marks(BaseModel):
         )
 
 
-class Asked(BaseModel):
-    """A round."""
+class Change(BaseModel):
+    """What every request for a change says: the version of the session that its page shows."""
 
     model_config = ConfigDict(extra="forbid")
+
+    version: str
+
+
+class Asked(Change):
+    """A round."""
 
     slice: int
     marks: list[Marks]
@@ -114,6 +124,8 @@ class Server:
                 raise HTTPException(404)
             try:
                 made = await answer(request)
+            except OutdatedError as error:
+                made = JSONResponse({"error": str(error)}, 409)
             except CaseError as error:
                 made = JSONResponse({"error": str(error)}, 422)
             made.headers.update(HEADERS)
@@ -128,7 +140,7 @@ class Server:
         return FileResponse(PAGE / name)
 
     async def _session(self, _: Request) -> Response:
-        return JSONResponse(self._facts())
+        return await self._alone(lambda: None)
 
     async def _image(self, request: Request) -> Response:
         image = self.annotation.stack.image[self._place(request), 0].numpy()
@@ -139,32 +151,34 @@ class Server:
         return _bytes(self.annotation.state.objects(self._place(request)))
 
     async def _round(self, request: Request) -> Response:
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > LONGEST:
-                raise HTTPException(413)
-        try:
-            asked = Asked.model_validate_json(bytes(body))
-        except ValidationError as error:
-            raise HTTPException(400, str(error.errors()[0]["msg"])) from None
+        asked = await _read(request, Asked)
         names = self.annotation.targets.names
         if any(marks.object >= len(names) for marks in asked.marks):
             raise HTTPException(400, f"objects are 0 to {len(names) - 1}")
         hints = {marks.object: marks.hints() for marks in asked.marks}
-        return await self._alone(lambda: self.annotation.round(asked.slice, hints))
+        return await self._alone(lambda: self.annotation.round(asked.slice, hints), asked.version)
 
-    async def _undo(self, _: Request) -> Response:
-        return await self._alone(self.annotation.undo)
+    async def _undo(self, request: Request) -> Response:
+        return await self._alone(self.annotation.undo, (await _read(request, Change)).version)
 
-    async def _save(self, _: Request) -> Response:
-        return await self._alone(lambda: self.annotation.save(self.mask, self.quality))
+    async def _save(self, request: Request) -> Response:
+        asked = await _read(request, Change)
+        return await self._alone(lambda: self.annotation.save(self.mask, self.quality), asked.version)
 
-    async def _alone(self, change: Callable[[], None]) -> Response:
-        """Change the session in a thread, after whatever changes it now, and tell how it stands."""
+    async def _alone(self, change: Callable[[], None], version: str | None = None) -> Response:
+        """Change the session in a thread, after whatever changes it now, and tell how it stands.
+
+        Nothing is changed for a page that shows another version of it: its user has not seen the present one.
+        """
 
         def locked() -> dict[str, Any]:
             with self._lock:
+                self.annotation.refresh()
+                if version not in (None, self.annotation.workspace.seen):
+                    raise OutdatedError(
+                        "Another page or command changed this session meanwhile, so nothing was done. Its "
+                        "present state is shown, with your hints: look again, then repeat."
+                    )
                 change()
                 return self._facts()
 
@@ -180,7 +194,8 @@ class Server:
         annotation, state = self.annotation, self.annotation.state
         stack, objects = annotation.stack, state.objects()
         return {
-            "scan": annotation.volumes[0].name,
+            "version": annotation.workspace.seen,
+            "scan": _shown(annotation.volumes[0].name),
             "objects": list(annotation.targets.names),
             "shape": list(annotation.propagator.shape),
             "spacing": list(stack.spacing),
@@ -190,9 +205,10 @@ class Server:
             "rounds": annotation.workspace.rounds,
             "hinted": list(state.hinted),
             "suggestion": state.suggestion(),
-            "quality": [round(float(value), 4) for value in state.quality.min(0)],
+            "quality": [rounded(value) for value in state.lowest()],
             "filled": (objects > 0).any((1, 2)).tolist(),
-            "saves": str(self.mask),
+            "message": annotation.remark(),
+            "saves": _shown(str(self.mask)),
         }
 
 
@@ -216,12 +232,31 @@ def serve(annotation: Annotation, mask: Path, quality: Path, port: int = 0) -> N
     except OSError as error:
         raise CaseError(f"port {port}: {error.strerror}; use another one, or 0 for a free one") from error
     address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"
-    print(f"Open {address}\nCtrl+C ends it; every round is kept in {annotation.workspace.folder}", flush=True)
+    folder = _shown(str(annotation.workspace.folder))
+    print(f"Open {address}\nCtrl+C ends it; every round is kept in {folder}", flush=True)
     application = Server(annotation, mask, quality, token).application()
     # No access log: it would hold the token.
     config = uvicorn.Config(application, access_log=False, log_level="warning", server_header=False)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     uvicorn.Server(config).run(sockets=[listening])
+
+
+async def _read(request: Request, kind: type[Sent]) -> Sent:
+    """The body of a request."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > LONGEST:
+            raise HTTPException(413)
+    try:
+        return kind.model_validate_json(bytes(body))
+    except ValidationError as error:
+        raise HTTPException(400, str(error.errors()[0]["msg"])) from None
+
+
+def _shown(name: str) -> str:
+    """A file's name as text: bytes that are not UTF-8 could neither be sent nor printed."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _bytes(array: np.ndarray) -> Response:

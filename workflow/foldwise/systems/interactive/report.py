@@ -106,8 +106,8 @@ def tables(model: ModelResults) -> list[Table]:
     columns = (Column("fact", "measure", text=True), Column("value", "value", 3))
     made.append(
         Table(
-            "Quality and cost. The quality is of slices without hints where the object may be, in sessions with "
-            "predicted choice. The memory does not grow with the volume.",
+            "Quality and cost. The quality is of slices without hints where the object may be, in sessions "
+            "with predicted choice. The memory does not grow with the volume.",
             columns,
             [{"fact": fact, "value": value} for fact, value in facts],
         )

@@ -85,7 +85,7 @@ def _scored(made: Scored, record: Record, truth: Volume, tolerance_mm: float) ->
 
 
 def pairs(made: Scored) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and true IoU of the slices without hints; 1 is a convention, for where an object surely is not."""
+    """Predicted and true IoU of slices without hints, less those where an object surely is not (1)."""
     predicted = made.quality < 1
     predicted[:, list(made.hinted)] = False
     return made.quality[predicted], made.iou[predicted]

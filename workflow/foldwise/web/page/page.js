@@ -37,7 +37,7 @@ async function ask(path, body) {
     const text = await answer.text();
     let reason = text;
     try { reason = JSON.parse(text).error; } catch { /* plain text */ }
-    throw new Error(reason);
+    throw Object.assign(new Error(reason), { status: answer.status });
   }
   return answer;
 }
@@ -59,7 +59,7 @@ async function show(place) {
   mask = objects;
   const index = session.source_slices[place];
   element("where").textContent = `Slice ${index} along ${session.source_axis}`;
-  slider.setAttribute("aria-valuetext", `slice ${index}, quality ${session.quality[place]}`);
+  slider.setAttribute("aria-valuetext", `slice ${index}, quality ${session.quality[place] ?? "unknown"}`);
   draw();
   drawStrip();
 }
@@ -132,9 +132,14 @@ function drawStrip() {
     if (session.hinted.includes(place)) {
       context.fillStyle = colour("--hint");
       context.fillRect(from, high * 0.2, width, high * 0.8);
-    } else if (session.filled[place]) {
+      context.fillStyle = colour("--bad");
+      // The mask does not follow the hints.
+      if (quality !== null && quality < 0.5) context.fillRect(from, high * 0.6, width, high * 0.4);
+    } else if (quality !== null && (session.filled[place] || quality < 1)) {
+      // A lost mask has quality 0, and must be seen.
+      const tall = high * Math.max(0.15, 0.8 * quality);
       context.fillStyle = `color-mix(in oklab, ${colour("--good")} ${Math.round(100 * quality)}%, ${colour("--bad")})`;
-      context.fillRect(from, high * (1 - 0.8 * quality), width, high * 0.8 * quality);
+      context.fillRect(from, high - tall, width, tall);
     } else {
       context.fillStyle = colour("--line");
       context.fillRect(from, high - 2 * ratio, width, 2 * ratio);
@@ -160,7 +165,7 @@ function take(facts) {
   element("scan").textContent = `${facts.scan} · ${facts.rounds} round${facts.rounds === 1 ? "" : "s"}`;
   const place = facts.suggestion;
   element("suggestion").textContent = place === null ? "" :
-    `Suggested next: slice ${facts.source_slices[place]} (predicted quality ${facts.quality[place].toFixed(2)})`;
+    `Suggested next: slice ${facts.source_slices[place]} (quality ${facts.quality[place].toFixed(2)})`;
   refreshButtons();
 }
 
@@ -180,10 +185,14 @@ async function change(doing, path, body, done) {
   refreshButtons();
   say(doing);
   try {
-    take(await (await ask(path, body)).json());
-    say(done());
+    take(await (await ask(path, { version: session.version, ...body })).json());
+    say([done(), session.message].filter(Boolean).join(" "), Boolean(session.message));
     return true;
   } catch (error) {
+    if (error.status === 409) { // the session was changed elsewhere; the hints stay
+      take(await (await ask("session")).json());
+      await show(here());
+    }
     say(error.message, true);
     return false;
   } finally {
@@ -331,4 +340,4 @@ slider.max = session.shape[0] - 1;
 cross = [Math.floor(session.shape[1] / 2), Math.floor(session.shape[2] / 2)];
 fit();
 await show(session.suggestion ?? Math.floor(session.shape[0] / 2));
-say("Mark the object on a slice, then propagate.");
+say(session.message || "Mark the object on a slice, then propagate.", Boolean(session.message));

@@ -94,6 +94,7 @@ def test_a_round_and_its_undoing(client: TestClient, session: Annotation) -> Non
         ([{"object": 0, "outside": [[3, 3]]}], 422, "only marks outside"),
         ([{"object": 5, "inside": [[3, 3]]}], 400, "objects are 0 to 0"),
         ([{"object": 0, "inside": [[3, "x"]]}], 400, "number"),
+        ([*CLICK, *CLICK], 400, "several lists of marks"),
     ],
 )
 def test_unusable_hints_lose_no_round(

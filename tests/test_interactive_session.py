@@ -18,7 +18,7 @@ from foldwise.interactive.network import InteractiveNetwork
 from foldwise.interactive.places import Places
 from foldwise.interactive.results import mask_in_source
 from foldwise.interactive.rounds import chosen, simulate, slice_iou
-from foldwise.interactive.session import Memory, Propagator, State, memory_bytes
+from foldwise.interactive.session import Memory, Propagator, State, _doubt, memory_bytes
 from foldwise.interactive.workspace import OutdatedError, Workspace
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.targets import Targets
@@ -92,6 +92,18 @@ def test_a_mask_that_is_lost_beside_a_large_one_is_looked_at() -> None:
         assert state.suggestion() in (7, 9)
         state = rounds.round(state, place, {0: Hints(nothing=True)})
     assert state.suggestion() is None
+
+
+def test_an_object_that_ends_where_another_begins_is_not_lost() -> None:
+    """The ball is of one object up to slice 8 and of another from 9; a person's hints on 8 are of the first one."""
+    ball = (stack()[:, 0] > 0).numpy() * np.uint8(255)
+    state = State(np.zeros((2, *ball.shape), np.uint8), np.ones((2, 16), np.float32), (8,))
+    state.probabilities[0, :9], state.probabilities[1, 9:] = ball[:9], ball[9:]
+    _doubt(state)
+    assert (state.quality == 1).all()
+    state.probabilities[1] = 0
+    _doubt(state)
+    assert state.quality[0].tolist() == [0 if n == 9 else 1 for n in range(16)]
 
 
 @pytest.mark.parametrize("logit", [0.4, -0.4])

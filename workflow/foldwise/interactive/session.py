@@ -287,15 +287,19 @@ class Propagator:
 
 def _doubt(state: State) -> None:
     """Set the quality of an object to 0 where its mask is lost, and to NaN where it was never asked for."""
-    slices = state.quality.shape[1]
-    hinted = np.isin(np.arange(slices), state.hinted)
-    for quality, areas in zip(state.quality, state.areas(), strict=True):
+    hinted = np.isin(np.arange(state.quality.shape[1]), state.hinted)
+    for number, (quality, areas) in enumerate(zip(state.quality, state.areas(), strict=True), start=1):
         # A person said of these that the object is not there.
         absent = hinted & (quality == 1) & (areas == 0)
         if areas.any():
-            large = np.pad(areas > HALF * areas.max(), 1)
-            lost = (areas == 0) & (large[:-2] | large[2:])
-            quality[lost & ~absent] = 0
+            large = areas > HALF * areas.max()
+            for one, other in [(n, n + step) for n in np.flatnonzero(large) for step in (-1, 1)]:
+                if 0 <= other < len(areas) and not areas[other] and not absent[other]:
+                    before = state.objects(one) == number
+                    # Another object may begin where this one ends.
+                    taken = (state.objects(other) > 0)[before].mean()
+                    if taken < HALF:
+                        quality[other] = 0
         elif (quality[hinted] < HALF).any():
             quality[~absent] = 0
         else:

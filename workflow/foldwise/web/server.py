@@ -156,6 +156,8 @@ class Server:
         if any(marks.object >= len(names) for marks in asked.marks):
             raise HTTPException(400, f"objects are 0 to {len(names) - 1}")
         hints = {marks.object: marks.hints() for marks in asked.marks}
+        if len(hints) < len(asked.marks):
+            raise HTTPException(400, "an object has several lists of marks; send one")
         return await self._alone(lambda: self.annotation.round(asked.slice, hints), asked.version)
 
     async def _undo(self, request: Request) -> Response:

@@ -95,7 +95,7 @@ def test_a_mask_that_is_lost_beside_a_large_one_is_looked_at() -> None:
 
 
 def test_an_object_that_ends_where_another_begins_is_not_lost() -> None:
-    """The ball is of one object up to slice 8 and of another from 9; a person's hints on 8 are of the first one."""
+    """The ball is of one object up to slice 8 and of another from 9; the hints on 8 are of the first one."""
     ball = (stack()[:, 0] > 0).numpy() * np.uint8(255)
     state = State(np.zeros((2, *ball.shape), np.uint8), np.ones((2, 16), np.float32), (8,))
     state.probabilities[0, :9], state.probabilities[1, 9:] = ball[:9], ball[9:]

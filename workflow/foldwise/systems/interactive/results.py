@@ -125,6 +125,9 @@ def export(
                 )
                 continue
             state = record.state
+        for number in state.not_found():
+            name = record.targets.names[number]
+            logging.warning("case %s: %s was found on no slice; the mask is without it", entry.case, name)
         mask = mask_in_source(state, record.lineage, record.axis, record.targets)
         write_volume(mask, folder / f"{entry.case}.nii.gz")
         rows = quality_rows(state, record.targets.names, Places(record.lineage, record.axis))

@@ -272,10 +272,10 @@ class Propagator:
         sure, maybe = ((apart > limit).sum((2, 3)) > least for limit in (SURE, MAYBE))
         # Without a sure pixel a mask is worth no more than it would be if the probabilities were right.
         quality = torch.where(sure, quality, torch.minimum(quality, soft_iou(apart, (apart > 0.5).float())))
-        quality = torch.where(maybe, quality, 1).cpu().numpy()
+        said = torch.where(maybe, quality, 1).cpu().numpy()
         for number, place in enumerate(part):
             state.probabilities[:, place] = _stored(on_slice[number])
-            state.quality[:, place] = quality[number]
+            state.quality[:, place] = said[number]
 
     def _queries(self, places: range) -> Iterator[tuple[list[int], torch.Tensor, Query]]:
         """A few slices at a time: their places, images and queries."""
@@ -293,7 +293,7 @@ def _doubt(state: State) -> None:
         absent = hinted & (quality == 1) & (areas == 0)
         if areas.any():
             large = areas > HALF * areas.max()
-            for one, other in [(n, n + step) for n in np.flatnonzero(large) for step in (-1, 1)]:
+            for one, other in [(n, n + step) for n in np.flatnonzero(large).tolist() for step in (-1, 1)]:
                 if 0 <= other < len(areas) and not areas[other] and not absent[other]:
                     before = state.objects(one) == number
                     # Another object may begin where this one ends.

@@ -32,6 +32,11 @@ def open_hdf5(path: Path | str, *formats: str) -> h5py.File:
     return file
 
 
+def create_hdf5(path: Path | str) -> h5py.File:
+    """Open a new file for writing, without HDF5's file locks: nobody else uses a file that is being written."""
+    return h5py.File(path, "w", locking=False)
+
+
 def content_of(path: Path | str) -> str:
     """The hash of a cache's arrays, as stored with them.
 

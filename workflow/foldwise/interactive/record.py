@@ -19,7 +19,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from foldwise.hdf5 import open_hdf5
+from foldwise.hdf5 import create_hdf5, open_hdf5
 from foldwise.interactive.kinds import CHOICES, KINDS
 from foldwise.interactive.rounds import Round, slice_iou
 from foldwise.interactive.session import State
@@ -134,7 +134,7 @@ def in_source(mask: np.ndarray, record: Record) -> np.ndarray:
 
 def create(path: Path, attributes: dict[str, str | int]) -> h5py.File:
     """A new record's file, open for writing; the caller renames it."""
-    file = h5py.File(path, "w")
+    file = create_hdf5(path)
     file.attrs.update({"format": FORMAT, **attributes})
     return file
 

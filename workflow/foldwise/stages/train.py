@@ -21,6 +21,7 @@ from foldwise.plan import merged, read_plan, with_plan
 from foldwise.provenance import provenance
 from foldwise.settings import dump, parse_values
 from foldwise.systems import fitted, load, part
+from foldwise.training import checkpoint
 from foldwise.training.attempts import Attempts
 from foldwise.training.budget import UNFINISHED, Budget
 from foldwise.training.claim import claim
@@ -81,7 +82,7 @@ def main() -> int:
         ],
         32,
     )
-    attempts = Attempts(args.state / "attempts.jsonl", args.attempt)
+    attempts = Attempts(args.state / "attempts.jsonl", args.attempt, fingerprint)
     plan = Run(
         model=settings,
         train=train,
@@ -108,6 +109,8 @@ def main() -> int:
         # One process holds the claim for all that it starts, and alone writes anything.
         if not is_helper() and not stack.enter_context(claim(args.state, give_up)):
             return UNFINISHED
+        if not is_helper():
+            checkpoint.set_aside(args.state, fingerprint, settings.training.gpus)
         if args.stage_caches:
             local = stack.enter_context(staged(list(caches.values()), node_scratch(), give_up))
             train, validation = ([local[path] for path in paths] for paths in (plan.train, plan.validation))

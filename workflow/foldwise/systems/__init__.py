@@ -71,7 +71,10 @@ class System(Protocol):
         """Write the first training samples, as the network sees them, for a person to look at."""
 
     def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
-        """Means over validation cases: `score`, by which the best epoch is chosen, and others to log."""
+        """Means over validation cases: `score`, by which the best epoch is chosen, and others to log.
+
+        A score that these cases leave undefined is NaN, whatever the network finds in them.
+        """
 
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
         """Write a case's prediction (the mean over networks) as HDF5."""

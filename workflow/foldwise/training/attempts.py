@@ -16,12 +16,14 @@ class Attempts:
     """Every start, end and error of a training run, over all its jobs.
 
     A failure that repeats without progress is a bug, not bad luck: `start` refuses a third try within one
-    call of Snakemake, whose first attempt (`number` 1) wipes the slate.
+    call of Snakemake, whose first attempt (`number` 1) wipes the slate. Attempts with other settings or data
+    (another fingerprint) do not count.
     """
 
-    def __init__(self, path: Path, number: int) -> None:
+    def __init__(self, path: Path, number: int, fingerprint: str = "") -> None:
         self.path = path
         self.number = number
+        self.fingerprint = fingerprint
 
     def start(self, step: int) -> None:
         """Note a start.
@@ -30,7 +32,8 @@ class Attempts:
             CaseError: the two attempts before this one failed, the second no later than the first.
         """
         if self.number > 1:
-            ended = [row for row in self.rows() if row["event"] != "start"][-2:]
+            own = _of_training(self.rows(), self.fingerprint)
+            ended = [row for row in own if row["event"] != "start"][-2:]
             errors = [row for row in ended if row["event"] == "error"]
             if len(errors) == 2 and errors[1]["step"] <= errors[0]["step"]:
                 raise CaseError(
@@ -44,6 +47,7 @@ class Attempts:
         row = {
             "event": event,
             "step": step,
+            "fingerprint": self.fingerprint,
             "attempt": self.number,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
             "host": os.uname().nodename,
@@ -56,11 +60,12 @@ class Attempts:
 
     @property
     def killed(self) -> int:
-        """How often a job ended without a word, as by the SIGKILL that comes when memory runs out.
+        """How often a job of the present training ended without a word, as by the SIGKILL of lacking memory.
 
         A job that Slurm itself puts back into the queue goes on under the same id, and is not counted.
         """
         rows = self.rows()
+        rows = _of_training(rows, rows[-1].get("fingerprint", "")) if rows else []
         return sum(
             row["event"] == "start"
             and (after is None or (after["event"] == "start" and not _same_job(row, after)))
@@ -78,6 +83,10 @@ class Attempts:
             except ValueError:
                 continue
         return rows
+
+
+def _of_training(rows: list[dict[str, Any]], fingerprint: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row.get("fingerprint", "") == fingerprint]
 
 
 def _same_job(row: dict[str, Any], other: dict[str, Any]) -> bool:

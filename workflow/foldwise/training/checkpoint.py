@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from foldwise.files import CaseError, atomic_path
 
 CHECKPOINT = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
+# Trainings with other settings or data, a folder each; what goes there with a checkpoint; how many are kept.
+OTHERS = "others"
+BELONGINGS = ("models", "examples")
+KEPT = 2
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
@@ -35,31 +40,88 @@ def save(folder: Path, state: dict[str, Any]) -> None:
         ) from error
 
 
-def load(folder: Path, fingerprint: str, gpus: int = 1) -> dict[str, Any] | None:
+def load(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     """The newest readable checkpoint of the same settings and data, or None.
 
-    Nothing in the file is executed. A broken file is passed over in favour of the one before it; a
-    checkpoint of other settings or data is left behind, with a message.
+    Nothing in the file is executed. A broken file is passed over in favour of the one before it.
+
+    Args:
+        folder: of the checkpoints.
+        fingerprint: of settings and data.
+    """
+    for path in (folder / CHECKPOINT, folder / PREVIOUS):
+        state = _read(path)
+        if state is not None and state["fingerprint"] == fingerprint:
+            return state
+        if state is None and path.exists():
+            logging.warning("%s: unreadable; trying the one before it", path)
+    return None
+
+
+def set_aside(folder: Path, fingerprint: str, gpus: int = 1) -> None:
+    """Move the training of other settings or data aside, and bring back that of these, if it lies there.
+
+    So settings that are changed and changed back find their training again, finished or not. At most two are
+    kept aside: the one before this, and of the others the last that finished (else the last). To be called by
+    the process that holds the folder, before the training starts others.
 
     Args:
         folder: of the checkpoints.
         fingerprint: of settings and data.
         gpus: devices of this training, for the message; the fingerprint depends on them.
     """
-    for name in (CHECKPOINT, PREVIOUS):
-        path = folder / name
-        if not path.exists():
+    mine = folder / OTHERS / fingerprint
+    others: dict[Path, int] = {}
+    # The newest last, so that it takes the place of an older one of the same training.
+    for path in (folder / PREVIOUS, folder / CHECKPOINT):
+        state = _read(path, mmap=True)
+        if state is None or state["fingerprint"] == fingerprint:
             continue
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            found = state["fingerprint"]
-        except Exception as error:  # a cut-off file raises any of half a dozen kinds
-            logging.warning("%s: unreadable (%s); trying the one before it", path, error)
-            continue
-        if found == fingerprint:
-            return state
-        before = state.get("gpus", gpus)
+        aside = folder / OTHERS / state["fingerprint"]
+        _move(folder, aside, BELONGINGS if path.name == CHECKPOINT else ())
+        path.replace(aside / CHECKPOINT)
+        others[aside] = state.get("gpus", gpus)
+    for aside, before in others.items():
         devices = "" if before == gpus else f" (training.gpus: {before}, now {gpus})"
-        logging.warning("%s: made with other settings or data%s; training starts afresh", path, devices)
+        logging.warning(
+            "the training here was made with other settings or data%s; it is kept in %s, and goes on if "
+            "they come back",
+            *(devices, aside),
+        )
+    if mine.exists():
+        found = load(folder, fingerprint) is not None
+        _move(mine, folder, BELONGINGS if found else (*BELONGINGS, CHECKPOINT))
+        shutil.rmtree(mine)
+    elif others and load(folder, fingerprint) is None:
+        logging.warning("training starts afresh")
+    _prune(folder / OTHERS)
+
+
+def _move(source: Path, target: Path, names: Sequence[str]) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        # What is there already is newer: a move that was killed left it so.
+        if (source / name).exists() and not (target / name).is_dir():
+            (source / name).replace(target / name)
+
+
+def _prune(others: Path) -> None:
+    newest = sorted(others.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
+
+    def finished(path: Path) -> bool:
+        state = _read(path / CHECKPOINT, mmap=True)
+        return state is not None and state.get("finished", False)
+
+    kept = [*newest[:1], *sorted(newest[1:], key=finished, reverse=True)][:KEPT]
+    for path in set(newest) - set(kept):
+        shutil.rmtree(path)
+
+
+def _read(path: Path, mmap: bool = False) -> dict[str, Any] | None:
+    """A checkpoint, or None if there is no readable one; with `mmap` its tensors are read when asked for."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        state["fingerprint"]
+    except Exception:  # a cut-off file raises any of half a dozen kinds
         return None
-    return None
+    return state

@@ -28,7 +28,7 @@ from foldwise.training.budget import Budget
 from foldwise.training.memory import peak_gpu_mib, peak_mib
 from foldwise.training.parallel import LostError, Team, make_fabric
 from foldwise.training.pretrained import load_pretrained
-from foldwise.training.steps import batches, step_seed
+from foldwise.training.steps import batches, reader_killed, step_seed
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Trainer:
         self.sums = _empty_sums()
         self.finished = False
         self._saved_at = time.monotonic()
-        if state := checkpoint.load(run.folder, run.fingerprint, training.gpus):
+        if state := checkpoint.load(run.folder, run.fingerprint):
             self._restore(state)
             logging.info("resumed at epoch %d, step %d", len(self.rows), self.step)
 
@@ -120,7 +120,13 @@ class Trainer:
             self._fit()
         except LostError:
             raise
-        except Exception:
+        except Exception as error:
+            if reader_killed(error):
+                # No error of the training: the job counts as killed, and the next one asks for more memory.
+                raise LostError(
+                    "a process that reads training data was killed, most likely because memory ran out. Run "
+                    "again with more memory (mem_mb): training goes on from its last checkpoint"
+                ) from error
             if self.team.rank == 0:
                 with suppress(OSError):  # on a full disk the error itself matters more
                     self.attempts.note("error", self.step, traceback=traceback.format_exc())
@@ -257,11 +263,27 @@ class Trainer:
             self._write_log()
 
     def _judge(self, epoch: int, score: float) -> None:
-        if self.best is None or score > self.best["score"]:
-            self.best = {"epoch": epoch, "score": score, "network": self._weights()}
-            self.waited = 0
+        """Keep the epoch if it is the best so far, or if nothing is known against it.
+
+        Without a score (NaN) the last epoch is kept, as without validation cases, and `patience` waits for
+        nothing. Of equal scores the first is kept, since what came later won nothing; but at a score of 0
+        nothing was right yet, and the epoch that learnt longer is kept.
+        """
+        best = math.nan if self.best is None else self.best["score"]
+        if math.isnan(score):
+            if self.best is None:
+                logging.warning(
+                    "the validation cases give no score, e.g. because none of them holds what is learnt: the "
+                    "last epoch is kept, not the best one, and `patience` stops nothing. Other folds "
+                    "(split.seed, split.file) or a larger split.validation may put such cases there"
+                )
+            better = math.isnan(best)
         else:
-            self.waited += 1
+            better = math.isnan(best) or score > best
+            self.waited = 0 if better else self.waited + 1
+            better |= score == best <= 0
+        if better:
+            self.best = {"epoch": epoch, "score": score, "network": self._weights()}
 
     def _snapshot(self, epoch: int, score: float) -> None:
         """Keep the models that `save_every` and `save_last` ask for, and drop those they no longer do."""
@@ -286,7 +308,7 @@ class Trainer:
             if not self.run.validation:
                 self.scheduler.step(loss)
             elif score is not None:
-                self.scheduler.step(1 - score)
+                self.scheduler.step(loss if math.isnan(score) else 1 - score)
         elif self.scheduler is not None:
             self.scheduler.step()
 
@@ -329,6 +351,7 @@ class Trainer:
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         for name in ("step", "rows", "best", "waited", "sums", "finished"):
             setattr(self, name, state[name])
+        self._write_log()
 
 
 def make_scheduler(named: Named | None, optimiser: torch.optim.Optimizer, epochs: int) -> Any:
@@ -350,12 +373,13 @@ def make_scheduler(named: Named | None, optimiser: torch.optim.Optimizer, epochs
 
 
 def log_text(rows: Sequence[dict[str, float]]) -> str:
-    """Rows of epochs as CSV; a column that a row lacks stays empty."""
+    """Rows of epochs as CSV; a column that a row lacks stays empty, and so does a score that is undefined."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    # The report takes an empty field for a missing value, and `nan` for a word.
+    writer.writerows({key: "" if math.isnan(value) else value for key, value in row.items()} for row in rows)
     return text.getvalue()
 
 

@@ -8,7 +8,6 @@ on the CPU, in which waiting for a validation of hours on the first process cost
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -28,14 +27,13 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
 from foldwise.files import CaseError
+from foldwise.processes import end_with_parent
 from foldwise.settings import Training
 
 Value = TypeVar("Value")
 
 # Names the first process to those that it starts.
 PARENT = "FOLDWISE_FIRST_PROCESS"
-# From Linux' prctl.h.
-PR_SET_PDEATHSIG = 1
 # The others wait so long for what the first process does alone, such as a validation.
 PATIENCE = timedelta(days=7)
 
@@ -61,15 +59,6 @@ class _Unwrapped(DDPStrategy):
 def is_helper() -> bool:
     """Whether this process was started by the first one of a training."""
     return PARENT in os.environ
-
-
-def end_with_parent() -> None:
-    """Let the kernel end this process when the one that started it is gone, whatever both are doing.
-
-    A loader process, too, has its parent's connections open: while it lives, the others do not notice.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def make_fabric(training: Training) -> Fabric:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
+import os
 import signal
+import traceback
 from collections.abc import Generator, Iterator, Sequence
+from multiprocessing.queues import Queue
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from foldwise.training.parallel import end_with_parent
+from foldwise.files import CaseError
+from foldwise.processes import end_with_parent
+
+# A batch that takes longer never comes: a process that reads hangs, or its file system does. s.
+STALLED_S = 1800
 
 
 class Items(Protocol):
@@ -52,7 +60,12 @@ def batches(
     """Batches of forward passes `start` to `stop`; the number of workers changes speed and nothing else.
 
     Close the generator, or use it up: its workers end then.
+
+    Raises:
+        CaseError: the workers cannot all be started.
+        RuntimeError: a worker ended, or no batch came for half an hour.
     """
+    others = set(multiprocessing.active_children())
     loader: DataLoader[Any] = DataLoader(
         _Addressed(items),
         batch_sampler=StepSampler(start, stop, batch, share),
@@ -62,15 +75,25 @@ def batches(
         # Its own generator: the loader would otherwise draw from the one that drop-out uses.
         generator=torch.Generator(),
         worker_init_fn=_start_worker if workers else None,
+        timeout=STALLED_S if workers else 0,
     )
-    feed = iter(loader)
+    feed: Any = None
     try:
+        try:
+            feed = iter(loader)
+        except OSError as error:
+            raise CaseError(
+                f"{workers} processes to read training data cannot be started ({error}): raise the limit of "
+                f"open files (ulimit -n) or the size of /dev/shm, or give the rule `train` fewer threads"
+            ) from error
         yield from feed
     finally:
-        # Left to the garbage collector, workers that a traceback keeps alive would hold the process at its
-        # exit for ever, since they ignore SIGTERM.
-        if workers:
-            feed._shutdown_workers()  # type: ignore[attr-defined]
+        if workers and feed is not None:
+            feed._shutdown_workers()
+        # What is left (some of too many, or one that hangs) ignores SIGTERM, by which Python would end it at
+        # the process's exit, and would hold the process there for ever.
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()
 
 
 def collate(items: list[dict[str, torch.Tensor]]) -> Any:
@@ -95,6 +118,22 @@ def _start_worker(worker: int) -> None:
     # Slurm signals every process of a job; the training process saves first and then ends its workers.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end_with_parent()
+    # Otherwise an item that cannot be sent (no free file descriptors) is dropped, and waited for in vain.
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+
+
+def _end_worker(error: Exception, item: Any) -> None:
+    traceback.print_exception(error)
+    os._exit(1)
+
+
+def reader_killed(error: BaseException | None) -> bool:
+    """Whether torch says that a worker was killed; it does so in the midst of whatever this process does."""
+    while error is not None:
+        if "DataLoader worker" in str(error) and "by signal: Killed" in str(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 def step_seed(seed: Sequence[int], number: int, rank: int = 0) -> int:

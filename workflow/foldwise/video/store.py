@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from foldwise.files import CaseError, atomic_path
-from foldwise.hdf5 import open_hdf5
+from foldwise.hdf5 import create_hdf5, open_hdf5
 from foldwise.video.decode import Frame
 
 FORMAT = "foldwise-frames-1"
@@ -66,7 +66,7 @@ def write_frames(
     Raises:
         CaseError: no frames, or frames of two sizes.
     """
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(path) as temporary, create_hdf5(temporary) as file:
         writer: _Writer | None = None
         numbers: list[int] = []
         times: list[float] = []

@@ -24,7 +24,7 @@ import hdf5plugin
 import numpy as np
 
 from foldwise.files import CaseError, atomic_path
-from foldwise.hdf5 import open_hdf5
+from foldwise.hdf5 import create_hdf5, open_hdf5
 from foldwise.volumes.geometry import Lineage
 
 FORMAT = "foldwise-volume-2"
@@ -87,7 +87,7 @@ def write_case(
     """Write a case's file atomically."""
     image, label, weight = contents.image, contents.label, contents.weight
     affine = contents.lineage.cached_affine
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(path) as temporary, create_hdf5(temporary) as file:
         _store(file, "image", image, (1, *chunk))
         if label is not None:
             _store(file, "label", label, chunk)

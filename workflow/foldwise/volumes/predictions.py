@@ -11,7 +11,7 @@ import hdf5plugin
 import numpy as np
 
 from foldwise.files import atomic_path
-from foldwise.hdf5 import open_hdf5
+from foldwise.hdf5 import create_hdf5, open_hdf5
 from foldwise.volumes.cache import lineage_of
 from foldwise.volumes.geometry import Lineage
 from foldwise.volumes.postprocess import POSTPROCESSES
@@ -39,7 +39,7 @@ def write_prediction(
     """
     quantised = quantise(probabilities, together=not targets.regions)
     compression = hdf5plugin.Blosc2(cname="zstd", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE)
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(path) as temporary, create_hdf5(temporary) as file:
         chunks = (1, *(min(64, n) for n in quantised.shape[1:]))
         file.create_dataset("probability", data=quantised, chunks=chunks, compression=compression)
         file.create_dataset(

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from foldwise.files import CaseError, atomic_path
-from foldwise.hdf5 import open_hdf5
+from foldwise.hdf5 import create_hdf5, open_hdf5
 from foldwise.networks.clip import FrozenVision
 from foldwise.systems.clips.items import evaluation_clips, training_clip
 from foldwise.systems.clips.settings import Model
@@ -37,7 +37,7 @@ def write_features(source: str | Path, model: Model, vision: FrozenVision, path:
     """
     assert model.features is not None, "the settings ask for no features"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with open_hdf5(source) as file, atomic_path(path) as temporary, h5py.File(temporary, "w") as made:
+    with open_hdf5(source) as file, atomic_path(path) as temporary, create_hdf5(temporary) as made:
         case = str(file.attrs["case"])
         # The draws depend on case and number alone: the same in every experiment.
         draws = (

@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from foldwise.files import atomic_path
-from foldwise.hdf5 import open_hdf5
+from foldwise.hdf5 import create_hdf5, open_hdf5
 
 FORMAT = "foldwise-clip-1"
 
 
 def write_prediction(path: Path, case: str, classes: Sequence[str], views: np.ndarray, source: str) -> None:
     """Write a case's probabilities (views, classes) and their mean, atomically."""
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(path) as temporary, create_hdf5(temporary) as file:
         file["probabilities"] = views.mean(axis=0)
         file["views"] = views.astype(np.float32)
         file.attrs.update({"format": FORMAT, "case": case, "classes": list(classes), "source": source})

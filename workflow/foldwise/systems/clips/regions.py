@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from foldwise.files import CaseError, atomic_path, write_json
+from foldwise.hdf5 import create_hdf5
 from foldwise.systems.clips.settings import Regions
 from foldwise.systems.clips.sheet import box_from
 from foldwise.video.decode import image_files
@@ -236,7 +237,7 @@ def _write(
         "region_found": not facts.review.startswith("no region"),
         "provenance": json.dumps(asdict(facts)),
     }
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as made:
+    with atomic_path(path) as temporary, create_hdf5(temporary) as made:
         for name in file:
             # The cache lies in a folder beside this one's: the link holds when both are moved.
             made[name] = h5py.ExternalLink(os.path.relpath(cache, path.parent), f"/{name}")

@@ -120,18 +120,22 @@ class Family:
                 write_volume(Volume(data, np.eye(4)), folder / f"sample{number}_{name}.nii.gz")
 
     def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
-        """Mean Dice over cases and objects after sessions with predicted choice; it is the score."""
-        first, last = [], []
+        """Mean Dice over cases and objects after sessions with predicted choice; it is the score.
+
+        NaN if no case holds any object: there is nothing to hint at.
+        """
+        first, last, labelled = [], [], False
         for number, path in enumerate(caches):
             stack, truth = self._case(path)
             assert truth is not None, "validation cases have labels"
+            labelled |= bool(truth.any())
             found = list(self._session(network, stack, truth, "hybrid", "predicted", number))
             if found:
                 first += _dice(found[0].state.objects(), truth, self.objects)
                 last += _dice(found[-1].state.objects(), truth, self.objects)
-        mean = float(np.mean(last)) if last else math.nan
-        start = float(np.mean(first)) if first else math.nan
-        return {"score": 0.0 if math.isnan(mean) else mean, "val_dice": mean, "val_dice_round1": start}
+        mean = float(np.mean(last)) if labelled else math.nan
+        start = float(np.mean(first)) if labelled else math.nan
+        return {"score": mean, "val_dice": mean, "val_dice_round1": start}
 
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
         """Write a case's sessions: every kind of hints, every choice, every round.

@@ -172,18 +172,22 @@ class Family:
             _look(label[0], affine, folder / f"sample{number}_label.nii.gz")
 
     def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
-        """Mean Dice over whole volumes on the cached grid; a target absent from a case is left out."""
-        values = []
+        """Mean Dice over whole volumes on the cached grid; a target absent from a case is left out.
+
+        NaN if no case holds any target: false positives alone do not say how well targets are found.
+        """
+        values, labelled = [], False
         for path in caches:
             with open_case(path) as file:
                 truth = file["label"][()]
             found = self.targets.decode(self._probabilities([network], path).mul_(255).numpy())
             for member in self.targets.membership:
                 real, seen = member[truth], member[found]
+                labelled |= bool(real.any())
                 if size := int(real.sum()) + int(seen.sum()):
                     values.append(2 * int((real & seen).sum()) / size)
-        mean = sum(values) / len(values) if values else math.nan
-        return {"score": 0.0 if math.isnan(mean) else mean, "val_dice": mean}
+        mean = sum(values) / len(values) if labelled else math.nan
+        return {"score": mean, "val_dice": mean}
 
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
         """Write the mean probabilities of the networks for one case, quantised to 8 bits."""

@@ -219,7 +219,10 @@ class Family:
             Image.fromarray(np.concatenate(list(rgb.numpy()), 1)).save(folder / f"sample{number}.png")
 
     def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
-        """Phase accuracy, the mean over videos, and mAP over their frames; the first of them is the score."""
+        """Phase accuracy, the mean over videos, and mAP over their frames; the first of them is the score.
+
+        NaN if no phase is annotated and no tool is ever there.
+        """
         accuracies, truths, probabilities = [], [], []
         for path in caches:
             with open_video(path) as file:
@@ -238,7 +241,7 @@ class Family:
             truth, found = np.concatenate(truths), np.concatenate(probabilities)
             aps = [average_precision(truth[:, n], found[:, n]) for n in range(len(self.tools))]
             made["val_tool_map"] = float(np.nanmean(aps)) if not np.isnan(aps).all() else math.nan
-        score = next((value for value in made.values() if not math.isnan(value)), 0.0)
+        score = next((value for value in made.values() if not math.isnan(value)), math.nan)
         # A network whose schedule is not through never goes before one whose is.
         unfinished = self.model.kind == "mtrcnet_cl" and int(network.state_dict()["step"]) < 3
         return {"score": score - unfinished, **made}

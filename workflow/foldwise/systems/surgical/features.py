@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from foldwise.files import atomic_path
-from foldwise.hdf5 import open_hdf5
+from foldwise.hdf5 import create_hdf5, open_hdf5
 from foldwise.video.store import FORMAT as FRAMES
 
 FORMAT = "foldwise-frame-features-1"
@@ -36,7 +36,7 @@ def write_bank(path: Path, cache: Path | str, features: np.ndarray, origin: Mapp
     with (
         open_hdf5(cache, FRAMES) as source,
         atomic_path(path) as temporary,
-        h5py.File(temporary, "w") as file,
+        create_hdf5(temporary) as file,
     ):
         for name in LABELS:
             file[name] = source[name][()]

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from foldwise.files import atomic_path
-from foldwise.hdf5 import open_hdf5
+from foldwise.hdf5 import create_hdf5, open_hdf5
 
 FORMAT = "foldwise-surgical-prediction-1"
 
@@ -42,7 +41,7 @@ class Prediction:
 
 def write_prediction(path: Path, made: Prediction) -> None:
     """Write a prediction atomically."""
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(path) as temporary, create_hdf5(temporary) as file:
         file["row"], file["time_s"] = made.rows, made.times
         file["phase"] = made.phase.astype(np.float32)
         file["tool"] = made.tool.astype(np.float32)

@@ -130,6 +130,14 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def content_hash(path: Path) -> str:
+    """A hash of a file's content, or of the names and contents of all files in a folder."""
+    if path.is_file():
+        return file_hash(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return short_hash([[str(file.relative_to(path)), file_hash(file)] for file in files], 64)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -33,7 +33,7 @@ def open_hdf5(path: Path | str, *formats: str) -> h5py.File:
 
 
 def create_hdf5(path: Path | str) -> h5py.File:
-    """Open a new file for writing, without HDF5's file locks: nobody else uses a file that is being written."""
+    """Open a new file for writing, without HDF5's file locks: nobody else uses it till it is whole."""
     return h5py.File(path, "w", locking=False)
 
 

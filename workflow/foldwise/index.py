@@ -118,10 +118,22 @@ def _folds(entries: tuple[Entry, ...], split: Split) -> tuple[Fold, ...]:
             # One of n parts is the share asked for; two parts are the coarsest there is.
             wanted = max(2, round(1 / split.validation))
             count = min(wanted, len({entry.group for entry in rest}))
-            validation = _parts(rest, count, split.seed + number + 1)[0]
+            validation = _validation(_parts(rest, count, split.seed + number + 1))
         train = tuple(entry for entry in rest if entry not in validation)
         folds.append(Fold(_names(train), _names(validation), _names(test)))
     return tuple(folds)
+
+
+def _validation(parts: list[tuple[Entry, ...]]) -> tuple[Entry, ...]:
+    """The first part; another one if the first holds empty cases alone, or leaves only such to train on."""
+
+    def filled(part: tuple[Entry, ...]) -> bool:
+        return any(entry.amount > 0 for entry in part)
+
+    def fit(part: tuple[Entry, ...]) -> tuple[bool, bool]:
+        return any(filled(other) for other in parts if other is not part), filled(part)
+
+    return max(parts, key=fit)
 
 
 def _parts(entries: tuple[Entry, ...], count: int, seed: int) -> list[tuple[Entry, ...]]:

@@ -23,6 +23,21 @@ PREPARING = ("results", "system", "data", "prepare", "cache", "split")
 MOST_KILLED = 3
 # Cases that a part's job prepares at a time: the threads of its rule.
 PART_THREADS = 4
+# Minutes of jobs that work on many cases: the least that they ask for, and for each case, generously.
+MINUTES = {
+    "check": (60, 0.2),
+    "index": (20, 0.02),
+    "plan": (30, 0.2),
+    "features": (240, 3.0),
+    "test": (120, 2.0),
+    "export": (60, 0.5),
+    "choose": (60, 0.5),
+    "ensemble": (120, 3.0),
+    "update_labels": (20, 0.02),
+    "report": (30, 0.1),
+}
+# Few partitions allow more. Jobs that take longer keep what they did for the next call.
+DAY = 1440
 
 AnySettings = TypeVar("AnySettings", bound=Experiment)
 
@@ -180,6 +195,25 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
         """Memory of a part's job in MiB: the hungriest stage of as many cases as run at a time."""
         one = max(self.mib(rule, case.name, attempt) for rule in self.preparation for case in self.part(name))
         return one * min(PART_THREADS, len(self.part(name)))
+
+    def minutes(self, stage: str) -> int:
+        """Time of a job that works on many cases in minutes, for `runtime`, generously; a day at most.
+
+        Args:
+            stage: name of the rule.
+        """
+        training = len(self.training)
+        held_out = ceil(training / len(self.folds))
+        counts = {
+            "check": len(self.sheet.cases),
+            # Those of the validation share are predicted, too.
+            "test": min(training, 2 * held_out),
+            "export": held_out,
+            "ensemble": len(self.others),
+            "report": len(self.sheet.cases),
+        }
+        least, each = MINUTES[stage]
+        return min(DAY, max(least, ceil(least / 2 + each * counts.get(stage, training))))
 
     def part_minutes(self, name: str) -> int:
         """Time of a part's job in minutes, generously."""

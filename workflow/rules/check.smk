@@ -13,7 +13,7 @@ rule check:
     threads: 2
     resources:
         mem_mb=LAYOUT.mib("check"),
-        runtime=60,
+        runtime=LAYOUT.minutes("check"),
     params:
         system=SETTINGS.system,
         settings=LAYOUT.check_settings,

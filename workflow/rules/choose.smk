@@ -8,11 +8,13 @@ rule choose:
         f"{LAYOUT.experiment}/{{model}}/choice.json",
     log:
         f"{LAYOUT.experiment}/logs/choose/{{model}}.log",
+    # A retry goes on with the cases that are left.
+    retries: 3 if workflow.is_main_process else 0
     conda:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=LAYOUT.mib("export"),
-        runtime=60,
+        runtime=LAYOUT.minutes("choose"),
     params:
         system=SETTINGS.system,
         settings=as_json(SETTINGS.evaluate),

@@ -22,7 +22,7 @@ rule ensemble:
         mem_mb=lambda wildcards, attempt: LAYOUT.mib(
             "ensemble", wildcards.model, attempt
         ),
-        runtime=120,
+        runtime=LAYOUT.minutes("ensemble"),
         device=1,
     params:
         system=SETTINGS.system,

@@ -11,7 +11,7 @@ rule export:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=LAYOUT.mib("export"),
-        runtime=60,
+        runtime=LAYOUT.minutes("export"),
     params:
         system=SETTINGS.system,
         settings=as_json(SETTINGS.export),

@@ -14,7 +14,7 @@ rule features:
     threads: 4
     resources:
         mem_mb=lambda wildcards: LAYOUT.mib("features", wildcards.model),
-        runtime=240,
+        runtime=LAYOUT.minutes("features"),
         device=1,
     params:
         state=f"{LAYOUT.state}/fold{{fold}}/features",

@@ -11,7 +11,7 @@ rule index:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=LAYOUT.mib("index"),
-        runtime=20,
+        runtime=LAYOUT.minutes("index"),
     params:
         system=SETTINGS.system,
         settings=as_json(SETTINGS.split),

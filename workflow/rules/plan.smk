@@ -9,7 +9,7 @@ rule plan:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=LAYOUT.mib("plan"),
-        runtime=30,
+        runtime=LAYOUT.minutes("plan"),
     params:
         settings=as_json(SETTINGS.plan),
         data=as_json(SETTINGS.data),

@@ -22,7 +22,7 @@ rule report:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=LAYOUT.mib("report"),
-        runtime=30,
+        runtime=LAYOUT.minutes("report"),
     params:
         system=SETTINGS.system,
         settings=as_json(SETTINGS),

@@ -16,7 +16,7 @@ rule test:
     threads: 4
     resources:
         mem_mb=lambda wildcards, attempt: LAYOUT.mib("test", wildcards.model, attempt),
-        runtime=120,
+        runtime=LAYOUT.minutes("test"),
         device=1,
     params:
         system=SETTINGS.system,

@@ -12,7 +12,7 @@ rule update_labels:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=LAYOUT.mib("index"),
-        runtime=20,
+        runtime=LAYOUT.minutes("update_labels"),
     params:
         regions=LAYOUT.regions,
     shell:

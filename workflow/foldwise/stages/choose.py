@@ -1,8 +1,12 @@
-"""Choose what new cases get, e.g. their post-processing, on all held-out cases of the cross-validation."""
+"""Choose what new cases get, e.g. their post-processing, on all held-out cases of the cross-validation.
+
+A killed job goes on with the cases that are left.
+"""
 
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 from foldwise.command import run, system_parser
@@ -23,8 +27,11 @@ def main() -> None:
     index = Index.read(args.index)
     predictions = {path.stem: path for folder in args.predictions for path in sorted(folder.glob("*.h5"))}
     entries = [index[case] for case in predictions]
-    chosen = part(args.system, "results").choose(predictions, entries, index.task, settings)
+    # Cases that are done stay done if the job is killed.
+    state = args.facts.with_suffix(".unfinished")
+    chosen = part(args.system, "results").choose(predictions, entries, index.task, settings, state)
     write_json(args.facts, {"chosen": chosen, "cases": len(predictions)})
+    shutil.rmtree(state, ignore_errors=True)
     logging.info("of %d cases: %s", len(predictions), chosen)
 
 

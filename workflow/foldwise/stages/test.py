@@ -37,7 +37,8 @@ def main() -> None:
     trained = read_trained([args.model], settings)
     choosing = fold.validation if results.chooses(settings) else ()
     seen = predict_missing(trained, index.caches(choosing, args.features), work / "validation")
-    chosen = results.choose(seen, [index[case] for case in choosing], index.task, settings)
+    validation = [index[case] for case in choosing]
+    chosen = results.choose(seen, validation, index.task, settings, work / "choice")
     predictions = predict_missing(trained, index.caches(fold.test, args.features), work / "test")
     entries = [index[case] for case in fold.test]
     table = results.score(predictions, entries, args.fold, index.task, settings, chosen)

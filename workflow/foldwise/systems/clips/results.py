@@ -21,7 +21,11 @@ def chooses(settings: Evaluate) -> bool:
 
 
 def choose(
-    predictions: Mapping[str, Path], entries: Sequence[Entry], task: Mapping[str, Any], settings: Evaluate
+    predictions: Mapping[str, Path],
+    entries: Sequence[Entry],
+    task: Mapping[str, Any],
+    settings: Evaluate,
+    state: Path,
 ) -> dict[str, Any]:
     """Nothing is chosen."""
     return {}

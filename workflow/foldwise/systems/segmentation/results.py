@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from foldwise.files import content_hash, file_hash, read_json, short_hash, write_json
 from foldwise.index import Entry
+from foldwise.volumes.geometry import bounding_box
 from foldwise.volumes.metrics import score as score_volume
-from foldwise.volumes.postprocess import helps
+from foldwise.volumes.postprocess import POSTPROCESSES, helps
 from foldwise.volumes.predictions import classes_of, label_map, probability_maps
 from foldwise.volumes.prepare import read_labels
 from foldwise.volumes.settings import Evaluate, Export
 from foldwise.volumes.targets import Targets
-from foldwise.volumes.volume import Volume, is_dicom_folder, write_volume
+from foldwise.volumes.volume import is_dicom_folder, write_volume
 
 
 def chooses(settings: Evaluate) -> bool:
@@ -25,7 +29,11 @@ def chooses(settings: Evaluate) -> bool:
 
 
 def choose(
-    predictions: Mapping[str, Path], entries: Sequence[Entry], task: Mapping[str, Any], settings: Evaluate
+    predictions: Mapping[str, Path],
+    entries: Sequence[Entry],
+    task: Mapping[str, Any],
+    settings: Evaluate,
+    state: Path,
 ) -> dict[str, Any]:
     """Keep, of the post-processing steps in their order, those that raise the mean Dice of these cases.
 
@@ -34,22 +42,21 @@ def choose(
         entries: of these cases.
         task: what is learnt.
         settings: with the steps to try.
+        state: folder that gets <case>.json, so that a killed job goes on.
     """
     targets = Targets.from_dict(task["targets"])
     kept: list[str] = []
-
-    def dice(steps: list[str]) -> list[float]:
-        made: list[float] = []
-        for entry in entries:
-            truth = read_labels(Path(entry.files["label"][0]), targets.classes)
-            made += _dice(label_map(predictions[entry.case], steps), truth, targets)
-        return made
-
-    before = dice(kept) if settings.postprocess and entries else []
-    for step in settings.postprocess if before else ():
-        after = dice([*kept, step])
+    for step in settings.postprocess:
+        tried = [*kept, step]
+        before, after = [], []
+        for number, entry in enumerate(entries, start=1):
+            made = _remembered(predictions[entry.case], entry, targets, [kept, tried], state)
+            before += made[0]
+            after += made[1]
+            if number % 50 == 0:
+                logging.info("%s: %d of %d cases", step, number, len(entries))
         if helps(before, after):
-            kept, before = [*kept, step], after
+            kept = tried
     return {"postprocess": kept}
 
 
@@ -122,10 +129,47 @@ def export(
                 write_volume(volume, folder / f"{case}_{name}_probability.nii.gz")
 
 
-def _dice(found: Volume, truth: Volume, targets: Targets) -> list[float]:
+def _remembered(
+    prediction: Path, entry: Entry, targets: Targets, tried: Sequence[Sequence[str]], state: Path
+) -> list[list[float]]:
+    """The Dice of each target after each of several post-processings, computed once."""
+    label = Path(entry.files["label"][0])
+    key = short_hash([file_hash(prediction), content_hash(label), targets.as_dict()], 32)
+    path = state / f"{entry.case}.json"
+    known = read_json(path) if path.exists() else {}
+    if known.get("key") != key:
+        known = {"key": key, "dice": {}}
+    names = ["+".join(steps) for steps in tried]
+    if missing := [steps for steps, name in zip(tried, names, strict=True) if name not in known["dice"]]:
+        for steps, dice in zip(missing, _dices(prediction, label, targets, missing), strict=True):
+            known["dice"]["+".join(steps)] = [None if math.isnan(value) else value for value in dice]
+        write_json(path, known)
+    return [[math.nan if value is None else value for value in known["dice"][name]] for name in names]
+
+
+def _dices(
+    prediction: Path, label: Path, targets: Targets, tried: Sequence[Sequence[str]]
+) -> list[list[float]]:
+    """The Dice of each target after each post-processing; prediction and truth are read once."""
+    found, truth = label_map(prediction).data, read_labels(label, targets.classes).data
+    labelled = (found > 0) | (truth > 0)
+    if labelled.any():
+        # No step labels a voxel outside the box of what is labelled already.
+        box = bounding_box(labelled, 0, (1.0, 1.0, 1.0)).slices
+        found, truth = found[box], truth[box]
+    made = []
+    for steps in tried:
+        processed = found
+        for step in steps:
+            processed = POSTPROCESSES[step](processed, targets)
+        made.append(_dice(processed, truth, targets))
+    return made
+
+
+def _dice(found: np.ndarray, truth: np.ndarray, targets: Targets) -> list[float]:
     made = []
     for values in targets.values.values():
-        a, b = np.isin(found.data, values), np.isin(truth.data, values)
+        a, b = np.isin(found, values), np.isin(truth, values)
         size = int(a.sum() + b.sum())
         made.append(2 * int((a & b).sum()) / size if size else float("nan"))
     return made

@@ -27,7 +27,11 @@ def chooses(settings: Evaluate) -> bool:
 
 
 def choose(
-    predictions: Mapping[str, Path], entries: Sequence[Entry], task: Mapping[str, Any], settings: Evaluate
+    predictions: Mapping[str, Path],
+    entries: Sequence[Entry],
+    task: Mapping[str, Any],
+    settings: Evaluate,
+    state: Path,
 ) -> dict[str, Any]:
     """What export needs to know: the threshold of the tools."""
     return {"threshold": settings.threshold}

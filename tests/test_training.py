@@ -3,14 +3,16 @@
 import csv
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,9 +21,12 @@ from foldwise.files import CaseError, read_json
 from foldwise.index import Index
 from foldwise.settings import Named, validate
 from foldwise.systems.segmentation.settings import Model
+from foldwise.training import checkpoint, steps
 from foldwise.training import claim as claim_module
 from foldwise.training.attempts import Attempts
-from foldwise.training.loop import make_scheduler
+from foldwise.training.budget import Budget
+from foldwise.training.loop import Run, Trainer, make_scheduler
+from foldwise.training.parallel import LostError
 from foldwise.training.steps import StepSampler, batches, collate, step_seed
 from foldwise.volumes.patches import Patches
 from foldwise.volumes.settings import Intensity, Sampling
@@ -50,8 +55,8 @@ def command(index: Path, folder: Path, *more: str, settings: object = SETTINGS) 
     ]
 
 
-def finish(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment())
+def finish(command: list[str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment())
 
 
 def environment() -> dict[str, str]:
@@ -176,12 +181,18 @@ def test_a_cut_off_checkpoint_is_passed_over(index: Path, undisturbed: Path, tmp
 def test_other_settings_start_afresh_and_say_so(index: Path, tmp_path: Path) -> None:
     short = {**SETTINGS, "training": {**SETTINGS["training"], "epochs": 1}}  # type: ignore[dict-item]
     assert finish(command(index, tmp_path, settings=short)).returncode == 0
-    again = finish(command(index, tmp_path, settings=short))
-    assert "epoch 1/1" not in again.stderr, "a finished training is not repeated"
+    first = weights(tmp_path)
     changed = {**short, "optimiser": {"name": "SGD", "lr": 0.01}}
     done = finish(command(index, tmp_path, settings=changed))
-    assert "made with other settings or data; training starts afresh" in done.stderr
+    assert "made with other settings or data; it is kept in" in done.stderr
+    assert "training starts afresh" in done.stderr
     assert "epoch 1/1" in done.stderr
+    # Changed back, the finished training is found again and not repeated.
+    back = finish(command(index, tmp_path, settings=short))
+    assert back.returncode == 0, back.stderr
+    assert "epoch 1/1" not in back.stderr
+    assert all(torch.equal(tensor, first[name]) for name, tensor in weights(tmp_path).items())
+    assert finish(command(index, tmp_path, settings=changed)).returncode == 0
     provenance = json.loads((tmp_path / "provenance.json").read_text())
     assert provenance["settings"]["optimiser"]["name"] == "SGD"
     assert [row["event"] for row in provenance["attempts"]].count("finished") == 2
@@ -210,6 +221,202 @@ def test_errors_that_come_later_each_time_are_progress(tmp_path: Path) -> None:
     with pytest.raises(CaseError, match="second"):
         attempts.start(0)
     Attempts(tmp_path / "a.jsonl", 1).start(0)
+
+
+def test_errors_with_other_settings_do_not_count(tmp_path: Path) -> None:
+    others, own = (Attempts(tmp_path / "a.jsonl", 3, fingerprint) for fingerprint in ("a", "b"))
+    for _ in range(2):
+        others.note("error", 5, traceback="of other settings")
+    own.start(0)
+    with pytest.raises(CaseError, match="of other settings"):
+        others.start(0)
+
+
+class TestSetAside:
+    """Checkpoints of other settings make room, are found again, and stay few."""
+
+    @staticmethod
+    def save(folder: Path, fingerprint: str, step: int, finished: bool = False) -> None:
+        checkpoint.save(folder, {"fingerprint": fingerprint, "step": step, "finished": finished})
+
+    @staticmethod
+    def found(folder: Path, fingerprint: str) -> int | None:
+        checkpoint.set_aside(folder, fingerprint)
+        state = checkpoint.load(folder, fingerprint)
+        return None if state is None else int(state["step"])
+
+    def test_the_newest_state_and_the_models_come_back(self, tmp_path: Path) -> None:
+        self.save(tmp_path, "a", 1)
+        self.save(tmp_path, "a", 2, finished=True)
+        (tmp_path / "models").mkdir()
+        (tmp_path / "models" / "epoch_0002.pt").touch()
+        assert self.found(tmp_path, "b") is None
+        assert not (tmp_path / "models").exists(), "models of two trainings must not mix"
+        self.save(tmp_path, "b", 7)
+        assert self.found(tmp_path, "a") == 2
+        assert [path.name for path in (tmp_path / "models").iterdir()] == ["epoch_0002.pt"]
+        assert self.found(tmp_path, "b") == 7
+
+    def test_a_finished_one_survives_many_changes_and_two_are_kept(self, tmp_path: Path) -> None:
+        self.save(tmp_path, "a", 9, finished=True)
+        for number, fingerprint in enumerate("bcdef"):
+            assert self.found(tmp_path, fingerprint) is None
+            self.save(tmp_path, fingerprint, number)
+            assert len(list((tmp_path / "others").iterdir())) <= 2
+        assert self.found(tmp_path, "a") == 9
+        assert self.found(tmp_path, "f") == 4
+
+    def test_one_that_lies_behind_another_is_found(self, tmp_path: Path) -> None:
+        """As earlier versions left it: the other one's checkpoint took its name."""
+        self.save(tmp_path, "a", 9, finished=True)
+        self.save(tmp_path, "b", 1)
+        assert self.found(tmp_path, "a") == 9
+
+    def test_a_killed_move_loses_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.save(tmp_path, "a", 9)
+        (tmp_path / "models").mkdir()
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "CHECKPOINT", "nothing.pt")
+            checkpoint._move(tmp_path, tmp_path / "others" / "a", checkpoint.BELONGINGS)
+        assert self.found(tmp_path, "a") == 9
+        assert (tmp_path / "models").is_dir()
+
+
+class Scored:
+    """Stands in for a system: its validations and losses are given, and it learns nothing."""
+
+    evaluate: Any = None
+
+    def __init__(self, scores: Sequence[float], losses: Sequence[float] = ()) -> None:
+        self.scores, self.losses = iter(scores), iter(losses or [1.0] * len(scores))
+
+    def network(self) -> torch.nn.Module:
+        return torch.nn.Linear(1, 1)
+
+    def parameters(self, network: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
+        return network.parameters()
+
+    def items(self, caches: Sequence[str], seed: Sequence[int]) -> Any:
+        return [{"x": torch.ones(1)}] * 100
+
+    def loss(self, network: Any, batch: dict[str, torch.Tensor], generator: Any) -> dict[str, torch.Tensor]:
+        return {"loss": 0 * network(batch["x"]).sum() + next(self.losses)}
+
+    def validate(self, network: Any, caches: Sequence[str]) -> dict[str, float]:
+        score = next(self.scores)
+        return {"score": score, "val_dice": score}
+
+
+class AlwaysStops(Budget):
+    """A job takes an epoch."""
+
+    reason = "stopped"
+
+
+def scored(folder: Path, system: Any, epochs: int, workers: int = 0, **more: Any) -> Trainer:
+    """A training of one step an epoch, in as many jobs as epochs."""
+    settings = {**SETTINGS, "training": {"epochs": epochs, "steps_per_epoch": 1, **more.pop("training", {})}}
+    run = Run(validate(Model, {**settings, **more}), ["a"], ["b"], (0, 0), "f", folder, workers=workers)
+    while True:
+        folder.mkdir(exist_ok=True)
+        trainer = Trainer(run, system, Attempts(folder / "attempts.jsonl", 1), AlwaysStops(None))
+        if trainer.fit():
+            return trainer
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "kept", "epochs"),
+    [
+        # No score says anything: the last one is kept, and none is waited for.
+        ([NAN] * 4, 1, 4, 4),
+        # Nothing was right yet: the one that learnt longest.
+        ([0, 0, 0, 0], None, 4, 4),
+        ([0, 0, 0, 0], 2, 3, 3),
+        # A score is better than none, and the first of equal ones is kept.
+        ([NAN, 0.2, NAN, 0.2], None, 2, 4),
+        ([0, 0.5, 0.5, 0], None, 2, 4),
+        ([0.5, NAN, 0.4, 0.4], 2, 1, 4),
+    ],
+)
+def test_the_epoch_that_is_kept(
+    tmp_path: Path, scores: list[float], patience: int | None, kept: int, epochs: int
+) -> None:
+    trainer = scored(tmp_path, Scored(scores), 4, training={"patience": patience})
+    assert trainer.best is not None
+    assert (trainer.best["epoch"], len(trainer.rows)) == (kept, epochs)
+
+
+def test_a_score_that_is_undefined_is_said_once_and_logged_empty(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plateau = {"name": "ReduceLROnPlateau", "patience": 0, "factor": 0.5}
+    trainer = scored(tmp_path, Scored([NAN] * 4, [4.0, 3.0, 2.0, 1.0]), 4, scheduler=plateau)
+    assert caplog.text.count("the validation cases give no score") == 1
+    with (tmp_path / "log.csv").open() as file:
+        assert [row["val_dice"] for row in csv.DictReader(file)] == [""] * 4
+    # The plateau is one of the loss then, which fell all the time.
+    assert [row["lr"] for row in trainer.rows] == [0.01] * 4
+
+
+class Killed:
+    """An item whose reading costs the process its life, as where memory runs out."""
+
+    def __getitem__(self, number: int) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Hanging:
+    """An item that never comes."""
+
+    def __getitem__(self, number: int) -> Any:
+        time.sleep(1000)
+
+
+def test_a_killed_reader_ends_the_training_as_a_killed_job(tmp_path: Path) -> None:
+    system = Scored([1.0])
+    system.items = lambda caches, seed: Killed()  # type: ignore[method-assign]
+    with pytest.raises(LostError, match="most likely because memory ran out"):
+        scored(tmp_path, system, 1, workers=2)
+    attempts = Attempts(tmp_path / "attempts.jsonl", 1)
+    assert [row["event"] for row in attempts.rows()] == ["start"]
+    assert attempts.killed == 1, "so that the next job asks for more memory"
+    assert multiprocessing.active_children() == []
+
+
+def test_a_hanging_reader_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "STALLED_S", 0.2)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
+    with pytest.raises(RuntimeError, match="timed out"):
+        next(batches(Hanging(), 0, 1, 1, workers=1, pin=False))
+    assert multiprocessing.active_children() == []
+
+
+# The first of the readers can be started, and ignores SIGTERM; for all of them there are too few descriptors.
+FEW_FILES = """
+import os, resource, sys
+import torch
+from foldwise.command import run
+from foldwise.training.steps import batches
+
+class Items:
+    def __getitem__(self, number):
+        return {"x": torch.zeros(1)}
+
+limit = len(os.listdir("/proc/self/fd")) + 10
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+run(lambda: print(len(list(batches(Items(), 0, 9, 1, workers=4, pin=False)))))
+"""
+
+
+def test_readers_that_cannot_all_be_started_end_the_training() -> None:
+    done = finish([sys.executable, "-c", FEW_FILES], timeout=60)
+    assert done.returncode == 1
+    assert "4 processes to read training data cannot be started" in done.stderr
+    assert "Too many open files" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_patch_that_the_network_cannot_take_is_named(index: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import cache
 from math import ceil
@@ -16,7 +17,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from foldwise.files import read_json, short_hash, write_json
+from foldwise.files import CaseError, read_json, short_hash, write_json
+from foldwise.processes import end_with_parent
 
 # Peak memory before a stage holds any data, in MiB: without torch, and with it.
 BASE_MIB = 230
@@ -65,12 +67,19 @@ def remembered(system: str, model: Any, task: dict[str, Any], asked: Any, memory
         memory: JSON file that remembers counts; it may be missing.
 
     Raises:
-        CaseError: the network cannot be made, or cannot take what it is given.
+        CaseError: the network cannot be made, or cannot take what it is given; the other process ended early.
     """
     key = short_hash([sorted(Step.__annotations__), asked], 16)
     known = read_json(memory) if memory.exists() else {}
     if key not in known:
-        known[key] = asdict(_counter().submit(_counted, system, model, task).result())
+        try:
+            known[key] = asdict(_counter().submit(_counted, system, model, task).result())
+        except BrokenProcessPool as error:
+            _counter.cache_clear()
+            raise CaseError(
+                "the process that counts the memory of networks was killed, most likely because memory ran "
+                "out: it takes about 1 GiB on the machine on which Snakemake is called"
+            ) from error
         write_json(memory, known)
     return Step(**known[key])
 
@@ -84,7 +93,8 @@ def forget_counter() -> None:
 
 @cache
 def _counter() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    # Without its parent it would wait for work for ever.
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent)
 
 
 def _counted(system: str, model: Any, task: dict[str, Any]) -> Step:

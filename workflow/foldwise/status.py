@@ -93,11 +93,13 @@ def queue() -> dict[str, Job]:
     """The user's jobs in Slurm's queue by id, and by comment (rule and wildcards); empty without Slurm."""
     if shutil.which("squeue") is None:
         return {}
-    done = subprocess.run(
-        ["squeue", "--me", "--noheader", "--format=%i|%T|%R|%k"], capture_output=True, text=True
-    )
+    command = ["squeue", "--me", "--noheader", "--format=%i|%T|%R|%k"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except subprocess.SubprocessError:
+        return {}
     jobs = {}
-    for line in done.stdout.splitlines() if done.returncode == 0 else ():
+    for line in done.stdout.splitlines():
         number, state, reason, comment = line.split("|", 3)
         jobs[number] = jobs[comment] = Job(number, state, reason)
     return jobs

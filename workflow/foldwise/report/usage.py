@@ -27,6 +27,8 @@ FIELDS = [
 ]
 # So many jobs are asked for in one call, for the sake of the command line's length.
 AT_ONCE = 1000
+# An accounting that does not answer in this time holds up no report. s.
+ANSWER_S = 300
 
 
 def usage(experiment: Path, data: Path) -> pd.DataFrame:
@@ -82,8 +84,11 @@ def accounted(jobs: Sequence[str]) -> pd.DataFrame:
     for first in range(0, len(jobs), AT_ONCE):
         command = ["sacct", "--parsable2", "--noheader", "--units=M", f"--format={','.join(FIELDS)}"]
         ids = ",".join(jobs[first : first + AT_ONCE])
-        done = subprocess.run([*command, f"--jobs={ids}"], capture_output=True, text=True)
-        if done.returncode:
+        try:
+            done = subprocess.run(
+                [*command, f"--jobs={ids}"], capture_output=True, text=True, check=True, timeout=ANSWER_S
+            )
+        except subprocess.SubprocessError:
             return pd.DataFrame()
         text += done.stdout
     return parsed(text)

@@ -36,6 +36,8 @@ Value = TypeVar("Value")
 PARENT = "FOLDWISE_FIRST_PROCESS"
 # The others wait so long for what the first process does alone, such as a validation.
 PATIENCE = timedelta(days=7)
+# All wait so long for each other at the start, and where all have said that they come.
+MEETING = timedelta(minutes=30)
 
 
 class LostError(CaseError):
@@ -80,7 +82,7 @@ def make_fabric(training: Training) -> Fabric:
     return Fabric(
         accelerator="cuda" if visible else "cpu",
         devices=gpus,
-        strategy=_Unwrapped(timeout=PATIENCE) if gpus > 1 else "auto",
+        strategy=_Unwrapped(timeout=MEETING) if gpus > 1 else "auto",
         precision=precision,
         # Within a Slurm job Fabric would take the job's tasks for its own processes.
         plugins=[LightningEnvironment()],

@@ -1,15 +1,19 @@
 """Files are whole or absent; nothing in a pickle is executed."""
 
+import fcntl
 import os
 import pickle
 from pathlib import Path
 
+import h5py
 import pytest
 
+import foldwise
 from foldwise.files import (
     CaseError,
     atomic_folder,
     atomic_path,
+    content_hash,
     read_json,
     read_pickle,
     short_hash,
@@ -17,6 +21,7 @@ from foldwise.files import (
     write_pickle,
     write_text,
 )
+from foldwise.hdf5 import create_hdf5
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None:
@@ -28,6 +33,32 @@ def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None
         raise RuntimeError
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+def test_hdf5_is_written_where_there_are_no_locks(tmp_path: Path) -> None:
+    """Some network file systems answer a lock with ENOLCK: none is asked for, so another one may have it."""
+
+    def lock(path: Path) -> None:
+        with path.open("rb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    with h5py.File(tmp_path / "a.h5", "w"), pytest.raises(BlockingIOError):
+        lock(tmp_path / "a.h5")
+    with create_hdf5(tmp_path / "b.h5"):
+        lock(tmp_path / "b.h5")
+    package = Path(foldwise.__file__).parent
+    opening = [path.name for path in package.rglob("*.py") if "h5py.File(" in path.read_text("utf-8")]
+    assert opening == ["hdf5.py"]
+
+
+def test_the_content_of_files_and_folders(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_text(tmp_path / name / "1.dcm", "same")
+    assert content_hash(tmp_path / "a") == content_hash(tmp_path / "b")
+    assert content_hash(tmp_path / "a" / "1.dcm") == content_hash(tmp_path / "b" / "1.dcm")
+    before = content_hash(tmp_path / "a")
+    (tmp_path / "a" / "1.dcm").rename(tmp_path / "a" / "2.dcm")
+    assert content_hash(tmp_path / "a") != before
 
 
 def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:

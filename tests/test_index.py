@@ -56,6 +56,18 @@ def test_folds_share_empty_small_and_large_cases() -> None:
             assert [sum(a == 0 for a in held_out), sum(a > 50 for a in held_out)] == [2, 2]
 
 
+@pytest.mark.parametrize("filled", [1, 2, 3, 4])
+def test_the_epoch_is_chosen_on_a_case_with_the_structure_where_two_have_it(filled: int) -> None:
+    """And it is learnt from one first of all."""
+    made = [entry(f"c{i}", ml=float(i < filled)) for i in range(10)]
+    for seed in range(20):
+        for fold in make_index(made, TASK, Split(folds=5, seed=seed)).folds:
+            parts = (fold.train, fold.validation)
+            train, validation = (sum(int(case[1:]) < filled for case in part) for part in parts)
+            assert train or not validation
+            assert validation or train < 2
+
+
 def test_order_of_rows_changes_nothing_and_the_seed_does() -> None:
     made = entries(20, per_group=2)
     split = Split(folds=3)

@@ -20,10 +20,12 @@ from foldwise.interactive.results import mask_in_source
 from foldwise.interactive.rounds import chosen, simulate, slice_iou
 from foldwise.interactive.session import Memory, Propagator, State, _doubt, memory_bytes
 from foldwise.interactive.workspace import OutdatedError, Workspace
+from foldwise.systems.interactive.family import Family
+from foldwise.volumes.cache import Contents, write_case
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_header, write_volume
-from interactive_scans import SIZE, Bright, Says, quality_of
+from interactive_scans import SIZE, Bright, Says, quality_of, settings, told
 from synthetic import ball
 
 CLICK = {0: Hints(inside=np.array([[15.0, 14.0]]))}
@@ -245,6 +247,20 @@ def test_unusable_hints_are_refused(place: int, hints: dict[int, Hints], message
 def test_a_single_slice_is_refused() -> None:
     with pytest.raises(CaseError, match="one slice"):
         propagator(image=stack()[:1])
+
+
+def test_validation_without_an_object_has_no_score(tmp_path: Path) -> None:
+    """Even if something is found: no person would mark anything."""
+    shape = (16, 16, 4)
+    lineage = Lineage(shape, tuple(np.eye(4).ravel()), Box((0, 0, 0), shape), shape)
+    for name, value in (("empty", 0), ("full", 1)):
+        image, label = np.full((1, *shape), 200, np.int16), np.full(shape, value, np.uint8)
+        write_case(tmp_path / name, name, Contents(image, label, None, lineage, ("ball",)), (8, 8, 4), 500)
+    family = Family(settings(), told()["task"])
+    scores = family.validate(Bright().eval(), [str(tmp_path / "empty")])
+    assert np.isnan([scores["score"], scores["val_dice"]]).all()
+    both = [str(tmp_path / name) for name in ("empty", "full")]
+    assert family.validate(Bright().eval(), both)["score"] == pytest.approx(1)
 
 
 def test_who_chooses() -> None:

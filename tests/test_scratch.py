@@ -76,6 +76,18 @@ def heard(process: subprocess.Popen[str]) -> tuple[str, str]:
     return process.stdout.readline(), process.stdout.readline().strip()
 
 
+def test_a_disk_without_locks_is_not_used(
+    files: list[str], root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    with staged(files, root) as made:
+        assert made == {path: path for path in files}
+    assert "not staged: [Errno 37] No locks available" in caplog.text
+
+
 def test_copies_are_read_and_removed(files: list[str], root: Path, place: Path) -> None:
     with staged(files, root) as made:
         assert [read(made[path]) for path in files] == [0, 1, 2]

@@ -9,15 +9,19 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
-from foldwise.files import CaseError
+from foldwise.files import CaseError, read_json
+from foldwise.index import Entry
 from foldwise.settings import validate
 from foldwise.systems.segmentation.family import Family
+from foldwise.systems.segmentation.results import choose
 from foldwise.systems.segmentation.settings import Model
 from foldwise.volumes.cache import Contents, open_case, write_case
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.patches import normalise, scaling
+from foldwise.volumes.predictions import label_map, write_prediction
+from foldwise.volumes.settings import Evaluate
 from foldwise.volumes.targets import Targets
-from foldwise.volumes.volume import read_volume
+from foldwise.volumes.volume import Volume, read_volume, write_volume
 from synthetic import task
 
 ONE = Targets({"a": 1})
@@ -231,6 +235,86 @@ def test_validation_scores_each_region(tmp_path: Path) -> None:
 
     score = Family(model(), task(NESTED, 1)).validate(Always(), [path])["score"]
     assert score == pytest.approx((2 * count / (count + 16 * 16 * 8) + 0) / 2)
+
+
+@pytest.mark.parametrize(("labelled", "score"), [(False, np.nan), (True, 0.5)])
+def test_validation_without_the_structure_has_no_score(tmp_path: Path, labelled: bool, score: float) -> None:
+    """Everything is called a tumour: 0 for the empty case, which says nothing of tumours, 1 for the full."""
+    shape = (16, 16, 8)
+    lineage = Lineage(shape, tuple(np.eye(4).ravel()), Box((0, 0, 0), shape), shape)
+    paths = []
+    for name, value in (("empty", 0), ("full", 1))[: 1 + labelled]:
+        image, label = np.full((1, *shape), 100, np.int16), np.full(shape, value, np.uint8)
+        write_case(tmp_path / name, name, Contents(image, label, None, lineage, ("a",)), (8, 8, 8), 500)
+        paths.append(str(tmp_path / name))
+    family = Family(model(intensity={"clip": [0, 100], "scale": "window"}), task(ONE))
+    assert family.validate(Pointwise(), paths)["score"] == pytest.approx(score, nan_ok=True)
+
+
+class TestChoose:
+    """Post-processing chosen on predictions of known Dice, and what a killed job leaves for the next one."""
+
+    @staticmethod
+    def case(folder: Path, name: str, found: list[int], truth: list[int]) -> Entry:
+        shape = (len(found), 3, 3)
+        lineage = Lineage(shape, tuple(np.eye(4).ravel()), Box((0, 0, 0), shape), shape)
+        made, label = np.zeros((1, *shape), np.float32), np.zeros(shape, np.uint8)
+        made[0, :, 1, 1], label[:, 1, 1] = found, truth
+        write_prediction(folder / f"{name}.h5", name, made, lineage, ONE)
+        write_volume(Volume(label, np.eye(4)), folder / f"{name}.nii.gz")
+        return Entry(name, name, {"label": (str(folder / f"{name}.nii.gz"),)}, "", {}, 1.0)
+
+    @staticmethod
+    def choose(folder: Path, entries: list[Entry]) -> list[str]:
+        settings = validate(Evaluate, {"postprocess": ["largest_component", "fill_holes"]})
+        predictions = {entry.case: folder / f"{entry.case}.h5" for entry in entries}
+        return list(choose(predictions, entries, task(ONE), settings, folder / "state")["postprocess"])
+
+    @pytest.fixture
+    def read(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        seen: list[str] = []
+
+        def counted(path: Path) -> Volume:
+            seen.append(path.stem)
+            return label_map(path)
+
+        monkeypatch.setattr("foldwise.systems.segmentation.results.label_map", counted)
+        return seen
+
+    def test_dice_by_hand(self, tmp_path: Path) -> None:
+        # Without the island 1 instead of 2·3/(4 + 3); the other case is right anyway, and nothing has holes.
+        island = self.case(tmp_path, "a", [1, 1, 1, 0, 1, 0], [1, 1, 1, 0, 0, 0])
+        right = self.case(tmp_path, "b", [0, 1, 1, 0, 0, 0], [0, 1, 1, 0, 0, 0])
+        assert self.choose(tmp_path, [island, right]) == ["largest_component"]
+        steps = read_json(tmp_path / "state" / "a.json")["dice"]
+        assert steps == {"": [6 / 7], "largest_component": [1], "largest_component+fill_holes": [1]}
+        # Two true parts: 1 falls to 2·2/(2 + 4), further than the first case rises.
+        two = self.case(tmp_path, "b", [1, 1, 0, 0, 1, 1], [1, 1, 0, 0, 1, 1])
+        assert self.choose(tmp_path, [island, two]) == []
+
+    def test_cases_without_the_structure_choose_nothing(self, tmp_path: Path) -> None:
+        entries = [self.case(tmp_path, "a", [1, 0, 1], [0, 0, 0]), self.case(tmp_path, "b", [0] * 3, [0] * 3)]
+        assert self.choose(tmp_path, entries) == []
+        assert self.choose(tmp_path, []) == []
+
+    def test_what_is_done_is_kept_and_nothing_stale_is_believed(
+        self, tmp_path: Path, read: list[str]
+    ) -> None:
+        entries = [self.case(tmp_path, name, [1, 1, 0, 1], [1, 1, 0, 0]) for name in "ab"]
+        assert self.choose(tmp_path, entries) == ["largest_component"]
+        # Once for the first step with and without it, once for the second.
+        assert sorted(read) == ["a", "a", "b", "b"]
+        read.clear()
+        assert self.choose(tmp_path, entries) == ["largest_component"]
+        assert read == []
+        (tmp_path / "state" / "a.json").unlink()
+        self.case(tmp_path, "b", [1, 1, 0, 1], [1, 1, 0, 1])
+        assert self.choose(tmp_path, entries) == []
+        assert set(read) == {"a", "b"}
+        read.clear()
+        entries[0] = self.case(tmp_path, "a", [1, 1, 0, 0], [1, 1, 0, 0])
+        assert self.choose(tmp_path, entries) == []
+        assert set(read) == {"a"}
 
 
 def test_examples_show_what_the_network_sees(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from foldwise.files import CaseError, short_hash
+from foldwise.layout import MINUTES
 from foldwise.networks import build
 from foldwise.reference import reference, schema
 from foldwise.settings import Named, as_json, dump, parse, validate
@@ -123,6 +124,22 @@ def test_what_was_made_of_wrapped_labels_is_not_used_again() -> None:
         source = [str(data.sheet), str(data.folder), dump(prepare.lung_mask)]
         crop = [source, dump(prepare.crop), list(data.labels.items())]
         assert made.crops.endswith(f"crop-{short_hash(crop, 4)}") == same
+
+
+def test_minutes_follow_from_the_number_of_cases() -> None:
+    made = layout()
+    assert [made.minutes(stage) for stage in ("choose", "test", "check")] == [60, 120, 60]
+    # 1000 cases in five folds, no other ones; a fold's job predicts its 200 and as many of its validation.
+    made.__dict__["training"] = [None] * 1000
+    assert made.minutes("choose") == 30 + 500
+    assert made.minutes("test") == 60 + 2 * 400
+    assert made.minutes("export") == 30 + 100
+    assert made.minutes("ensemble") == 120
+    made.__dict__["training"] = [None] * 10**5
+    assert made.minutes("choose") == 24 * 60
+    for stage in MINUTES:
+        rule = (ROOT / "workflow" / "rules" / f"{stage}.smk").read_text(encoding="utf-8")
+        assert f'runtime=LAYOUT.minutes("{stage}")' in rule
 
 
 def test_reference_and_schema_are_up_to_date() -> None:

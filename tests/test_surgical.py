@@ -444,6 +444,14 @@ def test_class_weights_come_from_the_training_videos(tmp_path: Path) -> None:
     assert made.training.steps_per_epoch == 2
 
 
+def test_validation_without_annotation_has_no_score(tmp_path: Path) -> None:
+    frames = [Frame(n, float(n), rgb) for n, rgb in enumerate(flat_frames(4, (32, 40)))]
+    unknown: dict[str, np.ndarray] = {"phase": np.full(4, -1, np.int8), "tool": np.full((4, 2), -1, np.int8)}
+    write_frames(tmp_path / "a.h5", "a", frames, arrays=unknown, attrs={"phases": list(PHASES)})
+    system = Family(model("mtrcnet"), TASK)
+    assert np.isnan(system.validate(system.network(), [str(tmp_path / "a.h5")])["score"])
+
+
 class _StopsAfter(Budget):
     """A time limit that is near after some steps."""
 

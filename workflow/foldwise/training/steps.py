@@ -8,6 +8,7 @@ import os
 import signal
 import traceback
 from collections.abc import Generator, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from typing import Any, Protocol
 
@@ -65,7 +66,7 @@ def batches(
         CaseError: the workers cannot all be started.
         RuntimeError: a worker ended, or no batch came for half an hour.
     """
-    others = set(multiprocessing.active_children())
+    others: set[BaseProcess] = set(multiprocessing.active_children())
     loader: DataLoader[Any] = DataLoader(
         _Addressed(items),
         batch_sampler=StepSampler(start, stop, batch, share),
@@ -78,22 +79,33 @@ def batches(
         timeout=STALLED_S if workers else 0,
     )
     feed: Any = None
+    problem = ""
     try:
         try:
             feed = iter(loader)
         except OSError as error:
+            problem = str(error)
+            _end_all_but(others)
+        # Not within the block above: the half-made iterator ends with it, and its complaints come first.
+        if feed is None:
             raise CaseError(
-                f"{workers} processes to read training data cannot be started ({error}): raise the limit of "
-                f"open files (ulimit -n) or the size of /dev/shm, or give the rule `train` fewer threads"
-            ) from error
+                f"{workers} processes to read training data cannot be started ({problem}): raise the limit "
+                f"of open files (ulimit -n) or the size of /dev/shm, or give the rule `train` fewer threads"
+            )
         yield from feed
     finally:
         if workers and feed is not None:
             feed._shutdown_workers()
-        # What is left (some of too many, or one that hangs) ignores SIGTERM, by which Python would end it at
-        # the process's exit, and would hold the process there for ever.
-        for worker in set(multiprocessing.active_children()) - others:
-            worker.kill()
+        _end_all_but(others)
+
+
+def _end_all_but(others: set[BaseProcess]) -> None:
+    """End the processes that read: they ignore SIGTERM, and Python would wait for them at its exit."""
+    left = set(multiprocessing.active_children()) - others
+    for process in left:
+        process.kill()
+    for process in left:
+        process.join(timeout=5)
 
 
 def collate(items: list[dict[str, torch.Tensor]]) -> Any:

@@ -154,8 +154,9 @@ def _dices(
     found, truth = label_map(prediction).data, read_labels(label, targets.classes).data
     labelled = (found > 0) | (truth > 0)
     if labelled.any():
-        # No step labels a voxel outside the box of what is labelled already.
-        box = bounding_box(labelled, 0, (1.0, 1.0, 1.0)).slices
+        # No step labels a voxel outside the box of what is labelled already. One voxel more on each side:
+        # cc3d fails on some arrays that are one voxel thin.
+        box = bounding_box(labelled, 1, (1.0, 1.0, 1.0)).slices
         found, truth = found[box], truth[box]
     made = []
     for steps in tried:

@@ -1,17 +1,24 @@
 """The check: every kind of wrong data is found, named with its line, and listed with all the others."""
 
 import gzip
+import os
 import re
+import signal
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from foldwise.files import CaseError
+from foldwise.forecast import remembered
 from foldwise.settings import validate
 from foldwise.systems.segmentation.check import check
 from foldwise.systems.segmentation.forecast import count, model_mib
@@ -21,6 +28,15 @@ from foldwise.volumes.sheet import read_new_cases, read_sheet
 from foldwise.volumes.volume import Volume, write_volume
 from synthetic import scan, task
 
+# Says the number of the process that counts, which is then waiting for more to do.
+COUNTER = """
+import os, time
+from foldwise.forecast import _counter
+
+if __name__ == "__main__":
+    print(_counter().submit(os.getpid).result(), flush=True)
+    time.sleep(60)
+"""
 HEADER = "case,group,image,label,split\n"
 
 
@@ -212,3 +228,32 @@ def test_new_scans_of_a_sheet(tmp_path: Path) -> None:
     sheet.write_text("case,image,label\nx,x.nii.gz,gone.nii.gz\n")
     (case,) = read_new_cases(sheet)
     assert case.images == (tmp_path / "x.nii.gz",)
+
+
+def test_the_process_that_counts_ends_with_a_killed_parent(tmp_path: Path) -> None:
+    (tmp_path / "counter.py").write_text(COUNTER)
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "counter.py")], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    counter = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        try:
+            os.kill(counter, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.kill(counter, signal.SIGKILL)
+    pytest.fail("the process was left behind")
+
+
+def test_a_counter_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed() -> Any:
+        raise BrokenProcessPool("terminated abruptly")
+
+    killed.cache_clear = lambda: None  # type: ignore[attr-defined]
+    monkeypatch.setattr("foldwise.forecast._counter", killed)
+    with pytest.raises(CaseError, match="most likely because memory ran out"):
+        remembered("segmentation", None, {}, "asked", tmp_path / "counts.json")

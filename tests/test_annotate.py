@@ -180,3 +180,36 @@ def test_weights_of_another_trunk(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "model.pt")
     with pytest.raises(CaseError, match="one of the interactive system is needed"):
         read_trained(tmp_path / "model.pt")
+
+
+def test_a_session_replaces_nothing_that_is_not_its_own(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session, scan = folder / "session", (folder / "scan.nii.gz").read_bytes()
+    for name in ("mask.nii.gz", "case.h5", "round_0001.npz"):
+        session.mkdir(exist_ok=True)
+        (session / name).write_text("mine")
+        with pytest.raises(CaseError, match=f"{name}: not of a session"):
+            call(folder, capsys, "--nothing", "0")
+        assert [path.read_text() for path in session.iterdir()] == ["mine"]
+        (session / name).unlink()
+    (session / "prepared").mkdir()
+    (session / "prepared" / "notes.txt").touch()
+    call(folder, capsys, "--nothing", "0")
+    assert (session / "prepared" / "notes.txt").exists()
+    with pytest.raises(CaseError, match=r"--volume and --mask are both .*scan\.nii\.gz"):
+        call(folder, capsys, "--nothing", "0", "--mask", str(folder / "scan.nii.gz"))
+    assert (folder / "scan.nii.gz").read_bytes() == scan
+
+
+def test_an_answer_that_is_not_finite(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Bright().eval()
+    monkeypatch.setattr("foldwise.annotate.read_trained", lambda _: trained(network))
+    segment = network.segment
+    monkeypatch.setattr(network, "segment", lambda *given: segment(*given) * float("nan"))
+    (folder / "points.csv").write_text("x,y,z,kind\n15,14,8,inside\n", encoding="utf-8")
+    with pytest.raises(CaseError, match="the network's answer is NaN or infinite"):
+        call(folder, capsys, "--points", str(folder / "points.csv"))
+    assert not list((folder / "session").glob("round_*"))

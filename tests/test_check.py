@@ -257,3 +257,25 @@ def test_a_counter_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("foldwise.forecast._counter", killed)
     with pytest.raises(CaseError, match="most likely because memory ran out"):
         remembered("segmentation", None, {}, "asked", tmp_path / "counts.json")
+
+
+def test_numbers_at_the_end_of_names_are_channels_only_from_0000_on(tmp_path: Path) -> None:
+    """Years and patients are numbered too; two of those are never one case of two channels."""
+    names = ["BraTS20_0001.nii.gz", "BraTS20_0002.nii.gz", "scan_2021.nii.gz", "CAPS_0000.NII.GZ"]
+    for name in [*names, "CAPS_0001.NII.GZ", "one_0000.nrrd", "gap_0000.nii", "gap_0002.nii"]:
+        (tmp_path / name).touch()
+    found = {case.name: [path.name for path in case.images] for case in read_new_cases(tmp_path)}
+    assert found == {
+        **{name.split(".")[0]: [name] for name in names[:3]},
+        **{"CAPS": ["CAPS_0000.NII.GZ", "CAPS_0001.NII.GZ"], "one": ["one_0000.nrrd"]},
+        **{"gap": ["gap_0000.nii"], "gap_0002": ["gap_0002.nii"]},
+    }
+    for other, first in (
+        ("scan_2021.mhd", "scan_2021.mhd"),
+        ("one.nii", "one.nii"),
+        ("scan_2021", "scan_2021"),
+    ):
+        (tmp_path / other).mkdir() if other == first.split(".")[0] else (tmp_path / other).touch()
+        with pytest.raises(CaseError, match=f"{first} and .* are two scans of"):
+            read_new_cases(tmp_path)
+        (tmp_path / other).rmdir() if (tmp_path / other).is_dir() else (tmp_path / other).unlink()

@@ -179,7 +179,7 @@ def test_a_folder_not_made_by_the_command_is_never_replaced(
     monkeypatch.setattr(
         sys, "argv", ["dicom", str(tmp_path / "in"), "--sheet", str(tmp_path / "mine.csv"), "--force"]
     )
-    with pytest.raises(CaseError, match="only a folder made by this command"):
+    with pytest.raises(CaseError, match=r"mine: is not replaced.*thesis\.tex"):
         dicom.main()
     assert (tmp_path / "mine" / "thesis.tex").exists()
 

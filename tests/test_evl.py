@@ -97,6 +97,13 @@ class TestFeatures:
         with pytest.raises(CaseError, match=message):
             FrozenVision(folder, 1)
 
+    def test_weights_that_are_not_finite(self, weights: Path, tmp_path: Path) -> None:
+        model = CLIPModel.from_pretrained(weights)
+        model.visual_projection.weight.data[0, 0] = float("nan")
+        model.save_pretrained(tmp_path)
+        with pytest.raises(CaseError, match=r"hold NaN .*\(visual_projection\.weight\)"):
+            FrozenVision(tmp_path, 1)
+
     def test_too_many_blocks(self, weights: Path) -> None:
         with pytest.raises(CaseError, match="has 3 blocks, 4 are asked for"):
             FrozenVision(weights, 4)

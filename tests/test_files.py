@@ -10,13 +10,16 @@ import pytest
 
 import foldwise
 from foldwise.files import (
+    MARKER,
     CaseError,
     atomic_folder,
     atomic_path,
-    content_hash,
+    put_back,
     read_json,
     read_pickle,
     short_hash,
+    source_files,
+    source_hash,
     write_json,
     write_pickle,
     write_text,
@@ -54,11 +57,11 @@ def test_hdf5_is_written_where_there_are_no_locks(tmp_path: Path) -> None:
 def test_the_content_of_files_and_folders(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_text(tmp_path / name / "1.dcm", "same")
-    assert content_hash(tmp_path / "a") == content_hash(tmp_path / "b")
-    assert content_hash(tmp_path / "a" / "1.dcm") == content_hash(tmp_path / "b" / "1.dcm")
-    before = content_hash(tmp_path / "a")
+    assert source_hash([tmp_path / "a"]) == source_hash([tmp_path / "b"])
+    assert source_hash([tmp_path / "a" / "1.dcm"]) == source_hash([tmp_path / "b" / "1.dcm"])
+    before = source_hash([tmp_path / "a"])
     (tmp_path / "a" / "1.dcm").rename(tmp_path / "a" / "2.dcm")
-    assert content_hash(tmp_path / "a") != before
+    assert source_hash([tmp_path / "a"]) != before
 
 
 def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
@@ -71,8 +74,79 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
     assert (folder / "a").read_text() == "old"
     with atomic_folder(folder) as made:
         (made / "b").write_text("new")
-    assert [p.name for p in folder.iterdir()] == ["b"]
+    assert sorted(p.name for p in folder.iterdir()) == [MARKER, "b"]
     assert [p.name for p in tmp_path.iterdir()] == ["crop"]
+
+
+def test_a_folder_of_someone_else_is_never_replaced(tmp_path: Path) -> None:
+    mine = tmp_path / "mydata"
+    (mine / "deep").mkdir(parents=True)
+    (mine / "deep" / "thesis.tex").write_text("years")
+
+    def write(folder: Path) -> None:
+        with atomic_folder(folder) as made:
+            (made / "image.nii.gz").write_text("crop")
+
+    with pytest.raises(CaseError, match=r"mydata: is not replaced.*deep/thesis\.tex"):
+        write(mine)
+    assert (mine / "deep" / "thesis.tex").read_text() == "years"
+    assert [p.name for p in tmp_path.iterdir()] == ["mydata"]
+    # Nor is one of ours to which something was added, even under a name that we write, or an empty folder.
+    for added in ("notes.txt", "image (corrected).nii.gz", "new/"):
+        folder = tmp_path / f"ours {added}"
+        write(folder)
+        write(folder)
+        (folder / added).mkdir() if added == "new/" else (folder / added).write_text("mine")
+        with pytest.raises(CaseError, match="is not replaced"):
+            write(folder)
+        assert (folder / added).exists()
+    # What an earlier version made through Snakemake is not stuck, and an empty folder is anyone's.
+    for name in (".snakemake_timestamp", None):
+        folder = tmp_path / f"earlier {name}"
+        folder.mkdir()
+        if name:
+            (folder / name).touch()
+            (folder / "image.nii.gz").write_text("old")
+        write(folder)
+        assert (folder / "image.nii.gz").read_text() == "crop"
+    for wrong in ("link", "file"):
+        (tmp_path / "file").touch()
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(mine)
+        with pytest.raises(CaseError, match="is a file or a link"):
+            write(tmp_path / wrong)
+    with pytest.raises(CaseError, match="mydata: is a folder"):
+        write_text(mine, "x")
+
+
+def test_a_replaced_folder_comes_back_after_a_failure(tmp_path: Path) -> None:
+    folder = tmp_path / "labels"
+    for there in (False, True):
+        with pytest.raises(RuntimeError), put_back(folder):
+            folder.mkdir()
+            (folder / "new").touch()
+            raise RuntimeError
+        assert folder.exists() == there
+        if not there:
+            folder.mkdir()
+            (folder / "old").touch()
+    assert [p.name for p in folder.iterdir()] == ["old"]
+    assert [p.name for p in tmp_path.iterdir()] == ["labels"]
+
+
+def test_a_source_is_all_of_its_files(tmp_path: Path) -> None:
+    """Also the voxels that a header names elsewhere: another patient's voxels are another source."""
+    (tmp_path / "scan.mhd").write_text("NDims = 3\nElementDataFile = voxels of a.raw\n")
+    (tmp_path / "voxels of a.raw").write_bytes(b"a")
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "1.dcm").write_bytes(b"1")
+    assert source_files(tmp_path / "scan.mhd") == [tmp_path / "scan.mhd", tmp_path / "voxels of a.raw"]
+    for source, part in (("scan.mhd", "voxels of a.raw"), ("series", "series/1.dcm")):
+        before = source_hash([tmp_path / source])
+        assert source_hash([tmp_path / source]) == before
+        (tmp_path / part).write_bytes(b"b")
+        assert source_hash([tmp_path / source]) != before
+    assert source_files(tmp_path / "missing.mhd") == []
 
 
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from foldwise.files import CaseError
 from foldwise.index import Entry, Index, make_index
 from foldwise.settings import Split
+from foldwise.stages import index as index_stage
 
 TASK = {"classes": {"t": 7}}
 
@@ -146,3 +147,17 @@ def test_foreign_pickles_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"version": 99}))
     with pytest.raises(CaseError, match="index of version"):
         Index.read(tmp_path / "a.pkl")
+
+
+def test_a_split_file_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = tmp_path / "splits.json"
+    mine.write_text("{}")
+    paths = {"prepared": tmp_path, "caches": tmp_path, "index": tmp_path / "i.pkl", "splits": mine}
+    flags = [text for name, path in paths.items() for text in (f"--{name}", str(path))]
+    monkeypatch.setattr(
+        "sys.argv",
+        ["index", "--settings", json.dumps({"file": str(mine)}), "--data", "{sheet: s.csv}", *flags],
+    )
+    with pytest.raises(CaseError, match=r"splits\.json: would be overwritten"):
+        index_stage.main()
+    assert mine.read_text() == "{}"

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from foldwise.files import CaseError
 from foldwise.index import Entry
+from foldwise.stages import crop, frames, lung_mask
 from foldwise.systems.segmentation.results import export
 from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.geometry import Box, Lineage
@@ -247,3 +248,25 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
             make_crop(tmp_path, Crop(to="region"), changed)
     with pytest.raises(CaseError, match=r"255\.nii\.gz"):
         read_labels(tmp_path / "255.nii.gz", CLASSES)
+
+
+def test_a_stage_replaces_neither_its_source_nor_a_folder_of_someone_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mydata"
+    image = sources(folder)["image"]
+    (tmp_path / "link.nii.gz").symlink_to(image)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    scan, ours = str(image), ["--region", str(tmp_path / "r.nii.gz"), "--facts", str(tmp_path / "f.json")]
+    for stage, flags, message in (
+        (crop, ["--images", scan, "--folder", str(folder)], "mydata: is not replaced"),
+        (crop, ["--images", scan, "--folder", scan], "--images and --folder are both"),
+        (frames, ["--video", scan, "--data", "{}", "--cache", scan], "--video and --cache are both"),
+        (lung_mask, ["--image", scan, "--mask", str(tmp_path / "link.nii.gz"), *ours], "--image and --mask"),
+        (lung_mask, ["--image", "a", "--mask", "b", "--region", "c", "--facts", "c"], "--region and --facts"),
+    ):
+        monkeypatch.setattr("sys.argv", [stage.__name__, "--case", "a", *flags])
+        with pytest.raises(CaseError, match=message):
+            stage.main()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.nii.gz", "mydata"]

@@ -76,3 +76,11 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
             read_weights(tmp_path / name)
     with pytest.raises(CaseError, match="holds no state dict"):
         read_weights(save(tmp_path / "empty.pt", {"epoch": 3}))
+
+
+def test_weights_that_are_not_finite(tmp_path: Path) -> None:
+    state = {name: value.clone() for name, value in network().state_dict().items()}
+    name = next(iter(state))
+    state[name].view(-1)[0] = float("nan")
+    with pytest.raises(CaseError, match=rf"w\.pt: 1 of {len(state)} tensors .*\({name}\)"):
+        load_pretrained(network(), Pretrained(file=save(tmp_path / "w.pt", state)))

@@ -74,6 +74,10 @@ class TestConversion:
         again = load_medsam(tmp_path)
         assert torch.equal(again.state_dict()["mask_decoder.iou_token.weight"],
                            tiny_weights()["mask_decoder.iou_token.weight"])  # fmt: skip
+        again.mask_decoder.iou_token.weight.data[0, 0] = float("nan")
+        again.save_pretrained(tmp_path)
+        with pytest.raises(CaseError, match=r"hold NaN .*\(mask_decoder\.iou_token\.weight\)"):
+            load_medsam(tmp_path)
 
     @pytest.mark.parametrize(
         ("name", "value", "message"),

@@ -255,3 +255,44 @@ def test_new_videos_are_taken_from_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a.avi").write_bytes(b"")
     with pytest.raises(CaseError, match="each name once"):
         new_entries(tmp_path)
+
+
+@pytest.mark.parametrize("there", ["c.csv", "c-splits.json"])
+def test_cholec80_refuses_before_it_writes(
+    there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = cholec80_folder(tmp_path / "cholec80", [1, 33, 41])
+    (tmp_path / there).write_text("mine")
+    arguments = [str(folder), "--sheet", str(tmp_path / "c.csv"), "--split", "paper"]
+    monkeypatch.setattr("sys.argv", ["cholec80", *arguments])
+    with pytest.raises(CaseError, match=f"{there}: there already; --force overwrites"):
+        cholec80.main()
+    (folder / "phase_annotations" / "video41-phase.txt").write_text("not an annotation")
+    monkeypatch.setattr("sys.argv", ["cholec80", *arguments, "--force"])
+    with pytest.raises(CaseError, match="video41-phase"):
+        cholec80.main()
+    assert (tmp_path / there).read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["cholec80", there])
+
+
+def test_cholect50_replaces_only_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, labels = cholect50_folder(tmp_path / "data"), tmp_path / "c-annotations"
+    arguments = ["cholect50", str(folder), "--sheet", str(tmp_path / "c.csv")]
+    labels.mkdir()
+    (labels / "VID01-phase.txt").write_text("corrected by hand")
+    for more, message in (([], "c-annotations: there already"), (["--force"], "is not replaced")):
+        monkeypatch.setattr("sys.argv", [*arguments, *more])
+        with pytest.raises(CaseError, match=message):
+            cholect50.main()
+    assert [path.read_text() for path in labels.iterdir()] == ["corrected by hand"]
+    (labels / "VID01-phase.txt").unlink()
+    labels.rmdir()
+    monkeypatch.setattr("sys.argv", arguments)
+    cholect50.main()
+    before = {path.name: path.read_bytes() for path in labels.iterdir()}
+    # An import that fails leaves the one before it whole.
+    (folder / "videos" / "VID02" / "000003.png").unlink()
+    monkeypatch.setattr("sys.argv", [*arguments, "--force"])
+    with pytest.raises(CaseError, match="without a frame"):
+        cholect50.main()
+    assert {path.name: path.read_bytes() for path in labels.iterdir()} == before

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 import torch
 
+from foldwise.evaluate import marks
 from foldwise.files import CaseError, read_json
+from foldwise.hdf5 import content_of
 from foldwise.index import Index
 from foldwise.settings import Named, validate
 from foldwise.systems.segmentation.settings import Model
@@ -620,3 +622,12 @@ def test_killed_attempts_are_counted_and_requeued_ones_not(
         monkeypatch.setenv("SLURM_JOB_ID", job)
         attempts.note(event, 0)
     assert attempts.killed == 2
+
+
+def test_a_model_says_on_what_it_was_trained(index: Path, undisturbed: Path) -> None:
+    state = torch.load(undisturbed / "model.pt", weights_only=True)
+    assert state["fold"] == 0
+    for entry in Index.read(index).entries:
+        found = [mark in state["learnt"] for mark in marks(entry, content_of(entry.cache)).values()]
+        assert found == 3 * [entry.case in ("c0", "c1", "c2", "c3")]
+    assert not any("c0" in mark for mark in state["learnt"])

@@ -15,6 +15,8 @@ import pytest
 import torch
 import yaml
 
+from foldwise.files import CaseError
+from foldwise.stages import predict as predict_stage
 from foldwise.status import Job, report
 from foldwise.systems import part
 from foldwise.volumes.cache import open_case
@@ -181,6 +183,14 @@ class TestRun:
                 assert (found.data == expected.data).all()
         assert not list((run / "results" / "tiny" / "state" / "unet" / "predict").glob("*/*"))
         assert planned(run, experiment, "predict") == {}
+        # Another scan in its place, with an older time; the time of the folder tells nothing of it.
+        scan = run / "c7.nii.gz"
+        before, moment = scan.read_bytes(), scan.stat()
+        scan.write_bytes((run / "c6.nii.gz").read_bytes())
+        os.utime(scan, (0, 0))
+        assert planned(run, experiment, "predict", "--rerun-triggers", "params")["predict_part"] == 2
+        scan.write_bytes(before)
+        os.utime(scan, ns=(moment.st_atime_ns, moment.st_mtime_ns))
         (run / "mine.csv").write_text("case,image\nmine,c7.nii.gz\n")
         snakemake(run, changed(predict="mine.csv"), "predict")
         mine = read_volume(made / "predicted-mine" / "mine.nii.gz")
@@ -198,6 +208,70 @@ class TestRun:
         assert re.search(r"case bad: .*bad\.nii\.gz: not readable as a volume", log)
         assert re.search(r"case flat: .*flat\.nii\.gz: every voxel is 0", log)
         assert (run / "results" / "tiny" / "unet" / "predicted-mixed" / "good.nii.gz").exists()
+
+    def test_no_patient_gets_another_one_s_mask(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """New scans under the names of earlier ones, after a failure and after none."""
+        made, ward = run / "results" / "tiny" / "unet", run / "ward"
+        folder = made / "predicted-ward"
+
+        def predict(source: Path, *more: str) -> None:
+            models = [str(made / f"fold{fold}" / "model.pt") for fold in range(2)]
+            places = {"source": source, "choice": made / "choice.json", "state": run / "kept"}
+            places |= {"folder": folder, "facts": run / "facts.json"}
+            flags = [text for name, path in places.items() for text in (f"--{name}", str(path))]
+            monkeypatch.setattr(sys, "argv", ["predict", "--models", *models, *flags, *more])
+            predict_stage.main()
+
+        def assert_mask(name: str, case: str) -> None:
+            expected = read_volume(made / "ensemble" / "export" / f"{case}.nii.gz")
+            found = read_volume(folder / f"{name}.nii.gz")
+            assert np.array_equal(found.affine, expected.affine)
+            assert np.array_equal(found.data, expected.data)
+
+        def give(name: str, data: bytes) -> None:
+            (ward / f"{name}.nii.gz").write_bytes(data)
+
+        c6, c7 = ((run / f"{case}.nii.gz").read_bytes() for case in ("c6", "c7"))
+        ward.mkdir()
+        give("s1", c6)
+        give("s2", c7)
+        predict(ward)
+        assert_mask("s1", "c6")
+        assert_mask("s2", "c7")
+        assert not (run / "kept").exists()
+        # The next patient's second scan is cut off: nobody's mask stays under its name.
+        give("s1", c7)
+        give("s2", c6[: len(c6) // 2])
+        with pytest.raises(
+            CaseError, match=r"1 of 2 cases could not be predicted.*\n.*case s2: .*s2\.nii\.gz"
+        ):
+            predict(ward)
+        assert_mask("s1", "c7")
+        assert not (folder / "s2.nii.gz").exists()
+        give("s1", c6)
+        give("s2", c6)
+        predict(ward)
+        assert_mask("s1", "c6")
+        assert_mask("s2", "c6")
+        # A case that is gone takes its files along, and nobody else's.
+        (folder / "notes.txt").write_text("mine")
+        (ward / "s2.nii.gz").unlink()
+        predict(ward)
+        assert {path.name for path in folder.iterdir()} == {".foldwise", "notes.txt", "s1.nii.gz"}
+        (run / "other" / "ward").mkdir(parents=True)
+        (run / "other" / "ward" / "s9.nii.gz").write_bytes(c7)
+        with pytest.raises(
+            CaseError, match=r"predicted-ward: holds predictions of .*/ward .*not of .*other/ward"
+        ):
+            predict(run / "other" / "ward")
+        give("s3", c7)
+        (folder / "s3.nii.gz").write_text("drawn by hand")
+        with pytest.raises(CaseError, match=r"s3\.nii\.gz: there already"):
+            predict(ward)
+        assert (folder / "s3.nii.gz").read_text() == "drawn by hand"
+        assert_mask("s1", "c6")
+        with pytest.raises(CaseError, match="--part 2: there are the parts 0 to 1"):
+            predict(ward, "--part", "2", "--parts", "2")
 
     def test_another_model_trains_only_that(self, run: Path) -> None:
         jobs = planned(run, changed(models={"unet": TINY, "second": TINY}))

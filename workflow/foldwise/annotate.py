@@ -20,8 +20,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from foldwise.command import parser, run
-from foldwise.files import CaseError, file_hash, write_text
+from foldwise.command import parser, run, written
+from foldwise.files import CaseError, file_hash, source_files, write_text
 from foldwise.index import Entry
 from foldwise.interactive.files import Marked, joined, read_box, read_points, read_scribble
 from foldwise.interactive.hints import Hints
@@ -47,8 +47,10 @@ def main() -> None:
     made.add_argument("--nothing", type=int, metavar="SLICE", help="nothing of any object is on this slice")
     made.add_argument("--object", default="", help="object of --box, where there are several")
     made.add_argument("--undo", action="store_true", help="take the last round back first")
-    made.add_argument("--mask", type=Path, help="mask to write (.nii.gz); default: in the session's folder")
-    made.add_argument("--quality", type=Path, help="quality to write (.csv); default: likewise")
+    made.add_argument(
+        "--mask", type=written, help="mask to write (.nii.gz); default: in the session's folder"
+    )
+    made.add_argument("--quality", type=written, help="quality to write (.csv); default: likewise")
     made.add_argument("--serve", action="store_true", help="open the web page instead of reading hints")
     made.add_argument("--port", type=int, default=0, help="of the web page; 0: a free one")
     args = made.parse_args()
@@ -191,9 +193,8 @@ def _marked(args: Namespace, annotation: Annotation) -> Marked:
 
 
 def _digest(path: Path) -> str:
-    if path.is_dir():
-        return ",".join(file_hash(file)[:16] for file in sorted(path.iterdir()) if file.is_file())
-    return file_hash(path)
+    files = source_files(path)
+    return file_hash(path) if files == [path] else ",".join(file_hash(file)[:16] for file in files)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,44 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 from foldwise.files import CaseError
 from foldwise.systems import NAMES, part
+
+
+def written(text: str) -> Path:
+    """The type of an argument that names what a command writes: nothing that another argument names."""
+    return Path(text)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses to write where it reads, or two things in one place."""
+
+    def parse_args(self, *given: Any, **more: Any) -> Any:
+        args = super().parse_args(*given, **more)
+        named = [
+            (
+                action.option_strings[0] if action.option_strings else action.metavar,
+                path,
+                action.type is written,
+            )
+            for action in self._actions
+            for path in _paths(getattr(args, action.dest, None))
+        ]
+        for number, (first, path, writes) in enumerate(named):
+            for second, other, also in named[:number]:
+                if (writes or also) and os.path.realpath(path) == os.path.realpath(other):
+                    raise CaseError(f"{second} and {first} are both {path}; nothing was read or written")
+        return args
+
+
+def _paths(value: Any) -> Iterable[Path]:
+    return [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
 
 
 def parser(doc: str | None, section: type[BaseModel] | None = None) -> argparse.ArgumentParser:
@@ -20,7 +52,7 @@ def parser(doc: str | None, section: type[BaseModel] | None = None) -> argparse.
     for key, field in section.model_fields.items() if section else ():
         default = "required" if field.is_required() else f"default {field.default!r}"
         lines.append(f"  {key}: {field.description} ({default})")
-    made = argparse.ArgumentParser(
+    made = _Parser(
         description=doc,
         epilog="keys of --settings:\n" + "\n".join(lines) if lines else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -7,12 +7,17 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# Lists the files of a folder that `atomic_folder` made; Snakemake leaves a file of its own in such folders.
+MARKER = ".foldwise"
+SNAKEMAKE = ".snakemake_timestamp"
 
 
 class CaseError(Exception):
@@ -33,7 +38,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary file beside `path` that takes its name if the block ends well, and vanishes if not.
 
     The temporary name keeps the suffixes of `path`, since writers choose the format by them.
+
+    Raises:
+        CaseError: `path` is a folder.
     """
+    if path.is_dir():
+        raise CaseError(f"{path}: is a folder; give the name of a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = "".join(path.suffixes[-2:])
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
@@ -52,12 +62,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path` that replaces it if the block ends well, and vanishes if not."""
+    """Give a temporary folder beside `path` that replaces it if the block ends well, and vanishes if not.
+
+    Raises:
+        CaseError: `path` is there and holds anything that this function did not put into it.
+    """
+    refuse_foreign(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
+        (temporary / MARKER).write_text("".join(f"{name}\n" for name in _names(temporary)), encoding="utf-8")
         temporary.chmod(0o777 & ~_umask())
+        refuse_foreign(path)
         if path.exists():
             shutil.rmtree(path)
         temporary.replace(path)
@@ -65,11 +82,53 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def publish(source: Path, target: Path) -> None:
-    """Copy all files of a folder into another one, each of them whole or not at all."""
-    for file in sorted(path for path in source.rglob("*") if path.is_file()):
-        with atomic_path(target / file.relative_to(source)) as temporary:
-            shutil.copyfile(file, temporary)
+def refuse_foreign(path: Path) -> None:
+    """Refuse to replace a folder with anything in it that `atomic_folder` did not write.
+
+    Raises:
+        CaseError: it holds a file of someone else's, or is a file or a link.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise CaseError(f"{path}: is a file or a link; give the name of a new folder to write")
+    if not path.exists():
+        return
+    names = _names(path)
+    # A folder that Snakemake made before there were markers is its to replace.
+    ours = set(names) if MARKER not in names and SNAKEMAKE in names else {MARKER, SNAKEMAKE}
+    if MARKER in names:
+        ours |= set((path / MARKER).read_text(encoding="utf-8").splitlines())
+    if foreign := [name for name in names if name not in ours]:
+        raise CaseError(
+            f"{path}: is not replaced, since it holds {len(foreign)} file(s) that this command did not make, "
+            f"e.g. {foreign[0]}; give another folder, or move this one away"
+        )
+
+
+def _names(folder: Path) -> list[str]:
+    """All files and links below a folder, and folders that are empty, by their names within it."""
+    found = (
+        path for path in folder.rglob("*") if path.is_symlink() or path.is_file() or not any(path.iterdir())
+    )
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+@contextmanager
+def put_back(path: Path) -> Iterator[None]:
+    """Put a folder back as it was if the block, which may replace it, fails."""
+    aside = None
+    if path.exists():
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)) / path.name
+        path.rename(aside)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        if aside:
+            aside.rename(path)
+        raise
+    finally:
+        if aside:
+            shutil.rmtree(aside.parent, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -130,12 +189,26 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def content_hash(path: Path) -> str:
-    """A hash of a file's content, or of the names and contents of all files in a folder."""
-    if path.is_file():
-        return file_hash(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return short_hash([[str(file.relative_to(path)), file_hash(file)] for file in files], 64)
+def source_files(path: Path) -> list[Path]:
+    """The files that hold a source: itself, those in a folder, and the data that a header keeps elsewhere.
+
+    Of a source that is not there, none.
+    """
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    found = [path]
+    if path.suffix.lower() in (".mhd", ".nhdr"):
+        # `ElementDataFile = a.raw` or `data file: a.raw`; of a LIST, every further line is a file.
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        found += [path.parent / re.split("[=:]", line)[-1].strip() for line in lines]
+    elif path.suffix.lower() in (".hdr", ".img"):
+        found += [path.with_suffix(suffix) for suffix in (".hdr", ".img")]
+    return [file for file in dict.fromkeys(found) if file.is_file()]
+
+
+def source_hash(paths: Iterable[Path]) -> str:
+    """A hash of the content of all files of some sources, in their order."""
+    return short_hash([file_hash(file) for path in paths for file in source_files(path)], 32)
 
 
 def _umask() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from foldwise.files import CaseError
 
@@ -47,3 +48,20 @@ def content_of(path: Path | str) -> str:
         if "content" not in file.attrs:
             raise CaseError(f"{path}: not a cache of this version of Foldwise; delete it and run again")
         return str(file.attrs["content"])
+
+
+def refuse_not_finite(case: str, values: np.ndarray) -> None:
+    """Refuse what a network made of a case if its numbers overflowed on the way.
+
+    Args:
+        case: its name.
+        values: what is about to be written, (parts, …); looked at part by part, to spare memory.
+
+    Raises:
+        CaseError: there is NaN or infinity among them.
+    """
+    if not all(np.isfinite(part).all() for part in values):
+        raise CaseError(
+            f"case {case}: the network's answer is NaN or infinite, though its weights are not; look at the "
+            f"case's values, or train with training.amp: off"
+        )

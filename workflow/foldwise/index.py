@@ -63,6 +63,16 @@ class Index:
     def __getitem__(self, case: str) -> Entry:
         return self._by_case[case]
 
+    def fold(self, number: int) -> Fold:
+        """A fold by its number.
+
+        Raises:
+            CaseError: there is none of this number.
+        """
+        if not 0 <= number < len(self.folds):
+            raise CaseError(f"--fold {number}: the index has the folds 0 to {len(self.folds) - 1}")
+        return self.folds[number]
+
     @cached_property
     def _by_case(self) -> dict[str, Entry]:
         return {entry.case: entry for entry in self.entries}

@@ -12,9 +12,10 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from foldwise.files import CaseError, read_json, short_hash, write_json
+from foldwise.files import CaseError, read_json, short_hash, source_files, write_json
 from foldwise.settings import Experiment, as_json
 from foldwise.sheet import AnyCase, Case, Sheet
+from foldwise.systems import part
 from foldwise.training.attempts import Attempts
 
 # Sections on which the files of cases depend, and the split, by which the sheet is checked.
@@ -266,6 +267,18 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
     def pretrained(self, model: str) -> list[str]:
         """Files of weights that a model starts from."""
         return []
+
+    def source_state(self) -> str:
+        """A hash of times and sizes of all new cases' files; the time of their folder tells none of them."""
+        predict = self.settings.predict
+        try:
+            system: str = self.settings.system  # type: ignore[attr-defined]  # every family names its own
+            entries = part(system, "new").new_entries(predict.source) if predict else []
+        except CaseError:  # the job says it
+            return ""
+        paths = [Path(path) for entry in entries for files in entry.files.values() for path in files]
+        states = [(str(file), file.stat()) for path in paths for file in source_files(path)]
+        return short_hash([[name, state.st_size, state.st_mtime_ns] for name, state in states])
 
     def prediction_parts(self, pattern: str) -> list[str]:
         """What the parts of a prediction of new cases leave behind, for every model."""

@@ -21,6 +21,7 @@ rule predict_part:
         settings=as_json(SETTINGS.export),
         state=f"{LAYOUT.state}/predict",
         folder=lambda wildcards, output: Path(output[0]).parent,
+        content=lambda wildcards: LAYOUT.source_state(),
     shell:
         "python -m foldwise.stages.predict --system {params.system} --settings {params.settings:q} --models {input.models}"
         " --source {input.source} --choice {input.choice}"

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from foldwise.command import run
-from foldwise.files import CaseError, write_json
-from foldwise.importers.sheets import importer, refuse
+from foldwise.files import CaseError
+from foldwise.importers.sheets import importer, refuse, targets
 from foldwise.importers.surgical import Video, publish_videos
 from foldwise.systems.surgical.annotations import read_header
 from foldwise.systems.surgical.metrics import CHOLEC80_PHASES
@@ -123,17 +123,18 @@ def main() -> None:
     )
     made.add_argument("--images-fps", type=float, default=1, help="images per second of extracted frames")
     args: argparse.Namespace = made.parse_args()
+    splits = args.sheet.with_name(f"{args.sheet.stem}-splits.json")
+    targets(args, *([splits] if args.split == "paper" else []))
     videos = read_videos(args.folder)
     tools = next((read_header(v.tools)[1:] for v in videos if v.tools is not None), list(CHOLEC80_TOOLS))
     data: dict[str, Any] = {"phases": list(ORDERS[args.phase_order]), "tools": tools, "annotation_fps": 25}
     if images := frame_numbers(videos):
         data |= {**images, "images_fps": args.images_fps}
-    split: Mapping[str, Any] | None = None
     if args.split == "paper":
-        path = args.sheet.with_name(f"{args.sheet.stem}-splits.json")
-        write_json(path, paper_split(videos))
-        split = {"folds": 1, "file": path.as_posix()}
-    publish_videos(videos, data, split, args)
+        split = {"folds": 1, "file": splits.as_posix()}
+        publish_videos(videos, data, split, args, paper_split(videos))
+    else:
+        publish_videos(videos, data, None, args)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from foldwise.command import run
-from foldwise.files import CaseError, read_json
+from foldwise.files import CaseError, atomic_folder, put_back, read_json, refuse_foreign
 from foldwise.importers.sheets import clean, importer, refuse, targets
 from foldwise.importers.surgical import Video, publish_videos
 from foldwise.systems.surgical.annotations import write_phases, write_tools
@@ -47,12 +47,13 @@ def read_videos(folder: Path, annotations: Path) -> tuple[list[Video], list[str]
         The videos, and the names of phases and tools in the order of their numbers.
 
     Raises:
-        CaseError: no labels, labels of another form, or no frames of a labelled video.
+        CaseError: no labels, labels of another form, no frames of a labelled video, or the folder for the
+            written labels holds anything else.
     """
     files = sorted((folder / "labels").glob("*.json"))
     if not files:
         raise CaseError(f"{folder}: no labels/<video>.json in it")
-    videos, problems = [], []
+    videos, problems, made = [], [], []
     names: dict[tuple[tuple[str, ...], tuple[str, ...]], Path] = {}
     for path in files:
         frames = next((folder / part / path.stem for part in ("videos", "data")
@@ -70,13 +71,16 @@ def read_videos(folder: Path, annotations: Path) -> tuple[list[Video], list[str]
             continue
         case, rows = clean(path.stem), ANNOTATION_FPS * seconds
         phase_file, tool_file = (annotations / f"{case}-{kind}.txt" for kind in ("phase", "tool"))
-        write_phases(phase_file, rows, [phases[number] for number in phase])
-        write_tools(tool_file, rows, tools, tool)
+        made.append((phase_file.name, tool_file.name, rows, [phases[number] for number in phase], tool))
         videos.append(Video(case, frames, phase_file, tool_file))
     if len(names) > 1:
         problems.append(f"{' and '.join(map(str, names.values()))} have different phases or instruments")
     refuse(problems, folder)
     both = next(iter(names))
+    with atomic_folder(annotations) as temporary:
+        for phase_name, tool_name, rows, found, tool in made:
+            write_phases(temporary / phase_name, rows, found)
+            write_tools(temporary / tool_name, rows, both[1], tool)
     return videos, list(both[0]), list(both[1])
 
 
@@ -122,17 +126,19 @@ def _refuse_missing(path: Path, seconds: np.ndarray, frames: Path) -> None:
 def main() -> None:
     """Read the command line."""
     args = importer(__doc__).parse_args()
-    targets(args)
     annotations = args.sheet.with_name(f"{args.sheet.stem}-annotations")
-    videos, phases, tools = read_videos(args.folder, annotations)
-    data = {
-        "phases": phases,
-        "tools": tools,
-        "annotation_fps": ANNOTATION_FPS,
-        "images_fps": 1,
-        "first_image": 0,
-    }
-    publish_videos(videos, data, None, args)
+    targets(args, annotations)
+    refuse_foreign(annotations)
+    with put_back(annotations):
+        videos, phases, tools = read_videos(args.folder, annotations)
+        data = {
+            "phases": phases,
+            "tools": tools,
+            "annotation_fps": ANNOTATION_FPS,
+            "images_fps": 1,
+            "first_image": 0,
+        }
+        publish_videos(videos, data, None, args)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from foldwise.command import run
-from foldwise.files import CaseError, atomic_folder, short_hash
+from foldwise.command import run, written
+from foldwise.files import CaseError, atomic_folder, put_back, refuse_foreign, short_hash
 from foldwise.importers.sheets import Dataset, Row, clean, importer, publish, refuse, targets
 from foldwise.volumes.check import HEADER_THREADS
 from foldwise.volumes.dicom_masks import contour_mask, segment_mask
@@ -450,7 +450,7 @@ def _parse() -> argparse.Namespace:
     made.add_argument("--structures", default="", help="e.g. 'Lung_*=lung,GTV*=tumour'; without: list them")
     made.add_argument("--modality", default="CT", help="of the images (default CT)")
     made.add_argument("--series", default="*", help="pattern of the images' SeriesDescription, e.g. '*T1*'")
-    made.add_argument("--out", type=Path, help="folder of links and labels (default: the sheet's name)")
+    made.add_argument("--out", type=written, help="folder of links and labels (default: the sheet's name)")
     made.add_argument(
         "--min-slices",
         type=int,
@@ -466,20 +466,16 @@ def _parse() -> argparse.Namespace:
 def main() -> None:
     """Read the command line."""
     args = _parse()
-    targets(args)
     out = args.out or args.sheet.with_suffix("")
-    if out.exists() and (not args.force or {path.name for path in out.iterdir()} - {"series", "labels"}):
-        raise CaseError(f"{out}: there already; only a folder made by this command is replaced, with --force")
-    dataset, remarks = import_folder(
-        args.folder, out, args.modality, args.structures, args.min_slices, args.skip_broken, args.series
-    )
-    for remark in remarks:
-        print(f"warning: {remark}")
-    try:
+    targets(args, out)
+    refuse_foreign(out)
+    with put_back(out):
+        dataset, remarks = import_folder(
+            args.folder, out, args.modality, args.structures, args.min_slices, args.skip_broken, args.series
+        )
+        for remark in remarks:
+            print(f"warning: {remark}")
         publish(dataset, args)
-    except CaseError:
-        shutil.rmtree(out)
-        raise
 
 
 if __name__ == "__main__":

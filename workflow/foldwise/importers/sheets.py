@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from foldwise.check import Checked
-from foldwise.command import parser
+from foldwise.command import parser, written
 from foldwise.files import CaseError, atomic_path
 from foldwise.settings import validate
 from foldwise.sheet import Sheet
@@ -66,15 +66,19 @@ def importer(doc: str | None, what: str = "folder of the data") -> argparse.Argu
     """A parser with the arguments that all importers share."""
     made = parser(doc)
     made.add_argument("folder", metavar="source", type=Path, help=f"{what}; nothing in it is changed")
-    made.add_argument("--sheet", required=True, type=Path, help="sample sheet to write (.csv or .tsv)")
-    made.add_argument("--config", type=Path, help="experiment to write (default: beside the sheet)")
+    made.add_argument("--sheet", required=True, type=written, help="sample sheet to write (.csv or .tsv)")
+    made.add_argument("--config", type=written, help="experiment to write (default: beside the sheet)")
     made.add_argument("--name", help="name of the experiment (default: the sheet's)")
-    made.add_argument("--force", action="store_true", help="overwrite an existing sheet and experiment")
+    made.add_argument("--force", action="store_true", help="overwrite what an earlier import wrote")
     return made
 
 
-def targets(args: argparse.Namespace) -> tuple[Path, Path]:
+def targets(args: argparse.Namespace, *more: Path) -> tuple[Path, Path]:
     """Paths of the sheet and the experiment.
+
+    Args:
+        args: of the command line.
+        more: what else the importer will write.
 
     Raises:
         CaseError: no such data folder, no name of a sheet, or a file is there and `--force` is not given.
@@ -84,7 +88,7 @@ def targets(args: argparse.Namespace) -> tuple[Path, Path]:
     if args.sheet.suffix not in (".csv", ".tsv"):
         raise CaseError(f"--sheet {args.sheet}: the name of a sheet ends in .csv or .tsv")
     config = args.config or args.sheet.with_suffix(".yaml")
-    there = [str(path) for path in (args.sheet, config) if path.exists()]
+    there = [str(path) for path in (args.sheet, config, *more) if path.exists()]
     if there and not args.force:
         raise CaseError(f"{', '.join(there)}: there already; --force overwrites")
     return args.sheet, config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ def publish_videos(
     data: Mapping[str, Any],
     split: Mapping[str, Any] | None,
     args: argparse.Namespace,
+    folds: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the sheet and the experiment if the workflow accepts them, else neither.
 
@@ -49,6 +51,7 @@ def publish_videos(
         data: the section `data` without the sheet.
         split: the section `split`; None: folds by the number of videos.
         args: of the importer's command line.
+        folds: what the file that `split` names shall hold; None: there is no such file.
 
     Raises:
         CaseError: with every problem of the sheet and of the files that it names.
@@ -73,9 +76,11 @@ def publish_videos(
         new_sheet, new_config = (stack.enter_context(atomic_path(path)) for path in (sheet, config))
         _write_sheet(videos, new_sheet)
         write_experiment(values, config, new_config)
-        settings = validate(
-            Settings, {**values, "data": {**values["data"], "sheet": new_sheet}}, "experiment"
-        )
+        trial = {**values, "data": {**values["data"], "sheet": new_sheet}}
+        if folds is not None:
+            trial["split"] = {**split, "file": stack.enter_context(atomic_path(Path(str(split["file"]))))}
+            trial["split"]["file"].write_text(json.dumps(folds, indent=2) + "\n", encoding="utf-8")
+        settings = validate(Settings, trial, "experiment")
         checked = check(read_sheet(settings.data), settings, deep=False)
         Checked(tuple(p for p in checked.problems if of_a_line(p)), ()).refuse(sheet)
     for remark in [*(p for p in checked.problems if not of_a_line(p)), *checked.warnings]:

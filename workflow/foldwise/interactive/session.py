@@ -27,7 +27,7 @@ SURE, MAYBE, AREA = 0.95, 0.05, 100 / 512**2
 # larger share of its largest area has been lost there.
 HALF = 0.5
 NOT_FINITE = (
-    "the networks answer with values that are not finite numbers; train the model again, or use another one"
+    "the networks answer with NaN or infinite values; look at the scan's values, or train the model again"
 )
 
 
@@ -176,7 +176,7 @@ class Propagator:
             hints: object (its place among the names) → its hints; other objects keep their mask there.
 
         Raises:
-            CaseError: no hints, or hints outside the volume.
+            CaseError: no hints, hints outside the volume, or an answer that is not finite.
         """
         self.refuse(place, hints)
         found = self._from_hints(state, place, hints)
@@ -307,5 +307,7 @@ def _doubt(state: State) -> None:
 
 
 def _stored(probabilities: torch.Tensor) -> np.ndarray:
+    if not torch.isfinite(probabilities).all():
+        raise CaseError(NOT_FINITE)
     made: np.ndarray = probabilities.mul(255).round().to(torch.uint8).numpy()
     return made

@@ -54,10 +54,11 @@ class Workspace:
         path = folder / "session.json"
         given = {"version": VERSION, **facts}
         if not path.exists():
-            if self._files or self.scan.exists():
+            # A session writes these; what lies there under such a name is not a session's.
+            mine = [*self._files, *(folder / name for name in ("case.h5", "mask.nii.gz", "quality.csv"))]
+            if there := [file for file in mine if file.exists()]:
                 raise CaseError(
-                    f"{folder}: holds {(self._files or [self.scan])[0].name} but no session.json, so it is "
-                    f"no session; use another folder. Nothing was changed"
+                    f"{there[0]}: not of a session, and a new one here would replace it; use another folder"
                 )
             folder.mkdir(parents=True, exist_ok=True)
             # Another process may begin it at the same time; then its facts are compared below.

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, CLIPModel, CLIPTokenizer, CLIPVisionModel
 
 from foldwise.files import CaseError
+from foldwise.training.pretrained import refuse_not_finite
 
 
 class Features(NamedTuple):
@@ -178,6 +179,7 @@ def _load(kind: Any, folder: Path) -> Any:
         raise CaseError(
             f"{folder}: is no whole {kind.__name__}; {len(lost)} weights are missing, e.g. {lost[0]}"
         )
+    refuse_not_finite(model.state_dict(), folder)
     return model
 
 

@@ -12,7 +12,7 @@ import torch
 from transformers import SamConfig, SamModel
 
 from foldwise.files import CaseError
-from foldwise.training.pretrained import read_weights
+from foldwise.training.pretrained import read_weights, refuse_not_finite
 
 # The original's names and those of transformers, tried in this order on every name.
 RENAMED: tuple[tuple[str, str], ...] = (
@@ -120,6 +120,7 @@ def load_medsam(path: Path) -> SamModel:
             raise CaseError(f"{path}: not readable as a SamModel of transformers ({error})") from error
         if lost := sorted(loaded[1]["missing_keys"]):
             raise CaseError(f"{path}: is no whole SamModel; {len(lost)} weights are missing, e.g. {lost[0]}")
+        refuse_not_finite(loaded[0].state_dict(), path)
         return cast("SamModel", loaded[0])
     return from_original(read_weights(path), str(path))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from foldwise.command import parser, run
+from foldwise.command import parser, run, written
 from foldwise.files import CaseError
 from foldwise.plan import with_plan
 from foldwise.volumes.prepare import cache_case
@@ -21,7 +21,7 @@ def main() -> None:
     made.add_argument("--crop", required=True, type=Path, help="folder that the crop stage wrote")
     made.add_argument("--plan", type=Path, help="plan.yaml, for what the settings leave open")
     made.add_argument("--labels", default="{tumour: 1}", help="class name → voxel value, as YAML")
-    made.add_argument("--cache", required=True, type=Path, help="HDF5 file to write")
+    made.add_argument("--cache", required=True, type=written, help="HDF5 file to write")
     args = made.parse_args()
     settings = with_plan(Cache, args.settings, args.plan, "cache")
     try:

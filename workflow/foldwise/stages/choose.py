@@ -9,7 +9,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from foldwise.command import run, system_parser
+from foldwise.command import run, system_parser, written
 from foldwise.files import write_json
 from foldwise.index import Index
 from foldwise.settings import parse
@@ -21,7 +21,7 @@ def main() -> None:
     made = system_parser(__doc__, "Evaluate")
     made.add_argument("--index", required=True, type=Path, help="label-path index")
     made.add_argument("--predictions", required=True, type=Path, nargs="+", help="folder of each test stage")
-    made.add_argument("--facts", required=True, type=Path, help="the choice, to write (.json)")
+    made.add_argument("--facts", required=True, type=written, help="the choice, to write (.json)")
     args = made.parse_args()
     settings = parse(part(args.system, "settings").Evaluate, args.settings)
     index = Index.read(args.index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from foldwise.command import parser, run
+from foldwise.command import parser, run, written
 from foldwise.files import naming
 from foldwise.settings import parse
 from foldwise.systems.clips.cache import cache_clip
@@ -18,7 +18,7 @@ def main() -> None:
     made.add_argument("--case", required=True, help="name of the case")
     made.add_argument("--video", required=True, type=Path, help="video file")
     made.add_argument("--label", default="", help="the case's class, by name")
-    made.add_argument("--cache", required=True, type=Path, help="HDF5 file to write")
+    made.add_argument("--cache", required=True, type=written, help="HDF5 file to write")
     args = made.parse_args()
     settings = parse(Cache, args.settings)
     with naming(args.case):

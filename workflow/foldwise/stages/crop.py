@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from foldwise.command import parser, run
+from foldwise.command import parser, run, written
 from foldwise.files import CaseError, atomic_folder
 from foldwise.settings import parse
 from foldwise.volumes.prepare import crop_case
@@ -22,7 +22,7 @@ def main() -> None:
     made.add_argument("--weight", type=Path, help="weight map on the images' grid")
     made.add_argument("--inside", type=Path, help="mask that the box encloses; default: the whole scan")
     made.add_argument("--labels", default="{tumour: 1}", help="class name → voxel value, as YAML")
-    made.add_argument("--folder", required=True, type=Path, help="folder to write")
+    made.add_argument("--folder", required=True, type=written, help="folder to write")
     args = made.parse_args()
     settings = parse(Crop, args.settings)
     classes = yaml.safe_load(args.labels)

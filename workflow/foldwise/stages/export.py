@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foldwise.command import run, system_parser
+from foldwise.command import run, system_parser, written
 from foldwise.files import atomic_folder, read_json
 from foldwise.index import Index
 from foldwise.settings import parse
@@ -17,7 +17,7 @@ def main() -> None:
     made.add_argument("--index", required=True, type=Path, help="label-path index")
     made.add_argument("--predictions", required=True, type=Path, help="folder of the test stage")
     made.add_argument("--facts", required=True, type=Path, help="facts of the test stage (.json)")
-    made.add_argument("--folder", required=True, type=Path, help="folder to write")
+    made.add_argument("--folder", required=True, type=written, help="folder to write")
     args = made.parse_args()
     settings = parse(part(args.system, "settings").Export, args.settings)
     index = Index.read(args.index)

@@ -6,9 +6,10 @@ import logging
 import shutil
 from pathlib import Path
 
-from foldwise.command import parser, run
-from foldwise.evaluate import is_whole, read_trained
+from foldwise.command import parser, run, written
+from foldwise.evaluate import clear, is_whole, read_trained, unfinished
 from foldwise.files import atomic_folder, file_hash
+from foldwise.hdf5 import content_of
 from foldwise.index import Index
 
 
@@ -18,12 +19,13 @@ def main() -> None:
     made.add_argument("--index", required=True, type=Path, help="label-path index")
     made.add_argument("--model", required=True, type=Path, help="the fold's model")
     made.add_argument("--state", required=True, type=Path, help="folder for unfinished work")
-    made.add_argument("--folder", required=True, type=Path, help="folder of <case>.h5 to write")
+    made.add_argument("--folder", required=True, type=written, help="folder of <case>.h5 to write")
     args = made.parse_args()
     index = Index.read(args.index)
-    trained = read_trained([args.model])
-    # Features of another model never mix with this one's.
-    work = args.state / file_hash(args.model)[:16]
+    trained = read_trained([args.model], task=index.task)
+    # Features by another model, or of other data, never mix with these.
+    contents = {entry.case: content_of(entry.cache) for entry in index.entries}
+    work = unfinished(args.state, file_hash(args.model), contents)
     paths = [work / f"{entry.case}.h5" for entry in index.entries]
     for number, (entry, path) in enumerate(zip(index.entries, paths, strict=True), start=1):
         if not is_whole(path):
@@ -33,7 +35,7 @@ def main() -> None:
     with atomic_folder(args.folder) as folder:
         for path in paths:
             shutil.move(path, folder / path.name)
-    shutil.rmtree(args.state, ignore_errors=True)
+    clear(args.state)
 
 
 if __name__ == "__main__":

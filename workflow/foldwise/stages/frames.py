@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foldwise.command import parser, run
+from foldwise.command import parser, run, written
 from foldwise.files import CaseError
 from foldwise.settings import parse
 from foldwise.systems.surgical.prepare import cache_video
@@ -19,7 +19,7 @@ def main() -> None:
     made.add_argument("--phases", type=Path, help="phase annotation (.txt)")
     made.add_argument("--tools", type=Path, help="tool annotation (.txt)")
     made.add_argument("--data", required=True, help="the data section, as YAML or JSON")
-    made.add_argument("--cache", required=True, type=Path, help="HDF5 file to write")
+    made.add_argument("--cache", required=True, type=written, help="HDF5 file to write")
     args = made.parse_args()
     data, settings = parse(Data, args.data), parse(Cache, args.settings)
     try:

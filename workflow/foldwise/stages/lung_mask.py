@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foldwise.command import parser, run
+from foldwise.command import parser, run, written
 from foldwise.files import CaseError, write_json
 from foldwise.settings import parse
 from foldwise.volumes.lungs import FILLED, find_lungs, missed_share
@@ -81,9 +81,9 @@ def main() -> None:
     made.add_argument("--case", required=True, help="the case's name, for messages")
     made.add_argument("--image", required=True, type=Path, help="CT in HU")
     made.add_argument("--label", type=Path, help="label map, to state how much of it is missed")
-    made.add_argument("--mask", required=True, type=Path, help="lung mask to write (.nii.gz)")
-    made.add_argument("--region", required=True, type=Path, help="region to write (.nii.gz)")
-    made.add_argument("--facts", required=True, type=Path, help="what was seen, to write (.json)")
+    made.add_argument("--mask", required=True, type=written, help="lung mask to write (.nii.gz)")
+    made.add_argument("--region", required=True, type=written, help="region to write (.nii.gz)")
+    made.add_argument("--facts", required=True, type=written, help="what was seen, to write (.json)")
     args = made.parse_args()
     settings = parse(LungMask, args.settings)
     lung_mask(args.case, args.image, args.label, settings, args.mask, args.region, args.facts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from foldwise.command import parser, run
+from foldwise.command import parser, run, written
 from foldwise.files import read_json, write_text
 from foldwise.settings import parse, parse_values
 from foldwise.systems.segmentation.planning import (
@@ -27,7 +27,7 @@ def main() -> None:
     made.add_argument("--cache", default="{}", help="what the experiment sets of the cache section")
     made.add_argument("--models", default="{unet: {}}", help="what it sets of each model")
     made.add_argument("--crops", required=True, type=Path, help="folder of the crops")
-    made.add_argument("--out", required=True, type=Path, help="plan to write (.yaml)")
+    made.add_argument("--out", required=True, type=written, help="plan to write (.yaml)")
     args = made.parse_args()
     settings, cache = parse(Plan, args.settings), parse_values(args.cache)
     data = parse(Data, args.data)

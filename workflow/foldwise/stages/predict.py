@@ -15,20 +15,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from foldwise.command import run, system_parser
-from foldwise.evaluate import is_whole, read_model, read_trained
-from foldwise.files import (
-    CaseError,
-    atomic_folder,
-    file_hash,
-    naming,
-    publish,
-    read_json,
-    short_hash,
-    write_json,
-)
+from foldwise.command import run, system_parser, written
+from foldwise.evaluate import clear, is_whole, read_trained, unfinished
+from foldwise.files import CaseError, file_hash, naming, read_json, source_files, source_hash, write_json
 from foldwise.index import Entry
 from foldwise.provenance import provenance
+from foldwise.published import Published
 from foldwise.settings import dump, parse
 from foldwise.systems import part
 
@@ -43,44 +35,68 @@ def main() -> None:
     made.add_argument("--parts", type=int, default=1, help="number of parts")
     made.add_argument("--scratch", type=Path, help="folder for temporary files; default: the system's")
     made.add_argument("--state", required=True, type=Path, help="folder for unfinished work")
-    made.add_argument("--folder", required=True, type=Path, help="folder of exported files to write")
-    made.add_argument("--facts", required=True, type=Path, help="what was done, to write (.json)")
+    made.add_argument("--folder", required=True, type=written, help="folder of exported files to write")
+    made.add_argument("--facts", required=True, type=written, help="what was done, to write (.json)")
     args = made.parse_args()
+    if not 0 <= args.part < args.parts:
+        raise CaseError(f"--part {args.part}: there are the parts 0 to {args.parts - 1}")
     export = parse(part(args.system, "settings").Export, args.settings)
     chosen = read_json(args.choice)["chosen"]
-    entries = part(args.system, "new").new_entries(args.source)[args.part :: args.parts]
-    # Predictions of other models never mix with these.
-    work = args.state / short_hash([file_hash(path) for path in args.models], 16)
-    predictions = {entry.case: work / f"{entry.case}.h5" for entry in entries}
+    trained = read_trained(args.models, system=args.system)
+    everything = part(args.system, "new").new_entries(args.source)
+    entries = everything[args.part :: args.parts]
+    # Predictions of other models, or of other files under the same name, never mix with these.
+    models, state = [file_hash(path) for path in args.models], args.state / f"{args.part}of{args.parts}"
+    work = {entry.case: unfinished(state, models, entry.case, _content(entry)) for entry in entries}
+    predictions = {case: folder / f"{case}.h5" for case, folder in work.items()}
+    names, keys = [entry.case for entry in everything], {case: path.name for case, path in work.items()}
+    published = Published(args.folder, args.source, names, keys, state.name)
+    published.forget()
     missing = [entry for entry in entries if not is_whole(predictions[entry.case])]
     logging.info("%d cases, %d of them to do", len(entries), len(missing))
     failed: dict[str, str] = {}
+    unexported: list[str] = []
     with tempfile.TemporaryDirectory(dir=args.scratch, prefix="foldwise-") as scratch:
         if missing:
-            trained, state = read_trained(args.models), read_model(args.models[0])
-            with closing(_prepared(args.system, missing, state, Path(scratch))) as ready:
+            with closing(_prepared(args.system, missing, trained.states[0], Path(scratch))) as ready:
                 for entry, path in ready:
-                    if isinstance(path, CaseError):
-                        failed[entry.case] = str(path)
-                        logging.error("%s", path)
+                    try:
+                        if isinstance(path, CaseError):
+                            raise path
+                        with naming(entry.case):
+                            trained.system.predict(trained.networks, str(path), predictions[entry.case])
+                    except CaseError as error:
+                        failed[entry.case] = str(error)
+                        logging.error("%s", error)
                         continue
-                    trained.system.predict(trained.networks, str(path), predictions[entry.case])
                     logging.info("predicted %s", entry.case)
                     shutil.rmtree(path.parent)
         exported = Path(scratch) / "export"
+        exported.mkdir()
         done = [entry for entry in entries if entry.case not in failed]
-        with atomic_folder(exported) as folder:
-            part(args.system, "results").export(predictions, done, export, chosen, folder)
-        publish(exported, args.folder)
-    if failed:
-        raise CaseError(
-            f"{len(failed)} of {len(entries)} cases could not be predicted; the others are in "
-            f"{args.folder}:\n  " + "\n  ".join(failed.values())
+        try:
+            part(args.system, "results").export(predictions, done, export, chosen, exported)
+        except CaseError as error:
+            unexported.append(str(error))
+        published.publish(exported)
+    if failed or unexported:
+        what = (
+            f"{len(failed)} of {len(entries)} cases could not be predicted" if failed else "an export failed"
         )
+        lines = "\n  ".join([*failed.values(), *unexported])
+        raise CaseError(f"{what}; everything else is in {args.folder}:\n  {lines}")
     facts = provenance(settings=dump(export), inputs=args.models)
     write_json(args.facts, {"cases": [entry.case for entry in entries], "chosen": chosen, **facts})
-    for path in predictions.values():
-        path.unlink()
+    clear(state)
+    clear(args.state)
+
+
+def _content(entry: Entry) -> list[Any]:
+    """What a new case's prediction depends on: the content of its files, their names, and its row."""
+    paths = [Path(path) for kind in sorted(entry.files) for path in entry.files[kind]]
+    # An image's name may say its time.
+    names = [file.name for path in paths for file in source_files(path)]
+    return [source_hash(paths), names, {kind: len(each) for kind, each in entry.files.items()}, entry.facts]
 
 
 def _prepared(

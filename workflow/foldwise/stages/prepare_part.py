@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from foldwise.command import run, system_parser
+from foldwise.command import run, system_parser, written
 from foldwise.files import CaseError, write_json, write_text
 from foldwise.settings import parse_values
 
@@ -26,7 +26,7 @@ def main() -> None:
     made.add_argument("--rules", required=True, nargs="+", help="rules that prepare a case")
     made.add_argument("--cores", type=int, default=1, help="cases at a time")
     made.add_argument("--mem-mib", type=int, help="memory that they may take together, in MiB")
-    made.add_argument("--marker", required=True, type=Path, help="what says that the part is done (.json)")
+    made.add_argument("--marker", required=True, type=written, help="what says that the part is done (.json)")
     args = made.parse_args()
     with tempfile.TemporaryDirectory(prefix="foldwise-") as scratch:
         config = Path(scratch) / "part.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from foldwise.command import parser, run
+from foldwise.command import parser, run, written
 from foldwise.files import naming
 from foldwise.settings import parse
 from foldwise.systems.clips.regions import find_regions
@@ -19,8 +19,8 @@ def main() -> None:
     made.add_argument("--cache", required=True, type=Path, help="the case's frame cache")
     made.add_argument("--box", default="", help="prompt `x0 y0 x1 y1` in pixels of the video")
     made.add_argument("--mask", type=Path, help="given mask: an image, or a folder of images by frame number")
-    made.add_argument("--regions", required=True, type=Path, help="HDF5 file to write")
-    made.add_argument("--facts", required=True, type=Path, help="what was found, to write (.json)")
+    made.add_argument("--regions", required=True, type=written, help="HDF5 file to write")
+    made.add_argument("--facts", required=True, type=written, help="what was found, to write (.json)")
     args = made.parse_args()
     settings = parse(Regions, args.settings)
     with naming(args.case):

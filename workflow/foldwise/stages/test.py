@@ -6,9 +6,10 @@ import logging
 import shutil
 from pathlib import Path
 
-from foldwise.command import run, system_parser
-from foldwise.evaluate import predict_missing, read_trained
-from foldwise.files import atomic_folder, atomic_path, file_hash, write_json
+from foldwise.command import run, system_parser, written
+from foldwise.evaluate import clear, predict_missing, read_trained, refuse_learnt, unfinished
+from foldwise.files import CaseError, atomic_folder, atomic_path, file_hash, write_json
+from foldwise.hdf5 import content_of
 from foldwise.index import Index
 from foldwise.provenance import provenance
 from foldwise.settings import dump, parse
@@ -23,19 +24,25 @@ def main() -> None:
     made.add_argument("--fold", required=True, type=int, help="fold, from 0")
     made.add_argument("--model", required=True, type=Path, help="the fold's model")
     made.add_argument("--state", required=True, type=Path, help="folder for unfinished work")
-    made.add_argument("--predictions", required=True, type=Path, help="folder of <case>.h5 to write")
-    made.add_argument("--metrics", required=True, type=Path, help="scores to write (.csv)")
-    made.add_argument("--facts", required=True, type=Path, help="choices and provenance (.json)")
+    made.add_argument("--predictions", required=True, type=written, help="folder of <case>.h5 to write")
+    made.add_argument("--metrics", required=True, type=written, help="scores to write (.csv)")
+    made.add_argument("--facts", required=True, type=written, help="choices and provenance (.json)")
     args = made.parse_args()
     settings = parse(part(args.system, "settings").Evaluate, args.settings)
     results = part(args.system, "results")
     index = Index.read(args.index)
-    fold = index.folds[args.fold]
+    fold = index.fold(args.fold)
 
-    # Predictions of another model never mix with this one's.
-    work = args.state / file_hash(args.model)[:16]
-    trained = read_trained([args.model], settings)
+    trained = read_trained([args.model], settings, system=args.system, task=index.task)
+    own = trained.states[0].get("fold", args.fold)
+    if own != args.fold:
+        raise CaseError(f"{args.model}: the model of fold {own}; --fold {args.fold} is asked for")
     choosing = fold.validation if results.chooses(settings) else ()
+    caches = index.caches((*choosing, *fold.test), args.features)
+    contents = {case: content_of(path) for case, path in caches.items()}
+    refuse_learnt(args.model, trained.states[0], [index[case] for case in fold.test], contents)
+    # Predictions of another model, or of other data, never mix with these.
+    work = unfinished(args.state, file_hash(args.model), dump(settings), contents)
     seen = predict_missing(trained, index.caches(choosing, args.features), work / "validation")
     validation = [index[case] for case in choosing]
     chosen = results.choose(seen, validation, index.task, settings, work / "choice")
@@ -49,7 +56,7 @@ def main() -> None:
         table.to_csv(temporary, index=False)
     facts = provenance(settings=dump(settings), inputs=[args.index, args.model])
     write_json(args.facts, {"chosen": chosen, **facts})
-    shutil.rmtree(args.state, ignore_errors=True)
+    clear(args.state)
     means = table.select_dtypes("number").drop(columns="fold", errors="ignore").mean().head(3)
     logging.info("%d cases: %s", len(predictions), ", ".join(f"mean {k} {v:.4f}" for k, v in means.items()))
 

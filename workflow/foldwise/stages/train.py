@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from foldwise.command import run, system_parser
+from foldwise.command import run, system_parser, written
+from foldwise.evaluate import marks
 from foldwise.files import atomic_path, file_hash, short_hash, write_json, write_text
 from foldwise.hdf5 import content_of
 from foldwise.index import Index
@@ -27,6 +28,7 @@ from foldwise.training.budget import UNFINISHED, Budget
 from foldwise.training.claim import claim
 from foldwise.training.loop import Run, Trainer, log_text
 from foldwise.training.parallel import gathered, is_helper
+from foldwise.training.pretrained import refuse_not_finite
 from foldwise.training.scratch import node_scratch, staged
 
 # Settings that change what is kept beside the model, and not the model: no reason to train again.
@@ -44,9 +46,9 @@ def main() -> int:
     made.add_argument("--fold", required=True, type=int, help="fold, from 0")
     made.add_argument("--seed", type=int, default=0, help="seed of the experiment")
     made.add_argument("--state", required=True, type=Path, help="folder of checkpoints and history")
-    made.add_argument("--model", required=True, type=Path, help="best weights to write (.pt)")
-    made.add_argument("--log", required=True, type=Path, help="one row per epoch to write (.csv)")
-    made.add_argument("--provenance", required=True, type=Path, help="provenance to write (.json)")
+    made.add_argument("--model", required=True, type=written, help="best weights to write (.pt)")
+    made.add_argument("--log", required=True, type=written, help="one row per epoch to write (.csv)")
+    made.add_argument("--provenance", required=True, type=written, help="provenance to write (.json)")
     made.add_argument("--budget-min", type=float, help="time limit of this job, in minutes")
     made.add_argument("--workers", type=int, default=2, help="processes that read data; speed only")
     made.add_argument("--checkpoint-min", type=float, default=10, help="minutes between checkpoints")
@@ -62,7 +64,7 @@ def main() -> int:
         # Snakemake deletes a rule's log before every attempt; this one holds them all.
         logging.getLogger().addHandler(logging.FileHandler(args.state / "train.log", encoding="utf-8"))
     index = Index.read(args.index)
-    fold = index.folds[args.fold]
+    fold = index.fold(args.fold)
     caches = index.caches(fold.train + fold.validation, args.features)
     contents = {case: content_of(path) for case, path in caches.items()}
     train = [caches[case] for case in fold.train]
@@ -96,6 +98,8 @@ def main() -> int:
             "task": index.task,
             "prepared": _prepared(args.prepared, args.plan),
             "fingerprint": fingerprint,
+            "fold": args.fold,
+            "learnt": sorted({m for case in caches for m in marks(index[case], contents[case]).values()}),
         },
         workers=args.workers,
         checkpoint_min=args.checkpoint_min,
@@ -126,6 +130,8 @@ def main() -> int:
             return UNFINISHED
     best = trainer.best
     assert best is not None
+    # The last step's weights may be NaN though its loss, which came before, was not.
+    refuse_not_finite(best["network"], args.model)
     with atomic_path(args.model) as temporary:
         torch.save(trainer.model_file(best["network"], best["epoch"], best["score"]), temporary)
     write_text(args.log, log_text(trainer.rows))

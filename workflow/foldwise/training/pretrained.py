@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Read a state dict, wherever in the file it lies, without the prefixes of wrappers.
 
     Raises:
-        CaseError: no such file, or it holds more than plain values and tensors, or no weights.
+        CaseError: no such file, or it holds more than plain values and tensors, no weights, or NaN.
     """
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
@@ -95,7 +96,26 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise CaseError(f"{path}: holds no state dict (looked for it itself, and under {', '.join(PLACES)})")
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in weights)), None):
         weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    refuse_not_finite(weights, path)
     return weights
+
+
+def refuse_not_finite(weights: Mapping[str, torch.Tensor], origin: object) -> None:
+    """Refuse weights as a training that diverged or a damaged file leaves them.
+
+    Args:
+        weights: by their names.
+        origin: the file, for the message.
+
+    Raises:
+        CaseError: there is NaN or infinity among them.
+    """
+    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise CaseError(
+            f"{origin}: {len(broken)} of {len(weights)} tensors hold NaN or infinite values "
+            f"({_some(broken)}); use another file, or train again"
+        )
 
 
 def _some(names: list[str]) -> str:

@@ -11,7 +11,7 @@ import hdf5plugin
 import numpy as np
 
 from foldwise.files import atomic_path
-from foldwise.hdf5 import create_hdf5, open_hdf5
+from foldwise.hdf5 import create_hdf5, open_hdf5, refuse_not_finite
 from foldwise.volumes.cache import lineage_of
 from foldwise.volumes.geometry import Lineage
 from foldwise.volumes.postprocess import POSTPROCESSES
@@ -36,7 +36,11 @@ def write_prediction(
         probabilities: (names, x, y, z), 0 to 1, background left out; stored in 255 steps.
         lineage: the grid's lineage.
         targets: what was predicted; its names are the first axis.
+
+    Raises:
+        CaseError: a probability is not finite.
     """
+    refuse_not_finite(case, probabilities)
     quantised = quantise(probabilities, together=not targets.regions)
     compression = hdf5plugin.Blosc2(cname="zstd", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE)
     with atomic_path(path) as temporary, create_hdf5(temporary) as file:

@@ -68,11 +68,12 @@ def read_sheet(data: Data) -> Sheet[Case]:
 def read_new_cases(source: Path) -> list[Case]:
     """Scans to be predicted, from a sample sheet or a folder; labels in the sheet are not looked at.
 
-    In a folder, a file is a case, or a channel of one if its name ends in `_0000`, `_0001`, … as in nnU-Net;
-    a folder within is a DICOM series.
+    In a folder, a file is a case, or a channel of one if its name ends in `_0000`, `_0001`, … as in nnU-Net:
+    from 0000 on and without a gap, since other numbers count cases or years. A folder within is a DICOM
+    series.
 
     Raises:
-        CaseError: nothing to predict, or a sheet with faults.
+        CaseError: nothing to predict, two scans of one name, or a sheet with faults.
     """
     if source.is_file():
         read = read_sheet(Data(sheet=source))
@@ -80,13 +81,15 @@ def read_new_cases(source: Path) -> list[Case]:
         return list(read.cases)
     if not source.is_dir():
         raise CaseError(f"{source}: neither a sample sheet nor a folder of scans")
-    found: dict[str, list[Path]] = {}
+    named: dict[str, Path] = {}
     for path in sorted(source.iterdir()):
-        suffix = next((s for s in VOLUME_SUFFIXES if path.name.endswith(s)), None)
+        suffix = next((s for s in VOLUME_SUFFIXES if path.name.lower().endswith(s)), None)
         if path.name.startswith(".") or (suffix is None and not path.is_dir()):
             continue
-        name = path.name.removesuffix(suffix or "")
-        found.setdefault(re.sub(r"_\d{4}$", "", name) if suffix else name, []).append(path)
+        name = path.name[: -len(suffix)] if suffix else path.name
+        if (other := named.setdefault(name, path)) is not path:
+            raise CaseError(f"{source}: {other.name} and {path.name} are two scans of one name; rename one")
+    found = _cases(named)
     if not found:
         raise CaseError(
             f"{source}: no scans in it ({', '.join(VOLUME_SUFFIXES)}, or folders of a DICOM series)"
@@ -99,3 +102,22 @@ def read_new_cases(source: Path) -> list[Case]:
         Case(name, name, "", line, tuple(paths), None, None)
         for line, (name, paths) in enumerate(found.items(), start=1)
     ]
+
+
+def _cases(named: Mapping[str, Path]) -> dict[str, list[Path]]:
+    """The files of each case, from the files' names without their suffixes.
+
+    Raises:
+        CaseError: a case is there in one file and in channels.
+    """
+    found: dict[str, list[Path]] = {}
+    for name, path in named.items():
+        case, number = name[:-5], name[-4:]
+        channels = [f"{case}_{n:04d}" for n in range(int(number) + 1)] if re.search(r"._\d{4}$", name) else []
+        whole = bool(channels) and all(each in named and named[each].is_file() for each in channels)
+        if whole and case in named:
+            raise CaseError(
+                f"{path.parent}: {named[case].name} and {path.name} are two scans of {case}; rename one"
+            )
+        found.setdefault(case if whole else name, []).append(path)
+    return found

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from foldwise.files import CaseError, atomic_path
-from foldwise.hdf5 import create_hdf5, open_hdf5
+from foldwise.hdf5 import create_hdf5, open_hdf5, refuse_not_finite
 from foldwise.networks.clip import FrozenVision
 from foldwise.systems.clips.items import evaluation_clips, training_clip
 from foldwise.systems.clips.settings import Model
@@ -34,11 +34,14 @@ def write_features(source: str | Path, model: Model, vision: FrozenVision, path:
         model: with `features`.
         vision: the frozen network.
         path: HDF5 file to write.
+
+    Raises:
+        CaseError: a feature is not finite in half precision.
     """
     assert model.features is not None, "the settings ask for no features"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with open_hdf5(source) as file, atomic_path(path) as temporary, create_hdf5(temporary) as made:
-        case = str(file.attrs["case"])
+        case = made.attrs["case"] = str(file.attrs["case"])
         # The draws depend on case and number alone: the same in every experiment.
         draws = (
             training_clip(file, model, np.random.default_rng([zlib.crc32(case.encode()), number]))[None]
@@ -83,6 +86,7 @@ def _store(
             features = vision.features(batch.to(device))
         for kind, part in zip(("tokens", "attention"), features, strict=True):
             array = np.ascontiguousarray(part.half().cpu().numpy())
+            refuse_not_finite(str(made.attrs["case"]), array)
             key = f"{name}_{kind}"
             if key not in made:
                 made.create_dataset(

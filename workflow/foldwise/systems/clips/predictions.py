@@ -12,13 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from foldwise.files import atomic_path
-from foldwise.hdf5 import create_hdf5, open_hdf5
+from foldwise.hdf5 import create_hdf5, open_hdf5, refuse_not_finite
 
 FORMAT = "foldwise-clip-1"
 
 
 def write_prediction(path: Path, case: str, classes: Sequence[str], views: np.ndarray, source: str) -> None:
-    """Write a case's probabilities (views, classes) and their mean, atomically."""
+    """Write a case's probabilities (views, classes) and their mean, atomically.
+
+    Raises:
+        CaseError: a probability is not finite.
+    """
+    refuse_not_finite(case, views)
     with atomic_path(path) as temporary, create_hdf5(temporary) as file:
         file["probabilities"] = views.mean(axis=0)
         file["views"] = views.astype(np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from foldwise.files import CaseError, atomic_path
+from foldwise.files import CaseError, atomic_path, naming
 from foldwise.interactive.committee import Committee
 from foldwise.interactive.kinds import CHOICES
 from foldwise.interactive.model import Stack, build_network, propagator_of, read_stack
@@ -154,7 +154,11 @@ class Family:
             attributes = {"case": str(file.attrs["case"]), "lineage": str(file.attrs["lineage"])}
         targets = json.dumps(self.targets.as_dict())
         attributes |= {"axis": stack.axis, "targets": targets}
-        with atomic_path(path) as temporary, create(temporary, {**attributes, "memory_bytes": held}) as file:
+        with (
+            naming(str(attributes["case"])),
+            atomic_path(path) as temporary,
+            create(temporary, {**attributes, "memory_bytes": held}) as file,
+        ):
             if truth is None:
                 return
             writer = Writer(file, truth, self.objects)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from foldwise.files import content_hash, file_hash, read_json, short_hash, write_json
+from foldwise.files import CaseError, file_hash, read_json, short_hash, source_hash, write_json
 from foldwise.index import Entry
 from foldwise.volumes.geometry import bounding_box
 from foldwise.volumes.metrics import score as score_volume
@@ -113,7 +113,11 @@ def export(
             DICOM folder, `dicom_seg` makes <case>.dcm too.
         chosen: what `choose` returned.
         folder: where the files go.
+
+    Raises:
+        CaseError: of some cases no DICOM-SEG could be written; everything else was.
     """
+    problems = []
     for entry in entries:
         case, prediction = entry.case, predictions[entry.case]
         labels = label_map(prediction, chosen["postprocess"])
@@ -123,10 +127,15 @@ def export(
             # Only here, since importing it takes seconds.
             from foldwise.volumes.dicom_seg import write_dicom_seg
 
-            write_dicom_seg(labels, source, classes_of(prediction), folder / f"{case}.dcm")
+            try:
+                write_dicom_seg(labels, source, classes_of(prediction), folder / f"{case}.dcm")
+            except CaseError as error:  # the others are written all the same
+                problems.append(f"case {case}: {error}")
         if settings.probabilities:
             for name, volume in probability_maps(prediction).items():
                 write_volume(volume, folder / f"{case}_{name}_probability.nii.gz")
+    if problems:
+        raise CaseError("\n  ".join(problems))
 
 
 def _remembered(
@@ -134,7 +143,7 @@ def _remembered(
 ) -> list[list[float]]:
     """The Dice of each target after each of several post-processings, computed once."""
     label = Path(entry.files["label"][0])
-    key = short_hash([file_hash(prediction), content_hash(label), targets.as_dict()], 32)
+    key = short_hash([file_hash(prediction), source_hash([label]), targets.as_dict()], 32)
     path = state / f"{entry.case}.json"
     known = read_json(path) if path.exists() else {}
     if known.get("key") != key:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from foldwise.files import atomic_path
-from foldwise.hdf5 import create_hdf5, open_hdf5
+from foldwise.hdf5 import create_hdf5, open_hdf5, refuse_not_finite
 from foldwise.video.store import FORMAT as FRAMES
 
 FORMAT = "foldwise-frame-features-1"
@@ -31,6 +31,9 @@ def write_bank(path: Path, cache: Path | str, features: np.ndarray, origin: Mapp
         cache: the video's frame cache.
         features: (n, width).
         origin: attributes `model` and `settings`.
+
+    Raises:
+        CaseError: a feature is not finite.
     """
     features = np.ascontiguousarray(features, np.float32)
     with (
@@ -38,6 +41,7 @@ def write_bank(path: Path, cache: Path | str, features: np.ndarray, origin: Mapp
         atomic_path(path) as temporary,
         create_hdf5(temporary) as file,
     ):
+        refuse_not_finite(str(source.attrs["case"]), features)
         for name in LABELS:
             file[name] = source[name][()]
         file["features"] = features

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from foldwise.files import atomic_path
-from foldwise.hdf5 import create_hdf5, open_hdf5
+from foldwise.hdf5 import create_hdf5, open_hdf5, refuse_not_finite
 
 FORMAT = "foldwise-surgical-prediction-1"
 
@@ -40,7 +40,13 @@ class Prediction:
 
 
 def write_prediction(path: Path, made: Prediction) -> None:
-    """Write a prediction atomically."""
+    """Write a prediction atomically.
+
+    Raises:
+        CaseError: a probability is not finite.
+    """
+    for probabilities in (made.phase, made.tool):
+        refuse_not_finite(made.case, probabilities)
     with atomic_path(path) as temporary, create_hdf5(temporary) as file:
         file["row"], file["time_s"] = made.rows, made.times
         file["phase"] = made.phase.astype(np.float32)

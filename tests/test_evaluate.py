@@ -1,0 +1,227 @@
+"""Which models are believed: finite ones, of what is asked for, on cases that they never saw."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from foldwise.evaluate import marks, read_trained
+from foldwise.files import CaseError
+from foldwise.hdf5 import content_of
+from foldwise.index import Fold, Index
+from foldwise.settings import dump, validate
+from foldwise.stages import features, test, train
+from foldwise.systems import load
+from foldwise.systems.segmentation import results
+from foldwise.systems.segmentation.settings import Model
+from foldwise.volumes.predictions import open_prediction
+from synthetic import write_cached_set
+
+SETTINGS = {"network": {"name": "UNet", "channels": [4, 8], "strides": [2]}, "patch": [16, 16, 16]}
+Save = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folds of five cases: 0 is tested on c4, 1 on c0."""
+    path = write_cached_set(tmp_path_factory.mktemp("set"))
+    made = Index.read(path)
+    folds = (made.folds[0], Fold(("c2", "c3", "c4"), ("c1",), ("c0",)))
+    Index(made.task, made.entries, folds).write(path, path.with_suffix(".json"))
+    return path
+
+
+@pytest.fixture
+def save(index: Path, tmp_path: Path) -> Save:
+    """Writes a model's file as training on a fold does."""
+
+    def write(name: str, fold: int = 0, **changed: Any) -> Path:
+        known = Index.read(index)
+        model = validate(Model, SETTINGS)
+        torch.manual_seed(fold)
+        learnt = [*known.folds[fold].train, *known.folds[fold].validation]
+        state = {
+            "network": load("segmentation", model, known.task).network().state_dict(),
+            "settings": dump(model),
+            "system": "segmentation",
+            "task": known.task,
+            "prepared": {"cache": {"spacing": None}},
+            "fold": fold,
+            "learnt": [m for c in learnt for m in marks(known[c], content_of(known[c].cache)).values()],
+        }
+        torch.save(state | changed, tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def scored(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pd.DataFrame]:
+    def call(model: Path, fold: int = 0, of: Path = index) -> pd.DataFrame:
+        out = {name: tmp_path / "out" / name for name in ("predictions", "metrics", "facts")}
+        named = {"index": of, "fold": fold, "model": model, "state": tmp_path / "state", **out}
+        flags = [text for name, value in named.items() for text in (f"--{name}", str(value))]
+        monkeypatch.setattr(sys, "argv", ["test", "--settings", "{postprocess: []}", *flags])
+        test.main()
+        return pd.read_csv(out["metrics"])
+
+    return call
+
+
+def broken(network: dict[str, torch.Tensor], value: float) -> dict[str, torch.Tensor]:
+    name = [name for name in network if name.endswith("conv.weight")][-1]
+    return {**network, name: torch.full_like(network[name], value)}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(
+    save: Save, scored: Callable[..., Any], tmp_path: Path, value: float
+) -> None:
+    network = torch.load(save("model.pt"), weights_only=True)["network"]
+    with pytest.raises(CaseError, match=r"model\.pt: 1 of \d+ tensors .*NaN.*\(.*conv\.weight\)"):
+        scored(save("model.pt", network=broken(network, value)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_overflow_name_the_case(save: Save, scored: Callable[..., Any], tmp_path: Path) -> None:
+    network = torch.load(save("model.pt"), weights_only=True)["network"]
+    with pytest.raises(CaseError, match="case c4: the network's answer is NaN or infinite"):
+        scored(save("model.pt", network=broken(network, 3e38)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fold_s_model_is_tested_on_its_own_fold(
+    index: Path, save: Save, scored: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert scored(save("model.pt"))["case"].tolist() == ["c4"]
+    assert scored(save("other.pt", fold=1), fold=1)["case"].tolist() == ["c0"]
+    with pytest.raises(CaseError, match=r"other\.pt: the model of fold 1; --fold 0 is asked for"):
+        scored(tmp_path / "other.pt", fold=0)
+    # Whatever the file says of its fold: here its own split held c4 out, and another one does not.
+    entry = Index.read(index)["c4"]
+    content = content_of(entry.cache)
+    for kind, why in (("case", "that case"), ("patient", "another case"), ("content", "the same data")):
+        with pytest.raises(CaseError, match=f"cannot be tested on case c4: {why}"):
+            scored(save("model.pt", learnt=[marks(entry, content)[kind]]))
+
+
+@pytest.mark.parametrize("fold", [-1, 2])
+@pytest.mark.parametrize("stage", ["train", "test"])
+def test_folds_that_are_not_there(
+    index: Path,
+    tmp_path: Path,
+    save: Save,
+    scored: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    fold: int,
+    stage: str,
+) -> None:
+    names = {name: tmp_path / name for name in ("state", "model", "log", "provenance")}
+    flags = [text for name, path in names.items() for text in (f"--{name}", str(path))]
+    with pytest.raises(CaseError, match=f"--fold {fold}: the index has the folds 0 to 1"):
+        if stage == "test":
+            scored(save("model.pt"), fold=fold)
+        monkeypatch.setattr(sys, "argv", ["train", "--index", str(index), "--fold", str(fold), *flags])
+        train.main()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"channels": 2}, "channels: 2, and 1"),
+        ({"targets": {"classes": {"nodule": 1}, "regions": {}}}, "targets.classes: .*nodule.*tumour"),
+    ],
+)
+def test_a_model_of_other_data(
+    index: Path,
+    save: Save,
+    scored: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, Any],
+    message: str,
+) -> None:
+    model = save("model.pt", task={**Index.read(index).task, **changed})
+    with pytest.raises(CaseError, match=rf"model\.pt: was trained for other data than these \({message}"):
+        scored(model)
+    flags = ["--index", str(index), "--model", str(model), "--state", "state", "--folder", "bank"]
+    monkeypatch.setattr(sys, "argv", ["features", *flags])
+    with pytest.raises(CaseError, match="was trained for other data"):
+        features.main()
+
+
+def test_a_model_of_an_earlier_version_is_still_read(
+    save: Save, scored: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    state = torch.load(save("model.pt"), weights_only=True)
+    path = save("old.pt")
+    torch.save({key: state[key] for key in ("network", "settings", "system", "task")}, path)
+    with caplog.at_level("WARNING"):
+        assert scored(path)["case"].tolist() == ["c4"]
+    assert "does not say on which cases it was trained" in caplog.text
+
+
+def test_only_models_of_one_experiment_are_averaged(index: Path, save: Save, tmp_path: Path) -> None:
+    first = save("a.pt")
+    settings = torch.load(first, weights_only=True)["settings"]
+    task = Index.read(index).task
+    # How long and from what a fold was trained is its own affair.
+    training = {**settings["training"], "epochs": 7, "steps_per_epoch": 3}
+    same = save("b.pt", fold=1, settings={**settings, "training": training})
+    assert len(read_trained([first, same]).networks) == 2
+    two = {"classes": {"tumour": 1, "cyst": 2}, "regions": {}}
+    turned = {"classes": {"cyst": 2, "tumour": 1}, "regions": {}}
+    for changed, message in (
+        ({"task": {**task, "channels": 2}}, r"another task \(channels: 1, and 2\)"),
+        ({"settings": {**settings, "patch": [16, 16, 32]}}, r"another network or setting \(patch: "),
+        ({"prepared": {"cache": {"spacing": [1, 1, 1]}}}, r"another preparation \(cache.spacing: None, and"),
+        ({"system": "interactive", "settings": {}}, r"another system \(segmentation, and interactive\)"),
+    ):
+        other = save("c.pt", fold=1, **changed)
+        with pytest.raises(
+            CaseError, match=rf"a\.pt and .*c\.pt are not models of one experiment: {message}"
+        ):
+            read_trained([first, other])
+    pair = [save(f"{n}.pt", task={**task, "targets": each}) for n, each in enumerate((two, turned))]
+    with pytest.raises(CaseError, match=r"targets.classes: tumour, cyst, and cyst, tumour"):
+        read_trained(pair)
+    (tmp_path / "copy.pt").write_bytes(first.read_bytes())
+    with pytest.raises(CaseError, match=r"a\.pt and .*copy\.pt are the same model"):
+        read_trained([first, tmp_path / "copy.pt"])
+
+
+def test_unfinished_work_is_of_these_very_data(
+    tmp_path: Path, save: Save, scored: Callable[..., pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job stops after it predicted; then c4 is prepared anew, from another scan: that of c5."""
+    model, index = save("model.pt"), write_cached_set(tmp_path / "set", 6)
+
+    def stop(*_: Any) -> None:
+        raise RuntimeError("killed")
+
+    def predicted(folder: Path) -> list[np.ndarray]:
+        found = []
+        for path in sorted(folder.rglob("*.h5")):
+            with open_prediction(path) as file:
+                found.append(file["probability"][()])
+        return found
+
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "thesis.tex").touch()
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(results, "score", stop)
+        scored(model, of=index)
+    c4, c5 = predicted(tmp_path / "state")
+    assert (c4 != c5).any()
+    caches = index.parent / "caches"
+    (caches / "c4.h5").write_bytes((caches / "c5.h5").read_bytes())
+    scored(model, of=index)
+    new, same = predicted(tmp_path / "out")
+    assert (same == c5).all()
+    assert (new == c5).all()
+    # And only unfinished work is taken away at the end.
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["thesis.tex"]

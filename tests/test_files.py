@@ -61,6 +61,8 @@ def test_the_content_of_files_and_folders(tmp_path: Path) -> None:
     assert source_hash([tmp_path / "a" / "1.dcm"]) == source_hash([tmp_path / "b" / "1.dcm"])
     before = source_hash([tmp_path / "a"])
     (tmp_path / "a" / "1.dcm").rename(tmp_path / "a" / "2.dcm")
+    assert source_hash([tmp_path / "a"]) == before
+    write_text(tmp_path / "a" / "2.dcm", "else")
     assert source_hash([tmp_path / "a"]) != before
 
 

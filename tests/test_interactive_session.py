@@ -137,7 +137,7 @@ def test_a_quality_that_is_no_number_is_the_lowest() -> None:
 @pytest.mark.parametrize("network", [Says(hinted=float("nan")), Says(propagated=float("nan"))])
 def test_a_network_that_answers_no_numbers_is_refused(network: Says) -> None:
     rounds = propagator(network.eval())
-    with pytest.raises(CaseError, match="not finite numbers"):
+    with pytest.raises(CaseError, match="NaN or infinite values"):
         rounds.round(empty(rounds), 8, CLICK)
 
 
@@ -484,7 +484,7 @@ def test_a_round_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_folder_of_other_files_is_no_session(tmp_path: Path) -> None:
     """A prepared scan that is not of this session would be taken for this scan."""
     (tmp_path / "case.h5").write_bytes(b"of something else")
-    with pytest.raises(CaseError, match=r"holds case\.h5 but no session\.json"):
+    with pytest.raises(CaseError, match=r"case\.h5: not of a session"):
         Workspace(tmp_path, {})
     assert [path.name for path in tmp_path.iterdir()] == ["case.h5"]
 

@@ -34,7 +34,7 @@ demo: setup  ## run the whole workflow on generated chest CTs; minutes on two co
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES)
 	@$(BIN)/python -c "import json; s = json.load(open('results/demo/summary.json')); \
 	  d = s['models']['unet']['tumour']['dice']; print(f\"mean out-of-fold tumour Dice: {d['mean']:.3f}\")"
-	@echo "report: $(CURDIR)/results/demo/report.html"
+	@echo "report: $$PWD/results/demo/report.html"
 
 test: setup-dev  ## run the tests (those on Slurm where it is installed)
 	@# A file's tests share costly fixtures, so they stay together; there is one Slurm cluster, so its tests come alone.

@@ -3,19 +3,25 @@
 import sys
 from pathlib import Path
 
+from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import min_version
 
 min_version("9.5")
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
+from foldwise.front_door import container_image
+
 if not workflow.config_settings.configfiles:
 
     configfile: "config.yaml"
 
 
-# For `--sdm apptainer`; envs/foldwise.def says how it is built.
-container: f"{workflow.basedir}/envs/foldwise.sif"
+# For no other call: Snakemake refuses an image whose path has a space, whether it is used or not.
+if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+
+    # envs/foldwise.def says how it is built.
+    container: container_image(Path(workflow.basedir))
 
 
 include: "workflow/rules/common.smk"

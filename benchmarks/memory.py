@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -129,7 +130,8 @@ def shell_commands(snakemake: list[str]) -> dict[str, str]:
     lines = [line for line in done.stdout.splitlines() if "foldwise.stages." in line]
     # Its output goes to our log instead of the rule's.
     plain = [line[line.index("python -m") :].rsplit(" > ", 1)[0] for line in lines]
-    path = f"export PYTHONPATH={ROOT / 'workflow'} PATH={Path(sys.executable).parent}:$PATH"
+    package, programs = (shlex.quote(str(p)) for p in (ROOT / "workflow", Path(sys.executable).parent))
+    path = f"export PYTHONPATH={package} PATH={programs}:$PATH"
     return {line.split("foldwise.stages.")[1].split()[0]: f"{path}; {line}" for line in plain}
 
 

@@ -215,8 +215,10 @@ def test_new_scans_of_a_folder(tmp_path: Path) -> None:
     ):
         with pytest.raises(CaseError, match=message):
             read_new_cases(source)
-    (tmp_path / "a b.nii.gz").touch()
-    with pytest.raises(CaseError, match="'a b' is no name for a case"):
+    (tmp_path / "ü (1) $x.nii.gz").touch()
+    assert "ü (1) $x" in [case.name for case in read_new_cases(tmp_path)]
+    (tmp_path / "a\tb.nii.gz").touch()
+    with pytest.raises(CaseError, match=r"'a\\tb' holds a character that cannot be printed"):
         read_new_cases(tmp_path)
 
 

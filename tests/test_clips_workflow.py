@@ -12,6 +12,7 @@ import pytest
 from foldwise.hdf5 import open_hdf5
 from foldwise.index import Index
 from foldwise.systems.clips.cache import label_of
+from test_hostile_names import NAME
 from test_workflow import planned, snakemake
 from tiny_clip import save_clip
 from ultrasound import CLASSES, SMALL, settings_of, write_clips
@@ -20,11 +21,11 @@ from ultrasound import CLASSES, SMALL, settings_of, write_clips
 def experiment(folder: Path, **more: Any) -> dict[str, Any]:
     evl = {
         **SMALL,
-        "network": {"name": "EVL", "weights": "clip", "blocks": 2},
+        "network": {"name": "EVL", "weights": f"clip {NAME}", "blocks": 2},
         "input": "crop",
         "features": {"views": 2},
     }
-    made = settings_of(Path("clips.csv"), prepare={"regions": {"method": "fan"}})
+    made = settings_of(Path(NAME, "clips.csv"), prepare={"regions": {"method": "fan"}})
     return {**made, "models": {"small": SMALL, "evl": evl}, **more}
 
 
@@ -32,12 +33,13 @@ def experiment(folder: Path, **more: Any) -> dict[str, Any]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of four labelled clips, a test case and an unlabelled one."""
     folder = tmp_path_factory.mktemp("run")
-    sheet = write_clips(folder, cases=6)
+    (folder / NAME).mkdir()
+    sheet = write_clips(folder / NAME, cases=6)
     lines = sheet.read_text(encoding="utf-8").split()
     lines = [lines[0] + ",split", *(f"{line}," for line in lines[1:5]), f"{lines[5]},test", lines[6]]
     lines[6] = lines[6].removesuffix("low") + ","
     sheet.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    save_clip(folder / "clip")
+    save_clip(folder / f"clip {NAME}")
     snakemake(folder, experiment(folder))
     return folder
 
@@ -122,10 +124,10 @@ class TestRun:
         assert "prepare_part" in planned(run, classical, "--set-scatter", "prepare=2")
 
     def test_wrong_labels_stop_the_call(self, run: Path) -> None:
-        sheet = run / "wrong.csv"
-        text = (run / "clips.csv").read_text(encoding="utf-8")
+        sheet = run / NAME / "wrong.csv"
+        text = (run / NAME / "clips.csv").read_text(encoding="utf-8")
         sheet.write_text(text.replace("k0_0.mp4,high", "k0_0.mp4,middle"), encoding="utf-8")
         wrong = experiment(run)
-        wrong["data"] = {**wrong["data"], "sheet": "wrong.csv"}
+        wrong["data"] = {**wrong["data"], "sheet": f"{NAME}/wrong.csv"}
         said = snakemake(run, wrong, "--dry-run", check=False)
         assert "line 2: case k0_0: label 'middle' is none of high, low" in said

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -31,6 +32,8 @@ rule train:
         "echo GPU=$CUDA_VISIBLE_DEVICES > {output}"
 
 rule crop:
+    input:
+        "s $(touch X) `touch X` ü&;.txt"
     output:
         "crop.txt"
     shell:
@@ -42,6 +45,16 @@ rule test:
     shell:
         "echo this went wrong; exit 3"
 """
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Of a call, with names that no shell may read."""
+    made = tmp_path / "it's [mine] (1)"
+    made.mkdir()
+    (made / "Snakefile").write_text(SNAKEFILE)
+    (made / "s $(touch X) `touch X` ü&;.txt").touch()
+    return made
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
@@ -65,14 +78,13 @@ def finished_jobs(running: Cluster, folder: Path, count: int) -> dict[str, dict[
 
 
 @pytest.mark.slurm
-def test_profile_gives_gpus_to_gpu_rules_and_keeps_logs(slurm_cluster: Cluster, tmp_path: Path) -> None:
-    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+def test_profile_gives_gpus_to_gpu_rules_and_keeps_logs(slurm_cluster: Cluster, folder: Path) -> None:
     snakemake = [sys.executable, "-m", "snakemake", "--profile", str(PROFILE)]
     # These jobs take five seconds; the plugin would first ask for them after forty.
     quick = ["--slurm-init-seconds-before-status-checks=6", "--max-status-checks-per-second=1"]
     done = subprocess.run(
         [*snakemake, *quick, "--latency-wait", "5"],
-        cwd=tmp_path,
+        cwd=folder,
         env=slurm_cluster.env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -80,35 +92,38 @@ def test_profile_gives_gpus_to_gpu_rules_and_keeps_logs(slurm_cluster: Cluster, 
         timeout=120,
     )
 
-    jobs = finished_jobs(slurm_cluster, tmp_path, 3)
+    jobs = finished_jobs(slurm_cluster, folder, 3)
     assert "gres/gpu=1" in jobs["rule_train"]["AllocTRES"], done.stdout
     assert jobs["rule_train"]["Partition"] == "gpu"
-    assert (tmp_path / "train.txt").read_text().strip() in {"GPU=0", "GPU=1"}
+    assert (folder / "train.txt").read_text().strip() in {"GPU=0", "GPU=1"}
 
     assert "gres/gpu" not in jobs["rule_crop"]["AllocTRES"]
     assert "mem=2000M" in jobs["rule_crop"]["AllocTRES"]
     assert jobs["rule_crop"]["Partition"] == "cpu"
     assert jobs["rule_crop"]["Timelimit"] == "01:00:00"
-    assert (tmp_path / "crop.txt").read_text() == "GPU=\n"
+    assert (folder / "crop.txt").read_text() == "GPU=\n"
 
+    assert not (folder / "X").exists()
     assert done.returncode != 0
     assert jobs["rule_test"]["State"] == "FAILED"
-    logs = {path.parent.name: path for path in (tmp_path / "logs" / "slurm").rglob("*.log")}
+    logs = {path.parent.name: path for path in (folder / "logs" / "slurm").rglob("*.log")}
     assert set(logs) == {"rule_train", "rule_crop", "rule_test"}
     assert "this went wrong" in logs["rule_test"].read_text()
     assert str(logs["rule_test"]) in done.stdout
 
 
 @pytest.mark.slurm
-def test_the_generic_profile_sends_a_comment_and_tells_states(slurm_cluster: Cluster, tmp_path: Path) -> None:
+def test_the_generic_profile_sends_a_comment_and_tells_states(
+    slurm_cluster: Cluster, folder: Path, tmp_path: Path
+) -> None:
     """For sites that require flags which the Slurm executor refuses."""
-    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    profile = shutil.copytree(PROFILE.with_name("slurm-generic"), tmp_path / "my $(touch X) profile")
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "snakemake", "--profile", str(PROFILE.with_name("slurm-generic"))),
+            *(sys.executable, "-m", "snakemake", "--profile", str(profile)),
             *("--latency-wait", "5", "--seconds-between-status-checks", "1"),
         ],
-        cwd=tmp_path,
+        cwd=folder,
         env=slurm_cluster.env | {"USER": "somebody"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -118,7 +133,7 @@ def test_the_generic_profile_sends_a_comment_and_tells_states(slurm_cluster: Clu
     fields = ["JobName", "State", "Partition", "AllocTRES", "Comment", "WorkDir"]
 
     def jobs() -> dict[str, dict[str, str]]:
-        here = [job for job in slurm_cluster.sacct(fields) if job["WorkDir"] == str(tmp_path)]
+        here = [job for job in slurm_cluster.sacct(fields) if job["WorkDir"] == str(folder)]
         return {job["JobName"]: job for job in here if job["State"] in ("COMPLETED", "FAILED")}
 
     wait_until(lambda: len(jobs()) == 3)
@@ -127,10 +142,11 @@ def test_the_generic_profile_sends_a_comment_and_tells_states(slurm_cluster: Clu
     assert "gres/gpu=1" in found["foldwise-train"]["AllocTRES"]
     assert found["foldwise-train"]["Partition"] == "gpu"
     assert "gres/gpu" not in found["foldwise-crop"]["AllocTRES"]
-    assert (tmp_path / "crop.txt").exists()
+    assert (folder / "crop.txt").exists()
+    assert not (folder / "X").exists()
     assert done.returncode != 0
     assert found["foldwise-test"]["State"] == "FAILED"
-    (log,) = (tmp_path / "logs" / "slurm" / "test").glob("*.log")
+    (log,) = (folder / "logs" / "slurm" / "test").glob("*.log")
     assert "this went wrong" in log.read_text()
 
 

@@ -24,6 +24,7 @@ from foldwise.systems.surgical.sheet import read_sheet
 from foldwise.training.pretrained import load_pretrained
 from foldwise.video.store import open_frames
 from surgical_data import PHASES, TOOLS, data_settings, write_operations
+from test_hostile_names import NAME
 from test_workflow import planned, snakemake
 from videos import flat_frames, write_video
 
@@ -44,7 +45,7 @@ MODELS = {
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run: four operations, and a fifth without annotation."""
     folder = tmp_path_factory.mktemp("surgical")
-    sheet = write_operations(folder / "source", 5, seconds=12)
+    sheet = write_operations(folder / NAME, 5, seconds=12)
     sheet.write_text(sheet.read_text().replace("op4-phase.txt,op4-tool.txt", ","))
     snakemake(folder, experiment(folder))
     return folder
@@ -54,7 +55,7 @@ def experiment(folder: Path) -> dict[str, Any]:
     return {
         "experiment": "tiny",
         "system": "surgical",
-        "data": data_settings(folder / "source" / "operations.csv"),
+        "data": data_settings(folder / NAME / "operations.csv"),
         "cache": {"size": [32, 40]},
         "split": {"folds": 2},
         "models": MODELS,

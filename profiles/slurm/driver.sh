@@ -8,5 +8,5 @@
 #SBATCH --time=7-00:00:00
 #SBATCH --output=foldwise-driver-%j.log
 set -euo pipefail
-[ -f .venv/bin/activate ] && source .venv/bin/activate
+export PATH="$PWD/.venv/bin:$PATH"
 exec snakemake --profile profiles/slurm "$@"

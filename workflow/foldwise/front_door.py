@@ -3,24 +3,52 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from foldwise.files import CaseError
 from foldwise.forecast import forget_counter
+from foldwise.names import refuse_names
 from foldwise.systems import part, system_of
+
+ROOT = Path(__file__).parents[2]
 
 
 def use_this_checkout(root: Path) -> None:
-    """Let jobs run this interpreter and this checkout's package, whatever the shell's PATH says."""
+    """Let jobs run this interpreter and this checkout's package, whatever the shell's PATH says.
+
+    Raises:
+        SystemExit: one of the two lies where PATH or Snakemake cannot name it.
+    """
+    for path in (root, Path(sys.executable).parent):
+        if held := set(str(path)) & {os.pathsep, "{", "}", "\n"}:
+            _stop(f"{str(path)!r} holds {min(held)!r}, which PATH or Snakemake cannot carry; rename it")
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ["PYTHONPATH"] = str(root / "workflow")
 
 
-def front_door(config: Mapping[str, Any], main: bool, parts: int | None = None) -> Any:
-    """Read the experiment; the user's own call also looks at headers and networks, before the DAG is built.
+def container_image(root: Path) -> str:
+    """Path of the container's image, from the folder of the call: Snakemake does not quote it.
+
+    Raises:
+        SystemExit: a shell would not read the path as one word.
+    """
+    path = os.path.relpath(root / "envs" / "foldwise.sif")
+    if shlex.quote(path) != path:
+        _stop(f"{path}: apptainer cannot be given this path; call Snakemake in {root}, or move that folder")
+    return path
+
+
+def front_door(
+    config: Mapping[str, Any],
+    main: bool,
+    parts: int | None = None,
+    submitted: Sequence[str] | None = None,
+) -> Any:
+    """Read the experiment; the user's own call also looks at names, headers and networks.
 
     The headers are read here and not in a rule: a rule whose output all others take as input would, when the
     sheet changes, redo all cases; marked `ancient`, it would hide their own changes from Snakemake.
@@ -29,6 +57,7 @@ def front_door(config: Mapping[str, Any], main: bool, parts: int | None = None) 
         config: Snakemake's config.
         main: whether this is the user's own call of Snakemake and not a job's.
         parts: jobs among which the preparation of cases is to be divided.
+        submitted: files that jobs on a cluster are given; None: no job is submitted.
 
     Returns:
         The system's `Layout`.
@@ -38,13 +67,19 @@ def front_door(config: Mapping[str, Any], main: bool, parts: int | None = None) 
     """
     try:
         layout = part(system_of(config), "layout").open_experiment(dict(config), main)
+        if main:
+            refuse_names(layout, ROOT, submitted)
         for model in layout.models if main and layout.settings.part is None else ():
             # Counts the network, and so tells of one that cannot be made, or cannot take what it is given.
             layout.mib("train", model)
         layout.divide(parts, main)
     except CaseError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        _stop(str(error))
     finally:
         forget_counter()
     return layout
+
+
+def _stop(text: str) -> NoReturn:
+    print(f"error: {text}", file=sys.stderr)
+    raise SystemExit(1) from None

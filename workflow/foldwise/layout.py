@@ -303,6 +303,6 @@ def _of_part(sheet: Sheet[AnyCase], name: str) -> Sheet[AnyCase]:
     return Sheet(tuple(case for case in sheet.cases if _part_name(case, parts) == name), sheet.problems)
 
 
-def option(flag: str, path: str | Path | None) -> str:
-    """`--flag path` for a shell line, or nothing."""
-    return "" if not path else f"--{flag} {path}"
+def option(flag: str, path: str | Path | None) -> list[str]:
+    """`--flag path` as words for a shell line, where `:q` quotes each of them; none without a path."""
+    return [] if not path else [f"--{flag}", str(path)]

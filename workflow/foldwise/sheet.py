@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from foldwise.files import CaseError
 
 # A case's name becomes file names and a wildcard of the workflow.
-CASE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+CASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 # Columns of every sheet.
 COLUMNS = ("case", "group", "split")
 SPLITS = ("", "train", "test")

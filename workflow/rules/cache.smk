@@ -16,5 +16,5 @@ rule cache:
         plan=option("plan", LAYOUT.plan),
         labels=json.dumps(SETTINGS.data.labels),
     shell:
-        "python -m foldwise.stages.cache --case {wildcards.case} --crop {input.crop} {params.plan}"
-        " --settings {params.settings:q} --labels {params.labels:q} --cache {output} > {log} 2>&1"
+        "python -m foldwise.stages.cache --case {wildcards.case:q} --crop {input.crop:q} {params.plan:q}"
+        " --settings {params.settings:q} --labels {params.labels:q} --cache {output:q} > {log:q} 2>&1"

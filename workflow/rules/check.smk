@@ -19,5 +19,5 @@ rule check:
         settings=LAYOUT.check_settings,
         counts=LAYOUT.counts,
     shell:
-        "python -m foldwise.stages.check --system {params.system} --settings {params.settings:q}"
-        " --counts {params.counts} --out {output} 2>&1 | tee {log}"
+        "python -m foldwise.stages.check --system {params.system:q} --settings {params.settings:q}"
+        " --counts {params.counts:q} --out {output:q} 2>&1 | tee {log:q}"

@@ -19,5 +19,5 @@ rule choose:
         system=SETTINGS.system,
         settings=as_json(SETTINGS.evaluate),
     shell:
-        "python -m foldwise.stages.choose --system {params.system} --settings {params.settings:q} --index {input.index}"
-        " --predictions {input.predictions} --facts {output} > {log} 2>&1"
+        "python -m foldwise.stages.choose --system {params.system:q} --settings {params.settings:q}"
+        " --index {input.index:q} --predictions {input.predictions:q} --facts {output:q} > {log:q} 2>&1"

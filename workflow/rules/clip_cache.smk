@@ -16,5 +16,5 @@ rule clip_cache:
         settings=as_json(SETTINGS.cache),
         label=lambda wildcards: LAYOUT.cases[wildcards.case].label,
     shell:
-        "python -m foldwise.stages.clip_cache --case {wildcards.case} --video {input:q}"
-        " --label={params.label:q} --settings {params.settings:q} --cache {output} > {log} 2>&1"
+        "python -m foldwise.stages.clip_cache --case {wildcards.case:q} --video {input:q}"
+        " --label={params.label:q} --settings {params.settings:q} --cache {output:q} > {log:q} 2>&1"

@@ -20,5 +20,5 @@ rule clip_features:
     params:
         settings=lambda wildcards: as_json(LAYOUT.encoding(wildcards.encoded)),
     shell:
-        "python -m foldwise.stages.clip_features --source {input.source}"
-        " --settings {params.settings:q} --features {output} > {log} 2>&1"
+        "python -m foldwise.stages.clip_features --source {input.source:q}"
+        " --settings {params.settings:q} --features {output:q} > {log:q} 2>&1"

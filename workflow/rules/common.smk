@@ -14,6 +14,12 @@ LAYOUT = front_door(
     main=workflow.is_main_process,
     # `set-scatter: {prepare: 30}` of a profile.
     parts=workflow.resource_settings.overwrite_scatter.get("prepare"),
+    # Where jobs are submitted, Snakemake counts these and no cores.
+    submitted=(
+        None
+        if workflow.resource_settings.nodes is None
+        else [str(path) for path in workflow.overwrite_configfiles]
+    ),
 )
 SETTINGS = LAYOUT.settings
 

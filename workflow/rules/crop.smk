@@ -17,6 +17,6 @@ rule crop:
         weight=lambda wildcards, input: option("weight", input.get("weight")),
         inside=lambda wildcards, input: option("inside", input.get("inside")),
     shell:
-        "python -m foldwise.stages.crop --case {wildcards.case} --images {input.images}"
-        " {params.label} {params.weight} {params.inside}"
-        " --settings {params.settings:q} --labels {params.labels:q} --folder {output} > {log} 2>&1"
+        "python -m foldwise.stages.crop --case {wildcards.case:q} --images {input.images:q}"
+        " {params.label:q} {params.weight:q} {params.inside:q}"
+        " --settings {params.settings:q} --labels {params.labels:q} --folder {output:q} > {log:q} 2>&1"

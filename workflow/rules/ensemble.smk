@@ -33,7 +33,7 @@ rule ensemble:
         caches=lambda wildcards: Path(LAYOUT.ensemble_inputs(wildcards.model)).parent,
         state=f"{LAYOUT.state}/ensemble",
     shell:
-        "python -m foldwise.stages.ensemble --system {params.system} --settings {params.settings:q} --data {params.data:q}"
-        " --export {params.export:q} --models {input.models} --choice {input.choice}"
-        " --prepared {params.prepared} --caches {params.caches} --state {params.state} --predictions {output.predictions}"
-        " --folder {output.export} --metrics {output.metrics} --facts {output.facts} > {log} 2>&1"
+        "python -m foldwise.stages.ensemble --system {params.system:q} --settings {params.settings:q}"
+        " --data {params.data:q} --export {params.export:q} --models {input.models:q} --choice {input.choice:q}"
+        " --prepared {params.prepared:q} --caches {params.caches:q} --state {params.state:q}"
+        " --predictions {output.predictions:q} --folder {output.export:q} --metrics {output.metrics:q} --facts {output.facts:q} > {log:q} 2>&1"

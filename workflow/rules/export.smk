@@ -16,6 +16,6 @@ rule export:
         system=SETTINGS.system,
         settings=as_json(SETTINGS.export),
     shell:
-        "python -m foldwise.stages.export --system {params.system} --settings {params.settings:q}"
-        " --index {input.index}"
-        " --predictions {input.predictions} --facts {input.facts} --folder {output} > {log} 2>&1"
+        "python -m foldwise.stages.export --system {params.system:q} --settings {params.settings:q}"
+        " --index {input.index:q}"
+        " --predictions {input.predictions:q} --facts {input.facts:q} --folder {output:q} > {log:q} 2>&1"

@@ -19,5 +19,5 @@ rule features:
     params:
         state=f"{LAYOUT.state}/fold{{fold}}/features",
     shell:
-        "python -m foldwise.stages.features --index {input.index} --model {input.model}"
-        " --state {params.state} --folder {output} > {log} 2>&1"
+        "python -m foldwise.stages.features --index {input.index:q} --model {input.model:q}"
+        " --state {params.state:q} --folder {output:q} > {log:q} 2>&1"

@@ -20,5 +20,5 @@ rule frames:
         tools=lambda wildcards, input: option("tools", input.get("tools")),
     shell:
         "python -m foldwise.stages.frames --settings {params.settings:q} --data {params.data:q}"
-        " --case {wildcards.case} --video {input.video} {params.phases} {params.tools}"
-        " --cache {output} > {log} 2>&1"
+        " --case {wildcards.case:q} --video {input.video:q} {params.phases:q} {params.tools:q}"
+        " --cache {output:q} > {log:q} 2>&1"

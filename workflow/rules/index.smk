@@ -20,6 +20,6 @@ rule index:
         prepared=lambda wildcards: Path(LAYOUT.indexed).parent,
         caches=lambda wildcards: LAYOUT.caches,
     shell:
-        "python -m foldwise.stages.index --system {params.system} --settings {params.settings:q} --data {params.data:q}"
-        " --prepared {params.prepared} --caches {params.caches}"
-        " --index {output.index} --splits {output.splits} > {log} 2>&1"
+        "python -m foldwise.stages.index --system {params.system:q} --settings {params.settings:q}"
+        " --data {params.data:q} --prepared {params.prepared:q} --caches {params.caches:q}"
+        " --index {output.index:q} --splits {output.splits:q} > {log:q} 2>&1"

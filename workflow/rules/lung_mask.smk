@@ -20,6 +20,6 @@ rule lung_mask:
         settings=as_json(SETTINGS.prepare.lung_mask),
         label=lambda wildcards, input: option("label", input.get("label")),
     shell:
-        "python -m foldwise.stages.lung_mask --case {wildcards.case} --image {input.images[0]}"
-        " {params.label} --settings {params.settings:q}"
-        " --mask {output.mask} --region {output.region} --facts {output.facts} > {log} 2>&1"
+        "python -m foldwise.stages.lung_mask --case {wildcards.case:q} --image {input.images[0]:q}"
+        " {params.label:q} --settings {params.settings:q}"
+        " --mask {output.mask:q} --region {output.region:q} --facts {output.facts:q} > {log:q} 2>&1"

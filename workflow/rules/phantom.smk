@@ -12,5 +12,5 @@ rule phantom:
         mem_mb=1000,
         runtime=10,
     shell:
-        "python -m foldwise.stages.phantom --case {wildcards.case}"
-        " --image {output.image} --label {output.label} > {log} 2>&1"
+        "python -m foldwise.stages.phantom --case {wildcards.case:q}"
+        " --image {output.image:q} --label {output.label:q} > {log:q} 2>&1"

@@ -18,5 +18,5 @@ rule plan:
         models=LAYOUT.given_models,
     shell:
         "python -m foldwise.stages.plan --settings {params.settings:q} --data {params.data:q}"
-        " --cache {params.cache:q} --models {params.models:q} --crops {params.crops}"
-        " --out {output} > {log} 2>&1"
+        " --cache {params.cache:q} --models {params.models:q} --crops {params.crops:q}"
+        " --out {output:q} > {log:q} 2>&1"

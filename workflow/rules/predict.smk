@@ -23,10 +23,10 @@ rule predict_part:
         folder=lambda wildcards, output: Path(output[0]).parent,
         content=lambda wildcards: LAYOUT.source_state(),
     shell:
-        "python -m foldwise.stages.predict --system {params.system} --settings {params.settings:q} --models {input.models}"
-        " --source {input.source} --choice {input.choice}"
-        " --part {wildcards.part} --parts {wildcards.parts}"
-        " --state {params.state} --folder {params.folder} --facts {output} > {log} 2>&1"
+        "python -m foldwise.stages.predict --system {params.system:q} --settings {params.settings:q}"
+        " --models {input.models:q} --source {input.source:q} --choice {input.choice:q}"
+        " --part {wildcards.part:q} --parts {wildcards.parts:q}"
+        " --state {params.state:q} --folder {params.folder:q} --facts {output:q} > {log:q} 2>&1"
 
 
 rule predict:

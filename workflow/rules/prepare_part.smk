@@ -17,12 +17,12 @@ rule prepare_part:
     params:
         system=SETTINGS.system,
         settings=LAYOUT.part_settings,
-        rules=" ".join(LAYOUT.preparation),
+        rules=list(LAYOUT.preparation),
         target=lambda wildcards: LAYOUT.part_target(wildcards.folder),
     shell:
-        "python -m foldwise.stages.prepare_part --system {params.system} --settings {params.settings:q}"
-        " --part {wildcards.share} --target {params.target} --rules {params.rules}"
-        " --cores {threads} --mem-mib {resources.mem_mb} --marker {output} > {log} 2>&1"
+        "python -m foldwise.stages.prepare_part --system {params.system:q} --settings {params.settings:q}"
+        " --part {wildcards.share:q} --target {params.target:q} --rules {params.rules:q}"
+        " --cores {threads} --mem-mib {resources.mem_mb} --marker {output:q} > {log:q} 2>&1"
 
 
 if LAYOUT.neural:

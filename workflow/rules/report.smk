@@ -30,6 +30,6 @@ rule report:
         data=LAYOUT.data,
         folder=lambda wildcards, output: Path(output.html).parent,
     shell:
-        "python -m foldwise.stages.report --system {params.system} --settings {params.settings:q}"
-        " --folder {params.folder} --data {params.data}"
-        " --caches {params.caches} > {log} 2>&1"
+        "python -m foldwise.stages.report --system {params.system:q} --settings {params.settings:q}"
+        " --folder {params.folder:q} --data {params.data:q}"
+        " --caches {params.caches:q} > {log:q} 2>&1"

@@ -17,6 +17,6 @@ rule roi:
         box=lambda wildcards: LAYOUT.cases[wildcards.case].box,
         mask=lambda wildcards, input: option("mask", input.get("mask")),
     shell:
-        "python -m foldwise.stages.roi --case {wildcards.case} --cache {input.cache}"
-        " --box={params.box:q} {params.mask} --settings {params.settings:q}"
-        " --regions {output.regions} --facts {output.facts} > {log} 2>&1"
+        "python -m foldwise.stages.roi --case {wildcards.case:q} --cache {input.cache:q}"
+        " --box={params.box:q} {params.mask:q} --settings {params.settings:q}"
+        " --regions {output.regions:q} --facts {output.facts:q} > {log:q} 2>&1"

@@ -26,8 +26,8 @@ rule test:
         settings=as_json(SETTINGS.evaluate),
         state=f"{LAYOUT.state}/fold{{fold}}/test",
     shell:
-        "python -m foldwise.stages.test --system {params.system} --settings {params.settings:q}"
-        " --index {input.index} {params.features}"
-        " --fold {wildcards.fold} --model {input.model} --state {params.state}"
-        " --predictions {output.predictions} --metrics {output.metrics} --facts {output.facts}"
-        " > {log} 2>&1"
+        "python -m foldwise.stages.test --system {params.system:q} --settings {params.settings:q}"
+        " --index {input.index:q} {params.features:q}"
+        " --fold {wildcards.fold:q} --model {input.model:q} --state {params.state:q}"
+        " --predictions {output.predictions:q} --metrics {output.metrics:q} --facts {output.facts:q}"
+        " > {log:q} 2>&1"

@@ -44,9 +44,9 @@ rule train:
         # No output: what Snakemake deletes before and after a failure, training could not go on from.
         state=f"{LAYOUT.state}/fold{{fold}}/train",
     shell:
-        "python -m foldwise.stages.train --settings {params.settings:q} --system {params.system}"
-        " --name {wildcards.model} {params.plan} --prepared {params.prepared:q}"
-        " --index {input.index} {params.features} --fold {wildcards.fold} --seed {params.seed} --state {params.state}"
-        " --model {output.model} --log {output.log} --provenance {output.provenance}"
+        "python -m foldwise.stages.train --settings {params.settings:q} --system {params.system:q}"
+        " --name {wildcards.model:q} {params.plan:q} --prepared {params.prepared:q}"
+        " --index {input.index:q} {params.features:q} --fold {wildcards.fold:q} --seed {params.seed:q}"
+        " --state {params.state:q} --model {output.model:q} --log {output.log:q} --provenance {output.provenance:q}"
         " --budget-min {resources.runtime} --checkpoint-min {resources.checkpoint_min}"
-        " --workers {threads} --attempt {resources.attempt} --stage-caches {resources.stage_caches} > {log} 2>&1"
+        " --workers {threads} --attempt {resources.attempt} --stage-caches {resources.stage_caches} > {log:q} 2>&1"

@@ -16,5 +16,5 @@ rule update_labels:
     params:
         regions=LAYOUT.regions,
     shell:
-        "python -m foldwise.stages.update_labels --index {input.index} --regions {params.regions}"
-        " --updated {output.index} --splits {output.splits} > {log} 2>&1"
+        "python -m foldwise.stages.update_labels --index {input.index:q} --regions {params.regions:q}"
+        " --updated {output.index:q} --splits {output.splits:q} > {log:q} 2>&1"

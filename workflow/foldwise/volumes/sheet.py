@@ -9,7 +9,7 @@ from pathlib import Path
 
 from foldwise import sheet
 from foldwise.files import CaseError
-from foldwise.sheet import CASE_NAME, Sheet
+from foldwise.sheet import Sheet
 from foldwise.volumes.settings import Data
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
@@ -94,10 +94,8 @@ def read_new_cases(source: Path) -> list[Case]:
         raise CaseError(
             f"{source}: no scans in it ({', '.join(VOLUME_SUFFIXES)}, or folders of a DICOM series)"
         )
-    if wrong := [name for name in found if not CASE_NAME.match(name)]:
-        raise CaseError(
-            f"{source}: {wrong[0]!r} is no name for a case: letters, digits, `_`, `.` and `-` only"
-        )
+    if wrong := [name for name in found if not name.isprintable()]:
+        raise CaseError(f"{source}: {wrong[0]!r} holds a character that cannot be printed; rename the scan")
     return [
         Case(name, name, "", line, tuple(paths), None, None)
         for line, (name, paths) in enumerate(found.items(), start=1)

@@ -87,9 +87,9 @@ def read_new_cases(source: Path) -> list[ClipCase]:
         raise CaseError(f"{source}: no videos in it ({', '.join(VIDEO_SUFFIXES)})")
     made: dict[str, ClipCase] = {}
     for line, path in enumerate(found, start=1):
-        if not CASE_NAME.match(path.stem):
+        if not path.stem.isprintable():
             raise CaseError(
-                f"{source}: {path.stem!r} is no name for a case: letters, digits, `_`, `.` and `-` only"
+                f"{source}: {path.stem!r} holds a character that cannot be printed; rename the video"
             )
         if path.stem in made:
             raise CaseError(f"{source}: two videos are named {path.stem}")

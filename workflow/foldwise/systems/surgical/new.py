@@ -9,7 +9,6 @@ from typing import Any
 from foldwise.files import CaseError
 from foldwise.index import Entry
 from foldwise.settings import validate
-from foldwise.sheet import CASE_NAME
 from foldwise.systems.surgical.prepare import cache_video
 from foldwise.systems.surgical.settings import Cache, Data
 from foldwise.systems.surgical.sheet import read_sheet
@@ -38,10 +37,10 @@ def new_entries(source: Path) -> list[Entry]:
     if not found:
         raise CaseError(f"{source}: no videos in it ({', '.join(VIDEO_SUFFIXES)}, or folders of images)")
     for name in names:
-        if not CASE_NAME.match(name) or names.count(name) > 1:
-            raise CaseError(
-                f"{source}: {name!r} is no name for a case: letters, digits, `_`, `.` and `-`, each name once"
-            )
+        if not name.isprintable():
+            raise CaseError(f"{source}: {name!r} holds a character that cannot be printed; rename the video")
+        if names.count(name) > 1:
+            raise CaseError(f"{source}: two videos are named {name!r}")
     return [_entry(name, name, path) for name, path in zip(names, found, strict=True)]
 
 

@@ -1,0 +1,265 @@
+"""Names of files are names: whatever they hold, no shell reads it, and what cannot be carried is refused."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from snakemake_interface_executor_plugins.utils import format_cli_value
+
+from foldwise.files import CaseError
+from foldwise.front_door import container_image, use_this_checkout
+from foldwise.layout import option
+from foldwise.names import fault, refuse_names
+from foldwise.systems import part
+from foldwise.volumes.volume import Volume, read_volume, write_volume
+from synthetic import scan
+
+ROOT = Path(__file__).parents[1]
+# Unquoted, within double quotes and within single quotes a shell would make a file X of it.
+NAME = """ü's "q" [1] (2) & ; #%*?~ $(touch X) `touch X` '$(touch X)'"""
+AFFINE = np.diag([-2.0, 2.0, 3.0, 1.0])
+
+
+def test_every_placeholder_of_a_shell_line_is_quoted() -> None:
+    """But for numbers."""
+    found = []
+    for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")):
+        for rule in re.split(r"^(?= *(?:use )?rule )", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            _, _, shell = rule.partition("shell:\n")
+            found += [(path.name, field) for field in re.findall(r"\{([^{}]*)\}", shell.split("\n\n")[0])]
+    assert len(found) > 100
+    open_ones = [one for one in found if not one[1].endswith(":q")]
+    assert {field for _, field in open_ones} == {
+        *("threads", "resources.mem_mb", "resources.runtime", "resources.checkpoint_min"),
+        *("resources.attempt", "resources.stage_caches"),
+    }
+
+
+def test_the_submit_command_holds_no_name_of_a_file() -> None:
+    profile = yaml.safe_load(
+        (ROOT / "profiles" / "slurm-generic" / "config.yaml").read_text(encoding="utf-8")
+    )
+    fields = re.findall(r"\{([^{}]*)\}", profile["cluster-generic-submit-cmd"])
+    assert {field.split(".")[0] for field in fields} == {"rule", "resources", "threads"}
+
+
+@pytest.mark.parametrize(
+    ("squeue", "sacct", "state"),
+    [
+        ("RUNNING", "", "running"),
+        ("", "COMPLETED", "success"),
+        ("", "", "running"),
+        ("TIMEOUT", "", "failed"),
+    ],
+)
+def test_the_generic_profile_tells_a_jobs_state(squeue: str, sacct: str, state: str, tmp_path: Path) -> None:
+    profile = yaml.safe_load(
+        (ROOT / "profiles" / "slurm-generic" / "config.yaml").read_text(encoding="utf-8")
+    )
+    for name, answer in (("squeue", squeue), ("sacct", sacct)):
+        (tmp_path / name).write_text(f'#!/bin/sh\ncase "$*" in *--jobs=17*) echo {answer} ;; esac\n')
+        (tmp_path / name).chmod(0o755)
+    command = profile["cluster-generic-status-cmd"] + " '17'"
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(command, shell=True, env={"PATH": path}, capture_output=True, text=True)
+    assert done.stdout == f"{state}\n"
+
+
+def test_options_are_words_and_vanish_without_a_path() -> None:
+    assert option("label", Path("a b.nii.gz")) == ["--label", "a b.nii.gz"]
+    assert option("label", None) == option("label", "") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a{b", "holds '{'"),
+        ("a}b", "holds '}'"),
+        ("scan <results>.nii.gz", "holds '<results>'"),
+        ("a\nb", "line break"),
+        ("-a.nii.gz", "begins with `-`"),
+        ("a\udcfc.nii.gz", "not UTF-8"),
+    ],
+)
+def test_names_that_snakemake_changes_are_refused(name: str, words: str) -> None:
+    assert words in fault(name)
+    assert not fault(NAME)
+    assert not fault("a < b > c/-d\t.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "a b",
+            "it's",
+            'a "b"',
+            "$(touch X)",
+            "`x` $y",
+            "ü&;#[]()*?~",
+            "日本",
+            "a\\b",
+            "a\tb",
+            "a\u00a0b",
+            "it's $x",
+        ),
+        *("it's `x`", 'it\'s "x"', "'a' b", '"a"', NAME),
+    ],
+)
+def test_names_for_a_cluster_are_those_that_a_jobs_script_carries(name: str, tmp_path: Path) -> None:
+    """Compared with Snakemake's own quoting, read by a shell."""
+    written = format_cli_value(name, quote=True)
+    done = subprocess.run(f"printf %s {written}", shell=True, cwd=tmp_path, capture_output=True)
+    assert (not fault(name, submits=True)) == (done.stdout == name.encode())
+
+
+def test_a_checkout_that_path_cannot_name_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for path, held in (("/data/a:b", ":"), ("/data/{x}", "{")):
+        with pytest.raises(SystemExit):
+            use_this_checkout(Path(path))
+        assert f"'{path}' holds '{held}'" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my projects").mkdir()
+    with pytest.raises(SystemExit):
+        container_image(tmp_path / "my projects")
+    monkeypatch.chdir(tmp_path / "my projects")
+    assert container_image(tmp_path / "my projects") == "envs/foldwise.sif"
+
+
+def test_every_name_of_an_experiment_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in{1}").mkdir()
+    (tmp_path / "in{1}" / "cases.csv").write_text(
+        "case,image,label\na,a.nii.gz,\nb,/data/{b}.nii.gz,-b.nii.gz\n"
+    )
+    settings = {
+        "experiment": "tiny",
+        "results": "r{esults",
+        "data": {"sheet": "in{1}/cases.csv", "folder": ".", "labels": {"x": 1}},
+        "split": {"file": "{splits}.json"},
+        "models": {"unet": {"network": {"name": "UNet", "act": "{case}"}, "pretrained": {"file": "w{.pt"}}},
+        "predict": "n\new",
+    }
+    layout = part("segmentation", "layout").open_experiment(settings, False)
+    with pytest.raises(CaseError) as error:
+        refuse_names(layout, ROOT, None)
+    said = str(error.value)
+    for words in (
+        "results: 'r{esults' holds '{'",
+        "data.sheet: 'in{1}/cases.csv' holds '{'",
+        "split.file: '{splits}.json' holds '{'",
+        "models.unet.pretrained.file: 'w{.pt' holds '{'",
+        "weights of model unet: 'w{.pt'",
+        r"predict.source: 'n\new' holds a line break",
+        "line 3: case b: '/data/{b}.nii.gz' holds '{'",
+        "line 3: case b: '-b.nii.gz' begins with `-`",
+        "models.unet.network.act: '{case}' holds '{case}', which Snakemake would fill in",
+    ):
+        assert words in said
+    assert "case a" not in said
+
+
+def test_on_a_cluster_the_folders_must_bear_double_quotes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a $b").mkdir()
+    monkeypatch.chdir(tmp_path / "a $b")
+    Path("cases.csv").write_text("case,image,label\na,a.nii.gz,\n")
+    settings = {
+        "experiment": "tiny",
+        "data": {"sheet": "cases.csv", "labels": {"x": 1}},
+        "models": {"unet": {"network": {"name": "UNet"}}},
+    }
+    layout = part("segmentation", "layout").open_experiment(settings, False)
+    refuse_names(layout, ROOT, None)
+    with pytest.raises(CaseError) as error:
+        refuse_names(layout, ROOT, ["it's $x.yaml"])
+    assert f"folder of the call: '{tmp_path}/a $b' holds '$'" in str(error.value)
+    assert '"it\'s $x.yaml" cannot be handed to jobs on a cluster' in str(error.value)
+
+
+@pytest.mark.slow
+def test_the_whole_workflow_in_hostile_names(tmp_path: Path) -> None:
+    """Checkout, sheet, scans, labels, results, weights and new scans, through report and predict."""
+    checkout, work = tmp_path / NAME, tmp_path / "work"
+    for name in ("workflow", "profiles", "envs"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", checkout)
+    data, new = work / f"data {NAME}", work / f"new {NAME}"
+    data.mkdir(parents=True)
+    new.mkdir()
+    rows = ["case,image,label"]
+    for number in range(4):
+        image, ball = scan(number, (24, 22, 20))
+        write_volume(Volume(image, AFFINE), data / f"{number} {NAME}.nii.gz")
+        write_volume(Volume(ball, AFFINE), data / f"{number} label {NAME}.nii.gz")
+        quoted = NAME.replace('"', '""')
+        rows.append(f'c{number},"{number} {quoted}.nii.gz","{number} label {quoted}.nii.gz"')
+    shutil.copy(data / f"1 {NAME}.nii.gz", new)
+    (data / f"{NAME}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    torch.save({"weight": torch.zeros(1)}, work / f"{NAME}.pt")
+    # Where unquoted redirections would have written.
+    foreign = work / f"results {NAME}".split()[0]
+    foreign.write_text("mine")
+    experiment = {
+        "experiment": "tiny",
+        "results": f"results {NAME}",
+        "data": {"sheet": str(data.relative_to(work) / f"{NAME}.csv"), "labels": {"ball": 1}},
+        "split": {"folds": 2, "validation": 0},
+        "models": {
+            "unet": {
+                "network": {"name": "UNet", "channels": [4, 8], "strides": [2]},
+                "patch": [16, 16, 16],
+                "pretrained": {"file": f"{NAME}.pt", "minimum": 0},
+                "training": {"epochs": 1, "steps_per_epoch": 1, "batch": 1},
+            }
+        },
+        "predict": new.name,
+    }
+    (work / f"{NAME}.yaml").write_text(yaml.safe_dump(experiment), encoding="utf-8")
+    done = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-m",
+                "snakemake",
+                "--snakefile",
+                str(checkout / "Snakefile"),
+                "all",
+                "predict",
+            ),
+            *("--profile", str(checkout / "profiles" / "local"), "--cores", "1"),
+            *("--set-scatter", "prepare=1", "--configfile", f"{NAME}.yaml"),
+        ],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    made = work / f"results {NAME}" / "tiny"
+    assert "c3" in (made / "report.html").read_text(encoding="utf-8")
+    exported = {path.stem: path for path in made.glob("unet/fold*/export/*.gz")}
+    assert sorted(exported) == [f"c{number}.nii" for number in range(4)]
+    (mask,) = made.glob("unet/predicted-*/*.gz")
+    assert (mask.parent.name, mask.name) == (f"predicted-{new.name}", f"1 {NAME}.nii.gz")
+    for path in (mask, *exported.values()):
+        found = read_volume(path)
+        assert found.data.shape == (24, 22, 20)
+        assert np.array_equal(found.affine, AFFINE)
+    assert not list(tmp_path.rglob("X"))
+    assert foreign.read_text() == "mine"
+    assert {path.name for path in work.iterdir()} == {
+        *(data.name, new.name, foreign.name, f"{NAME}.pt", f"{NAME}.yaml", f"results {NAME}", ".snakemake")
+    }

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foldwise.files import CaseError
-from foldwise.index import Entry, Index, make_index
+from foldwise.index import Entry, Index, check_file, make_index
 from foldwise.settings import Split
 from foldwise.stages import index as index_stage
 
@@ -125,8 +125,18 @@ def test_an_nnunet_split_file_is_taken(tmp_path: Path) -> None:
         ([{"test": ["c000"]}, {"test": ["c002"]}], "leaks: patient.*g000"),
         ([{"test": ["c000", "c001"]}, {"test": ["c001"]}], "held out in more than one fold: c001"),
         ([{"test": ["c000", "c001"]}, {"test": ["zzz"]}], "zzz"),
-        ([], "a list of folds is expected"),
-        ([{"tests": ["c000"]}, {"test": ["c001"]}], "needs a list `test`"),
+        ([{"test": ["c000", "c001"]}, {"test": ["c02"]}], "names c02.*did you mean c002"),
+        ([], "folds: List should have at least 1 item"),
+        ([{"tests": ["c000"]}, {"test": ["c001"]}], "folds.0.tests: unknown key; did you mean `test`"),
+        ([{"train": ["c000"]}, {"test": ["c001"]}], "fold 0 needs a list `test`"),
+        # `val` of nnU-Net is held out; beside `test` it would mean something else.
+        (
+            [{"test": ["c000", "c001"], "val": ["c002"]}, {"test": ["c002", "c003"]}],
+            "fold 0 needs .*not both",
+        ),
+        ([{"test": "c000"}, {"test": ["c001"]}], r"folds.0.test: .*list \(got 'c000'\)"),
+        ([{"test": [["c000"]]}, {"test": ["c001"]}], "folds.0.test.0: .*string"),
+        ([{"test": ["c000", "c001"], "vaildation": ["c002"]}], "did you mean `validation`"),
         (
             [
                 {"test": ["c000", "c001"], "validation": ["c002"], "train": ["c003"]},
@@ -135,12 +145,25 @@ def test_an_nnunet_split_file_is_taken(tmp_path: Path) -> None:
             "leaks: patient.*g001",
         ),
         ([{"test": ["c000", "c001", "c002", "c003"]}, {"test": []}], "no case"),
-        ("text", "a list of folds is expected"),
+        ("text", r"folds: .*list \(got 'text'\)"),
     ],
 )
 def test_split_files_are_checked(tmp_path: Path, folds: object, message: str) -> None:
     with pytest.raises(CaseError, match=message):
         make_index(entries(4, per_group=2), TASK, own(tmp_path, folds))
+
+
+def test_a_split_file_has_as_many_folds_as_are_trained(tmp_path: Path) -> None:
+    """The job of a fold that the file lacks would fail; folds that nobody asked for would be left out."""
+    file = own(tmp_path, [{"test": ["c000", "c001"]}, {"test": ["c002", "c003"]}]).file
+    groups = {one.case: one.group for one in entries(4, per_group=2)}
+    for folds, message in (({}, "has 2 fold.s., split.folds is 5; set it to 2"), ({"folds": 3}, "is 3")):
+        with pytest.raises(CaseError, match=message):
+            check_file(Split(file=file, **folds), groups)
+    check_file(Split(file=file, folds=2), groups)
+    check_file(Split(file=file, folds=1), groups)
+    with pytest.raises(CaseError, match="names c003: no labelled"):
+        check_file(Split(file=file, folds=2), {"c000": "a", "c001": "a", "c002": "b"})
 
 
 def test_foreign_pickles_are_refused(tmp_path: Path) -> None:

@@ -1,15 +1,21 @@
 """Weights to start from: what fits, what does not, and what is never executed."""
 
 import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from foldwise.files import CaseError
-from foldwise.settings import Pretrained
+from foldwise.networks.frames import FrameAverage
+from foldwise.settings import Pretrained, validate
+from foldwise.systems.surgical.family import Family
+from foldwise.systems.surgical.settings import Model as SurgicalModel
 from foldwise.training.pretrained import load_pretrained, read_weights
 
 
@@ -71,7 +77,9 @@ class Trap:
 def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     save(tmp_path / "trap.pt", {"network": Trap()})
     (tmp_path / "trap.pkl").write_bytes(pickle.dumps(Trap()))
-    for name in ("trap.pt", "trap.pkl", "missing.pt"):
+    with pytest.raises(CaseError, match=r"missing\.pt: no such file"):
+        read_weights(tmp_path / "missing.pt")
+    for name in ("trap.pt", "trap.pkl"):
         with pytest.raises(CaseError, match=rf"{name}: not readable as weights alone"):
             read_weights(tmp_path / name)
     with pytest.raises(CaseError, match="holds no state dict"):
@@ -84,3 +92,43 @@ def test_weights_that_are_not_finite(tmp_path: Path) -> None:
     state[name].view(-1)[0] = float("nan")
     with pytest.raises(CaseError, match=rf"w\.pt: 1 of {len(state)} tensors .*\({name}\)"):
         load_pretrained(network(), Pretrained(file=save(tmp_path / "w.pt", state)))
+
+
+def clip_network(name: str) -> nn.Module:
+    return FrameAverage({"name": name}, 3)
+
+
+def surgical_network(name: str) -> nn.Module:
+    model = validate(SurgicalModel, {"backbone": {"name": name}, "kind": "tool"})
+    return Family(model, {"phases": ["a"], "tools": ["b"]}).build_network()
+
+
+@pytest.mark.parametrize("made", [clip_network, surgical_network])
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [("resnet18", "fc."), ("mobilenet_v3_small", "classifier.3."), ("densenet121", "classifier.")],
+)
+def test_a_librarys_file_fits_where_its_network_is_a_part(
+    tmp_path: Path, made: Callable[[str], nn.Module], name: str, head: str
+) -> None:
+    state = torchvision.models.get_model(name).state_dict()
+    # As torchvision's own file of a DenseNet has them.
+    given = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): v for key, v in state.items()}
+    assert name != "densenet121" or given.keys() != state.keys()
+    ours = made(name)
+    report = load_pretrained(ours, Pretrained(file=save(tmp_path / "w.pt", given)))
+    part = "frame." if made is clip_network else "trunk."
+    wanted = {part + key: value for key, value in state.items() if not key.startswith(head)}
+    assert set(report["matched"]) == set(wanted)
+    after = ours.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in wanted.items())
+    own = sum(value.numel() for key, value in after.items() if not key.startswith(("head.", part + head)))
+    assert sum(after[key].numel() for key in report["matched"]) > 0.99 * own
+
+
+def test_a_part_takes_nothing_from_the_whole(tmp_path: Path) -> None:
+    """Two equal parts and the file of the whole: each weight comes from its own name."""
+    whole = nn.ModuleDict({"a": network(), "b": network()})
+    ours = nn.ModuleDict({"a": network(), "b": network()})
+    load_pretrained(ours, Pretrained(file=save(tmp_path / "w.pt", whole.state_dict())))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), ours.parameters(), strict=True))

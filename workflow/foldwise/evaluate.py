@@ -17,6 +17,7 @@ from torch import nn
 from foldwise.files import CaseError, file_hash, short_hash
 from foldwise.hdf5 import open_hdf5
 from foldwise.index import Entry
+from foldwise.networks import as_recorded
 from foldwise.settings import dump, validate
 from foldwise.systems import NAMES, System, load, part
 from foldwise.training.pretrained import refuse_not_finite
@@ -94,7 +95,8 @@ def read_trained(
             raise CaseError(f"{path}: was trained for other data than these ({apart}); give a model of them")
     _refuse_mixture(paths, states)
     name, task = states[0]["system"], states[0]["task"]
-    settings = validate(part(name, "settings").Model, states[0]["settings"], origin=str(paths[0]))
+    given = as_recorded(states[0]["settings"])
+    settings = validate(part(name, "settings").Model, given, origin=str(paths[0]))
     family: System = load(name, settings, task)
     family.evaluate = evaluate
     made = []
@@ -126,7 +128,7 @@ def _refuse_mixture(paths: Sequence[Path], states: Sequence[Mapping[str, Any]]) 
 def _record(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     """What models that are averaged share, by its name in a message."""
     kind = part(state["system"], "settings").Model
-    settings = dump(validate(kind, state["settings"], origin=str(path)))
+    settings = dump(validate(kind, as_recorded(state["settings"]), origin=str(path)))
     # A slab is as wide as the fold's own training cases.
     own = TRAINING | ({"patch"} if settings.get("dimensions") == "slab" else set())
     return {

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from foldwise.files import CaseError
 from foldwise.forecast import forget_counter
+from foldwise.index import check_file
 from foldwise.names import refuse_names
 from foldwise.systems import part, system_of
 
@@ -69,15 +71,37 @@ def front_door(
         layout = part(system_of(config), "layout").open_experiment(dict(config), main)
         if main:
             refuse_names(layout, ROOT, submitted)
-        for model in layout.models if main and layout.settings.part is None else ():
-            # Counts the network, and so tells of one that cannot be made, or cannot take what it is given.
-            layout.mib("train", model)
+        if main and layout.settings.part is None:
+            _try(layout)
         layout.divide(parts, main)
     except CaseError as error:
         _stop(str(error))
     finally:
         forget_counter()
     return layout
+
+
+def _try(layout: Any) -> None:
+    """Refuse what a job would refuse of the settings and the files that they name."""
+    settings = layout.settings
+    problems: list[str] = []
+
+    def attempt(prefix: str, check: Callable[[], Any]) -> None:
+        try:
+            check()
+        except CaseError as error:
+            problems.extend(f"{prefix}{line}" for line in str(error).splitlines())
+
+    groups = {case.name: case.group for case in layout.training}
+    attempt("split.file: ", functools.partial(check_file, settings.split, groups))
+    if settings.predict is not None:
+        new = part(settings.system, "new")
+        attempt("predict: ", lambda: new.new_entries(settings.predict.source))
+    attempt("prepare: ", layout.try_preparation)
+    for model in layout.models:
+        attempt(f"models.{model}: ", functools.partial(layout.try_model, model))
+    if problems:
+        raise CaseError("the experiment cannot be run; nothing was computed\n  " + "\n  ".join(problems))
 
 
 def _stop(text: str) -> NoReturn:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from foldwise.files import CaseError, read_json, read_pickle, write_json, write_pickle
-from foldwise.settings import Split
+from foldwise.settings import Section, Split, validate
 
 VERSION = 3
 
@@ -113,8 +115,9 @@ def make_index(entries: Sequence[Entry], task: dict[str, Any], split: Split) -> 
         CaseError: too few patients, or a split file that leaks or names unknown cases.
     """
     entries = tuple(sorted(entries, key=lambda entry: entry.case))
-    folds = _own_folds(split.file, entries) if split.file is not None else _folds(entries, split)
-    _refuse_leaks(folds, entries, str(split.file or "the split"))
+    groups = {entry.case: entry.group for entry in entries}
+    folds = _folds(entries, split) if split.file is None else _own_folds(split.file, groups)
+    _refuse_leaks(folds, groups, str(split.file or "the split"))
     return Index(task, entries, folds)
 
 
@@ -170,33 +173,62 @@ def _parts(entries: tuple[Entry, ...], count: int, seed: int) -> list[tuple[Entr
     return [tuple(part) for part in parts]
 
 
-def _own_folds(path: Path, entries: tuple[Entry, ...]) -> tuple[Fold, ...]:
+def check_file(split: Split, groups: Mapping[str, str]) -> None:
+    """Refuse a split file that the index or the folds' jobs would fail on.
+
+    Args:
+        split: with or without a file.
+        groups: labelled training case → its patient.
+
+    Raises:
+        CaseError: the file has another form or number of folds, names unknown cases, or leaks.
+    """
+    if split.file is None:
+        return
+    count = len(_own_folds(split.file, groups))
+    if count < split.folds or (count > split.folds and "folds" not in split.model_fields_set):
+        raise CaseError(f"{split.file}: has {count} fold(s), split.folds is {split.folds}; set it to {count}")
+
+
+def _own_folds(path: Path, groups: Mapping[str, str]) -> tuple[Fold, ...]:
     values = read_json(path)
-    listed = values.get("folds") if isinstance(values, dict) else values
-    names = _names(entries)
+    listed = validate(_Listed, values if isinstance(values, dict) else {"folds": values}, origin=str(path))
     folds = []
-    for number, fold in enumerate(listed if isinstance(listed, list) else []):
-        # nnU-Net's splits_final.json calls the held-out cases "val".
-        held_out = fold.get("test", fold.get("val")) if isinstance(fold, dict) else None
-        if not isinstance(held_out, list):
-            raise CaseError(f"{path}: fold {number} needs a list `test`")
-        test = tuple(held_out)
-        validation = tuple(fold.get("validation", ()))
-        rest = tuple(name for name in names if name not in {*test, *validation})
-        folds.append(Fold(tuple(fold.get("train", rest)), validation, test))
-    if not folds:
-        raise CaseError(f"{path}: a list of folds is expected")
-    for number, made in enumerate(folds):
-        if unknown := set(made.train + made.validation + made.test) - set(names):
+    for number, fold in enumerate(listed.folds):
+        held_out = fold.val if fold.test is None else fold.test
+        if held_out is None or (fold.test is not None and fold.val is not None):
+            raise CaseError(
+                f"{path}: fold {number} needs a list `test`, or `val` as nnU-Net calls it, not both; "
+                f"cases that choose the epoch are called `validation`"
+            )
+        rest = [name for name in sorted(groups) if name not in {*held_out, *fold.validation}]
+        train = rest if fold.train is None else fold.train
+        folds.append(Fold(tuple(train), tuple(fold.validation), tuple(held_out)))
+        if unknown := {*train, *fold.validation, *held_out} - groups.keys():
+            near = difflib.get_close_matches(min(unknown), groups, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
             raise CaseError(
                 f"{path}: fold {number} names {', '.join(sorted(unknown))}: no labelled training "
-                f"case of the sheet"
+                f"case of the sheet{hint}"
             )
+    _refuse_leaks(tuple(folds), groups, str(path))
     return tuple(folds)
 
 
-def _refuse_leaks(folds: tuple[Fold, ...], entries: tuple[Entry, ...], origin: str) -> None:
-    group = {entry.case: entry.group for entry in entries}
+class _ListedFold(Section):
+    """A fold as a file lists it; nnU-Net's splits_final.json calls the held-out cases `val`."""
+
+    test: list[str] | None = None
+    val: list[str] | None = None
+    validation: list[str] = Field([])
+    train: list[str] | None = None
+
+
+class _Listed(Section):
+    folds: list[_ListedFold] = Field(min_length=1)
+
+
+def _refuse_leaks(folds: tuple[Fold, ...], group: Mapping[str, str], origin: str) -> None:
     held_out = [name for fold in folds for name in fold.test]
     if len(held_out) != len(set(held_out)):
         twice = sorted({name for name in held_out if held_out.count(name) > 1})

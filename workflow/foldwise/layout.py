@@ -91,6 +91,21 @@ class Layout(ABC, Generic[AnySettings, AnyCase]):
             attempt: number of the try, from 1.
         """
 
+    @abstractmethod
+    def try_model(self, model: str) -> None:
+        """Try all that a training makes of a model's settings, without data, in another process.
+
+        Raises:
+            CaseError: everything for which a training would refuse the settings.
+        """
+
+    def try_preparation(self) -> None:
+        """Read files of weights that preparation needs, as its jobs will.
+
+        Raises:
+            CaseError: they are not what they should be.
+        """
+
     def killed(self, model: str, fold: str) -> int:
         """How often the training of a fold was killed, up to a limit: so often it asks for more memory."""
         folder = Path(self.state.format(model=model)) / f"fold{fold}" / "train"

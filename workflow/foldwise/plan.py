@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import Field
 
 from foldwise.files import CaseError
-from foldwise.settings import AnySection, parse_values, validate
+from foldwise.settings import AnySection, Name, Section, dump, parse_values, validate
+
+
+class PlanFile(Section):
+    """What a plan's file holds. Its sections are checked once they complete those of the experiment."""
+
+    fingerprint: dict[str, Any] = Field({}, description="What the training cases are like.")
+    cache: dict[str, Any] = Field({}, description="For the section cache.")
+    models: dict[Name, dict[str, Any]] = Field({}, description="Model name → its settings.")
 
 
 def with_plan(kind: type[AnySection], given: str, plan: Path | None, *place: str) -> AnySection:
@@ -20,26 +29,32 @@ def with_plan(kind: type[AnySection], given: str, plan: Path | None, *place: str
         given: what the experiment sets, as YAML or JSON text; with a plan, without the defaults.
         plan: plan.yaml, or None.
         place: keys under which the plan holds the section.
-    """
-    values = parse_values(given)
-    if plan is not None:
-        values = merged(read_plan(plan, *place), values)
-    return validate(kind, values, origin=str(plan or "settings"))
-
-
-def read_plan(plan: Path, *place: str) -> dict[str, Any]:
-    """A section of a plan as plain values; empty if the plan has none.
 
     Raises:
-        CaseError: the file is not readable as YAML.
+        CaseError: the plan or the settings are wrong, or the plan has no such section.
+    """
+    values = parse_values(given)
+    if plan is None:
+        return validate(kind, values)
+    planned: Any = dump(read_plan(plan))
+    for key in place:
+        if key not in planned:
+            raise CaseError(f"{plan}: plans no {'.'.join(place)}; delete it to plan anew")
+        planned = planned[key]
+    return validate(kind, merged(planned, values), origin=f"settings with {plan}")
+
+
+def read_plan(plan: Path) -> PlanFile:
+    """Read a plan.
+
+    Raises:
+        CaseError: the file is not readable as YAML, or has other keys or values than a plan.
     """
     try:
         values = yaml.safe_load(plan.read_text(encoding="utf-8"))
-        for key in place:
-            values = values.get(key, {})
-    except (OSError, yaml.YAMLError, AttributeError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise CaseError(f"{plan}: not readable as a plan ({error}); delete it to plan anew") from error
-    return dict(values)
+    return validate(PlanFile, values, origin=f"{plan} (delete it to plan anew)")
 
 
 def merged(planned: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

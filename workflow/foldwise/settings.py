@@ -40,7 +40,10 @@ class Named(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    name: str = Field(description="Name of the class, looked up in the allowed namespaces.")
+    name: str = Field(
+        description="Name of the class, looked up in the allowed namespaces; with its library in front, in "
+        "this one alone (monai:resnet50, torchvision:resnet50)."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -54,6 +57,11 @@ class Named(BaseModel):
     def arguments(self) -> dict[str, Any]:
         """The constructor's keyword arguments."""
         return dict(self.model_extra or {})
+
+    @property
+    def plain(self) -> str:
+        """The name without its library."""
+        return self.name.rpartition(":")[2]
 
 
 def as_list(value: Any) -> Any:
@@ -248,16 +256,19 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
 
 def _known_keys(kind: type[BaseModel], path: list[str]) -> list[str]:
     """Names of the fields at `path`, found by walking the JSON schema."""
-    schema = kind.model_json_schema()
+    schema = kind.model_json_schema(mode="serialization")  # where a list is always one
     here = schema
     for part in path:
+        if part.isdigit():
+            continue  # `here` is what all items of a list are like
         members = [
             here.get("additionalProperties", {}),
             *here.get("patternProperties", {}).values(),
         ]
         here = here.get("properties", {}).get(part) or members[-1]
         for option in here.get("anyOf", []):
-            here = option if "$ref" in option else here
+            here = option if "$ref" in option or "items" in option else here
+        here = here.get("items", here)
         if "$ref" in here:
             here = schema["$defs"][here["$ref"].rsplit("/", 1)[-1]]
     return list(here.get("properties", {}))

@@ -19,8 +19,8 @@ class FrameAverage(nn.Module):
         """Build the network of the frames.
 
         Args:
-            network: `name` and arguments of a network in torchvision.models or monai.networks.nets; classes,
-                dimensions and channels are filled in.
+            network: `name` and arguments of a network in torchvision.models or monai.networks.nets, looked up
+                in this order; classes, dimensions and channels are filled in.
             num_classes: outputs.
 
         Raises:
@@ -31,7 +31,7 @@ class FrameAverage(nn.Module):
             raise CaseError("FrameAverage needs `network: {name: …}`, a 2-D network for each frame")
         named = Named.model_validate(network)
         self.frame = build(
-            "network",
+            "frame network",
             named,
             spatial_dims=2,
             in_channels=3,

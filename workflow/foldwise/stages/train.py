@@ -156,7 +156,8 @@ def _prepared(given: str, plan: Path | None) -> dict[str, Any]:
     """The sections that say how new cases are prepared, completed by the plan."""
     sections: dict[str, Any] = parse_values(given)
     if plan is not None:
-        sections = {name: merged(read_plan(plan, name), values) for name, values in sections.items()}
+        planned = dump(read_plan(plan))
+        sections = {name: merged(planned.get(name, {}), values) for name, values in sections.items()}
     return sections
 
 

@@ -366,7 +366,7 @@ def make_scheduler(named: Named | None, optimiser: torch.optim.Optimizer, epochs
     if parts is not None:
         made = [make_scheduler(validate(Named, part), optimiser, epochs) for part in parts]
         rest = {key: value for key, value in named.arguments.items() if key != "schedulers"}
-        leading = [made] if named.name == "ChainedScheduler" else [optimiser, made]
+        leading = [made] if named.plain == "ChainedScheduler" else [optimiser, made]
         return build("scheduler", validate(Named, {"name": named.name, **rest}), *leading)
     lengths = dict.fromkeys(("total_iters", "T_max", "total_steps"), epochs)
     return build("scheduler", named, optimiser, **lengths)

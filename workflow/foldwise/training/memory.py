@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from foldwise.files import CaseError
 from foldwise.forecast import Step
+from foldwise.networks import first_line, needs_numbers, shapes_only
 
 # Bytes that a usual U-Net keeps per voxel of a patch.
 GUESS = 2000
@@ -55,10 +56,10 @@ def count_step(system: Any) -> Step:
     Of a network with operations that know no such form, a rough guess is made from the patch.
 
     Args:
-        system: gives `build_network()`, `sample()` and `refusal()`.
+        system: gives `build_network()`, `sample()`, `refusal()` and `try_loss()`.
 
     Raises:
-        CaseError: the network cannot be made, or does not take its patches.
+        CaseError: the network cannot be made, does not take its patches, or the loss not its outputs.
     """
     sizes: dict[int, int] = {}
 
@@ -69,8 +70,8 @@ def count_step(system: Any) -> Step:
             sizes[storage._cdata] = storage.nbytes()
         return tensor
 
+    network = shapes_only(system.build_network)
     with torch.device("meta"):
-        network = system.build_network()
         sample = system.sample()
         parameters = {id(p) for p in network.parameters()}
         weights = sum(p.numel() for p in network.parameters())
@@ -80,11 +81,15 @@ def count_step(system: Any) -> Step:
             live = _Live()
             with torch.no_grad(), live:
                 network.eval()(sample)
-        except NotImplementedError:
-            guess = GUESS * sample[:, 0].numel()
-            return Step(weights, guess, 0, guess // 3)
-        except (RuntimeError, ValueError) as error:
-            raise CaseError(system.refusal(error)) from error
+        except Exception as error:  # wrong shapes raise any kind
+            if not needs_numbers(error):
+                raise CaseError(system.refusal(first_line(error))) from error
+            outputs = None
+    if outputs is None:
+        system.try_loss(None)
+        guess = GUESS * sample[:, 0].numel()
+        return Step(weights, guess, 0, guess // 3)
+    system.try_loss(outputs)
     # The loss keeps each output and its target a few times over.
     made = outputs.values() if isinstance(outputs, dict) else outputs
     heads = [made] if isinstance(made, torch.Tensor) else list(made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from foldwise.settings import Pretrained
 # Where other programs put the weights within their files, and what wrappers put before the names.
 PLACES = ("network", "state_dict", "model", "network_weights", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "network.", "model.", "net.")
-# Where networks that build on a library's classifier keep it; its own files know no such prefix.
-TRUNK = "trunk."
+# Names in torchvision's file of a DenseNet that its network no longer has.
+DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)")
 
 
 def load_pretrained(network: nn.Module, settings: Pretrained) -> dict[str, list[str]]:
@@ -33,10 +34,28 @@ def load_pretrained(network: nn.Module, settings: Pretrained) -> dict[str, list[
     Raises:
         CaseError: the file cannot be read without executing something, or too little of it fits.
     """
+    own, report = fitting(network, settings)
+    network.load_state_dict(own)
+    return report
+
+
+def fitting(network: nn.Module, settings: Pretrained) -> tuple[dict[str, torch.Tensor], dict[str, list[str]]]:
+    """The state of a network with the weights of a file that fit, and the report of `load_pretrained`.
+
+    A file of a library's network also fits where a network holds that one as a part (`trunk.`, `frame.`): the
+    part is taken to which most of the file fits.
+
+    Args:
+        network: left alone; its parameters may have shapes alone.
+        settings: the file, and the share of the network's numbers that must be found in it.
+
+    Raises:
+        CaseError: the file cannot be read without executing something, or too little of it fits.
+    """
     found = read_weights(settings.file)
     own = network.state_dict()
-    if not any(name.startswith(TRUNK) for name in found):
-        found |= {TRUNK + name: found.pop(name) for name in list(found) if TRUNK + name in own}
+    prefix = _part_that_fits(own, found)
+    found = {prefix + name: value for name, value in found.items()}
     report: dict[str, list[str]] = {"matched": [], "other_shape": [], "not_in_file": []}
     for name, value in own.items():
         if name not in found:
@@ -55,7 +74,6 @@ def load_pretrained(network: nn.Module, settings: Pretrained) -> dict[str, list[
             f"(pretrained.minimum); not in the file: {_some(report['not_in_file'])}; of another shape: "
             f"{_some(report['other_shape'])}"
         )
-    network.load_state_dict(own)
     logging.info(
         "pretrained weights from %s: %.1f %% of the network; %d tensors match, %d have another shape (%s), "
         "%d are "
@@ -69,7 +87,7 @@ def load_pretrained(network: nn.Module, settings: Pretrained) -> dict[str, list[
         _some(report["not_in_file"]),
         len(report["not_in_network"]),
     )
-    return report
+    return own, report
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -78,6 +96,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         CaseError: no such file, or it holds more than plain values and tensors, no weights, or NaN.
     """
+    if not path.is_file():
+        raise CaseError(f"{path}: no such file")
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file raises any of half a dozen kinds
@@ -97,7 +117,18 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in weights)), None):
         weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     refuse_not_finite(weights, path)
-    return weights
+    return {DENSENET.sub(r"\1", name): value for name, value in weights.items()}
+
+
+def _part_that_fits(own: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> str:
+    """Prefix under which most of the weights found are a network's, by name and shape; "": all of it."""
+
+    def fits(prefix: str) -> int:
+        there = ((own.get(prefix + name), value) for name, value in found.items())
+        return sum(mine.numel() for mine, value in there if mine is not None and mine.shape == value.shape)
+
+    parts = {name[: place + 1] for name in own for place, sign in enumerate(name) if sign == "."}
+    return max(["", *sorted(parts, key=len)], key=fits)
 
 
 def refuse_not_finite(weights: Mapping[str, torch.Tensor], origin: object) -> None:

@@ -193,7 +193,7 @@ def _weights(settings: Settings) -> list[str]:
     for name, model in settings.models.items():
         if model.pretrained is not None:
             wanted.append((f"models.{name}.pretrained.file", model.pretrained.file))
-        if model.network.name in FROZEN:
+        if model.network.plain in FROZEN:
             key, folder = f"models.{name}.network.weights", Path(model.network.arguments["weights"])
             wanted.append((key, folder))
             if folder.exists() and (problem := _clip_problem(folder, model)):
@@ -207,7 +207,7 @@ def _clip_problem(folder: Path, model: Model) -> str:
     config = read_json(path) if path.is_file() else None
     if not isinstance(config, dict):
         return "is no folder with a model of transformers (config.json, model.safetensors)"
-    evl = model.network.name == "EVL"
+    evl = model.network.plain == "EVL"
     if (kind := config.get("model_type")) not in ("clip", *(["clip_vision_model"] if evl else [])):
         return f"is a model of type {kind!r}, not 'clip'"
     vision = config.get("vision_config", {}) if kind == "clip" else config

@@ -15,7 +15,8 @@ from torch import nn
 
 from foldwise.files import CaseError, atomic_path
 from foldwise.hdf5 import open_hdf5
-from foldwise.networks import build
+from foldwise.networks import build, dry_pass, explicit, ramp, try_loss
+from foldwise.settings import Named, validate
 from foldwise.systems.clips.cache import label_of
 from foldwise.systems.clips.items import Clips, evaluation_clips
 from foldwise.systems.clips.predictions import write_prediction
@@ -40,8 +41,16 @@ class Family:
 
     @staticmethod
     def fitted(model: Model, caches: Sequence[str]) -> Model:
-        """The model with what its training cases decide: the steps of an epoch and the classes' weights."""
+        """The model with what its training cases decide: the steps of an epoch and the classes' weights.
+
+        A network of frames gets the library of its name, too.
+        """
         training = model.training
+        frames = model.network.arguments.get("network")
+        if model.network.plain == "FrameAverage" and isinstance(frames, dict) and "name" in frames:
+            found = explicit("frame network", validate(Named, frames))
+            network = model.network.model_copy(update={"network": found.model_dump()})
+            model = model.model_copy(update={"network": network})
         if training.steps_per_epoch is None:
             steps = math.ceil(len(caches) / (training.batch * training.accumulate))
             model = model.model_copy(
@@ -63,23 +72,36 @@ class Family:
         Raises:
             CaseError: the network cannot take clips of this size, or its frozen weights are not to be read.
         """
-        if self.model.network.name not in FROZEN:
-            # A dry pass on shapes alone costs nothing, and says early what a first step would say late.
-            try:
-                with torch.device("meta"):
-                    self.build_network()(self.sample())
-            except NotImplementedError:
-                pass  # some operations know no shapes-only form
-            except (RuntimeError, ValueError, AssertionError) as error:
-                raise CaseError(self.refusal(error)) from error
+        if self.model.network.plain not in FROZEN:
+            dry_pass(self)
         return self.build_network()
 
-    def refusal(self, error: Exception) -> str:
+    @property
+    def frozen(self) -> bool:
+        """Whether most of the network never learns; its weights are a folder."""
+        return self.model.network.plain in FROZEN
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether making the network reads files."""
+        return self.frozen
+
+    def try_loss(self, outputs: Any) -> None:
+        """Refuse outputs for `sample` (None: not known) of another shape than asked, and a loss of no use."""
+        wanted = (self.model.training.batch, len(self.classes))
+        if outputs is not None and getattr(outputs, "shape", None) != wanted:
+            made = tuple(getattr(outputs, "shape", ())) or type(outputs).__name__
+            raise CaseError(
+                f"network {self.model.network.name} makes {made} of a batch of clips, {wanted} is expected"
+            )
+        try_loss(self._loss, ramp(*wanted), torch.arange(wanted[0]) % wanted[1])
+
+    def refusal(self, reason: str) -> str:
         """What to tell a user whose network cannot take the clips."""
         clip = self.model.clip
         return (
             f"network {self.model.network.name} cannot take clips of {clip.frames} frames of "
-            f"{clip.size}×{clip.size}: {error}; set clip.frames or clip.size"
+            f"{clip.size}×{clip.size}: {reason}; set clip.frames or clip.size"
         )
 
     def sample(self) -> torch.Tensor:

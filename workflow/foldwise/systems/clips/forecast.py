@@ -21,21 +21,25 @@ FRAME_BYTES, FROZEN_WEIGHTS = 12 * 2**20, 150 * 10**6
 CODEC_FRAMES = 40
 
 
-def count(model: Model, task: dict[str, Any], memory: Path) -> Step:
+def count(model: Model, task: dict[str, Any], memory: Path, trying: bool = False) -> Step:
     """Count a model's step, or recall it; of a frozen network it is a guess.
 
     Args:
         model: its settings.
         task: what is learnt.
         memory: JSON file that remembers counts; it may be missing.
+        trying: also try everything else that a training makes of the settings.
     """
     clip = model.clip
-    if model.network.name in FROZEN:
-        held = model.training.batch * clip.frames * FRAME_BYTES
-        return Step(FROZEN_WEIGHTS // 5, held, 0, held)
+    frozen = model.network.plain in FROZEN
     asked = model.model_dump(mode="json", include={"network", "input"})
     key = [asked, clip.frames, clip.size, model.training.batch, len(task["classes"])]
-    return forecast.remembered("clips", model, task, key, memory)
+    if trying or not frozen:
+        step = forecast.remembered("clips", model, task, key, memory, trying=trying)
+    if frozen:
+        held = model.training.batch * clip.frames * FRAME_BYTES
+        return Step(FROZEN_WEIGHTS // 5, held, 0, held)
+    return step
 
 
 def model_mib(stage: str, model: Model, step: Step) -> int:
@@ -48,7 +52,7 @@ def model_mib(stage: str, model: Model, step: Step) -> int:
     """
     clip = model.clip
     item = 4 * 4 * clip.frames * clip.size**2
-    frozen = 4 * FROZEN_WEIGHTS if model.network.name in FROZEN else 0
+    frozen = 4 * FROZEN_WEIGHTS if model.network.plain in FROZEN else 0
     if stage == "train":
         own = TORCH_MIB + (20 * step.weights + frozen) / 2**20 + WORKERS * WORKER_MIB
         shared = step.kept + 2 * step.largest + WORKERS * 4 * item * model.training.batch

@@ -10,7 +10,7 @@ from typing import Any
 
 from foldwise import layout
 from foldwise.files import short_hash
-from foldwise.forecast import SMALL_MIB, Step, asked_mib
+from foldwise.forecast import SMALL_MIB, Step, asked_mib, try_regions
 from foldwise.layout import PREPARING
 from foldwise.settings import as_json, dump, validate
 from foldwise.sheet import Sheet
@@ -110,8 +110,22 @@ class Layout(layout.Layout[Settings, ClipCase]):
         """What a step of the model holds; nothing in a job's own Snakemake."""
         if self.checked is None:
             return Step(0, 0, 0, 0)
-        task = {"classes": class_names(self.settings.data)}
-        return count(self.settings.models[model], task, Path(self.counts))
+        return count(self.settings.models[model], self.task, Path(self.counts))
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What is learnt, as the index will have it."""
+        return {"classes": class_names(self.settings.data), "sentences": class_sentences(self.settings.data)}
+
+    def try_model(self, model: str) -> None:
+        """Try a model."""
+        count(self.settings.models[model], self.task, Path(self.counts), trying=True)
+
+    def try_preparation(self) -> None:
+        """Read MedSAM's weights, where there are any."""
+        regions = self.settings.prepare.regions
+        if regions is not None and regions.weights is not None:
+            try_regions(regions.weights, Path(self.counts))
 
     def before_features(self, model: str) -> str:
         """Pattern of what a model's clips are drawn from: the caches, or the files of regions."""
@@ -149,7 +163,7 @@ class Layout(layout.Layout[Settings, ClipCase]):
         """Files of weights that a model starts from."""
         settings = self.settings.models[model]
         made = [str(settings.pretrained.file)] if settings.pretrained else []
-        if settings.network.name in FROZEN:
+        if settings.network.plain in FROZEN:
             made += folder_files(settings.network.arguments["weights"])
         return made
 
@@ -190,7 +204,7 @@ def folder_files(path: str | Path) -> list[str]:
 
 def _encoding(model: Model) -> Model:
     """A model with only what decides on its features; all else as by default."""
-    network = {"name": model.network.name}
+    network = {"name": model.network.plain}
     network |= {k: v for k, v in model.network.arguments.items() if k in ("weights", "blocks")}
     return Model.model_validate(
         {

@@ -140,8 +140,9 @@ class Model(AnyModel):
     network: Named = Field(
         Named.model_validate({"name": "r2plus1d_18"}),
         description="From torchvision.models.video (r2plus1d_18, mvit_v2_s, swin3d_t, s3d, …), "
-        "monai.networks.nets, or Foldwise: FrameAverage (`network`: a 2-D network for each frame), EVL and "
-        "ZeroShotCLIP (`weights`: a folder of CLIP). Classes, frames and sizes are filled in.",
+        "monai.networks.nets, or Foldwise: FrameAverage (`network`: a 2-D network of torchvision.models or "
+        "monai.networks.nets for each frame), EVL and ZeroShotCLIP (`weights`: a folder of CLIP). Classes, "
+        "frames and sizes are filled in.",
     )
     loss: Named = Field(Named(name="CrossEntropyLoss"), description="From torch.nn.")
     class_weights: Literal["balanced"] | dict[Name, float] | None = Field(
@@ -158,7 +159,7 @@ class Model(AnyModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Model:
-        name = self.network.name
+        name = self.network.plain
         if self.features is not None and name != "EVL":
             raise ValueError(f"features are stored of EVL's frozen network; {name} has none")
         if self.input == "channel" and name in FROZEN:
@@ -201,7 +202,7 @@ class Settings(Experiment):
         if self.prepare.regions is None and (wanting or self.data.update_labels):
             what = f"models.{wanting[0]}.input" if wanting else "data.update_labels"
             raise ValueError(f"{what} needs regions: set prepare.regions, e.g. `regions: {{method: fan}}`")
-        blind = [name for name, model in self.models.items() if model.network.name == "ZeroShotCLIP"]
+        blind = [name for name, model in self.models.items() if model.network.plain == "ZeroShotCLIP"]
         if blind and self.data.sentences is None:
             raise ValueError(f"models.{blind[0]} needs data.sentences")
         return self

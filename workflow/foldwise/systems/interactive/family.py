@@ -38,6 +38,7 @@ class Family:
     """
 
     evaluate: Evaluate | None = None
+    frozen = False
 
     def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
         """Take the settings and what is learnt: `targets`, and the images' `channels`."""
@@ -70,6 +71,14 @@ class Family:
             for trunk in network.trunks:
                 load_trunk(trunk, path, self.channels, self.model.trunk.name)
         return network
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether making the network reads a file."""
+        return self.model.trunk.weights is not None
+
+    def try_loss(self, outputs: Any) -> None:
+        """Nothing is left to try: the outputs are losses."""
 
     def parameters(self, network: nn.Module) -> Iterable[nn.Parameter]:
         """All of them, at one learning rate."""
@@ -206,9 +215,9 @@ class Family:
         model = self.model
         return torch.empty(model.training.batch, model.frames.count, self.channels, model.size, model.size)
 
-    def refusal(self, error: Exception) -> str:
+    def refusal(self, reason: str) -> str:
         """What to tell a user whose network cannot be made."""
-        return f"trunk {self.model.trunk.name} cannot take slices of {self.model.size} pixels: {error}"
+        return f"trunk {self.model.trunk.name} cannot take slices of {self.model.size} pixels: {reason}"
 
 
 class WholeStep(nn.Module):

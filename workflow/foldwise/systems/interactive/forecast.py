@@ -13,17 +13,19 @@ from foldwise.systems.interactive.settings import Model, Settings
 from foldwise.volumes.forecast import Size, cached_voxels
 
 
-def count(model: Model, task: dict[str, Any], memory: Path) -> Step:
+def count(model: Model, task: dict[str, Any], memory: Path, trying: bool = False) -> Step:
     """Count a model's step, or recall it.
 
     Args:
         model: its settings.
         task: what is learnt.
         memory: JSON file that remembers counts; it may be missing.
+        trying: also try everything else that a training makes of the settings.
     """
     heavy: Any = {"trunk": True, "size": True, "frames": {"count": True}, "memory": {"mode"}}
     asked = model.model_dump(mode="json", include=heavy)
-    return forecast.remembered("interactive", model, task, [asked, model.training.batch, task], memory)
+    key = [asked, model.training.batch, task]
+    return forecast.remembered("interactive", model, task, key, memory, trying=trying)
 
 
 def model_mib(stage: str, sizes: Sequence[Size], settings: Settings, model: Model, step: Step) -> int:

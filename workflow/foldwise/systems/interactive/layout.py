@@ -53,9 +53,17 @@ class Layout(VolumeLayout[Settings]):
         """What a step of the model holds; nothing in a job's own Snakemake, which asks for no memory."""
         if self.checked is None:
             return Step(0, 0, 0, 0)
+        return count(self.settings.models[model], self.task, Path(self.counts))
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What is learnt, as the index will have it."""
         channels = next(iter(self.sizes.values())).channels
-        task = {"targets": self.settings.data.targets().as_dict(), "channels": channels}
-        return count(self.settings.models[model], task, Path(self.counts))
+        return {"targets": self.settings.data.targets().as_dict(), "channels": channels}
+
+    def try_model(self, model: str) -> None:
+        """Try a model."""
+        count(self.settings.models[model], self.task, Path(self.counts), trying=True)
 
     def pretrained(self, model: str) -> list[str]:
         """Files of weights that a model starts from."""

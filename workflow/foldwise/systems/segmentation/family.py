@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from foldwise.files import CaseError
-from foldwise.networks import build
+from foldwise.networks import build, dry_pass, ramp, try_loss
 from foldwise.settings import Named
 from foldwise.systems.segmentation.settings import Model
 from foldwise.training.steps import Items
@@ -30,10 +30,14 @@ from foldwise.volumes.volume import Volume, write_volume
 
 # In-plane sizes of a slab are multiples of this, which every usual network's total stride divides.
 SLAB_MULTIPLE = 32
+# Edge of the outputs on which losses are tried.
+SMALL = 16
 
 
 class Family:
     """The system of label maps: soft-max over background and classes, or a sigmoid per overlapping region."""
+
+    frozen = reads_weights = False
 
     def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
         """Take the settings and what is learnt: `targets`, and the images' `channels`."""
@@ -75,22 +79,31 @@ class Family:
         Raises:
             CaseError: the network cannot take patches of this size.
         """
-        # A dry pass on shapes alone costs nothing, and says early what a first step would say late.
-        try:
-            with torch.device("meta"):
-                self.build_network()(self.sample())
-        except NotImplementedError:
-            pass  # some operations know no shapes-only form
-        except (RuntimeError, ValueError) as error:
-            raise CaseError(self.refusal(error)) from error
+        dry_pass(self)
         return self.build_network()
 
-    def refusal(self, error: Exception) -> str:
+    def refusal(self, reason: str) -> str:
         """What to tell a user whose network cannot take the patch."""
         return (
-            f"network {self.model.network.name} cannot take patches of {self._size}: {error}; "
+            f"network {self.model.network.name} cannot take patches of {self._size}: {reason}; "
             f"a larger patch, or edges that are multiples of the network's total stride, may do"
         )
+
+    def try_loss(self, outputs: Any) -> None:
+        """Refuse outputs for `sample` (None: not known) of another shape than asked, and a loss of no use."""
+        size, batch = self._size, self.model.training.batch
+        wanted = (batch, self.outputs, *size)
+        shapes = [tuple(head.shape) for head in _heads(outputs, 2 + len(size))] if outputs is not None else []
+        # Heads may be coarser than the patch: the truth is, then.
+        if any(shape[:2] != wanted[:2] or len(shape) != len(wanted) for shape in shapes):
+            raise CaseError(
+                f"network {self.model.network.name} makes {shapes[0] if len(shapes) == 1 else shapes} of a "
+                f"batch of patches, {wanted} is expected"
+            )
+        spread = [SMALL] * len(size)
+        label = torch.arange(2 * SMALL ** len(size)).reshape(2, *spread) % self.targets.membership.shape[1]
+        for loss in self._losses:
+            try_loss(loss, ramp(2, self.outputs, *spread), self._wanted(loss, label))
 
     def sample(self) -> torch.Tensor:
         """A batch of network inputs, uninitialised, on torch's default device."""
@@ -274,7 +287,7 @@ def _losses(wanted: list[Named] | None, regions: bool) -> list[nn.Module]:
     if wanted is None:
         names = ["DiceLoss", "BCEWithLogitsLoss"] if regions else ["DiceCELoss"]
         wanted = [Named(name=name) for name in names]
-    if regions and any(one.name == "DiceCELoss" for one in wanted):
+    if regions and any(one.plain == "DiceCELoss" for one in wanted):
         raise CaseError(
             "loss DiceCELoss lets only one class win; for overlapping regions use "
             "`loss: [{name: DiceLoss}, {name: BCEWithLogitsLoss}]`"

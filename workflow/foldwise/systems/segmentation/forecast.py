@@ -14,16 +14,19 @@ from foldwise.systems.segmentation.settings import Model, Settings
 from foldwise.volumes.forecast import Size, cached_voxels
 
 
-def count(model: Model, task: dict[str, Any], memory: Path) -> Step:
+def count(model: Model, task: dict[str, Any], memory: Path, trying: bool = False, whole: bool = True) -> Step:
     """Count a model's step, or recall it.
 
     Args:
         model: its settings.
         task: what is learnt.
         memory: JSON file that remembers counts; it may be missing.
+        trying: also try everything else that a training makes of the settings.
+        whole: false before a plan is made, when nothing can be counted.
     """
     asked = model.model_dump(mode="json", include={"network", "dimensions", "slice_axis", "slices", "patch"})
-    return forecast.remembered("segmentation", model, task, [asked, model.training.batch, task], memory)
+    key = [asked, model.training.batch, task]
+    return forecast.remembered("segmentation", model, task, key, memory, trying=trying, whole=whole)
 
 
 def model_mib(stage: str, sizes: Sequence[Size], settings: Settings, model: Model, step: Step | None) -> int:

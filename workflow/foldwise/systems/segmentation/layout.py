@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foldwise.forecast import SMALL_MIB, Step, asked_mib
+from foldwise.plan import read_plan
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
 from foldwise.systems.segmentation.check import check
@@ -32,7 +33,10 @@ def open_experiment(config: dict[str, Any], main: bool) -> Layout:
     checked = check(sheet, settings, labels=False, produced=is_phantom) if main else None
     if checked:
         checked.refuse(settings.data.sheet)
-    return Layout(settings, sheet, checked)
+    made = Layout(settings, sheet, checked)
+    if main:
+        _ = made.planned  # an edited plan is read before anything is done
+    return made
 
 
 class Layout(VolumeLayout[Settings]):
@@ -77,11 +81,26 @@ class Layout(VolumeLayout[Settings]):
 
     def step(self, model: str) -> Step | None:
         """What a step of the model holds; None while its plan is not made, or in a job's own Snakemake."""
-        if self.checked is None or (self.plan and not Path(self.plan).exists()):
+        if self.checked is None or not self.is_planned(model):
             return Step(0, 0, 0, 0) if self.checked is None else None
+        return count(self.planned.models[model], self.task, Path(self.counts))
+
+    def is_planned(self, model: str) -> bool:
+        """Whether there is nothing left to plan of a model."""
+        if self.plan is None:
+            return True
+        return Path(self.plan).exists() and model in read_plan(Path(self.plan)).models
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What is learnt, as the index will have it."""
         channels = next(iter(self.sizes.values())).channels
-        task = {"targets": self.settings.data.targets().as_dict(), "channels": channels}
-        return count(self.planned.models[model], task, Path(self.counts))
+        return {"targets": self.settings.data.targets().as_dict(), "channels": channels}
+
+    def try_model(self, model: str) -> None:
+        """Try a model, or, before it is planned, what is given of it."""
+        chosen = self.planned.models[model]
+        count(chosen, self.task, Path(self.counts), trying=True, whole=self.is_planned(model))
 
     @property
     def given_models(self) -> str:

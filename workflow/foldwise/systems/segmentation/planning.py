@@ -288,16 +288,31 @@ def memory_gib(plan: Plan) -> float:
 
 
 def complete(settings: Settings, plan: Path) -> Settings:
-    """An experiment's settings with the plan's in the gaps."""
+    """An experiment's settings with the plan's in the gaps.
+
+    Raises:
+        CaseError: the plan is not readable, or what it says is wrong.
+    """
     given = dump(settings, given=True)
-    values = read_plan(plan)
-    return validate(
-        Settings,
-        given
-        | {"cache": merged(values.get("cache", {}), given.get("cache", {}))}
-        | {"models": {k: merged(values["models"].get(k, {}), v) for k, v in given.get("models", {}).items()}},
-        origin=str(plan),
-    )
+    planned = read_plan(plan)
+    names = settings.models.keys()
+    if (strange := planned.models.keys() - names) and (lacking := names - planned.models.keys()):
+        raise CaseError(
+            f"{plan}: plans models.{min(strange)}, which the experiment has not, and no "
+            f"models.{min(lacking)}; delete it to plan anew"
+        )
+    models = {
+        name: merged(planned.models.get(name, {}), dump(model, given=True))
+        for name, model in settings.models.items()
+    }
+    try:
+        return validate(
+            Settings,
+            given | {"cache": merged(planned.cache, given.get("cache", {}))} | {"models": models},
+            origin=f"settings with {plan}",
+        )
+    except CaseError as error:
+        raise CaseError(f"{error}\nMend {plan}, or delete it to plan anew.") from None
 
 
 def _intensity(fingerprint: Fingerprint) -> list[dict[str, Any]]:

@@ -40,8 +40,8 @@ class Model(AnyModel):
 
     network: Named = Field(
         Named.model_validate({"name": "BasicUNet", "features": [16, 32, 64, 128, 256, 16]}),
-        description="From monai.networks.nets, torchvision.models or foldwise.networks; channels "
-        "and classes are filled in.",
+        description="From monai.networks.nets, torchvision.models or foldwise.networks, looked up in this "
+        "order; channels and classes are filled in.",
     )
     loss: OneOrMore[Named] | None = Field(
         None,

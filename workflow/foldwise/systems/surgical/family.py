@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from foldwise.files import CaseError
-from foldwise.networks import build
+from foldwise.networks import build, dry_pass
 from foldwise.networks.mtrcnet import MTRCNet, take_head
 from foldwise.networks.tecno import TeCNO
 from foldwise.settings import Pretrained, validate
@@ -23,7 +23,7 @@ from foldwise.systems.surgical.features import Videos, open_video, write_bank
 from foldwise.systems.surgical.losses import UNKNOWN, correlation_loss, phase_loss, tool_loss
 from foldwise.systems.surgical.metrics import average_precision
 from foldwise.systems.surgical.predictions import Prediction, write_prediction
-from foldwise.systems.surgical.settings import Model
+from foldwise.systems.surgical.settings import BACKBONE, Model
 from foldwise.training.steps import Items
 from foldwise.video.windows import Windows, blocks
 
@@ -71,6 +71,7 @@ class Family:
     """The system for one model."""
 
     evaluate: Any = None
+    frozen = reads_weights = False
 
     def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
         """Keep the settings.
@@ -98,7 +99,7 @@ class Family:
             with open_video(caches[0]) as file:
                 source = validate(Model, json.loads(file.attrs["settings"]), origin=str(caches[0]))
                 weights = Pretrained(file=Path(str(file.attrs["model"])), minimum=0)
-            changed |= {name: getattr(source, name) for name in ("backbone", "crop", "mean", "std")}
+            changed |= {name: getattr(source, name) for name in BACKBONE}
             changed["pretrained"] = weights
         elif model.training.steps_per_epoch is None:
             items = Windows(caches, model.window, (0,), crop=model.crop, flip=False).total
@@ -113,20 +114,13 @@ class Family:
         Raises:
             CaseError: the backbone cannot be made, or cannot take frames of this size.
         """
-        # A dry pass on shapes alone costs nothing, and says early what a first step would say late.
-        try:
-            with torch.device("meta"):
-                self.build_network()(self.sample())
-        except NotImplementedError:
-            pass  # some operations know no shapes-only form
-        except (RuntimeError, ValueError) as error:
-            raise CaseError(self.refusal(error)) from error
+        dry_pass(self)
         return self.build_network()
 
-    def refusal(self, error: Exception) -> str:
+    def refusal(self, reason: str) -> str:
         """What to tell a user whose backbone cannot take the crop."""
         height, width = self.model.crop
-        return f"backbone {self.model.backbone.name} cannot take crops of {width}×{height}: {error}"
+        return f"backbone {self.model.backbone.name} cannot take crops of {width}×{height}: {reason}"
 
     def sample(self) -> torch.Tensor:
         """A batch of network inputs, uninitialised, on torch's default device."""
@@ -134,10 +128,19 @@ class Family:
         frames = model.window if model.kind != "tecno" else 1
         return torch.empty(model.training.batch, frames, 3, *model.crop)
 
+    def try_loss(self, outputs: Any) -> None:
+        """Refuse a backbone whose outputs for `sample` (None: not known) are not one for each frame."""
+        frames = (self.model.training.batch, self.sample().shape[1])
+        made = outputs.values() if isinstance(outputs, Mapping) else () if outputs is None else outputs
+        if any(tuple(one.shape[:2]) != frames or one.ndim != 3 for one in made):
+            raise CaseError(f"backbone {self.model.backbone.name}: gives no vector of features for a frame")
+
     def build_network(self) -> nn.Module:
         """The network, on torch's default device, without a dry pass."""
         model = self.model
-        trunk, width = take_head(build("network", model.backbone))
+        # MONAI's networks ask for these; how many outputs is the same, since the last layer is taken off.
+        frames = {"spatial_dims": 2, "in_channels": 3, "n_input_channels": 3, "out_channels": 1000}
+        trunk, width = take_head(build("frame network", model.backbone, **frames))
         if model.kind == "tecno":
             return Network(trunk, TeCNO(width, len(self.phases), **model.temporal.model_dump()))
         head = MTRCNet(

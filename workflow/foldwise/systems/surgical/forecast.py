@@ -24,16 +24,18 @@ def frames_mib() -> float:
     return forecast.BASE_MIB + DECODER_MIB
 
 
-def count(model: Model, task: dict[str, Any], memory: Path) -> Step:
+def count(model: Model, task: dict[str, Any], memory: Path, trying: bool = False) -> Step:
     """Count what a training step of a model holds, or recall it.
 
     Args:
         model: its settings.
         task: what is learnt.
         memory: JSON file that remembers counts; it may be missing.
+        trying: also try everything else that a training makes of the settings.
     """
     asked = model.model_dump(mode="json", include={"kind", "backbone", "window", "crop", "hidden"})
-    return forecast.remembered("surgical", model, task, [asked, model.training.batch, task], memory)
+    key = [asked, model.training.batch, task]
+    return forecast.remembered("surgical", model, task, key, memory, trying=trying)
 
 
 def model_mib(stage: str, settings: Settings, model: Model, memory: Path) -> int:

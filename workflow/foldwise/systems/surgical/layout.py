@@ -14,8 +14,8 @@ from foldwise.forecast import SMALL_MIB, asked_mib
 from foldwise.settings import as_json, dump, validate
 from foldwise.sheet import Sheet
 from foldwise.systems.surgical.check import check
-from foldwise.systems.surgical.forecast import frames_mib, model_mib
-from foldwise.systems.surgical.settings import Settings
+from foldwise.systems.surgical.forecast import count, frames_mib, model_mib
+from foldwise.systems.surgical.settings import BACKBONE, Settings
 from foldwise.systems.surgical.sheet import Case, read_sheet
 
 
@@ -91,6 +91,15 @@ class Layout(layout.Layout[Settings, Case]):
         else:
             peak = model_mib(stage, self.settings, self.settings.models[which], Path(self.counts))
         return asked_mib(stage, ceil(peak), attempt)
+
+    def try_model(self, model: str) -> None:
+        """Try a model; a temporal one with the backbone whose features it gets."""
+        chosen, data = self.settings.models[model], self.settings.data
+        if chosen.features is not None:
+            source = self.settings.models[chosen.features]
+            chosen = chosen.model_copy(update={name: getattr(source, name) for name in BACKBONE})
+        task = {"phases": list(data.phases), "tools": list(data.tools)}
+        count(chosen, task, Path(self.counts), trying=True)
 
     def prepared(self, model: str) -> str:
         """How a new video is prepared."""

@@ -13,6 +13,8 @@ from foldwise.systems.surgical.metrics import CHOLEC80_PHASES
 
 Pixels = Annotated[int, Field(ge=1)]
 Triple = tuple[float, float, float]
+# What a temporal model takes over from the model whose features it gets.
+BACKBONE = ("backbone", "crop", "mean", "std")
 CHOLEC80_TOOLS = ("Grasper", "Bipolar", "Hook", "Scissors", "Clipper", "Irrigator", "SpecimenBag")
 
 
@@ -94,7 +96,9 @@ class Model(AnyModel):
         "over the features of another model.",
     )
     backbone: Named = Field(
-        Named(name="resnet50"), description="A classifier of torchvision.models; its last layer is taken off."
+        Named(name="resnet50"),
+        description="A classifier of torchvision.models, foldwise.networks or monai.networks.nets (in 2-D), "
+        "looked up in this order; its last layer is taken off.",
     )
     features: Name | None = Field(None, description="tecno: the model whose backbone gives the features.")
     window: int = Field(10, ge=1, description="Consecutive frames of a sample, never of two videos.")

@@ -1,0 +1,114 @@
+"""What a training would refuse, found without data: classes and their arguments, shapes, files of weights."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from foldwise.files import CaseError
+from foldwise.forecast import Step
+from foldwise.networks import build, shapes_only
+from foldwise.settings import Model
+from foldwise.systems import load
+from foldwise.training.loop import make_scheduler
+from foldwise.training.memory import count_step
+from foldwise.training.pretrained import fitting
+
+
+def try_model(system: str, model: Any, task: dict[str, Any], whole: bool = True) -> Step:
+    """Make all that a training is made of, and count what a step holds.
+
+    Args:
+        system: its name.
+        model: its settings.
+        task: what is learnt.
+        whole: whether the patch and the like are known already; they are not before a plan is made.
+
+    Returns:
+        What a step holds; of a frozen network, or without a plan, the weights alone.
+
+    Raises:
+        CaseError: everything that is wrong, a line each.
+    """
+    problems: list[str] = []
+
+    def attempt(make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except CaseError as error:
+            problems.append(str(error))
+        except Exception as error:  # wrong values raise any kind
+            problems.append(f"{type(error).__name__}: {error}")
+        return None
+
+    # Networks and schedules that are only tried warn of what would be wrong if they were used.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        family = attempt(lambda: load(system, model, task))
+        network = attempt(lambda: _network(family)) if family else None
+        step = None
+        if network is not None:
+            step = Step(sum(p.numel() for p in network.parameters()), 0, 0, 0)
+            if whole and not family.frozen:
+                step = attempt(lambda: count_step(family))
+            else:
+                attempt(lambda: family.try_loss(None))
+            if model.pretrained is not None:
+                attempt(lambda: fitting(network, model.pretrained))
+            attempt(lambda: _try_schedule(model, family, network))
+    if problems:
+        raise CaseError("\n".join(problems))
+    assert step is not None
+    return step
+
+
+def _network(family: Any) -> nn.Module:
+    """The network: with shapes alone, unless files of weights belong to it."""
+    made: nn.Module = family.network() if family.reads_weights else shapes_only(family.build_network)
+    return made
+
+
+def _try_schedule(model: Model, family: Any, network: nn.Module) -> None:
+    """Take a step of the optimiser and all of the schedule, on parameters of one number each."""
+    try:
+        groups = [
+            {**one, "params": [_small(p) for p in one["params"]]} if isinstance(one, dict) else _small(one)
+            for one in family.parameters(network)
+        ]
+        optimiser = build("optimiser", model.optimiser, groups)
+        if not model.optimiser.arguments.get("capturable"):  # such a step needs a GPU
+            optimiser.step()
+    except CaseError:
+        raise
+    except Exception as error:
+        raise CaseError(f"optimiser {model.optimiser.name}: {error}") from error
+    if model.scheduler is None:
+        return
+    named = f"scheduler {model.scheduler.name}"
+    try:
+        scheduler = make_scheduler(model.scheduler, optimiser, model.training.epochs)
+    except CaseError:
+        raise
+    except Exception as error:  # parts that are no list, and the like
+        raise CaseError(f"{named}: {error}") from error
+    plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+    for epoch in range(1, model.training.epochs + 1):
+        try:
+            scheduler.step(1.0) if plateau else scheduler.step()
+        except Exception as error:
+            raise CaseError(f"{named}: epoch {epoch} of {model.training.epochs}: {error}") from error
+        rates = [float(group["lr"]) for group in optimiser.param_groups]
+        if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
+            raise CaseError(f"{named}: the learning rate of epoch {epoch} is {min(rates):g}")
+
+
+def _small(parameter: nn.Parameter) -> nn.Parameter:
+    made = nn.Parameter(torch.zeros([1] * parameter.ndim), parameter.requires_grad)
+    if made.requires_grad:
+        made.grad = torch.zeros_like(made)
+    return made

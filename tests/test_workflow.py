@@ -308,21 +308,6 @@ class TestRun:
         assert planned(run, EXPERIMENT, "--force", target) == {"export": 1}
 
 
-@pytest.mark.parametrize("name", ["brats", "interactive", "lung"])
-def test_every_experiment_plans(name: str, tmp_path: Path) -> None:
-    """A dry run of each shipped config for volumes, on a made-up sheet where it expects the user's."""
-    path = ROOT / "experiments" / f"{name}.yaml"
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    sheet = tmp_path / config["data"]["sheet"]
-    sheet.parent.mkdir(parents=True, exist_ok=True)
-    for number in range(8):
-        add_case(sheet.parent, number, label=number < 7)
-    (sheet.parent / "cases.csv").rename(sheet)
-    jobs = planned(tmp_path, config)
-    assert jobs["train"] == config["split"]["folds"] * len(config["models"])
-    assert jobs["cache"] == 8
-
-
 def test_status_says_what_is_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run)
     layout = part("segmentation", "layout").open_experiment(dict(EXPERIMENT), False)
@@ -338,17 +323,6 @@ def test_status_says_what_is_there(run: Path, monkeypatch: pytest.MonkeyPatch) -
     assert float(done["score"]) == pytest.approx(log["val_dice"], abs=1e-4)
     assert (other["training"], other["job"]) == ("finished", "–")
     assert lines[-1] == "report: results/tiny/report.html"
-
-
-def test_the_demo_plans() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--dry-run", "--forceall", "--cores", "1"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "phantom" in done.stdout
 
 
 def test_wrong_settings_and_data_stop_before_the_dag(tmp_path: Path) -> None:

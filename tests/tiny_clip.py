@@ -13,18 +13,26 @@ SIZE, PATCH, WIDTH, HEADS, BLOCKS = 32, 8, 16, 2, 3
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def save_clip(folder: Path, seed: int = 0) -> Path:
-    """Write config, weights and tokenizer; 4×4 patches, three blocks."""
+def save_clip(
+    folder: Path,
+    seed: int = 0,
+    *,
+    size: int = SIZE,
+    patch: int = PATCH,
+    width: int = WIDTH,
+    blocks: int = BLOCKS,
+) -> Path:
+    """Write config, weights and tokenizer; by default 4×4 patches and three blocks."""
     letters = [*string.ascii_lowercase, *string.digits, ".", ",", "_"]
     words = [*letters, *(f"{letter}</w>" for letter in letters), START, END]
     config = CLIPConfig(
         vision_config={
-            "hidden_size": WIDTH,
-            "intermediate_size": 32,
-            "num_hidden_layers": BLOCKS,
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
+            "num_hidden_layers": blocks,
             "num_attention_heads": HEADS,
-            "image_size": SIZE,
-            "patch_size": PATCH,
+            "image_size": size,
+            "patch_size": patch,
         },
         text_config={
             "hidden_size": WIDTH,

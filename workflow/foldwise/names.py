@@ -100,7 +100,7 @@ def _paths(layout: Layout[Any, Any]) -> Iterator[tuple[str, str]]:
 def _values(value: Any, what: str = "") -> Iterator[tuple[str, Any]]:
     """All plain values of settings, keys included, each with its place in the experiment's file."""
     if isinstance(value, BaseModel):
-        value = dict(value)
+        value = dict(iter(value))  # not dict(value), which would call a setting named `keys`
     if isinstance(value, dict):
         for key, member in value.items():
             place = f"{what}.{key}" if what else str(key)

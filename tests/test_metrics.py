@@ -116,6 +116,12 @@ def test_lesions_are_26_connected() -> None:
     assert row["lesion_recall"] == 0.5
 
 
+def test_two_specks_in_a_row() -> None:
+    truth = box((2, 3), (2, 3), (2, 3)) | box((4, 5), (2, 3), (2, 3))
+    row = one(truth, truth)
+    assert (row["lesions"], row["lesions_found"], row["false_lesions"]) == (2, 2, 0)
+
+
 def test_a_lesion_found_in_two_pieces() -> None:
     """Both pieces count as true, the lesion once; 56 of 64 voxels of 6 mm³ are missed."""
     truth = box((2, 6), (2, 6), (2, 6))

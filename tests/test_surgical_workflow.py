@@ -254,7 +254,7 @@ def test_new_videos_are_taken_from_a_folder(tmp_path: Path) -> None:
         assert file.attrs["case"] == "a"
         assert len(file["row"]) == 6
     (tmp_path / "a.avi").write_bytes(b"")
-    with pytest.raises(CaseError, match="each name once"):
+    with pytest.raises(CaseError, match="two videos are named"):
         new_entries(tmp_path)
 
 

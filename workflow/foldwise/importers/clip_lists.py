@@ -1,7 +1,7 @@
 """Import lists of clips (`path,label` a line, as EVL and Vita-CLIP have them) with their classes' files.
 
   python -m foldwise.importers.clip_lists videos/ --train train.txt --validation val.txt \
-      --classes data_class_mapping.json --sentences data_classes.txt --sheet data/ultrasound.csv \
+      --classes data/data_class_mapping.json --sentences data/data_classes.txt --sheet data/ultrasound.csv \
       --group-regex '(pat[0-9]+)'
 
 Comma, tab or space stands between path and label; the last one of a line counts. Clips of the validation list

@@ -216,7 +216,7 @@ def time_limit(begun: Callable[..., Workflow]) -> Workflow:
     """A limit far too short."""
     made = begun("limit", model="long", resources=(*GPU, "train:runtime=1"))
     # On a machine with much else to do, ten jobs of a minute may not be enough; a second call goes on.
-    while made.start().wait(timeout=900):
+    while made.start().wait(timeout=1400):
         assert len(made.rows()) < 30, made.said[-3000:]
     return made
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -27,6 +28,44 @@ SECONDS = 6
 # Coarse, but the lungs are found.
 SPACING = (4.0, 4.0, 5.0)
 RAS = np.diag([1.0, 1, 1, 1])
+# The keys of 3DUnetCNN's BraTS 2020 example, with a smaller network.
+UNET3D_BRATS: dict[str, Any] = {
+    "model": {
+        "name": "DynUNet",
+        "in_channels": 4,
+        "out_channels": 3,
+        "spatial_dims": 3,
+        "deep_supervision": False,
+        "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+        "filters": [8, 16, 32],
+        "kernel_size": [[3, 3, 3]] * 3,
+        "upsample_kernel_size": [[2, 2, 2]] * 2,
+    },
+    "optimizer": {"name": "Adam", "lr": 0.001},
+    "loss": {"name": "DiceLoss", "include_background": True, "sigmoid": True},
+    "cross_validation": {"n_folds": 5, "random_seed": 25},
+    "scheduler": {"name": "ReduceLROnPlateau", "patience": 10, "factor": 0.5, "min_lr": 1e-08},
+    "dataset": {
+        "name": "SegmentationDatasetPersistent",
+        "desired_shape": [32, 32, 32],
+        "labels": [2, 1, 4],
+        "setup_label_hierarchy": True,
+        "normalization": "NormalizeIntensityD",
+        "normalization_kwargs": {"channel_wise": True, "nonzero": False},
+        "resample": True,
+        "crop_foreground": True,
+    },
+    "training": {
+        "batch_size": 1,
+        "validation_batch_size": 1,
+        "amp": False,
+        "early_stopping_patience": None,
+        "n_epochs": 250,
+        "save_every_n_epochs": 50,
+        "save_last_n_models": 3,
+        "save_best": True,
+    },
+}
 
 
 def copy_phantoms(folder: Path) -> None:
@@ -138,32 +177,16 @@ def write_unet3d_config(folder: Path) -> None:
         for case in sorted(brats.iterdir())
     ]
     values = {
+        **UNET3D_BRATS,
+        # The published size.
         "model": {
-            "name": "DynUNet",
-            "in_channels": 4,
-            "out_channels": 3,
-            "spatial_dims": 3,
-            "deep_supervision": False,
+            **UNET3D_BRATS["model"],
             "strides": [[1] * 3] + [[2] * 3] * (levels - 1),
             "filters": filters,
             "kernel_size": [[3] * 3] * levels,
             "upsample_kernel_size": [[2] * 3] * (levels - 1),
         },
-        "optimizer": {"name": "Adam", "lr": 0.001},
-        "loss": {"name": "DiceLoss", "include_background": True, "sigmoid": True},
-        "cross_validation": {"n_folds": 5, "random_seed": 25},
-        "scheduler": {"name": "ReduceLROnPlateau", "patience": 10, "factor": 0.5, "min_lr": 1e-08},
-        "dataset": {
-            "name": "SegmentationDatasetPersistent",
-            "desired_shape": [128, 128, 128],
-            "labels": [2, 1, 4],
-            "setup_label_hierarchy": True,
-            "normalization": "NormalizeIntensityD",
-            "normalization_kwargs": {"channel_wise": True, "nonzero": False},
-            "resample": True,
-            "crop_foreground": True,
-        },
-        "training": {"batch_size": 1, "amp": False, "n_epochs": 250, "save_best": True},
+        "dataset": {**UNET3D_BRATS["dataset"], "desired_shape": [128, 128, 128]},
         "training_filenames": cases,
     }
     (folder / "brats2020_config.json").write_text(json.dumps(values), encoding="utf-8")

@@ -16,45 +16,7 @@ from foldwise.settings import validate
 from foldwise.systems.segmentation.settings import Settings
 from foldwise.volumes.sheet import read_sheet
 from foldwise.volumes.volume import Volume, write_volume
-
-# The keys of the BraTS 2020 example, with a smaller network.
-BRATS: dict[str, Any] = {
-    "model": {
-        "name": "DynUNet",
-        "in_channels": 4,
-        "out_channels": 3,
-        "spatial_dims": 3,
-        "deep_supervision": False,
-        "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
-        "filters": [8, 16, 32],
-        "kernel_size": [[3, 3, 3]] * 3,
-        "upsample_kernel_size": [[2, 2, 2]] * 2,
-    },
-    "optimizer": {"name": "Adam", "lr": 0.001},
-    "loss": {"name": "DiceLoss", "include_background": True, "sigmoid": True},
-    "cross_validation": {"n_folds": 5, "random_seed": 25},
-    "scheduler": {"name": "ReduceLROnPlateau", "patience": 10, "factor": 0.5, "min_lr": 1e-08},
-    "dataset": {
-        "name": "SegmentationDatasetPersistent",
-        "desired_shape": [32, 32, 32],
-        "labels": [2, 1, 4],
-        "setup_label_hierarchy": True,
-        "normalization": "NormalizeIntensityD",
-        "normalization_kwargs": {"channel_wise": True, "nonzero": False},
-        "resample": True,
-        "crop_foreground": True,
-    },
-    "training": {
-        "batch_size": 1,
-        "validation_batch_size": 1,
-        "amp": False,
-        "early_stopping_patience": None,
-        "n_epochs": 250,
-        "save_every_n_epochs": 50,
-        "save_last_n_models": 3,
-        "save_best": True,
-    },
-}
+from stand_ins import UNET3D_BRATS as BRATS
 
 
 def settings(values: dict[str, Any]) -> tuple[Settings, str]:

@@ -114,11 +114,12 @@ def read_trained(
 def _refuse_mixture(paths: Sequence[Path], states: Sequence[Mapping[str, Any]]) -> None:
     """Refuse to average what does not belong together."""
     seen: dict[str, Path] = {}
+    first = _record(paths[0], states[0])
     for path, state in zip(paths, states, strict=True):
         if (other := seen.setdefault(file_hash(path), path)) is not path:
             raise CaseError(f"{other} and {path} are the same model; give each fold's model once")
-        for what, first in _record(paths[0], states[0]).items():
-            if apart := _difference(first, _record(path, state)[what]):
+        for what, value in _record(path, state).items():
+            if apart := _difference(first[what], value):
                 raise CaseError(
                     f"{paths[0]} and {path} are not models of one experiment: another {what} ({apart}); "
                     f"only such are averaged"
@@ -178,14 +179,12 @@ def refuse_learnt(
     if "learnt" not in state:
         logging.warning("%s: made by an earlier version; it does not say on which cases it was trained", path)
         return
-    known, why = (
-        set(state["learnt"]),
-        {
-            "case": "that case",
-            "patient": "another case of its patient",
-            "content": "the same data under another name",
-        },
-    )
+    known = set(state["learnt"])
+    why = {
+        "case": "that case",
+        "patient": "another case of its patient",
+        "content": "the same data under another name",
+    }
     for entry in entries:
         for kind, mark in marks(entry, contents[entry.case]).items():
             if mark in known:

@@ -247,7 +247,7 @@ def _compare(args: argparse.Namespace, folder: Path) -> None:
             command = [sys.executable, __file__, "--one", name, "--folder", str(folder)]
             command += ["--cases", str(cases), "--workers", str(args.workers)]
             command += ["--seconds", str(args.seconds)]
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = subprocess.run(command, capture_output=True, encoding="utf-8")
             lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
             key = f"{name} ({cases} cases)"
             if lines:

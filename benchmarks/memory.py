@@ -126,7 +126,7 @@ def measure(folder: Path, name: str, cases: int) -> dict[str, tuple[float, float
 
 def shell_commands(snakemake: list[str]) -> dict[str, str]:
     """The commands that the workflow would run for training and testing."""
-    done = subprocess.run([*snakemake, "-n", "-p"], capture_output=True, text=True, check=True)
+    done = subprocess.run([*snakemake, "-n", "-p"], capture_output=True, encoding="utf-8", check=True)
     lines = [line for line in done.stdout.splitlines() if "foldwise.stages." in line]
     # Its output goes to our log instead of the rule's.
     plain = [line[line.index("python -m") :].rsplit(" > ", 1)[0] for line in lines]

@@ -142,7 +142,7 @@ class Cluster:
         Raises:
             ClusterError: it failed.
         """
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=self.env, capture_output=True, encoding="utf-8", timeout=60)
         if done.returncode:
             raise ClusterError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
         return done.stdout

@@ -235,7 +235,7 @@ def test_new_scans_of_a_sheet(tmp_path: Path) -> None:
 def test_the_process_that_counts_ends_with_a_killed_parent(tmp_path: Path) -> None:
     (tmp_path / "counter.py").write_text(COUNTER)
     parent = subprocess.Popen(
-        [sys.executable, str(tmp_path / "counter.py")], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(tmp_path / "counter.py")], stdout=subprocess.PIPE, encoding="utf-8"
     )
     assert parent.stdout is not None
     counter = int(parent.stdout.readline())

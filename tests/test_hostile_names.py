@@ -70,7 +70,7 @@ def test_the_generic_profile_tells_a_jobs_state(squeue: str, sacct: str, state: 
         (tmp_path / name).chmod(0o755)
     command = profile["cluster-generic-status-cmd"] + " '17'"
     path = f"{tmp_path}:{os.environ['PATH']}"
-    done = subprocess.run(command, shell=True, env={"PATH": path}, capture_output=True, text=True)
+    done = subprocess.run(command, shell=True, env={"PATH": path}, capture_output=True, encoding="utf-8")
     assert done.stdout == f"{state}\n"
 
 
@@ -244,7 +244,7 @@ def test_the_whole_workflow_in_hostile_names(tmp_path: Path) -> None:
         ],
         cwd=work,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]

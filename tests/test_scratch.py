@@ -66,7 +66,7 @@ def job(root: Path, files: list[str]) -> subprocess.Popen[str]:
         [sys.executable, "-c", JOB, str(root), *files],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         env=environment(),
     )
 
@@ -260,7 +260,7 @@ def test_training_reads_the_copies(tmp_path: Path, root: Path) -> None:
     done = subprocess.run(
         command(index, tmp_path, "--stage-caches", "1", settings=settings),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env={**environment(), "SLURM_TMPDIR": str(root)},
     )
     assert done.returncode == 0, done.stderr

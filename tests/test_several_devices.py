@@ -54,7 +54,7 @@ def start(arguments: list[str], **more: str) -> subprocess.Popen[str]:
         arguments,
         env={**environment(), **more},
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     )
 

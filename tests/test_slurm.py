@@ -54,7 +54,7 @@ def submit(cluster: Cluster, folder: Path, *more: str) -> subprocess.CompletedPr
         env=cluster.env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         timeout=800,
     )
 

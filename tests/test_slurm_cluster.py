@@ -88,7 +88,7 @@ def test_profile_gives_gpus_to_gpu_rules_and_keeps_logs(slurm_cluster: Cluster, 
         env=slurm_cluster.env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         timeout=120,
     )
 
@@ -127,7 +127,7 @@ def test_the_generic_profile_sends_a_comment_and_tells_states(
         env=slurm_cluster.env | {"USER": "somebody"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         timeout=120,
     )
     fields = ["JobName", "State", "Partition", "AllocTRES", "Comment", "WorkDir"]
@@ -153,7 +153,7 @@ def test_the_generic_profile_sends_a_comment_and_tells_states(
 @pytest.mark.slurm
 def test_a_profile_is_written_from_what_slurm_says(slurm_cluster: Cluster, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "foldwise.cluster", str(tmp_path / "mine")]
-    done = subprocess.run(command, env=slurm_cluster.env, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=slurm_cluster.env, capture_output=True, encoding="utf-8", check=True)
     made = yaml.safe_load((tmp_path / "mine" / "config.yaml").read_text(encoding="utf-8"))
     assert made["default-resources"]["slurm_partition"] == "cpu"
     assert made["set-resources"]["train"] == {"slurm_partition": "gpu", "gres": "gpu:1"}
@@ -161,7 +161,7 @@ def test_a_profile_is_written_from_what_slurm_says(slurm_cluster: Cluster, tmp_p
     assert (
         "partition gpu (8 processors and 16000 MiB a node, gpu:h200:2 a node, no time limit)" in done.stdout
     )
-    again = subprocess.run(command, env=slurm_cluster.env, capture_output=True, text=True)
+    again = subprocess.run(command, env=slurm_cluster.env, capture_output=True, encoding="utf-8")
     assert again.returncode == 1
     assert "there already" in again.stderr
 

@@ -106,7 +106,7 @@ class Workflow:
             env=self.cluster.env,
             stdout=self.log,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
         )
 
     @property

@@ -59,7 +59,7 @@ def command(index: Path, folder: Path, *more: str, settings: object = SETTINGS) 
 
 
 def finish(command: list[str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment())
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=timeout, env=environment())
 
 
 def environment() -> dict[str, str]:
@@ -130,7 +130,7 @@ def test_a_signal_to_all_processes_saves_too(index: Path, undisturbed: Path, tmp
         command(index, tmp_path, "--workers", "2", "--checkpoint-min", "60"),
         env=environment(),
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     )
     assert process.stderr is not None

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import locale
 import re
 import struct
 from pathlib import Path
@@ -41,6 +42,7 @@ def dicom(folder: Path, skip: int | None = None) -> Path:
     """The image as a DICOM series, slice by slice."""
     folder.mkdir()
     image = itk_image()
+    before = locale.setlocale(locale.LC_ALL)
     direction = image.GetDirection()
     for number in range(image.GetDepth()):
         if number == skip:
@@ -64,6 +66,8 @@ def dicom(folder: Path, skip: int | None = None) -> Path:
         # Names against the order of slices: positions sort them, not names.
         writer.SetFileName(str(folder / f"{100 - number}.dcm"))
         writer.Execute(part)
+    # ITK's writer sets the locale "C", in which later tests could not read what a command prints.
+    locale.setlocale(locale.LC_ALL, before)
     return folder
 
 

@@ -63,7 +63,7 @@ def snakemake(folder: Path, experiment: dict[str, Any], *more: str, check: bool 
         ],
         cwd=folder,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     text = done.stdout + done.stderr

@@ -167,7 +167,9 @@ def _number(text: str) -> int:
 
 def _asked(*command: str) -> list[str]:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=60
+        )
     except FileNotFoundError:
         raise CaseError(f"{command[0]}: not found; is this a login node of a Slurm cluster?") from None
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:

@@ -95,7 +95,9 @@ def queue() -> dict[str, Job]:
         return {}
     command = ["squeue", "--me", "--noheader", "--format=%i|%T|%R|%k"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=60
+        )
     except subprocess.SubprocessError:
         return {}
     jobs = {}

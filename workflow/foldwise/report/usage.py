@@ -86,7 +86,12 @@ def accounted(jobs: Sequence[str]) -> pd.DataFrame:
         ids = ",".join(jobs[first : first + AT_ONCE])
         try:
             done = subprocess.run(
-                [*command, f"--jobs={ids}"], capture_output=True, text=True, check=True, timeout=ANSWER_S
+                [*command, f"--jobs={ids}"],
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                check=True,
+                timeout=ANSWER_S,
             )
         except subprocess.SubprocessError:
             return pd.DataFrame()

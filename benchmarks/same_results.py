@@ -307,5 +307,5 @@ EXPERIMENTS = {
 
 if __name__ == "__main__":
     # The data come from the helpers of the tests.
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
     sys.exit(main())

@@ -31,7 +31,7 @@ from foldwise.plan import merged
 from foldwise.systems import NAMES
 from warm import Warm
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Rules in the order of their jobs.
 RULES = (
     *("phantom", "lung_mask", "crop", "plan", "cache", "frames", "clip_cache", "roi", "clip_features"),

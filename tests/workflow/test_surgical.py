@@ -11,6 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
+from experiments import NAME, planned, snakemake
 from foldwise.files import CaseError, write_json
 from foldwise.importers import cholec80, cholect50
 from foldwise.networks.efficientnet_lite import EfficientNetLite0
@@ -24,8 +25,6 @@ from foldwise.systems.surgical.sheet import read_sheet
 from foldwise.training.pretrained import load_pretrained
 from foldwise.video.store import open_frames
 from surgical_data import PHASES, TOOLS, data_settings, write_operations
-from test_hostile_names import NAME
-from test_workflow import planned, snakemake
 from videos import flat_frames, write_video
 
 NETWORK: dict[str, Any] = {

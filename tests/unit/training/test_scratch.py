@@ -18,7 +18,7 @@ from foldwise.settings import as_json, validate
 from foldwise.systems.segmentation.settings import Settings
 from foldwise.training.scratch import node_scratch, staged
 from synthetic import write_cached_set
-from test_training import command, environment
+from trainings import command, environment
 
 # Stages the files, says how many it copied and where the first one is, and waits for a line before it leaves.
 JOB = """

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,66 +14,13 @@ import pytest
 import torch
 import yaml
 
+from experiments import EXPERIMENT, TINY, add_case, planned, snakemake
 from foldwise.files import CaseError
 from foldwise.stages import predict as predict_stage
 from foldwise.status import Job, report
 from foldwise.systems import part
 from foldwise.volumes.cache import open_case
 from foldwise.volumes.volume import Volume, read_volume, write_volume
-from synthetic import scan
-
-ROOT = Path(__file__).parents[1]
-TINY = {
-    "network": {"name": "BasicUNet", "features": [4, 4, 8, 8, 8, 4]},
-    "patch": [32, 32, 32],
-    "training": {"epochs": 1, "steps_per_epoch": 2, "batch": 1, "validate_every": 1},
-}
-EXPERIMENT: dict[str, Any] = {
-    "experiment": "tiny",
-    "data": {"sheet": "cases.csv", "labels": {"ball": 5}},
-    "split": {"folds": 2},
-    "models": {"unet": TINY},
-    "evaluate": {"postprocess": "largest_component"},
-    "export": {"probabilities": True},
-}
-
-
-def add_case(folder: Path, number: int, label: bool = True, split: str = "") -> None:
-    image, ball = scan(number, (24, 22, 20))
-    affine = np.diag([-2.0, 2.0, 3.0, 1.0])  # stored leftwards
-    write_volume(Volume(image, affine), folder / f"c{number}.nii.gz")
-    write_volume(Volume(ball * np.uint8(5), affine), folder / f"c{number}_label.nii.gz")
-    sheet = folder / "cases.csv"
-    rows = sheet.read_text(encoding="utf-8") if sheet.exists() else "case,group,image,label,split\n"
-    name = f"c{number}"
-    rows += f"{name},{name},{name}.nii.gz,{f'{name}_label.nii.gz' if label else ''},{split}\n"
-    sheet.write_text(rows)
-
-
-def snakemake(folder: Path, experiment: dict[str, Any], *more: str, check: bool = True) -> str:
-    (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
-            # Targets first: --configfile takes all names that follow it.
-            *more,
-            *("--profile", str(ROOT / "profiles" / "local"), "--cores", "1"),
-            *("--configfile", "experiment.yaml"),
-        ],
-        cwd=folder,
-        capture_output=True,
-        encoding="utf-8",
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    text = done.stdout + done.stderr
-    assert not check or done.returncode == 0, text[-5000:]
-    return text
-
-
-def planned(folder: Path, experiment: dict[str, Any], *more: str) -> dict[str, int]:
-    """Rule → number of jobs that a dry run would do."""
-    table = re.findall(r"^(\w+) +(\d+)$", snakemake(folder, experiment, "--dry-run", *more), re.MULTILINE)
-    return {rule: int(count) for rule, count in table if rule not in ("total", "all")}
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from experiments import NAME, planned, snakemake
 from foldwise.hdf5 import open_hdf5
 from foldwise.index import Index
 from foldwise.systems.clips.cache import label_of
-from test_hostile_names import NAME
-from test_workflow import planned, snakemake
 from tiny_clip import save_clip
 from ultrasound import CLASSES, SMALL, settings_of, write_clips
 

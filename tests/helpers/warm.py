@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Warm:
     """The process; `close` ends it."""
 
     def __init__(self) -> None:
-        paths = [str(ROOT / "workflow"), str(ROOT / "tests")]
+        paths = [str(ROOT / "workflow"), str(ROOT / "tests" / "helpers")]
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,

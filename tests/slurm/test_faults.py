@@ -21,11 +21,11 @@ import psutil
 import pytest
 import torch
 
+from experiments import add_case, snakemake
 from foldwise.training.attempts import Attempts
 from slurm_cluster import Cluster
-from test_workflow import add_case, snakemake
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PER_EPOCH = 10
 SETTINGS: dict[str, Any] = {
     "network": {"name": "BasicUNet", "features": [8, 8, 16, 16, 32, 8]},

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from experiments import EXPERIMENT, TINY, add_case, planned, snakemake
 from foldwise.hdf5 import content_of
-from test_workflow import EXPERIMENT, TINY, add_case, planned, snakemake
 
 CASES = 8
 PARTS = ("--set-scatter", "prepare=2")

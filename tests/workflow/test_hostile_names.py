@@ -15,6 +15,7 @@ import torch
 import yaml
 from snakemake_interface_executor_plugins.utils import format_cli_value
 
+from experiments import NAME
 from foldwise.files import CaseError
 from foldwise.front_door import container_image, use_this_checkout
 from foldwise.layout import option
@@ -23,9 +24,8 @@ from foldwise.systems import part
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 from synthetic import scan
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Unquoted, within double quotes and within single quotes a shell would make a file X of it.
-NAME = """ü's "q" [1] (2) & ; #%*?~ $(touch X) `touch X` '$(touch X)'"""
 AFFINE = np.diag([-2.0, 2.0, 3.0, 1.0])
 
 

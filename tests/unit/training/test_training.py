@@ -34,46 +34,12 @@ from foldwise.training.steps import StepSampler, batches, collate, step_seed
 from foldwise.volumes.patches import Patches
 from foldwise.volumes.settings import Intensity, Sampling
 from synthetic import write_cached_set
-
-SETTINGS = {
-    "network": {"name": "BasicUNet", "features": [4, 4, 8, 8, 8, 4], "dropout": 0.1},
-    "patch": [32, 32, 32],
-    "optimiser": {"name": "AdamW", "lr": 0.01},
-    "training": {"epochs": 5, "steps_per_epoch": 12, "batch": 2, "validate_every": 2},
-}
-TIMINGS = ("seconds", "data_wait", "peak_mib", "peak_gpu_mib")
+from trainings import SETTINGS, assert_same, command, environment, finish, log, weights
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cached_set(tmp_path_factory.mktemp("set"))
-
-
-def command(index: Path, folder: Path, *more: str, settings: object = SETTINGS) -> list[str]:
-    return [
-        *(sys.executable, "-m", "foldwise.stages.train", "--settings", json.dumps(settings)),
-        *("--index", str(index), "--fold", "0", "--state", str(folder / "state")),
-        *("--model", str(folder / "model.pt"), "--log", str(folder / "log.csv")),
-        *("--provenance", str(folder / "provenance.json"), "--checkpoint-min", "0.005", *more),
-    ]
-
-
-def finish(command: list[str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=timeout, env=environment())
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(folder / "model.pt", weights_only=True)
-    return dict(state["network"])
-
-
-def log(folder: Path) -> list[dict[str, str]]:
-    with (folder / "log.csv").open() as file:
-        return [{k: v for k, v in row.items() if k not in TIMINGS} for row in csv.DictReader(file)]
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +48,6 @@ def undisturbed(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = finish(command(index, folder, "--workers", "1"))
     assert done.returncode == 0, done.stderr
     return folder
-
-
-def assert_same(folder: Path, undisturbed: Path) -> None:
-    expected, found = weights(undisturbed), weights(folder)
-    assert expected.keys() == found.keys()
-    for name, tensor in expected.items():
-        assert torch.equal(found[name], tensor), name
-    assert log(folder) == log(undisturbed)
 
 
 def test_killed_at_random_moments_ends_bit_equal(index: Path, undisturbed: Path, tmp_path: Path) -> None:

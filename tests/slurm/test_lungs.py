@@ -11,10 +11,9 @@ import yaml
 
 from foldwise.volumes.phantom import make_phantom
 from foldwise.volumes.volume import read_volume, write_volume
-from slurm_cluster import Cluster
-from test_slurm_cluster import finished_jobs
+from slurm_cluster import Cluster, finished_jobs
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # On top of experiments/lung.yaml: as small as it can be.
 TINY = {
     "cache": {"spacing": [6, 6, 6]},

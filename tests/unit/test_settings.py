@@ -5,18 +5,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from experiments import layout
 from foldwise.files import CaseError, short_hash
 from foldwise.layout import MINUTES
 from foldwise.networks import build
 from foldwise.reference import reference, schema
 from foldwise.settings import Named, as_json, dump, parse, validate
-from foldwise.sheet import Sheet
 from foldwise.systems.interactive.settings import Settings as InteractiveSettings
-from foldwise.systems.segmentation.layout import Layout
 from foldwise.systems.segmentation.settings import Model, Settings
 from foldwise.systems.surgical.settings import Settings as SurgicalSettings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LEAST = {"experiment": "x", "data": {"sheet": "cases.csv"}}
 
 
@@ -94,10 +93,6 @@ def test_names_are_looked_up_in_the_allowed_places_only() -> None:
         build("loss", Named(name="os"))
     with pytest.raises(CaseError, match=r"its arguments: .*momentum"):
         build("optimiser", Named.model_validate({"name": "SGD", "lerning_rate": 1}), [])
-
-
-def layout(**sections: object) -> Layout:
-    return Layout(validate(Settings, {**LEAST, **sections}), Sheet((), ()), None)
 
 
 def test_folders_follow_what_makes_them() -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments import planned, snakemake
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 from synthetic import scan
-from test_workflow import planned, snakemake
 
 EXPERIMENT: dict[str, Any] = {
     "experiment": "balls",

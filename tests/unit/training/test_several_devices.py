@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from experiments import layout
 from foldwise.files import CaseError
 from foldwise.settings import Training, validate
 from foldwise.systems.interactive.settings import Model as InteractiveModel
@@ -18,8 +19,7 @@ from foldwise.training import checkpoint
 from foldwise.training.parallel import make_fabric
 from foldwise.training.steps import StepSampler, step_seed
 from synthetic import write_cached_set
-from test_settings import layout
-from test_training import SETTINGS, assert_same, command, environment, finish, weights
+from trainings import SETTINGS, assert_same, command, environment, finish, weights
 
 TRAINING = {"epochs": 2, "steps_per_epoch": 4, "batch": 2, "gpus": 2, "validate_every": 1, "examples": 0}
 TWO: dict[str, Any] = {**SETTINGS, "training": TRAINING}

@@ -23,7 +23,7 @@ from synthetic import ball
 from ultrasound import CLASSES, frames_of
 from videos import write_video
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SECONDS = 6
 # Coarse, but the lungs are found.
 SPACING = (4.0, 4.0, 5.0)

@@ -5,8 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,9 +13,9 @@ import yaml
 
 import slurm_cluster as module
 from foldwise.cluster import _minutes
-from slurm_cluster import Cluster, UnavailableError, cluster
+from slurm_cluster import Cluster, UnavailableError, cluster, finished_jobs, wait_until
 
-PROFILE = Path(__file__).parents[1] / "profiles" / "slurm"
+PROFILE = Path(__file__).parents[2] / "profiles" / "slurm"
 
 # Named as rules of the workflow, since the profile knows these: `train` gets a GPU by it.
 SNAKEFILE = """\
@@ -55,26 +53,6 @@ def folder(tmp_path: Path) -> Path:
     (made / "Snakefile").write_text(SNAKEFILE)
     (made / "s $(touch X) `touch X` ü&;.txt").touch()
     return made
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
-def finished_jobs(running: Cluster, folder: Path, count: int) -> dict[str, dict[str, str]]:
-    """The jobs submitted from a folder, by their comment (rule), when all have ended."""
-    fields = ["JobID", "State", "Partition", "AllocTRES", "Comment", "WorkDir", "Timelimit"]
-
-    def jobs() -> dict[str, dict[str, str]]:
-        ended = {"COMPLETED", "FAILED"}
-        here = [job for job in running.sacct(fields) if job["WorkDir"] == str(folder)]
-        return {job["Comment"]: job for job in here if job["State"] in ended}
-
-    wait_until(lambda: len(jobs()) == count)
-    return jobs()
 
 
 @pytest.mark.slurm

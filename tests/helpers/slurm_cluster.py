@@ -434,5 +434,25 @@ def main() -> None:
         sys.exit(str(error))
 
 
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def finished_jobs(running: Cluster, folder: Path, count: int) -> dict[str, dict[str, str]]:
+    """The jobs submitted from a folder, by their comment (rule), when all have ended."""
+    fields = ["JobID", "State", "Partition", "AllocTRES", "Comment", "WorkDir", "Timelimit"]
+
+    def jobs() -> dict[str, dict[str, str]]:
+        ended = {"COMPLETED", "FAILED"}
+        here = [job for job in running.sacct(fields) if job["WorkDir"] == str(folder)]
+        return {job["Comment"]: job for job in here if job["State"] in ended}
+
+    wait_until(lambda: len(jobs()) == count)
+    return jobs()
+
+
 if __name__ == "__main__":
     main()

@@ -11,6 +11,7 @@ import torch
 import torchvision
 import yaml
 
+from experiments import EXPERIMENT, TINY, add_case
 from foldwise import forecast
 from foldwise.files import CaseError
 from foldwise.front_door import front_door
@@ -19,7 +20,6 @@ from foldwise.systems import part
 from foldwise.training.trial import try_model
 from foldwise.volumes.targets import Targets
 from surgical_data import data_settings, write_operations
-from test_workflow import EXPERIMENT, TINY, add_case
 
 SMALL = {"network": {"name": "BasicUNet", "features": [4, 4, 8, 8, 8, 4]}, "patch": [32, 32, 32]}
 CLASSES = {"targets": Targets({"a": 1, "b": 2}).as_dict(), "channels": 1}

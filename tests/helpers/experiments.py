@@ -1,0 +1,84 @@
+"""Tiny experiments on volumes, and Snakemake called on them: whole runs, and what would run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from foldwise.settings import validate
+from foldwise.sheet import Sheet
+from foldwise.systems.segmentation.layout import Layout
+from foldwise.systems.segmentation.settings import Settings
+from foldwise.volumes.volume import Volume, write_volume
+from synthetic import scan
+
+ROOT = Path(__file__).parents[2]
+# A file's name with all that shells and Snakemake read as their own.
+NAME = """ü's "q" [1] (2) & ; #%*?~ $(touch X) `touch X` '$(touch X)'"""
+TINY = {
+    "network": {"name": "BasicUNet", "features": [4, 4, 8, 8, 8, 4]},
+    "patch": [32, 32, 32],
+    "training": {"epochs": 1, "steps_per_epoch": 2, "batch": 1, "validate_every": 1},
+}
+EXPERIMENT: dict[str, Any] = {
+    "experiment": "tiny",
+    "data": {"sheet": "cases.csv", "labels": {"ball": 5}},
+    "split": {"folds": 2},
+    "models": {"unet": TINY},
+    "evaluate": {"postprocess": "largest_component"},
+    "export": {"probabilities": True},
+}
+
+
+def add_case(folder: Path, number: int, label: bool = True, split: str = "") -> None:
+    image, ball = scan(number, (24, 22, 20))
+    affine = np.diag([-2.0, 2.0, 3.0, 1.0])  # stored leftwards
+    write_volume(Volume(image, affine), folder / f"c{number}.nii.gz")
+    write_volume(Volume(ball * np.uint8(5), affine), folder / f"c{number}_label.nii.gz")
+    sheet = folder / "cases.csv"
+    rows = sheet.read_text(encoding="utf-8") if sheet.exists() else "case,group,image,label,split\n"
+    name = f"c{number}"
+    rows += f"{name},{name},{name}.nii.gz,{f'{name}_label.nii.gz' if label else ''},{split}\n"
+    sheet.write_text(rows)
+
+
+def snakemake(folder: Path, experiment: dict[str, Any], *more: str, check: bool = True) -> str:
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
+            # Targets first: --configfile takes all names that follow it.
+            *more,
+            *("--profile", str(ROOT / "profiles" / "local"), "--cores", "1"),
+            *("--configfile", "experiment.yaml"),
+        ],
+        cwd=folder,
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    text = done.stdout + done.stderr
+    assert not check or done.returncode == 0, text[-5000:]
+    return text
+
+
+def planned(folder: Path, experiment: dict[str, Any], *more: str) -> dict[str, int]:
+    """Rule → number of jobs that a dry run would do."""
+    table = re.findall(r"^(\w+) +(\d+)$", snakemake(folder, experiment, "--dry-run", *more), re.MULTILINE)
+    return {rule: int(count) for rule, count in table if rule not in ("total", "all")}
+
+
+def layout(**sections: object) -> Layout:
+    """Names of files of a segmentation experiment without cases."""
+    return Layout(
+        validate(Settings, {"experiment": "x", "data": {"sheet": "cases.csv"}, **sections}),
+        Sheet((), ()),
+        None,
+    )

@@ -27,7 +27,7 @@ if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
 include: "workflow/rules/common.smk"
 include: "workflow/rules/check.smk"
 # How cases are prepared is up to the system; what comes of it is <case>.h5.
-include: f"workflow/rules/{SETTINGS.system}.smk"
+include: str(EXPERIMENT.system.rules)
 include: "workflow/rules/prepare_part.smk"
 include: "workflow/rules/index.smk"
 include: "workflow/rules/train.smk"
@@ -43,4 +43,4 @@ rule all:
     default_target: True
     input:
         rules.report.output,
-        expand(rules.export.output, model=SETTINGS.models, fold=LAYOUT.folds),
+        expand(rules.export.output, model=SETTINGS.models, fold=EXPERIMENT.folds),

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from foldwise.index import Entry
-from foldwise.interactive.hints import Hints
-from foldwise.interactive.kinds import CHOICES, KINDS
-from foldwise.interactive.model import Trained, propagator_of, read_stack, read_trained
-from foldwise.interactive.rounds import simulate
-from foldwise.interactive.session import Propagator, State, memory_bytes
+from foldwise.systems.interactive.hints import Hints
+from foldwise.systems.interactive.kinds import CHOICES, KINDS
+from foldwise.systems.interactive.model import Trained, propagator_of, read_stack, read_trained
+from foldwise.systems.interactive.rounds import simulate
+from foldwise.systems.interactive.session import Propagator, State, memory_bytes
 from foldwise.systems.segmentation.new import prepare_case
 from foldwise.volumes.slices import AXES
 from foldwise.volumes.volume import read_volume

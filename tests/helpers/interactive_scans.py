@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from foldwise.annotate import Annotation
-from foldwise.interactive import model as models
-from foldwise.interactive.network import InteractiveNetwork
+from foldwise.systems.interactive import model as models
+from foldwise.systems.interactive.network import InteractiveNetwork
 from foldwise.networks.memory import Query
 from foldwise.settings import validate
 from foldwise.systems.interactive.settings import Model

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 from foldwise.files import CaseError
 from foldwise.settings import Split
@@ -23,10 +24,16 @@ class Checked:
     Attributes:
         problems: a line each, "line N: case …", in the order of the sheet.
         warnings: remarks that stop nothing, in the same form.
+        sizes: case → what its memory and disk depend on, for those that could be read.
+        facts: case → what else check.json says of it.
+        notes: further lines to print.
     """
 
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     def refuse(self, sheet: Path) -> None:
         """Raise one CaseError with every problem, if there are any."""
@@ -34,7 +41,7 @@ class Checked:
             lines = "\n  ".join(self.problems)
             raise CaseError(
                 f"{sheet}: {len(self.problems)} problem(s)\n  {lines}\n"
-                f"Mend the sheet or the files and run again; nothing was computed."
+                f"Fix these problems and run again; nothing was started."
             )
 
 

@@ -1,19 +1,150 @@
-"""What the commands of all stages share: their settings argument, their log, and how they fail."""
+"""Commands made from functions: a stage's signature is its command line, and a rule's request is made for it.
+
+A parameter's type says how its value is read, its `Annotated` text what it means:
+
+    @stage
+    def crop(*, case: Annotated[str, "the case's name"], folder: Annotated[Output, "to write"]) -> None:
+
+A section of settings is read from YAML or JSON text, or from such a file, and validated as in the user's call.
+"""
 
 from __future__ import annotations
 
 import argparse
+import functools
+import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Generic, Literal, NewType, ParamSpec, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from foldwise.files import CaseError
-from foldwise.systems import NAMES, part
+from foldwise.settings import parse, parse_values
+from foldwise.systems import names, system_of
+from foldwise.systems.base import System
+
+Parameters = ParamSpec("Parameters")
+Made = TypeVar("Made")
+# What a command writes; nothing that another argument names.
+Output = NewType("Output", Path)
+
+
+@dataclass(frozen=True)
+class Of:
+    """The section of a system's settings that an argument is: its class is known when the system is.
+
+    Attributes:
+        section: its name; "" for all settings; "models" for those of one model.
+        whole: whether it is validated as it stands; else a plan completes it first.
+    """
+
+    section: str = ""
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The section whose keys an argument may have; a plan completes it before it is validated."""
+
+    kind: type[BaseModel]
+
+
+@dataclass(frozen=True)
+class _Argument:
+    name: str
+    kind: Any
+    help: str
+    required: bool
+    default: Any
+    keys: Of | Keys | None
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def several(self) -> bool:
+        return get_origin(_plain(self.kind)) is list
+
+    @property
+    def writes(self) -> bool:
+        return Output in (_plain(self.kind), *get_args(_plain(self.kind)))
+
+
+class Stage(Generic[Parameters, Made]):
+    """A function with keyword arguments, and the command that is made from its signature."""
+
+    def __init__(self, function: Callable[Parameters, Made]) -> None:
+        """Read the signature."""
+        functools.update_wrapper(self, function)
+        self._function = function
+        hints = typing.get_type_hints(function, include_extras=True)
+        parameters = inspect.signature(function).parameters.values()
+        self._arguments = [_argument(parameter, hints[parameter.name]) for parameter in parameters]
+
+    def __call__(self, *args: Parameters.args, **values: Parameters.kwargs) -> Made:
+        """Do the work."""
+        return self._function(*args, **values)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the arguments."""
+        return [argument.name for argument in self._arguments]
+
+    def main(self) -> None:
+        """Read the command line and do the work."""
+        doc = sys.modules[self._function.__module__].__doc__
+        run(lambda: self._from_line(doc))
+
+    def _from_line(self, doc: str | None) -> int | None:
+        call: Any = self._function
+        code: int | None = call(**_read(doc, self._arguments))
+        return code
+
+
+def stage(function: Callable[Parameters, Made]) -> Stage[Parameters, Made]:
+    """Give a function with keyword arguments a command: `function.main()` reads the command line."""
+    return Stage(function)
+
+
+def request(**values: Any) -> list[str]:
+    """A stage's request as words of its command line; each of them is to be quoted (`:q`).
+
+    What is None, or an empty list, is left out.
+    """
+    words = []
+    for name, value in values.items():
+        flag = f"--{name.replace('_', '-')}"
+        listed = value if isinstance(value, list | tuple) else [] if value is None else [value]
+        # In one word, so that a value may begin with a dash.
+        words += [f"{flag}={item}" for item in listed]
+    return words
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a command: log to standard error, and print a CaseError without its traceback."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    if job := os.environ.get("SLURM_JOB_ID"):
+        # The report finds the jobs of an experiment by this line.
+        logging.info("Slurm job %s on %s", job, os.uname().nodename)
+    try:
+        sys.exit(main() or 0)
+    except CaseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser of a command that is no stage, with a module's docstring as its help."""
+    return _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def written(text: str) -> Path:
@@ -26,67 +157,117 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_args(self, *given: Any, **more: Any) -> Any:
         args = super().parse_args(*given, **more)
-        named = [
-            (
-                action.option_strings[0] if action.option_strings else action.metavar,
-                path,
-                action.type is written,
-            )
+        refuse_twice(
+            (action.option_strings[0], path, action.type is written)
             for action in self._actions
+            if action.option_strings
             for path in _paths(getattr(args, action.dest, None))
-        ]
-        for number, (first, path, writes) in enumerate(named):
-            for second, other, also in named[:number]:
-                if (writes or also) and os.path.realpath(path) == os.path.realpath(other):
-                    raise CaseError(f"{second} and {first} are both {path}; nothing was read or written")
+        )
         return args
+
+
+def refuse_twice(named: Iterable[tuple[str, Path, bool]]) -> None:
+    """Refuse to write where something is read, or two things in one place.
+
+    Args:
+        named: of each path: the flag, the path, and whether it is written.
+
+    Raises:
+        CaseError: two flags name one path.
+    """
+    listed = list(named)
+    for number, (first, path, writes) in enumerate(listed):
+        for second, other, also in listed[:number]:
+            if (writes or also) and os.path.realpath(path) == os.path.realpath(other):
+                raise CaseError(f"{second} and {first} are both {path}; nothing was read or written")
+
+
+def _read(doc: str | None, arguments: list[_Argument]) -> dict[str, Any]:
+    """The values of a command line."""
+    system = _system_of_line() if any(a.kind is System for a in arguments) else None
+    made = argparse.ArgumentParser(
+        description=doc,
+        epilog="\n".join(line for a in arguments for line in _keys(a, system)) or None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for each in arguments:
+        extra: dict[str, Any] = {"nargs": "+", "action": "extend"} if each.several else {}
+        text = each.help + ("" if each.required or each.default is None else f"; default: {each.default}")
+        made.add_argument(each.flag, required=each.required, help=text.replace("%", "%%"), **extra)
+    given = {name: value for name, value in vars(made.parse_args()).items() if value is not None}
+    values = {a.name: _value(a, given[a.name], system) for a in arguments if a.name in given}
+    refuse_twice((a.flag, path, a.writes) for a in arguments for path in _paths(values.get(a.name)))
+    return values
+
+
+def _system_of_line() -> System[Any, Any]:
+    chosen = argparse.ArgumentParser(add_help=False)
+    chosen.add_argument("--system", default="segmentation")
+    return system_of(chosen.parse_known_args()[0].system)
+
+
+def _value(argument: _Argument, given: Any, system: System[Any, Any] | None) -> Any:
+    """What a parameter gets of the words that were given for it."""
+    if argument.kind is System:
+        return system
+    section = _section(argument, system)
+    if section is not None:
+        whole = not isinstance(argument.keys, Keys) and (argument.keys is None or argument.keys.whole)
+        return parse(section, given) if whole else parse_values(given)
+    kind = _plain(argument.kind)
+    if kind is dict or get_origin(kind) in (dict, Mapping):
+        given = parse_values(given)
+    try:
+        return TypeAdapter(kind).validate_python(given)
+    except ValidationError as error:
+        raise CaseError(f"{argument.flag}: {error.errors()[0]['msg']} (got {given!r})") from None
+
+
+def _section(argument: _Argument, system: System[Any, Any] | None) -> type[BaseModel] | None:
+    """The section that an argument is, or completes."""
+    if isinstance(argument.keys, Keys):
+        return argument.keys.kind
+    if isinstance(argument.keys, Of):
+        assert system is not None, "only a stage of all systems has sections of theirs"
+        if argument.keys.section == "models":
+            return system.model
+        return system.section(argument.keys.section) if argument.keys.section else system.settings
+    kind = _plain(argument.kind)
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _keys(argument: _Argument, system: System[Any, Any] | None) -> list[str]:
+    """Lines of help on the keys of a section."""
+    section = None if argument.kind is System else _section(argument, system)
+    if section is None:
+        return []
+    lines = [f"keys of {argument.flag} (YAML or JSON text, or the name of such a file):"]
+    for key, field in section.model_fields.items():
+        default = "required" if field.is_required() else f"default {field.default!r}"
+        lines.append(f"  {key}: {field.description} ({default})")
+    return lines
+
+
+def _argument(parameter: inspect.Parameter, hint: Any) -> _Argument:
+    kind, texts, keys = hint, [], None
+    if get_origin(hint) is Annotated:
+        kind, *extra = get_args(hint)
+        texts = [item for item in extra if isinstance(item, str)]
+        keys = next((item for item in extra if isinstance(item, Of | Keys)), None)
+    if get_origin(kind) is System or kind is System:
+        return _Argument(parameter.name, System, f"one of {', '.join(names())}", False, "segmentation", None)
+    required = parameter.default is inspect.Parameter.empty
+    default = None if required else parameter.default
+    return _Argument(parameter.name, kind, " ".join(texts), required, default, keys)
+
+
+def _plain(kind: Any) -> Any:
+    """A type without `| None`."""
+    inner = [part for part in get_args(kind) if part is not type(None)]
+    if type(None) in get_args(kind) and len(inner) == 1 and get_origin(kind) is not Literal:
+        return inner[0]
+    return kind
 
 
 def _paths(value: Any) -> Iterable[Path]:
     return [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
-
-
-def parser(doc: str | None, section: type[BaseModel] | None = None) -> argparse.ArgumentParser:
-    """A parser with a module's docstring as help and, for a section, `--settings` with its keys explained."""
-    lines = []
-    for key, field in section.model_fields.items() if section else ():
-        default = "required" if field.is_required() else f"default {field.default!r}"
-        lines.append(f"  {key}: {field.description} ({default})")
-    made = _Parser(
-        description=doc,
-        epilog="keys of --settings:\n" + "\n".join(lines) if lines else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    if section:
-        made.add_argument("--settings", default="{}", help="YAML or JSON text, or the name of such a file")
-    return made
-
-
-def system_parser(doc: str | None, section: str) -> argparse.ArgumentParser:
-    """A parser for a stage of every system: `--system`, and `--settings` with the keys of its section.
-
-    Args:
-        doc: the module's docstring.
-        section: name of the section in the system's settings.
-    """
-    chosen = argparse.ArgumentParser(add_help=False)
-    chosen.add_argument("--system", default=NAMES[0], choices=NAMES, help="family of experiments")
-    system = chosen.parse_known_args()[0].system
-    made = parser(doc, getattr(part(system, "settings"), section))
-    made.add_argument("--system", default=NAMES[0], choices=NAMES, help="family of experiments")
-    return made
-
-
-def run(main: Callable[[], int | None]) -> None:
-    """Run a stage's main: log to standard error, and print a CaseError without its traceback."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
-    )
-    if job := os.environ.get("SLURM_JOB_ID"):
-        # The report finds the jobs of an experiment by this line.
-        logging.info("Slurm job %s on %s", job, os.uname().nodename)
-    try:
-        sys.exit(main() or 0)
-    except CaseError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)

@@ -18,16 +18,14 @@ from foldwise.files import CaseError, file_hash, short_hash
 from foldwise.hdf5 import open_hdf5
 from foldwise.index import Entry
 from foldwise.networks import as_recorded
-from foldwise.settings import dump, validate
-from foldwise.systems import NAMES, System, load, part
+from foldwise.section import values_for
+from foldwise.settings import validate
+from foldwise.systems import system_of
+from foldwise.training.learner import Learner
 from foldwise.training.pretrained import refuse_not_finite
 
 # Leading columns of metrics.csv; the metrics follow.
 KEYS = ("case", "group", "fold", "class")
-# Settings of training alone, or that a fold's own cases decide: models that are averaged may differ in them.
-TRAINING = {"training", "optimiser", "scheduler", "loss", "augmentation", "sampling", "pretrained"} | {
-    f"{what}_weights" for what in ("class", "phase", "tool")
-}
 
 
 @dataclass(frozen=True)
@@ -35,15 +33,13 @@ class Trained:
     """A model of an experiment, trained on one or more folds.
 
     Attributes:
-        name: of its system.
-        system: the system.
+        learner: what predicts with it.
         networks: one per fold, on the device at hand, in evaluation mode.
         task: what is learnt.
         states: what the files hold.
     """
 
-    name: str
-    system: System
+    learner: Learner[Any]
     networks: list[nn.Module]
     task: dict[str, Any]
     states: list[dict[str, Any]]
@@ -57,10 +53,14 @@ def read_model(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        state["network"], state["settings"], state["task"]
-        assert state["system"] in NAMES
+        state["network"], state["settings"], state["task"], state["system"]
     except Exception as error:
         raise CaseError(f"{path}: not a model of Foldwise ({error}); train it again") from error
+    try:
+        system_of(state["system"])
+    except CaseError as error:
+        package = f", of the package {state['package']}" if "package" in state else ""
+        raise CaseError(f"{path}: a model of the system {state['system']}{package}: {error}") from error
     refuse_not_finite(state["network"], path)
     return dict(state)
 
@@ -96,19 +96,20 @@ def read_trained(
     _refuse_mixture(paths, states)
     name, task = states[0]["system"], states[0]["task"]
     given = as_recorded(states[0]["settings"])
-    settings = validate(part(name, "settings").Model, given, origin=str(paths[0]))
-    family: System = load(name, settings, task)
-    family.evaluate = evaluate
+    kind = system_of(name)
+    settings = validate(kind.model, given, origin=str(paths[0]))
+    learner = kind.learner(settings, task)
+    learner.evaluate = evaluate
     made = []
     for path, state in zip(paths, states, strict=True):
-        network = family.network()
+        network = learner.network()
         try:
             network.load_state_dict(state["network"])
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise CaseError(f"{path}: its weights do not fit the network that it names ({reason})") from None
         made.append(network.to(device).eval())
-    return Trained(name, family, made, dict(task), states)
+    return Trained(learner, made, dict(task), states)
 
 
 def _refuse_mixture(paths: Sequence[Path], states: Sequence[Mapping[str, Any]]) -> None:
@@ -128,14 +129,14 @@ def _refuse_mixture(paths: Sequence[Path], states: Sequence[Mapping[str, Any]]) 
 
 def _record(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     """What models that are averaged share, by its name in a message."""
-    kind = part(state["system"], "settings").Model
-    settings = dump(validate(kind, as_recorded(state["settings"]), origin=str(path)))
-    # A slab is as wide as the fold's own training cases.
-    own = TRAINING | ({"patch"} if settings.get("dimensions") == "slab" else set())
+    kind = system_of(state["system"]).model
+    settings = values_for(validate(kind, as_recorded(state["settings"]), origin=str(path)), "predict")
+    if settings.get("dimensions") == "slab":
+        settings.pop("patch")  # as wide as the fold's own training cases
     return {
         "system": state["system"],
         "task": state["task"],
-        "network or setting": {name: value for name, value in settings.items() if name not in own},
+        "network or setting": settings,
         "preparation": state.get("prepared", {}),
     }
 
@@ -224,7 +225,7 @@ def predict_missing(trained: Trained, caches: Mapping[str, str], folder: Path) -
     for number, (case, cache) in enumerate(caches.items(), start=1):
         path = paths[case] = folder / f"{case}.h5"
         if not is_whole(path):
-            trained.system.predict(trained.networks, cache, path)
+            trained.learner.predict(trained.networks, cache, path)
             logging.info("predicted %s (%d of %d)", case, number, len(caches))
     return paths
 

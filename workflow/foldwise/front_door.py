@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from foldwise.experiment.open import Opened, open_experiment, try_all
+from foldwise.experiment.parts import leave_word
+from foldwise.experiment.trial import forget_counter
 from foldwise.files import CaseError
-from foldwise.forecast import forget_counter
-from foldwise.index import check_file
 from foldwise.names import refuse_names
-from foldwise.systems import part, system_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,8 +48,8 @@ def front_door(
     main: bool,
     parts: int | None = None,
     submitted: Sequence[str] | None = None,
-) -> Any:
-    """Read the experiment; the user's own call also looks at names, headers and networks.
+) -> Opened[Any, Any]:
+    """Open the experiment; the user's own call also looks at names, headers and networks.
 
     The headers are read here and not in a rule: a rule whose output all others take as input would, when the
     sheet changes, redo all cases; marked `ancient`, it would hide their own changes from Snakemake.
@@ -61,47 +60,21 @@ def front_door(
         parts: jobs among which the preparation of cases is to be divided.
         submitted: files that jobs on a cluster are given; None: no job is submitted.
 
-    Returns:
-        The system's `Layout`.
-
     Raises:
         SystemExit: the settings or the data are wrong; everything that is wrong is printed first.
     """
     try:
-        layout = part(system_of(config), "layout").open_experiment(dict(config), main)
+        opened = open_experiment(config, main=main, parts=parts)
         if main:
-            refuse_names(layout, ROOT, submitted)
-        if main and layout.settings.part is None:
-            _try(layout)
-        layout.divide(parts, main)
+            refuse_names(opened, ROOT, submitted)
+            if opened.settings.part is None:
+                try_all(opened)
+                leave_word(opened.paths, opened.parts)
     except CaseError as error:
         _stop(str(error))
     finally:
         forget_counter()
-    return layout
-
-
-def _try(layout: Any) -> None:
-    """Refuse what a job would refuse of the settings and the files that they name."""
-    settings = layout.settings
-    problems: list[str] = []
-
-    def attempt(prefix: str, check: Callable[[], Any]) -> None:
-        try:
-            check()
-        except CaseError as error:
-            problems.extend(f"{prefix}{line}" for line in str(error).splitlines())
-
-    groups = {case.name: case.group for case in layout.training}
-    attempt("split.file: ", functools.partial(check_file, settings.split, groups))
-    if settings.predict is not None:
-        new = part(settings.system, "new")
-        attempt("predict: ", lambda: new.new_entries(settings.predict.source))
-    attempt("prepare: ", layout.try_preparation)
-    for model in layout.models:
-        attempt(f"models.{model}: ", functools.partial(layout.try_model, model))
-    if problems:
-        raise CaseError("the experiment cannot be run; nothing was computed\n  " + "\n  ".join(problems))
+    return opened
 
 
 def _stop(text: str) -> NoReturn:

@@ -13,7 +13,8 @@ import numpy as np
 from pydantic import Field
 
 from foldwise.files import CaseError, read_json, read_pickle, write_json, write_pickle
-from foldwise.settings import Section, Split, validate
+from foldwise.section import Strict
+from foldwise.settings import Split, validate
 
 VERSION = 3
 
@@ -215,7 +216,7 @@ def _own_folds(path: Path, groups: Mapping[str, str]) -> tuple[Fold, ...]:
     return tuple(folds)
 
 
-class _ListedFold(Section):
+class _ListedFold(Strict):
     """A fold as a file lists it; nnU-Net's splits_final.json calls the held-out cases `val`."""
 
     test: list[str] | None = None
@@ -224,7 +225,7 @@ class _ListedFold(Section):
     train: list[str] | None = None
 
 
-class _Listed(Section):
+class _Listed(Strict):
     folds: list[_ListedFold] = Field(min_length=1)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from foldwise.experiment.open import Opened
 from foldwise.files import CaseError
-from foldwise.layout import Layout
 
 # Snakemake fills in {wildcards} and <pathvars> wherever they stand in a path.
 FILLED_IN = re.compile(r"[{}]|<[a-z][a-z0-9_]*>")
@@ -20,21 +20,21 @@ WILDCARD = re.compile(r"\{\s*[.\w]+\s*(,[^{}]*)?\}")
 EXPANDED = re.compile(r'["$`\\]')
 
 
-def refuse_names(layout: Layout[Any, Any], root: Path, submitted: Sequence[str] | None) -> None:
+def refuse_names(opened: Opened[Any, Any], root: Path, submitted: Sequence[str] | None) -> None:
     """Raise one CaseError for all names of an experiment that cannot be carried.
 
     Args:
-        layout: of the experiment.
+        opened: the experiment.
         root: the checkout.
         submitted: files that jobs on a cluster are given as well; None: no job is submitted.
     """
     problems = []
-    for what, value in _values(layout.settings):
+    for what, value in _values(opened.settings):
         if isinstance(value, str) and (found := WILDCARD.search(value)):
             problems.append(
                 f"{what}: {value!r} holds {found[0]!r}, which Snakemake would fill in; write it otherwise"
             )
-    for what, name in _paths(layout):
+    for what, name in _paths(opened):
         if wrong := fault(name, submitted is not None):
             problems.append(f"{what}: {name!r} {wrong}")
     if submitted is not None:
@@ -84,15 +84,15 @@ def _survives_submission(name: str) -> bool:
     return repr(name) == f"'{name}'" or (repr(name) == f'"{name}"' and not EXPANDED.search(name))
 
 
-def _paths(layout: Layout[Any, Any]) -> Iterator[tuple[str, str]]:
+def _paths(opened: Opened[Any, Any]) -> Iterator[tuple[str, str]]:
     """Every path of an experiment that Snakemake sees, with the place that names it."""
-    for what, value in _values(layout.settings):
+    for what, value in _values(opened.settings):
         if isinstance(value, Path):
             yield what, str(value)
-    for model in layout.models:
-        for path in layout.pretrained(model):
+    for model in opened.settings.models:
+        for path in opened.weights(model):
             yield f"weights of model {model}", path
-    for case in layout.sheet.cases:
+    for case in opened.sheet.cases:
         for path in case.files:
             yield f"line {case.line}: case {case.name}", str(path)
 

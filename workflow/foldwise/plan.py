@@ -10,10 +10,11 @@ import yaml
 from pydantic import Field
 
 from foldwise.files import CaseError
-from foldwise.settings import AnySection, Name, Section, dump, parse_values, validate
+from foldwise.section import Strict
+from foldwise.settings import AnySection, Name, dump, validate
 
 
-class PlanFile(Section):
+class PlanFile(Strict):
     """What a plan's file holds. Its sections are checked once they complete those of the experiment."""
 
     fingerprint: dict[str, Any] = Field({}, description="What the training cases are like.")
@@ -21,27 +22,26 @@ class PlanFile(Section):
     models: dict[Name, dict[str, Any]] = Field({}, description="Model name → its settings.")
 
 
-def with_plan(kind: type[AnySection], given: str, plan: Path | None, *place: str) -> AnySection:
+def with_plan(kind: type[AnySection], given: Mapping[str, Any], plan: Path | None, *place: str) -> AnySection:
     """A section of settings, completed by a plan where there is one.
 
     Args:
         kind: the section.
-        given: what the experiment sets, as YAML or JSON text; with a plan, without the defaults.
+        given: what the experiment sets; with a plan, without the defaults.
         plan: plan.yaml, or None.
         place: keys under which the plan holds the section.
 
     Raises:
         CaseError: the plan or the settings are wrong, or the plan has no such section.
     """
-    values = parse_values(given)
     if plan is None:
-        return validate(kind, values)
+        return validate(kind, given)
     planned: Any = dump(read_plan(plan))
     for key in place:
         if key not in planned:
             raise CaseError(f"{plan}: plans no {'.'.join(place)}; delete it to plan anew")
         planned = planned[key]
-    return validate(kind, merged(planned, values), origin=f"settings with {plan}")
+    return validate(kind, merged(planned, given), origin=f"settings with {plan}")
 
 
 def read_plan(plan: Path) -> PlanFile:
@@ -55,6 +55,11 @@ def read_plan(plan: Path) -> PlanFile:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CaseError(f"{plan}: not readable as a plan ({error}); delete it to plan anew") from error
     return validate(PlanFile, values, origin=f"{plan} (delete it to plan anew)")
+
+
+def is_planned(plan: Path, model: str) -> bool:
+    """Whether there is a plan already that plans a model."""
+    return plan.exists() and model in read_plan(plan).models
 
 
 def merged(planned: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

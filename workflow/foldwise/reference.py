@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from foldwise.files import write_text
 from foldwise.settings import Section, dump
-from foldwise.systems import NAMES, part
+from foldwise.systems import own
 
 TITLE = """# Settings
 
@@ -25,9 +25,9 @@ def reference() -> str:
     """The settings of every system as Markdown tables: key, default, meaning."""
     parts: list[str] = [TITLE]
     seen: dict[type[BaseModel], str] = {}
-    for system in NAMES:
-        parts += [f"## `system: {system}`", ""]
-        _table(part(system, "settings").Settings, "", parts, seen)
+    for name, system in own().items():
+        parts += [f"## `system: {name}`", ""]
+        _table(system.settings, "", parts, seen)
     return "\n".join(parts)
 
 
@@ -74,7 +74,7 @@ def _shown_default(field: Any, section: type[BaseModel] | None, seen: dict[type[
 
 def schema() -> str:
     """The JSON schema of every system's settings, for editors."""
-    kinds = [part(system, "settings").Settings for system in NAMES]
+    kinds = [system.settings for system in own().values()]
     return json.dumps(TypeAdapter(functools.reduce(operator.or_, kinds)).json_schema(), indent=2) + "\n"
 
 

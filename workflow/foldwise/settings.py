@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -23,16 +24,11 @@ from pydantic import (
 )
 
 from foldwise.files import CaseError
+from foldwise.section import Section, affects
 
 Share = Annotated[float, Field(ge=0, le=1)]
 # Names become folders and wildcards of the workflow.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-
-
-class Section(BaseModel):
-    """A group of settings; an unknown key is an error, and values do not change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Named(BaseModel):
@@ -83,17 +79,24 @@ def _is_number(value: Any) -> bool:
 class Split(Section):
     """Cross-validation by patient."""
 
-    folds: int = Field(5, ge=1, description="Number of folds; one alone only with `file`.")
+    folds: int = Field(
+        5,
+        ge=1,
+        description="Number of folds; one alone only with `file`.",
+        json_schema_extra=affects("index"),
+    )
     validation: Share = Field(
         0.2,
         description="Share of a fold's training patients that chooses the best epoch and the "
         "post-processing; held-out cases choose nothing. 0: the last epoch is used.",
+        json_schema_extra=affects("index"),
     )
-    seed: int = Field(0, ge=0, description="Seed of the assignment.")
+    seed: int = Field(0, ge=0, description="Seed of the assignment.", json_schema_extra=affects("index"))
     file: Path | None = Field(
         None,
         description="A splits.json of your own instead: a list of folds, each with `test` "
         "and, if wanted, `validation` and `train` case names.",
+        json_schema_extra=affects("index"),
     )
 
     @model_validator(mode="after")
@@ -106,35 +109,65 @@ class Split(Section):
 class Training(Section):
     """The loop."""
 
-    epochs: int = Field(300, ge=1, description="Epochs at most.")
+    epochs: int = Field(300, ge=1, description="Epochs at most.", json_schema_extra=affects("train"))
     steps_per_epoch: int | None = Field(
-        100, ge=1, description="Optimiser steps per epoch; null: as many as see every training case once."
+        100,
+        ge=1,
+        description="Optimiser steps per epoch; null: as many as see every training case once.",
+        json_schema_extra=affects("train"),
     )
-    batch: int = Field(2, ge=1, description="Samples per forward pass.")
+    batch: int = Field(
+        2, ge=1, description="Samples per forward pass.", json_schema_extra=affects("train", "memory", "plan")
+    )
     gpus: int = Field(
         1,
         ge=1,
         description="GPUs that share the samples of every batch, within one job; without any GPU as many "
         "processes. With another number, training starts afresh.",
+        json_schema_extra=affects("train", "memory"),
     )
-    accumulate: int = Field(1, ge=1, description="Forward passes per optimiser step.")
+    accumulate: int = Field(
+        1, ge=1, description="Forward passes per optimiser step.", json_schema_extra=affects("train")
+    )
     amp: Literal["auto", "off", "16-mixed", "bf16-mixed"] = Field(
-        "auto", description="Mixed precision; auto: 16-mixed on a GPU, off on a CPU."
+        "auto",
+        description="Mixed precision; auto: 16-mixed on a GPU, off on a CPU.",
+        json_schema_extra=affects("train", "predict", "memory"),
     )
-    clip_gradient: float | None = Field(12, gt=0, description="Largest gradient norm.")
-    validate_every: int = Field(5, ge=1, description="Epochs between validations.")
+    clip_gradient: float | None = Field(
+        12, gt=0, description="Largest gradient norm.", json_schema_extra=affects("train")
+    )
+    validate_every: int = Field(
+        5, ge=1, description="Epochs between validations.", json_schema_extra=affects("train")
+    )
     patience: int | None = Field(
-        None, ge=1, description="Stop after this many validations without a better score."
+        None,
+        ge=1,
+        description="Stop after this many validations without a better score.",
+        json_schema_extra=affects("train"),
     )
     keep: Literal["best", "last"] = Field(
-        "best", description="The model that is tested: of the best validation, or of the last epoch."
+        "best",
+        description="The model that is tested: of the best validation, or of the last epoch.",
+        json_schema_extra=affects("train"),
     )
     save_every: int | None = Field(
-        None, ge=1, description="Also keep the model of every n-th epoch, in state/…/models. Epochs."
+        None,
+        ge=1,
+        description="Also keep the model of every n-th epoch, in state/…/models. Epochs.",
+        json_schema_extra=affects(),
     )
-    save_last: int | None = Field(None, ge=1, description="Also keep the models of the last n epochs there.")
+    save_last: int | None = Field(
+        None,
+        ge=1,
+        description="Also keep the models of the last n epochs there.",
+        json_schema_extra=affects(),
+    )
     examples: int = Field(
-        1, ge=0, description="Training samples, augmented, written to state/…/examples to look at."
+        1,
+        ge=0,
+        description="Training samples, augmented, written to state/…/examples to look at.",
+        json_schema_extra=affects(),
     )
 
     @model_validator(mode="after")
@@ -149,9 +182,13 @@ class Training(Section):
 class Pretrained(Section):
     """Weights to start from; nothing in the file is executed."""
 
-    file: Path = Field(description="A model.pt of Foldwise, or a file with a state dict.")
+    file: Path = Field(
+        description="A model.pt of Foldwise, or a file with a state dict.", json_schema_extra=affects("train")
+    )
     minimum: Share = Field(
-        0.5, description="Training refuses to start when a smaller share of the network's weights is found."
+        0.5,
+        description="Training refuses to start when a smaller share of the network's weights is found.",
+        json_schema_extra=affects("train"),
     )
 
 
@@ -159,12 +196,15 @@ class Model(Section):
     """What training needs to know of any model; a system adds the network, the loss and the inputs."""
 
     optimiser: Named = Field(
-        Named.model_validate({"name": "AdamW", "lr": 1e-3}), description="From torch.optim."
+        Named.model_validate({"name": "AdamW", "lr": 1e-3}),
+        description="From torch.optim.",
+        json_schema_extra=affects("train"),
     )
     scheduler: Named | None = Field(
         Named(name="PolynomialLR"),
         description="From torch.optim.lr_scheduler, stepped once per epoch; the number of epochs is filled "
         "in where the class asks for it; ReduceLROnPlateau watches 1 − the validation score.",
+        json_schema_extra=affects("train"),
     )
     pretrained: Pretrained | None = Field(None, description="Weights to start from.")
     training: Training = Field(Training(), description="The loop.")
@@ -173,8 +213,10 @@ class Model(Section):
 class Predict(Section):
     """New scans for a finished experiment (target `predict`)."""
 
-    source: Path = Field(description="A sample sheet, or a folder of scans.")
-    parts: int = Field(1, ge=1, description="Jobs among which the scans are divided.")
+    source: Path = Field(description="A sample sheet, or a folder of scans.", json_schema_extra=affects())
+    parts: int = Field(
+        1, ge=1, description="Jobs among which the scans are divided.", json_schema_extra=affects()
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -182,12 +224,40 @@ class Predict(Section):
         return {"source": value} if isinstance(value, str | Path) else value
 
 
+class Data(Section):
+    """Which cases there are; a system adds what is learnt of them."""
+
+    sheet: Path = Field(
+        description="Sample sheet (CSV or TSV), one case a row.",
+        json_schema_extra=affects("lungs", "cache", "index"),
+    )
+    folder: Path | None = Field(
+        None,
+        description="Folder from which relative paths of the sheet start; default: the sheet's.",
+        json_schema_extra=affects("lungs", "cache", "index"),
+    )
+
+    @property
+    def root(self) -> Path:
+        """Folder from which relative paths of the sheet start."""
+        return self.sheet.parent if self.folder is None else self.folder
+
+
 class Experiment(Section):
     """What every experiment has; a system adds its data, preparation, models, scores and exported files."""
 
-    experiment: Name = Field(description="Its name; outputs lie in results/<experiment>.")
-    results: Path = Field(Path("results"), description="Folder of all outputs, e.g. on scratch.")
-    seed: int = Field(0, ge=0, description="Seed of training.")
+    system: str = Field(description="The kind of experiment.", json_schema_extra=affects("index", "report"))
+    experiment: Name = Field(
+        description="Its name; outputs lie in results/<experiment>.", json_schema_extra=affects()
+    )
+    results: Path = Field(
+        Path("results"), description="Folder of all outputs, e.g. on scratch.", json_schema_extra=affects()
+    )
+    seed: int = Field(0, ge=0, description="Seed of training.", json_schema_extra=affects("train"))
+    data: Data = Field(description="Cases and what is learnt of them.")
+    models: Mapping[Name, Model] = Field(description="Model name → its settings.")
+    evaluate: Section = Field(description="Scores.")
+    export: Section = Field(description="Exported files.")
     split: Split = Field(Split(), description="Cross-validation.")
     predict: Predict | None = Field(None, description="New cases; a path alone will do.")
     stage_caches: bool = Field(
@@ -196,9 +266,12 @@ class Experiment(Section):
         exclude=True,
         description="Training reads copies of the caches on the node's own disk ($SLURM_TMPDIR, else "
         "$TMPDIR) if there is room; jobs of a node share them.",
+        json_schema_extra=affects(),
     )
     part: str | None = Field(
-        None, description="Which part of the cases this call sees; set by the jobs that prepare parts."
+        None,
+        description="Which part of the cases this call sees; set by the jobs that prepare parts.",
+        json_schema_extra=affects(),
     )
 
 

@@ -21,10 +21,10 @@ import pandas as pd
 from snakemake.utils import update_config
 
 from foldwise.command import run
+from foldwise.experiment.open import Opened, open_experiment
+from foldwise.experiment.preparation import per_case
 from foldwise.files import CaseError, read_json
-from foldwise.layout import Layout
 from foldwise.settings import parse_values
-from foldwise.systems import part, system_of
 from foldwise.training.attempts import Attempts
 
 COLUMNS = ("model", "fold", "training", "epoch", "loss", "score", "left", "testing", "job")
@@ -60,26 +60,26 @@ def main() -> None:
         if not Path(path).is_file():
             raise CaseError(f"{path}: no such experiment; call this from where Snakemake was called")
         update_config(config, parse_values(path))
-    layout = part(system_of(config), "layout").open_experiment(config, False)
-    print(report(layout, queue()))
+    opened = open_experiment(config, main=False)
+    print(report(opened, queue()))
 
 
-def report(layout: Layout[Any, Any], jobs: Mapping[str, Job]) -> str:
+def report(opened: Opened[Any, Any], jobs: Mapping[str, Job]) -> str:
     """The state of an experiment as text.
 
     Args:
-        layout: of the experiment.
+        opened: the experiment.
         jobs: Slurm's queue, by id and by the rule and wildcards of each job.
     """
-    name, cases = layout.settings.experiment, layout.sheet.cases
-    cached = sum(Path(path).exists() for path in layout.per_case(cases, layout.cached))
-    splits = Path(layout.experiment) / "splits.json"
-    folds = read_json(splits)["folds"] if splits.exists() else [None] * len(layout.folds)
+    name, cases = opened.settings.experiment, opened.sheet.cases
+    cached = sum(Path(path).exists() for path in per_case(cases, opened.preparation.cached))
+    splits = Path(opened.paths.experiment) / "splits.json"
+    folds = read_json(splits)["folds"] if splits.exists() else [None] * len(opened.folds)
     rows = [dict(zip(COLUMNS, COLUMNS, strict=True))]
-    for model in layout.models:
-        rows += [_row(layout, model, fold, held, jobs) for fold, held in enumerate(folds)]
+    for model in opened.settings.models:
+        rows += [_row(opened, model, fold, held, jobs) for fold, held in enumerate(folds)]
     widths = {column: max(len(row[column]) for row in rows) for column in COLUMNS}
-    page = Path(layout.experiment) / "report.html"
+    page = Path(opened.paths.experiment) / "report.html"
     return "\n".join(
         [
             f"{name}: {cached} of {len(cases)} cases prepared",
@@ -108,11 +108,11 @@ def queue() -> dict[str, Job]:
 
 
 def _row(
-    layout: Layout[Any, Any], model: str, fold: int, held: Mapping[str, Any] | None, jobs: Mapping[str, Job]
+    opened: Opened[Any, Any], model: str, fold: int, held: Mapping[str, Any] | None, jobs: Mapping[str, Job]
 ) -> dict[str, str]:
-    place = Path(layout.fold.format(model=model, fold=fold))
-    state = Path(layout.state.format(model=model)) / f"fold{fold}"
-    training = layout.settings.models[model].training
+    place = Path(opened.paths.fold.format(model=model, fold=fold))
+    state = Path(opened.paths.state.format(model=model)) / f"fold{fold}"
+    training = opened.settings.models[model].training
     trained = (place / "model.pt").exists()
     log = _log(place / "log.csv" if trained else state / "train" / "log.csv")
     rows = Attempts(state / "train" / "attempts.jsonl", 1).rows()

@@ -1,20 +1,25 @@
 rule cache:
     input:
         crop=rules.crop.output[0],
-        plan=LAYOUT.plan or [],
+        plan=PREPARED.plan or [],
     output:
-        f"{LAYOUT.caches}/{{case}}.h5",
+        PREPARED.cached,
     log:
-        f"{LAYOUT.data}/logs/cache/{{case}}.log",
+        f"{PREPARED.data}/logs/cache/{{case}}.log",
     conda:
         "../../envs/foldwise.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: LAYOUT.mib("cache", wildcards.case, attempt),
+        mem_mb=lambda wildcards, attempt: JOBS.mib("cache", wildcards.case, attempt),
         runtime=20,
     params:
-        settings=LAYOUT.given(SETTINGS.cache),
-        plan=option("plan", LAYOUT.plan),
-        labels=json.dumps(SETTINGS.data.labels),
+        depends=DEPENDS.on("cache"),
+        request=lambda wildcards, input, output: request(
+            case=wildcards.case,
+            crop=input.crop,
+            settings=as_json(SETTINGS.cache, given=PREPARED.plan is not None),
+            plan=PREPARED.plan,
+            labels=json.dumps(SETTINGS.data.labels),
+            cache=output[0],
+        ),
     shell:
-        "python -m foldwise.stages.cache --case {wildcards.case:q} --crop {input.crop:q} {params.plan:q}"
-        " --settings {params.settings:q} --labels {params.labels:q} --cache {output:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.cache {params.request:q} > {log:q} 2>&1"

@@ -1,23 +1,26 @@
 rule check:
     input:
         sheet=str(SETTINGS.data.sheet),
-        files=[str(path) for case in LAYOUT.sheet.cases for path in case.files],
+        files=[str(path) for case in EXPERIMENT.sheet.cases for path in case.files],
     output:
-        f"{LAYOUT.experiment}/check.json",
+        f"{PATHS.experiment}/check.json",
     log:
-        f"{LAYOUT.experiment}/logs/check.log",
+        f"{PATHS.experiment}/logs/check.log",
     # First of all: nothing else is worth its time if the data are wrong.
     priority: 100
     conda:
         "../../envs/foldwise.yaml"
     threads: 2
     resources:
-        mem_mb=LAYOUT.mib("check"),
-        runtime=LAYOUT.minutes("check"),
+        mem_mb=JOBS.mib("check"),
+        runtime=JOBS.minutes("check"),
     params:
-        system=SETTINGS.system,
-        settings=LAYOUT.check_settings,
-        counts=LAYOUT.counts,
+        depends=DEPENDS.check(),
+        request=lambda wildcards, output: request(
+            system=SETTINGS.system,
+            settings=as_json(SETTINGS),
+            counts=PATHS.counts,
+            out=output[0],
+        ),
     shell:
-        "python -m foldwise.stages.check --system {params.system:q} --settings {params.settings:q}"
-        " --counts {params.counts:q} --out {output:q} 2>&1 | tee {log:q}"
+        "python -m foldwise.stages.check {params.request:q} 2>&1 | tee {log:q}"

@@ -1,23 +1,28 @@
 rule choose:
     input:
-        index=LAYOUT.index,
+        index=PATHS.index,
         predictions=expand(
-            rules.test.output.predictions, fold=LAYOUT.folds, allow_missing=True
+            rules.test.output.predictions, fold=EXPERIMENT.folds, allow_missing=True
         ),
     output:
-        f"{LAYOUT.experiment}/{{model}}/choice.json",
+        f"{PATHS.experiment}/{{model}}/choice.json",
     log:
-        f"{LAYOUT.experiment}/logs/choose/{{model}}.log",
+        f"{PATHS.experiment}/logs/choose/{{model}}.log",
     # A retry goes on with the cases that are left.
     retries: 3 if workflow.is_main_process else 0
     conda:
         "../../envs/foldwise.yaml"
     resources:
-        mem_mb=LAYOUT.mib("export"),
-        runtime=LAYOUT.minutes("choose"),
+        mem_mb=JOBS.mib("export"),
+        runtime=JOBS.minutes("choose"),
     params:
-        system=SETTINGS.system,
-        settings=as_json(SETTINGS.evaluate),
+        depends=DEPENDS.on("choose"),
+        request=lambda wildcards, input, output: request(
+            system=SETTINGS.system,
+            settings=as_json(SETTINGS.evaluate),
+            index=input.index,
+            predictions=list(input.predictions),
+            facts=output[0],
+        ),
     shell:
-        "python -m foldwise.stages.choose --system {params.system:q} --settings {params.settings:q}"
-        " --index {input.index:q} --predictions {input.predictions:q} --facts {output:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.choose {params.request:q} > {log:q} 2>&1"

@@ -1,20 +1,26 @@
 rule clip_cache:
     input:
-        lambda wildcards: str(LAYOUT.cases[wildcards.case].video),
+        lambda wildcards: str(EXPERIMENT.cases[wildcards.case].video),
     output:
-        LAYOUT.cached,
+        PREPARED.cached,
     log:
-        f"{LAYOUT.data}/logs/clip_cache/{{case}}.log",
+        f"{PREPARED.data}/logs/clip_cache/{{case}}.log",
     conda:
         "../../envs/foldwise.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: LAYOUT.mib(
+        mem_mb=lambda wildcards, attempt: JOBS.mib(
             "clip_cache", wildcards.case, attempt
         ),
         runtime=20,
     params:
-        settings=as_json(SETTINGS.cache),
-        label=lambda wildcards: LAYOUT.cases[wildcards.case].label,
+        depends=DEPENDS.on("cache"),
+        label=lambda wildcards: EXPERIMENT.cases[wildcards.case].label,
+        request=lambda wildcards, input, output: request(
+            case=wildcards.case,
+            video=input[0],
+            label=EXPERIMENT.cases[wildcards.case].label,
+            settings=as_json(SETTINGS.cache),
+            cache=output[0],
+        ),
     shell:
-        "python -m foldwise.stages.clip_cache --case {wildcards.case:q} --video {input:q}"
-        " --label={params.label:q} --settings {params.settings:q} --cache {output:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.clip_cache {params.request:q} > {log:q} 2>&1"

@@ -1,24 +1,30 @@
 rule clip_features:
     input:
-        source=lambda wildcards: LAYOUT.encoded_from(wildcards.encoded, wildcards.case),
-        weights=lambda wildcards: LAYOUT.pretrained(LAYOUT.encoder(wildcards.encoded)),
+        source=lambda wildcards: PREPARED.encoded_from(
+            wildcards.encoded, wildcards.case
+        ),
+        weights=lambda wildcards: EXPERIMENT.weights(PREPARED.encoder(wildcards.encoded)),
     output:
-        f"{LAYOUT.encoded}/{{case}}.h5",
+        f"{PREPARED.encoded}/{{case}}.h5",
     log:
-        f"{LAYOUT.data}/logs/clip_features/{{encoded}}_{{case}}.log",
+        f"{PREPARED.data}/logs/clip_features/{{encoded}}_{{case}}.log",
     wildcard_constraints:
         encoded="[0-9a-f]+",
     conda:
         "../../envs/foldwise.yaml"
     threads: 4
     resources:
-        mem_mb=lambda wildcards, attempt: LAYOUT.mib(
+        mem_mb=lambda wildcards, attempt: JOBS.mib(
             "clip_features", wildcards.case, attempt
         ),
         runtime=60,
         device=1,
     params:
-        settings=lambda wildcards: as_json(LAYOUT.encoding(wildcards.encoded)),
+        # What it depends on is in the name of the folder.
+        request=lambda wildcards, input, output: request(
+            source=input.source,
+            settings=as_json(PREPARED.encoding(wildcards.encoded)),
+            features=output[0],
+        ),
     shell:
-        "python -m foldwise.stages.clip_features --source {input.source:q}"
-        " --settings {params.settings:q} --features {output:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.clip_features {params.request:q} > {log:q} 2>&1"

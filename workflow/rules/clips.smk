@@ -4,12 +4,12 @@
 include: "clip_cache.smk"
 
 
-if SETTINGS.prepare.regions is not None:
+if "roi" in PREPARED.stages:
 
     include: "roi.smk"
 
 
-if any(model.features for model in SETTINGS.models.values()):
+if "clip_features" in PREPARED.stages:
 
     include: "clip_features.smk"
 

@@ -1,15 +1,21 @@
-"""The experiment that every rule reads: settings, sample sheet, paths, memory."""
+"""The experiment that every rule reads: settings, names of files, how cases are prepared, and what jobs ask for.
+
+A rule hands its request over in one way: `params.request`, words of a command line that are quoted one by one. It
+depends on its inputs and on `params.depends`, which is computed from what the settings declare; the request itself,
+since it is made from input, output and threads, runs nothing again.
+"""
 
 import json
 from pathlib import Path
 
+from foldwise.command import request
+from foldwise.experiment.preparation import per_case
 from foldwise.front_door import front_door, use_this_checkout
-from foldwise.layout import option
 from foldwise.settings import as_json
 
 use_this_checkout(Path(workflow.basedir))
 
-LAYOUT = front_door(
+EXPERIMENT = front_door(
     config,
     main=workflow.is_main_process,
     # `set-scatter: {prepare: 30}` of a profile.
@@ -21,7 +27,12 @@ LAYOUT = front_door(
         else [str(path) for path in workflow.overwrite_configfiles]
     ),
 )
-SETTINGS = LAYOUT.settings
+SETTINGS = EXPERIMENT.settings
+PATHS = EXPERIMENT.paths
+PREPARED = EXPERIMENT.preparation
+PARTS = EXPERIMENT.parts
+JOBS = EXPERIMENT.jobs
+DEPENDS = EXPERIMENT.depends
 
 
 wildcard_constraints:

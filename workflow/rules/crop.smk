@@ -1,22 +1,26 @@
 rule crop:
     input:
-        unpack(lambda wildcards: LAYOUT.crop_inputs(wildcards.case)),
+        unpack(lambda wildcards: PREPARED.crop_inputs(wildcards.case)),
     output:
-        directory(f"{LAYOUT.crops}/{{case}}"),
+        directory(f"{PREPARED.crops}/{{case}}"),
     log:
-        f"{LAYOUT.data}/logs/crop/{{case}}.log",
+        f"{PREPARED.data}/logs/crop/{{case}}.log",
     conda:
         "../../envs/foldwise.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: LAYOUT.mib("crop", wildcards.case, attempt),
+        mem_mb=lambda wildcards, attempt: JOBS.mib("crop", wildcards.case, attempt),
         runtime=20,
     params:
-        settings=as_json(SETTINGS.prepare.crop),
-        labels=json.dumps(SETTINGS.data.labels),
-        label=lambda wildcards, input: option("label", input.get("label")),
-        weight=lambda wildcards, input: option("weight", input.get("weight")),
-        inside=lambda wildcards, input: option("inside", input.get("inside")),
+        depends=DEPENDS.on("crop"),
+        request=lambda wildcards, input, output: request(
+            case=wildcards.case,
+            images=list(input.images),
+            label=input.get("label"),
+            weight=input.get("weight"),
+            inside=input.get("inside"),
+            settings=as_json(SETTINGS.prepare.crop),
+            labels=json.dumps(SETTINGS.data.labels),
+            folder=output[0],
+        ),
     shell:
-        "python -m foldwise.stages.crop --case {wildcards.case:q} --images {input.images:q}"
-        " {params.label:q} {params.weight:q} {params.inside:q}"
-        " --settings {params.settings:q} --labels {params.labels:q} --folder {output:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.crop {params.request:q} > {log:q} 2>&1"

@@ -1,39 +1,45 @@
 rule ensemble:
     input:
-        models=expand(rules.train.output.model, fold=LAYOUT.folds, allow_missing=True),
+        models=expand(
+            rules.train.output.model, fold=EXPERIMENT.folds, allow_missing=True
+        ),
         choice=rules.choose.output,
-        prepared=LAYOUT.ready(LAYOUT.others, LAYOUT.indexed),
-        caches=lambda wildcards: LAYOUT.ready(
-            LAYOUT.others, LAYOUT.ensemble_inputs(wildcards.model)
+        prepared=PARTS.ready(EXPERIMENT.others, PREPARED.indexed),
+        caches=lambda wildcards: PARTS.ready(
+            EXPERIMENT.others, PREPARED.ensemble_inputs(wildcards.model)
         ),
     output:
-        predictions=directory(f"{LAYOUT.ensemble}/predictions"),
-        export=directory(f"{LAYOUT.ensemble}/export"),
-        metrics=f"{LAYOUT.ensemble}/metrics.csv",
-        facts=f"{LAYOUT.ensemble}/ensemble.json",
+        predictions=directory(f"{PATHS.ensemble}/predictions"),
+        export=directory(f"{PATHS.ensemble}/export"),
+        metrics=f"{PATHS.ensemble}/metrics.csv",
+        facts=f"{PATHS.ensemble}/ensemble.json",
     log:
-        f"{LAYOUT.experiment}/logs/ensemble/{{model}}.log",
+        f"{PATHS.experiment}/logs/ensemble/{{model}}.log",
     benchmark:
-        f"{LAYOUT.experiment}/benchmarks/ensemble/{{model}}.tsv"
+        f"{PATHS.experiment}/benchmarks/ensemble/{{model}}.tsv"
     conda:
         "../../envs/foldwise.yaml"
     threads: 4
     resources:
-        mem_mb=lambda wildcards, attempt: LAYOUT.mib(
-            "ensemble", wildcards.model, attempt
-        ),
-        runtime=LAYOUT.minutes("ensemble"),
+        mem_mb=lambda wildcards, attempt: JOBS.mib("ensemble", wildcards.model, attempt),
+        runtime=JOBS.minutes("ensemble"),
         device=1,
     params:
-        system=SETTINGS.system,
-        prepared=lambda wildcards: Path(LAYOUT.indexed).parent,
-        settings=as_json(SETTINGS.evaluate),
-        data=as_json(SETTINGS.data),
-        export=as_json(SETTINGS.export),
-        caches=lambda wildcards: Path(LAYOUT.ensemble_inputs(wildcards.model)).parent,
-        state=f"{LAYOUT.state}/ensemble",
+        depends=DEPENDS.on("index", "predict", "score", "export"),
+        request=lambda wildcards, input, output: request(
+            system=SETTINGS.system,
+            settings=as_json(SETTINGS.evaluate),
+            data=as_json(SETTINGS.data),
+            export=as_json(SETTINGS.export),
+            models=list(input.models),
+            choice=input.choice,
+            prepared=Path(PREPARED.indexed).parent,
+            caches=Path(PREPARED.ensemble_inputs(wildcards.model)).parent,
+            state=PATHS.work("ensemble", wildcards.model),
+            predictions=output.predictions,
+            folder=output.export,
+            metrics=output.metrics,
+            facts=output.facts,
+        ),
     shell:
-        "python -m foldwise.stages.ensemble --system {params.system:q} --settings {params.settings:q}"
-        " --data {params.data:q} --export {params.export:q} --models {input.models:q} --choice {input.choice:q}"
-        " --prepared {params.prepared:q} --caches {params.caches:q} --state {params.state:q}"
-        " --predictions {output.predictions:q} --folder {output.export:q} --metrics {output.metrics:q} --facts {output.facts:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.ensemble {params.request:q} > {log:q} 2>&1"

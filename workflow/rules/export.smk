@@ -1,21 +1,26 @@
 rule export:
     input:
-        index=LAYOUT.index,
+        index=PATHS.index,
         predictions=rules.test.output.predictions,
         facts=rules.test.output.facts,
     output:
-        directory(f"{LAYOUT.fold}/export"),
+        directory(f"{PATHS.fold}/export"),
     log:
-        f"{LAYOUT.experiment}/logs/export/{{model}}_fold{{fold}}.log",
+        f"{PATHS.experiment}/logs/export/{{model}}_fold{{fold}}.log",
     conda:
         "../../envs/foldwise.yaml"
     resources:
-        mem_mb=LAYOUT.mib("export"),
-        runtime=LAYOUT.minutes("export"),
+        mem_mb=JOBS.mib("export"),
+        runtime=JOBS.minutes("export"),
     params:
-        system=SETTINGS.system,
-        settings=as_json(SETTINGS.export),
+        depends=DEPENDS.on("export"),
+        request=lambda wildcards, input, output: request(
+            system=SETTINGS.system,
+            settings=as_json(SETTINGS.export),
+            index=input.index,
+            predictions=input.predictions,
+            facts=input.facts,
+            folder=output[0],
+        ),
     shell:
-        "python -m foldwise.stages.export --system {params.system:q} --settings {params.settings:q}"
-        " --index {input.index:q}"
-        " --predictions {input.predictions:q} --facts {input.facts:q} --folder {output:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.export {params.request:q} > {log:q} 2>&1"

@@ -1,23 +1,27 @@
 rule features:
     input:
-        index=f"{LAYOUT.experiment}/index.pkl",
-        model=f"{LAYOUT.fold}/model.pt",
-        caches=LAYOUT.ready(LAYOUT.training, LAYOUT.cached),
+        index=PATHS.made_index,
+        model=f"{PATHS.fold}/model.pt",
+        caches=PARTS.ready(EXPERIMENT.training, PREPARED.cached),
     output:
-        directory(LAYOUT.bank),
+        directory(PREPARED.bank),
     log:
-        f"{LAYOUT.experiment}/logs/features/{{model}}_fold{{fold}}.log",
+        f"{PATHS.experiment}/logs/features/{{model}}_fold{{fold}}.log",
     benchmark:
-        f"{LAYOUT.experiment}/benchmarks/features/{{model}}_fold{{fold}}.tsv"
+        f"{PATHS.experiment}/benchmarks/features/{{model}}_fold{{fold}}.tsv"
     conda:
         "../../envs/foldwise.yaml"
     threads: 4
     resources:
-        mem_mb=lambda wildcards: LAYOUT.mib("features", wildcards.model),
-        runtime=LAYOUT.minutes("features"),
+        mem_mb=lambda wildcards: JOBS.mib("features", wildcards.model),
+        runtime=JOBS.minutes("features"),
         device=1,
     params:
-        state=f"{LAYOUT.state}/fold{{fold}}/features",
+        request=lambda wildcards, input, output: request(
+            index=input.index,
+            model=input.model,
+            state=PATHS.work("features", wildcards.model, wildcards.fold),
+            folder=output[0],
+        ),
     shell:
-        "python -m foldwise.stages.features --index {input.index:q} --model {input.model:q}"
-        " --state {params.state:q} --folder {output:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.features {params.request:q} > {log:q} 2>&1"

@@ -1,24 +1,28 @@
 rule frames:
     input:
-        unpack(lambda wildcards: LAYOUT.sources(wildcards.case)),
+        unpack(lambda wildcards: PREPARED.sources(wildcards.case)),
     output:
-        LAYOUT.cached,
+        PREPARED.cached,
     log:
-        f"{LAYOUT.data}/logs/frames/{{case}}.log",
+        f"{PREPARED.data}/logs/frames/{{case}}.log",
     benchmark:
-        f"{LAYOUT.data}/benchmarks/frames/{{case}}.tsv"
+        f"{PREPARED.data}/benchmarks/frames/{{case}}.tsv"
     conda:
         "../../envs/foldwise.yaml"
     threads: 2
     resources:
-        mem_mb=LAYOUT.mib("frames"),
+        mem_mb=lambda wildcards, attempt: JOBS.mib("frames", wildcards.case),
         runtime=120,
     params:
-        settings=as_json(SETTINGS.cache),
-        data=as_json(SETTINGS.data),
-        phases=lambda wildcards, input: option("phases", input.get("phases")),
-        tools=lambda wildcards, input: option("tools", input.get("tools")),
+        depends=DEPENDS.on("cache"),
+        request=lambda wildcards, input, output: request(
+            case=wildcards.case,
+            video=input.video,
+            phases=input.get("phases"),
+            tools=input.get("tools"),
+            settings=as_json(SETTINGS.cache),
+            data=as_json(SETTINGS.data),
+            cache=output[0],
+        ),
     shell:
-        "python -m foldwise.stages.frames --settings {params.settings:q} --data {params.data:q}"
-        " --case {wildcards.case:q} --video {input.video:q} {params.phases:q} {params.tools:q}"
-        " --cache {output:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.frames {params.request:q} > {log:q} 2>&1"

@@ -11,6 +11,9 @@ rule phantom:
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        request=lambda wildcards, output: request(
+            case=wildcards.case, image=output.image, label=output.label
+        ),
     shell:
-        "python -m foldwise.stages.phantom --case {wildcards.case:q}"
-        " --image {output.image:q} --label {output.label:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.phantom {params.request:q} > {log:q} 2>&1"

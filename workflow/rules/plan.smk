@@ -1,22 +1,24 @@
 rule plan:
     input:
-        cases=LAYOUT.ready(LAYOUT.training, LAYOUT.indexed),
+        cases=PARTS.ready(EXPERIMENT.training, PREPARED.indexed),
     output:
-        f"{LAYOUT.experiment}/plan.yaml",
+        PATHS.plan,
     log:
-        f"{LAYOUT.experiment}/logs/plan.log",
+        f"{PATHS.experiment}/logs/plan.log",
     conda:
         "../../envs/foldwise.yaml"
     resources:
-        mem_mb=LAYOUT.mib("plan"),
-        runtime=LAYOUT.minutes("plan"),
+        mem_mb=JOBS.mib("plan"),
+        runtime=JOBS.minutes("plan"),
     params:
-        settings=as_json(SETTINGS.plan),
-        data=as_json(SETTINGS.data),
-        crops=LAYOUT.crops,
-        cache=LAYOUT.given(SETTINGS.cache),
-        models=LAYOUT.given_models,
+        depends=[DEPENDS.on("plan"), DEPENDS.on_models("plan", "memory")],
+        request=lambda wildcards, output: request(
+            settings=as_json(SETTINGS.plan),
+            data=as_json(SETTINGS.data),
+            cache=as_json(SETTINGS.cache, given=True),
+            models=DEPENDS.on_models("plan", "memory"),
+            crops=PREPARED.crops,
+            out=output[0],
+        ),
     shell:
-        "python -m foldwise.stages.plan --settings {params.settings:q} --data {params.data:q}"
-        " --cache {params.cache:q} --models {params.models:q} --crops {params.crops:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.plan {params.request:q} > {log:q} 2>&1"

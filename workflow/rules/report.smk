@@ -2,34 +2,41 @@ rule report:
     input:
         check=rules.check.output,
         splits=rules.index.output.splits,
-        noticed=LAYOUT.noticed,
-        logs=expand(rules.train.output.log, model=SETTINGS.models, fold=LAYOUT.folds),
+        noticed=(
+            PARTS.ready(EXPERIMENT.sheet.cases, PREPARED.noticed)
+            if PREPARED.noticed
+            else []
+        ),
+        logs=expand(
+            rules.train.output.log, model=SETTINGS.models, fold=EXPERIMENT.folds
+        ),
         metrics=expand(
-            rules.test.output.metrics, model=SETTINGS.models, fold=LAYOUT.folds
+            rules.test.output.metrics, model=SETTINGS.models, fold=EXPERIMENT.folds
         ),
         ensembles=(
             expand(rules.ensemble.output.metrics, model=SETTINGS.models)
-            if LAYOUT.others
+            if EXPERIMENT.others
             else []
         ),
     output:
-        html=f"{LAYOUT.experiment}/report.html",
-        csv=f"{LAYOUT.experiment}/summary.csv",
-        json=f"{LAYOUT.experiment}/summary.json",
+        html=f"{PATHS.experiment}/report.html",
+        csv=f"{PATHS.experiment}/summary.csv",
+        json=f"{PATHS.experiment}/summary.json",
     log:
-        f"{LAYOUT.experiment}/logs/report.log",
+        f"{PATHS.experiment}/logs/report.log",
     conda:
         "../../envs/foldwise.yaml"
     resources:
-        mem_mb=LAYOUT.mib("report"),
-        runtime=LAYOUT.minutes("report"),
+        mem_mb=JOBS.mib("report"),
+        runtime=JOBS.minutes("report"),
     params:
-        system=SETTINGS.system,
-        settings=as_json(SETTINGS),
-        caches=lambda wildcards: LAYOUT.caches,
-        data=LAYOUT.data,
-        folder=lambda wildcards, output: Path(output.html).parent,
+        depends=DEPENDS.report(),
+        request=lambda wildcards, output: request(
+            system=SETTINGS.system,
+            settings=as_json(SETTINGS),
+            folder=Path(output.html).parent,
+            data=PREPARED.data,
+            caches=PREPARED.caches,
+        ),
     shell:
-        "python -m foldwise.stages.report --system {params.system:q} --settings {params.settings:q}"
-        " --folder {params.folder:q} --data {params.data:q}"
-        " --caches {params.caches:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.report {params.request:q} > {log:q} 2>&1"

@@ -1,22 +1,28 @@
 rule roi:
     input:
-        unpack(lambda wildcards: LAYOUT.roi_inputs(wildcards.case)),
+        unpack(lambda wildcards: PREPARED.roi_inputs(wildcards.case)),
     output:
-        regions=f"{LAYOUT.regions}/{{case}}.h5",
-        facts=f"{LAYOUT.regions}/{{case}}.json",
+        regions=f"{PREPARED.regions}/{{case}}.h5",
+        facts=f"{PREPARED.regions}/{{case}}.json",
     log:
-        f"{LAYOUT.data}/logs/roi/{{case}}.log",
+        f"{PREPARED.data}/logs/roi/{{case}}.log",
     conda:
         "../../envs/foldwise.yaml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: LAYOUT.mib("roi", wildcards.case, attempt),
+        mem_mb=lambda wildcards, attempt: JOBS.mib("roi", wildcards.case, attempt),
         runtime=60,
     params:
-        settings=as_json(SETTINGS.prepare.regions),
-        box=lambda wildcards: LAYOUT.cases[wildcards.case].box,
-        mask=lambda wildcards, input: option("mask", input.get("mask")),
+        depends=DEPENDS.on("regions"),
+        box=lambda wildcards: EXPERIMENT.cases[wildcards.case].box,
+        request=lambda wildcards, input, output: request(
+            case=wildcards.case,
+            cache=input.cache,
+            box=EXPERIMENT.cases[wildcards.case].box,
+            mask=input.get("mask"),
+            settings=as_json(SETTINGS.prepare.regions),
+            regions=output.regions,
+            facts=output.facts,
+        ),
     shell:
-        "python -m foldwise.stages.roi --case {wildcards.case:q} --cache {input.cache:q}"
-        " --box={params.box:q} {params.mask:q} --settings {params.settings:q}"
-        " --regions {output.regions:q} --facts {output.facts:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.roi {params.request:q} > {log:q} 2>&1"

@@ -4,6 +4,6 @@
 include: "frames.smk"
 
 
-if LAYOUT.backbones:
+if PREPARED.backbones:
 
     include: "features.smk"

@@ -1,33 +1,36 @@
 rule test:
     input:
-        index=LAYOUT.index,
+        index=PATHS.index,
         model=rules.train.output.model,
-        caches=lambda wildcards: LAYOUT.trained_on(wildcards.model, wildcards.fold),
+        caches=lambda wildcards: EXPERIMENT.trained_on(wildcards.model, wildcards.fold),
     output:
-        predictions=directory(f"{LAYOUT.fold}/predictions"),
-        metrics=f"{LAYOUT.fold}/metrics.csv",
-        facts=f"{LAYOUT.fold}/test.json",
+        predictions=directory(f"{PATHS.fold}/predictions"),
+        metrics=f"{PATHS.fold}/metrics.csv",
+        facts=f"{PATHS.fold}/test.json",
     log:
-        f"{LAYOUT.experiment}/logs/test/{{model}}_fold{{fold}}.log",
+        f"{PATHS.experiment}/logs/test/{{model}}_fold{{fold}}.log",
     benchmark:
-        f"{LAYOUT.experiment}/benchmarks/test/{{model}}_fold{{fold}}.tsv"
+        f"{PATHS.experiment}/benchmarks/test/{{model}}_fold{{fold}}.tsv"
     conda:
         "../../envs/foldwise.yaml"
     threads: 4
     resources:
-        mem_mb=lambda wildcards, attempt: LAYOUT.mib("test", wildcards.model, attempt),
-        runtime=LAYOUT.minutes("test"),
+        mem_mb=lambda wildcards, attempt: JOBS.mib("test", wildcards.model, attempt),
+        runtime=JOBS.minutes("test"),
         device=1,
     params:
-        system=SETTINGS.system,
-        features=lambda wildcards: option(
-            "features", LAYOUT.features(wildcards.model, wildcards.fold)
+        depends=DEPENDS.on("predict", "choose", "score"),
+        request=lambda wildcards, input, output: request(
+            system=SETTINGS.system,
+            settings=as_json(SETTINGS.evaluate),
+            index=input.index,
+            features=PREPARED.features(wildcards.model, wildcards.fold),
+            fold=wildcards.fold,
+            model=input.model,
+            state=PATHS.work("test", wildcards.model, wildcards.fold),
+            predictions=output.predictions,
+            metrics=output.metrics,
+            facts=output.facts,
         ),
-        settings=as_json(SETTINGS.evaluate),
-        state=f"{LAYOUT.state}/fold{{fold}}/test",
     shell:
-        "python -m foldwise.stages.test --system {params.system:q} --settings {params.settings:q}"
-        " --index {input.index:q} {params.features:q}"
-        " --fold {wildcards.fold:q} --model {input.model:q} --state {params.state:q}"
-        " --predictions {output.predictions:q} --metrics {output.metrics:q} --facts {output.facts:q}"
-        " > {log:q} 2>&1"
+        "python -m foldwise.stages.test {params.request:q} > {log:q} 2>&1"

@@ -1,20 +1,24 @@
 rule update_labels:
     input:
         # By its path: the index is made by a rule that is read later.
-        index=f"{LAYOUT.experiment}/index.pkl",
-        regions=LAYOUT.ready(LAYOUT.training, rules.roi.output.facts),
+        index=PATHS.made_index,
+        regions=PARTS.ready(EXPERIMENT.training, rules.roi.output.facts),
     output:
-        index=f"{LAYOUT.experiment}/index-updated.pkl",
-        splits=f"{LAYOUT.experiment}/splits-updated.json",
+        index=PATHS.index,
+        splits=f"{PATHS.experiment}/splits-updated.json",
     log:
-        f"{LAYOUT.experiment}/logs/update_labels.log",
+        f"{PATHS.experiment}/logs/update_labels.log",
     conda:
         "../../envs/foldwise.yaml"
     resources:
-        mem_mb=LAYOUT.mib("index"),
-        runtime=LAYOUT.minutes("update_labels"),
+        mem_mb=JOBS.mib("index"),
+        runtime=JOBS.minutes("update_labels"),
     params:
-        regions=LAYOUT.regions,
+        request=lambda wildcards, input, output: request(
+            index=input.index,
+            regions=PREPARED.regions,
+            updated=output.index,
+            splits=output.splits,
+        ),
     shell:
-        "python -m foldwise.stages.update_labels --index {input.index:q} --regions {params.regions:q}"
-        " --updated {output.index:q} --splits {output.splits:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.update_labels {params.request:q} > {log:q} 2>&1"

@@ -13,7 +13,7 @@ import pytest
 
 from foldwise import annotate
 from foldwise.files import CaseError
-from foldwise.interactive.model import read_trained
+from foldwise.systems.interactive.model import read_trained
 from foldwise.volumes.volume import Volume, write_volume
 from interactive_scans import Bright, Says, trained, write_ball, write_model
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from foldwise.files import CaseError
-from foldwise.interactive.hints import Hints, followed, hint_maps, window_of
-from foldwise.interactive.kinds import KINDS
-from foldwise.interactive.samples import Curriculum, Samples, objects_of
-from foldwise.interactive.user import draw_hints
+from foldwise.systems.interactive.hints import Hints, followed, hint_maps, window_of
+from foldwise.systems.interactive.kinds import KINDS
+from foldwise.systems.interactive.samples import Curriculum, Samples, objects_of
+from foldwise.systems.interactive.user import draw_hints
 from foldwise.volumes.cache import Contents, write_case
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.settings import Augmentation, Intensity

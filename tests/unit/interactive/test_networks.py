@@ -12,8 +12,8 @@ import torchvision
 from torch import nn
 
 from foldwise.files import CaseError
-from foldwise.interactive.losses import cross_entropy, lovasz_softmax, pyramid_loss, soft_iou
-from foldwise.interactive.network import InteractiveNetwork, Mode, propagation_loss
+from foldwise.systems.interactive.losses import cross_entropy, lovasz_softmax, pyramid_loss, soft_iou
+from foldwise.systems.interactive.network import InteractiveNetwork, Mode, propagation_loss
 from foldwise.networks.hints import HintNetwork
 from foldwise.networks.memory import MemoryNetwork, aggregate
 from foldwise.networks.resnets import Trunk, channels_of, load_trunk

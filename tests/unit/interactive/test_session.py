@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from foldwise.files import CaseError
-from foldwise.interactive.committee import Committee
-from foldwise.interactive.files import joined, read_box, read_points, read_scribble
-from foldwise.interactive.hints import Hints
-from foldwise.interactive.network import InteractiveNetwork
-from foldwise.interactive.places import Places
-from foldwise.interactive.results import mask_in_source
-from foldwise.interactive.rounds import chosen, simulate, slice_iou
-from foldwise.interactive.session import Memory, Propagator, State, _doubt, memory_bytes
-from foldwise.interactive.workspace import OutdatedError, Workspace
+from foldwise.systems.interactive.committee import Committee
+from foldwise.systems.interactive.files import joined, read_box, read_points, read_scribble
+from foldwise.systems.interactive.hints import Hints
+from foldwise.systems.interactive.network import InteractiveNetwork
+from foldwise.systems.interactive.places import Places
+from foldwise.systems.interactive.masks import mask_in_source
+from foldwise.systems.interactive.rounds import chosen, simulate, slice_iou
+from foldwise.systems.interactive.session import Memory, Propagator, State, _doubt, memory_bytes
+from foldwise.systems.interactive.workspace import OutdatedError, Workspace
 from foldwise.systems.interactive.family import Family
 from foldwise.volumes.cache import Contents, write_case
 from foldwise.volumes.geometry import Box, Lineage

@@ -18,8 +18,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 from starlette.testclient import TestClient
 
 from foldwise.annotate import Annotation
-from foldwise.interactive.hints import Hints
-from foldwise.interactive.workspace import OutdatedError
+from foldwise.systems.interactive.hints import Hints
+from foldwise.systems.interactive.workspace import OutdatedError
 from foldwise.web.server import Server
 from interactive_scans import Says, annotation, write_ball
 

@@ -21,9 +21,9 @@ from foldwise.importers.sheets import importer, refuse, targets
 from foldwise.importers.surgical import Video, publish_videos
 from foldwise.systems.surgical.annotations import read_header
 from foldwise.systems.surgical.metrics import CHOLEC80_PHASES
-from foldwise.systems.surgical.new import VIDEO_SUFFIXES
 from foldwise.systems.surgical.settings import CHOLEC80_TOOLS
 from foldwise.video.decode import image_files
+from foldwise.video.sheet import VIDEO_SUFFIXES
 
 FRAME_FOLDERS = ("frames", "data_resize")
 # Numbers of the last three phases in use: those of the published evaluation scripts, and of TF-Cholec80.

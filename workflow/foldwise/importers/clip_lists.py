@@ -25,9 +25,9 @@ from foldwise.command import run
 from foldwise.files import CaseError, atomic_path
 from foldwise.importers.sheets import clean, group_of, importer, refuse, relative, targets
 from foldwise.settings import validate
-from foldwise.systems.clips.check import check
 from foldwise.systems.clips.settings import Data, Settings
 from foldwise.systems.clips.sheet import class_names, class_of, class_sentences, read_sheet
+from foldwise.systems.clips.system import Clips
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def publish(rows: Sequence[dict[str, str]], data: dict[str, Any], args: argparse
         new_config.write_text(head + text, encoding="utf-8")
         trial = {**values, "data": {**values["data"], "sheet": new_sheet}}
         settings = validate(Settings, trial, origin="the new experiment")
-        checked = check(read_sheet(settings.data), settings)
+        checked = Clips().check(settings, read_sheet(settings.data), deep=False)
         # Too few patients for five folds is no fault of the lists: the experiment can be edited.
         Checked(tuple(p for p in checked.problems if p.startswith("line ")), ()).refuse(sheet)
     for remark in [*(p for p in checked.problems if not p.startswith("line ")), *checked.warnings]:

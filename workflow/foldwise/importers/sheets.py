@@ -19,8 +19,8 @@ from foldwise.command import parser, written
 from foldwise.files import CaseError, atomic_path
 from foldwise.settings import validate
 from foldwise.sheet import Sheet
-from foldwise.systems.segmentation.check import check
 from foldwise.systems.segmentation.settings import Settings
+from foldwise.systems.segmentation.system import Segmentation
 from foldwise.volumes.sheet import Case, read_sheet
 
 
@@ -229,7 +229,7 @@ def _check(values: dict[str, Any], sheet: Path) -> tuple[Checked, Sheet[Case]]:
     data = {**values["data"], "sheet": sheet}
     settings = validate(Settings, {**values, "data": data}, origin="the new experiment")
     read = read_sheet(settings.data)
-    return check(read, settings, labels=False), read
+    return Segmentation().check(settings, read, deep=False), read
 
 
 def of_a_line(problem: str) -> bool:

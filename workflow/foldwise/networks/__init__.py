@@ -84,24 +84,6 @@ def shapes_only(make: Callable[[], nn.Module]) -> nn.Module:
         return make().to("meta")
 
 
-def dry_pass(system: Any) -> None:
-    """Refuse a network that cannot take its inputs; on shapes alone this costs next to nothing.
-
-    Args:
-        system: gives `build_network()`, `sample()` and `refusal()`.
-
-    Raises:
-        CaseError: the network cannot be made, or cannot take the sample.
-    """
-    network = shapes_only(system.build_network)
-    try:
-        with torch.device("meta"):
-            network(system.sample())
-    except Exception as error:  # wrong shapes raise any kind
-        if not needs_numbers(error):
-            raise CaseError(system.refusal(first_line(error))) from error
-
-
 def needs_numbers(error: Exception) -> bool:
     """Whether a pass on shapes alone failed since some operation knows no such form."""
     return isinstance(error, NotImplementedError) or "meta tensor" in str(error)

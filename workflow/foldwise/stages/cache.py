@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Annotated, Any
 
-import yaml
-
-from foldwise.command import parser, run, written
-from foldwise.files import CaseError
+from foldwise.command import Keys, Output, stage
+from foldwise.files import naming
 from foldwise.plan import with_plan
 from foldwise.volumes.prepare import cache_case
 from foldwise.volumes.settings import Cache
 
 
-def main() -> None:
-    """Read the command line."""
-    made = parser(__doc__, Cache)
-    made.add_argument("--case", required=True, help="the case's name")
-    made.add_argument("--crop", required=True, type=Path, help="folder that the crop stage wrote")
-    made.add_argument("--plan", type=Path, help="plan.yaml, for what the settings leave open")
-    made.add_argument("--labels", default="{tumour: 1}", help="class name → voxel value, as YAML")
-    made.add_argument("--cache", required=True, type=written, help="HDF5 file to write")
-    args = made.parse_args()
-    settings = with_plan(Cache, args.settings, args.plan, "cache")
-    try:
-        cache_case(args.case, args.crop, settings, yaml.safe_load(args.labels), args.cache)
-    except CaseError as error:
-        raise CaseError(f"case {args.case}: {error}") from error
-    logging.info("case %s: %.1f MiB", args.case, args.cache.stat().st_size / 2**20)
+@stage
+def cache_stage(
+    *,
+    case: Annotated[str, "the case's name"],
+    crop: Annotated[Path, "folder that the crop stage wrote"],
+    settings: Annotated[dict[str, Any], Keys(Cache)],
+    plan: Annotated[Path | None, "plan.yaml, for what the settings leave open"] = None,
+    labels: Annotated[dict[str, int], "class name → voxel value, as YAML"],
+    cache: Annotated[Output, "HDF5 file to write"],
+) -> None:
+    """Resample a cropped case and write what training reads."""
+    with naming(case):
+        cache_case(case, crop, with_plan(Cache, settings, plan, "cache"), labels, cache)
+    logging.info("case %s: %.1f MiB", case, cache.stat().st_size / 2**20)
 
 
 if __name__ == "__main__":
-    run(main)
+    cache_stage.main()

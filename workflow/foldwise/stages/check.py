@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Any
 
-from foldwise.command import run, system_parser, written
+from foldwise.command import Of, Output, stage
+from foldwise.experiment.examine import examine
 from foldwise.files import write_json
-from foldwise.settings import parse
-from foldwise.systems import part
+from foldwise.settings import Experiment
+from foldwise.systems.base import System
 
 
-def main() -> None:
-    """Read the command line."""
-    made = system_parser(__doc__, "Settings")
-    made.add_argument("--counts", required=True, type=Path, help="JSON that remembers what networks hold")
-    made.add_argument("--out", required=True, type=written, help="what was found, to write (.json)")
-    args = made.parse_args()
-    settings = parse(part(args.system, "settings").Settings, args.settings)
-    facts, text = part(args.system, "check").examine(settings, args.counts)
-    write_json(args.out, facts)
+@stage
+def check(
+    *,
+    system: System[Any, Any],
+    settings: Annotated[Experiment, Of()],
+    counts: Annotated[Path, "JSON that remembers what networks hold"],
+    out: Annotated[Output, "what was found, to write (.json)"],
+) -> None:
+    """Check everything and write check.json."""
+    facts, lines = examine(system, settings, counts)
+    write_json(out, facts)
     for warning in facts["warnings"]:
         print(f"warning: {warning}")
-    print(text)
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":
-    run(main)
+    check.main()

@@ -8,32 +8,35 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from typing import Annotated, Any
 
-from foldwise.command import run, system_parser, written
+from foldwise.command import Of, Output, stage
 from foldwise.files import write_json
 from foldwise.index import Index
-from foldwise.settings import parse
-from foldwise.systems import part
+from foldwise.section import Section
+from foldwise.systems.base import System
 
 
-def main() -> None:
-    """Read the command line."""
-    made = system_parser(__doc__, "Evaluate")
-    made.add_argument("--index", required=True, type=Path, help="label-path index")
-    made.add_argument("--predictions", required=True, type=Path, nargs="+", help="folder of each test stage")
-    made.add_argument("--facts", required=True, type=written, help="the choice, to write (.json)")
-    args = made.parse_args()
-    settings = parse(part(args.system, "settings").Evaluate, args.settings)
-    index = Index.read(args.index)
-    predictions = {path.stem: path for folder in args.predictions for path in sorted(folder.glob("*.h5"))}
-    entries = [index[case] for case in predictions]
+@stage
+def choose(
+    *,
+    system: System[Any, Any],
+    settings: Annotated[Section, Of("evaluate")],
+    index: Annotated[Path, "label-path index"],
+    predictions: Annotated[list[Path], "folder of each test stage"],
+    facts: Annotated[Output, "the choice, to write (.json)"],
+) -> None:
+    """Write the choice."""
+    read = Index.read(index)
+    paths = {path.stem: path for folder in predictions for path in sorted(folder.glob("*.h5"))}
     # Cases that are done stay done if the job is killed.
-    state = args.facts.with_suffix(".unfinished")
-    chosen = part(args.system, "results").choose(predictions, entries, index.task, settings, state)
-    write_json(args.facts, {"chosen": chosen, "cases": len(predictions)})
+    state = facts.with_suffix(".unfinished")
+    entries = [read[case] for case in paths]
+    chosen = system.results.choose(paths, entries, read.task, settings, state)
+    write_json(facts, {"chosen": chosen, "cases": len(paths)})
     shutil.rmtree(state, ignore_errors=True)
-    logging.info("of %d cases: %s", len(predictions), chosen)
+    logging.info("of %d cases: %s", len(paths), chosen)
 
 
 if __name__ == "__main__":
-    run(main)
+    choose.main()

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Annotated
 
-from foldwise.command import parser, run, written
+from foldwise.command import Output, stage
 from foldwise.files import naming
-from foldwise.settings import parse
 from foldwise.systems.clips.cache import cache_clip
 from foldwise.systems.clips.settings import Cache
 
 
-def main() -> None:
-    """Read the command line."""
-    made = parser(__doc__, Cache)
-    made.add_argument("--case", required=True, help="name of the case")
-    made.add_argument("--video", required=True, type=Path, help="video file")
-    made.add_argument("--label", default="", help="the case's class, by name")
-    made.add_argument("--cache", required=True, type=written, help="HDF5 file to write")
-    args = made.parse_args()
-    settings = parse(Cache, args.settings)
-    with naming(args.case):
-        count = cache_clip(args.case, args.video, args.label, settings, args.cache)
-    logging.info("%s: %d frames", args.case, count)
+@stage
+def clip_cache(
+    *,
+    case: Annotated[str, "the case's name"],
+    video: Annotated[Path, "video file"],
+    label: Annotated[str, "the case's class, by name"] = "",
+    settings: Cache,
+    cache: Annotated[Output, "HDF5 file to write"],
+) -> None:
+    """Write a clip's frame cache."""
+    with naming(case):
+        count = cache_clip(case, video, label, settings, cache)
+    logging.info("%s: %d frames", case, count)
 
 
 if __name__ == "__main__":
-    run(main)
+    clip_cache.main()

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-import yaml
-
-from foldwise.command import parser, run, written
-from foldwise.files import CaseError, atomic_folder
-from foldwise.settings import parse
+from foldwise.command import Output, stage
+from foldwise.files import atomic_folder, naming
 from foldwise.volumes.prepare import crop_case
 from foldwise.volumes.settings import Crop
 
 
-def main() -> None:
-    """Read the command line."""
-    made = parser(__doc__, Crop)
-    made.add_argument("--case", required=True, help="the case's name, for messages")
-    made.add_argument("--images", required=True, type=Path, nargs="+", help="one file per channel")
-    made.add_argument("--label", type=Path, help="label map on the images' grid")
-    made.add_argument("--weight", type=Path, help="weight map on the images' grid")
-    made.add_argument("--inside", type=Path, help="mask that the box encloses; default: the whole scan")
-    made.add_argument("--labels", default="{tumour: 1}", help="class name → voxel value, as YAML")
-    made.add_argument("--folder", required=True, type=written, help="folder to write")
-    args = made.parse_args()
-    settings = parse(Crop, args.settings)
-    classes = yaml.safe_load(args.labels)
-    try:
-        with atomic_folder(args.folder) as folder:
-            crop_case(args.images, args.label, args.weight, args.inside, settings, classes, folder)
-    except CaseError as error:
-        raise CaseError(f"case {args.case}: {error}") from error
+@stage
+def crop(
+    *,
+    case: Annotated[str, "the case's name, for messages"],
+    images: Annotated[list[Path], "one file per channel"],
+    label: Annotated[Path | None, "label map on the images' grid"] = None,
+    weight: Annotated[Path | None, "weight map on the images' grid"] = None,
+    inside: Annotated[Path | None, "mask that the box encloses; default: the whole scan"] = None,
+    settings: Crop,
+    labels: Annotated[dict[str, int], "class name → voxel value, as YAML"],
+    folder: Annotated[Output, "folder to write"],
+) -> None:
+    """Crop images, label and weight map of a case."""
+    with naming(case), atomic_folder(folder) as temporary:
+        crop_case(images, label, weight, inside, settings, labels, temporary)
 
 
 if __name__ == "__main__":
-    run(main)
+    crop.main()

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Any
 
-from foldwise.command import run, system_parser, written
+from foldwise.command import Of, Output, stage
 from foldwise.files import atomic_folder, read_json
 from foldwise.index import Index
-from foldwise.settings import parse
-from foldwise.systems import part
+from foldwise.section import Section
+from foldwise.systems.base import System
 
 
-def main() -> None:
-    """Read the command line."""
-    made = system_parser(__doc__, "Export")
-    made.add_argument("--index", required=True, type=Path, help="label-path index")
-    made.add_argument("--predictions", required=True, type=Path, help="folder of the test stage")
-    made.add_argument("--facts", required=True, type=Path, help="facts of the test stage (.json)")
-    made.add_argument("--folder", required=True, type=written, help="folder to write")
-    args = made.parse_args()
-    settings = parse(part(args.system, "settings").Export, args.settings)
-    index = Index.read(args.index)
-    predictions = {path.stem: path for path in sorted(args.predictions.glob("*.h5"))}
-    entries = [index[case] for case in predictions]
-    chosen = read_json(args.facts)["chosen"]
-    with atomic_folder(args.folder) as folder:
-        part(args.system, "results").export(predictions, entries, settings, chosen, folder)
+@stage
+def export(
+    *,
+    system: System[Any, Any],
+    settings: Annotated[Section, Of("export")],
+    index: Annotated[Path, "label-path index"],
+    predictions: Annotated[Path, "folder of the test stage"],
+    facts: Annotated[Path, "facts of the test stage (.json)"],
+    folder: Annotated[Output, "folder to write"],
+) -> None:
+    """Export the predictions."""
+    read = Index.read(index)
+    paths = {path.stem: path for path in sorted(predictions.glob("*.h5"))}
+    chosen = read_json(facts)["chosen"]
+    with atomic_folder(folder) as temporary:
+        system.results.export(paths, [read[case] for case in paths], settings, chosen, temporary)
 
 
 if __name__ == "__main__":
-    run(main)
+    export.main()

@@ -5,38 +5,42 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from typing import Annotated
 
-from foldwise.command import parser, run, written
+from foldwise.command import Output, stage
 from foldwise.evaluate import clear, is_whole, read_trained, unfinished
 from foldwise.files import atomic_folder, file_hash
 from foldwise.hdf5 import content_of
 from foldwise.index import Index
+from foldwise.systems.surgical.learner import SurgicalLearner
 
 
-def main() -> None:
-    """Read the command line."""
-    made = parser(__doc__)
-    made.add_argument("--index", required=True, type=Path, help="label-path index")
-    made.add_argument("--model", required=True, type=Path, help="the fold's model")
-    made.add_argument("--state", required=True, type=Path, help="folder for unfinished work")
-    made.add_argument("--folder", required=True, type=written, help="folder of <case>.h5 to write")
-    args = made.parse_args()
-    index = Index.read(args.index)
-    trained = read_trained([args.model], task=index.task)
+@stage
+def features(
+    *,
+    index: Annotated[Path, "label-path index"],
+    model: Annotated[Path, "the fold's model"],
+    state: Annotated[Path, "folder for unfinished work"],
+    folder: Annotated[Output, "folder of <case>.h5 to write"],
+) -> None:
+    """Write the bank of features of a fold."""
+    read = Index.read(index)
+    trained = read_trained([model], task=read.task)
+    learner = trained.learner
+    assert isinstance(learner, SurgicalLearner), "the rule is included for surgical experiments alone"
     # Features by another model, or of other data, never mix with these.
-    contents = {entry.case: content_of(entry.cache) for entry in index.entries}
-    work = unfinished(args.state, file_hash(args.model), contents)
-    paths = [work / f"{entry.case}.h5" for entry in index.entries]
-    for number, (entry, path) in enumerate(zip(index.entries, paths, strict=True), start=1):
+    contents = {entry.case: content_of(entry.cache) for entry in read.entries}
+    work = unfinished(state, file_hash(model), contents)
+    paths = [work / f"{entry.case}.h5" for entry in read.entries]
+    for number, (entry, path) in enumerate(zip(read.entries, paths, strict=True), start=1):
         if not is_whole(path):
-            system = trained.system
-            system.write_features(trained.networks[0], entry.cache, path, str(args.model))  # type: ignore[attr-defined]
+            learner.write_features(trained.networks[0], entry.cache, path, str(model))
             logging.info("features of %s (%d of %d)", entry.case, number, len(paths))
-    with atomic_folder(args.folder) as folder:
+    with atomic_folder(folder) as temporary:
         for path in paths:
-            shutil.move(path, folder / path.name)
-    clear(args.state)
+            shutil.move(path, temporary / path.name)
+    clear(state)
 
 
 if __name__ == "__main__":
-    run(main)
+    features.main()

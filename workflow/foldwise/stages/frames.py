@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from foldwise.command import parser, run, written
-from foldwise.files import CaseError
-from foldwise.settings import parse
+from foldwise.command import Output, stage
+from foldwise.files import naming
 from foldwise.systems.surgical.prepare import cache_video
 from foldwise.systems.surgical.settings import Cache, Data
 
 
-def main() -> None:
-    """Read the command line."""
-    made = parser(__doc__, Cache)
-    made.add_argument("--case", required=True, help="the case's name")
-    made.add_argument("--video", required=True, type=Path, help="video file, or folder of numbered images")
-    made.add_argument("--phases", type=Path, help="phase annotation (.txt)")
-    made.add_argument("--tools", type=Path, help="tool annotation (.txt)")
-    made.add_argument("--data", required=True, help="the data section, as YAML or JSON")
-    made.add_argument("--cache", required=True, type=written, help="HDF5 file to write")
-    args = made.parse_args()
-    data, settings = parse(Data, args.data), parse(Cache, args.settings)
-    try:
-        cache_video(args.case, args.video, args.phases, args.tools, data, settings, args.cache)
-    except CaseError as error:
-        raise CaseError(f"case {args.case}: {str(error).removeprefix(f'case {args.case}: ')}") from error
+@stage
+def frames(
+    *,
+    case: Annotated[str, "the case's name"],
+    video: Annotated[Path, "video file, or folder of numbered images"],
+    phases: Annotated[Path | None, "phase annotation (.txt)"] = None,
+    tools: Annotated[Path | None, "tool annotation (.txt)"] = None,
+    settings: Cache,
+    data: Data,
+    cache: Annotated[Output, "HDF5 file to write"],
+) -> None:
+    """Write a video's frame cache."""
+    with naming(case):
+        cache_video(case, video, phases, tools, data, settings, cache)
 
 
 if __name__ == "__main__":
-    run(main)
+    frames.main()

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Any
 
-from foldwise.command import parser, run, written
+from foldwise.command import Of, Output, stage
 from foldwise.files import CaseError
 from foldwise.index import make_index
-from foldwise.settings import Split, parse
-from foldwise.systems import NAMES, part
+from foldwise.settings import Data, Split
+from foldwise.systems.base import System
 
 
-def main() -> None:
-    """Read the command line."""
-    made = parser(__doc__, Split)
-    made.add_argument("--system", default=NAMES[0], choices=NAMES, help="family of experiments")
-    made.add_argument("--data", required=True, help="the data section, as YAML or JSON")
-    made.add_argument("--prepared", required=True, type=Path, help="folder of the prepared cases")
-    made.add_argument("--caches", required=True, type=Path, help="folder of the caches")
-    made.add_argument("--index", required=True, type=written, help="pickle to write")
-    made.add_argument("--splits", required=True, type=written, help="JSON to write")
-    args = made.parse_args()
-    data = parse(part(args.system, "settings").Data, args.data)
-    settings = parse(Split, args.settings)
-    if settings.file and settings.file.resolve() in (args.index.resolve(), args.splits.resolve()):
+@stage
+def index(
+    *,
+    system: System[Any, Any],
+    settings: Split,
+    data: Annotated[Data, Of("data")],
+    prepared: Annotated[Path, "folder of the prepared cases"],
+    caches: Annotated[Path, "folder of the caches"],
+    index: Annotated[Output, "pickle to write"],
+    splits: Annotated[Output, "JSON to write"],
+) -> None:
+    """Assign the labelled cases to folds."""
+    if settings.file and settings.file.resolve() in (index.resolve(), splits.resolve()):
         raise CaseError(f"{settings.file}: would be overwritten; give --index and --splits other names")
-    task, entries = part(args.system, "index").make_entries(data, args.prepared, args.caches)
-    index = make_index(entries, task, settings)
-    index.write(args.index, args.splits)
+    task, entries = system.entries(data, prepared, caches)
+    make_index(entries, task, settings).write(index, splits)
 
 
 if __name__ == "__main__":
-    run(main)
+    index.main()

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from foldwise.command import parser, run, written
+from typing import Annotated
+
+from foldwise.command import Output, stage
 from foldwise.volumes.phantom import make_phantom
 from foldwise.volumes.volume import write_volume
 
 
-def main() -> None:
-    """Read the command line."""
-    made = parser(__doc__)
-    made.add_argument("--case", required=True, help="p01, p02, …; p03a and p03b are one patient")
-    made.add_argument("--image", required=True, type=written, help="CT to write (.nii.gz)")
-    made.add_argument("--label", required=True, type=written, help="tumours to write (.nii.gz)")
-    args = made.parse_args()
-    phantom = make_phantom(args.case)
-    write_volume(phantom.image, args.image)
-    write_volume(phantom.label, args.label)
+@stage
+def phantom(
+    *,
+    case: Annotated[str, "p01, p02, …; p03a and p03b are one patient"],
+    image: Annotated[Output, "CT to write (.nii.gz)"],
+    label: Annotated[Output, "tumours to write (.nii.gz)"],
+) -> None:
+    """Write a phantom."""
+    made = make_phantom(case)
+    write_volume(made.image, image)
+    write_volume(made.label, label)
 
 
 if __name__ == "__main__":
-    run(main)
+    phantom.main()

@@ -13,69 +13,58 @@ from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from foldwise.command import run, system_parser, written
-from foldwise.evaluate import clear, is_whole, read_trained, unfinished
+from foldwise.command import Of, Output, stage
+from foldwise.evaluate import Trained, clear, is_whole, read_trained, unfinished
 from foldwise.files import CaseError, file_hash, naming, read_json, source_files, source_hash, write_json
 from foldwise.index import Entry
 from foldwise.provenance import provenance
 from foldwise.published import Published
-from foldwise.settings import dump, parse
-from foldwise.systems import part
+from foldwise.section import Section
+from foldwise.settings import dump
+from foldwise.systems.base import System
 
 
-def main() -> None:
-    """Read the command line."""
-    made = system_parser(__doc__, "Export")
-    made.add_argument("--models", required=True, type=Path, nargs="+", help="model.pt of each fold")
-    made.add_argument("--source", required=True, type=Path, help="sample sheet, or folder of cases")
-    made.add_argument("--choice", required=True, type=Path, help="the choice of the cross-validation (.json)")
-    made.add_argument("--part", type=int, default=0, help="which part of the cases, from 0")
-    made.add_argument("--parts", type=int, default=1, help="number of parts")
-    made.add_argument("--scratch", type=Path, help="folder for temporary files; default: the system's")
-    made.add_argument("--state", required=True, type=Path, help="folder for unfinished work")
-    made.add_argument("--folder", required=True, type=written, help="folder of exported files to write")
-    made.add_argument("--facts", required=True, type=written, help="what was done, to write (.json)")
-    args = made.parse_args()
-    if not 0 <= args.part < args.parts:
-        raise CaseError(f"--part {args.part}: there are the parts 0 to {args.parts - 1}")
-    export = parse(part(args.system, "settings").Export, args.settings)
-    chosen = read_json(args.choice)["chosen"]
-    trained = read_trained(args.models, system=args.system)
-    everything = part(args.system, "new").new_entries(args.source)
-    entries = everything[args.part :: args.parts]
+@stage
+def predict(
+    *,
+    system: System[Any, Any],
+    settings: Annotated[Section, Of("export")],
+    models: Annotated[list[Path], "model.pt of each fold"],
+    source: Annotated[Path, "sample sheet, or folder of cases"],
+    choice: Annotated[Path, "the choice of the cross-validation (.json)"],
+    part: Annotated[int, "which part of the cases, from 0"] = 0,
+    parts: Annotated[int, "number of parts"] = 1,
+    scratch: Annotated[Path | None, "folder for temporary files; default: the system's"] = None,
+    state: Annotated[Path, "folder for unfinished work"],
+    folder: Annotated[Output, "folder of exported files to write"],
+    facts: Annotated[Output, "what was done, to write (.json)"],
+) -> None:
+    """Predict and export a part of the cases."""
+    if not 0 <= part < parts:
+        raise CaseError(f"--part {part}: there are the parts 0 to {parts - 1}")
+    chosen = read_json(choice)["chosen"]
+    trained = read_trained(models, system=system.name)
+    everything = system.new_entries(source)
+    entries = everything[part::parts]
     # Predictions of other models, or of other files under the same name, never mix with these.
-    models, state = [file_hash(path) for path in args.models], args.state / f"{args.part}of{args.parts}"
-    work = {entry.case: unfinished(state, models, entry.case, _content(entry)) for entry in entries}
-    predictions = {case: folder / f"{case}.h5" for case, folder in work.items()}
-    names, keys = [entry.case for entry in everything], {case: path.name for case, path in work.items()}
-    published = Published(args.folder, args.source, names, keys, state.name)
+    hashes, own = [file_hash(path) for path in models], state / f"{part}of{parts}"
+    work = {entry.case: unfinished(own, hashes, entry.case, _content(entry)) for entry in entries}
+    predictions = {case: place / f"{case}.h5" for case, place in work.items()}
+    keys = {case: path.name for case, path in work.items()}
+    published = Published(folder, source, [entry.case for entry in everything], keys, own.name)
     published.forget()
     missing = [entry for entry in entries if not is_whole(predictions[entry.case])]
     logging.info("%d cases, %d of them to do", len(entries), len(missing))
-    failed: dict[str, str] = {}
     unexported: list[str] = []
-    with tempfile.TemporaryDirectory(dir=args.scratch, prefix="foldwise-") as scratch:
-        if missing:
-            with closing(_prepared(args.system, missing, trained.states[0], Path(scratch))) as ready:
-                for entry, path in ready:
-                    try:
-                        if isinstance(path, CaseError):
-                            raise path
-                        with naming(entry.case):
-                            trained.system.predict(trained.networks, str(path), predictions[entry.case])
-                    except CaseError as error:
-                        failed[entry.case] = str(error)
-                        logging.error("%s", error)
-                        continue
-                    logging.info("predicted %s", entry.case)
-                    shutil.rmtree(path.parent)
-        exported = Path(scratch) / "export"
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="foldwise-") as temporary:
+        failed = _predict(system, trained, missing, predictions, Path(temporary))
+        exported = Path(temporary) / "export"
         exported.mkdir()
         done = [entry for entry in entries if entry.case not in failed]
         try:
-            part(args.system, "results").export(predictions, done, export, chosen, exported)
+            system.results.export(predictions, done, settings, chosen, exported)
         except CaseError as error:
             unexported.append(str(error))
         published.publish(exported)
@@ -84,11 +73,38 @@ def main() -> None:
             f"{len(failed)} of {len(entries)} cases could not be predicted" if failed else "an export failed"
         )
         lines = "\n  ".join([*failed.values(), *unexported])
-        raise CaseError(f"{what}; everything else is in {args.folder}:\n  {lines}")
-    facts = provenance(settings=dump(export), inputs=args.models)
-    write_json(args.facts, {"cases": [entry.case for entry in entries], "chosen": chosen, **facts})
+        raise CaseError(f"{what}; everything else is in {folder}:\n  {lines}")
+    origin = provenance(settings=dump(settings), inputs=models)
+    write_json(facts, {"cases": [entry.case for entry in entries], "chosen": chosen, **origin})
+    clear(own)
     clear(state)
-    clear(args.state)
+
+
+def _predict(
+    system: System[Any, Any],
+    trained: Trained,
+    missing: list[Entry],
+    predictions: Mapping[str, Path],
+    scratch: Path,
+) -> dict[str, str]:
+    """Predict the missing cases; case → why it could not be."""
+    failed: dict[str, str] = {}
+    if not missing:
+        return failed
+    with closing(_prepared(system, missing, trained.states[0], scratch)) as ready:
+        for entry, path in ready:
+            try:
+                if isinstance(path, CaseError):
+                    raise path
+                with naming(entry.case):
+                    trained.learner.predict(trained.networks, str(path), predictions[entry.case])
+            except CaseError as error:
+                failed[entry.case] = str(error)
+                logging.error("%s", error)
+                continue
+            logging.info("predicted %s", entry.case)
+            shutil.rmtree(path.parent)
+    return failed
 
 
 def _content(entry: Entry) -> list[Any]:
@@ -100,18 +116,16 @@ def _content(entry: Entry) -> list[Any]:
 
 
 def _prepared(
-    system: str, entries: list[Entry], state: Mapping[str, Any], scratch: Path
+    system: System[Any, Any], entries: list[Entry], state: Mapping[str, Any], scratch: Path
 ) -> Generator[tuple[Entry, Path | CaseError]]:
     """Caches of the cases, in order; the next one is made while the present one is predicted."""
-    prepare_case = part(system, "new").prepare_case
 
     def make(entry: Entry) -> Path | CaseError:
         try:
             with naming(entry.case):
-                made: Path = prepare_case(entry, state, scratch / entry.case)
+                return system.prepare_new(entry, state, scratch / entry.case)
         except CaseError as error:
             return error
-        return made
 
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(make, entries[0])
@@ -123,4 +137,4 @@ def _prepared(
 
 
 if __name__ == "__main__":
-    run(main)
+    predict.main()

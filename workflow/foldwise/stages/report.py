@@ -4,34 +4,37 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Any
 
-from foldwise.command import run, system_parser
+from foldwise.command import Of, stage
 from foldwise.report.page import write_report
 from foldwise.report.results import read_experiment
 from foldwise.report.usage import usage
-from foldwise.settings import parse
-from foldwise.systems import part
+from foldwise.settings import Experiment
+from foldwise.systems.base import System
 
 
-def main() -> None:
-    """Read the command line."""
-    made = system_parser(__doc__, "Settings")
-    made.add_argument("--folder", required=True, type=Path, help="folder of the experiment")
-    made.add_argument("--data", required=True, type=Path, help="folder of the prepared data")
-    made.add_argument("--caches", required=True, type=Path, help="folder of the caches")
-    args = made.parse_args()
-    settings = parse(part(args.system, "settings").Settings, args.settings)
-    view = part(args.system, "report").VIEW
-    experiment = read_experiment(
+@stage
+def report(
+    *,
+    system: System[Any, Any],
+    settings: Annotated[Experiment, Of()],
+    folder: Annotated[Path, "folder of the experiment"],
+    data: Annotated[Path, "folder of the prepared data"],
+    caches: Annotated[Path, "folder of the caches"],
+) -> None:
+    """Write the report."""
+    view = system.results.view
+    read = read_experiment(
         settings.experiment,
-        args.folder,
+        folder,
         list(settings.models),
         settings.split.folds,
-        args.caches,
-        lambda cases: view.remarks(cases, args.data),
+        caches,
+        lambda cases: view.remarks(cases, data),
     )
-    write_report(replace(experiment, usage=usage(args.folder, args.data)), view, args.folder)
+    write_report(replace(read, usage=usage(folder, data)), view, folder)
 
 
 if __name__ == "__main__":
-    run(main)
+    report.main()

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Annotated
 
-from foldwise.command import parser, run, written
+from foldwise.command import Output, stage
 from foldwise.files import read_json
 from foldwise.index import Index
 from foldwise.systems.clips.index import update_index
 
 
-def main() -> None:
-    """Read the command line."""
-    made = parser(__doc__)
-    made.add_argument("--index", required=True, type=Path, help="index as made from the sheet")
-    made.add_argument("--regions", required=True, type=Path, help="folder of the regions and their facts")
-    made.add_argument("--updated", required=True, type=written, help="index to write")
-    made.add_argument("--splits", required=True, type=written, help="its readable twin (.json)")
-    args = made.parse_args()
-    old = Index.read(args.index)
-    facts = {entry.case: read_json(args.regions / f"{entry.case}.json") for entry in old.entries}
-    new = update_index(old, facts, args.regions)
-    new.write(args.updated, args.splits)
+@stage
+def update_labels(
+    *,
+    index: Annotated[Path, "index as made from the sheet"],
+    regions: Annotated[Path, "folder of the regions and their facts"],
+    updated: Annotated[Output, "index to write"],
+    splits: Annotated[Output, "its readable twin (.json)"],
+) -> None:
+    """Write the new index."""
+    old = Index.read(index)
+    facts = {entry.case: read_json(regions / f"{entry.case}.json") for entry in old.entries}
+    new = update_index(old, facts, regions)
+    new.write(updated, splits)
     logging.info("%d of %d cases accepted", len(new.entries), len(old.entries))
 
 
 if __name__ == "__main__":
-    run(main)
+    update_labels.main()

@@ -1,102 +1,74 @@
-"""What differs between the families of experiments: a package each, with the same modules.
-
-`settings` (Settings, Data, Model, Evaluate, Export), `check` (examine), `layout` (open_experiment), `index`
-(make_entries), `family` (Family), `results` (chooses, choose, score, export), `new` (new_entries,
-prepare_case) and `report` (VIEW). Stages and rules ask for them by the name of the system; `System` below and
-the segmentation system say what each of them is.
-"""
+"""The systems by name: ours, and those that other packages bring by the entry point `foldwise.systems`."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from foldwise.files import CaseError
-from foldwise.settings import Model
+from foldwise.systems.base import System
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from foldwise.training.steps import Items
-
-NAMES = ("segmentation", "surgical", "interactive", "clips")
+GROUP = "foldwise.systems"
 
 
-def system_of(config: Mapping[str, Any]) -> str:
-    """The system that an experiment names.
+@cache
+def system_of(name: str) -> System[Any, Any]:
+    """The system of a name.
 
     Raises:
-        CaseError: there is none of that name.
+        CaseError: there is none of that name, or two packages bring one, or the class is no complete system.
     """
-    name = config.get("system", NAMES[0])
-    if name not in NAMES:
-        raise CaseError(f"config: system: {name!r} is none of {', '.join(NAMES)}")
-    return str(name)
+    found = _found()
+    if name not in found:
+        raise CaseError(
+            f"system: {name!r} is none of {', '.join(found)}; systems of other packages have to be installed"
+        )
+    made = found[name]
+    if not isinstance(made, EntryPoint):
+        return made
+    try:
+        system = made.load()()
+    except Exception as error:  # of another package: any kind
+        raise CaseError(f"system {name}, of {_origin(made)}: cannot be imported ({error})") from error
+    if not isinstance(system, System) or system.name != name:
+        raise CaseError(f"system {name}, of {_origin(made)}: {made.value} is no System of that name")
+    return system
 
 
-def part(system: str, module: str) -> Any:
-    """A module of a system; imported only now, since some need torch."""
-    return importlib.import_module(f"foldwise.systems.{system}.{module}")
+def names() -> list[str]:
+    """Names of all systems, ours first."""
+    return list(_found())
 
 
-class System(Protocol):
-    """The side of a system that learns and predicts, `Family(model, task)`; the rest is shared.
-
-    `caches` are paths of the cases' HDF5 files. A score is higher where a model is better.
-
-    Attributes:
-        evaluate: the experiment's section on scores, where testing itself depends on it; set before testing.
-    """
-
-    evaluate: Any
-
-    def network(self) -> nn.Module:
-        """A new network with random weights."""
-
-    def parameters(self, network: nn.Module) -> Iterable[Any]:
-        """What the optimiser works on: parameters, or groups of them with learning rates of their own."""
-
-    def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
-        """Training items; the n-th is a pure function of (seed, n)."""
-
-    def loss(
-        self, network: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Generator
-    ) -> dict[str, torch.Tensor]:
-        """Scalars of a batch on the training device: `loss`, and parts of it worth a log column."""
-
-    def examples(self, caches: Sequence[str], seed: Sequence[int], count: int, folder: Path) -> None:
-        """Write the first training samples, as the network sees them, for a person to look at."""
-
-    def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
-        """Means over validation cases: `score`, by which the best epoch is chosen, and others to log.
-
-        A score that these cases leave undefined is NaN, whatever the network finds in them.
-        """
-
-    def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
-        """Write a case's prediction (the mean over networks) as HDF5."""
+def origin(name: str) -> str:
+    """The package that brings a system, with its version."""
+    made = _found()[name]
+    return _origin(made) if isinstance(made, EntryPoint) else "foldwise"
 
 
-def load(system: str, model: Model, task: Mapping[str, Any]) -> Any:
-    """The `System` for one model.
+def own() -> dict[str, System[Any, Any]]:
+    """The systems of this package."""
+    from foldwise.systems.clips.system import Clips
+    from foldwise.systems.interactive.system import Interactive
+    from foldwise.systems.segmentation.system import Segmentation
+    from foldwise.systems.surgical.system import Surgical
 
-    Args:
-        system: its name.
-        model: the model's settings, as `fitted` made them.
-        task: what is learnt, as the index has it.
-    """
-    return part(system, "family").Family(model, task)
+    ours: list[System[Any, Any]] = [Segmentation(), Surgical(), Interactive(), Clips()]
+    return {system.name: system for system in ours}
 
 
-def fitted(system: str, model: Model, caches: Sequence[str]) -> Any:
-    """The model's settings with what its training cases decide.
+@cache
+def _found() -> dict[str, System[Any, Any] | EntryPoint]:
+    found: dict[str, System[Any, Any] | EntryPoint] = {**own()}
+    for point in entry_points(group=GROUP):
+        if point.name in found:
+            other = found[point.name]
+            first = _origin(other) if isinstance(other, EntryPoint) else "foldwise"
+            raise CaseError(f"system {point.name}: {first} and {_origin(point)} both bring one of that name")
+        found[point.name] = point
+    return found
 
-    Args:
-        system: its name.
-        model: the model's settings.
-        caches: of the training cases.
-    """
-    return part(system, "family").Family.fitted(model, caches)
+
+def _origin(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else point.value

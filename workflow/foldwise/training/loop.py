@@ -21,10 +21,10 @@ from tqdm import tqdm
 from foldwise.files import atomic_path, write_text
 from foldwise.networks import build
 from foldwise.settings import Model, Named, validate
-from foldwise.systems import System
 from foldwise.training import checkpoint
 from foldwise.training.attempts import Attempts
 from foldwise.training.budget import Budget
+from foldwise.training.learner import Learner
 from foldwise.training.memory import peak_gpu_mib, peak_mib
 from foldwise.training.parallel import LostError, Team, make_fabric
 from foldwise.training.pretrained import load_pretrained
@@ -62,27 +62,27 @@ class Trainer:
     """One training of one model on one fold, over as many jobs as it takes."""
 
     def __init__(
-        self, run: Run, system: System, attempts: Attempts, budget: Budget, team: Team | None = None
+        self, run: Run, learner: Learner[Any], attempts: Attempts, budget: Budget, team: Team | None = None
     ) -> None:
         """Build everything, then take up the checkpoint if there is one.
 
         Args:
             run: what to train, and on what.
-            system: the family of experiments.
+            learner: of the model.
             attempts: the history.
             budget: says when to stop.
             team: the processes that train together; None: this one alone.
         """
-        self.run, self.system, self.attempts, self.budget = run, system, attempts, budget
+        self.run, self.learner, self.attempts, self.budget = run, learner, attempts, budget
         training = run.model.training
         self.team = team or Team(make_fabric(training))
         self.fabric = self.team.fabric
         torch.manual_seed(step_seed(run.seed, 0))
-        network = system.network()
+        network = learner.network()
         self.pretrained = load_pretrained(network, run.model.pretrained) if run.model.pretrained else None
-        optimiser = build("optimiser", run.model.optimiser, system.parameters(network))
+        optimiser = build("optimiser", run.model.optimiser, learner.parameters(network))
         self.scheduler = make_scheduler(run.model.scheduler, optimiser, training.epochs)
-        assert training.steps_per_epoch is not None, "the system fills in the steps of an epoch"
+        assert training.steps_per_epoch is not None, "the learner fills in the steps of an epoch"
         self.per_epoch = training.steps_per_epoch
         self.network, self.optimiser = self.fabric.setup(network, optimiser)
         self.team.align(self.network)
@@ -139,7 +139,7 @@ class Trainer:
         training = self.run.model.training
         every = training.accumulate
         feed = batches(
-            self.system.items(self.run.train, self.run.seed),
+            self.learner.items(self.run.train, self.run.seed),
             self.step * every,
             self.total * every,
             training.batch,
@@ -197,7 +197,7 @@ class Trainer:
             seed = step_seed(self.run.seed, number, self.team.rank)
             torch.manual_seed(seed)
             generator = torch.Generator(self.fabric.device).manual_seed(seed)
-            values = self.system.loss(self.network, batch, generator)
+            values = self.learner.loss(self.network, batch, generator)
             self.fabric.backward(values["loss"] / training.accumulate)
             made.append({name: value.item() for name, value in values.items()})
         for means in self.team.mean(made):
@@ -235,7 +235,7 @@ class Trainer:
         due = epoch % training.validate_every == 0 or last
         score = math.nan
         if due and self.run.validation:
-            validate = self.system.validate
+            validate = self.learner.validate
             measured = self.team.of_first(lambda: validate(self.network, self.run.validation))
             score = measured.pop("score")
             row |= measured

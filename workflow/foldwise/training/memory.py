@@ -13,9 +13,9 @@ import psutil
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from foldwise.files import CaseError
 from foldwise.forecast import Step
-from foldwise.networks import first_line, needs_numbers, shapes_only
+from foldwise.networks import needs_numbers, shapes_only
+from foldwise.training.learner import Learner
 
 # Bytes that a usual U-Net keeps per voxel of a patch.
 GUESS = 2000
@@ -50,13 +50,13 @@ def gpu_gib(step: Step, half: bool) -> float:
     return (16 * step.weights + share * (step.kept + 3 * step.largest)) / 2**30 + 0.7
 
 
-def count_step(system: Any) -> Step:
-    """Count what a training step of a system holds; nothing is computed, since tensors have shapes alone.
+def count_step(learner: Learner[Any]) -> Step:
+    """Count what a training step of a model holds; nothing is computed, since tensors have shapes alone.
 
     Of a network with operations that know no such form, a rough guess is made from the patch.
 
     Args:
-        system: gives `build_network()`, `sample()`, `refusal()` and `try_loss()`.
+        learner: of the model.
 
     Raises:
         CaseError: the network cannot be made, does not take its patches, or the loss not its outputs.
@@ -70,9 +70,9 @@ def count_step(system: Any) -> Step:
             sizes[storage._cdata] = storage.nbytes()
         return tensor
 
-    network = shapes_only(system.build_network)
+    network = shapes_only(learner.build_network)
     with torch.device("meta"):
-        sample = system.sample()
+        sample = learner.sample()
         parameters = {id(p) for p in network.parameters()}
         weights = sum(p.numel() for p in network.parameters())
         try:
@@ -83,13 +83,13 @@ def count_step(system: Any) -> Step:
                 network.eval()(sample)
         except Exception as error:  # wrong shapes raise any kind
             if not needs_numbers(error):
-                raise CaseError(system.refusal(first_line(error))) from error
+                raise learner.refuse(error) from error
             outputs = None
     if outputs is None:
-        system.try_loss(None)
+        learner.try_loss(None)
         guess = GUESS * sample[:, 0].numel()
         return Step(weights, guess, 0, guess // 3)
-    system.try_loss(outputs)
+    learner.try_loss(outputs)
     # The loss keeps each output and its target a few times over.
     made = outputs.values() if isinstance(outputs, dict) else outputs
     heads = [made] if isinstance(made, torch.Tensor) else list(made)

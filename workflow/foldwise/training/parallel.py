@@ -78,15 +78,21 @@ def make_fabric(training: Training) -> Fabric:
             f"training.gpus: {gpus}, but this job sees {visible}; let the profile ask for as many, for Slurm "
             f'`set-resources: train: gres: "gpu:{gpus}"`'
         )
-    precision: Any = {"auto": "16-mixed" if visible else "32-true", "off": "32-true"}.get(amp, amp)
     return Fabric(
         accelerator="cuda" if visible else "cpu",
         devices=gpus,
         strategy=_Unwrapped(timeout=MEETING) if gpus > 1 else "auto",
-        precision=precision,
+        precision=precision_of(amp, gpu=visible > 0),
         # Within a Slurm job Fabric would take the job's tasks for its own processes.
         plugins=[LightningEnvironment()],
     )
+
+
+def precision_of(amp: str, *, gpu: bool) -> Any:
+    """Fabric's name of a precision: half precision of 16 bits is for GPUs alone."""
+    if amp == "bf16-mixed":
+        return amp
+    return "16-mixed" if gpu and amp != "off" else "32-true"
 
 
 @contextmanager

@@ -14,17 +14,17 @@ from foldwise.files import CaseError
 from foldwise.forecast import Step
 from foldwise.networks import build, shapes_only
 from foldwise.settings import Model
-from foldwise.systems import load
+from foldwise.training.learner import Learner
 from foldwise.training.loop import make_scheduler
 from foldwise.training.memory import count_step
 from foldwise.training.pretrained import fitting
 
 
-def try_model(system: str, model: Any, task: dict[str, Any], whole: bool = True) -> Step:
+def try_model(kind: type[Learner[Any]], model: Model, task: dict[str, Any], whole: bool = True) -> Step:
     """Make all that a training is made of, and count what a step holds.
 
     Args:
-        system: its name.
+        kind: class of its learner.
         model: its settings.
         task: what is learnt.
         whole: whether the patch and the like are known already; they are not before a plan is made.
@@ -49,36 +49,35 @@ def try_model(system: str, model: Any, task: dict[str, Any], whole: bool = True)
     # Networks and schedules that are only tried warn of what would be wrong if they were used.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        family = attempt(lambda: load(system, model, task))
-        network = attempt(lambda: _network(family)) if family else None
+        learner = attempt(lambda: kind(model, task))
+        network = attempt(lambda: _network(learner)) if learner else None
         step = None
         if network is not None:
             step = Step(sum(p.numel() for p in network.parameters()), 0, 0, 0)
-            if whole and not family.frozen:
-                step = attempt(lambda: count_step(family))
+            if whole and not learner.frozen:
+                step = attempt(lambda: count_step(learner))
             else:
-                attempt(lambda: family.try_loss(None))
-            if model.pretrained is not None:
-                attempt(lambda: fitting(network, model.pretrained))
-            attempt(lambda: _try_schedule(model, family, network))
+                attempt(lambda: learner.try_loss(None))
+            if (pretrained := model.pretrained) is not None:
+                attempt(lambda: fitting(network, pretrained))
+            attempt(lambda: _try_schedule(model, learner, network))
     if problems:
         raise CaseError("\n".join(problems))
     assert step is not None
     return step
 
 
-def _network(family: Any) -> nn.Module:
+def _network(learner: Learner[Any]) -> nn.Module:
     """The network: with shapes alone, unless files of weights belong to it."""
-    made: nn.Module = family.network() if family.reads_weights else shapes_only(family.build_network)
-    return made
+    return learner.network() if learner.reads_weights else shapes_only(learner.build_network)
 
 
-def _try_schedule(model: Model, family: Any, network: nn.Module) -> None:
+def _try_schedule(model: Model, learner: Learner[Any], network: nn.Module) -> None:
     """Take a step of the optimiser and all of the schedule, on parameters of one number each."""
     try:
         groups = [
             {**one, "params": [_small(p) for p in one["params"]]} if isinstance(one, dict) else _small(one)
-            for one in family.parameters(network)
+            for one in learner.parameters(network)
         ]
         optimiser = build("optimiser", model.optimiser, groups)
         if not model.optimiser.arguments.get("capturable"):  # such a step needs a GPU

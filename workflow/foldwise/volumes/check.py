@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from foldwise import check
-from foldwise.check import Findings, Produced
+from foldwise.check import Checked, Findings, Produced
 from foldwise.files import CaseError
 from foldwise.settings import Split
 from foldwise.sheet import Sheet
-from foldwise.volumes.forecast import Size
 from foldwise.volumes.settings import Data
 from foldwise.volumes.sheet import Case
+from foldwise.volumes.size import Size
 from foldwise.volumes.targets import unnamed
 from foldwise.volumes.volume import Header, is_nifti, read_header, read_volume, same_grid, spacing_of
 
@@ -25,34 +24,10 @@ HEADER_THREADS = 16
 LABEL_THREADS = 2
 
 
-@dataclass(frozen=True)
-class Checked(check.Checked):
-    """What a check of volumes found.
-
-    Attributes:
-        headers: path → header, for every file that could be read.
-    """
-
-    headers: dict[Path, Header]
-
-    def size(self, case: Case) -> Size | None:
-        """What the case's header tells the forecast; None if it was not read."""
-        header = self.headers.get(case.images[0])
-        if header is None:
-            return None
-        images = [self.headers[path] for path in case.images if path in self.headers]
-        return Size(
-            shape=header.shape[:3],
-            spacing=spacing_of(header.affine),
-            channels=sum(image.channels for image in images),
-            labelled=case.labelled,
-        )
-
-
 def check_volumes(
     sheet: Sheet[Case],
     data: Data,
-    split: Split,
+    split: Split | None,
     *,
     labels: bool,
     produced: Produced,
@@ -63,7 +38,7 @@ def check_volumes(
     Args:
         sheet: as read.
         data: what the labels mean.
-        split: the cross-validation that is asked for.
+        split: the cross-validation that is asked for; None: these are not all cases.
         labels: also read the labels' voxels and compare their values with `data.labels`.
         produced: says of a missing file whether the workflow makes it itself.
         needs_weight: why every training case must have a weight map, or None.
@@ -74,13 +49,30 @@ def check_volumes(
     for case in sheet.cases:
         _check_grids(case, headers, found)
     _check_channels(sheet.cases, headers, found)
-    check.check_groups(sheet.cases, split, found)
+    if split is not None:
+        check.check_groups(sheet.cases, split, found)
     for case in sheet.cases if needs_weight else ():
         if case.trains and case.weight is None:
             found.add(case, f"{needs_weight}, but there is neither a `weight` nor a lung mask")
     if labels:
         _check_labels([case for case in sheet.cases if case.label in headers], data, found)
-    return Checked(found.problems, found.warnings, headers)
+    seen = [case for case in sheet.cases if case.images[0] in headers]
+    sizes = {case.name: _size(case, headers) for case in seen}
+    firsts = {case.name: headers[case.images[0]] for case in seen}
+    facts = {
+        name: {"shape": list(first.shape), "affine": first.affine.tolist()} for name, first in firsts.items()
+    }
+    return Checked(found.problems, found.warnings, sizes, facts)
+
+
+def _size(case: Case, headers: dict[Path, Header]) -> Size:
+    first = headers[case.images[0]]
+    return Size(
+        shape=first.shape[:3],
+        spacing=spacing_of(first.affine),
+        channels=sum(headers[path].channels for path in case.images if path in headers),
+        labelled=case.labelled,
+    )
 
 
 def _headers(present: dict[Path, Case], found: Findings) -> dict[Path, Header]:

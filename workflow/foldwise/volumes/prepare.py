@@ -1,19 +1,84 @@
-"""From source volumes to a case's crop, and from the crop to its cache."""
+"""From source volumes to lung masks, from these to a case's crop, and from the crop to its cache."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from foldwise.files import CaseError, read_json, write_json
+from foldwise.files import CaseError, atomic_folder, read_json, write_json
+from foldwise.index import Entry
+from foldwise.settings import validate
 from foldwise.volumes import geometry
 from foldwise.volumes.cache import Contents, compact, write_case
 from foldwise.volumes.geometry import Box, Lineage, int3
-from foldwise.volumes.settings import Cache, Crop
-from foldwise.volumes.targets import label_type, unnamed
+from foldwise.volumes.lungs import FILLED, find_lungs, missed_share
+from foldwise.volumes.settings import Cache, Crop, LungMask, Prepare
+from foldwise.volumes.targets import Targets, label_type, unnamed
 from foldwise.volumes.volume import Volume, read_channels, read_volume, same_grid, write_volume
+
+
+def mask_case(
+    case: str,
+    image: Path,
+    label: Path | None,
+    settings: LungMask,
+    mask: Path,
+    region: Path,
+    facts: Path,
+) -> None:
+    """Write a case's lung mask and region (uint8 NIfTI on the image's grid) and what was seen.
+
+    Raises:
+        CaseError: no lungs were found, or the region misses more labelled voxels than allowed; the
+            message names the case.
+    """
+    ct = read_volume(image)
+    try:
+        lungs = find_lungs(ct, air_hu=settings.air_hu, closing_mm=settings.closing_mm)
+    except CaseError as error:
+        raise CaseError(f"case {case}: {image}: {error}") from error
+    voxel_litres = abs(np.linalg.det(ct.affine[:3, :3])) / 1e6
+    seen = {
+        "case": case,
+        "lungs_litres": float(lungs.mask.sum() * voxel_litres),
+        "region_litres": float(lungs.region.sum() * voxel_litres),
+        "region_share_of_scan": float(lungs.region.mean()),
+        "smaller_lung": lungs.smaller,
+        "seconds": lungs.seconds,
+    }
+    if label is not None:
+        labelled = read_volume(label).data
+        missed = missed_share(labelled, lungs.region)
+        seen["label_missed_by_mask"] = missed_share(labelled, lungs.mask)
+        seen["label_missed_by_region"] = missed
+        if missed is not None and missed > settings.max_missed:
+            raise CaseError(
+                f"case {case}: {missed:.1%} of the labelled voxels of {label} lie outside the thoracic "
+                f"region, {settings.max_missed:.1%} are allowed (prepare.lung_mask.max_missed); look at "
+                f"the case, or use crop.to: none"
+            )
+    if lungs.smaller < FILLED:
+        logging.warning(
+            "case %s: one lung has %.0f %% of the other's volume; if it is filled or collapsed, the region "
+            "holds the other one's mirror image in its place. Check the region: %s",
+            case,
+            100 * lungs.smaller,
+            region,
+        )
+    write_volume(Volume(lungs.mask.astype(np.uint8), ct.affine), mask)
+    write_volume(Volume(lungs.region.astype(np.uint8), ct.affine), region)
+    write_json(facts, seen)
+    logging.info(
+        "case %s: lungs %.2f l, region %.2f l, %s",
+        case,
+        seen["lungs_litres"],
+        seen["region_litres"],
+        ", ".join(f"{step} {seconds:.1f} s" for step, seconds in lungs.seconds.items()),
+    )
 
 
 def crop_case(
@@ -143,6 +208,36 @@ def cache_case(case: str, folder: Path, settings: Cache, classes: dict[str, int]
     image = compact(np.stack(channels))
     contents = Contents(image, label, weight, lineage, tuple(classes))
     write_case(path, case, contents, settings.chunk, settings.max_foreground)
+
+
+def prepare_scan(entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
+    """Make a new scan's cache as the workflow does for others, and return its path.
+
+    Args:
+        entry: the scan.
+        state: what the model's file holds.
+        folder: for the files.
+
+    Raises:
+        CaseError: the scan cannot be used.
+    """
+    prepare = validate(Prepare, state["prepared"]["prepare"], origin="model")
+    cache = validate(Cache, state["prepared"]["cache"], origin="model")
+    classes = Targets.from_dict(state["task"]["targets"]).classes
+    images = [Path(path) for path in entry.files["images"]]
+    inside = None
+    if prepare.lung_mask is not None:
+        mask, region = folder / "mask.nii.gz", folder / "region.nii.gz"
+        mask_case(entry.case, images[0], None, prepare.lung_mask, mask, region, folder / "lungs.json")
+        inside = {"region": region, "lungs": mask}.get(prepare.crop.to)
+    with atomic_folder(folder / "crop") as cropped:
+        crop_case(images, None, None, inside, prepare.crop, classes, cropped)
+    found, wanted = read_json(folder / "crop" / "crop.json")["channels"], state["task"]["channels"]
+    if found != wanted:
+        raise CaseError(f"{found} image channel(s), the model takes {wanted}")
+    path = folder / f"{entry.case}.h5"
+    cache_case(entry.case, folder / "crop", cache, classes, path)
+    return path
 
 
 def _read_image(path: Path) -> list[Volume]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from foldwise import settings
 from foldwise.files import CaseError
-from foldwise.settings import Experiment, Name, Section, Share, as_list
+from foldwise.section import Section, affects
+from foldwise.settings import Experiment, Name, Share, as_list
 from foldwise.volumes.targets import LARGEST_LABEL, MOST_CLASSES, Targets
 
 Triple = tuple[float, float, float]
@@ -16,19 +17,15 @@ Voxels = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotat
 Postprocess = Literal["largest_foreground", "largest_component", "fill_holes"]
 
 
-class Data(Section):
+class Data(settings.Data):
     """Which cases there are and what their labels mean."""
 
-    sheet: Path = Field(description="Sample sheet (CSV or TSV), one case a row.")
-    folder: Path | None = Field(
-        None,
-        description="Folder from which relative paths of the sheet start; default: the sheet's.",
-    )
     labels: dict[Name, Annotated[int, Field(ge=1, le=LARGEST_LABEL)]] = Field(
         {"tumour": 1},
         min_length=1,
         max_length=MOST_CLASSES,
         description="Class name → its voxel value in the label files.",
+        json_schema_extra=affects("crop", "cache", "index", "plan", "memory"),
     )
 
     regions: dict[Name, Annotated[list[Name], Field(min_length=1)]] = Field(
@@ -36,6 +33,7 @@ class Data(Section):
         description="Overlapping regions → their classes, e.g. `{whole: [oedema, core], core: [core]}`: "
         "nested or disjoint, each with an output of its own (sigmoid). Empty: the classes themselves "
         "(soft-max).",
+        json_schema_extra=affects("index", "plan", "memory"),
     )
 
     @model_validator(mode="after")
@@ -63,13 +61,19 @@ class Data(Section):
 class LungMask(Section):
     """Lungs found in a CT in HU, without a network."""
 
-    air_hu: float = Field(-320, description="Voxels below this are air or lung. HU.")
+    air_hu: float = Field(
+        -320, description="Voxels below this are air or lung. HU.", json_schema_extra=affects("lungs")
+    )
     closing_mm: float = Field(
-        10, ge=0, description="Radius of the closing that keeps vessels and pleural tumours in. mm."
+        10,
+        ge=0,
+        description="Radius of the closing that keeps vessels and pleural tumours in. mm.",
+        json_schema_extra=affects("lungs"),
     )
     max_missed: Share = Field(
         0.05,
         description="A case fails when more than this share of its labelled voxels lies outside the region.",
+        json_schema_extra=affects("lungs"),
     )
 
 
@@ -80,11 +84,15 @@ class Crop(Section):
         "region",
         description="What the box encloses: the thoracic region, the lungs alone, voxels that are not 0 in "
         "any channel (MR without its skull), or the whole scan.",
+        json_schema_extra=affects("crop"),
     )
-    margin_mm: float = Field(10, ge=0, description="Margin round the box on every side. mm.")
+    margin_mm: float = Field(
+        10, ge=0, description="Margin round the box on every side. mm.", json_schema_extra=affects("crop")
+    )
     outside: Literal["keep", "zero", "mean"] = Field(
         "keep",
         description="Voxels outside `to`: kept, set to 0, or set to the mean of those outside.",
+        json_schema_extra=affects("crop"),
     )
 
 
@@ -105,14 +113,23 @@ class Cache(Section):
     """The HDF5 file of a case."""
 
     spacing: Triple | None = Field(
-        None, description="Resample to this voxel size (x, y, z; RAS axes); null keeps it. mm."
+        None,
+        description="Resample to this voxel size (x, y, z; RAS axes); null keeps it. mm.",
+        json_schema_extra=affects("cache", "plan", "memory"),
     )
     shape: Voxels | None = Field(
-        None, description="Resample every case to this shape instead (whole volumes as patches). Voxels."
+        None,
+        description="Resample every case to this shape instead (whole volumes as patches). Voxels.",
+        json_schema_extra=affects("cache", "plan", "memory"),
     )
-    chunk: Voxels = Field((32, 32, 32), description="Chunk of the stored arrays. Voxels.")
+    chunk: Voxels = Field(
+        (32, 32, 32), description="Chunk of the stored arrays. Voxels.", json_schema_extra=affects("cache")
+    )
     max_foreground: int = Field(
-        20000, ge=1, description="Foreground coordinates kept per class (drawn evenly if more)."
+        20000,
+        ge=1,
+        description="Foreground coordinates kept per class (drawn evenly if more).",
+        json_schema_extra=affects("cache"),
     )
 
     @field_validator("spacing")
@@ -132,21 +149,27 @@ class Cache(Section):
 class Sampling(Section):
     """Where training patches are centred: a mixture of three samplers, given as fractions."""
 
-    label: Share = Field(0.8, description="Fraction centred on a voxel of a drawn class.")
-    uniform: Share = Field(0.2, description="Fraction centred anywhere.")
+    label: Share = Field(
+        0.8, description="Fraction centred on a voxel of a drawn class.", json_schema_extra=affects("train")
+    )
+    uniform: Share = Field(0.2, description="Fraction centred anywhere.", json_schema_extra=affects("train"))
     weighted: Share = Field(
         0.0,
         description="Fraction centred in proportion to the weight map (sheet column `weight`, "
         "else the lung mask).",
+        json_schema_extra=affects("train", "check"),
     )
     label_weights: dict[Name, Annotated[float, Field(ge=0)]] = Field(
-        {}, description="Relative weight of a class in the label sampler; default: equal."
+        {},
+        description="Relative weight of a class in the label sampler; default: equal.",
+        json_schema_extra=affects("train"),
     )
     overhang: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.5,
         description="Largest share of a patch, per side, beyond the border of a volume larger than it; 0.5: "
         "any voxel can be the very centre, 0: patches stay inside. A volume smaller than the patch is "
         "centred in it.",
+        json_schema_extra=affects("train"),
     )
 
     @model_validator(mode="after")
@@ -159,15 +182,44 @@ class Sampling(Section):
 class Augmentation(Section):
     """Random changes of training patches, drawn per sample on the training device."""
 
-    flip: bool = Field(True, description="Mirror along each axis, each with probability 0.5.")
-    rotate_deg: float = Field(15, ge=0, le=180, description="Largest rotation about each axis. °.")
-    scale: Share = Field(0.15, description="Largest relative zoom, in or out.")
-    affine_probability: Share = Field(0.3, description="Share of samples rotated and zoomed.")
-    noise: float = Field(0.1, ge=0, description="Largest std of noise, in normalised units.")
-    gamma: Share = Field(0.3, description="Largest relative change of the grey curve's exponent.")
-    brightness: float = Field(0.1, ge=0, description="Largest shift, in normalised units.")
-    contrast: Share = Field(0.15, description="Largest relative change of contrast.")
-    intensity_probability: Share = Field(0.3, description="Share of samples, per intensity change.")
+    flip: bool = Field(
+        True,
+        description="Mirror along each axis, each with probability 0.5.",
+        json_schema_extra=affects("train"),
+    )
+    rotate_deg: float = Field(
+        15,
+        ge=0,
+        le=180,
+        description="Largest rotation about each axis. °.",
+        json_schema_extra=affects("train"),
+    )
+    scale: Share = Field(
+        0.15, description="Largest relative zoom, in or out.", json_schema_extra=affects("train")
+    )
+    affine_probability: Share = Field(
+        0.3, description="Share of samples rotated and zoomed.", json_schema_extra=affects("train")
+    )
+    noise: float = Field(
+        0.1,
+        ge=0,
+        description="Largest std of noise, in normalised units.",
+        json_schema_extra=affects("train"),
+    )
+    gamma: Share = Field(
+        0.3,
+        description="Largest relative change of the grey curve's exponent.",
+        json_schema_extra=affects("train"),
+    )
+    brightness: float = Field(
+        0.1, ge=0, description="Largest shift, in normalised units.", json_schema_extra=affects("train")
+    )
+    contrast: Share = Field(
+        0.15, description="Largest relative change of contrast.", json_schema_extra=affects("train")
+    )
+    intensity_probability: Share = Field(
+        0.3, description="Share of samples, per intensity change.", json_schema_extra=affects("train")
+    )
 
 
 class Intensity(Section):
@@ -177,11 +229,13 @@ class Intensity(Section):
         (-1000, 600),
         description="Values outside are clipped: two numbers (HU for CT), the case's own percentiles 0.5 "
         "and 99.5, or null.",
+        json_schema_extra=affects("train", "predict", "plan"),
     )
     scale: Literal["window", "zscore", "zscore_nonzero"] | tuple[float, float] = Field(
         "window",
         description="The clip window mapped to [-1, 1]; the case's own z-score, over all voxels or over "
         "those that are not 0 (which stay 0); or a given mean and standard deviation.",
+        json_schema_extra=affects("train", "predict", "plan"),
     )
 
     @model_validator(mode="after")
@@ -198,12 +252,15 @@ class Intensity(Section):
 class Evaluate(Section):
     """Scores."""
 
-    tolerance_mm: float = Field(2, ge=0, description="Tolerance of the surface Dice. mm.")
+    tolerance_mm: float = Field(
+        2, ge=0, description="Tolerance of the surface Dice. mm.", json_schema_extra=affects("score")
+    )
     empty: Literal["leave_out", "brats"] = Field(
         "leave_out",
         description="Truth and prediction both empty: left out of the means and counted; or, as BraTS has "
         "it, Dice 1 and HD95 0. Only one empty: Dice 0, and HD95 the scan's diagonal; or, as BraTS has it, "
         "373.13 mm.",
+        json_schema_extra=affects("score"),
     )
     postprocess: Annotated[
         list[Postprocess], BeforeValidator(as_list, json_schema_input_type=Postprocess | list[Postprocess])
@@ -211,14 +268,23 @@ class Evaluate(Section):
         [],
         description="Steps tried in this order; each is kept only if it raises the mean Dice (of the fold's "
         "validation cases; for new cases, of the whole cross-validation).",
+        json_schema_extra=affects("choose", "score"),
     )
 
 
 class Export(Section):
     """Files for the user."""
 
-    probabilities: bool = Field(False, description="Also write <case>_<class>_probability.nii.gz, 0 to 1.")
-    dicom_seg: bool = Field(False, description="Also write <case>.dcm, a DICOM-SEG, where the scan is DICOM.")
+    probabilities: bool = Field(
+        False,
+        description="Also write <case>_<class>_probability.nii.gz, 0 to 1.",
+        json_schema_extra=affects("export"),
+    )
+    dicom_seg: bool = Field(
+        False,
+        description="Also write <case>.dcm, a DICOM-SEG, where the scan is DICOM.",
+        json_schema_extra=affects("export"),
+    )
 
 
 class VolumeExperiment(Experiment):

@@ -55,7 +55,7 @@ def read_sheet(data: Data) -> Sheet[Case]:
         raise CaseError(
             f"{path}: line 1: needs a column `case` and either `image` or one `image_<channel>` each"
         )
-    folder = data.folder if data.folder is not None else path.parent
+    folder = data.root
 
     def make(cells: Mapping[str, str], base: sheet.Case) -> Case:
         label, weight = (folder / cells[c] if cells.get(c) else None for c in ("label", "weight"))

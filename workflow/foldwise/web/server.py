@@ -27,11 +27,11 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from foldwise.annotate import Annotation
 from foldwise.files import CaseError
-from foldwise.interactive.hints import Hints
-from foldwise.interactive.results import rounded
-from foldwise.interactive.workspace import OutdatedError
+from foldwise.systems.interactive.annotation import Annotation
+from foldwise.systems.interactive.hints import Hints
+from foldwise.systems.interactive.masks import rounded
+from foldwise.systems.interactive.workspace import OutdatedError
 
 HOST = "127.0.0.1"
 PAGE = Path(__file__).with_name("page")

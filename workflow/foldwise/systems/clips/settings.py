@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from foldwise.settings import Experiment, Name, Named, Section, Share
+from foldwise import settings
+from foldwise.section import Section, affects
+from foldwise.settings import Experiment, Name, Named, Share
 from foldwise.settings import Model as AnyModel
 
 Three = tuple[float, float, float]
@@ -15,26 +17,25 @@ Three = tuple[float, float, float]
 FROZEN = ("EVL", "ZeroShotCLIP")
 
 
-class Data(Section):
+class Data(settings.Data):
     """Which clips there are and what their classes mean."""
 
-    sheet: Path = Field(description="Sample sheet (CSV or TSV), one clip a row.")
-    folder: Path | None = Field(
-        None, description="Folder from which relative paths of the sheet start; default: the sheet's."
-    )
     classes: Annotated[list[Name], Field(min_length=2)] | Path = Field(
         description="Names of the classes, in the order of their numbers from 0; or a JSON file with such a "
-        "list (`data_class_mapping.json`). The sheet's labels are names or numbers."
+        "list (`data_class_mapping.json`). The sheet's labels are names or numbers.",
+        json_schema_extra=affects("index"),
     )
     sentences: list[str] | Path | None = Field(
         None,
         description="A sentence per class for ZeroShotCLIP, in the same order; or a text file with one a "
         "line (`data_classes.txt`).",
+        json_schema_extra=affects("index"),
     )
     update_labels: bool = Field(
         False,
         description="Train on a new index (index-updated.pkl) of the cases alone whose new region was "
         "accepted, with the new masks; the old index stays.",
+        json_schema_extra=affects("index"),
     )
 
     @field_validator("classes")
@@ -52,18 +53,28 @@ class Regions(Section):
         "threshold",
         description="medsam: the network, prompted with a box. threshold: a classical stand-in, the largest "
         "bright component of the box. fan: what the scanner shows, without text and rulers around it.",
+        json_schema_extra=affects("regions", "memory"),
     )
     weights: Path | None = Field(
-        None, description="MedSAM's own checkpoint (.pth), or a folder with a SamModel of transformers."
+        None,
+        description="MedSAM's own checkpoint (.pth), or a folder with a SamModel of transformers.",
+        json_schema_extra=affects("regions", "check"),
     )
     key_every: int = Field(
-        8, ge=1, description="The region is searched in every n-th frame and interpolated between. Frames."
+        8,
+        ge=1,
+        description="The region is searched in every n-th frame and interpolated between. Frames.",
+        json_schema_extra=affects("regions", "memory"),
     )
     agreement: Share = Field(
-        0.5, description="A case whose new region has a smaller IoU with its given mask is to be reviewed."
+        0.5,
+        description="A case whose new region has a smaller IoU with its given mask is to be reviewed.",
+        json_schema_extra=affects("regions"),
     )
     smallest: Share = Field(
-        0.005, description="A region of a smaller share of the frame counts as none, to be reviewed."
+        0.005,
+        description="A region of a smaller share of the frame counts as none, to be reviewed.",
+        json_schema_extra=affects("regions"),
     )
 
     @model_validator(mode="after")
@@ -83,41 +94,89 @@ class Cache(Section):
     """The HDF5 file of a clip."""
 
     size: int | None = Field(
-        256, ge=16, description="Shrink frames to this shorter side; smaller ones stay. null: never. Pixels."
+        256,
+        ge=16,
+        description="Shrink frames to this shorter side; smaller ones stay. null: never. Pixels.",
+        json_schema_extra=affects("cache", "memory"),
     )
-    fps: float | None = Field(None, gt=0, description="Keep this many frames per second; null: all.")
+    fps: float | None = Field(
+        None,
+        gt=0,
+        description="Keep this many frames per second; null: all.",
+        json_schema_extra=affects("cache", "memory"),
+    )
     encoding: Literal["jpeg", "raw"] = Field(
-        "jpeg", description="jpeg: small. raw: exact values, compressed without loss."
+        "jpeg",
+        description="jpeg: small. raw: exact values, compressed without loss.",
+        json_schema_extra=affects("cache", "memory"),
     )
-    quality: int = Field(90, ge=1, le=100, description="Of the JPEGs.")
+    quality: int = Field(90, ge=1, le=100, description="Of the JPEGs.", json_schema_extra=affects("cache"))
 
 
 class RandAugment(Section):
     """Random changes of grey values and shape (Cubuk et al. 2020), the same for all frames of a clip."""
 
-    operations: int = Field(2, ge=1, description="Changes, one after another.")
-    magnitude: int = Field(7, ge=0, le=30, description="Their strength.")
+    operations: int = Field(
+        2, ge=1, description="Changes, one after another.", json_schema_extra=affects("train", "features")
+    )
+    magnitude: int = Field(
+        7, ge=0, le=30, description="Their strength.", json_schema_extra=affects("train", "features")
+    )
 
 
 class Clip(Section):
     """What of a video the network sees."""
 
-    frames: int = Field(8, ge=1, description="Frames of a clip.")
+    frames: int = Field(
+        8,
+        ge=1,
+        description="Frames of a clip.",
+        json_schema_extra=affects("train", "predict", "features", "memory"),
+    )
     every: int | Literal["segments"] = Field(
         16,
         description="Step between frames, from a random start; or `segments`: one frame from each of as many "
         "equal parts of the video. Frames of the cache.",
+        json_schema_extra=affects("train", "predict", "features"),
     )
-    size: int = Field(224, ge=16, description="Edge of the square that the network sees. Pixels.")
+    size: int = Field(
+        224,
+        ge=16,
+        description="Edge of the square that the network sees. Pixels.",
+        json_schema_extra=affects("train", "predict", "features", "memory"),
+    )
     area: tuple[Share, Share] = Field(
-        (0.08, 1.0), description="Random resized crops take this share of a training frame."
+        (0.08, 1.0),
+        description="Random resized crops take this share of a training frame.",
+        json_schema_extra=affects("train", "predict", "features"),
     )
-    mirror: bool = Field(True, description="Mirror half of the training clips, left to right.")
+    mirror: bool = Field(
+        True,
+        description="Mirror half of the training clips, left to right.",
+        json_schema_extra=affects("train", "predict", "features"),
+    )
     rand_augment: RandAugment | None = Field(RandAugment(), description="Augmentation; null: none.")
-    mean: Three = Field((0.48145466, 0.4578275, 0.40821073), description="Of the values 0 to 1; CLIP's.")
-    std: Three = Field((0.26862954, 0.26130258, 0.27577711), description="Likewise.")
-    spatial_views: Literal[1, 3] = Field(1, description="Squares along the longer side, averaged in testing.")
-    temporal_views: int = Field(3, ge=1, description="Clips over the video, averaged in testing.")
+    mean: Three = Field(
+        (0.48145466, 0.4578275, 0.40821073),
+        description="Of the values 0 to 1; CLIP's.",
+        json_schema_extra=affects("train", "predict", "features"),
+    )
+    std: Three = Field(
+        (0.26862954, 0.26130258, 0.27577711),
+        description="Likewise.",
+        json_schema_extra=affects("train", "predict", "features"),
+    )
+    spatial_views: Literal[1, 3] = Field(
+        1,
+        description="Squares along the longer side, averaged in testing.",
+        json_schema_extra=affects("train", "predict", "features", "memory"),
+    )
+    temporal_views: int = Field(
+        3,
+        ge=1,
+        description="Clips over the video, averaged in testing.",
+        json_schema_extra=affects("train", "predict", "features"),
+    )
 
     @model_validator(mode="after")
     def _sensible(self) -> Clip:
@@ -131,7 +190,12 @@ class Clip(Section):
 class Features(Section):
     """A frozen network's features, stored once per case (rule `clip_features`)."""
 
-    views: int = Field(4, ge=1, description="Augmented training clips stored per case; an epoch draws one.")
+    views: int = Field(
+        4,
+        ge=1,
+        description="Augmented training clips stored per case; an epoch draws one.",
+        json_schema_extra=affects("train", "features"),
+    )
 
 
 class Model(AnyModel):
@@ -143,17 +207,29 @@ class Model(AnyModel):
         "monai.networks.nets, or Foldwise: FrameAverage (`network`: a 2-D network of torchvision.models or "
         "monai.networks.nets for each frame), EVL and ZeroShotCLIP (`weights`: a folder of CLIP). Classes, "
         "frames and sizes are filled in.",
+        json_schema_extra=affects("train", "predict", "features", "memory"),
     )
-    loss: Named = Field(Named(name="CrossEntropyLoss"), description="From torch.nn.")
+    loss: Named = Field(
+        Named(name="CrossEntropyLoss"),
+        description="From torch.nn.",
+        json_schema_extra=affects("train", "memory"),
+    )
     class_weights: Literal["balanced"] | dict[Name, float] | None = Field(
-        None, description="Weights of the classes in the loss; balanced: by the training fold's counts."
+        None,
+        description="Weights of the classes in the loss; balanced: by the training fold's counts.",
+        json_schema_extra=affects("train"),
     )
     input: Literal["whole", "crop", "blank", "channel"] = Field(
         "whole",
         description="The whole frame; cropped to the region; its background blanked; or the region as a "
         "fourth channel. All but whole need prepare.regions; a case without a region is seen whole.",
+        json_schema_extra=affects("train", "predict", "features", "memory"),
     )
-    margin: Share = Field(0.05, description="Margin of `crop`, as a share of the region's longer edge.")
+    margin: Share = Field(
+        0.05,
+        description="Margin of `crop`, as a share of the region's longer edge.",
+        json_schema_extra=affects("train", "predict", "features"),
+    )
     clip: Clip = Field(Clip(), description="Frames and views.")
     features: Features | None = Field(None, description="Store a frozen network's features (EVL only).")
 
@@ -180,13 +256,15 @@ class Evaluate(Section):
 class Export(Section):
     """Files for the user."""
 
-    views: bool = Field(False, description="Also write the probabilities of each view.")
+    views: bool = Field(
+        False, description="Also write the probabilities of each view.", json_schema_extra=affects("export")
+    )
 
 
 class Settings(Experiment):
     """An experiment."""
 
-    system: Literal["clips"] = Field(description="The family.")
+    system: Literal["clips"] = Field(description="The family.", json_schema_extra=affects("index", "report"))
     data: Data = Field(description="Clips and classes.")
     prepare: Prepare = Field(Prepare(), description="Regions.")
     cache: Cache = Field(Cache(), description="The HDF5 cache.")

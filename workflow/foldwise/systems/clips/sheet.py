@@ -8,26 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foldwise.files import CaseError, read_json
-from foldwise.sheet import CASE_NAME, Case, Sheet, read_cases, read_table
+from foldwise.sheet import CASE_NAME, Case, Sheet, read_cases
 from foldwise.systems.clips.settings import Data
 from foldwise.video.regions import Box
+from foldwise.video.sheet import VideoCase, read_video_table, videos_in
 
 COLUMNS = ("video", "label", "box", "mask")
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mpeg", ".mpg", ".m4v", ".mkv", ".webm", ".wmv", ".gif")
 
 
 @dataclass(frozen=True)
-class ClipCase(Case):
+class ClipCase(VideoCase):
     """A clip.
 
     Attributes:
-        video: a video file.
         label: its class, by name; "" without one. What is no class stays as it was written.
         box: "x0 y0 x1 y1" in pixels of the video, or "".
         mask: an image of the region on the video's grid, or a folder of such by frame number; or None.
     """
 
-    video: Path
     label: str
     box: str
     mask: Path | None
@@ -49,11 +47,8 @@ def read_sheet(data: Data) -> Sheet[ClipCase]:
     Raises:
         CaseError: no such file, no header, or a column that is missing or not known.
     """
-    table = read_table(data.sheet, COLUMNS)
-    if "video" not in table.header:
-        raise CaseError(f"{data.sheet}: line 1: needs a column `video`")
-    names = class_names(data)
-    folder = data.folder if data.folder is not None else data.sheet.parent
+    table = read_video_table(data.sheet, COLUMNS)
+    names, folder = class_names(data), data.root
 
     def make(cells: Mapping[str, str], base: Case) -> ClipCase:
         return ClipCase(
@@ -80,21 +75,11 @@ def read_new_cases(source: Path) -> list[ClipCase]:
         sheet = read_sheet(Data(sheet=source, classes=["no", "class"]))
         sheet.refuse(source)
         return list(sheet.cases)
-    if not source.is_dir():
-        raise CaseError(f"{source}: neither a sample sheet nor a folder of videos")
-    found = [path for path in sorted(source.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES]
-    if not found:
-        raise CaseError(f"{source}: no videos in it ({', '.join(VIDEO_SUFFIXES)})")
-    made: dict[str, ClipCase] = {}
-    for line, path in enumerate(found, start=1):
-        if not path.stem.isprintable():
-            raise CaseError(
-                f"{source}: {path.stem!r} holds a character that cannot be printed; rename the video"
-            )
-        if path.stem in made:
-            raise CaseError(f"{source}: two videos are named {path.stem}")
-        made[path.stem] = ClipCase(path.stem, path.stem, "", line, video=path, label="", box="", mask=None)
-    return list(made.values())
+    found = videos_in(source, folders=False).items()
+    return [
+        ClipCase(name, name, "", line, video=path, label="", box="", mask=None)
+        for line, (name, path) in enumerate(found, start=1)
+    ]
 
 
 def class_names(data: Data) -> list[str]:

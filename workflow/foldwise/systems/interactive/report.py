@@ -11,12 +11,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from foldwise.interactive.kinds import CHOICES
-from foldwise.interactive.record import Record, Scored, open_record
 from foldwise.report.figures import PALETTE, picture
 from foldwise.report.results import Experiment, ModelResults
 from foldwise.report.tables import Column, Table
 from foldwise.report.view import Picture, View
+from foldwise.systems.interactive.kinds import CHOICES
+from foldwise.systems.interactive.record import Record, Scored, open_record
 from foldwise.systems.interactive.results import correlation, pairs
 
 METRICS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import pandas as pd
 
 from foldwise.files import write_text
 from foldwise.index import Entry
-from foldwise.interactive.places import Places
-from foldwise.interactive.record import Record, Scored, in_source, open_record
-from foldwise.interactive.results import mask_in_source, quality_rows
+from foldwise.report.view import View
+from foldwise.systems.base import Chosen, Results, Rows
+from foldwise.systems.interactive.masks import mask_in_source, quality_rows
+from foldwise.systems.interactive.places import Places
+from foldwise.systems.interactive.record import Record, Scored, in_source, open_record
 from foldwise.systems.interactive.settings import Evaluate, Export
 from foldwise.volumes.metrics import score as score_volume
 from foldwise.volumes.prepare import read_labels
@@ -23,48 +25,21 @@ from foldwise.volumes.volume import Volume, write_volume
 KEPT = ("dice", "jaccard", "hd95_mm", "assd_mm", "surface_dice", "volume_ml", "truth_ml", "empty")
 
 
-def chooses(settings: Evaluate) -> bool:
-    """Nothing is chosen on validation cases beside the epoch."""
-    return False
+class InteractiveResults(Results):
+    """Scores of every round on the source's grid; masks and the quality of slices as files."""
 
+    def score_case(
+        self, prediction: Path, entry: Entry, task: Mapping[str, Any], evaluate: Evaluate, chosen: Chosen
+    ) -> Rows:
+        """A row per object, kind of hints, choice of slices, and round.
 
-def choose(
-    predictions: Mapping[str, Path],
-    entries: Sequence[Entry],
-    task: Mapping[str, Any],
-    settings: Evaluate,
-    state: Path,
-) -> dict[str, Any]:
-    """Nothing."""
-    return {}
-
-
-def score(
-    predictions: Mapping[str, Path],
-    entries: Sequence[Entry],
-    fold: int | str,
-    task: Mapping[str, Any],
-    settings: Evaluate,
-    chosen: Mapping[str, Any],
-) -> pd.DataFrame:
-    """Scores on the source grid: a row per case, object, kind of hints, choice of slices, and round.
-
-    Further columns: slice (in the stack), seconds of the round, and quality_r, the correlation of predicted
-    and true IoU over the slices without hints where the object may be.
-
-    Args:
-        predictions: case → record of its sessions.
-        entries: the cases.
-        fold: for the column `fold`.
-        task: what is learnt.
-        settings: of the scores.
-        chosen: what `choose` returned.
-    """
-    rows = []
-    for entry in entries:
+        Further columns: slice (in the stack), seconds of the round, and quality_r, the correlation of
+        predicted and true IoU over the slices without hints where the object may be.
+        """
         if "label" not in entry.files:
-            continue
-        with open_record(predictions[entry.case]) as file:
+            return []
+        rows = []
+        with open_record(prediction) as file:
             record = Record(file)
             truth = read_labels(Path(entry.files["label"][0]), record.targets.classes)
             for made in record.rounds():
@@ -75,10 +50,40 @@ def score(
                     "seconds": made.seconds,
                     "quality_r": correlation(*pairs(made)),
                 }
-                for row in _scored(made, record, truth, settings.tolerance_mm):
-                    keys = {"case": entry.case, "group": entry.group, "fold": fold, "class": row["class"]}
-                    rows.append({**keys, **session, **{name: row[name] for name in KEPT}, **facts})
-    return pd.DataFrame(rows)
+                for row in _scored(made, record, truth, evaluate.tolerance_mm):
+                    rows.append({"class": row["class"], **session, **{n: row[n] for n in KEPT}, **facts})
+        return rows
+
+    def export_case(
+        self, prediction: Path, entry: Entry, export: Export, chosen: Chosen, folder: Path
+    ) -> Mapping[str, Rows]:
+        """Write the last mask of the exported session in the source's grid, and the quality of its slices.
+
+        <case>.nii.gz and <case>_quality.csv.
+        """
+        with open_record(prediction) as file:
+            record = Record(file)
+            if not record.simulated:
+                logging.info(
+                    "case %s has no label: no hints could be simulated, nothing is exported", entry.case
+                )
+                return {}
+            state = record.state
+        for number in state.not_found():
+            name = record.targets.names[number]
+            logging.warning("case %s: %s was found on no slice; the mask is without it", entry.case, name)
+        mask = mask_in_source(state, record.lineage, record.axis, record.targets)
+        write_volume(mask, folder / f"{entry.case}.nii.gz")
+        rows = quality_rows(state, record.targets.names, Places(record.lineage, record.axis))
+        write_text(folder / f"{entry.case}_quality.csv", pd.DataFrame(rows).to_csv(index=False))
+        return {}
+
+    @property
+    def view(self) -> View:
+        """Rounds and their Dice."""
+        from foldwise.systems.interactive.report import VIEW
+
+        return VIEW
 
 
 def _scored(made: Scored, record: Record, truth: Volume, tolerance_mm: float) -> list[dict[str, Any]]:
@@ -100,39 +105,3 @@ def correlation(predicted: np.ndarray, true: np.ndarray) -> float:
     if len(predicted) < 3 or not np.ptp(predicted) or not np.ptp(true):
         return float("nan")
     return float(np.corrcoef(predicted, true)[0, 1])
-
-
-def export(
-    predictions: Mapping[str, Path],
-    entries: Sequence[Entry],
-    settings: Export,
-    chosen: Mapping[str, Any],
-    folder: Path,
-) -> None:
-    """Write the last mask of the exported session in the source's grid, and the quality of its slices.
-
-    <case>.nii.gz and <case>_quality.csv.
-
-    Args:
-        predictions: case → record of its sessions.
-        entries: the cases.
-        settings: none so far.
-        chosen: what `choose` returned.
-        folder: where the files go.
-    """
-    for entry in entries:
-        with open_record(predictions[entry.case]) as file:
-            record = Record(file)
-            if not record.simulated:
-                logging.info(
-                    "case %s has no label: no hints could be simulated, nothing is exported", entry.case
-                )
-                continue
-            state = record.state
-        for number in state.not_found():
-            name = record.targets.names[number]
-            logging.warning("case %s: %s was found on no slice; the mask is without it", entry.case, name)
-        mask = mask_in_source(state, record.lineage, record.axis, record.targets)
-        write_volume(mask, folder / f"{entry.case}.nii.gz")
-        rows = quality_rows(state, record.targets.names, Places(record.lineage, record.axis))
-        write_text(folder / f"{entry.case}_quality.csv", pd.DataFrame(rows).to_csv(index=False))

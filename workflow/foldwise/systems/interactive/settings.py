@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from foldwise.interactive.kinds import Kind, Loss, Mode
+from foldwise.section import Section, affects
 from foldwise.settings import Model as AnyModel
-from foldwise.settings import Name, OneOrMore, Section, Share
+from foldwise.settings import Name, OneOrMore, Share
+from foldwise.systems.interactive.kinds import Kind, Loss, Mode
 from foldwise.volumes.settings import Augmentation, Data, Intensity, VolumeExperiment
 
 __all__ = ["Data", "Evaluate", "Export", "Model", "Settings"]
@@ -22,28 +23,68 @@ class Trunk(Section):
     """The ResNet of which both networks are made."""
 
     name: Literal["resnet18", "resnet34", "resnet50"] = Field(
-        "resnet50", description="From torchvision.models."
+        "resnet50",
+        description="From torchvision.models.",
+        json_schema_extra=affects("train", "predict", "memory"),
     )
     weights: Path | None = Field(
         None,
         description="Its state dict as torchvision has it, e.g. of ImageNet; every trunk of the model begins "
         "with it, and batch normalisation keeps its statistics. null: random weights.",
+        json_schema_extra=affects("train", "memory"),
     )
-    keys: int = Field(128, ge=1, description="Channels of a memory's keys.")
-    values: int = Field(512, ge=1, description="Channels of a memory's values.")
-    width: int = Field(256, ge=4, multiple_of=4, description="Channels of the memory network's decoder.")
+    keys: int = Field(
+        128,
+        ge=1,
+        description="Channels of a memory's keys.",
+        json_schema_extra=affects("train", "predict", "memory"),
+    )
+    values: int = Field(
+        512,
+        ge=1,
+        description="Channels of a memory's values.",
+        json_schema_extra=affects("train", "predict", "memory"),
+    )
+    width: int = Field(
+        256,
+        ge=4,
+        multiple_of=4,
+        description="Channels of the memory network's decoder.",
+        json_schema_extra=affects("train", "predict", "memory"),
+    )
     hint_width: int = Field(
-        256, ge=4, multiple_of=4, description="Channels of the hint network's feature pyramid."
+        256,
+        ge=4,
+        multiple_of=4,
+        description="Channels of the hint network's feature pyramid.",
+        json_schema_extra=affects("train", "predict", "memory"),
     )
 
 
 class Frames(Section):
     """The slices of a training sample."""
 
-    count: int = Field(3, ge=2, description="Slices of a sample, the reference among them.")
-    first_skip: int = Field(3, ge=1, description="Largest step from slice to slice at the start.")
-    last_skip: int = Field(5, ge=1, description="Largest step at the end.")
-    grow_every: int = Field(20, ge=1, description="Epochs after which the largest step grows by one.")
+    count: int = Field(
+        3,
+        ge=2,
+        description="Slices of a sample, the reference among them.",
+        json_schema_extra=affects("train", "memory"),
+    )
+    first_skip: int = Field(
+        3,
+        ge=1,
+        description="Largest step from slice to slice at the start.",
+        json_schema_extra=affects("train"),
+    )
+    last_skip: int = Field(
+        5, ge=1, description="Largest step at the end.", json_schema_extra=affects("train")
+    )
+    grow_every: int = Field(
+        20,
+        ge=1,
+        description="Epochs after which the largest step grows by one.",
+        json_schema_extra=affects("train"),
+    )
 
     @model_validator(mode="after")
     def _grows(self) -> Frames:
@@ -60,12 +101,18 @@ class Memory(Section):
         description="In training, a slice that was segmented is memorised with its truth (mask), its own "
         "soft prediction (recurrent), or its prediction where that is good and its truth elsewhere "
         "(threshold).",
+        json_schema_extra=affects("train", "memory"),
     )
     iou_threshold: Share = Field(
-        0.65, description="What is good enough for the mode `threshold`: a soft IoU above this."
+        0.65,
+        description="What is good enough for the mode `threshold`: a soft IoU above this.",
+        json_schema_extra=affects("train"),
     )
     capacity: int = Field(
-        8, ge=4, description="Slices in memory at most when a volume is segmented; the log states the bytes."
+        8,
+        ge=4,
+        description="Slices in memory at most when a volume is segmented; the log states the bytes.",
+        json_schema_extra=affects("train", "predict", "memory"),
     )
 
 
@@ -74,18 +121,29 @@ class Model(AnyModel):
 
     trunk: Trunk = Field(Trunk(), description="Networks.")
     size: int = Field(
-        512, ge=32, multiple_of=16, description="Edge of the square that slices are resized to. Pixels."
+        512,
+        ge=32,
+        multiple_of=16,
+        description="Edge of the square that slices are resized to. Pixels.",
+        json_schema_extra=affects("train", "predict", "memory"),
     )
-    slice_axis: Literal["x", "y", "z"] = Field("z", description="Axis across slices (RAS; z: axial).")
+    slice_axis: Literal["x", "y", "z"] = Field(
+        "z",
+        description="Axis across slices (RAS; z: axial).",
+        json_schema_extra=affects("train", "predict", "memory"),
+    )
     frames: Frames = Field(Frames(), description="Training samples.")
     memory: Memory = Field(Memory(), description="The memory.")
     hints: OneOrMore[Kind] = Field(
         ["hybrid"],
         description="Hints to train on, drawn evenly: extreme (points), box, points (inside), scribble, or "
         "hybrid (all of them).",
+        json_schema_extra=affects("train"),
     )
     loss: Loss = Field(
-        "both", description="Cross entropy (ce), Lovász-softmax (iou), or both, for the memory network."
+        "both",
+        description="Cross entropy (ce), Lovász-softmax (iou), or both, for the memory network.",
+        json_schema_extra=affects("train"),
     )
     intensity: OneOrMore[Intensity] = Field(
         [Intensity(clip="percentiles", scale="zscore")],
@@ -95,7 +153,10 @@ class Model(AnyModel):
         Augmentation(), description="Random changes, alike for all slices of a sample; null: none."
     )
     validation_rounds: int = Field(
-        2, ge=1, description="Rounds of the simulated user that choose the best epoch, with predicted choice."
+        2,
+        ge=1,
+        description="Rounds of the simulated user that choose the best epoch, with predicted choice.",
+        json_schema_extra=affects("train"),
     )
 
     @model_validator(mode="after")
@@ -110,17 +171,31 @@ class Model(AnyModel):
 class Evaluate(Section):
     """Sessions with a simulated user."""
 
-    rounds: int = Field(3, ge=1, description="Rounds of a session; the first one is that of the start slice.")
+    rounds: int = Field(
+        3,
+        ge=1,
+        description="Rounds of a session; the first one is that of the start slice.",
+        json_schema_extra=affects("predict", "score"),
+    )
     hints: OneOrMore[Kind] = Field(
-        ["extreme", "box", "points", "scribble", "hybrid"], description="Kinds of hints, a session for each."
+        ["extreme", "box", "points", "scribble", "hybrid"],
+        description="Kinds of hints, a session for each.",
+        json_schema_extra=affects("predict", "score"),
     )
     compare: bool = Field(
         True,
         description="Also run sessions whose slices are chosen by the truth (oracle) and at random, to "
         "compare the predicted choice with. Their rows are labelled so, and nothing is exported of them.",
+        json_schema_extra=affects("predict", "score"),
     )
-    export: Kind = Field("scribble", description="The kind of hints whose last masks are exported.")
-    tolerance_mm: Annotated[float, Field(ge=0)] = Field(2, description="Tolerance of the surface Dice. mm.")
+    export: Kind = Field(
+        "scribble",
+        description="The kind of hints whose last masks are exported.",
+        json_schema_extra=affects("predict", "export"),
+    )
+    tolerance_mm: Annotated[float, Field(ge=0)] = Field(
+        2, description="Tolerance of the surface Dice. mm.", json_schema_extra=affects("score")
+    )
 
     @model_validator(mode="after")
     def _exported(self) -> Evaluate:
@@ -136,7 +211,9 @@ class Export(Section):
 class Settings(VolumeExperiment):
     """An experiment of interactive segmentation."""
 
-    system: Literal["interactive"] = Field("interactive", description="The family of experiments.")
+    system: Literal["interactive"] = Field(
+        "interactive", description="The family of experiments.", json_schema_extra=affects("index", "report")
+    )
     models: dict[Name, Model] = Field(
         {"vmn": Model()}, min_length=1, description="Model name → its settings."
     )

@@ -21,7 +21,6 @@ from foldwise.settings import dump, validate
 from foldwise.systems.segmentation.settings import Model, Plan, Settings
 from foldwise.volumes.targets import Targets
 
-PRESETS_GIB = {"small": 4.0, "medium": 11.0, "large": 24.0}
 # An axis is coarse when its voxels are this many times as long as the others'.
 ANISOTROPIC = 3
 BASE_FEATURES, MOST_FEATURES = 32, {2: 512, 3: 320}
@@ -243,11 +242,11 @@ def plan_model(
 
 def training_gib(model: Model, targets: Targets, channels: int) -> float:
     """GPU memory of training a segmentation model in GiB, as counted on shapes alone."""
-    from foldwise.systems.segmentation.family import Family
+    from foldwise.systems.segmentation.learner import SegmentationLearner
     from foldwise.training.memory import count_step, gpu_gib
 
     task = {"targets": targets.as_dict(), "channels": channels}
-    return gpu_gib(count_step(Family(model, task)), half=model.training.amp != "off")
+    return gpu_gib(count_step(SegmentationLearner(model, task)), half=model.training.amp != "off")
 
 
 def plan_text(
@@ -265,7 +264,7 @@ def plan_text(
         "ct": fingerprint.ct,
         "nonzero_share": round(fingerprint.nonzero_share, 4),
         "labelled_voxels": [{k: round(v, 4) for k, v in channel.items()} for channel in fingerprint.grey],
-        "memory_gib": memory_gib(plan),
+        "memory_gib": plan.gib,
     }
     cache = {} if spacing is None else {"cache": {"spacing": [float(step) for step in spacing]}}
     text = yaml.safe_dump(
@@ -282,13 +281,8 @@ def plan_text(
     )
 
 
-def memory_gib(plan: Plan) -> float:
-    """The memory of a preset, or the number given."""
-    return PRESETS_GIB[plan.memory] if isinstance(plan.memory, str) else plan.memory
-
-
 def complete(settings: Settings, plan: Path) -> Settings:
-    """An experiment's settings with the plan's in the gaps.
+    """An experiment's settings with the plan's in the gaps; `plan` is null if no model is left to plan.
 
     Raises:
         CaseError: the plan is not readable, or what it says is wrong.
@@ -308,7 +302,9 @@ def complete(settings: Settings, plan: Path) -> Settings:
     try:
         return validate(
             Settings,
-            given | {"cache": merged(planned.cache, given.get("cache", {}))} | {"models": models},
+            given
+            | {"cache": merged(planned.cache, given.get("cache", {})), "models": models}
+            | ({"plan": None} if names <= planned.models.keys() else {}),
             origin=f"settings with {plan}",
         )
     except CaseError as error:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from foldwise.files import CaseError, file_hash, read_json, short_hash, source_hash, write_json
+from foldwise.files import file_hash, read_json, short_hash, source_hash, write_json
 from foldwise.index import Entry
+from foldwise.report.view import View
+from foldwise.systems.base import Chosen, Results, Rows
 from foldwise.volumes.geometry import bounding_box
 from foldwise.volumes.metrics import score as score_volume
 from foldwise.volumes.postprocess import POSTPROCESSES, helps
@@ -23,119 +24,82 @@ from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import is_dicom_folder, write_volume
 
 
-def chooses(settings: Evaluate) -> bool:
-    """Whether there is anything to choose on validation cases before others are scored."""
-    return bool(settings.postprocess)
+class SegmentationResults(Results):
+    """Post-processing chosen by Dice, scores on the source's grid, and label maps as files."""
 
+    def chooses(self, evaluate: Evaluate) -> bool:
+        """Whether post-processing is to be chosen."""
+        return bool(evaluate.postprocess)
 
-def choose(
-    predictions: Mapping[str, Path],
-    entries: Sequence[Entry],
-    task: Mapping[str, Any],
-    settings: Evaluate,
-    state: Path,
-) -> dict[str, Any]:
-    """Keep, of the post-processing steps in their order, those that raise the mean Dice of these cases.
+    def choose(
+        self,
+        predictions: Mapping[str, Path],
+        entries: Sequence[Entry],
+        task: Mapping[str, Any],
+        evaluate: Evaluate,
+        state: Path,
+    ) -> dict[str, Any]:
+        """Keep, of the post-processing steps in order, those that raise the mean Dice of these cases."""
+        targets = Targets.from_dict(task["targets"])
+        kept: list[str] = []
+        for step in evaluate.postprocess:
+            tried = [*kept, step]
+            before, after = [], []
+            for number, entry in enumerate(entries, start=1):
+                made = _remembered(predictions[entry.case], entry, targets, [kept, tried], state)
+                before += made[0]
+                after += made[1]
+                if number % 50 == 0:
+                    logging.info("%s: %d of %d cases", step, number, len(entries))
+            if helps(before, after):
+                kept = tried
+        return {"postprocess": kept}
 
-    Args:
-        predictions: case → prediction.
-        entries: of these cases.
-        task: what is learnt.
-        settings: with the steps to try.
-        state: folder that gets <case>.json, so that a killed job goes on.
-    """
-    targets = Targets.from_dict(task["targets"])
-    kept: list[str] = []
-    for step in settings.postprocess:
-        tried = [*kept, step]
-        before, after = [], []
-        for number, entry in enumerate(entries, start=1):
-            made = _remembered(predictions[entry.case], entry, targets, [kept, tried], state)
-            before += made[0]
-            after += made[1]
-            if number % 50 == 0:
-                logging.info("%s: %d of %d cases", step, number, len(entries))
-        if helps(before, after):
-            kept = tried
-    return {"postprocess": kept}
-
-
-def score(
-    predictions: Mapping[str, Path],
-    entries: Sequence[Entry],
-    fold: int | str,
-    task: Mapping[str, Any],
-    settings: Evaluate,
-    chosen: Mapping[str, Any],
-) -> pd.DataFrame:
-    """Scores of the predictions against the source label files: a row per case and class or region.
-
-    Args:
-        predictions: case → prediction.
-        entries: the cases; those without a label are left out.
-        fold: for the column `fold`.
-        task: what is learnt.
-        settings: of the scores.
-        chosen: what `choose` returned.
-    """
-    targets = Targets.from_dict(task["targets"])
-    rows = []
-    for entry in entries:
+    def score_case(
+        self, prediction: Path, entry: Entry, task: Mapping[str, Any], evaluate: Evaluate, chosen: Chosen
+    ) -> Rows:
+        """A row per class or region, against the source's label file."""
         if "label" not in entry.files:
-            continue
-        found = label_map(predictions[entry.case], chosen["postprocess"])
+            return []
+        targets = Targets.from_dict(task["targets"])
+        found = label_map(prediction, chosen["postprocess"])
         truth = read_labels(Path(entry.files["label"][0]), targets.classes)
-        scored = score_volume(
+        return score_volume(
             found.data,
             truth.data,
             truth.spacing,
             targets.values,
-            tolerance_mm=settings.tolerance_mm,
-            brats=settings.empty == "brats",
+            tolerance_mm=evaluate.tolerance_mm,
+            brats=evaluate.empty == "brats",
         )
-        rows += [{"case": entry.case, "group": entry.group, "fold": fold, **row} for row in scored]
-    return pd.DataFrame(rows)
 
+    def export_case(
+        self, prediction: Path, entry: Entry, export: Export, chosen: Chosen, folder: Path
+    ) -> Mapping[str, Rows]:
+        """Write <case>.nii.gz, a label map with the user's own values in the source's grid.
 
-def export(
-    predictions: Mapping[str, Path],
-    entries: Sequence[Entry],
-    settings: Export,
-    chosen: Mapping[str, Any],
-    folder: Path,
-) -> None:
-    """Write each case as <case>.nii.gz, a label map with the user's own values in the source's grid.
-
-    Args:
-        predictions: case → prediction.
-        entries: the cases.
-        settings: with `probabilities`, <case>_<class>_probability.nii.gz (float32, 0 to 1) comes too; of a
-            DICOM folder, `dicom_seg` makes <case>.dcm too.
-        chosen: what `choose` returned.
-        folder: where the files go.
-
-    Raises:
-        CaseError: of some cases no DICOM-SEG could be written; everything else was.
-    """
-    problems = []
-    for entry in entries:
-        case, prediction = entry.case, predictions[entry.case]
+        With `probabilities`, <case>_<class>_probability.nii.gz (float32, 0 to 1) comes too; of a DICOM
+        folder, `dicom_seg` makes <case>.dcm too.
+        """
         labels = label_map(prediction, chosen["postprocess"])
-        write_volume(labels, folder / f"{case}.nii.gz")
+        write_volume(labels, folder / f"{entry.case}.nii.gz")
+        if export.probabilities:
+            for name, volume in probability_maps(prediction).items():
+                write_volume(volume, folder / f"{entry.case}_{name}_probability.nii.gz")
         source = Path(entry.files["images"][0])
-        if settings.dicom_seg and is_dicom_folder(source):
+        if export.dicom_seg and is_dicom_folder(source):
             # Only here, since importing it takes seconds.
             from foldwise.volumes.dicom_seg import write_dicom_seg
 
-            try:
-                write_dicom_seg(labels, source, classes_of(prediction), folder / f"{case}.dcm")
-            except CaseError as error:  # the others are written all the same
-                problems.append(f"case {case}: {error}")
-        if settings.probabilities:
-            for name, volume in probability_maps(prediction).items():
-                write_volume(volume, folder / f"{case}_{name}_probability.nii.gz")
-    if problems:
-        raise CaseError("\n  ".join(problems))
+            write_dicom_seg(labels, source, classes_of(prediction), folder / f"{entry.case}.dcm")
+        return {}
+
+    @property
+    def view(self) -> View:
+        """Volumes and their Dice."""
+        from foldwise.systems.segmentation.report import VIEW
+
+        return VIEW
 
 
 def _remembered(

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from foldwise.section import Section, affects
 from foldwise.settings import Model as AnyModel
-from foldwise.settings import Name, Named, OneOrMore, Section
+from foldwise.settings import Name, Named, OneOrMore
 from foldwise.volumes.settings import (
     Augmentation,
     Data,
@@ -25,13 +26,24 @@ __all__ = ["Data", "Evaluate", "Export", "Model", "Plan", "Settings"]
 class Inference(Section):
     """Sliding-window prediction."""
 
-    overlap: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="Overlap of windows.")
-    batch: int = Field(2, ge=1, description="Windows per forward pass.")
+    overlap: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.5, description="Overlap of windows.", json_schema_extra=affects("train", "predict")
+    )
+    batch: int = Field(
+        2,
+        ge=1,
+        description="Windows per forward pass.",
+        json_schema_extra=affects("train", "predict", "memory"),
+    )
     weighting: Literal["gaussian", "constant"] = Field(
-        "gaussian", description="Weight of a window's voxels where windows overlap (Gaussian: σ an eighth)."
+        "gaussian",
+        description="Weight of a window's voxels where windows overlap (Gaussian: σ an eighth).",
+        json_schema_extra=affects("train", "predict"),
     )
     mirror: bool = Field(
-        False, description="Average over the mirror images along every axis (8 times the work in 3-D)."
+        False,
+        description="Average over the mirror images along every axis (8 times the work in 3-D).",
+        json_schema_extra=affects("train", "predict"),
     )
 
 
@@ -42,21 +54,37 @@ class Model(AnyModel):
         Named.model_validate({"name": "BasicUNet", "features": [16, 32, 64, 128, 256, 16]}),
         description="From monai.networks.nets, torchvision.models or foldwise.networks, looked up in this "
         "order; channels and classes are filled in.",
+        json_schema_extra=affects("train", "predict", "memory", "plan"),
     )
     loss: OneOrMore[Named] | None = Field(
         None,
         description="From monai.losses or torch.nn, e.g. DiceFocalLoss; a list is summed. null: Dice and "
         "cross entropy (for regions, Dice and binary cross entropy).",
+        json_schema_extra=affects("train", "memory"),
     )
     dimensions: Literal["3d", "slab", "2.5d", "2d"] = Field(
         "3d",
         description="3d: patches as given. slab: whole slices, as many as `patch` has along `slice_axis`. "
         "2d: single slices, in patches as given in the plane. 2.5d: these with `slices` neighbours "
         "as channels.",
+        json_schema_extra=affects("train", "predict", "memory", "plan"),
     )
-    slice_axis: Literal["x", "y", "z"] = Field("z", description="Axis across slices (RAS; z: axial).")
-    slices: int = Field(3, ge=1, description="Slices of a 2.5d input, odd; the middle one is segmented.")
-    patch: Voxels = Field((96, 96, 96), description="Training patch and window. Voxels.")
+    slice_axis: Literal["x", "y", "z"] = Field(
+        "z",
+        description="Axis across slices (RAS; z: axial).",
+        json_schema_extra=affects("train", "predict", "memory", "plan"),
+    )
+    slices: int = Field(
+        3,
+        ge=1,
+        description="Slices of a 2.5d input, odd; the middle one is segmented.",
+        json_schema_extra=affects("train", "predict", "memory", "plan"),
+    )
+    patch: Voxels = Field(
+        (96, 96, 96),
+        description="Training patch and window. Voxels.",
+        json_schema_extra=affects("train", "predict", "memory", "plan"),
+    )
     intensity: OneOrMore[Intensity] = Field(
         [Intensity()], description="Grey values; a list: one entry per channel."
     )
@@ -71,6 +99,10 @@ class Model(AnyModel):
         return self
 
 
+# GPU memory of a plan by name. GiB.
+PRESETS_GIB = {"small": 4.0, "medium": 11.0, "large": 24.0}
+
+
 class Plan(Section):
     """Spacing, patch, batch, network and grey values from the training cases (rule `plan`).
 
@@ -80,16 +112,26 @@ class Plan(Section):
     memory: Literal["small", "medium", "large"] | Annotated[float, Field(gt=0)] = Field(
         "medium",
         description="GPU memory that training may take: small 4, medium 11, large 24, or a number. GiB.",
+        json_schema_extra=affects("plan", "memory"),
     )
     ct: bool | None = Field(
-        None, description="Whether the first channel is a CT in HU; null: if its values say so."
+        None,
+        description="Whether the first channel is a CT in HU; null: if its values say so.",
+        json_schema_extra=affects("plan"),
     )
+
+    @property
+    def gib(self) -> float:
+        """GPU memory that training may take, in GiB."""
+        return PRESETS_GIB[self.memory] if isinstance(self.memory, str) else self.memory
 
 
 class Settings(VolumeExperiment):
     """A segmentation experiment."""
 
-    system: Literal["segmentation"] = Field("segmentation", description="The family of experiments.")
+    system: Literal["segmentation"] = Field(
+        "segmentation", description="The family of experiments.", json_schema_extra=affects("index", "report")
+    )
     plan: Plan | None = Field(None, description="Plan the rest from the training cases.")
     models: dict[Name, Model] = Field(
         {"unet": Model()}, min_length=1, description="Model name → its settings."

@@ -11,6 +11,8 @@ import pandas as pd
 
 from foldwise.files import atomic_path
 from foldwise.index import Entry
+from foldwise.report.view import View
+from foldwise.systems.base import Chosen, Results, Rows
 from foldwise.systems.surgical.annotations import UNKNOWN, write_phases, write_tools
 from foldwise.systems.surgical.metrics import average_precision, video_rows
 from foldwise.systems.surgical.predictions import Prediction, read_prediction
@@ -21,49 +23,31 @@ from foldwise.video.store import open_frames
 ALL_PHASES, ALL_TOOLS = "(phases)", "(tools)"
 
 
-def chooses(settings: Evaluate) -> bool:
-    """Nothing is chosen on validation cases beyond the best epoch."""
-    return False
-
-
-def choose(
-    predictions: Mapping[str, Path],
-    entries: Sequence[Entry],
-    task: Mapping[str, Any],
-    settings: Evaluate,
-    state: Path,
-) -> dict[str, Any]:
-    """What export needs to know: the threshold of the tools."""
-    return {"threshold": settings.threshold}
-
-
 def truth_of(cache: str) -> tuple[np.ndarray, np.ndarray]:
     """Phases (n,) and tools (n, tools) of a cache, -1 where unknown."""
     with open_frames(cache) as file:
         return file["phase"][()], file["tool"][()]
 
 
-def score(
-    predictions: Mapping[str, Path],
-    entries: Sequence[Entry],
-    fold: int | str,
-    task: Mapping[str, Any],
-    settings: Evaluate,
-    chosen: Mapping[str, Any],
-) -> pd.DataFrame:
-    """Scores of the predictions: of each video a row of all phases, one per phase, and the same of its tools.
+class SurgicalResults(Results):
+    """Scores of phases and tools, and files in the annotation's own form."""
 
-    Args:
-        predictions: case → prediction.
-        entries: the cases; those without annotation are left out.
-        fold: for the column `fold`.
-        task: what is learnt.
-        settings: of the scores.
-        chosen: what `choose` returned.
-    """
-    rows: list[dict[str, Any]] = []
-    for entry in entries:
-        made = read_prediction(predictions[entry.case])
+    def choose(
+        self,
+        predictions: Mapping[str, Path],
+        entries: Sequence[Entry],
+        task: Mapping[str, Any],
+        evaluate: Evaluate,
+        state: Path,
+    ) -> dict[str, Any]:
+        """What export needs to know: the threshold of the tools."""
+        return {"threshold": evaluate.threshold}
+
+    def score_case(
+        self, prediction: Path, entry: Entry, task: Mapping[str, Any], evaluate: Evaluate, chosen: Chosen
+    ) -> Rows:
+        """A row of all phases, one per phase, and the same of the tools; none without annotation."""
+        made = read_prediction(prediction)
         phase, tool = truth_of(entry.cache)
         scored: list[dict[str, Any]] = []
         if made.phases and (phase != UNKNOWN).any():
@@ -73,12 +57,55 @@ def score(
             names = zip(made.phases, present, each, strict=True)
             scored += [{"class": name, **row, "frames": count} for name, count, row in names]
         if made.tools and (tool != UNKNOWN).any():
-            scored += _tool_rows(tool, made, settings.threshold)
+            scored += _tool_rows(tool, made, evaluate.threshold)
         with open_frames(entry.cache) as file:
             dropped = int(file.attrs["dropped"])
-        keys = {"case": entry.case, "group": entry.group, "fold": fold}
-        rows += [{**keys, **row, "fps": made.fps, "dropped": dropped} for row in scored]
-    return pd.DataFrame(rows)
+        return [{**row, "fps": made.fps, "dropped": dropped} for row in scored]
+
+    def export_case(
+        self, prediction: Path, entry: Entry, export: Export, chosen: Chosen, folder: Path
+    ) -> Mapping[str, Rows]:
+        """Write a prediction as annotation: one row for every frame of the cache.
+
+        phase/<case>-phase.txt and tool/<case>-tool.txt can be imported again; probability/ holds the same
+        with a probability per phase and tool, ribbon/<case>.png truth over prediction, and videos.csv a row
+        per video.
+        """
+        made = read_prediction(prediction)
+        row: dict[str, Any] = {
+            "case": entry.case,
+            "group": entry.group,
+            "frames": len(made.rows),
+            "fps": made.fps,
+            "seconds": float(made.times[-1] - made.times[0]),
+        }
+        if made.phases:
+            found = made.phase.argmax(1)
+            names = [made.phases[number] for number in found]
+            write_phases(folder / "phase" / f"{entry.case}-phase.txt", made.rows, names)
+            path = folder / "probability" / f"{entry.case}-phase.txt"
+            write_tools(path, made.rows, made.phases, made.phase)
+            row |= {name: int((found == n).sum()) for n, name in enumerate(made.phases)}
+        if made.tools:
+            there = made.tool >= chosen["threshold"]
+            write_tools(folder / "tool" / f"{entry.case}-tool.txt", made.rows, made.tools, there)
+            write_tools(folder / "probability" / f"{entry.case}-tool.txt", made.rows, made.tools, made.tool)
+            row |= dict(zip(made.tools, there.sum(0).tolist(), strict=True))
+        if export.ribbons:
+            # Only here, since importing it takes seconds.
+            from foldwise.systems.surgical.ribbon import write_ribbon
+
+            truth = truth_of(entry.cache) if entry.cache and Path(entry.cache).exists() else None
+            with atomic_path(folder / "ribbon" / f"{entry.case}.png") as temporary:
+                write_ribbon(made, truth, chosen["threshold"], temporary)
+        return {"videos.csv": [row]}
+
+    @property
+    def view(self) -> View:
+        """Videos, phases and tools."""
+        from foldwise.systems.surgical.report import VIEW
+
+        return VIEW
 
 
 def _tool_rows(truth: np.ndarray, made: Prediction, threshold: float) -> list[dict[str, Any]]:
@@ -102,55 +129,3 @@ def _tool_rows(truth: np.ndarray, made: Prediction, threshold: float) -> list[di
     means = pd.DataFrame(each).mean(numeric_only=True)
     whole = {str(name): value for name, value in means.drop("frames").items()}
     return [{"class": ALL_TOOLS, "frames": int(known.sum()), **whole}, *each]
-
-
-def export(
-    predictions: Mapping[str, Path],
-    entries: Sequence[Entry],
-    settings: Export,
-    chosen: Mapping[str, Any],
-    folder: Path,
-) -> None:
-    """Write the predictions as annotation: one row for every frame of the cache.
-
-    phase/<case>-phase.txt and tool/<case>-tool.txt can be imported again; probability/ holds the same with a
-    probability per phase and tool, ribbon/<case>.png truth over prediction, and videos.csv a row per video.
-
-    Args:
-        predictions: case → prediction.
-        entries: the cases.
-        settings: with or without pictures.
-        chosen: with the threshold of the tools.
-        folder: where the files go.
-    """
-    rows = []
-    for entry in entries:
-        made = read_prediction(predictions[entry.case])
-        row: dict[str, Any] = {
-            "case": entry.case,
-            "group": entry.group,
-            "frames": len(made.rows),
-            "fps": made.fps,
-            "seconds": float(made.times[-1] - made.times[0]),
-        }
-        if made.phases:
-            found = made.phase.argmax(1)
-            names = [made.phases[number] for number in found]
-            write_phases(folder / "phase" / f"{entry.case}-phase.txt", made.rows, names)
-            path = folder / "probability" / f"{entry.case}-phase.txt"
-            write_tools(path, made.rows, made.phases, made.phase)
-            row |= {name: int((found == n).sum()) for n, name in enumerate(made.phases)}
-        if made.tools:
-            there = made.tool >= chosen["threshold"]
-            write_tools(folder / "tool" / f"{entry.case}-tool.txt", made.rows, made.tools, there)
-            write_tools(folder / "probability" / f"{entry.case}-tool.txt", made.rows, made.tools, made.tool)
-            row |= dict(zip(made.tools, there.sum(0).tolist(), strict=True))
-        rows.append(row)
-        if settings.ribbons:
-            # Only here, since importing it takes seconds.
-            from foldwise.systems.surgical.ribbon import write_ribbon
-
-            truth = truth_of(entry.cache) if entry.cache and Path(entry.cache).exists() else None
-            with atomic_path(folder / "ribbon" / f"{entry.case}.png") as temporary:
-                write_ribbon(made, truth, chosen["threshold"], temporary)
-    pd.DataFrame(rows).to_csv(folder / "videos.csv", index=False)

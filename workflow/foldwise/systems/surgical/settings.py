@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from foldwise.settings import Experiment, Name, Named, Section, Share, Training
+from foldwise import settings
+from foldwise.section import Section, affects
+from foldwise.settings import Experiment, Name, Named, Share, Training
 from foldwise.settings import Model as AnyModel
 from foldwise.systems.surgical.metrics import CHOLEC80_PHASES
 
@@ -18,31 +19,36 @@ BACKBONE = ("backbone", "crop", "mean", "std")
 CHOLEC80_TOOLS = ("Grasper", "Bipolar", "Hook", "Scissors", "Clipper", "Irrigator", "SpecimenBag")
 
 
-class Data(Section):
+class Data(settings.Data):
     """Which videos there are and what is annotated."""
 
-    sheet: Path = Field(description="Sample sheet (CSV or TSV), one video a row.")
-    folder: Path | None = Field(
-        None, description="Folder from which relative paths of the sheet start; default: the sheet's."
-    )
     phases: list[Name] = Field(
         list(CHOLEC80_PHASES),
         max_length=127,
         description="Names of the phases, in the order of their numbers.",
+        json_schema_extra=affects("cache", "index"),
     )
     tools: list[Name] = Field(
-        list(CHOLEC80_TOOLS), description="Names of the tools, in the order of the annotation's columns."
+        list(CHOLEC80_TOOLS),
+        description="Names of the tools, in the order of the annotation's columns.",
+        json_schema_extra=affects("cache", "index"),
     )
     annotation_fps: float | None = Field(
         25,
         gt=0,
         description="Frames per second that the annotation's column Frame counts; null: the frames of the "
         "video itself, or the numbers of the images.",
+        json_schema_extra=affects("cache", "index"),
     )
     images_fps: float = Field(
-        1, gt=0, description="Images per second, where a video is a folder of numbered images."
+        1,
+        gt=0,
+        description="Images per second, where a video is a folder of numbered images.",
+        json_schema_extra=affects("cache", "index"),
     )
-    first_image: int = Field(0, ge=0, description="Number of the image at time 0.")
+    first_image: int = Field(
+        0, ge=0, description="Number of the image at time 0.", json_schema_extra=affects("cache", "index")
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Data:
@@ -58,32 +64,67 @@ class Cache(Section):
     """The frames that are kept of a video."""
 
     fps: float | None = Field(
-        1, gt=0, description="Frames kept per second, the nearest by time stamp; null: all."
+        1,
+        gt=0,
+        description="Frames kept per second, the nearest by time stamp; null: all.",
+        json_schema_extra=affects("cache"),
     )
-    size: tuple[Pixels, Pixels] = Field((250, 250), description="Height and width of a frame. Pixels.")
-    cut_border: bool = Field(True, description="Cut the black border round the endoscope's picture first.")
+    size: tuple[Pixels, Pixels] = Field(
+        (250, 250),
+        description="Height and width of a frame. Pixels.",
+        json_schema_extra=affects("cache", "memory"),
+    )
+    cut_border: bool = Field(
+        True,
+        description="Cut the black border round the endoscope's picture first.",
+        json_schema_extra=affects("cache"),
+    )
     encoding: Literal["jpeg", "raw"] = Field(
-        "jpeg", description="jpeg: about a tenth of the disk; raw: exact (Blosc2-LZ4)."
+        "jpeg",
+        description="jpeg: about a tenth of the disk; raw: exact (Blosc2-LZ4).",
+        json_schema_extra=affects("cache"),
     )
-    quality: int = Field(95, ge=1, le=100, description="Of the JPEGs.")
+    quality: int = Field(95, ge=1, le=100, description="Of the JPEGs.", json_schema_extra=affects("cache"))
 
 
 class Augmentation(Section):
     """Random changes of training windows, the same for all frames of a window."""
 
-    flip: bool = Field(True, description="Mirror half of the windows left to right.")
-    brightness: Share = Field(0.2, description="Largest relative change of brightness.")
-    contrast: Share = Field(0.2, description="Largest relative change of contrast.")
-    saturation: Share = Field(0.2, description="Largest relative change of saturation.")
+    flip: bool = Field(
+        True, description="Mirror half of the windows left to right.", json_schema_extra=affects("train")
+    )
+    brightness: Share = Field(
+        0.2, description="Largest relative change of brightness.", json_schema_extra=affects("train")
+    )
+    contrast: Share = Field(
+        0.2, description="Largest relative change of contrast.", json_schema_extra=affects("train")
+    )
+    saturation: Share = Field(
+        0.2, description="Largest relative change of saturation.", json_schema_extra=affects("train")
+    )
 
 
 class Temporal(Section):
     """The causal multi-stage temporal convolutional network."""
 
-    stages: int = Field(2, ge=1, description="Stages, each of which refines the last one's answer.")
-    layers: int = Field(8, ge=1, description="Layers of a stage; the i-th looks 2 · 2^i frames back.")
-    channels: int = Field(32, ge=1, description="Channels of a stage.")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="Dropout of a layer.")
+    stages: int = Field(
+        2,
+        ge=1,
+        description="Stages, each of which refines the last one's answer.",
+        json_schema_extra=affects("train", "predict", "memory"),
+    )
+    layers: int = Field(
+        8,
+        ge=1,
+        description="Layers of a stage; the i-th looks 2 · 2^i frames back.",
+        json_schema_extra=affects("train", "predict", "memory"),
+    )
+    channels: int = Field(
+        32, ge=1, description="Channels of a stage.", json_schema_extra=affects("train", "predict", "memory")
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.5, description="Dropout of a layer.", json_schema_extra=affects("train", "predict", "memory")
+    )
 
 
 class Model(AnyModel):
@@ -94,50 +135,84 @@ class Model(AnyModel):
         description="tool: a linear layer per frame. phase: an LSTM over the window. mtrcnet: both on one "
         "backbone. mtrcnet_cl: with the correlation loss, in three steps. tecno: a causal temporal network "
         "over the features of another model.",
+        json_schema_extra=affects("train", "predict", "memory"),
     )
     backbone: Named = Field(
         Named(name="resnet50"),
         description="A classifier of torchvision.models, foldwise.networks or monai.networks.nets (in 2-D), "
         "looked up in this order; its last layer is taken off.",
+        json_schema_extra=affects("train", "predict", "memory"),
     )
-    features: Name | None = Field(None, description="tecno: the model whose backbone gives the features.")
-    window: int = Field(10, ge=1, description="Consecutive frames of a sample, never of two videos.")
+    features: Name | None = Field(
+        None,
+        description="tecno: the model whose backbone gives the features.",
+        json_schema_extra=affects("train", "predict", "memory"),
+    )
+    window: int = Field(
+        10,
+        ge=1,
+        description="Consecutive frames of a sample, never of two videos.",
+        json_schema_extra=affects("train", "predict", "memory"),
+    )
     crop: tuple[Pixels, Pixels] = Field(
         (224, 224),
         description="Height and width of what is cut out of a frame, one place per window. Pixels.",
+        json_schema_extra=affects("train", "predict", "memory"),
     )
-    mean: Triple = Field((0.3456, 0.2281, 0.2233), description="Subtracted from red, green, blue (0 to 1).")
-    std: Triple = Field((0.2528, 0.2135, 0.2104), description="Divides them then.")
-    hidden: int = Field(512, ge=1, description="Width of the LSTM.")
+    mean: Triple = Field(
+        (0.3456, 0.2281, 0.2233),
+        description="Subtracted from red, green, blue (0 to 1).",
+        json_schema_extra=affects("train", "predict"),
+    )
+    std: Triple = Field(
+        (0.2528, 0.2135, 0.2104),
+        description="Divides them then.",
+        json_schema_extra=affects("train", "predict"),
+    )
+    hidden: int = Field(
+        512, ge=1, description="Width of the LSTM.", json_schema_extra=affects("train", "predict", "memory")
+    )
     temporal: Temporal = Field(Temporal(), description="tecno: the network.")
     backbone_lr: float = Field(
         0.1,
         ge=0,
         description="Learning rate of the backbone, as a share of the optimiser's; 0: it is frozen.",
+        json_schema_extra=affects("train"),
     )
     phase_weights: Literal["balanced", "none"] | list[float] = Field(
         "balanced",
         description="Weights of the phases in the cross entropy; balanced: median frequency by frequency, "
         "in the training fold; or a number per phase.",
+        json_schema_extra=affects("train"),
     )
     tool_weights: Literal["balanced", "none"] | list[float] = Field(
         "none",
         description="Weights of a tool's presence; balanced: frames without it by frames with it, in the "
         "training fold, 10 at most; or a number per tool.",
+        json_schema_extra=affects("train"),
     )
-    correlation: float = Field(1, ge=0, description="mtrcnet_cl: weight of the correlation loss.")
+    correlation: float = Field(
+        1, ge=0, description="mtrcnet_cl: weight of the correlation loss.", json_schema_extra=affects("train")
+    )
     correlation_form: Literal["kl", "released"] = Field(
         "kl",
         description="mtrcnet_cl: the Kullback-Leibler divergence of Bernoulli variables, or what the "
         "authors' released code computes instead, the absolute value of Σ q (log q − p).",
+        json_schema_extra=affects("train"),
     )
     steps: tuple[Share, Share] = Field(
         (0.4, 0.2),
         description="mtrcnet_cl: shares of the epochs in which both branches learn without correlation, then "
         "the mapping alone; in the rest everything but the mapping learns, with it.",
+        json_schema_extra=affects("train"),
     )
     augmentation: Augmentation | None = Field(Augmentation(), description="Augmentation; null: none.")
-    batch_frames: int = Field(64, ge=1, description="Frames per forward pass in prediction.")
+    batch_frames: int = Field(
+        64,
+        ge=1,
+        description="Frames per forward pass in prediction.",
+        json_schema_extra=affects("train", "predict", "memory"),
+    )
     training: Training = Field(
         Training(epochs=25, steps_per_epoch=None, batch=8, validate_every=1),
         description="The loop; a sample is a window (tecno: a video). Here by default 25 epochs, batches of "
@@ -172,19 +247,27 @@ class Model(AnyModel):
 class Evaluate(Section):
     """Scores."""
 
-    threshold: Share = Field(0.5, description="A tool is there if its probability reaches this.")
+    threshold: Share = Field(
+        0.5,
+        description="A tool is there if its probability reaches this.",
+        json_schema_extra=affects("score", "export"),
+    )
 
 
 class Export(Section):
     """Files for the user."""
 
-    ribbons: bool = Field(True, description="A picture per video: truth over prediction.")
+    ribbons: bool = Field(
+        True, description="A picture per video: truth over prediction.", json_schema_extra=affects("export")
+    )
 
 
 class Settings(Experiment):
     """A surgical experiment."""
 
-    system: Literal["surgical"] = Field("surgical", description="The family of experiments.")
+    system: Literal["surgical"] = Field(
+        "surgical", description="The family of experiments.", json_schema_extra=affects("index", "report")
+    )
     data: Data = Field(description="Videos and annotations.")
     cache: Cache = Field(Cache(), description="The HDF5 cache.")
     models: dict[Name, Model] = Field(

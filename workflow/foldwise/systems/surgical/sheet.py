@@ -7,21 +7,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from foldwise import sheet
-from foldwise.files import CaseError
 from foldwise.systems.surgical.settings import Data
+from foldwise.video.sheet import VideoCase, read_video_table
 
 
 @dataclass(frozen=True)
-class Case(sheet.Case):
-    """A video.
+class SurgicalCase(VideoCase):
+    """A video file, or a folder of numbered images.
 
     Attributes:
-        video: a file, or a folder of numbered images.
         phases: file of phases, or None.
         tools: file of tools, or None; without either, the video is only predicted.
     """
 
-    video: Path
     phases: Path | None
     tools: Path | None
 
@@ -36,21 +34,20 @@ class Case(sheet.Case):
         return self.phases is not None or self.tools is not None
 
 
-def read_sheet(data: Data) -> sheet.Sheet[Case]:
+def read_sheet(data: Data) -> sheet.Sheet[SurgicalCase]:
     """Read the sheet without touching the files that it names.
 
     Raises:
         CaseError: no such file, or wrong columns.
     """
-    table = sheet.read_table(data.sheet, ("video", "phases", "tools"))
-    if "video" not in table.header:
-        raise CaseError(f"{data.sheet}: line 1: needs a column `video`")
-    folder = data.folder if data.folder is not None else data.sheet.parent
+    table = read_video_table(data.sheet, ("video", "phases", "tools"))
+    folder = data.root
 
-    def make(cells: Mapping[str, str], base: sheet.Case) -> Case:
+    def make(cells: Mapping[str, str], base: sheet.Case) -> SurgicalCase:
         def path(column: str) -> Path | None:
             return folder / cells[column] if cells.get(column) else None
 
-        return Case(**asdict(base), video=folder / cells["video"], phases=path("phases"), tools=path("tools"))
+        video = folder / cells["video"]
+        return SurgicalCase(**asdict(base), video=video, phases=path("phases"), tools=path("tools"))
 
     return sheet.read_cases(table, ("video",), make)

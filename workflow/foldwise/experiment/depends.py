@@ -1,0 +1,76 @@
+"""What a rule depends on among the settings, for its `params`: a change of these alone runs it again.
+
+Everything is computed from what the settings' fields declare (section.py). It is the same in the user's call
+and in its jobs, so it says nothing that only the user's call knows.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from foldwise.experiment.preparation import Preparation
+from foldwise.files import short_hash
+from foldwise.section import Work, values_for
+from foldwise.settings import Experiment, dump
+from foldwise.systems.base import System
+
+PREPARING: tuple[Work, ...] = ("lungs", "crop", "cache", "regions", "features")
+
+
+class Depends:
+    """What depends on the settings of an experiment, as JSON."""
+
+    def __init__(self, system: System[Any, Any], settings: Experiment, preparation: Preparation[Any]) -> None:
+        """Keep the experiment."""
+        self._system, self._settings, self._preparation = system, settings, preparation
+        # What a plan leaves to be filled in is no default.
+        self._given = preparation.plan is not None
+
+    def on(self, *work: Work) -> str:
+        """The settings that affect any of some work; those of models left out."""
+        values = values_for(self._settings, *work, given=self._given)
+        return _json({key: value for key, value in values.items() if key != "models"})
+
+    def on_models(self, *work: Work) -> str:
+        """The settings of all models that affect any of some work, as they are given."""
+        models = self._settings.models.items()
+        return _json({name: values_for(model, *work, given=True) for name, model in models})
+
+    def training(self, model: str) -> str:
+        """Everything that a training depends on, beyond its files."""
+        settings = self._settings
+        own = values_for(settings.models[model], "train", given=self._given)
+        return _json([own, settings.seed, self._system.kept(settings, model)])
+
+    def kept(self, model: str) -> str:
+        """The sections that a model's file keeps: how a new case is prepared."""
+        return _json(self._system.kept(self._settings, model))
+
+    def index(self) -> str:
+        """What the index depends on: settings, and the rows of training cases."""
+        training = [case for case in self._preparation.cases.values() if case.trains]
+        rows = self._system.rows_of(self._settings, training)
+        return _json([values_for(self._settings, "index"), short_hash(rows)])
+
+    def check(self) -> str:
+        """What the data are checked against, and what drives memory."""
+        return _json(values_for(self._settings, *PREPARING, "plan", "index", "check", "memory"))
+
+    def report(self) -> str:
+        """Everything: the report shows it."""
+        return _json(dump(self._settings))
+
+    def part(self) -> str:
+        """The settings of a job that prepares a part of the cases, with no others."""
+        settings, planned = self._settings, self._preparation.plan is not None
+        work: tuple[Work, ...] = (*PREPARING, "index", *(("plan", "memory") if planned else ()))
+        values = values_for(settings, *work, given=True)
+        values.pop("split", None)
+        whole = {"results": str(settings.results), "system": settings.system}
+        # With a plan, which lies in the experiment's folder, the caches belong to the experiment.
+        return _json({**values, **whole, "experiment": settings.experiment if planned else "part"})
+
+
+def _json(values: Any) -> str:
+    return json.dumps(values, sort_keys=True)

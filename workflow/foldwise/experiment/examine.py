@@ -1,0 +1,55 @@
+"""Everything that can be known of an experiment's data before it runs: what is wrong, and its size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from foldwise.experiment.jobs import Jobs
+from foldwise.experiment.parts import Parts
+from foldwise.forecast import table
+from foldwise.settings import Experiment
+from foldwise.systems.base import System
+
+# Jobs of a model whose memory is listed.
+LISTED = ("train", "test", "ensemble")
+
+
+def examine(system: System[Any, Any], settings: Experiment, counts: Path) -> tuple[dict[str, Any], list[str]]:
+    """Check everything, and forecast memory and disk.
+
+    Args:
+        system: of the experiment.
+        settings: of the experiment.
+        counts: JSON that remembers what networks hold.
+
+    Returns:
+        Facts for check.json, and lines to print.
+
+    Raises:
+        CaseError: everything that is wrong.
+    """
+    sheet = system.read_sheet(settings.data)
+    checked = system.check(settings, sheet, deep=True)
+    checked.refuse(settings.data.sheet)
+    preparation, footprint = system.preparation(settings, sheet), system.footprint
+    jobs = Jobs(system, settings, counts, Parts(preparation), checked)
+    cases: dict[str, dict[str, Any]] = {}
+    for case in sheet.cases:
+        cases[case.name] = {
+            "group": case.group,
+            "labelled": case.labelled,
+            "split": case.split,
+            **checked.facts[case.name],
+            "mib": {stage: jobs.peak(stage, case.name) for stage in preparation.stages},
+            "disk_mib": footprint.disk_mib(checked.sizes[case.name], settings),
+        }
+    peaks = []
+    for stage in preparation.stages:
+        largest = max(cases, key=lambda name: cases[name]["mib"][stage])
+        peaks.append((stage, round(cases[largest]["mib"][stage]), largest))
+    models = {name: {stage: round(jobs.peak(stage, name)) for stage in LISTED} for name in settings.models}
+    peaks += [(stage, mib, f"model {name}") for name, made in models.items() for stage, mib in made.items()]
+    disk = sum(sum(facts["disk_mib"].values()) for facts in cases.values())
+    facts = {"cases": cases, "models_mib": models, "warnings": list(checked.warnings)}
+    return facts, [table(peaks, disk, len(cases)), *checked.notes]

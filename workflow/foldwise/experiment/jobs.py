@@ -1,0 +1,143 @@
+"""What jobs ask for: memory and time, from the work that they have to do."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from math import ceil
+from pathlib import Path
+from typing import Any, Generic
+
+from foldwise.check import Checked
+from foldwise.experiment.parts import Parts
+from foldwise.experiment.trial import remembered
+from foldwise.forecast import SMALL_MIB, Step, asked_mib
+from foldwise.sheet import AnyCase
+from foldwise.systems.base import AnySettings, System
+from foldwise.training.attempts import Attempts
+
+# Growth of a training's memory stops here, at two and a half times the forecast.
+MOST_KILLED = 3
+# Cases that a part's job prepares at a time: the threads of its rule.
+PART_THREADS = 4
+# Minutes of jobs that work on many cases: the least that they ask for, and for each case, generously.
+MINUTES = {
+    "check": (60, 0.2),
+    "index": (20, 0.02),
+    "plan": (30, 0.2),
+    "features": (240, 3.0),
+    "test": (120, 2.0),
+    "export": (60, 0.5),
+    "choose": (60, 0.5),
+    "ensemble": (120, 3.0),
+    "update_labels": (20, 0.02),
+    "report": (30, 0.1),
+}
+# Few partitions allow more. Jobs that take longer keep what they did for the next call.
+DAY = 1440
+
+
+class Jobs(Generic[AnySettings, AnyCase]):
+    """Memory and time of an experiment's jobs."""
+
+    def __init__(
+        self,
+        system: System[AnySettings, AnyCase],
+        settings: AnySettings,
+        counts: Path,
+        parts: Parts[AnyCase],
+        checked: Checked | None,
+    ) -> None:
+        """Keep the experiment.
+
+        Args:
+            system: of the experiment.
+            settings: completed by the plan, as far as there is one.
+            counts: JSON that remembers what networks hold.
+            parts: how its preparation is divided.
+            checked: what was found of its data; None in a job's own Snakemake, which needs no job's memory.
+        """
+        self._system, self._settings, self._counts, self._parts = system, settings, counts, parts
+        self._checked = checked
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Case → its size, as the system's footprint understands it."""
+        known = self._checked.sizes if self._checked else {}
+        typical = self._system.footprint.typical
+        return {name: known.get(name, typical) for name in self._parts.preparation.cases}
+
+    @cached_property
+    def task(self) -> dict[str, Any]:
+        """What is learnt, as the index will have it."""
+        assert self._checked is not None, "only the user's own call knows the data"
+        return self._system.task(self._settings, self._checked)
+
+    def mib(self, stage: str, which: str = "", attempt: int = 1) -> int:
+        """Memory of a job in MiB, for `mem_mb`; a retry gets half as much again.
+
+        Args:
+            stage: name of the rule.
+            which: its case, or its model.
+            attempt: number of the try, from 1.
+        """
+        return asked_mib(stage, self.peak(stage, which), attempt)
+
+    def peak(self, stage: str, which: str) -> float:
+        """The peak to be expected of a job, in MiB."""
+        footprint = self._system.footprint
+        if stage in SMALL_MIB:
+            return SMALL_MIB[stage]
+        if stage in self._parts.preparation.stages:
+            return footprint.case_mib(stage, self.sizes[which], self._settings)
+        sizes = list(self.sizes.values())
+        return footprint.model_mib(stage, self._settings, which, sizes, self.step(which))
+
+    def step(self, model: str) -> Step:
+        """What a training step holds, by which a model's memory is counted; nothing in a job's own Snakemake."""
+        footprint = self._system.footprint
+        if self._checked is None:
+            return Step(0, 0, 0, 0)
+        if (counted := footprint.counted(self._settings, model)) is None:
+            return footprint.guess(self._settings, model)
+        return remembered(self._system, counted, self.task, self._counts)
+
+    def training_mib(self, model: str, state: str) -> int:
+        """Memory of a training in MiB: more for each time that it was killed, up to a limit.
+
+        Args:
+            model: name of the model.
+            state: folder of the training's state.
+        """
+        killed = min(MOST_KILLED, Attempts(Path(state) / "attempts.jsonl", 1).killed)
+        return self.mib("train", model, killed + 1)
+
+    def minutes(self, stage: str) -> int:
+        """Time of a job that works on many cases in minutes, for `runtime`, generously; a day at most.
+
+        Args:
+            stage: name of the rule.
+        """
+        cases = self._parts.preparation.cases.values()
+        training = sum(case.trains for case in cases)
+        held_out = ceil(training / self._settings.split.folds)
+        counts = {
+            "check": len(cases),
+            # Those of the validation share are predicted, too.
+            "test": min(training, 2 * held_out),
+            "export": held_out,
+            "ensemble": len(cases) - training,
+            "report": len(cases),
+        }
+        least, each = MINUTES[stage]
+        return min(DAY, max(least, ceil(least / 2 + each * counts.get(stage, training))))
+
+    def part_mib(self, name: str, attempt: int) -> int:
+        """Memory of a part's job in MiB: the hungriest stage of as many cases as run at a time."""
+        cases, stages = self._parts.cases(name), self._parts.preparation.stages
+        one = max(self.mib(stage, case.name, attempt) for stage in stages for case in cases)
+        return one * min(PART_THREADS, len(cases))
+
+    def part_minutes(self, name: str) -> int:
+        """Time of a part's job in minutes, generously."""
+        stages, cases = self._parts.preparation.stages, self._parts.cases(name)
+        return 20 + 2 * len(stages) * ceil(len(cases) / PART_THREADS)

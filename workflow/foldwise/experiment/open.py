@@ -1,0 +1,179 @@
+"""From a configuration to an experiment: what it names is read, and validated in every call."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic
+
+from foldwise.check import Checked
+from foldwise.experiment.depends import Depends
+from foldwise.experiment.jobs import Jobs
+from foldwise.experiment.parts import Parts, divided, part_of
+from foldwise.experiment.paths import Paths
+from foldwise.experiment.preparation import Preparation
+from foldwise.experiment.trial import remembered, try_file
+from foldwise.files import CaseError, short_hash, source_files
+from foldwise.index import check_file
+from foldwise.plan import is_planned
+from foldwise.settings import validate
+from foldwise.sheet import AnyCase, Sheet
+from foldwise.systems import system_of
+from foldwise.systems.base import AnySettings, System
+
+
+@dataclass(frozen=True)
+class Opened(Generic[AnySettings, AnyCase]):
+    """An experiment that rules work on.
+
+    Attributes:
+        system: its kind.
+        settings: as its configuration gives them.
+        complete: the same, completed by its plan, if there is one already.
+        sheet: its cases; of a job that prepares a part, those of the part.
+        checked: what was found of its data; None in a job's own Snakemake.
+        paths: names of its files.
+        preparation: how its cases are prepared.
+    """
+
+    system: System[AnySettings, AnyCase]
+    settings: AnySettings
+    complete: AnySettings
+    sheet: Sheet[AnyCase]
+    checked: Checked | None
+    paths: Paths
+    preparation: Preparation[AnyCase]
+    parts: Parts[AnyCase]
+
+    @cached_property
+    def jobs(self) -> Jobs[AnySettings, AnyCase]:
+        """What its jobs ask for."""
+        return Jobs(self.system, self.complete, Path(self.paths.counts), self.parts, self.checked)
+
+    @cached_property
+    def depends(self) -> Depends:
+        """What depends on its settings."""
+        return Depends(self.system, self.settings, self.preparation)
+
+    @cached_property
+    def cases(self) -> dict[str, AnyCase]:
+        """All cases by name."""
+        return {case.name: case for case in self.sheet.cases}
+
+    @cached_property
+    def training(self) -> list[AnyCase]:
+        """The labelled cases of the cross-validation."""
+        return [case for case in self.sheet.cases if case.trains]
+
+    @cached_property
+    def others(self) -> list[AnyCase]:
+        """The fixed test set and the unlabelled cases."""
+        return [case for case in self.sheet.cases if not case.trains]
+
+    @property
+    def folds(self) -> range:
+        """Numbers of the folds."""
+        return range(self.settings.split.folds)
+
+    def trained_on(self, model: str, fold: str) -> list[str]:
+        """Files of cases, or the folder of features, that a fold's model is trained and tested on."""
+        pattern = self.preparation.inputs(model)
+        if pattern in self.preparation.made:
+            return self.parts.ready(self.training, pattern)
+        return [str(Path(pattern.format(case="", fold=fold)).parent)]
+
+    def weights(self, model: str) -> list[str]:
+        """Files of weights that a model starts from."""
+        return [name for path in self.system.weights(self.settings, model) for name in _files(path)]
+
+    def source_state(self) -> str:
+        """A hash of times and sizes of all new cases' files; the time of their folder tells none of them."""
+        predict = self.settings.predict
+        try:
+            entries = self.system.new_entries(predict.source) if predict else []
+        except CaseError:  # the job says it
+            return ""
+        paths = [Path(path) for entry in entries for files in entry.files.values() for path in files]
+        states = [(str(file), file.stat()) for path in paths for file in source_files(path)]
+        return short_hash([[name, state.st_size, state.st_mtime_ns] for name, state in states])
+
+    def prediction_parts(self, pattern: str) -> list[str]:
+        """What the parts of a prediction of new cases leave behind, for every model."""
+        if self.settings.predict is None:
+            raise CaseError("predict: which cases? Give `--config predict=<sample sheet or folder>`")
+        parts = self.settings.predict.parts
+        return [
+            pattern.format(model=model, part=part, parts=parts)
+            for model in self.settings.models
+            for part in range(parts)
+        ]
+
+
+def open_experiment(config: Mapping[str, Any], *, main: bool, parts: int | None = None) -> Opened[Any, Any]:
+    """Read the settings and the sheet; in the user's own call also look at the files that they name.
+
+    Args:
+        config: plain values.
+        main: whether this is the user's own call and not a job's.
+        parts: jobs among which the preparation of cases is to be divided.
+
+    Raises:
+        CaseError: everything that is wrong.
+    """
+    system: System[Any, Any] = system_of(str(config.get("system", "segmentation")))
+    settings = validate(system.settings, dict(config), origin="config")
+    sheet = system.read_sheet(settings.data)
+    if settings.part is not None:
+        sheet = part_of(sheet, settings.part)
+    checked = None
+    if main:
+        checked = system.check(settings, sheet, deep=False)
+        checked.refuse(settings.data.sheet)
+    preparation, paths = system.preparation(settings, sheet), Paths.of(settings)
+    training = [case for case in sheet.cases if case.trains]
+    whole = settings.part is None
+    divide = divided(preparation, paths, training, parts, main) if whole else Parts(preparation)
+    plan = None if preparation.plan is None else Path(preparation.plan)
+    complete = system.complete(settings, plan)
+    return Opened(system, settings, complete, sheet, checked, paths, preparation, divide)
+
+
+def try_all(opened: Opened[Any, Any]) -> None:
+    """Refuse what a job would refuse of the settings and the files that they name.
+
+    Raises:
+        CaseError: everything that is wrong, a line each.
+    """
+    system, settings = opened.system, opened.settings
+    counts = Path(opened.paths.counts)
+    problems: list[str] = []
+
+    def attempt(prefix: str, check: Callable[[], Any]) -> None:
+        try:
+            check()
+        except CaseError as error:
+            problems.extend(f"{prefix}{line}" for line in str(error).splitlines())
+
+    groups = {case.name: case.group for case in opened.training}
+    attempt("split.file: ", functools.partial(check_file, settings.split, groups))
+    if settings.predict is not None:
+        attempt("predict: ", lambda: system.new_entries(settings.predict.source))
+    for path, check in system.preparation_weights(settings).items():
+        attempt("prepare: ", functools.partial(try_file, path, check, counts))
+    plan = None if opened.preparation.plan is None else Path(opened.preparation.plan)
+    for name in settings.models:
+        model, whole = system.tried(opened.complete, name), plan is None or is_planned(plan, name)
+        trying = functools.partial(
+            remembered, system, model, opened.jobs.task, counts, trying=True, whole=whole
+        )
+        attempt(f"models.{name}: ", trying)
+    if problems:
+        raise CaseError("the experiment cannot be run; nothing was started\n  " + "\n  ".join(problems))
+
+
+def _files(path: Path) -> Sequence[str]:
+    """The files of a folder of weights, whose change is then seen; or the file itself."""
+    return sorted(str(p) for p in path.iterdir() if p.is_file()) if path.is_dir() else [str(path)]

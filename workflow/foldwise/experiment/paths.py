@@ -1,0 +1,80 @@
+"""Names of an experiment's files, patterns with the wildcards {model}, {fold} and {case}; nothing is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from foldwise.settings import Experiment
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where an experiment's files lie.
+
+    Attributes:
+        experiment: folder of all of them, but of prepared data.
+        predict: name of the source of new cases; "" for none.
+        updated: whether models learn from the index of accepted regions.
+    """
+
+    experiment: str
+    predict: str = ""
+    updated: bool = False
+
+    @classmethod
+    def of(cls, settings: Experiment) -> Paths:
+        """The paths of an experiment."""
+        source = settings.predict.source.stem if settings.predict else ""
+        updated = bool(getattr(settings.data, "update_labels", False))
+        return cls(f"{settings.results}/{settings.experiment}", source, updated)
+
+    @property
+    def made_index(self) -> str:
+        """The index as made from the sheet."""
+        return f"{self.experiment}/index.pkl"
+
+    @property
+    def index(self) -> str:
+        """The index that models learn from."""
+        return f"{self.experiment}/index-updated.pkl" if self.updated else self.made_index
+
+    @property
+    def plan(self) -> str:
+        """What completes the settings, where something is planned."""
+        return f"{self.experiment}/plan.yaml"
+
+    @property
+    def fold(self) -> str:
+        """Folder of a model's fold."""
+        return f"{self.experiment}/{{model}}/fold{{fold}}"
+
+    @property
+    def ensemble(self) -> str:
+        """Folder of what all folds' models of a name predict together."""
+        return f"{self.experiment}/{{model}}/ensemble"
+
+    def work(self, stage: str, model: str, fold: str | None = None) -> str:
+        """Folder of a job's unfinished work; no rule's output lies in it, since Snakemake deletes those.
+
+        Args:
+            stage: name of the rule.
+            model: name of the model.
+            fold: number of its fold; None: of all folds together.
+        """
+        folder = f"{self.experiment}/state/{model}"
+        return f"{folder}/{stage}" if fold is None else f"{folder}/fold{fold}/{stage}"
+
+    @property
+    def counts(self) -> str:
+        """What is remembered of networks, for the forecast of memory."""
+        return f"{self.experiment}/state/forecast.json"
+
+    @property
+    def parts(self) -> str:
+        """In how many parts cases are prepared, for the jobs of the user's call."""
+        return f"{self.experiment}/state/parts.json"
+
+    @property
+    def predicted(self) -> str:
+        """Folder of a model's predictions of new cases."""
+        return f"{self.experiment}/{{model}}/predicted" + (f"-{self.predict}" if self.predict else "")

@@ -1,0 +1,214 @@
+"""Clips in, a class out: networks, training items, loss, and predictions averaged over views."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from foldwise.files import CaseError, atomic_path
+from foldwise.hdf5 import open_hdf5
+from foldwise.networks import build, explicit, ramp, try_loss
+from foldwise.settings import Named, validate
+from foldwise.systems.clips.cache import label_of
+from foldwise.systems.clips.items import Clips, evaluation_clips
+from foldwise.systems.clips.predictions import write_prediction
+from foldwise.systems.clips.settings import FROZEN, Model
+from foldwise.training.learner import Learner
+from foldwise.training.steps import Items
+
+
+class ClipsLearner(Learner[Model]):
+    """Clip classification: soft-max over classes, averaged over spatial and temporal views."""
+
+    def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
+        """Take a model's settings and what is learnt: `classes`, and `sentences` if there are any."""
+        super().__init__(model, task)
+        # The weights of a frozen network are a folder.
+        self.frozen = self.reads_weights = model.network.plain in FROZEN
+        self.classes: list[str] = list(task["classes"])
+        self.sentences: list[str] = list(task.get("sentences", ()))
+        weights = model.class_weights
+        if isinstance(weights, dict) and (unknown := set(weights) - set(self.classes)):
+            raise CaseError(f"class_weights names {sorted(unknown)[0]}, which data.classes does not")
+        self._loss = build("loss", model.loss, **self._weights())
+
+    @classmethod
+    def fit(cls, model: Model, caches: Sequence[str]) -> Model:
+        """The model with the classes' weights, and with the library of a network of frames."""
+        frames = model.network.arguments.get("network")
+        if model.network.plain == "FrameAverage" and isinstance(frames, dict) and "name" in frames:
+            found = explicit("frame network", validate(Named, frames))
+            network = model.network.model_copy(update={"network": found.model_dump()})
+            model = model.model_copy(update={"network": network})
+        if model.class_weights == "balanced":
+            counts: Counter[str] = Counter()
+            for path in caches:
+                with open_hdf5(path) as file:
+                    counts[label_of(file)] += 1
+            even = len(caches) / len(counts)
+            weights = {name: even / count for name, count in sorted(counts.items())}
+            model = model.model_copy(update={"class_weights": weights})
+        return model
+
+    def try_loss(self, outputs: Any) -> None:
+        """Refuse outputs for `sample` (None: not known) of another shape than asked, and a loss of no use."""
+        wanted = (self.model.training.batch, len(self.classes))
+        if outputs is not None and getattr(outputs, "shape", None) != wanted:
+            made = tuple(getattr(outputs, "shape", ())) or type(outputs).__name__
+            raise CaseError(
+                f"network {self.model.network.name} makes {made} of a batch of clips, {wanted} is expected"
+            )
+        try_loss(self._loss, ramp(*wanted), torch.arange(wanted[0]) % wanted[1])
+
+    def refusal(self, reason: str) -> str:
+        """What to tell a user whose network cannot take the clips."""
+        clip = self.model.clip
+        return (
+            f"network {self.model.network.name} cannot take clips of {clip.frames} frames of "
+            f"{clip.size}×{clip.size}: {reason}; set clip.frames or clip.size"
+        )
+
+    def sample(self) -> torch.Tensor:
+        """A batch of clips, uninitialised, on torch's default device."""
+        clip, channels = self.model.clip, 4 if self.model.input == "channel" else 3
+        return torch.empty(self.model.training.batch, channels, clip.frames, clip.size, clip.size)
+
+    def build_network(self) -> nn.Module:
+        """The network, on torch's default device, without a dry pass."""
+        made: nn.Module = build(
+            "clip network",
+            self.model.network,
+            num_classes=len(self.classes),
+            num_frames=self.model.clip.frames,
+            sentences=self.sentences,
+            spatial_dims=3,
+            in_channels=3,
+            n_input_channels=3,
+            out_channels=len(self.classes),
+        )
+        if self.model.input == "channel":
+            add_channel(made)
+        return made
+
+    def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
+        """Clips of the given caches, or their stored features."""
+        return Clips(caches, self.model, self.classes, seed)
+
+    def loss(
+        self, network: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        """The loss of a batch, and the shares of it whose class is the first, or among the first k, found.
+
+        k is 5, or the number of classes where there are fewer.
+        """
+        logits = _logits(network, batch["clip"], batch.get("attention")).float()
+        loss = self._loss.to(logits.device)(logits, batch["label"])
+        k = min(5, len(self.classes))
+        best = logits.detach().topk(k, dim=1).indices == batch["label"][:, None]
+        return {
+            "loss": loss,
+            "top1": best[:, :1].any(1).float().mean(),
+            f"top{k}": best.any(1).float().mean(),
+        }
+
+    def examples(self, caches: Sequence[str], seed: Sequence[int], count: int, folder: Path) -> None:
+        """Write sample<n>_<class>.png, the frames of a training clip side by side; nothing of features."""
+        items = self.items(caches, seed)
+        for number in range(0 if self.model.features else count):
+            item = items[number]
+            name = self.classes[int(item["label"])]
+            with atomic_path(folder / f"sample{number}_{name}.png") as temporary:
+                Image.fromarray(self._look(item["clip"])).save(temporary)
+
+    def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
+        """Scores of validation cases; `score` is the mean, over classes, of the true class's probability.
+
+        It is finer than the balanced accuracy, which a handful of cases moves in large steps.
+        """
+        classes, probabilities = [], []
+        for path in caches:
+            with open_hdf5(path) as file:
+                classes.append(self.classes.index(label_of(file)))
+            probabilities.append(self._views([network], path).mean(0))
+        truth, found = np.array(classes), np.stack(probabilities)
+        own = found[np.arange(len(truth)), truth]
+        right = found.argmax(1) == truth
+        present = np.unique(truth)
+        return {
+            "score": float(np.mean([own[truth == c].mean() for c in present])),
+            "val_balanced_accuracy": float(np.mean([right[truth == c].mean() for c in present])),
+            "val_log_loss": float(-np.log(np.maximum(own, 1e-7)).mean()),
+        }
+
+    def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
+        """Write a case's probabilities, the mean over views and networks, and those of each view."""
+        with open_hdf5(cache) as file:
+            case, source = str(file.attrs["case"]), str(file.attrs.get("source", cache))
+        write_prediction(path, case, self.classes, self._views(networks, cache), source)
+
+    @torch.no_grad()
+    def _views(self, networks: Sequence[nn.Module], cache: str) -> np.ndarray:
+        """Probabilities (views, classes), the mean over networks."""
+        device = next(networks[0].parameters()).device
+        total: Any = 0
+        with open_hdf5(cache) as file:
+            for network in networks:
+                network.eval()
+                made = [
+                    self._probabilities(network, *(part.to(device) for part in view))
+                    for view in self._inputs(file)
+                ]
+                total = total + torch.cat(made).double().cpu().numpy()
+        return np.asarray(total / len(networks))
+
+    def _inputs(self, file: Any) -> Any:
+        """What the network takes of each temporal view: clips, or stored tokens and attention."""
+        if "test_tokens" in file:
+            for tokens, attention in zip(file["test_tokens"], file["test_attention"], strict=True):
+                yield torch.from_numpy(tokens)[None], torch.from_numpy(attention)[None]
+            return
+        for clips in evaluation_clips(file, self.model):
+            yield (clips,)
+
+    def _probabilities(self, network: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+        with self.autocast(inputs[0].device):
+            return _logits(network, *inputs).float().softmax(1)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        weights = self.model.class_weights
+        if not isinstance(weights, dict):
+            return {}
+        return {"weight": torch.tensor([weights.get(name, 1.0) for name in self.classes])}
+
+    def _look(self, clip: torch.Tensor) -> np.ndarray:
+        """Frames of a clip (channels, T, size, size) in a row, as they were before normalisation."""
+        mean = torch.tensor(self.model.clip.mean)[:, None, None, None]
+        std = torch.tensor(self.model.clip.std)[:, None, None, None]
+        frames = ((clip[:3] * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        return np.concatenate(list(frames.permute(1, 2, 3, 0).numpy()), axis=1)
+
+
+def add_channel(network: nn.Module) -> None:
+    """Let a network take a fourth channel, mixed into the three by learned weights that begin at zero.
+
+    Pretrained weights keep their names and their effect.
+    """
+    mixer = nn.Conv3d(4, 3, 1)
+    with torch.no_grad():
+        mixer.weight.copy_(torch.eye(3, 4)[..., None, None, None])
+        assert mixer.bias is not None
+        mixer.bias.zero_()
+    network.add_module("channel_mixer", mixer)
+    network.register_forward_pre_hook(lambda module, given: (module.channel_mixer(given[0]), *given[1:]))
+
+
+def _logits(network: nn.Module, clips: torch.Tensor, attention: torch.Tensor | None = None) -> torch.Tensor:
+    made: torch.Tensor = network(clips) if attention is None else network(clips, attention)
+    return made

@@ -1,0 +1,335 @@
+"""Classification of ultrasound clips: one of the systems."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foldwise import forecast
+from foldwise.check import Checked, Findings
+from foldwise.experiment.preparation import Inputs, Preparation
+from foldwise.files import short_hash
+from foldwise.forecast import BASE_MIB, TORCH_MIB, WORKER_MIB, WORKERS, Step
+from foldwise.index import Entry
+from foldwise.section import values_for
+from foldwise.settings import dump, validate
+from foldwise.sheet import Sheet
+from foldwise.systems.base import Footprint
+from foldwise.systems.clips.check import check_classes, check_prompt, check_weights
+from foldwise.systems.clips.settings import FROZEN, Cache, Data, Model, Prepare, Settings
+from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences, read_new_cases, read_sheet
+from foldwise.systems.videos import Finding, VideoSystem
+from foldwise.video.decode import VideoInfo, probe
+
+if TYPE_CHECKING:
+    from foldwise.systems.clips.learner import ClipsLearner
+    from foldwise.systems.clips.results import ClipsResults
+
+# SAM's image encoder on one image of 1024², its weights included.
+MEDSAM_MIB = 4000
+# A frame as JPEG of quality 90, and as raw values compressed, as shares of its values.
+SHARES = {"jpeg": 0.08, "raw": 0.45}
+# What a frozen transformer holds of a frame, in bytes; and its weights, where nothing is counted.
+FRAME_BYTES, FROZEN_WEIGHTS = 12 * 2**20, 150 * 10**6
+# Bytes of a frame that is decoded, resized, and waits in a codec's buffers.
+CODEC_FRAMES = 40
+
+
+class Clips(VideoSystem[Settings, ClipCase]):
+    """Clips, the regions that a network looks at, and frozen encoders."""
+
+    name = "clips"
+    settings = Settings
+
+    def read_sheet(self, data: Data) -> Sheet[ClipCase]:
+        """Read the sheet, and the files that say what the classes are, without touching the videos."""
+        return read_sheet(data)
+
+    def look(self, settings: Settings, case: ClipCase, deep: bool) -> tuple[VideoInfo, Sequence[Finding]]:
+        """The video's header, and the box or mask that goes with it."""
+        info = probe(case.video)
+        return info, check_prompt(case, info)
+
+    def check_all(self, settings: Settings, sheet: Sheet[ClipCase], found: Findings) -> None:
+        """Check classes and files of weights."""
+        class_sentences(settings.data)
+        check_classes(sheet, settings, found)
+        for text in check_weights(settings):
+            found.add_general(text)
+
+    def facts(self, settings: Settings, case: ClipCase, info: VideoInfo) -> Mapping[str, Any]:
+        """Class, length, rate, size, and where the regions are."""
+        regions = ClipPreparation(settings, Sheet((), ())).regions
+        return {
+            "class": case.label,
+            "frames": info.frames,
+            "fps": info.fps,
+            "size": [info.width, info.height],
+            "regions": regions if settings.prepare.regions else None,
+        }
+
+    def notes(self, settings: Settings, sheet: Sheet[ClipCase]) -> Sequence[str]:
+        """How many clips each class has."""
+        counted = Counter(case.label for case in sheet.cases if case.labelled)
+        classes = ", ".join(f"{name} {counted[name]}" for name in class_names(settings.data))
+        return [f"clips of each class: {classes}"]
+
+    def preparation(self, settings: Settings, sheet: Sheet[ClipCase]) -> ClipPreparation:
+        """Caches, regions and features."""
+        return ClipPreparation(settings, sheet)
+
+    def preparation_weights(self, settings: Settings) -> Mapping[Path, Callable[[Path], Any]]:
+        """MedSAM's weights."""
+        regions = settings.prepare.regions
+        return {regions.weights: try_medsam} if regions and regions.weights else {}
+
+    def task(self, settings: Settings, checked: Checked) -> dict[str, Any]:
+        """Classes and their sentences."""
+        return _task(settings.data)
+
+    def rows_of(self, settings: Settings, cases: Sequence[ClipCase]) -> list[Any]:
+        """The rows with their classes, and what the classes' files say."""
+        rows = [[c.name, c.group, c.label, [str(path) for path in c.files]] for c in cases]
+        return [rows, _task(settings.data)]
+
+    def entries(
+        self, data: Data, prepared: Path, caches: Path, *, training: bool = True
+    ) -> tuple[dict[str, Any], list[Entry]]:
+        """What is learnt, and the entries, from the sheet alone."""
+        cases = [case for case in read_sheet(data).cases if case.trains == training]
+        task = _task(data)
+        clips = Counter(case.group for case in cases)
+        return task, [_entry(case, task["classes"], clips[case.group], caches) for case in cases]
+
+    @property
+    def learner(self) -> type[ClipsLearner]:
+        """The class that trains and predicts."""
+        from foldwise.systems.clips.learner import ClipsLearner
+
+        return ClipsLearner
+
+    @property
+    def footprint(self) -> ClipsFootprint:
+        """Memory and disk."""
+        return ClipsFootprint()
+
+    @property
+    def results(self) -> ClipsResults:
+        """Scores and files."""
+        from foldwise.systems.clips.results import ClipsResults
+
+        return ClipsResults()
+
+    def weights(self, settings: Settings, name: str) -> list[Path]:
+        """Those to start from, and those of a frozen network."""
+        network = settings.models[name].network
+        frozen = [Path(network.arguments["weights"])] if network.plain in FROZEN else []
+        return super().weights(settings, name) + frozen
+
+    def kept(self, settings: Settings, name: str) -> dict[str, Any]:
+        """Cache, and regions for those models alone that see them."""
+        prepare = Prepare() if settings.models[name].input == "whole" else settings.prepare
+        return {"cache": dump(settings.cache), "prepare": dump(prepare)}
+
+    def new_entries(self, source: Path) -> list[Entry]:
+        """Clips to be predicted."""
+        return [
+            Entry(case.name, case.group, _files(case), "", {"label": "", "box": case.box}, 0)
+            for case in read_new_cases(source)
+        ]
+
+    def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
+        """Make the frame cache or the file of regions that the model's network takes."""
+        from foldwise.systems.clips.cache import cache_clip
+        from foldwise.systems.clips.regions import find_regions
+
+        prepare = validate(Prepare, state["prepared"]["prepare"], origin="model")
+        cache = validate(Cache, state["prepared"]["cache"], origin="model")
+        model = validate(Model, state["settings"], origin="model")
+        path = folder / "frames" / f"{entry.case}.h5"
+        cache_clip(entry.case, Path(entry.files["video"][0]), "", cache, path)
+        if model.input == "whole" or prepare.regions is None:
+            return path
+        made = folder / "regions" / f"{entry.case}.h5"
+        mask = Path(entry.files["mask"][0]) if "mask" in entry.files else None
+        facts = made.with_suffix(".json")
+        find_regions(entry.case, path, entry.facts["box"], mask, prepare.regions, made, facts)
+        return made
+
+
+class ClipPreparation(Preparation[ClipCase]):
+    """Caches, regions and features, keyed by what made them.
+
+    Attributes:
+        regions: folder of the files of regions.
+        encoded: pattern of the folder of stored features, with the wildcard {encoded}.
+    """
+
+    def __init__(self, settings: Settings, sheet: Sheet[ClipCase]) -> None:
+        """Name the folders."""
+        super().__init__(sheet)
+        self._models, self._finder = settings.models, settings.prepare.regions
+        data = values_for(settings.data, "cache")
+        cache = [data, values_for(settings.cache, "cache")]
+        regions = [cache, values_for(settings.prepare, "regions")]
+        self.data = f"{settings.results}/data/{settings.data.sheet.stem}-{short_hash(data)}"
+        self.caches = f"{self.data}/cache-{short_hash(cache, 4)}"
+        self.regions = f"{self.data}/regions-{short_hash(regions, 4)}"
+        self.encoded = f"{self.data}/features-{{encoded}}"
+        self._keys = {
+            name: short_hash([regions if model.input != "whole" else cache, dump(encoding_of(model))])
+            for name, model in settings.models.items()
+            if model.features is not None
+        }
+        regional = ("roi",) if self._finder else ()
+        self.stages = ("clip_cache", *regional, *(("clip_features",) if self._keys else ()))
+        self.neural = bool(self._keys) or (self._finder is not None and self._finder.method == "medsam")
+
+    @property
+    def made(self) -> Sequence[str]:
+        """Patterns of the caches, the files of regions, and the features."""
+        regions = [f"{self.regions}/{{case}}.h5"] if self._finder else []
+        return list(dict.fromkeys([self.cached, *regions, *(self.inputs(model) for model in self._keys)]))
+
+    @property
+    def noticed(self) -> str | None:
+        """What was found of the cases' regions."""
+        return f"{self.regions}/{{case}}.json" if self._finder else None
+
+    def inputs(self, model: str) -> str:
+        """Features, or what they would be made from."""
+        if model in self._keys:
+            return self.encoded.replace("{encoded}", self._keys[model]) + "/{case}.h5"
+        return self._before_features(model)
+
+    def roi_inputs(self, name: str) -> Inputs:
+        """Inputs of a case's region: its frames, a given mask, and the network's weights."""
+        case = self.cases[name]
+        made: Inputs = {"cache": self.cached.format(case=name)}
+        if case.mask is not None:
+            made["mask"] = str(case.mask)
+        if self._finder is not None and self._finder.weights is not None:
+            path = self._finder.weights
+            inner = sorted(str(p) for p in path.iterdir() if p.is_file()) if path.is_dir() else []
+            made["weights"] = inner or [str(path)]
+        return made
+
+    def encoder(self, encoded: str) -> str:
+        """A model whose features have a key; those of equal keys are equal."""
+        return next(model for model, key in self._keys.items() if key == encoded)
+
+    def encoding(self, encoded: str) -> Model:
+        """What makes the features of a key."""
+        return encoding_of(self._models[self.encoder(encoded)])
+
+    def encoded_from(self, encoded: str, case: str) -> str:
+        """The file that a case's features of a key are made from."""
+        return self._before_features(self.encoder(encoded)).format(case=case)
+
+    def _before_features(self, model: str) -> str:
+        """Pattern of what a model's clips are drawn from: the caches, or the files of regions."""
+        whole = self._models[model].input == "whole"
+        return self.cached if whole else f"{self.regions}/{{case}}.h5"
+
+
+class ClipsFootprint(Footprint[Settings]):
+    """From headers and the networks' shapes; of a frozen network it is a guess."""
+
+    typical = VideoInfo(frames=300, fps=25, height=720, width=960, duration_s=12)
+
+    def case_mib(self, stage: str, size: VideoInfo, settings: Settings) -> float:
+        """Peak memory of caching a clip, finding its region, or storing features."""
+        if stage == "clip_features":
+            featured = [name for name, model in settings.models.items() if model.features]
+            return max(self.model_mib(stage, settings, n, [], self.guess(settings, n)) for n in featured)
+        frames, height, width = _cached_size(size, settings)
+        if stage == "clip_cache":
+            return ceil(BASE_MIB + CODEC_FRAMES * 3 * size.height * size.width / 2**20)
+        regions = settings.prepare.regions
+        neural = regions is not None and regions.method == "medsam"
+        base = TORCH_MIB + MEDSAM_MIB if neural else BASE_MIB + 150
+        keys = frames / (regions.key_every if regions else 1)
+        return ceil(base + height * width * (2 * frames + keys + 24 * 3 + 40) / 2**20)
+
+    def disk_mib(self, size: VideoInfo, settings: Settings) -> dict[str, float]:
+        """The cache, and the regions."""
+        frames, height, width = _cached_size(size, settings)
+        values = frames * height * width
+        made = {"cache": 3 * values * SHARES[settings.cache.encoding] / 2**20}
+        if settings.prepare.regions is not None:
+            made["regions"] = 0.02 * values / 2**20
+        return made
+
+    def counted(self, settings: Settings, name: str) -> Model | None:
+        """The model, unless its network is frozen."""
+        model = settings.models[name]
+        return None if model.network.plain in FROZEN else model
+
+    def guess(self, settings: Settings, name: str) -> Step:
+        """What a frozen network holds of a batch of clips."""
+        model = settings.models[name]
+        held = model.training.batch * model.clip.frames * FRAME_BYTES
+        return Step(FROZEN_WEIGHTS // 5, held, 0, held)
+
+    def model_mib(
+        self, stage: str, settings: Settings, name: str, sizes: Sequence[VideoInfo], step: Step
+    ) -> float:
+        """Peak memory of training, testing or storing features, on a CPU, in MiB."""
+        model = settings.models[name]
+        clip = model.clip
+        item = 4 * 4 * clip.frames * clip.size**2
+        frozen = 4 * FROZEN_WEIGHTS if model.network.plain in FROZEN else 0
+        if stage == "train":
+            own = TORCH_MIB + (20 * step.weights + frozen) / 2**20 + WORKERS * WORKER_MIB
+            shared = step.kept + 2 * step.largest + WORKERS * 4 * item * model.training.batch
+            return ceil(forecast.processes_mib(model.training.gpus, own) + shared / 2**20)
+        views = clip.spatial_views * (step.forward / model.training.batch + 3 * item)
+        return ceil(TORCH_MIB + (4 * step.weights + frozen + views) / 2**20)
+
+
+def encoding_of(model: Model) -> Model:
+    """A model with only what decides on its features; all else as by default."""
+    network = {"name": model.network.plain}
+    network |= {k: v for k, v in model.network.arguments.items() if k in ("weights", "blocks")}
+    kept = values_for(model, "features")
+    return Model.model_validate({**kept, "network": network})
+
+
+def try_medsam(weights: Path) -> None:
+    """Read MedSAM's weights as its stage does."""
+    from foldwise.networks.medsam import load_medsam
+
+    load_medsam(weights)
+
+
+def _cached_size(info: VideoInfo, settings: Settings) -> tuple[int, int, int]:
+    """Frames, height and width of a clip's cache."""
+    cache = settings.cache
+    scale = min(1.0, cache.size / min(info.height, info.width)) if cache.size else 1.0
+    frames = info.frames if cache.fps is None else min(info.frames, ceil(info.duration_s * cache.fps) + 1)
+    return frames, round(info.height * scale), round(info.width * scale)
+
+
+def _task(data: Data) -> dict[str, Any]:
+    return {"classes": class_names(data), "sentences": class_sentences(data)}
+
+
+def _files(case: ClipCase) -> dict[str, tuple[str, ...]]:
+    files: dict[str, tuple[str, ...]] = {"video": (str(case.video),)}
+    return files if case.mask is None else {**files, "mask": (str(case.mask),)}
+
+
+def _entry(case: ClipCase, classes: list[str], clips: int, caches: Path) -> Entry:
+    # Folds deal out patients of similar amount: those of one class, and among them those of as many clips.
+    number = classes.index(case.label) if case.label in classes else 0
+    return Entry(
+        case=case.name,
+        group=case.group,
+        files=_files(case),
+        cache=str(caches / f"{case.name}.h5"),
+        facts={"label": case.label},
+        amount=1e6 * number / clips + 1,
+    )

@@ -1,0 +1,238 @@
+"""Interactive segmentation: two networks that learn together, and sessions with a simulated user."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from foldwise.files import CaseError, atomic_path, naming
+from foldwise.networks.resnets import load_trunk
+from foldwise.systems.interactive.committee import Committee
+from foldwise.systems.interactive.kinds import CHOICES
+from foldwise.systems.interactive.model import Stack, build_network, propagator_of, read_stack
+from foldwise.systems.interactive.network import InteractiveNetwork
+from foldwise.systems.interactive.record import Writer, create
+from foldwise.systems.interactive.rounds import Round, simulate
+from foldwise.systems.interactive.samples import Curriculum, Samples, objects_of
+from foldwise.systems.interactive.session import memory_bytes
+from foldwise.systems.interactive.settings import Evaluate, Model
+from foldwise.training.learner import Learner
+from foldwise.training.steps import Items
+from foldwise.volumes.cache import open_case
+from foldwise.volumes.slices import AXES
+from foldwise.volumes.targets import Targets
+from foldwise.volumes.volume import Volume, write_volume
+
+
+class InteractiveLearner(Learner[Model]):
+    """Hints, propagation and predicted quality; `evaluate` says which sessions `predict` simulates."""
+
+    def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
+        """Take the settings and what is learnt: `targets`, and the images' `channels`."""
+        super().__init__(model, task)
+        self.reads_weights = model.trunk.weights is not None
+        self.targets = Targets.from_dict(task["targets"])
+        self.channels: int = task["channels"]
+        self.objects = len(self.targets.names)
+        if len(model.intensity) not in (1, self.channels):
+            raise CaseError(
+                f"intensity has {len(model.intensity)} entries for {self.channels} image channel(s)"
+            )
+
+    @classmethod
+    def fit(cls, model: Model, caches: Sequence[str]) -> Model:
+        """The model as it is; its file of weights must be there."""
+        if model.trunk.weights is not None and not model.trunk.weights.exists():
+            raise CaseError(f"{model.trunk.weights}: no such file; trunk.weights names it")
+        return model
+
+    def network(self) -> nn.Module:
+        """Both networks; their trunks begin with given weights, if the file is (still) there."""
+        network = build_network(self.model, self.channels)
+        path = self.model.trunk.weights
+        # A trained model is rebuilt where this file may be missing, and its weights are replaced.
+        if path is not None and path.exists():
+            for trunk in network.trunks:
+                load_trunk(trunk, path, self.channels, self.model.trunk.name)
+        return network
+
+    def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
+        """Slices in the order of a propagation, and hints on one."""
+        model, training = self.model, self.model.training
+        assert training.steps_per_epoch is not None
+        per_epoch = training.steps_per_epoch * training.batch * training.accumulate
+        frames = model.frames
+        return Samples(
+            caches,
+            self.targets.membership,
+            axis=model.slice_axis,
+            size=model.size,
+            frames=frames.count,
+            curriculum=Curriculum(frames.first_skip, frames.last_skip, frames.grow_every * per_epoch),
+            kinds=model.hints,
+            intensity=model.intensity,
+            augmentation=model.augmentation,
+            seed=seed,
+        )
+
+    def loss(
+        self, network: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        """The losses of the memory network, its quality head and the hint network, and their sum."""
+        if self.model.trunk.weights is not None:
+            freeze_statistics(network)
+        model = self.model
+        made: dict[str, torch.Tensor] = network(
+            batch, self.objects, model.memory.mode, model.memory.iou_threshold, model.loss
+        )
+        return made
+
+    def examples(self, caches: Sequence[str], seed: Sequence[int], count: int, folder: Path) -> None:
+        """Write sample<n>_image.nii.gz and _mask.nii.gz (slices along z), and sample<n>_hints.nii.gz."""
+        items = self.items(caches, seed)
+        for number in range(count):
+            item = items[number]
+            for name, values in (
+                ("image", item["image"][:, 0]),
+                ("mask", item["mask"]),
+                ("hints", torch.cat([item["hint_input"], item["hint_target"][None].float()])),
+            ):
+                data = values.movedim(0, 2).numpy()
+                write_volume(Volume(data, np.eye(4)), folder / f"sample{number}_{name}.nii.gz")
+
+    def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
+        """Mean Dice over cases and objects after sessions with predicted choice; it is the score.
+
+        NaN if no case holds any object: there is nothing to hint at.
+        """
+        first, last, labelled = [], [], False
+        for number, path in enumerate(caches):
+            stack, truth = self._case(path)
+            assert truth is not None, "validation cases have labels"
+            labelled |= bool(truth.any())
+            found = list(self._session(network, stack, truth, "hybrid", "predicted", number))
+            if found:
+                first += _dice(found[0].state.objects(), truth, self.objects)
+                last += _dice(found[-1].state.objects(), truth, self.objects)
+        mean = float(np.mean(last)) if labelled else math.nan
+        start = float(np.mean(first)) if labelled else math.nan
+        return {"score": mean, "val_dice": mean, "val_dice_round1": start}
+
+    def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
+        """Write a case's sessions: every kind of hints, every choice, every round.
+
+        Of a case without a label there are none: no user can be simulated.
+        """
+        evaluate = self.evaluate
+        assert isinstance(evaluate, Evaluate), "sessions are simulated as the evaluate section says"
+        stack, truth = self._case(cache)
+        network = networks[0] if len(networks) == 1 else Committee([_whole(n) for n in networks])
+        memory, trunk = self.model.memory, self.model.trunk
+        held = memory_bytes(memory.capacity, self.objects, self.model.size, trunk.keys, trunk.values) * len(
+            networks
+        )
+        with open_case(cache) as file:
+            attributes = {"case": str(file.attrs["case"]), "lineage": str(file.attrs["lineage"])}
+        targets = json.dumps(self.targets.as_dict())
+        attributes |= {"axis": stack.axis, "targets": targets}
+        with (
+            naming(str(attributes["case"])),
+            atomic_path(path) as temporary,
+            create(temporary, {**attributes, "memory_bytes": held}) as file,
+        ):
+            if truth is None:
+                return
+            writer = Writer(file, truth, self.objects)
+            for kind in evaluate.hints:
+                for choice in CHOICES if evaluate.compare else CHOICES[:1]:
+                    rounds = self._session(network, stack, truth, kind, choice, 0, evaluate.rounds)
+                    for made in rounds:
+                        writer.add(kind, choice, made)
+                    if (kind, choice) == (evaluate.export, "predicted"):
+                        writer.finish(rounds[-1].state)
+
+    def _case(self, path: str) -> tuple[Stack, np.ndarray | None]:
+        """A case's slices, and its object numbers (slices, rows, columns) if it has a label."""
+        stack = read_stack(path, self.model)
+        with open_case(path) as file:
+            if "label" not in file:
+                return stack, None
+            label = objects_of(file["label"][()], self.targets.membership)
+        return stack, np.moveaxis(label, AXES.index(self.model.slice_axis), 0)
+
+    def _session(
+        self,
+        network: nn.Module,
+        stack: Stack,
+        truth: np.ndarray,
+        kind: Any,
+        choice: Any,
+        seed: int,
+        rounds: int | None = None,
+    ) -> list[Round]:
+        network.eval()
+        propagator = propagator_of(_whole(network), stack, self.model, self.targets)
+        # Every choice begins with the same hints.
+        random = np.random.default_rng(seed)
+        return list(simulate(propagator, truth, kind, choice, rounds or self.model.validation_rounds, random))
+
+    # What the forecast counts.
+
+    def build_network(self) -> nn.Module:
+        """The networks with a forward pass of a whole training step."""
+        return WholeStep(build_network(self.model, self.channels), self)
+
+    def sample(self) -> torch.Tensor:
+        """A batch of slices, uninitialised, on torch's default device."""
+        model = self.model
+        return torch.empty(model.training.batch, model.frames.count, self.channels, model.size, model.size)
+
+    def refusal(self, reason: str) -> str:
+        """What to tell a user whose network cannot be made."""
+        return f"trunk {self.model.trunk.name} cannot take slices of {self.model.size} pixels: {reason}"
+
+
+class WholeStep(nn.Module):
+    """A training step of both networks as a module of one input, of which what it keeps can be counted."""
+
+    def __init__(self, network: InteractiveNetwork, learner: InteractiveLearner) -> None:
+        super().__init__()
+        self.network, self.learner = network, learner
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, channels, size, size) to the loss."""
+        batch, frames, _, size, _ = image.shape
+        mask = torch.zeros(batch, frames, size, size, device=image.device, dtype=torch.uint8)
+        inputs = torch.empty(batch, self.network.hint_inputs, size, size, device=image.device)
+        target = torch.zeros(batch, size, size, device=image.device, dtype=torch.bool)
+        made = {"image": image, "mask": mask, "hint_input": inputs, "hint_target": target}
+        return self.learner.loss(self.network, made, torch.Generator())["loss"]
+
+
+def freeze_statistics(network: nn.Module) -> None:
+    """Keep the batch statistics with which given trunks came, as is usual for small batches."""
+    for trunk in _whole(network).trunks:
+        for module in trunk.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+
+
+def _whole(network: nn.Module) -> Any:
+    """The network itself, without what Fabric wraps about it."""
+    return getattr(network, "module", network)
+
+
+def _dice(found: np.ndarray, truth: np.ndarray, objects: int) -> list[float]:
+    made = []
+    for number in range(1, objects + 1):
+        one, other = found == number, truth == number
+        if size := int(one.sum() + other.sum()):
+            made.append(2 * int((one & other).sum()) / size)
+    return made

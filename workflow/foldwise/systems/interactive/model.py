@@ -1,0 +1,131 @@
+"""A trained interactive model from its file, and a prepared scan as the stack of slices it works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foldwise.evaluate import read_model
+from foldwise.files import CaseError, file_hash
+from foldwise.settings import validate
+from foldwise.systems.interactive.network import InteractiveNetwork
+from foldwise.systems.interactive.places import Places
+from foldwise.systems.interactive.session import Propagator
+from foldwise.systems.interactive.settings import Model
+from foldwise.volumes.cache import lineage_of, open_case
+from foldwise.volumes.geometry import Lineage
+from foldwise.volumes.patches import normalise, scaling
+from foldwise.volumes.slices import AXES, plane
+from foldwise.volumes.targets import Targets
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model of the interactive system.
+
+    Attributes:
+        network: in evaluation mode, on the device at hand.
+        settings: of the model.
+        targets: whose names are the objects.
+        state: what the file holds; it says how scans are prepared.
+        digest: hash of the file.
+    """
+
+    network: InteractiveNetwork
+    settings: Model
+    targets: Targets
+    state: dict[str, Any]
+    digest: str
+
+
+def build_network(settings: Model, channels: int) -> InteractiveNetwork:
+    """The network of the settings, with random weights."""
+    trunk = settings.trunk
+    return InteractiveNetwork(
+        trunk.name,
+        channels,
+        keys=trunk.keys,
+        values=trunk.values,
+        width=trunk.width,
+        hint_width=trunk.hint_width,
+    )
+
+
+def read_trained(path: Path) -> Trained:
+    """Read a model's file.
+
+    Raises:
+        CaseError: not a model of the interactive system, or its weights are not of the trunk it names.
+    """
+    state = read_model(path)
+    if state.get("system") != "interactive":
+        raise CaseError(
+            f"{path}: a model of the system {state.get('system')}; one of the interactive system is needed"
+        )
+    settings = validate(Model, state["settings"], origin=str(path))
+    network = build_network(settings, state["task"]["channels"])
+    try:
+        network.load_state_dict(state["network"])
+    except RuntimeError as error:
+        raise CaseError(
+            f"{path}: its weights are not those of the trunk {settings.trunk.name} that it names "
+            f"({str(error).splitlines()[-1].strip()})"
+        ) from None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Trained(
+        network.to(device).eval(),
+        settings,
+        Targets.from_dict(state["task"]["targets"]),
+        state,
+        file_hash(path),
+    )
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A prepared scan as slices.
+
+    Attributes:
+        image: (slices, channels, rows, columns), normalised.
+        spacing: mm between rows and between columns.
+        lineage: the way back to the source.
+        places: between voxels of the source and of the stack.
+        axis: x, y or z of RAS, across the slices.
+    """
+
+    image: torch.Tensor
+    spacing: tuple[float, float]
+    lineage: Lineage
+    places: Places
+    axis: str
+
+
+def read_stack(path: Path | str, settings: Model) -> Stack:
+    """Read a prepared scan."""
+    axis = settings.slice_axis
+    rows, columns = plane(axis)
+    with open_case(path) as file:
+        image = normalise(torch.from_numpy(file["image"][()]), scaling(file, settings.intensity))
+        lineage, spacing = lineage_of(file), file.attrs["spacing"]
+        return Stack(
+            image.movedim(1 + AXES.index(axis), 0),
+            (float(spacing[rows]), float(spacing[columns])),
+            lineage,
+            Places(lineage, axis),
+            axis,
+        )
+
+
+def propagator_of(network: InteractiveNetwork, stack: Stack, settings: Model, targets: Targets) -> Propagator:
+    """Rounds of a model on a scan."""
+    return Propagator(
+        network,
+        stack.image,
+        stack.spacing,
+        objects=targets.names,
+        size=settings.size,
+        capacity=settings.memory.capacity,
+    )

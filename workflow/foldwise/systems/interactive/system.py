@@ -1,0 +1,108 @@
+"""Interactive segmentation with a memory network: one of the systems."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foldwise import forecast
+from foldwise.check import Checked
+from foldwise.files import CaseError
+from foldwise.forecast import TORCH_MIB, WORKER_MIB, WORKERS, Step
+from foldwise.index import Entry
+from foldwise.sheet import Sheet
+from foldwise.systems.interactive.settings import Settings
+from foldwise.systems.volumes import VolumeFootprint, VolumeSystem, cached_voxels
+from foldwise.volumes.sheet import Case
+from foldwise.volumes.size import Size
+
+if TYPE_CHECKING:
+    from foldwise.systems.interactive.learner import InteractiveLearner
+    from foldwise.systems.interactive.results import InteractiveResults
+
+
+class Interactive(VolumeSystem[Settings]):
+    """Hints, propagation and predicted quality; cases are prepared as for segmentation."""
+
+    name = "interactive"
+    settings = Settings
+
+    def check(self, settings: Settings, sheet: Sheet[Case], *, deep: bool) -> Checked:
+        """Check volumes and files of weights; cases without a label get a warning."""
+        for name, model in settings.models.items():
+            weights = model.trunk.weights
+            if weights is not None and not weights.exists():
+                raise CaseError(f"models.{name}.trunk.weights: {weights}: no such file")
+        checked = super().check(settings, sheet, deep=deep)
+        unlabelled = [case.name for case in sheet.cases if not case.labelled]
+        if not unlabelled:
+            return checked
+        warning = (
+            f"{len(unlabelled)} case(s) without a label, e.g. {unlabelled[0]}: no user can be simulated for "
+            f"them; segment such scans by `python -m foldwise.annotate`"
+        )
+        return replace(checked, warnings=(*checked.warnings, warning))
+
+    @property
+    def learner(self) -> type[InteractiveLearner]:
+        """The class that trains and predicts."""
+        from foldwise.systems.interactive.learner import InteractiveLearner
+
+        return InteractiveLearner
+
+    @property
+    def footprint(self) -> InteractiveFootprint:
+        """Memory and disk."""
+        return InteractiveFootprint()
+
+    @property
+    def results(self) -> InteractiveResults:
+        """Scores and files."""
+        from foldwise.systems.interactive.results import InteractiveResults
+
+        return InteractiveResults()
+
+    def weights(self, settings: Settings, name: str) -> list[Path]:
+        """Those of the trunk, and those of the whole model."""
+        trunk = settings.models[name].trunk.weights
+        return ([trunk] if trunk else []) + super().weights(settings, name)
+
+    def new_entries(self, source: Path) -> list[Entry]:
+        """Refuse: nothing can be predicted without hints.
+
+        Raises:
+            CaseError: always.
+        """
+        raise CaseError(
+            f"{source}: an interactive model needs hints for a new scan; use `python -m foldwise.annotate "
+            f"--volume <scan> --model <model.pt> --session <folder> --serve`"
+        )
+
+
+class InteractiveFootprint(VolumeFootprint[Settings]):
+    """What a step of both networks holds, and a volume with its sessions."""
+
+    def model_mib(
+        self, stage: str, settings: Settings, name: str, sizes: Sequence[Size], step: Step
+    ) -> float:
+        """Peak memory of training or of testing on the largest case, on a CPU, in MiB."""
+        model = settings.models[name]
+        objects = len(settings.data.targets().names)
+        channels = max((size.channels for size in sizes), default=1)
+        voxels = max((cached_voxels(size, settings.cache) for size in sizes), default=0)
+        source = max((size.voxels for size in sizes), default=0)
+        # Normalised image, label, object numbers, a state and its copy; in the source, one mask's scores.
+        whole = voxels * (4 * channels + 4 + 6 * objects) + source * (12 + 4 * objects)
+        networks = settings.split.folds if stage == "ensemble" else 1
+        # A slice at a time, a few encoded ahead.
+        forward = 8 * step.forward / max(1, model.training.batch * model.frames.count)
+        if stage == "train":
+            pixels = model.size**2 * (model.frames.count + 6) * 4 * model.training.batch
+            # Weights, gradients, two moments, the best weights, and copies while a checkpoint is written.
+            own = TORCH_MIB + 28 * step.weights / 2**20 + WORKERS * WORKER_MIB
+            shared = step.kept + 2 * step.largest + whole + WORKERS * 2 * pixels
+            return ceil(forecast.processes_mib(model.training.gpus, own) + shared / 2**20)
+        return ceil(TORCH_MIB + (4 * step.weights * (networks + 1) + forward + whole) / 2**20)

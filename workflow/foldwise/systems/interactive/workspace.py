@@ -1,0 +1,232 @@
+"""A session on disk: the prepared scan, and one file for every round, so that the next call goes on from it.
+
+session.json       the scan, the model, and the hashes of both
+case.h5            the prepared scan
+round_0001.npz     the state after the first round and the hints that led to it; and so on
+written.json       hashes of the masks and tables written, so that no file of another hand is replaced
+
+Several processes may open a folder. A round's file is only ever created, never replaced, and only by a
+process that knows the round before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foldwise.files import CaseError, file_hash, read_json, write_json
+from foldwise.systems.interactive.hints import Hints
+from foldwise.systems.interactive.session import State
+
+VERSION = 1
+FIELDS = ("inside", "outside", "extreme", "box")
+
+
+class OutdatedError(CaseError):
+    """Another page or command changed the session meanwhile."""
+
+
+class Workspace:
+    """A session's folder.
+
+    Attributes:
+        seen: the `version` that this process read or made last; a change is refused where another is there.
+    """
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Begin a session, or go on with the one in the folder.
+
+        Args:
+            folder: made if it is missing.
+            facts: what may not change between calls, as JSON values: hashes of scan and model.
+
+        Raises:
+            CaseError: the session there is of another scan or model, or files of another origin are there.
+        """
+        self.folder = folder
+        path = folder / "session.json"
+        given = {"version": VERSION, **facts}
+        if not path.exists():
+            # A session writes these; what lies there under such a name is not a session's.
+            mine = [*self._files, *(folder / name for name in ("case.h5", "mask.nii.gz", "quality.csv"))]
+            if there := [file for file in mine if file.exists()]:
+                raise CaseError(
+                    f"{there[0]}: not of a session, and a new one here would replace it; use another folder"
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            # Another process may begin it at the same time; then its facts are compared below.
+            with suppress(FileExistsError), _created(path) as temporary:
+                temporary.write_text(json.dumps(given, indent=2) + "\n", encoding="utf-8")
+        self.seen = self.version
+        before = read_json(path)
+        if not isinstance(before, dict):
+            raise CaseError(f"{path}: not a session of Foldwise; use another folder")
+        if changed := [key for key in given if before.get(key) != given[key]]:
+            key = changed[0]
+            raise CaseError(
+                f"{folder}: the session there was begun with another {key} ({before.get(key)}, now "
+                f"{given[key]}); go on with that one, or use another folder. Nothing was changed"
+            )
+
+    @property
+    def scan(self) -> Path:
+        """The prepared scan."""
+        return self.folder / "case.h5"
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds there are."""
+        return len(self._files)
+
+    @property
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("round_[0-9][0-9][0-9][0-9].npz"))
+
+    @property
+    def version(self) -> str:
+        """Which round is the last: its number and when it was written, since an undone number comes again."""
+        for path in reversed(self._files):
+            with suppress(FileNotFoundError):  # just taken back
+                return f"{_number(path)}-{path.stat().st_mtime_ns}"
+        return "0"
+
+    def state(self, empty: State) -> State:
+        """The state after the last round; `empty` before the first.
+
+        Raises:
+            CaseError: a round's file is broken or of another grid.
+        """
+        self.seen = self.version
+        if not self._files:
+            return empty
+        path = self._files[-1]
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                made = State(file["probabilities"], file["quality"], tuple(file["hinted"].tolist()))
+        except Exception as error:  # a cut-off archive raises half a dozen kinds
+            raise CaseError(f"{path}: not a readable round ({error}); delete it to go back by one") from error
+        if made.probabilities.shape != empty.probabilities.shape:
+            raise CaseError(
+                f"{path}: holds masks of shape {made.probabilities.shape}, this scan has "
+                f"{empty.probabilities.shape}; use another folder"
+            )
+        return made
+
+    def add(self, state: State, place: int, hints: Mapping[int, Hints]) -> None:
+        """Keep a round: whole, or not at all.
+
+        Raises:
+            OutdatedError: another process added or took back a round.
+        """
+        self.refuse_outdated()
+        number = _number(self._files[-1]) + 1 if self._files else 1
+        try:
+            with _created(self.folder / f"round_{number:04d}.npz") as temporary:
+                np.savez_compressed(
+                    temporary,
+                    probabilities=state.probabilities,
+                    quality=state.quality,
+                    hinted=np.array(state.hinted, int),
+                    hints=np.array(json.dumps({"slice": place, "objects": _plain(hints)})),
+                )
+        except FileExistsError:
+            raise self._outdated() from None
+        self.seen = self.version
+
+    def undo(self) -> None:
+        """Take the last round back.
+
+        Raises:
+            CaseError: there is none.
+            OutdatedError: another process added or took back a round.
+        """
+        files = self._files
+        self.refuse_outdated()
+        if not files:
+            raise CaseError(f"{self.folder}: no round to take back")
+        try:
+            files[-1].unlink()
+        except FileNotFoundError:
+            raise self._outdated() from None
+        self.seen = self.version
+
+    def refuse_foreign(self, *paths: Path) -> None:
+        """Make sure that files to be replaced were written by this session and not edited since.
+
+        Raises:
+            CaseError: one was not, or was.
+        """
+        for path in paths:
+            if path.exists() and (not path.is_file() or file_hash(path) not in self._written()):
+                raise CaseError(
+                    f"{path}: was not written by this session, or was changed since, and is not replaced. "
+                    f"Move it elsewhere, or name other files by --mask and --quality. All rounds are kept in "
+                    f"{self.folder}"
+                )
+
+    def remember(self, *paths: Path) -> None:
+        """Note that files were written by this session."""
+        write_json(self._list, sorted({*self._written(), *map(file_hash, paths)}))
+
+    @property
+    def _list(self) -> Path:
+        return self.folder / "written.json"
+
+    def _written(self) -> list[str]:
+        return list(read_json(self._list)) if self._list.exists() else []
+
+    def refuse_outdated(self) -> None:
+        """Make sure that this process knows the last round.
+
+        Raises:
+            OutdatedError: it does not.
+        """
+        if self.version != self.seen:
+            raise self._outdated()
+
+    def _outdated(self) -> OutdatedError:
+        return OutdatedError(
+            f"{self.folder}: another page or command changed this session meanwhile; nothing was done. Look "
+            f"at its present state, then try again"
+        )
+
+
+@contextmanager
+def _created(path: Path) -> Iterator[Path]:
+    """Give a temporary file that takes a name if the block ends well and nobody else has taken it.
+
+    Raises:
+        FileExistsError: somebody has.
+    """
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.removeprefix("round_"))
+
+
+def _plain(hints: Mapping[int, Hints]) -> dict[int, dict[str, Any]]:
+    return {
+        number: {"nothing": given.nothing, **{name: getattr(given, name).tolist() for name in FIELDS}}
+        for number, given in hints.items()
+    }

@@ -1,0 +1,311 @@
+"""Segmentation of volumes by patches and a sliding window, in two or three dimensions."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.inferers import SlidingWindowInferer
+from torch import nn
+from torch.utils.data import default_collate
+
+from foldwise.files import CaseError
+from foldwise.networks import build, ramp, try_loss
+from foldwise.settings import Named
+from foldwise.systems.segmentation.settings import Model
+from foldwise.training.learner import Learner
+from foldwise.training.steps import Items
+from foldwise.volumes.augment import augment
+from foldwise.volumes.cache import lineage_of, open_case
+from foldwise.volumes.geometry import Int3, int3
+from foldwise.volumes.patches import Patches, normalise, scaling
+from foldwise.volumes.predictions import write_prediction
+from foldwise.volumes.targets import Targets
+from foldwise.volumes.volume import Volume, write_volume
+
+# In-plane sizes of a slab are multiples of this, which every usual network's total stride divides.
+SLAB_MULTIPLE = 32
+# Edge of the outputs on which losses are tried.
+SMALL = 16
+
+
+class SegmentationLearner(Learner[Model]):
+    """Label maps: soft-max over background and classes, or a sigmoid per overlapping region."""
+
+    def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
+        """Take the settings and what is learnt: `targets`, and the images' `channels`."""
+        super().__init__(model, task)
+        self.targets = targets = Targets.from_dict(task["targets"])
+        channels = task["channels"]
+        self.axis = "xyz".index(model.slice_axis)
+        self.flat = model.dimensions in ("2d", "2.5d")
+        self.patch = patch_of(model)
+        if len(model.intensity) not in (1, channels):
+            raise CaseError(f"intensity has {len(model.intensity)} entries for {channels} image channel(s)")
+        self.channels = channels * (self.patch[self.axis] if self.flat else 1)
+        self.outputs = len(targets.names) + (0 if targets.regions else 1)
+        self._losses = _losses(model.loss, bool(targets.regions))
+
+    @classmethod
+    def fit(cls, model: Model, caches: Sequence[str]) -> Model:
+        """The model with the plane of a slab, which holds the largest training case."""
+        if model.dimensions != "slab":
+            return model
+        shapes = []
+        for path in caches:
+            with open_case(path) as file:
+                shapes.append(file["label"].shape)
+        whole = SLAB_MULTIPLE * np.ceil(np.max(shapes, axis=0) / SLAB_MULTIPLE)
+        across = "xyz".index(model.slice_axis)
+        whole[across] = model.patch[across]
+        return model.model_copy(update={"patch": int3(whole)})
+
+    def refusal(self, reason: str) -> str:
+        """What to tell a user whose network cannot take the patch."""
+        return (
+            f"network {self.model.network.name} cannot take patches of {self._size}: {reason}; "
+            f"a larger patch, or edges that are multiples of the network's total stride, may do"
+        )
+
+    def try_loss(self, outputs: Any) -> None:
+        """Refuse outputs for `sample` (None: not known) of another shape than asked, and a loss of no use."""
+        size, batch = self._size, self.model.training.batch
+        wanted = (batch, self.outputs, *size)
+        shapes = [tuple(head.shape) for head in _heads(outputs, 2 + len(size))] if outputs is not None else []
+        # Heads may be coarser than the patch: the truth is, then.
+        if any(shape[:2] != wanted[:2] or len(shape) != len(wanted) for shape in shapes):
+            raise CaseError(
+                f"network {self.model.network.name} makes {shapes[0] if len(shapes) == 1 else shapes} of a "
+                f"batch of patches, {wanted} is expected"
+            )
+        spread = [SMALL] * len(size)
+        label = torch.arange(2 * SMALL ** len(size)).reshape(2, *spread) % self.targets.membership.shape[1]
+        for loss in self._losses:
+            try_loss(loss, ramp(2, self.outputs, *spread), self._wanted(loss, label))
+
+    def sample(self) -> torch.Tensor:
+        """A batch of network inputs, uninitialised, on torch's default device."""
+        return torch.empty(self.model.training.batch, self.channels, *self._size)
+
+    @property
+    def _size(self) -> tuple[int, ...]:
+        """A patch's shape as the network sees it: without the slice axis where that became channels."""
+        return tuple(n for axis, n in enumerate(self.patch) if not (self.flat and axis == self.axis))
+
+    def build_network(self) -> nn.Module:
+        """The network, on torch's default device, without a dry pass."""
+        made: nn.Module = build(
+            "network",
+            self.model.network,
+            spatial_dims=len(self._size),
+            in_channels=self.channels,
+            out_channels=self.outputs,
+            img_size=self._size,
+            num_classes=self.outputs,
+        )
+        return made
+
+    def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
+        """Patches of the given caches."""
+        return Patches(caches, self.patch, self.model.sampling, self.model.intensity, seed)
+
+    def inputs(
+        self, batch: dict[str, torch.Tensor], generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the network sees of a batch, and the class numbers that it shall find, augmented."""
+        image, label = normalise(batch["image"], batch["scaling"]), batch["label"]
+        if self.model.augmentation is not None:
+            across = None if self.model.dimensions == "3d" else self.axis
+            image, label = augment(image, label, batch["spacing"], self.model.augmentation, generator, across)
+        return (self._flattened(image), self._middle(label)) if self.flat else (image, label)
+
+    def loss(
+        self, network: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        """The loss of a batch; with deep supervision, each coarser output weighs half of the one before."""
+        image, label = self.inputs(batch, generator)
+        heads = _heads(network(image), image.ndim)
+        weights = [0.5**number for number in range(len(heads))]
+        total = sum(w * self._head_loss(head, label) for w, head in zip(weights, heads, strict=True))
+        assert isinstance(total, torch.Tensor)
+        return {"loss": total / sum(weights)}
+
+    def _head_loss(self, head: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        if head.shape[2:] != label.shape[1:]:
+            label = F.interpolate(label[:, None].float(), head.shape[2:], mode="nearest-exact")[:, 0]
+        head, label = head.float(), label.long()
+        losses = [loss.to(head.device) for loss in self._losses]
+        return torch.stack([loss(head, self._wanted(loss, label)) for loss in losses]).sum()
+
+    def _wanted(self, loss: nn.Module, label: torch.Tensor) -> torch.Tensor:
+        """The target in the form that a loss takes."""
+        if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
+            return label
+        if self.targets.regions or type(loss).__module__.startswith("torch.nn"):
+            rows = torch.from_numpy(self.targets.membership).to(label.device)
+            hot = rows[:, label].movedim(0, 1).float()
+            return hot if self.targets.regions else torch.cat([1 - hot.amax(1, keepdim=True), hot], 1)
+        return label[:, None]
+
+    def examples(self, caches: Sequence[str], seed: Sequence[int], count: int, folder: Path) -> None:
+        """Write sample<n>_image<channel>.nii.gz and sample<n>_label.nii.gz (class numbers)."""
+        items = self.items(caches, seed)
+        for number in range(count):
+            batch = default_collate([items[number]])
+            image, label = self.inputs(batch, torch.Generator().manual_seed(number))
+            affine = np.diag([*batch["spacing"][0].tolist(), 1])
+            for channel, values in enumerate(image[0]):
+                _look(values, affine, folder / f"sample{number}_image{channel}.nii.gz")
+            _look(label[0], affine, folder / f"sample{number}_label.nii.gz")
+
+    def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
+        """Mean Dice over whole volumes on the cached grid; a target absent from a case is left out.
+
+        NaN if no case holds any target: false positives alone do not say how well targets are found.
+        """
+        values, labelled = [], False
+        for path in caches:
+            with open_case(path) as file:
+                truth = file["label"][()]
+            found = self.targets.decode(self._probabilities([network], path).mul_(255).numpy())
+            for member in self.targets.membership:
+                real, seen = member[truth], member[found]
+                labelled |= bool(real.any())
+                if size := int(real.sum()) + int(seen.sum()):
+                    values.append(2 * int((real & seen).sum()) / size)
+        mean = sum(values) / len(values) if labelled else math.nan
+        return {"score": mean, "val_dice": mean}
+
+    def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
+        """Write the mean probabilities of the networks for one case, quantised to 8 bits."""
+        with open_case(cache) as file:
+            case, lineage = str(file.attrs["case"]), lineage_of(file)
+        write_prediction(path, case, self._probabilities(networks, cache).numpy(), lineage, self.targets)
+
+    @torch.no_grad()
+    def _probabilities(self, networks: Sequence[nn.Module], path: str) -> torch.Tensor:
+        """Probabilities (names, x, y, z) float32 on the CPU, averaged over the networks."""
+        with open_case(path) as file:
+            scales = scaling(file, self.model.intensity)
+            image = normalise(torch.from_numpy(file["image"][()]), scales)
+            fill = normalise(torch.from_numpy(file.attrs["fill"])[:, None, None, None], scales)
+        total: torch.Tensor | None = None
+        for network in networks:
+            network.eval()
+            logits = self._logits(network, image, fill)
+            made = logits.sigmoid_() if self.targets.regions else logits.softmax(0)[1:]
+            total = made if total is None else total.add_(made)
+        assert total is not None, "at least one network is needed"
+        return total.div_(len(networks))
+
+    def _logits(self, network: nn.Module, image: torch.Tensor, fill: torch.Tensor) -> torch.Tensor:
+        """Outputs (outputs, x, y, z) of the sliding window over a volume (channels, x, y, z)."""
+        inference = self.model.inference
+        device = next(network.parameters()).device
+        slide = SlidingWindowInferer(
+            self._size,
+            sw_batch_size=inference.batch,
+            overlap=inference.overlap,
+            mode=inference.weighting,
+            sw_device=device,
+            device="cpu",
+        )
+        forward = (
+            _mirrored(network) if inference.mirror else lambda image: _heads(network(image), image.ndim)[0]
+        )
+        whole, inside = _padded(image, fill, self.patch, self.axis if self.flat else None)
+        if not self.flat:
+            with self.autocast(device):
+                return slide(whole[None], forward)[0][:, *inside].float()
+        count, reach = image.shape[1 + self.axis], self.patch[self.axis]
+        made = []
+        for first in range(0, count, inference.batch):
+            part = [
+                self._flattened(whole.narrow(1 + self.axis, number, reach)[None])
+                for number in range(first, min(count, first + inference.batch))
+            ]
+            with self.autocast(device):
+                made.append(slide(torch.cat(part), forward).float())
+        return torch.cat(made).movedim(0, 1 + self.axis)[:, *inside]
+
+    def _flattened(self, image: torch.Tensor) -> torch.Tensor:
+        """(batch, channels, x, y, z) with its slices as channels: (batch, channels · slices, …)."""
+        return image.movedim(2 + self.axis, 2).flatten(1, 2)
+
+    def _middle(self, label: torch.Tensor) -> torch.Tensor:
+        return label.select(1 + self.axis, label.shape[1 + self.axis] // 2)
+
+
+def _look(values: torch.Tensor, affine: np.ndarray, path: Path) -> None:
+    data = values.numpy()
+    write_volume(Volume(data if data.ndim == 3 else data[..., None], affine), path)
+
+
+def patch_of(model: Model) -> Int3:
+    """What is read for one training sample: the patch, of a single slice or as many as the input has."""
+    depth = {"2d": 1, "2.5d": model.slices}.get(model.dimensions)
+    if depth is None:
+        return model.patch
+    across = "xyz".index(model.slice_axis)
+    return int3(depth if axis == across else n for axis, n in enumerate(model.patch))
+
+
+def _losses(wanted: list[Named] | None, regions: bool) -> list[nn.Module]:
+    if wanted is None:
+        names = ["DiceLoss", "BCEWithLogitsLoss"] if regions else ["DiceCELoss"]
+        wanted = [Named(name=name) for name in names]
+    if regions and any(one.plain == "DiceCELoss" for one in wanted):
+        raise CaseError(
+            "loss DiceCELoss lets only one class win; for overlapping regions use "
+            "`loss: [{name: DiceLoss}, {name: BCEWithLogitsLoss}]`"
+        )
+    filled = (
+        {"sigmoid": True, "include_background": True} if regions else {"softmax": True, "to_onehot_y": True}
+    )
+    return [build("loss", one, **filled) for one in wanted]
+
+
+def _heads(output: torch.Tensor | Sequence[torch.Tensor], ndim: int) -> list[torch.Tensor]:
+    """Outputs of a network, the finest first; deep supervision gives a list, or an axis after the batch."""
+    if not isinstance(output, torch.Tensor):
+        return list(output)
+    return list(output.unbind(1)) if output.ndim == ndim + 1 else [output]
+
+
+def _mirrored(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The mean output over all mirror images of a window, turned back."""
+
+    def forward(image: torch.Tensor) -> torch.Tensor:
+        axes = range(2, image.ndim)
+        turns = [turn for count in range(len(axes) + 1) for turn in itertools.combinations(axes, count)]
+        outputs = (_heads(network(image.flip(turn)), image.ndim)[0].flip(turn) for turn in turns)
+        return torch.stack(list(outputs)).mean(0)
+
+    return forward
+
+
+def _padded(
+    image: torch.Tensor, fill: torch.Tensor, patch: Int3, flat: int | None
+) -> tuple[torch.Tensor, tuple[slice, ...]]:
+    """A volume in the middle of an array no smaller than the patch, and where its voxels lie in the output.
+
+    Along the axis that becomes channels, half a patch is added on both sides, and the output has none of it.
+    """
+    size, smallest = np.array(image.shape[1:]), np.array(patch)
+    before = np.maximum(0, (smallest - size) // 2)
+    after = np.maximum(0, smallest - size - before)
+    inside = [slice(int(b), int(b + n)) for b, n in zip(before, size, strict=True)]
+    if flat is not None:
+        before[flat] = after[flat] = patch[flat] // 2
+        inside[flat] = slice(None)
+    if not (before.any() or after.any()):
+        return image, tuple(inside)
+    whole = fill.expand(-1, *(int(n) for n in size + before + after)).clone()
+    whole[:, *(slice(int(b), int(b + n)) for b, n in zip(before, size, strict=True))] = image
+    return whole, tuple(inside)

@@ -1,0 +1,90 @@
+"""Segmentation of volumes by patches: one of the systems."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foldwise import forecast
+from foldwise.forecast import TORCH_MIB, WORKER_MIB, WORKERS, Step
+from foldwise.systems.segmentation.settings import Model, Settings
+from foldwise.systems.volumes import VolumeFootprint, VolumeSystem, cached_voxels
+from foldwise.volumes.size import Size
+
+if TYPE_CHECKING:
+    from foldwise.systems.segmentation.learner import SegmentationLearner
+    from foldwise.systems.segmentation.results import SegmentationResults
+
+
+class Segmentation(VolumeSystem[Settings]):
+    """Patches, sliding windows, and a plan where one is asked for."""
+
+    name = "segmentation"
+    settings = Settings
+
+    def needs_weight(self, settings: Settings) -> str | None:
+        """The name of a model that samples by weight, where no lung mask is made."""
+        weighted = [name for name, model in settings.models.items() if model.sampling.weighted]
+        lungs = settings.prepare.lung_mask is not None
+        return f"model {weighted[0]} samples by weight" if weighted and not lungs else None
+
+    def complete(self, settings: Settings, plan: Path | None) -> Settings:
+        """The settings with the plan's in the gaps; of a plan of all models, nothing is left to plan."""
+        from foldwise.systems.segmentation.planning import complete
+
+        return complete(settings, plan) if plan is not None and plan.exists() else settings
+
+    @property
+    def learner(self) -> type[SegmentationLearner]:
+        """The class that trains and predicts."""
+        from foldwise.systems.segmentation.learner import SegmentationLearner
+
+        return SegmentationLearner
+
+    @property
+    def footprint(self) -> SegmentationFootprint:
+        """Memory and disk."""
+        return SegmentationFootprint()
+
+    @property
+    def results(self) -> SegmentationResults:
+        """Scores and files."""
+        from foldwise.systems.segmentation.results import SegmentationResults
+
+        return SegmentationResults()
+
+
+class SegmentationFootprint(VolumeFootprint[Settings]):
+    """What a step holds, and the whole volumes of testing."""
+
+    def counted(self, settings: Settings, name: str) -> Model | None:
+        """The model, unless it is still to be planned."""
+        return settings.models[name] if settings.plan is None else None
+
+    def guess(self, settings: Settings, name: str) -> Step:
+        """As much as a plan may take."""
+        assert settings.plan is not None, "only planned models are guessed"
+        kept = int(settings.plan.gib * 2**30)
+        return Step(20 * 10**6, kept, 0, kept // 3)
+
+    def model_mib(
+        self, stage: str, settings: Settings, name: str, sizes: Sequence[Size], step: Step
+    ) -> float:
+        """Peak memory of training or of predicting the largest case, on a CPU, in MiB."""
+        model = settings.models[name]
+        outputs = len(settings.data.targets().names) + 1
+        channels = max((size.channels for size in sizes), default=1)
+        cached = max((cached_voxels(size, settings.cache) for size in sizes), default=0)
+        # The sliding window: the image, the sum of outputs and of weights; then probabilities and labels.
+        window = (step.forward + 2 * step.largest) * model.inference.batch / model.training.batch
+        whole = cached * (4 * channels + 4 * outputs * 2 + 12) + window
+        if stage == "train":
+            patch = prod(model.patch) * (2 * channels + 1) * model.training.batch
+            own = TORCH_MIB + 20 * step.weights / 2**20 + WORKERS * WORKER_MIB
+            shared = max(step.kept + 2 * step.largest, whole) + WORKERS * 2 * patch
+            return ceil(forecast.processes_mib(model.training.gpus, own) + shared / 2**20)
+        source = max((size.voxels for size in sizes), default=0)
+        # Back on the source's grid: its probabilities, labels, truth and the masks of one class.
+        return ceil(TORCH_MIB + (4 * step.weights + max(whole, source * (4 * outputs * 2 + 8))) / 2**20)

@@ -1,0 +1,379 @@
+"""The surgical system's side that learns and predicts: windows of frames, or whole videos of features."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from foldwise.files import CaseError
+from foldwise.networks import build
+from foldwise.networks.mtrcnet import MTRCNet, take_head
+from foldwise.networks.tecno import TeCNO
+from foldwise.settings import Pretrained, validate
+from foldwise.systems.surgical.features import Videos, open_video, write_bank
+from foldwise.systems.surgical.losses import UNKNOWN, correlation_loss, phase_loss, tool_loss
+from foldwise.systems.surgical.metrics import average_precision
+from foldwise.systems.surgical.predictions import Prediction, write_prediction
+from foldwise.systems.surgical.settings import BACKBONE, Model
+from foldwise.training.learner import Learner
+from foldwise.training.steps import Items
+from foldwise.video.windows import Windows, blocks
+
+# Windows of features per forward pass of the LSTM in prediction.
+BATCH_WINDOWS = 256
+# Largest weight of a tool's presence.
+MOST = 10.0
+
+
+class Network(nn.Module):
+    """A backbone, and what makes phases and tools of its features."""
+
+    def __init__(self, trunk: nn.Module, head: MTRCNet | TeCNO, frozen: bool = False) -> None:
+        """Join both.
+
+        Args:
+            trunk: frames (N, 3, height, width) to features.
+            head: features to logits.
+            frozen: the trunk never learns.
+        """
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+        self.frozen = frozen
+        # The step of the schedule that was trained last.
+        self.register_buffer("step", torch.tensor(1))
+
+    def forward(self, x: torch.Tensor, step: int = 1) -> Any:
+        """Logits of windows of frames (B, S, 3, height, width), or of features (B, n, width).
+
+        Where the trunk does not learn (frozen, or in the second step), its running statistics stay too.
+        """
+        if x.ndim == 5:
+            if self.training:
+                self.get_buffer("step").fill_(step)
+            still = self.frozen or step == 2
+            if still:
+                self.trunk.eval()
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not still):
+                x = self.trunk(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return self.head(x) if isinstance(self.head, TeCNO) else self.head(x, step)
+
+
+class SurgicalLearner(Learner[Model]):
+    """Phases and tools of frames, from windows of them or from whole videos of features."""
+
+    def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
+        """Keep the settings.
+
+        Args:
+            model: as `fitted` made it.
+            task: with `phases` and `tools`, the names in the order of their numbers.
+        """
+        super().__init__(model, task)
+        kind = model.kind
+        self.phases = () if kind == "tool" else tuple(task["phases"])
+        self.tools = () if kind in ("phase", "tecno") else tuple(task["tools"])
+
+    @classmethod
+    def fit(cls, model: Model, caches: Sequence[str]) -> Model:
+        """The model with the weights of classes, and a temporal one with the backbone of its features."""
+        changed: dict[str, Any] = {}
+        phases, tools = _labels(caches)
+        if model.phase_weights == "balanced":
+            changed["phase_weights"] = _median_frequency(phases)
+        if model.tool_weights == "balanced":
+            changed["tool_weights"] = _presence_weights(tools)
+        if model.kind == "tecno":
+            with open_video(caches[0]) as file:
+                source = validate(Model, json.loads(file.attrs["settings"]), origin=str(caches[0]))
+                weights = Pretrained(file=Path(str(file.attrs["model"])), minimum=0)
+            changed |= {name: getattr(source, name) for name in BACKBONE}
+            changed["pretrained"] = weights
+        return model.model_copy(update=changed)
+
+    @classmethod
+    def count_items(cls, model: Model, caches: Sequence[str]) -> int:
+        """All windows, or all videos of features."""
+        if model.kind == "tecno":
+            return len(caches)
+        return Windows(caches, model.window, (0,), crop=model.crop, flip=False).total
+
+    def refusal(self, reason: str) -> str:
+        """What to tell a user whose backbone cannot take the crop."""
+        height, width = self.model.crop
+        return f"backbone {self.model.backbone.name} cannot take crops of {width}×{height}: {reason}"
+
+    def sample(self) -> torch.Tensor:
+        """A batch of network inputs, uninitialised, on torch's default device."""
+        model = self.model
+        frames = model.window if model.kind != "tecno" else 1
+        return torch.empty(model.training.batch, frames, 3, *model.crop)
+
+    def try_loss(self, outputs: Any) -> None:
+        """Refuse a backbone whose outputs for `sample` (None: not known) are not one for each frame."""
+        frames = (self.model.training.batch, self.sample().shape[1])
+        made = outputs.values() if isinstance(outputs, Mapping) else () if outputs is None else outputs
+        if any(tuple(one.shape[:2]) != frames or one.ndim != 3 for one in made):
+            raise CaseError(f"backbone {self.model.backbone.name}: gives no vector of features for a frame")
+
+    def build_network(self) -> nn.Module:
+        """The network, on torch's default device, without a dry pass."""
+        model = self.model
+        # MONAI's networks ask for these; how many outputs is the same, since the last layer is taken off.
+        frames = {"spatial_dims": 2, "in_channels": 3, "n_input_channels": 3, "out_channels": 1000}
+        trunk, width = take_head(build("frame network", model.backbone, **frames))
+        if model.kind == "tecno":
+            return Network(trunk, TeCNO(width, len(self.phases), **model.temporal.model_dump()))
+        head = MTRCNet(
+            width,
+            phases=len(self.phases),
+            tools=len(self.tools),
+            hidden=model.hidden,
+            mapping=model.kind == "mtrcnet_cl",
+        )
+        return Network(trunk, head, frozen=model.backbone_lr == 0)
+
+    def parameters(self, network: nn.Module) -> list[dict[str, Any]]:
+        """Two groups for the optimiser: the head, and the backbone at its own share of the learning rate."""
+        head = {"params": list(network.get_submodule("head").parameters())}
+        if self.model.kind == "tecno" or not self.model.backbone_lr:
+            return [head]
+        rate = self.model.optimiser.arguments.get("lr", 1e-3) * self.model.backbone_lr
+        return [head, {"params": list(network.get_submodule("trunk").parameters()), "lr": rate}]
+
+    def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
+        """Windows of frames, or whole videos of features."""
+        model = self.model
+        if model.kind == "tecno":
+            return Videos(caches, seed)
+        flip = model.augmentation is not None and model.augmentation.flip
+        arrays = ("phase", "tool")
+        windows = Windows(caches, model.window, seed, crop=model.crop, flip=flip, arrays=arrays)
+        return _Scheduled(windows, model)
+
+    def loss(
+        self, network: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        """The loss of a batch and its parts."""
+        model = self.model
+        if model.kind == "tecno":
+            weights = self._weights(model.phase_weights, batch["phase"].device)
+            made = [phase_loss(logits, batch["phase"], weights) for logits in network(batch["features"])]
+            return {"loss": torch.stack(made).mean()}
+        step = int(batch["step"][0])
+        answer = network(self.inputs(batch["frames"], generator), step)
+        device = batch["frames"].device
+        weights = self._weights(model.tool_weights, device)
+        if step == 2:
+            return {"loss": tool_loss(answer["mapped"], batch["tool"], weights)}
+        parts = {}
+        if "phase" in answer:
+            phase_weights = self._weights(model.phase_weights, device)
+            parts["phase_loss"] = phase_loss(answer["phase"], batch["phase"], phase_weights)
+        if "tool" in answer:
+            parts["tool_loss"] = tool_loss(answer["tool"], batch["tool"], weights)
+        if step == 3:
+            apart = correlation_loss(answer["tool"], answer["mapped"], model.correlation_form)
+            parts["correlation_loss"] = model.correlation * apart
+        return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+
+    def inputs(self, frames: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """What the network sees of frames (…, height, width, 3) uint8: (…, 3, height, width).
+
+        Args:
+            frames: windows (B, S, …) where they are augmented.
+            generator: for the augmentation; None: none.
+        """
+        x = frames.movedim(-1, -3).float().div_(255)
+        if generator is not None and self.model.augmentation is not None:
+            x = _jittered(x, self.model.augmentation.model_dump(), generator)
+        mean, std = (x.new_tensor(value)[:, None, None] for value in (self.model.mean, self.model.std))
+        return x.sub_(mean).div_(std)
+
+    def examples(self, caches: Sequence[str], seed: Sequence[int], count: int, folder: Path) -> None:
+        """Write sample<n>.png, the frames of a window side by side."""
+        if self.model.kind == "tecno":
+            return
+        items = self.items(caches, seed)
+        for number in range(count):
+            x = self.inputs(items[number]["frames"][None], torch.Generator().manual_seed(number))[0]
+            mean, std = (x.new_tensor(value)[:, None, None] for value in (self.model.mean, self.model.std))
+            rgb = x.mul(std).add(mean).clamp(0, 1).mul(255).byte().movedim(1, -1)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.concatenate(list(rgb.numpy()), 1)).save(folder / f"sample{number}.png")
+
+    def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
+        """Phase accuracy, the mean over videos, and mAP over their frames; the first of them is the score.
+
+        NaN if no phase is annotated and no tool is ever there.
+        """
+        accuracies, truths, probabilities = [], [], []
+        for path in caches:
+            with open_video(path) as file:
+                phase, tool = self._answer([network], file)
+                truth = file["phase"][()]
+                if self.phases and (truth != UNKNOWN).any():
+                    accuracies.append(float((phase.argmax(1) == truth)[truth != UNKNOWN].mean()))
+                if self.tools:
+                    known = (file["tool"][()] != UNKNOWN).any(1)
+                    truths.append(file["tool"][()][known])
+                    probabilities.append(tool[known])
+        made: dict[str, float] = {}
+        if accuracies:
+            made["val_phase_accuracy"] = float(np.mean(accuracies))
+        if truths:
+            truth, found = np.concatenate(truths), np.concatenate(probabilities)
+            aps = [average_precision(truth[:, n], found[:, n]) for n in range(len(self.tools))]
+            made["val_tool_map"] = float(np.nanmean(aps)) if not np.isnan(aps).all() else math.nan
+        score = next((value for value in made.values() if not math.isnan(value)), math.nan)
+        # A network whose schedule is not through never goes before one whose is.
+        unfinished = self.model.kind == "mtrcnet_cl" and int(network.state_dict()["step"]) < 3
+        return {"score": score - unfinished, **made}
+
+    def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
+        """Write the mean probabilities of the networks for every frame of a video."""
+        with open_video(cache) as file:
+            phase, tool = self._answer(networks, file)
+            made = Prediction(
+                case=str(file.attrs["case"]),
+                rows=file["row"][()],
+                times=file["time_s"][()],
+                fps=float(file.attrs["fps"]),
+                phases=self.phases,
+                tools=self.tools,
+                phase=phase,
+                tool=tool,
+            )
+        write_prediction(path, made)
+
+    def write_features(self, network: nn.Module, cache: str, path: Path, origin: str) -> None:
+        """Write the backbone's features of every frame of a video, for a temporal network.
+
+        Args:
+            network: trained.
+            cache: of the video.
+            path: the file.
+            origin: the model's file.
+        """
+        with open_video(cache) as file:
+            features = self._features(network, file).cpu().numpy()
+        write_bank(path, cache, features, {"model": origin, "settings": self.model.model_dump_json()})
+
+    @torch.no_grad()
+    def _answer(self, networks: Sequence[nn.Module], file: h5py.File) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities (n, phases) and (n, tools) of a video, the mean over the networks."""
+        phases, tools = [], []
+        for network in networks:
+            network.eval()
+            features = self._features(network, file)
+            with self.autocast(features.device):
+                made = self._whole(network, features)
+            frames = len(features)
+            empty = torch.zeros(frames, 0)
+            phases.append(made["phase"].float().softmax(1).cpu() if "phase" in made else empty)
+            tool = made["tool"].float().sigmoid().cpu() if "tool" in made else empty
+            if "mapped" in made:
+                tool = (tool + made["mapped"].float().sigmoid().cpu()) / 2
+            tools.append(tool)
+        return torch.stack(phases).mean(0).numpy(), torch.stack(tools).mean(0).numpy()
+
+    def _whole(self, network: nn.Module, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Logits (n, …) of every frame: of the last one of each window, and of all of the first window."""
+        if self.model.kind == "tecno":
+            return {"phase": network(features[None])[-1, 0]}
+        length = min(self.model.window, len(features))
+        windows = features.unfold(0, length, 1).transpose(1, 2)
+        parts = [network(part) for part in windows.split(BATCH_WINDOWS)]
+        return {
+            name: torch.cat([parts[0][name][0, :-1], *(part[name][:, -1] for part in parts)])
+            for name in parts[0]
+        }
+
+    @torch.no_grad()
+    def _features(self, network: nn.Module, file: h5py.File) -> torch.Tensor:
+        """Features (n, width) of every frame: read from a bank, or made of the frames."""
+        device = next(network.parameters()).device
+        if "features" in file:
+            return torch.from_numpy(file["features"][()]).to(device)
+        trunk = network.get_submodule("trunk").eval()
+        made = []
+        for block in blocks(file, self.model.batch_frames, self.model.crop):
+            with self.autocast(device):
+                made.append(trunk(self.inputs(block.to(device))).float())
+        return torch.cat(made)
+
+    @staticmethod
+    def _weights(values: str | list[float], device: torch.device) -> torch.Tensor | None:
+        return None if isinstance(values, str) else torch.tensor(values, device=device)
+
+
+class _Scheduled:
+    """Windows that carry the step of the schedule in which they are learnt, a function of their number."""
+
+    def __init__(self, windows: Windows, model: Model) -> None:
+        self.windows, self.model = windows, model
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        return {**self.windows[number], "step": torch.tensor(schedule_step(self.model, number))}
+
+
+def schedule_step(model: Model, number: int) -> int:
+    """The step of the schedule to which a training item belongs: 1, and for mtrcnet_cl then 2 and 3."""
+    if model.kind != "mtrcnet_cl":
+        return 1
+    training = model.training
+    assert training.steps_per_epoch is not None, "the epoch's steps are filled in by `fitted`"
+    epoch = number // (training.batch * training.accumulate * training.steps_per_epoch)
+    # Each step has an epoch at least.
+    first = min(max(1, round(model.steps[0] * training.epochs)), training.epochs - 2)
+    second = min(max(1, round(model.steps[1] * training.epochs)), training.epochs - first - 1)
+    return 1 + (epoch >= first) + (epoch >= first + second)
+
+
+def _labels(caches: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of each phase (phases,), and of each tool's absence and presence (2, tools)."""
+    phases, tools = np.zeros(0), np.zeros((2, 0))
+    for path in caches:
+        with open_video(path) as file:
+            phase, tool = file["phase"][()], file["tool"][()]
+            count = len(file.attrs["phases"])
+        if not phases.size:
+            phases, tools = np.zeros(count), np.zeros((2, tool.shape[1]))
+        phases += np.bincount(phase[phase >= 0], minlength=count)
+        tools += np.stack([(tool == 0).sum(0), (tool == 1).sum(0)])
+    return phases, tools
+
+
+def _median_frequency(counts: np.ndarray) -> list[float]:
+    """Median frequency by frequency (Eigen and Fergus 2015); a phase that no video has weighs 1."""
+    there = counts[counts > 0]
+    median = np.median(there) if there.size else 1.0
+    return [float(median / count) if count else 1.0 for count in counts]
+
+
+def _presence_weights(counts: np.ndarray) -> list[float]:
+    absent, present = counts
+    return [float(min(MOST, a / p)) if p else 1.0 for a, p in zip(absent, present, strict=True)]
+
+
+def _jittered(x: torch.Tensor, amounts: dict[str, float], generator: torch.Generator) -> torch.Tensor:
+    """Brightness, contrast and saturation of windows (B, S, 3, height, width), drawn once for each window."""
+
+    def factor(name: str) -> torch.Tensor:
+        drawn = torch.rand(len(x), generator=generator, device=x.device)
+        return (1 + amounts[name] * (2 * drawn - 1))[:, None, None, None, None]
+
+    x = x * factor("brightness")
+    mean = x.mean((1, 2, 3, 4), keepdim=True)
+    x = mean + (x - mean) * factor("contrast")
+    grey = x.mean(2, keepdim=True)
+    return (grey + (x - grey) * factor("saturation")).clamp_(0, 1)

@@ -1,0 +1,231 @@
+"""Surgical tools and phases: one of the systems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil, prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from foldwise import forecast
+from foldwise.check import Checked
+from foldwise.experiment.preparation import Inputs, Preparation
+from foldwise.files import short_hash
+from foldwise.forecast import TORCH_MIB, WORKER_MIB, WORKERS, Step
+from foldwise.index import Entry
+from foldwise.section import values_for
+from foldwise.settings import dump, validate
+from foldwise.sheet import Sheet
+from foldwise.systems.base import Footprint
+from foldwise.systems.surgical.check import problems_of
+from foldwise.systems.surgical.settings import BACKBONE, Cache, Data, Model, Settings
+from foldwise.systems.surgical.sheet import SurgicalCase, read_sheet
+from foldwise.systems.videos import Finding, VideoSystem
+from foldwise.video.decode import VideoInfo, probe, sample_frames
+from foldwise.video.sheet import videos_in
+
+if TYPE_CHECKING:
+    from foldwise.systems.surgical.learner import SurgicalLearner
+    from foldwise.systems.surgical.results import SurgicalResults
+
+# FFmpeg's decoder of a 1080p video with its threads' frames, and the frames looked at for the border.
+DECODER_MIB = 350
+# The frame caches that a reading process keeps open, with HDF5's own caches; measured with 80 videos.
+OPEN_MIB = 80
+# Frames of features that a whole video may have: four hours at one frame per second.
+LONG = 4 * 3600
+WIDTH = 2048
+# Bytes of a stored pixel: JPEG at a quality of 95, and LZ4.
+PIXEL_BYTES = {"jpeg": 0.25, "raw": 1.8}
+
+
+class Surgical(VideoSystem[Settings, SurgicalCase]):
+    """Windows of frames, or whole videos of another model's features."""
+
+    name = "surgical"
+    settings = Settings
+
+    def read_sheet(self, data: Data) -> Sheet[SurgicalCase]:
+        """Read the sheet without touching the files that it names."""
+        return read_sheet(data)
+
+    def look(self, settings: Settings, case: SurgicalCase, deep: bool) -> tuple[VideoInfo, Sequence[Finding]]:
+        """The video's header, and every row of its annotations; `deep` decodes frames from all over it."""
+        info = probe(case.video, rate=settings.data.images_fps)
+        if deep:
+            sample_frames(case.video, 4, rate=settings.data.images_fps)
+        return info, problems_of(case, settings.data, info)
+
+    def facts(self, settings: Settings, case: SurgicalCase, info: VideoInfo) -> Mapping[str, Any]:
+        """Length, rate and size."""
+        return {
+            "frames": info.frames,
+            "fps": info.fps,
+            "seconds": info.duration_s,
+            "size": [info.height, info.width],
+        }
+
+    def preparation(self, settings: Settings, sheet: Sheet[SurgicalCase]) -> SurgicalPreparation:
+        """Frame caches, and banks of features."""
+        return SurgicalPreparation(settings, sheet)
+
+    def task(self, settings: Settings, checked: Checked) -> dict[str, Any]:
+        """Names of phases and tools."""
+        return _task(settings.data)
+
+    def entries(
+        self, data: Data, prepared: Path, caches: Path, *, training: bool = True
+    ) -> tuple[dict[str, Any], list[Entry]]:
+        """What is learnt, and the entries, from the frame caches."""
+        cases = [case for case in read_sheet(data).cases if case.trains == training]
+        return _task(data), [_entry(case, data, caches / f"{case.name}.h5") for case in cases]
+
+    @property
+    def learner(self) -> type[SurgicalLearner]:
+        """The class that trains and predicts."""
+        from foldwise.systems.surgical.learner import SurgicalLearner
+
+        return SurgicalLearner
+
+    @property
+    def footprint(self) -> SurgicalFootprint:
+        """Memory and disk."""
+        return SurgicalFootprint()
+
+    @property
+    def results(self) -> SurgicalResults:
+        """Scores and files."""
+        from foldwise.systems.surgical.results import SurgicalResults
+
+        return SurgicalResults()
+
+    def tried(self, settings: Settings, name: str) -> Model:
+        """A temporal model with the backbone whose features it gets."""
+        model = settings.models[name]
+        if model.features is None:
+            return model
+        source = settings.models[model.features]
+        return model.model_copy(update={each: getattr(source, each) for each in BACKBONE})
+
+    def kept(self, settings: Settings, name: str) -> dict[str, Any]:
+        """Data and cache."""
+        return {"data": dump(settings.data), "cache": dump(settings.cache)}
+
+    def new_entries(self, source: Path) -> list[Entry]:
+        """Videos, from a sheet, or from a folder of videos or of folders of images."""
+        if not source.is_file():
+            return [_new(name, name, path) for name, path in videos_in(source, folders=True).items()]
+        sheet = read_sheet(Data(sheet=source))
+        sheet.refuse(source)
+        return [_new(case.name, case.group, case.video) for case in sheet.cases]
+
+    def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
+        """Make a new video's frame cache."""
+        from foldwise.systems.surgical.prepare import cache_video
+
+        data = validate(Data, state["prepared"]["data"], origin="model")
+        cache = validate(Cache, state["prepared"]["cache"], origin="model")
+        path = folder / f"{entry.case}.h5"
+        cache_video(entry.case, Path(entry.files["video"][0]), None, None, data, cache, path)
+        return path
+
+
+class SurgicalPreparation(Preparation[SurgicalCase]):
+    """Frame caches, keyed by what made them, and banks of features by model and fold.
+
+    Attributes:
+        bank: pattern of the folder of a fold's features.
+        backbones: models whose backbones give features to others.
+    """
+
+    stages = ("frames",)
+
+    def __init__(self, settings: Settings, sheet: Sheet[SurgicalCase]) -> None:
+        """Name the folders."""
+        super().__init__(sheet)
+        data = values_for(settings.data, "cache")
+        self.data = f"{settings.results}/data/{settings.data.sheet.stem}-{short_hash(data)}"
+        self.caches = f"{self.data}/frames-{short_hash(values_for(settings.cache, 'cache'), 4)}"
+        self.bank = f"{settings.results}/{settings.experiment}/{{model}}/fold{{fold}}/features"
+        self._sources = {name: model.features for name, model in settings.models.items()}
+        self.backbones = sorted({source for source in self._sources.values() if source})
+
+    def inputs(self, model: str) -> str:
+        """The caches, or the features of another model."""
+        source = self._sources[model]
+        return self.bank.replace("{model}", source) + "/{case}.h5" if source else self.cached
+
+    def sources(self, name: str) -> Inputs:
+        """A case's source files as named inputs of a rule."""
+        case = self.cases[name]
+        named = {"video": case.video, "phases": case.phases, "tools": case.tools}
+        return {kind: str(path) for kind, path in named.items() if path is not None}
+
+
+class SurgicalFootprint(Footprint[Settings]):
+    """A video is never whole in memory, its features are."""
+
+    typical = VideoInfo(frames=3600 * 25, fps=25, height=1080, width=1920, duration_s=3600)
+
+    def case_mib(self, stage: str, size: VideoInfo, settings: Settings) -> float:
+        """Peak of making a frame cache, whatever the video's length."""
+        return forecast.BASE_MIB + DECODER_MIB
+
+    def disk_mib(self, size: VideoInfo, settings: Settings) -> dict[str, float]:
+        """The frame cache."""
+        cache = settings.cache
+        frames = min(size.frames, round(size.duration_s * cache.fps) + 1) if cache.fps else size.frames
+        stored = frames * cache.size[0] * cache.size[1] * PIXEL_BYTES[cache.encoding]
+        return {"cache": round(stored / 2**20, 1)}
+
+    def counted(self, settings: Settings, name: str) -> Model:
+        """The model with a backbone: of a temporal one, that whose features it gets."""
+        model = settings.models[name]
+        return settings.models[model.features] if model.features else model
+
+    def model_mib(self, stage: str, settings: Settings, name: str, sizes: Sequence[Any], step: Step) -> float:
+        """Peak memory of training, testing or making features, on a CPU, in MiB."""
+        model = settings.models[name]
+        video = 4 * LONG * WIDTH
+        source = self.counted(settings, name)
+        samples = source.training.batch * source.window
+        frames = step.forward + 2 * step.largest
+        predicting = frames * source.batch_frames / samples + 2 * video
+        if stage != "train":
+            return ceil(TORCH_MIB + (8 * step.weights + predicting) / 2**20)
+        if model.kind == "tecno":
+            # The backbone lies idle in the model; the temporal network is small beside the features.
+            kept = 4 * LONG * model.temporal.channels * 8 * model.temporal.layers * model.temporal.stages
+            return ceil(TORCH_MIB + (8 * step.weights + 3 * video + kept) / 2**20)
+        batch = 4 * prod(model.crop) * 3 * samples
+        learning = max(step.kept + 2 * step.largest + 3 * batch, predicting)
+        own = TORCH_MIB + 20 * step.weights / 2**20 + WORKERS * (WORKER_MIB + OPEN_MIB)
+        shared = learning + WORKERS * batch
+        return ceil(forecast.processes_mib(model.training.gpus, own) + shared / 2**20)
+
+
+def _task(data: Data) -> dict[str, Any]:
+    return {"phases": list(data.phases), "tools": list(data.tools), "annotation_fps": data.annotation_fps}
+
+
+def _entry(case: SurgicalCase, data: Data, cache: Path) -> Entry:
+    """An entry; its facts count the frames, and those of each phase and tool."""
+    from foldwise.video.store import open_frames
+
+    with open_frames(cache) as file:
+        phase, tool = file["phase"][()], file["tool"][()]
+    counts = np.bincount(phase[phase >= 0], minlength=len(data.phases)).tolist()
+    sources = {"video": case.video, "phases": case.phases, "tools": case.tools}
+    files: dict[str, tuple[str, ...]] = {k: (str(path),) for k, path in sources.items() if path is not None}
+    facts = {
+        "frames": len(phase),
+        "phases": dict(zip(data.phases, counts, strict=True)),
+        "tools": dict(zip(data.tools, (tool == 1).sum(0).tolist(), strict=True)),
+    }
+    return Entry(case.name, case.group, files, str(cache), facts, float(len(phase)))
+
+
+def _new(case: str, group: str, video: Path) -> Entry:
+    return Entry(case, group, {"video": (str(video),)}, "", {}, 0)

@@ -1,0 +1,206 @@
+"""What systems of volumes share: the sheet, its check, lungs, crops and caches, and new scans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil, prod
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from foldwise.check import Checked
+from foldwise.experiment.preparation import Inputs, Preparation
+from foldwise.files import read_json, short_hash
+from foldwise.forecast import BASE_MIB
+from foldwise.index import Entry
+from foldwise.section import values_for
+from foldwise.settings import dump
+from foldwise.sheet import Sheet
+from foldwise.systems.base import Footprint, System
+from foldwise.volumes.check import check_volumes
+from foldwise.volumes.settings import Cache, Data, VolumeExperiment
+from foldwise.volumes.sheet import Case, read_new_cases, read_sheet
+from foldwise.volumes.size import Size
+
+AnyVolumeSettings = TypeVar("AnyVolumeSettings", bound=VolumeExperiment)
+
+# Where the demo makes its files.
+PHANTOMS = Path("results/phantom")
+# Bytes per voxel of the source at a stage's peak, beside the base (counted from the code, and measured).
+LUNG_BYTES = 14
+CROP_BYTES = 14
+CACHE_BYTES = 22
+
+
+class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
+    """A system whose cases are volumes, prepared by the stages lung_mask, crop and cache."""
+
+    def read_sheet(self, data: Data) -> Sheet[Case]:
+        """Read the sheet without touching the files that it names."""
+        return read_sheet(data)
+
+    def check(self, settings: AnyVolumeSettings, sheet: Sheet[Case], *, deep: bool) -> Checked:
+        """Check headers, grids and patients; `deep` also reads the labels' voxels."""
+        return check_volumes(
+            sheet,
+            settings.data,
+            None if settings.part else settings.split,
+            labels=deep,
+            # When all that can be read is read, the demo has made its files.
+            produced=(lambda path: False) if deep else is_phantom,
+            needs_weight=self.needs_weight(settings),
+        )
+
+    def needs_weight(self, settings: AnyVolumeSettings) -> str | None:
+        """Why every training case must have a weight map, or None."""
+        return None
+
+    def preparation(self, settings: AnyVolumeSettings, sheet: Sheet[Case]) -> VolumePreparation:
+        """Lungs, crops and caches."""
+        return VolumePreparation(settings, sheet)
+
+    def task(self, settings: AnyVolumeSettings, checked: Checked) -> dict[str, Any]:
+        """The targets, and the images' channels."""
+        size: Size = next(iter(checked.sizes.values()), self.footprint.typical)
+        return {"targets": settings.data.targets().as_dict(), "channels": size.channels}
+
+    def entries(
+        self, data: Data, prepared: Path, caches: Path, *, training: bool = True
+    ) -> tuple[dict[str, Any], list[Entry]]:
+        """What is learnt, and the entries, from the facts of the crops."""
+        cases = [case for case in read_sheet(data).cases if case.trains == training]
+        facts = {case.name: read_json(prepared / case.name / "crop.json") for case in cases}
+        channels = next(iter(facts.values()))["channels"] if facts else 1
+        task = {"targets": data.targets().as_dict(), "channels": channels}
+        return task, [_entry(case, facts[case.name], caches) for case in cases]
+
+    def kept(self, settings: AnyVolumeSettings, name: str) -> dict[str, Any]:
+        """Crop and cache."""
+        cache = dump(settings.cache, given=plan_of(settings) is not None)
+        return {"prepare": dump(settings.prepare), "cache": cache}
+
+    def new_entries(self, source: Path) -> list[Entry]:
+        """Scans to be predicted."""
+        return [
+            Entry(case.name, case.group, {"images": tuple(map(str, case.images))}, "", {}, 0)
+            for case in read_new_cases(source)
+        ]
+
+    def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
+        """Make a new scan's cache."""
+        from foldwise.volumes.prepare import prepare_scan
+
+        return prepare_scan(entry, state, folder)
+
+
+class VolumePreparation(Preparation[Case]):
+    """Lungs, crops and caches, keyed by what made them.
+
+    Attributes:
+        lungs: folder of lung masks.
+        crops: folder of cropped cases.
+    """
+
+    def __init__(self, settings: VolumeExperiment, sheet: Sheet[Case]) -> None:
+        """Name the folders."""
+        super().__init__(sheet)
+        self._prepare = settings.prepare
+        plan = plan_of(settings)
+        lungs = values_for(settings, "lungs")
+        crop = [lungs, values_for(settings, "crop")]
+        cache = [crop, values_for(settings, "cache", given=plan is not None)]
+        if plan is not None:
+            # What a plan decides is known only later, and an experiment has one of its own.
+            cache += [settings.experiment, plan]
+            self.plan = f"{settings.results}/{settings.experiment}/plan.yaml"
+        self.data = f"{settings.results}/data/{settings.data.sheet.stem}-{short_hash(lungs)}"
+        self.lungs = f"{self.data}/lungs"
+        self.crops = f"{self.data}/crop-{short_hash(crop, 4)}"
+        self.caches = f"{self.data}/cache-{short_hash(cache, 4)}"
+        self.stages = (*(("lung_mask",) if self._prepare.lung_mask else ()), "crop", "cache")
+
+    @property
+    def indexed(self) -> str:
+        """The crops, whose facts the index holds."""
+        return f"{self.crops}/{{case}}"
+
+    def sources(self, name: str) -> Inputs:
+        """A case's source files as named inputs of a rule."""
+        case = self.cases[name]
+        made: Inputs = {"images": [str(path) for path in case.images]}
+        if case.label is not None:
+            made["label"] = str(case.label)
+        if case.weight is not None:
+            made["weight"] = str(case.weight)
+        return made
+
+    def crop_inputs(self, name: str) -> Inputs:
+        """Inputs of a case's crop: its sources, the mask to crop to, and the weight map."""
+        made = self.sources(name)
+        if self._prepare.lung_mask is not None:
+            made.setdefault("weight", f"{self.lungs}/{name}.mask.nii.gz")
+        if (kind := self._prepare.crop.to) in ("lungs", "region"):
+            made["inside"] = f"{self.lungs}/{name}.{'mask' if kind == 'lungs' else kind}.nii.gz"
+        return made
+
+
+class VolumeFootprint(Footprint[AnyVolumeSettings], Generic[AnyVolumeSettings], abstract=True):
+    """Memory and disk of volumes, from headers and settings alone."""
+
+    # A header not there yet (the demo's) or not readable: what a clinical chest CT has.
+    typical = Size(shape=(512, 512, 300), spacing=(0.8, 0.8, 1), channels=1, labelled=True)
+
+    def case_mib(self, stage: str, size: Size, settings: AnyVolumeSettings) -> float:
+        """Peak memory of lung_mask, crop or cache."""
+        bytes_per_voxel = {
+            "lung_mask": LUNG_BYTES,
+            "crop": CROP_BYTES + 4 * (size.channels - 1),
+            "cache": CACHE_BYTES + 8 * (size.channels - 1),
+        }[stage]
+        made = BASE_MIB + bytes_per_voxel * size.voxels / 2**20
+        if stage == "cache":
+            made += 12 * cached_voxels(size, settings.cache) / 2**20
+        return ceil(made)
+
+    def disk_mib(self, size: Size, settings: AnyVolumeSettings) -> dict[str, float]:
+        """Disk of a case; a CT compresses to a little over one byte a voxel."""
+        cached = cached_voxels(size, settings.cache)
+        return {
+            "crop": 1.2 * size.voxels * size.channels / 2**20,
+            "cache": 1.1 * cached * size.channels / 2**20,
+            "predictions": 0.1 * cached * len(settings.data.labels) / 2**20,
+        }
+
+
+def cached_voxels(size: Size, cache: Cache) -> float:
+    """Voxels of the cached grid, were nothing cropped away."""
+    if cache.shape is not None:
+        return prod(cache.shape)
+    if cache.spacing is None:
+        return size.voxels
+    return size.voxels * prod(size.spacing) / prod(cache.spacing)
+
+
+def is_phantom(path: Path) -> bool:
+    """Whether the demo makes a file itself."""
+    return PHANTOMS in path.parents
+
+
+def plan_of(settings: VolumeExperiment) -> dict[str, Any] | None:
+    """The section that asks for a plan, as plain values, where a system has one."""
+    plan: dict[str, Any] | None = dump(getattr(settings, "plan", None))
+    return plan
+
+
+def _entry(case: Case, facts: dict[str, Any], caches: Path) -> Entry:
+    files = {"images": tuple(str(path) for path in case.images)}
+    if case.label is not None:
+        files["label"] = (str(case.label),)
+    volumes = facts.get("foreground_ml", {})
+    return Entry(
+        case=case.name,
+        group=case.group,
+        files=files,
+        cache=str(caches / f"{case.name}.h5"),
+        facts={"foreground_ml": volumes},
+        amount=sum(volumes.values()),
+    )

@@ -1,0 +1,80 @@
+"""Cases that are videos: rows of a sheet, and files of a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from foldwise import sheet
+from foldwise.check import Findings
+from foldwise.files import CaseError
+from foldwise.sheet import Table, read_table
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mpeg", ".mpg", ".m4v", ".mkv", ".webm", ".wmv", ".gif")
+
+
+@dataclass(frozen=True)
+class VideoCase(sheet.Case):
+    """A video.
+
+    Attributes:
+        video: a video file, or, where a system takes such, a folder of numbered images.
+    """
+
+    video: Path
+
+
+def read_video_table(path: Path, columns: tuple[str, ...]) -> Table:
+    """Read the text of a sheet of videos.
+
+    Args:
+        path: the sheet.
+        columns: that mean something; `video` among them.
+
+    Raises:
+        CaseError: no such file, no header, or a column that is missing or not known.
+    """
+    table = read_table(path, columns)
+    if "video" not in table.header:
+        raise CaseError(f"{path}: line 1: needs a column `video`")
+    return table
+
+
+def videos_in(source: Path, *, folders: bool) -> dict[str, Path]:
+    """Name of each new case of a folder → its video.
+
+    Args:
+        source: the folder.
+        folders: whether a folder in it is a video, too: of numbered images.
+
+    Raises:
+        CaseError: no folder, nothing in it, or two videos of one name.
+    """
+    if not source.is_dir():
+        raise CaseError(f"{source}: neither a sample sheet nor a folder of videos")
+    found: dict[str, Path] = {}
+    for path in sorted(source.iterdir()):
+        is_folder = path.is_dir()
+        if path.name.startswith(".") or not (folders if is_folder else path.suffix.lower() in VIDEO_SUFFIXES):
+            continue
+        name = path.name if is_folder else path.stem
+        if not name.isprintable():
+            raise CaseError(f"{source}: {name!r} holds a character that cannot be printed; rename the video")
+        if name in found:
+            raise CaseError(f"{source}: two videos are named {name!r}")
+        found[name] = path
+    if not found:
+        also = ", or folders of images" if folders else ""
+        raise CaseError(f"{source}: no videos in it ({', '.join(VIDEO_SUFFIXES)}{also})")
+    return found
+
+
+def check_twins(cases: Sequence[VideoCase], found: Findings) -> None:
+    """A video under two names could be learnt from and tested on."""
+    of_video: dict[str, VideoCase] = {}
+    for case in cases:
+        first = of_video.setdefault(os.path.normpath(case.video), case)
+        if first is not case:
+            found.add(case, f"{case.video}: is the video of case {first.name} already")

@@ -1,0 +1,28 @@
+"""What the header of a volume tells the forecast of memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a header tells of a case.
+
+    Attributes:
+        shape: voxels of one channel of the source.
+        spacing: voxel edges in mm.
+        channels: image channels.
+        labelled: whether there is a label.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    channels: int
+    labelled: bool
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of one channel."""
+        return prod(self.shape)

@@ -3,7 +3,9 @@ rule clip_features:
         source=lambda wildcards: PREPARED.encoded_from(
             wildcards.encoded, wildcards.case
         ),
-        weights=lambda wildcards: EXPERIMENT.weights(PREPARED.encoder(wildcards.encoded)),
+        weights=lambda wildcards: EXPERIMENT.weights(
+            PREPARED.encoder(wildcards.encoded)
+        ),
     output:
         f"{PREPARED.encoded}/{{case}}.h5",
     log:

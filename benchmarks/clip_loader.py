@@ -23,12 +23,12 @@ from torch.utils.data import default_collate
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from foldwise.systems.clips.cache import cache_clip
-from foldwise.systems.clips.family import Family
 from foldwise.systems.clips.features import make_vision, write_features
+from foldwise.systems.clips.learner import ClipsLearner
 from foldwise.systems.clips.settings import Cache, Model
-from foldwise.systems.clips.sheet import VIDEO_SUFFIXES
 from foldwise.training.steps import batches
 from foldwise.video.decode import read_frames
+from foldwise.video.sheet import VIDEO_SUFFIXES
 from foldwise.video.views import dense_draw, normalised, random_resized_crop
 
 MODEL: dict[str, Any] = {
@@ -62,8 +62,8 @@ def main() -> None:
             "frames": frames,
             "cpu_s_to_make": time.process_time() - begun,
         }
-        family = Family(model, {"classes": ["a", "b"]})
-        items = family.items([str(path) for path in paths], (0,))
+        learner = ClipsLearner(model, {"classes": ["a", "b"]})
+        items = learner.items([str(path) for path in paths], (0,))
         result[encoding] |= rate(items.__getitem__, args.seconds)
         result[encoding]["clips_per_second_2_workers"] = fed(items, args.seconds)
     result["decoding"] = {
@@ -125,9 +125,9 @@ def features(args: argparse.Namespace, caches: Sequence[str]) -> dict[str, float
         ("step_s_encoding", Model.model_validate(values), caches),
         ("step_s_stored", model, [str(path) for path in paths]),
     ):
-        family = Family(kind, {"classes": ["a", "b", "c"]})
-        network = family.network().to(device)
-        items = family.items(files, (0,))
+        learner = ClipsLearner(kind, {"classes": ["a", "b", "c"]})
+        network = learner.network().to(device)
+        items = learner.items(files, (0,))
         optimiser = torch.optim.AdamW(network.parameters(), 1e-4)
         times = []
         for step in range(4):
@@ -136,7 +136,7 @@ def features(args: argparse.Namespace, caches: Sequence[str]) -> dict[str, float
                 k: v.to(device) for k, v in default_collate([items[4 * step + n] for n in range(4)]).items()
             }
             optimiser.zero_grad()
-            family.loss(network, batch, torch.Generator())["loss"].backward()
+            learner.loss(network, batch, torch.Generator())["loss"].backward()
             optimiser.step()
             times.append(clock() - begun)
         made[name] = float(np.median(times[1:]))

@@ -24,7 +24,7 @@ from foldwise.systems.interactive.kinds import CHOICES, KINDS
 from foldwise.systems.interactive.model import Trained, propagator_of, read_stack, read_trained
 from foldwise.systems.interactive.rounds import simulate
 from foldwise.systems.interactive.session import Propagator, State, memory_bytes
-from foldwise.systems.segmentation.new import prepare_case
+from foldwise.volumes.prepare import prepare_scan
 from foldwise.volumes.slices import AXES
 from foldwise.volumes.volume import read_volume
 
@@ -71,7 +71,7 @@ def score_cases(args: argparse.Namespace) -> None:
     for folder in args.folders:
         with tempfile.TemporaryDirectory() as scratch:
             entry = Entry("case", "case", {"images": (str(folder / "image.nii.gz"),)}, "", {}, 0)
-            cache = prepare_case(entry, trained.state, Path(scratch))
+            cache = prepare_scan(entry, trained.state, Path(scratch))
             stack = read_stack(cache, trained.settings)
         truth = np.moveaxis(
             read_volume(folder / "label.nii.gz").oriented().data > 0, AXES.index(stack.axis), 0

@@ -137,12 +137,9 @@ def shell_commands(snakemake: list[str]) -> dict[str, str]:
 
 def planned_forecast(experiment: Path) -> dict[str, int]:
     from foldwise.front_door import front_door
-    from foldwise.systems.segmentation.forecast import model_mib
 
-    layout = front_door(yaml.safe_load(experiment.read_text()), main=True)
-    sizes = list(layout.sizes.values())
-    model = layout.planned.models["unet"]
-    return {s: model_mib(s, sizes, layout.planned, model, layout.step("unet")) for s in ("train", "test")}
+    opened = front_door(yaml.safe_load(experiment.read_text()), main=True)
+    return {stage: round(opened.jobs.peak(stage, "unet")) for stage in ("train", "test")}
 
 
 def main() -> None:

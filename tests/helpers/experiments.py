@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import yaml
 
+from foldwise.experiment.open import Opened
+from foldwise.experiment.parts import Parts
+from foldwise.experiment.paths import Paths
 from foldwise.settings import validate
 from foldwise.sheet import Sheet
-from foldwise.systems.segmentation.layout import Layout
-from foldwise.systems.segmentation.settings import Settings
+from foldwise.systems import system_of
 from foldwise.volumes.volume import Volume, write_volume
 from synthetic import scan
 
@@ -75,10 +77,12 @@ def planned(folder: Path, experiment: dict[str, Any], *more: str) -> dict[str, i
     return {rule: int(count) for rule, count in table if rule not in ("total", "all")}
 
 
-def layout(**sections: object) -> Layout:
-    """Names of files of a segmentation experiment without cases."""
-    return Layout(
-        validate(Settings, {"experiment": "x", "data": {"sheet": "cases.csv"}, **sections}),
-        Sheet((), ()),
-        None,
+def unread(**sections: object) -> Opened[Any, Any]:
+    """An experiment whose sheet and files are not read; of segmentation unless it says otherwise."""
+    values = {"experiment": "x", "data": {"sheet": "cases.csv"}, **sections}
+    system = system_of(str(values.get("system", "segmentation")))
+    settings, sheet = validate(system.settings, values), Sheet[Any]((), ())
+    preparation = system.preparation(settings, sheet)
+    return Opened(
+        system, settings, settings, sheet, None, Paths.of(settings), preparation, Parts(preparation)
     )

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from foldwise.annotate import Annotation
-from foldwise.systems.interactive import model as models
-from foldwise.systems.interactive.network import InteractiveNetwork
 from foldwise.networks.memory import Query
 from foldwise.settings import validate
+from foldwise.systems.interactive import model as models
+from foldwise.systems.interactive.network import InteractiveNetwork
 from foldwise.systems.interactive.settings import Model
 from foldwise.volumes.settings import Cache, Prepare
 from foldwise.volumes.targets import Targets

@@ -14,7 +14,7 @@ import torch
 
 from foldwise.evaluate import read_model
 from foldwise.settings import validate
-from foldwise.systems import load, part
+from foldwise.systems import system_of
 from foldwise.training.pretrained import load_pretrained
 from foldwise.training.steps import step_seed
 
@@ -22,9 +22,9 @@ from foldwise.training.steps import step_seed
 def main() -> None:
     path, fold = Path(sys.argv[1]), int(sys.argv[2])
     model = read_model(path)
-    settings = validate(part(model["system"], "settings").Model, model["settings"])
+    settings = validate(system_of(model["system"]).model, model["settings"])
     torch.manual_seed(step_seed((0, fold), 0))
-    network = load(model["system"], settings, model["task"]).network()
+    network = system_of(model["system"]).learner(settings, model["task"]).network()
     if settings.pretrained:
         load_pretrained(network, settings.pretrained)
     after = model["network"]

@@ -101,7 +101,7 @@ def _warm_up() -> None:
     import torchvision.models  # noqa: F401
     import transformers  # noqa: F401
 
-    import foldwise.forecast
+    import foldwise.experiment.trial
 
     torch.set_num_threads(1)
     # A fork copies what the garbage collector touches.
@@ -109,7 +109,7 @@ def _warm_up() -> None:
     gc.freeze()
     # The process that counts networks for the forecast is forked, too, and not started afresh.
     fork = multiprocessing.get_context("fork")
-    foldwise.forecast.get_context = lambda method: fork  # type: ignore[assignment]
+    foldwise.experiment.trial.get_context = lambda method: fork  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

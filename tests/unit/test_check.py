@@ -17,21 +17,21 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from foldwise.experiment.trial import remembered
 from foldwise.files import CaseError
-from foldwise.forecast import remembered
+from foldwise.forecast import Step
 from foldwise.settings import validate
-from foldwise.systems.segmentation.check import check
-from foldwise.systems.segmentation.forecast import count, model_mib
-from foldwise.systems.segmentation.settings import Settings
-from foldwise.volumes.forecast import Size, case_mib
+from foldwise.systems.segmentation.settings import Model, Settings
+from foldwise.systems.segmentation.system import Segmentation
 from foldwise.volumes.sheet import read_new_cases, read_sheet
+from foldwise.volumes.size import Size
 from foldwise.volumes.volume import Volume, write_volume
 from synthetic import scan, task
 
 # Says the number of the process that counts, which is then waiting for more to do.
 COUNTER = """
 import os, time
-from foldwise.forecast import _counter
+from foldwise.experiment.trial import _counter
 
 if __name__ == "__main__":
     print(_counter().submit(os.getpid).result(), flush=True)
@@ -58,7 +58,7 @@ def good(folder: Path, count: int = 6) -> list[str]:
 def found(folder: Path, rows: list[str], labels: bool = True, **more: object) -> tuple[str, ...]:
     (folder / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
     made = settings(folder, **more)
-    return check(read_sheet(made.data), made, labels=labels).problems
+    return Segmentation().check(made, read_sheet(made.data), deep=labels).problems
 
 
 def test_good_data_have_no_problems(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_all_problems_come_together(tmp_path: Path) -> None:
     (tmp_path / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
     made = settings(tmp_path)
     with pytest.raises(CaseError) as error:
-        check(read_sheet(made.data), made, labels=True).refuse(made.data.sheet)
+        Segmentation().check(made, read_sheet(made.data), deep=True).refuse(made.data.sheet)
     assert "2 problem(s)" in str(error.value)
     assert "line 3: case c1" in str(error.value)
     assert "line 6: case c4" in str(error.value)
@@ -158,7 +158,7 @@ def test_an_empty_label_is_a_warning(tmp_path: Path) -> None:
     rows.append("b,b,0.nii.gz,bad.nii.gz,")
     (tmp_path / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
     made = settings(tmp_path)
-    checked = check(read_sheet(made.data), made, labels=True)
+    checked = Segmentation().check(made, read_sheet(made.data), deep=True)
     assert checked.problems == ()
     assert "line 8: case b" in checked.warnings[0]
 
@@ -183,19 +183,25 @@ def test_a_thousand_headers_in_seconds(tmp_path: Path) -> None:
 
 def test_forecast_grows_with_what_drives_it(tmp_path: Path) -> None:
     made = settings(tmp_path)
+    footprint = Segmentation().footprint
     small, large = Size((100,) * 3, (1.0,) * 3, 1, True), Size((500,) * 3, (1.0,) * 3, 1, True)
     for stage in ("lung_mask", "crop", "cache"):
-        assert 100 <= case_mib(stage, small, made.cache) < case_mib(stage, large, made.cache)
+        assert 100 <= footprint.case_mib(stage, small, made) < footprint.case_mib(stage, large, made)
     model = made.models["unet"]
     doubled = model.model_copy(update={"patch": (128, 128, 128)})
     counts = tmp_path / "counts.json"
-    one, two = (count(m, task(made.data.targets()), counts) for m in (model, doubled))
+    learnt = task(made.data.targets())
+    one, two = (remembered(Segmentation(), m, learnt, counts) for m in (model, doubled))
     assert two.weights == one.weights
     assert two.kept / one.kept == pytest.approx((128 / 96) ** 3, rel=0.02)
     # Recalled, not counted again.
-    assert count(model, task(made.data.targets()), counts) == one
-    assert model_mib("train", [small], made, model, one) < model_mib("train", [small], made, model, two)
-    assert model_mib("test", [small], made, model, one) < model_mib("test", [large], made, model, one)
+    assert remembered(Segmentation(), model, learnt, counts) == one
+
+    def mib(stage: str, size: Size, step: Step) -> float:
+        return footprint.model_mib(stage, made, "unet", [size], step)
+
+    assert mib("train", small, one) < mib("train", small, two)
+    assert mib("test", small, one) < mib("test", large, one)
 
 
 def test_new_scans_of_a_folder(tmp_path: Path) -> None:
@@ -256,9 +262,9 @@ def test_a_counter_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.Mo
         raise BrokenProcessPool("terminated abruptly")
 
     killed.cache_clear = lambda: None  # type: ignore[attr-defined]
-    monkeypatch.setattr("foldwise.forecast._counter", killed)
+    monkeypatch.setattr("foldwise.experiment.trial._counter", killed)
     with pytest.raises(CaseError, match="most likely because memory ran out"):
-        remembered("segmentation", None, {}, "asked", tmp_path / "counts.json")
+        remembered(Segmentation(), Model(), {}, tmp_path / "counts.json")
 
 
 def test_numbers_at_the_end_of_names_are_channels_only_from_0000_on(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from foldwise.hdf5 import content_of
 from foldwise.index import Fold, Index
 from foldwise.settings import dump, validate
 from foldwise.stages import features, test, train
-from foldwise.systems import load
-from foldwise.systems.segmentation import results
+from foldwise.systems.segmentation.learner import SegmentationLearner
+from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.systems.segmentation.settings import Model
 from foldwise.volumes.predictions import open_prediction
 from synthetic import write_cached_set
@@ -46,7 +46,7 @@ def save(index: Path, tmp_path: Path) -> Save:
         torch.manual_seed(fold)
         learnt = [*known.folds[fold].train, *known.folds[fold].validation]
         state = {
-            "network": load("segmentation", model, known.task).network().state_dict(),
+            "network": SegmentationLearner(model, known.task).network().state_dict(),
             "settings": dump(model),
             "system": "segmentation",
             "task": known.task,
@@ -67,7 +67,7 @@ def scored(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
         named = {"index": of, "fold": fold, "model": model, "state": tmp_path / "state", **out}
         flags = [text for name, value in named.items() for text in (f"--{name}", str(value))]
         monkeypatch.setattr(sys, "argv", ["test", "--settings", "{postprocess: []}", *flags])
-        test.main()
+        test.held_out.main()
         return pd.read_csv(out["metrics"])
 
     return call
@@ -112,7 +112,7 @@ def test_a_fold_s_model_is_tested_on_its_own_fold(
 
 @pytest.mark.parametrize("fold", [-1, 2])
 @pytest.mark.parametrize("stage", ["train", "test"])
-def test_folds_that_are_not_there(
+def held_outs_that_are_not_there(
     index: Path,
     tmp_path: Path,
     save: Save,
@@ -127,7 +127,7 @@ def test_folds_that_are_not_there(
         if stage == "test":
             scored(save("model.pt"), fold=fold)
         monkeypatch.setattr(sys, "argv", ["train", "--index", str(index), "--fold", str(fold), *flags])
-        train.main()
+        train.train.main()
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_model_of_other_data(
     flags = ["--index", str(index), "--model", str(model), "--state", "state", "--folder", "bank"]
     monkeypatch.setattr(sys, "argv", ["features", *flags])
     with pytest.raises(CaseError, match="was trained for other data"):
-        features.main()
+        features.features.main()
 
 
 def test_a_model_of_an_earlier_version_is_still_read(
@@ -213,7 +213,7 @@ def test_unfinished_work_is_of_these_very_data(
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "thesis.tex").touch()
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(results, "score", stop)
+        patch.setattr(SegmentationResults, "score", stop)
         scored(model, of=index)
     c4, c5 = predicted(tmp_path / "state")
     assert (c4 != c5).any()

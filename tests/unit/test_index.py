@@ -182,5 +182,5 @@ def test_a_split_file_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.Mon
         ["index", "--settings", json.dumps({"file": str(mine)}), "--data", "{sheet: s.csv}", *flags],
     )
     with pytest.raises(CaseError, match=r"splits\.json: would be overwritten"):
-        index_stage.main()
+        index_stage.index.main()
     assert mine.read_text() == "{}"

@@ -5,15 +5,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments import layout
-from foldwise.files import CaseError, short_hash
-from foldwise.layout import MINUTES
+from experiments import unread
+from foldwise.experiment.jobs import MINUTES
+from foldwise.files import CaseError
 from foldwise.networks import build
 from foldwise.reference import reference, schema
-from foldwise.settings import Named, as_json, dump, parse, validate
+from foldwise.settings import Named, as_json, parse, validate
 from foldwise.systems.interactive.settings import Settings as InteractiveSettings
 from foldwise.systems.segmentation.settings import Model, Settings
 from foldwise.systems.surgical.settings import Settings as SurgicalSettings
+from foldwise.systems.volumes import VolumePreparation
+from foldwise.volumes.sheet import Case
 
 ROOT = Path(__file__).parents[2]
 LEAST = {"experiment": "x", "data": {"sheet": "cases.csv"}}
@@ -95,46 +97,51 @@ def test_names_are_looked_up_in_the_allowed_places_only() -> None:
         build("optimiser", Named.model_validate({"name": "SGD", "lerning_rate": 1}), [])
 
 
+def prepared(**sections: object) -> VolumePreparation:
+    made = unread(**sections).preparation
+    assert isinstance(made, VolumePreparation)
+    return made
+
+
 def test_folders_follow_what_makes_them() -> None:
-    base = layout()
-    cropped = layout(prepare={"crop": {"to": "none", "margin_mm": 3}})
+    base = prepared()
+    cropped = prepared(prepare={"crop": {"to": "none", "margin_mm": 3}})
     assert cropped.lungs == base.lungs
     assert cropped.crops != base.crops
     assert cropped.caches != base.caches
-    spaced = layout(cache={"spacing": [1, 1, 1]})
+    spaced = prepared(cache={"spacing": [1, 1, 1]})
     assert (spaced.crops, spaced.lungs) == (base.crops, base.lungs)
     assert spaced.caches != base.caches
-    trained = layout(models={"m": {"training": {"epochs": 3}}}, seed=5, experiment="y")
+    trained = prepared(models={"m": {"training": {"epochs": 3}}}, seed=5, experiment="y")
     assert (trained.caches, trained.crops) == (base.caches, base.crops)
-    assert layout(prepare={"lung_mask": {}}).lungs != base.lungs
+    assert prepared(prepare={"lung_mask": {}}).lungs != base.lungs
+    relabelled = prepared(data={"sheet": "cases.csv", "labels": {"tumour": 2}})
+    assert relabelled.lungs == base.lungs
+    assert relabelled.crops != base.crops
 
 
-def test_what_was_made_of_wrapped_labels_is_not_used_again() -> None:
-    """Ordinary labels keep the folders that earlier versions gave them."""
-    ordinary, wide = (
-        layout(data={"sheet": "cases.csv", "labels": {"a": 1, "b": value}}) for value in (255, 257)
-    )
-    for made, same in ((ordinary, True), (wide, False)):
-        data, prepare = made.settings.data, made.settings.prepare
-        source = [str(data.sheet), str(data.folder), dump(prepare.lung_mask)]
-        crop = [source, dump(prepare.crop), list(data.labels.items())]
-        assert made.crops.endswith(f"crop-{short_hash(crop, 4)}") == same
+def cases(training: int) -> dict[str, Case]:
+    """Labelled cases without any file."""
+    return {
+        f"c{n}": Case(f"c{n}", f"c{n}", "", n + 2, (Path("i.nii"),), Path("l.nii"), None)
+        for n in range(training)
+    }
 
 
 def test_minutes_follow_from_the_number_of_cases() -> None:
-    made = layout()
-    assert [made.minutes(stage) for stage in ("choose", "test", "check")] == [60, 120, 60]
+    made = unread()
+    assert [made.jobs.minutes(stage) for stage in ("choose", "test", "check")] == [60, 120, 60]
     # 1000 cases in five folds, no other ones; a fold's job predicts its 200 and as many of its validation.
-    made.__dict__["training"] = [None] * 1000
-    assert made.minutes("choose") == 30 + 500
-    assert made.minutes("test") == 60 + 2 * 400
-    assert made.minutes("export") == 30 + 100
-    assert made.minutes("ensemble") == 120
-    made.__dict__["training"] = [None] * 10**5
-    assert made.minutes("choose") == 24 * 60
+    made.preparation.cases = cases(1000)
+    assert made.jobs.minutes("choose") == 30 + 500
+    assert made.jobs.minutes("test") == 60 + 2 * 400
+    assert made.jobs.minutes("export") == 30 + 100
+    assert made.jobs.minutes("ensemble") == 120
+    made.preparation.cases = cases(10**5)
+    assert made.jobs.minutes("choose") == 24 * 60
     for stage in MINUTES:
         rule = (ROOT / "workflow" / "rules" / f"{stage}.smk").read_text(encoding="utf-8")
-        assert f'runtime=LAYOUT.minutes("{stage}")' in rule
+        assert f'runtime=JOBS.minutes("{stage}")' in rule
 
 
 def test_reference_and_schema_are_up_to_date() -> None:

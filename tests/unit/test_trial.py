@@ -12,11 +12,14 @@ import torchvision
 import yaml
 
 from experiments import EXPERIMENT, TINY, add_case
-from foldwise import forecast
+from foldwise.experiment import trial
 from foldwise.files import CaseError
 from foldwise.front_door import front_door
 from foldwise.settings import validate
-from foldwise.systems import part
+from foldwise.systems import system_of
+from foldwise.systems.clips.system import try_medsam
+from foldwise.systems.segmentation.learner import SegmentationLearner
+from foldwise.systems.segmentation.settings import Model
 from foldwise.training.trial import try_model
 from foldwise.volumes.targets import Targets
 from surgical_data import data_settings, write_operations
@@ -34,8 +37,8 @@ TASKS: dict[str, Any] = {
 
 def problems(system: str, given: dict[str, Any], task: Any = None, whole: bool = True) -> str:
     try:
-        model = validate(part(system, "settings").Model, given)
-        try_model(system, model, task or TASKS[system], whole)
+        model = validate(system_of(system).model, given)
+        try_model(system_of(system).learner, model, task or TASKS[system], whole)
     except CaseError as error:
         return str(error)
     return ""
@@ -149,7 +152,7 @@ def test_weights_that_fit_too_little(tmp_path: Path) -> None:
 @pytest.fixture
 def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are tried in this process, which has torch already."""
-    monkeypatch.setattr(forecast, "_counter", cache(lambda: ThreadPoolExecutor(1)))
+    monkeypatch.setattr(trial, "_counter", cache(lambda: ThreadPoolExecutor(1)))
 
 
 def refused(config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
@@ -166,9 +169,9 @@ def test_medsams_weights_are_read_again_when_they_change(tmp_path: Path) -> None
     torch.save({"image_encoder.pos_embed": torch.zeros(1)}, tmp_path / "medsam.pth")
     for _ in range(2):  # what failed is not remembered
         with pytest.raises(CaseError, match=r"medsam.pth: not MedSAM's weights: .* is missing"):
-            forecast.try_regions(tmp_path / "medsam.pth", tmp_path / "counts.json")
+            trial.try_file(tmp_path / "medsam.pth", try_medsam, tmp_path / "counts.json")
     with pytest.raises(CaseError, match="not readable as a SamModel"):
-        forecast.try_regions(tmp_path, tmp_path / "counts.json")
+        trial.try_file(tmp_path, try_medsam, tmp_path / "counts.json")
 
 
 @pytest.mark.usefixtures("own_process")
@@ -183,11 +186,11 @@ def test_nothing_is_believed_after_a_good_run(
         return refused({**EXPERIMENT, "models": {"unet": {**TINY, **model}}, **sections}, capsys)
 
     assert told({}) == ""
-    monkeypatch.setattr(forecast, "_try_model", lambda *arguments: pytest.fail("tried again"))
+    monkeypatch.setattr(trial, "_try_model", lambda *arguments: pytest.fail("tried again"))
     assert told({}) == ""
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(forecast, "_counter", cache(lambda: ThreadPoolExecutor(1)))
+    monkeypatch.setattr(trial, "_counter", cache(lambda: ThreadPoolExecutor(1)))
     for model, message in (
         ({"loss": {"name": "Nonsense"}}, "models.unet: loss: no 'Nonsense'"),
         ({"intensity": [{}, {}, {}]}, "models.unet: intensity has 3 entries"),
@@ -203,11 +206,9 @@ def test_nothing_is_believed_after_a_good_run(
     assert told({}, split=split) == ""
     assert "predict: new: neither a sample sheet nor a folder" in told({}, predict={"source": "new"})
     # A file of weights that changes is looked at again.
-    model = validate(part("segmentation", "settings").Model, TINY)
-    family = part("segmentation", "family").Family(
-        model, {"targets": Targets({"ball": 5}).as_dict(), "channels": 1}
-    )
-    torch.save(family.build_network().state_dict(), tmp_path / "w.pt")
+    tiny = validate(Model, TINY)
+    task = {"targets": Targets({"ball": 5}).as_dict(), "channels": 1}
+    torch.save(SegmentationLearner(tiny, task).build_network().state_dict(), tmp_path / "w.pt")
     assert told({"pretrained": {"file": "w.pt"}}) == ""
     torch.save({"other": torch.zeros(3)}, tmp_path / "w.pt")
     assert "models.unet: w.pt: fits 0.0%" in told({"pretrained": {"file": "w.pt"}})

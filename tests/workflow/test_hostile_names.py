@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -16,11 +17,11 @@ import yaml
 from snakemake_interface_executor_plugins.utils import format_cli_value
 
 from experiments import NAME
+from foldwise.command import Stage, request
+from foldwise.experiment.open import open_experiment
 from foldwise.files import CaseError
 from foldwise.front_door import container_image, use_this_checkout
-from foldwise.layout import option
 from foldwise.names import fault, refuse_names
-from foldwise.systems import part
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 from synthetic import scan
 
@@ -74,9 +75,42 @@ def test_the_generic_profile_tells_a_jobs_state(squeue: str, sacct: str, state: 
     assert done.stdout == f"{state}\n"
 
 
-def test_options_are_words_and_vanish_without_a_path() -> None:
-    assert option("label", Path("a b.nii.gz")) == ["--label", "a b.nii.gz"]
-    assert option("label", None) == option("label", "") == []
+def test_a_request_is_words_and_leaves_out_what_is_not_there() -> None:
+    assert request(label=Path("a b.nii.gz"), budget_min=3) == ["--label=a b.nii.gz", "--budget-min=3"]
+    assert request(images=["-a", "b"]) == ["--images=-a", "--images=b"]
+    assert request(label=None, images=[]) == []
+
+
+def test_every_rule_hands_its_request_over_in_the_one_quoted_way() -> None:
+    """No path or other value of a user can stand in a shell line in another way."""
+    lines: dict[str, str] = {}
+    for file in (ROOT / "workflow" / "rules").glob("*.smk"):
+        text = file.read_text(encoding="utf-8")
+        shells = re.findall(r"^    shell:\n((?:        .*\n)+)", text, re.MULTILINE)
+        rules = re.findall(r"^rule (\w+):", text, re.MULTILINE)
+        jobs = [rule for rule in rules if rule not in ("indexed", "prepared", "predict")]
+        assert len(shells) == len(jobs), file
+        assert "script:" not in text
+        assert "run:" not in text
+        lines |= dict(zip(jobs, map(str.strip, shells), strict=True))
+    for rule, line in lines.items():
+        stage = rule.removesuffix("_part") if rule == "predict_part" else rule
+        ends = {"check": "2>&1 | tee {log:q}"}.get(rule, "> {log:q} 2>&1")
+        assert line == f'"python -m foldwise.stages.{stage} {{params.request:q}} {ends}"', rule
+
+
+def test_every_rule_asks_for_what_its_stage_takes() -> None:
+    for file in (ROOT / "workflow" / "rules").glob("*.smk"):
+        text = file.read_text(encoding="utf-8")
+        for stage, given in zip(
+            re.findall(r"foldwise\.stages\.(\w+) ", text),
+            re.findall(r"request\(\n((?:            .*\n|        .*: request\(\n)+?)        \),", text),
+            strict=True,
+        ):
+            named = set(re.findall(r"^            (\w+)=", given, re.MULTILINE))
+            module = importlib.import_module(f"foldwise.stages.{stage}")
+            [made] = [value for value in vars(module).values() if isinstance(value, Stage)]
+            assert named <= set(made.names), (stage, named - set(made.names))
 
 
 @pytest.mark.parametrize(
@@ -151,9 +185,9 @@ def test_every_name_of_an_experiment_is_looked_at(tmp_path: Path, monkeypatch: p
         "models": {"unet": {"network": {"name": "UNet", "act": "{case}"}, "pretrained": {"file": "w{.pt"}}},
         "predict": "n\new",
     }
-    layout = part("segmentation", "layout").open_experiment(settings, False)
+    opened = open_experiment(settings, main=False)
     with pytest.raises(CaseError) as error:
-        refuse_names(layout, ROOT, None)
+        refuse_names(opened, ROOT, None)
     said = str(error.value)
     for words in (
         "results: 'r{esults' holds '{'",
@@ -181,10 +215,10 @@ def test_on_a_cluster_the_folders_must_bear_double_quotes(
         "data": {"sheet": "cases.csv", "labels": {"x": 1}},
         "models": {"unet": {"network": {"name": "UNet"}}},
     }
-    layout = part("segmentation", "layout").open_experiment(settings, False)
-    refuse_names(layout, ROOT, None)
+    opened = open_experiment(settings, main=False)
+    refuse_names(opened, ROOT, None)
     with pytest.raises(CaseError) as error:
-        refuse_names(layout, ROOT, ["it's $x.yaml"])
+        refuse_names(opened, ROOT, ["it's $x.yaml"])
     assert f"folder of the call: '{tmp_path}/a $b' holds '$'" in str(error.value)
     assert '"it\'s $x.yaml" cannot be handed to jobs on a cluster' in str(error.value)
 

@@ -15,10 +15,10 @@ import torch
 import yaml
 
 from experiments import EXPERIMENT, TINY, add_case, planned, snakemake
+from foldwise.experiment.open import open_experiment
 from foldwise.files import CaseError
 from foldwise.stages import predict as predict_stage
 from foldwise.status import Job, report
-from foldwise.systems import part
 from foldwise.volumes.cache import open_case
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 
@@ -166,7 +166,7 @@ class TestRun:
             places |= {"folder": folder, "facts": run / "facts.json"}
             flags = [text for name, path in places.items() for text in (f"--{name}", str(path))]
             monkeypatch.setattr(sys, "argv", ["predict", "--models", *models, *flags, *more])
-            predict_stage.main()
+            predict_stage.predict.main()
 
         def assert_mask(name: str, case: str) -> None:
             expected = read_volume(made / "ensemble" / "export" / f"{case}.nii.gz")
@@ -256,10 +256,10 @@ class TestRun:
 
 def test_status_says_what_is_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run)
-    layout = part("segmentation", "layout").open_experiment(dict(EXPERIMENT), False)
+    opened = open_experiment(EXPERIMENT, main=False)
     (run / "results/tiny/unet/fold1/model.pt").rename(run / "moved.pt")
     waiting = Job("17", "PENDING", "(Priority)")
-    lines = report(layout, {"rule_train_wildcards_unet_1": waiting}).splitlines()
+    lines = report(opened, {"rule_train_wildcards_unet_1": waiting}).splitlines()
     (run / "moved.pt").rename(run / "results/tiny/unet/fold1/model.pt")
     assert lines[0] == "tiny: 8 of 8 cases prepared"
     log = pd.read_csv(run / "results/tiny/unet/fold0/log.csv").iloc[-1]

@@ -28,7 +28,7 @@ import yaml
 import stand_ins
 from foldwise import importers
 from foldwise.plan import merged
-from foldwise.systems import NAMES
+from foldwise.systems import own
 from warm import Warm
 
 ROOT = Path(__file__).parents[2]
@@ -357,8 +357,10 @@ def test_nothing_is_left_out() -> None:
         shipped.source for shipped in SHIPPED.values() if not (shipped.config.is_absolute() or shipped.values)
     }
     assert written == SOURCES.keys() - {"phantoms"}
-    defaults = [shipped.values.get("system", NAMES[0]) for shipped in SHIPPED.values() if shipped.values]
-    assert sorted(defaults) == sorted(NAMES)
+    defaults = [
+        shipped.values.get("system", "segmentation") for shipped in SHIPPED.values() if shipped.values
+    ]
+    assert sorted(defaults) == sorted(own())
 
 
 def test_the_demo_is_what_runs_where_nothing_is_named(desk: Desk) -> None:

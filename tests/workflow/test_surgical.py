@@ -17,7 +17,7 @@ from foldwise.importers import cholec80, cholect50
 from foldwise.networks.efficientnet_lite import EfficientNetLite0
 from foldwise.settings import Pretrained, validate
 from foldwise.systems.surgical.annotations import read_phases, read_tools, write_phases, write_tools
-from foldwise.systems.surgical.family import Family
+from foldwise.systems.surgical.learner import SurgicalLearner
 from foldwise.systems.surgical.metrics import CHOLEC80_PHASES
 from foldwise.systems.surgical.predictions import read_prediction
 from foldwise.systems.surgical.settings import CHOLEC80_TOOLS, Data, Model, Settings
@@ -107,7 +107,7 @@ def test_the_temporal_model_is_whole_without_the_features(run: Path, tmp_path: P
     fold, case = next((f, p.stem) for f in (0, 1) for p in (made / f"fold{f}" / "predictions").glob("*.h5"))
     trained = read_trained([made / f"fold{fold}" / "model.pt"])
     [cache] = (run / "results" / "data").glob(f"*/frames-*/{case}.h5")
-    trained.system.predict(trained.networks, str(cache), tmp_path / "p.h5")
+    trained.learner.predict(trained.networks, str(cache), tmp_path / "p.h5")
     stored = read_prediction(made / f"fold{fold}" / "predictions" / f"{case}.h5")
     np.testing.assert_allclose(read_prediction(tmp_path / "p.h5").phase, stored.phase, atol=1e-4)
 
@@ -233,7 +233,7 @@ def test_weights_of_a_classifier_go_into_the_trunk(tmp_path: Path) -> None:
     classifier = EfficientNetLite0()
     torch.save(classifier.state_dict(), tmp_path / "w.pt")
     model = validate(Model, {"kind": "tool", "backbone": {"name": "EfficientNetLite0"}, "crop": [32, 32]})
-    network = Family(model, {"phases": [], "tools": ["a"]}).build_network()
+    network = SurgicalLearner(model, {"phases": [], "tools": ["a"]}).build_network()
     report = load_pretrained(network, Pretrained(file=tmp_path / "w.pt"))
     assert set(report["not_in_file"]) == {"head.tool.weight", "head.tool.bias", "step"}
     own = network.state_dict()
@@ -242,19 +242,19 @@ def test_weights_of_a_classifier_go_into_the_trunk(tmp_path: Path) -> None:
 
 
 def test_new_videos_are_taken_from_a_folder(tmp_path: Path) -> None:
-    from foldwise.systems.surgical.new import new_entries, prepare_case
+    from foldwise.systems.surgical.system import Surgical
 
     write_video(tmp_path / "a.mp4", flat_frames(30))
     (tmp_path / "notes.txt").write_text("x")
-    [entry] = new_entries(tmp_path)
+    [entry] = Surgical().new_entries(tmp_path)
     data = validate(Data, {"sheet": "s.csv", "phases": list(PHASES), "tools": list(TOOLS)})
     state = {"prepared": {"data": data.model_dump(mode="json"), "cache": {"fps": 5, "size": [32, 48]}}}
-    with open_frames(prepare_case(entry, state, tmp_path / "work")) as file:
+    with open_frames(Surgical().prepare_new(entry, state, tmp_path / "work")) as file:
         assert file.attrs["case"] == "a"
         assert len(file["row"]) == 6
     (tmp_path / "a.avi").write_bytes(b"")
     with pytest.raises(CaseError, match="two videos are named"):
-        new_entries(tmp_path)
+        Surgical().new_entries(tmp_path)
 
 
 @pytest.mark.parametrize("there", ["c.csv", "c-splits.json"])

@@ -5,7 +5,7 @@ A parameter's type says how its value is read, its `Annotated` text what it mean
     @stage
     def crop(*, case: Annotated[str, "the case's name"], folder: Annotated[Output, "to write"]) -> None:
 
-A section of settings is read from YAML or JSON text, or from such a file, and validated as in the user's call.
+A section of settings is read from YAML or JSON text, or from such a file, and validated like the user's.
 """
 
 from __future__ import annotations

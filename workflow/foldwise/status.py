@@ -111,11 +111,11 @@ def _row(
     opened: Opened[Any, Any], model: str, fold: int, held: Mapping[str, Any] | None, jobs: Mapping[str, Job]
 ) -> dict[str, str]:
     place = Path(opened.paths.fold.format(model=model, fold=fold))
-    state = Path(opened.paths.state.format(model=model)) / f"fold{fold}"
+    state = Path(opened.paths.work("train", model, str(fold)))
     training = opened.settings.models[model].training
     trained = (place / "model.pt").exists()
-    log = _log(place / "log.csv" if trained else state / "train" / "log.csv")
-    rows = Attempts(state / "train" / "attempts.jsonl", 1).rows()
+    log = _log(place / "log.csv" if trained else state / "log.csv")
+    rows = Attempts(state / "attempts.jsonl", 1).rows()
     names = [str(row.get("slurm_job_id")) for row in rows[-1:]]
     names += [f"rule_{rule}_wildcards_{model}_{fold}" for rule in ("train", "test")]
     job = next((jobs[name] for name in names if name in jobs), None)
@@ -132,7 +132,7 @@ def _row(
     if (place / "metrics.csv").exists():
         row["testing"] = "done"
     elif trained:
-        made = len(list((state / "test").rglob("test/*.h5")))
+        made = len(list(Path(opened.paths.work("test", model, str(fold))).rglob("test/*.h5")))
         row["testing"] = f"{made} of {len(held['test'])}" if held else "waiting"
     if job is not None and row["testing"] != "done":
         row["job"] = f"{job.number} {job.state} {job.reason}"

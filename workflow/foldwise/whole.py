@@ -6,7 +6,7 @@ from abc import ABC
 from typing import Any
 
 
-class Whole(ABC):
+class Whole(ABC):  # noqa: B024  it adds a rule, not methods
     """A base of classes that implement everything, unless they are declared with `abstract=True`."""
 
     def __init_subclass__(cls, *, abstract: bool = False, **more: Any) -> None:

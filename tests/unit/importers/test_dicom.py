@@ -19,7 +19,7 @@ from foldwise.files import CaseError
 from foldwise.importers import dicom
 from foldwise.importers.dicom import import_folder, parse_structures, pseudonym, read_structures
 from foldwise.index import Entry
-from foldwise.systems.segmentation.results import export
+from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.dicom_masks import rasterise
 from foldwise.volumes.dicom_seg import property_codes, write_dicom_seg
@@ -377,7 +377,7 @@ def test_a_broken_series_stops_all_or_is_left_out(tmp_path: Path) -> None:
 def export_one(prediction: Path, source: Path, folder: Path) -> None:
     entry = Entry("scan", "scan", {"images": (str(source),)}, "", {}, 0)
     settings = Export(dicom_seg=True)
-    export({"scan": prediction}, [entry], settings, {"postprocess": []}, folder)
+    SegmentationResults().export({"scan": prediction}, [entry], settings, {"postprocess": []}, folder)
 
 
 def test_a_prediction_of_a_dicom_scan_is_exported_as_seg(tmp_path: Path) -> None:

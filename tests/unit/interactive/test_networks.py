@@ -12,11 +12,11 @@ import torchvision
 from torch import nn
 
 from foldwise.files import CaseError
-from foldwise.systems.interactive.losses import cross_entropy, lovasz_softmax, pyramid_loss, soft_iou
-from foldwise.systems.interactive.network import InteractiveNetwork, Mode, propagation_loss
 from foldwise.networks.hints import HintNetwork
 from foldwise.networks.memory import MemoryNetwork, aggregate
 from foldwise.networks.resnets import Trunk, channels_of, load_trunk
+from foldwise.systems.interactive.losses import cross_entropy, lovasz_softmax, pyramid_loss, soft_iou
+from foldwise.systems.interactive.network import InteractiveNetwork, Mode, propagation_loss
 
 
 def memory_network(trunk: str = "resnet18", channels: int = 1) -> MemoryNetwork:

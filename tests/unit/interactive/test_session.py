@@ -14,13 +14,13 @@ from foldwise.files import CaseError
 from foldwise.systems.interactive.committee import Committee
 from foldwise.systems.interactive.files import joined, read_box, read_points, read_scribble
 from foldwise.systems.interactive.hints import Hints
+from foldwise.systems.interactive.learner import InteractiveLearner
+from foldwise.systems.interactive.masks import mask_in_source
 from foldwise.systems.interactive.network import InteractiveNetwork
 from foldwise.systems.interactive.places import Places
-from foldwise.systems.interactive.masks import mask_in_source
 from foldwise.systems.interactive.rounds import chosen, simulate, slice_iou
 from foldwise.systems.interactive.session import Memory, Propagator, State, _doubt, memory_bytes
 from foldwise.systems.interactive.workspace import OutdatedError, Workspace
-from foldwise.systems.interactive.family import Family
 from foldwise.volumes.cache import Contents, write_case
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.targets import Targets
@@ -256,11 +256,11 @@ def test_validation_without_an_object_has_no_score(tmp_path: Path) -> None:
     for name, value in (("empty", 0), ("full", 1)):
         image, label = np.full((1, *shape), 200, np.int16), np.full(shape, value, np.uint8)
         write_case(tmp_path / name, name, Contents(image, label, None, lineage, ("ball",)), (8, 8, 4), 500)
-    family = Family(settings(), told()["task"])
-    scores = family.validate(Bright().eval(), [str(tmp_path / "empty")])
+    learner = InteractiveLearner(settings(), told()["task"])
+    scores = learner.validate(Bright().eval(), [str(tmp_path / "empty")])
     assert np.isnan([scores["score"], scores["val_dice"]]).all()
     both = [str(tmp_path / name) for name in ("empty", "full")]
-    assert family.validate(Bright().eval(), both)["score"] == pytest.approx(1)
+    assert learner.validate(Bright().eval(), both)["score"] == pytest.approx(1)
 
 
 def test_who_chooses() -> None:

@@ -11,9 +11,9 @@ from foldwise.files import CaseError
 from foldwise.networks import NAMESPACES, build, shapes_only
 from foldwise.networks.frames import FrameAverage
 from foldwise.settings import Named, dump, validate
-from foldwise.systems.clips.family import Family as Clips
+from foldwise.systems.clips.learner import ClipsLearner
 from foldwise.systems.clips.settings import Model as ClipModel
-from foldwise.systems.surgical.family import Family as Surgical
+from foldwise.systems.surgical.learner import SurgicalLearner
 from foldwise.systems.surgical.settings import Model as SurgicalModel
 from foldwise.training.memory import count_step
 
@@ -78,11 +78,11 @@ def test_refused(kind: str, given: Named, message: str) -> None:
 def test_the_surgical_default_is_torchvisions_resnet50() -> None:
     """At 224×224: 23,508,032 weights without the last layer; an LSTM of 512 on 2048, and two branches."""
     task = {"phases": ["a"] * 7, "tools": ["b"] * 7}
-    step = count_step(Surgical(SurgicalModel(), task))
+    step = count_step(SurgicalLearner(SurgicalModel(), task))
     lstm = 4 * 512 * (2048 + 512 + 2)
     assert step.weights == 23_508_032 + lstm + (512 + 1) * 7 + (2048 + 1) * 7
     with torch.device("meta"):
-        network = Surgical(validate(SurgicalModel, {"backbone": {"name": "monai:resnet18"}}), task)
+        network = SurgicalLearner(validate(SurgicalModel, {"backbone": {"name": "monai:resnet18"}}), task)
         assert network.build_network()(torch.empty(1, 2, 3, 64, 64))["tool"].shape == (1, 2, 7)
 
 
@@ -105,7 +105,7 @@ def test_a_model_file_keeps_the_meaning_of_its_names(tmp_path: Path, recorded: s
 def test_training_records_the_library_of_a_frame_network() -> None:
     def recorded(name: str) -> Any:
         network = {"name": "FrameAverage", "network": {"name": name}}
-        model = Clips.fitted(validate(ClipModel, {"network": network, "training": {"epochs": 1}}), [])
+        model = ClipsLearner.fitted(validate(ClipModel, {"network": network, "training": {"epochs": 1}}), [])
         return model.network.arguments["network"]["name"]
 
     assert recorded("resnet18") == "torchvision:resnet18"

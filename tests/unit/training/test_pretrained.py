@@ -14,7 +14,7 @@ from torch import nn
 from foldwise.files import CaseError
 from foldwise.networks.frames import FrameAverage
 from foldwise.settings import Pretrained, validate
-from foldwise.systems.surgical.family import Family
+from foldwise.systems.surgical.learner import SurgicalLearner
 from foldwise.systems.surgical.settings import Model as SurgicalModel
 from foldwise.training.pretrained import load_pretrained, read_weights
 
@@ -100,7 +100,7 @@ def clip_network(name: str) -> nn.Module:
 
 def surgical_network(name: str) -> nn.Module:
     model = validate(SurgicalModel, {"backbone": {"name": name}, "kind": "tool"})
-    return Family(model, {"phases": ["a"], "tools": ["b"]}).build_network()
+    return SurgicalLearner(model, {"phases": ["a"], "tools": ["b"]}).build_network()
 
 
 @pytest.mark.parametrize("made", [clip_network, surgical_network])

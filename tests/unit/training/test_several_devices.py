@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import layout
+from experiments import unread
 from foldwise.files import CaseError
 from foldwise.settings import Training, validate
 from foldwise.systems.interactive.settings import Model as InteractiveModel
@@ -26,11 +26,10 @@ TWO: dict[str, Any] = {**SETTINGS, "training": TRAINING}
 # Fails in the second process alone.
 BROKEN = """
 import os
-from foldwise.command import run
-from foldwise.stages.train import main
-from foldwise.systems.segmentation.family import Family
+from foldwise.stages.train import train
+from foldwise.systems.segmentation.learner import SegmentationLearner
 
-loss, calls = Family.loss, []
+loss, calls = SegmentationLearner.loss, []
 
 def broken(*args):
     calls.append(1)
@@ -38,8 +37,8 @@ def broken(*args):
         raise ValueError("this one is broken")
     return loss(*args)
 
-Family.loss = broken
-run(main)
+SegmentationLearner.loss = broken
+train.main()
 """
 
 
@@ -181,7 +180,7 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
 def test_each_process_gets_its_memory() -> None:
     """At least that of a GPU's driver and libraries for each, and of several a fifth more."""
     models = {f"m{gpus}": {"training": {"batch": 4, "gpus": gpus}} for gpus in (1, 2, 4)}
-    made = layout(models=models)
+    made = unread(models=models).jobs
     asked = [made.mib("train", name) for name in models]
     assert asked[0] >= 3000
     assert asked[1] >= 2 * asked[0] - 300

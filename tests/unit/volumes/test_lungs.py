@@ -9,9 +9,9 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from scipy.ndimage import binary_dilation
 
 from foldwise.files import CaseError
-from foldwise.stages.lung_mask import lung_mask
 from foldwise.volumes.lungs import find_lungs, missed_share
 from foldwise.volumes.phantom import make_phantom
+from foldwise.volumes.prepare import mask_case
 from foldwise.volumes.settings import LungMask
 from foldwise.volumes.volume import Volume, write_volume
 
@@ -141,7 +141,7 @@ def test_lungs_that_differ_much_are_named(
     made = [tmp_path / name for name in ("mask.nii.gz", "region.nii.gz", "facts.json")]
     for data, words in ((image.data, 0), (filled, 1)):
         write_volume(Volume(data, image.affine), tmp_path / "ct.nii.gz")
-        lung_mask("p01", tmp_path / "ct.nii.gz", None, LungMask(), *made)
+        mask_case("p01", tmp_path / "ct.nii.gz", None, LungMask(), *made)
         assert len([r for r in caplog.records if r.levelname == "WARNING"]) == words
     assert "case p01: one lung has " in caplog.text
 

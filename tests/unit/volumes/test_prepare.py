@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from foldwise.files import CaseError
 from foldwise.index import Entry
 from foldwise.stages import crop, frames, lung_mask
-from foldwise.systems.segmentation.results import export
+from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.predictions import label_map, open_prediction, write_prediction
@@ -112,7 +112,7 @@ def test_label_survives_cache_prediction_and_export(
     write_prediction(prediction, "patient.7", one_hot, lineage, Targets(CLASSES))
     entry = Entry("patient.7", "p", {"images": (str(tmp_path),)}, "", {}, 0)
     settings = Export(probabilities=True)
-    export({"patient.7": prediction}, [entry], settings, {"postprocess": []}, tmp_path)
+    SegmentationResults().export({"patient.7": prediction}, [entry], settings, {"postprocess": []}, tmp_path)
 
     truth = read_volume(tmp_path / "source" / "label.nii.gz")
     exported = read_volume(tmp_path / "patient.7.nii.gz")
@@ -163,7 +163,7 @@ def test_label_values_of_any_size_survive(
         assert (file["label"][()] == numbers).all()
     entry = Entry("c", "c", {"images": (str(image),)}, "", {}, 0)
     chosen = {"postprocess": ["fill_holes"]}
-    export({"c": tmp_path / "p.h5"}, [entry], Export(), chosen, tmp_path / "out")
+    SegmentationResults().export({"c": tmp_path / "p.h5"}, [entry], Export(), chosen, tmp_path / "out")
     # ITK, since a label map is for every program.
     made = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / "c.nii.gz")).transpose()
     assert made.dtype == exported

@@ -67,6 +67,10 @@ class Depends:
         work: tuple[Work, ...] = (*PREPARING, "index", *(("plan", "memory") if planned else ()))
         values = values_for(settings, *work, given=True)
         values.pop("split", None)
+        if not planned:
+            models = self._system.preparing_models(settings).items()
+            values["models"] = {name: values_for(model, "features", given=True) for name, model in models}
+            values = {key: value for key, value in values.items() if value != {}}
         whole = {"results": str(settings.results), "system": settings.system}
         # With a plan, which lies in the experiment's folder, the caches belong to the experiment.
         return _json({**values, **whole, "experiment": settings.experiment if planned else "part"})

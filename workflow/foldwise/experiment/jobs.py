@@ -93,7 +93,7 @@ class Jobs(Generic[AnySettings, AnyCase]):
         return footprint.model_mib(stage, self._settings, which, sizes, self.step(which))
 
     def step(self, model: str) -> Step:
-        """What a training step holds, by which a model's memory is counted; nothing in a job's own Snakemake."""
+        """What a training step holds, which tells a model's memory; nothing in a job's own Snakemake."""
         footprint = self._system.footprint
         if self._checked is None:
             return Step(0, 0, 0, 0)

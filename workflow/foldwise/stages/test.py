@@ -19,7 +19,7 @@ from foldwise.systems.base import System
 
 
 @stage
-def test_fold(
+def held_out(
     *,
     system: System[Any, Any],
     settings: Annotated[Section, Of("evaluate")],
@@ -65,4 +65,4 @@ def test_fold(
 
 
 if __name__ == "__main__":
-    test_fold.main()
+    held_out.main()

@@ -125,8 +125,12 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
         """What the index takes from the sheet's rows, as plain values."""
         return [[case.name, case.group, [str(path) for path in case.files]] for case in cases]
 
+    def preparing_models(self, settings: AnySettings) -> Mapping[str, Model]:
+        """Those models that have a say in preparation, e.g. whose frozen networks' features are stored."""
+        return {}
+
     def preparation_weights(self, settings: AnySettings) -> Mapping[Path, Callable[[Path], Any]]:
-        """Files of weights that preparation needs, each with a module's function that reads it as a job will."""
+        """Files of weights that preparation needs, each with a module's function that reads it as jobs do."""
         return {}
 
     # Models.

@@ -77,4 +77,4 @@ def check_twins(cases: Sequence[VideoCase], found: Findings) -> None:
     for case in cases:
         first = of_video.setdefault(os.path.normpath(case.video), case)
         if first is not case:
-            found.add(case, f"{case.video}: is the video of case {first.name} already")
+            found.add(case, f"{case.video}: is the video of case {first.name}, too")

@@ -12,21 +12,21 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
+from experiments import unread
 from foldwise.files import CaseError
 from foldwise.hdf5 import content_of, open_hdf5
 from foldwise.index import Index, make_index
 from foldwise.settings import Split, validate
 from foldwise.systems.clips.cache import cache_clip, label_of
-from foldwise.systems.clips.check import check
-from foldwise.systems.clips.family import Family
 from foldwise.systems.clips.features import make_vision, write_features
-from foldwise.systems.clips.index import make_entries, update_index
+from foldwise.systems.clips.index import update_index
 from foldwise.systems.clips.items import evaluation_clips, seen
-from foldwise.systems.clips.layout import Layout
+from foldwise.systems.clips.learner import ClipsLearner
 from foldwise.systems.clips.predictions import read_prediction
 from foldwise.systems.clips.regions import find_regions
 from foldwise.systems.clips.settings import Cache, Data, Model, Regions, Settings
 from foldwise.systems.clips.sheet import class_names, class_sentences, read_sheet
+from foldwise.systems.clips.system import Clips
 from tiny_clip import save_clip
 from ultrasound import CLASSES, SMALL, frames_of, settings_of, write_clips
 from videos import write_video
@@ -66,7 +66,7 @@ def problems(folder: Path, edit: Callable[[str], str], **data: Any) -> str:
     values = settings_of(sheet)
     values["data"] |= data
     settings = validate(Settings, values)
-    return "\n".join(check(read_sheet(settings.data), settings).problems)
+    return "\n".join(Clips().check(settings, read_sheet(settings.data), deep=True).problems)
 
 
 class TestCheck:
@@ -128,9 +128,10 @@ class TestCheck:
     def test_parts_are_prepared_again_for_what_concerns_them(self, clips: Path) -> None:
         def part_of(**more: Any) -> dict[str, Any]:
             given: dict[str, Any] = {"prepare": {"regions": {"method": "fan"}}, **more}
-            settings = validate(Settings, settings_of(clips / "clips.csv", **given))
-            made = Layout(settings, read_sheet(settings.data), None).part_settings
-            return json.loads(made)
+            made: dict[str, Any] = json.loads(
+                unread(**settings_of(clips / "clips.csv", **given)).depends.part()
+            )
+            return made
 
         first = part_of()
         assert part_of(experiment="other", models={"other": {**SMALL, "input": "crop"}}) == first
@@ -145,10 +146,8 @@ class TestCheck:
         assert encoded(optimiser={"name": "AdamW", "lr": 0.1}) == encoded()
         assert encoded(features={"views": 3}) != encoded()
         # What a part's own Snakemake makes of it lies where the whole one looks for it.
-        values = validate(Settings, encoded())
-        whole = validate(Settings, {**encoded(), "experiment": "whole", "seed": 3})
-        inner, outer = (Layout(each, read_sheet(each.data), None) for each in (values, whole))
-        assert inner.made == outer.made
+        inner, outer = unread(**encoded()), unread(**{**encoded(), "experiment": "whole", "seed": 3})
+        assert inner.preparation.made == outer.preparation.made
 
     def test_a_video_under_two_names(self, clips: Path) -> None:
         found = problems(clips, lambda text: text.replace("k2_0.mov", "./k0_0.mp4"))
@@ -167,7 +166,7 @@ class TestCheck:
         network = {"name": "EVL", "weights": str(save_clip(tmp_path / "clip")), "blocks": blocks}
         evl = {**SMALL, "network": network, "clip": {**SMALL["clip"], "size": size}}
         settings = validate(Settings, settings_of(write_clips(tmp_path), models={"evl": evl}))
-        found = "\n".join(check(read_sheet(settings.data), settings).problems)
+        found = "\n".join(Clips().check(settings, read_sheet(settings.data), deep=True).problems)
         assert message in found
         assert bool(found) == bool(message)
 
@@ -176,7 +175,7 @@ class TestCheck:
             clips / "clips.csv", prepare={"regions": {"method": "medsam", "weights": "no.pth"}}
         )
         settings = validate(Settings, values)
-        found = check(read_sheet(settings.data), settings).problems
+        found = Clips().check(settings, read_sheet(settings.data), deep=True).problems
         assert found == ("prepare.regions.weights: no.pth: no such file or folder",)
 
     @pytest.mark.parametrize(
@@ -295,9 +294,9 @@ class TestInputs:
 
     def test_fourth_channel_begins_without_effect(self, caches: list[str]) -> None:
         torch.manual_seed(0)
-        plain = Family(model(), TASK).network().eval()
+        plain = ClipsLearner(model(), TASK).network().eval()
         torch.manual_seed(0)
-        mixed = Family(model(input="channel"), TASK).network().eval()
+        mixed = ClipsLearner(model(input="channel"), TASK).network().eval()
         clip = torch.randn(1, 4, 3, 32, 32)
         with torch.no_grad():
             torch.testing.assert_close(mixed(clip), plain(clip[:, :3]))
@@ -308,55 +307,55 @@ class TestItems:
     """Training items are pure functions of their number."""
 
     def test_every_case_once_per_pass(self, caches: list[str]) -> None:
-        items = Family(model(), TASK).items(caches, (0, 1))
+        items = ClipsLearner(model(), TASK).items(caches, (0, 1))
         labels = [int(items[number]["label"]) for number in range(12)]
         assert sorted(labels[:6]) == sorted(labels[6:]) == [0, 0, 0, 1, 1, 1]
 
     def test_the_same_again(self, caches: list[str]) -> None:
-        one, other = (Family(model(), TASK).items(caches, (0, 1)) for _ in range(2))
+        one, other = (ClipsLearner(model(), TASK).items(caches, (0, 1)) for _ in range(2))
         other[3], other[0]
         assert torch.equal(one[7]["clip"], other[7]["clip"])
-        third = Family(model(), TASK).items(caches, (0, 2))
+        third = ClipsLearner(model(), TASK).items(caches, (0, 2))
         assert not torch.equal(one[7]["clip"], third[7]["clip"])
 
     def test_mirror_is_applied(self, caches: list[str]) -> None:
         clip = {**SMALL["clip"], "area": [1, 1], "frames": 1, "every": 1000}
-        plain = Family(model(clip={**clip, "mirror": False}), TASK).items(caches[:1], (0,))
-        mirrored = Family(model(clip={**clip, "mirror": True}), TASK).items(caches[:1], (0,))
+        plain = ClipsLearner(model(clip={**clip, "mirror": False}), TASK).items(caches[:1], (0,))
+        mirrored = ClipsLearner(model(clip={**clip, "mirror": True}), TASK).items(caches[:1], (0,))
         flips = [torch.equal(mirrored[n]["clip"], plain[n]["clip"].flip(-1)) for n in range(12)]
         same = [torch.equal(mirrored[n]["clip"], plain[n]["clip"]) for n in range(12)]
         assert all(a or b for a, b in zip(flips, same, strict=True))
         assert 0 < sum(flips) < 12
 
 
-class TestFamily:
+class TestLearner:
     """Networks, loss and prediction."""
 
     def test_class_weights_balance(self, caches: list[str]) -> None:
         three = [caches[0], caches[1], caches[3]]
         values = {**SMALL, "class_weights": "balanced", "training": {"steps_per_epoch": None, "batch": 2}}
-        made = Family.fitted(validate(Model, values), three)
+        made = ClipsLearner.fitted(validate(Model, values), three)
         # Of three cases one is high and two are low: 3 / (2 · 1) and 3 / (2 · 2).
         assert made.class_weights == {"high": 1.5, "low": 0.75}
         assert made.training.steps_per_epoch == 2
 
     def test_top_k_of_two_classes(self, caches: list[str]) -> None:
-        family = Family(model(), TASK)
-        items = family.items(caches, (0,))
-        values = family.loss(family.network(), default_collate([items[0], items[1]]), torch.Generator())
+        learner = ClipsLearner(model(), TASK)
+        items = learner.items(caches, (0,))
+        values = learner.loss(learner.network(), default_collate([items[0], items[1]]), torch.Generator())
         assert set(values) == {"loss", "top1", "top2"}
         assert float(values["top2"]) == 1
 
     def test_views_are_averaged(self, caches: list[str], tmp_path: Path) -> None:
         clip = {**SMALL["clip"], "temporal_views": 2, "spatial_views": 3}
-        family = Family(model(clip=clip), TASK)
-        networks = [family.network().eval(), family.network().eval()]
-        family.predict(networks, caches[2], tmp_path / "k.h5")
+        learner = ClipsLearner(model(clip=clip), TASK)
+        networks = [learner.network().eval(), learner.network().eval()]
+        learner.predict(networks, caches[2], tmp_path / "k.h5")
         mean, views = read_prediction(tmp_path / "k.h5")
         with open_hdf5(caches[2]) as file, torch.no_grad():
             expected = [
                 torch.stack([network(squares).softmax(1) for network in networks]).mean(0)
-                for squares in evaluation_clips(file, family.model)
+                for squares in evaluation_clips(file, learner.model)
             ]
         np.testing.assert_allclose(views, torch.cat(expected), rtol=1e-5)
         np.testing.assert_allclose(mean, torch.cat(expected).mean(0), rtol=1e-5)
@@ -371,33 +370,33 @@ class TestFamily:
             "network": {"name": name},
             "clip": {"frames": frames, "size": size, "rand_augment": None},
         }
-        family = Family(validate(Model, values), TASK)
+        learner = ClipsLearner(validate(Model, values), TASK)
         with torch.device("meta"):
-            assert family.build_network()(family.sample()).shape == (2, 2)
+            assert learner.build_network()(learner.sample()).shape == (2, 2)
 
     @pytest.mark.parametrize("name", ["s3d", "mvit_v2_s"])
     def test_clips_too_small_for_the_network(self, name: str) -> None:
         values = {**SMALL, "network": {"name": name}, "clip": {"frames": 2, "size": 32, "rand_augment": None}}
         with pytest.raises(CaseError, match=f"{name} cannot take clips of 2 frames of 32×32"):
-            Family(validate(Model, values), TASK).network()
+            ClipsLearner(validate(Model, values), TASK).network()
 
     def test_unknown_network(self) -> None:
         with pytest.raises(CaseError, match="did you mean r2plus1d_18"):
-            Family(model(network={"name": "r2plus1d"}), TASK).network()
+            ClipsLearner(model(network={"name": "r2plus1d"}), TASK).network()
 
     def test_learns_where_the_band_is(self, caches: list[str]) -> None:
         torch.manual_seed(0)
-        family = Family(model(), TASK)
-        network = family.network()
-        items = family.items(caches[:4], (0,))
+        learner = ClipsLearner(model(), TASK)
+        network = learner.network()
+        items = learner.items(caches[:4], (0,))
         optimiser = torch.optim.AdamW(network.parameters(), 0.02)
         for step in range(40):
             optimiser.zero_grad()
             network.train()
             batch = default_collate([items[4 * step + n] for n in range(4)])
-            family.loss(network, batch, torch.Generator())["loss"].backward()
+            learner.loss(network, batch, torch.Generator())["loss"].backward()
             optimiser.step()
-        assert family.validate(network, caches[4:])["val_balanced_accuracy"] == 1
+        assert learner.validate(network, caches[4:])["val_balanced_accuracy"] == 1
 
 
 class TestFeatures:
@@ -410,12 +409,12 @@ class TestFeatures:
         path = tmp_path / "features" / "k0_0.h5"
         write_features(caches[0], with_features, make_vision(with_features), path)
         torch.manual_seed(0)
-        stored = Family(with_features, TASK)
+        stored = ClipsLearner(with_features, TASK)
         trained = stored.network().eval()
         with torch.no_grad():
             for weight in trained.parameters():
                 weight.add_(0.1 * torch.randn_like(weight))
-        direct = Family(model(network=network), TASK)
+        direct = ClipsLearner(model(network=network), TASK)
         stored.predict([trained], str(path), tmp_path / "stored.h5")
         direct.predict([trained], caches[0], tmp_path / "direct.h5")
         np.testing.assert_allclose(
@@ -445,7 +444,7 @@ class TestIndex:
         lines += [f"h{n},h{n},x.mp4,high" for n in range(10)]
         lines += [f"l{n}_{k},l{n},x.mp4,low" for n in range(5) for k in range(3)]
         sheet.write_text("\n".join(lines), encoding="utf-8")
-        task, entries = make_entries(Data(sheet=sheet, classes=CLASSES), tmp_path, tmp_path)
+        task, entries = Clips().entries(Data(sheet=sheet, classes=CLASSES), tmp_path, tmp_path)
         return make_index(entries, task, Split(folds=5))
 
     def test_every_fold_has_its_share_of_each_class(self, tmp_path: Path) -> None:

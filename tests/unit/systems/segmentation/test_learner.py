@@ -12,8 +12,8 @@ from torch.utils.data import default_collate
 from foldwise.files import CaseError, read_json
 from foldwise.index import Entry
 from foldwise.settings import validate
-from foldwise.systems.segmentation.family import Family
-from foldwise.systems.segmentation.results import choose
+from foldwise.systems.segmentation.learner import SegmentationLearner
+from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.systems.segmentation.settings import Model
 from foldwise.volumes.cache import Contents, open_case, write_case
 from foldwise.volumes.geometry import Box, Lineage
@@ -70,7 +70,7 @@ def test_every_voxel_is_predicted_from_its_own_place(
 ) -> None:
     """Also at borders, and in volumes smaller than the window along any axis."""
     path = write(tmp_path / "c.h5", shape)
-    system = Family(model(dimensions=dimensions, slice_axis=axis), task(ONE, 1))
+    system = SegmentationLearner(model(dimensions=dimensions, slice_axis=axis), task(ONE, 1))
     found = system._probabilities([Pointwise(middle)], path)
     with open_case(path) as file:
         image = normalise(torch.from_numpy(file["image"][()]), scaling(file, system.model.intensity))
@@ -81,7 +81,7 @@ def test_every_voxel_is_predicted_from_its_own_place(
 def test_neighbours_are_in_their_order(tmp_path: Path) -> None:
     """The first of three channels is the slice before; at the border it holds the fill."""
     path = write(tmp_path / "c.h5", (16, 16, 6))
-    system = Family(model(dimensions="2.5d"), task(ONE, 1))
+    system = SegmentationLearner(model(dimensions="2.5d"), task(ONE, 1))
     found = system._probabilities([Pointwise(0)], path)[0]
     with open_case(path) as file:
         image = normalise(torch.from_numpy(file["image"][()]), scaling(file, system.model.intensity))[0]
@@ -97,10 +97,10 @@ def test_training_in_every_dimension(tmp_path: Path, dimensions: str, sampling: 
     paths.append(write(tmp_path / "empty.h5", (12, 18, 9), channels=2, classes=0))
     patch = [8, 8, 32] if dimensions == "slab" else [32, 32, 16]
     settings = model(dimensions=dimensions, sampling=sampling, patch=patch, training={"batch": 3})
-    fitted = Family.fitted(settings, paths[:2])
+    fitted = SegmentationLearner.fitted(settings, paths[:2])
     # A slab takes the whole plane (20 × 18 here), rounded up, whatever the patch says.
     assert fitted.patch == ((32, 32, 32) if dimensions == "slab" else (32, 32, 16))
-    system = Family(fitted, task(TWO, 2))
+    system = SegmentationLearner(fitted, task(TWO, 2))
     network = system.network()
     items = system.items(paths, (0,))
     loss = system.loss(network, default_collate([items[n] for n in range(3)]), torch.Generator())["loss"]
@@ -122,7 +122,7 @@ def test_mirroring_averages_over_all_turns(tmp_path: Path) -> None:
             return super().forward(image.roll(1, dims=2))
 
     path = write(tmp_path / "c.h5", (16, 16, 8))
-    system = Family(model(inference={"mirror": True}), task(ONE, 1))
+    system = SegmentationLearner(model(inference={"mirror": True}), task(ONE, 1))
     found = torch.logit(system._probabilities([Left()], path)[0])
     with open_case(path) as file:
         image = normalise(torch.from_numpy(file["image"][()]), scaling(file, system.model.intensity))[0]
@@ -151,7 +151,9 @@ def batch_of(label: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def loss_of(targets: Targets, label: torch.Tensor, *outputs: torch.Tensor, loss: Any = None) -> float:
-    system = Family(model(augmentation=None, **({"loss": loss} if loss else {})), task(targets, 1))
+    system = SegmentationLearner(
+        model(augmentation=None, **({"loss": loss} if loss else {})), task(targets, 1)
+    )
     return float(system.loss(Fixed(*outputs), batch_of(label), torch.Generator())["loss"])
 
 
@@ -212,14 +214,14 @@ def test_deep_supervision_halves_each_coarser_output() -> None:
 
 def test_soft_max_losses_are_refused_for_regions() -> None:
     with pytest.raises(CaseError, match="DiceCELoss lets only one class win"):
-        Family(model(loss={"name": "DiceCELoss"}), task(NESTED, 1))
+        SegmentationLearner(model(loss={"name": "DiceCELoss"}), task(NESTED, 1))
 
 
 def test_one_intensity_per_channel_or_one_for_all() -> None:
     many = [{"clip": [0, 1]}, {"clip": None, "scale": "zscore"}]
-    assert len(Family(model(intensity=many), task(ONE, 2)).model.intensity) == 2
+    assert len(SegmentationLearner(model(intensity=many), task(ONE, 2)).model.intensity) == 2
     with pytest.raises(CaseError, match="intensity has 2 entries for 3 image"):
-        Family(model(intensity=many), task(ONE, 3))
+        SegmentationLearner(model(intensity=many), task(ONE, 3))
 
 
 def test_validation_scores_each_region(tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ def test_validation_scores_each_region(tmp_path: Path) -> None:
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             return answers.repeat(len(image), 1, 1, 1, 1)
 
-    score = Family(model(), task(NESTED, 1)).validate(Always(), [path])["score"]
+    score = SegmentationLearner(model(), task(NESTED, 1)).validate(Always(), [path])["score"]
     assert score == pytest.approx((2 * count / (count + 16 * 16 * 8) + 0) / 2)
 
 
@@ -247,8 +249,8 @@ def test_validation_without_the_structure_has_no_score(tmp_path: Path, labelled:
         image, label = np.full((1, *shape), 100, np.int16), np.full(shape, value, np.uint8)
         write_case(tmp_path / name, name, Contents(image, label, None, lineage, ("a",)), (8, 8, 8), 500)
         paths.append(str(tmp_path / name))
-    family = Family(model(intensity={"clip": [0, 100], "scale": "window"}), task(ONE))
-    assert family.validate(Pointwise(), paths)["score"] == pytest.approx(score, nan_ok=True)
+    learner = SegmentationLearner(model(intensity={"clip": [0, 100], "scale": "window"}), task(ONE))
+    assert learner.validate(Pointwise(), paths)["score"] == pytest.approx(score, nan_ok=True)
 
 
 class TestChoose:
@@ -268,7 +270,8 @@ class TestChoose:
     def choose(folder: Path, entries: list[Entry]) -> list[str]:
         settings = validate(Evaluate, {"postprocess": ["largest_component", "fill_holes"]})
         predictions = {entry.case: folder / f"{entry.case}.h5" for entry in entries}
-        return list(choose(predictions, entries, task(ONE), settings, folder / "state")["postprocess"])
+        results, state = SegmentationResults(), folder / "state"
+        return list(results.choose(predictions, entries, task(ONE), settings, state)["postprocess"])
 
     @pytest.fixture
     def read(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -319,7 +322,9 @@ class TestChoose:
 
 def test_examples_show_what_the_network_sees(tmp_path: Path) -> None:
     path = write(tmp_path / "c.h5", (20, 18, 12), channels=2)
-    system = Family(model(dimensions="2.5d", augmentation=None, sampling={"overhang": 0}), task(TWO, 2))
+    system = SegmentationLearner(
+        model(dimensions="2.5d", augmentation=None, sampling={"overhang": 0}), task(TWO, 2)
+    )
     system.examples([path], (0,), 2, tmp_path / "look")
     names = sorted(file.name for file in (tmp_path / "look").iterdir())
     assert len(names) == 2 * (2 * 3 + 1)

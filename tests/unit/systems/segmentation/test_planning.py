@@ -1,6 +1,5 @@
 """Planning against nnU-Net's published rules, and its plan file."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from foldwise.settings import validate
 from foldwise.systems.segmentation.planning import (
     Fingerprint,
     complete,
-    memory_gib,
     plan_model,
     plan_text,
     read_fingerprint,
@@ -150,21 +148,21 @@ def test_a_plan_fills_the_gaps_only(tmp_path: Path) -> None:
     path.write_text(text)
     assert yaml.safe_load(text)["fingerprint"]["memory_gib"] == 4
     given = {"network": {"name": "UNet", "channels": [4]}, "training": {"epochs": 7}}
-    made = with_plan(Model, json.dumps(given), path, "models", "unet")
+    made = with_plan(Model, given, path, "models", "unet")
     assert (made.patch, made.training.batch, made.training.epochs) == ((8, 8, 8), 3, 7)
     # A network is never half of one and half of the other.
     assert made.network.arguments == {"channels": [4]}
-    assert with_plan(Cache, "{}", path, "cache").spacing == (1.0, 1.0, 1.5)
-    assert with_plan(Cache, '{"spacing": [2, 2, 2]}', path, "cache").spacing == (2, 2, 2)
+    assert with_plan(Cache, {}, path, "cache").spacing == (1.0, 1.0, 1.5)
+    assert with_plan(Cache, {"spacing": [2, 2, 2]}, path, "cache").spacing == (2, 2, 2)
     experiment = {"experiment": "e", "data": {"sheet": "s.csv"}, "models": {"unet": given}, "plan": {}}
     whole = complete(validate(Settings, experiment), path)
     assert whole.models["unet"] == made
     assert whole.cache.spacing == (1.0, 1.0, 1.5)
     path.write_text("models: {unet: {pach: [8, 8, 8]}}")
     with pytest.raises(CaseError, match=r"pach: unknown key; did you mean `patch`"):
-        with_plan(Model, "{}", path, "models", "unet")
+        with_plan(Model, {}, path, "models", "unet")
 
 
 def test_small_things() -> None:
     assert merged({"a": {"x": 1, "y": 2}, "b": 1}, {"a": {"y": 3}}) == {"a": {"x": 1, "y": 3}, "b": 1}
-    assert [memory_gib(Plan(memory=m)) for m in ("small", "medium", 7.5)] == [4, 11, 7.5]
+    assert [Plan(memory=m).gib for m in ("small", "medium", 7.5)] == [4, 11, 7.5]

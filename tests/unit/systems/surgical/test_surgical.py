@@ -14,13 +14,13 @@ from foldwise.networks.mtrcnet import take_head
 from foldwise.networks.tecno import TeCNO
 from foldwise.settings import validate
 from foldwise.systems.surgical.annotations import Track, read_phases, read_tools, write_phases, write_tools
-from foldwise.systems.surgical.check import check
-from foldwise.systems.surgical.family import Family, schedule_step
+from foldwise.systems.surgical.learner import SurgicalLearner, schedule_step
 from foldwise.systems.surgical.losses import correlation_loss, phase_loss, tool_loss
 from foldwise.systems.surgical.predictions import read_prediction
 from foldwise.systems.surgical.prepare import cache_video
 from foldwise.systems.surgical.settings import Cache, Data, Model, Settings
 from foldwise.systems.surgical.sheet import read_sheet
+from foldwise.systems.surgical.system import Surgical
 from foldwise.training.attempts import Attempts
 from foldwise.training.budget import Budget
 from foldwise.training.loop import Run, Trainer
@@ -181,7 +181,7 @@ def test_the_black_border_is_found() -> None:
 def problems(folder: Path, sheet: Path, **changed: Any) -> str:
     values = {"experiment": "e", "data": {**data_settings(sheet), **changed}, "split": {"folds": 2}}
     settings = validate(Settings, {**values, "system": "surgical"})
-    return "\n".join(check(read_sheet(settings.data), settings, deep=True).problems)
+    return "\n".join(Surgical().check(settings, read_sheet(settings.data), deep=True).problems)
 
 
 def test_a_sound_sheet_passes(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_every_wrong_input_gets_one_line(tmp_path: Path) -> None:
         ("line 4: case op2:", "tools in another order"),
         ("line 5: case op3:", "not readable as a video"),
         ("line 6: case op4:", "a video of zero frames"),
-        ("line 8: case op6:", "the video of case op5 already"),
+        ("line 8: case op6:", "is the video of case op5, too"),
         ("line 9: case op8:", "op7-phase.txt: no such file"),
         ("line 10:", "case op8: already on line 9"),
     ]
@@ -317,7 +317,7 @@ def test_losses_leave_unknown_frames_out() -> None:
 
 def test_each_step_of_the_schedule_teaches_its_part() -> None:
     torch.manual_seed(0)
-    system = Family(model("mtrcnet_cl"), TASK)
+    system = SurgicalLearner(model("mtrcnet_cl"), TASK)
     network = system.network().train()
     batch = {
         "frames": torch.randint(0, 255, (2, 3, 28, 36, 3), dtype=torch.uint8),
@@ -341,7 +341,7 @@ def test_each_step_of_the_schedule_teaches_its_part() -> None:
 
 
 def test_a_frozen_backbone_stays_as_it_is() -> None:
-    system = Family(model("phase", backbone_lr=0), TASK)
+    system = SurgicalLearner(model("phase", backbone_lr=0), TASK)
     network = system.network().train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     batch = {
@@ -387,7 +387,7 @@ def test_the_temporal_network_sees_the_past_alone() -> None:
 def test_every_frame_of_a_video_is_predicted_by_its_window(tmp_path: Path) -> None:
     [path] = prepared(tmp_path)
     torch.manual_seed(1)
-    system = Family(model("mtrcnet_cl"), TASK)
+    system = SurgicalLearner(model("mtrcnet_cl"), TASK)
     network = system.network().eval()
     system.predict([network], path, tmp_path / "p.h5")
     made = read_prediction(tmp_path / "p.h5")
@@ -410,14 +410,14 @@ def test_every_frame_of_a_video_is_predicted_by_its_window(tmp_path: Path) -> No
 
 def test_a_video_shorter_than_the_window_is_predicted(tmp_path: Path) -> None:
     [path] = prepared(tmp_path)
-    system = Family(model("mtrcnet", window=50), TASK)
+    system = SurgicalLearner(model("mtrcnet", window=50), TASK)
     system.predict([system.network()], path, tmp_path / "p.h5")
     assert read_prediction(tmp_path / "p.h5").phase.sum(1) == pytest.approx(np.ones(24))
 
 
 def test_predictions_of_several_networks_are_averaged(tmp_path: Path) -> None:
     [path] = prepared(tmp_path)
-    system = Family(model("mtrcnet"), TASK)
+    system = SurgicalLearner(model("mtrcnet"), TASK)
     networks = [system.network() for _ in range(2)]
     for number, chosen in enumerate((networks[:1], networks[1:], networks)):
         system.predict(chosen, path, tmp_path / f"{number}.h5")
@@ -436,7 +436,7 @@ def test_class_weights_come_from_the_training_videos(tmp_path: Path) -> None:
         write_frames(path, str(video), frames, arrays=arrays, attrs={"phases": list(PHASES)})
         paths.append(str(path))
     training = {**SMALL["training"], "steps_per_epoch": None}
-    made = Family.fitted(model("mtrcnet", tool_weights="balanced", training=training), paths)
+    made = SurgicalLearner.fitted(model("mtrcnet", tool_weights="balanced", training=training), paths)
     # 4 frames of phase 0, 3 of phase 1: the median is 3.5. Tool 0: 5 without, 2 with; tool 1 never.
     assert made.phase_weights == pytest.approx([3.5 / 4, 3.5 / 3, 1])
     assert made.tool_weights == pytest.approx([2.5, 1])
@@ -448,7 +448,7 @@ def test_validation_without_annotation_has_no_score(tmp_path: Path) -> None:
     frames = [Frame(n, float(n), rgb) for n, rgb in enumerate(flat_frames(4, (32, 40)))]
     unknown: dict[str, np.ndarray] = {"phase": np.full(4, -1, np.int8), "tool": np.full((4, 2), -1, np.int8)}
     write_frames(tmp_path / "a.h5", "a", frames, arrays=unknown, attrs={"phases": list(PHASES)})
-    system = Family(model("mtrcnet"), TASK)
+    system = SurgicalLearner(model("mtrcnet"), TASK)
     assert np.isnan(system.validate(system.network(), [str(tmp_path / "a.h5")])["score"])
 
 
@@ -473,7 +473,7 @@ def trained(folder: Path, made: Model, paths: list[str], *stops: int) -> dict[st
     for number, steps in enumerate([*stops, 1000], start=1):
         folder.mkdir(exist_ok=True)
         attempts = Attempts(folder / "attempts.jsonl", number)
-        trainer = Trainer(run, Family(made, TASK), attempts, _StopsAfter(steps))
+        trainer = Trainer(run, SurgicalLearner(made, TASK), attempts, _StopsAfter(steps))
         trainer.fit()
     assert trainer.finished
     assert trainer.best is not None
@@ -483,7 +483,7 @@ def trained(folder: Path, made: Model, paths: list[str], *stops: int) -> dict[st
 def test_a_schedule_that_is_broken_off_ends_bit_equal(tmp_path: Path) -> None:
     paths = prepared(tmp_path, 2)
     training = {**SMALL["training"], "epochs": 4, "steps_per_epoch": 2, "validate_every": 2}
-    made = Family.fitted(model("mtrcnet_cl", training=training), paths[:1])
+    made = SurgicalLearner.fitted(model("mtrcnet_cl", training=training), paths[:1])
     whole = trained(tmp_path / "whole", made, paths)
     parts = trained(tmp_path / "parts", made, paths, 1, 3)
     assert int(whole["step"]) == 3
@@ -492,7 +492,7 @@ def test_a_schedule_that_is_broken_off_ends_bit_equal(tmp_path: Path) -> None:
 
 
 def test_the_backbone_learns_at_its_own_rate(tmp_path: Path) -> None:
-    system = Family(model("phase", backbone_lr=0.05, optimiser={"name": "AdamW", "lr": 2e-3}), TASK)
+    system = SurgicalLearner(model("phase", backbone_lr=0.05, optimiser={"name": "AdamW", "lr": 2e-3}), TASK)
     network = system.network()
     head, trunk = system.parameters(network)
     assert "lr" not in head

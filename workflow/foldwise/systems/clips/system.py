@@ -81,6 +81,10 @@ class Clips(VideoSystem[Settings, ClipCase]):
         """Caches, regions and features."""
         return ClipPreparation(settings, sheet)
 
+    def preparing_models(self, settings: Settings) -> Mapping[str, Model]:
+        """Those whose frozen networks' features are stored."""
+        return {name: model for name, model in settings.models.items() if model.features is not None}
+
     def preparation_weights(self, settings: Settings) -> Mapping[Path, Callable[[Path], Any]]:
         """MedSAM's weights."""
         regions = settings.prepare.regions

@@ -28,7 +28,10 @@ def use_this_checkout(root: Path) -> None:
         if held := set(str(path)) & {os.pathsep, "{", "}", "\n"}:
             _stop(f"{str(path)!r} holds {min(held)!r}, which PATH or Snakemake cannot carry; rename it")
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    os.environ["PYTHONPATH"] = str(root / "workflow")
+    # Systems of other packages may lie there, too.
+    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    paths = dict.fromkeys([str(root / "workflow"), *others])
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
 def container_image(root: Path) -> str:

@@ -1,0 +1,1 @@
+"""Classification of signals: all that another package needs to bring a system to Foldwise."""

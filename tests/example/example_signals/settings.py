@@ -1,0 +1,67 @@
+"""Settings: every field says what it affects, and reruns follow from that."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from foldwise import settings
+from foldwise.section import Section, affects
+from foldwise.settings import Name, Training
+
+
+class Data(settings.Data):
+    """The signals, and the names of their classes."""
+
+    classes: list[Name] = Field(
+        min_length=2,
+        description="Names of the classes, as the sheet's column `label` has them.",
+        json_schema_extra=affects("cache", "index"),
+    )
+
+
+class Cache(Section):
+    """What is kept of a signal."""
+
+    length: int = Field(
+        64,
+        ge=2,
+        description="Signals are resampled to this length. Samples.",
+        json_schema_extra=affects("cache", "memory"),
+    )
+
+
+class Model(settings.Model):
+    """One hidden layer."""
+
+    hidden: int = Field(
+        8, ge=1, description="Width of the layer.", json_schema_extra=affects("train", "predict", "memory")
+    )
+    noise: float = Field(
+        0.1, ge=0, description="Standard deviation of added noise.", json_schema_extra=affects("train")
+    )
+    training: Training = Field(
+        Training(epochs=4, steps_per_epoch=None, validate_every=1), description="The loop."
+    )
+
+
+class Evaluate(Section):
+    """Scores; there is nothing to set."""
+
+
+class Export(Section):
+    """Files; there is nothing to set."""
+
+
+class Settings(settings.Experiment):
+    """An experiment on signals."""
+
+    system: Literal["signals"] = Field(
+        description="The kind of experiment.", json_schema_extra=affects("index", "report")
+    )
+    data: Data = Field(description="Signals and classes.")
+    cache: Cache = Field(Cache(), description="The HDF5 cache.")
+    models: dict[Name, Model] = Field({"layer": Model()}, description="Model name → its settings.")
+    evaluate: Evaluate = Field(Evaluate(), description="Scores.")
+    export: Export = Field(Export(), description="Exported files.")

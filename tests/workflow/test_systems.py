@@ -1,0 +1,80 @@
+"""Every system keeps what the workflow promises: ours, and one of another package."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments import ROOT
+
+EXAMPLE = ROOT / "tests" / "example"
+CHECK = """
+import json, sys
+from pathlib import Path
+from foldwise.systems import system_of
+from foldwise.testing import check_system
+
+experiment = json.loads(sys.argv[1])
+check_system(system_of(experiment["system"]), experiment, Path(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> str:
+    """PYTHONPATH under which the example package is found as an installer would leave it."""
+    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    site = tmp_path / "site"
+    about = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    about.mkdir(parents=True)
+    (site / "example_signals").symlink_to(EXAMPLE / "example_signals")
+    text = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (about / "METADATA").write_text(text, encoding="utf-8")
+    points = project["entry-points"]["foldwise.systems"]
+    lines = ["[foldwise.systems]", *(f"{name} = {value}" for name, value in points.items())]
+    (about / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return os.pathsep.join([str(ROOT / "workflow"), str(site)])
+
+
+def signals(folder: Path) -> dict[str, Any]:
+    """Slow and fast waves of different lengths, and an experiment on them."""
+    random = np.random.default_rng(0)
+    rows = ["case,signal,label"]
+    for number in range(8):
+        label = "" if number == 7 else ("slow", "fast")[number % 2]
+        times = np.linspace(0, 1, 50 + 7 * number)
+        wave = np.sin(2 * np.pi * (2, 9)[number % 2] * times + random.uniform(0, 6))
+        np.save(folder / f"s{number}.npy", wave + random.normal(0, 0.1, len(times)))
+        rows.append(f"s{number},s{number}.npy,{label}")
+    (folder / "signals.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return {
+        "experiment": "waves",
+        "system": "signals",
+        "data": {"sheet": "signals.csv", "classes": ["slow", "fast"]},
+        "split": {"folds": 2, "validation": 0.5},
+    }
+
+
+def check(experiment: dict[str, Any], folder: Path, path: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK, json.dumps(experiment), str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+
+
+@pytest.mark.slow
+def test_a_system_of_another_package(tmp_path: Path, installed: str) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    check(signals(folder), folder, installed)

@@ -1,0 +1,253 @@
+"""The suite that every system passes, ours and those of other packages.
+
+    from foldwise.testing import check_system
+
+    def test_my_system(tmp_path):
+        check_system(MySystem(), experiment, tmp_path)
+
+The folder holds the data that the experiment names: at least four labelled cases of as many patients, and one
+without a label. Its models are so small that the whole takes a minute.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foldwise.experiment.open import Opened, open_experiment
+from foldwise.files import write_json
+from foldwise.hdf5 import open_hdf5
+from foldwise.index import Entry, Index
+from foldwise.section import touches
+from foldwise.settings import Model, dump, validate
+from foldwise.sheet import Sheet
+from foldwise.systems import system_of
+from foldwise.systems.base import System
+from foldwise.training.attempts import Attempts
+from foldwise.training.budget import Budget
+from foldwise.training.learner import Learner
+from foldwise.training.loop import Run, Trainer
+from foldwise.training.steps import collate
+
+ROOT = Path(__file__).parents[2]
+
+
+def check_system(system: System[Any, Any], experiment: Mapping[str, Any], folder: Path) -> None:
+    """Check that a system keeps what the workflow promises.
+
+    Args:
+        system: the system.
+        experiment: settings of an experiment of two folds or more.
+        folder: from which its paths start; the results are written there, too.
+
+    Raises:
+        AssertionError: it does not; the message says what was expected.
+    """
+    with chdir(folder):
+        check_settings(system, experiment)
+        _snakemake(experiment, "prepared", "results/check/splits.json")
+        opened = open_experiment({**experiment, "experiment": "check"}, main=False)
+        check_names(system, opened)
+        index = Index.read(Path(opened.paths.index))
+        check_entries(system, opened, index)
+        for name in opened.settings.models:
+            check_learner(system, opened, name, index, Path("learners") / name)
+        _snakemake(experiment)
+        for name in opened.settings.models:
+            check_predictions(system, opened, name, index)
+        check_killed_stages(opened, experiment)
+
+
+def check_settings(system: System[Any, Any], experiment: Mapping[str, Any]) -> None:
+    """Settings survive JSON, and each kind of work that every experiment does has settings that affect it."""
+    settings = validate(system.settings, dict(experiment))
+    again = validate(system.settings, json.loads(json.dumps(dump(settings))))
+    assert again == settings, "settings that are written as JSON and read again must be equal"
+    assert settings.system == system.name, f"`system: {system.name}` must name the system"
+    assert system_of(system.name).settings is system.settings, f"{system.name} must be registered"
+    for work in ("index", "train"):
+        assert touches(system.settings, work), f"no setting affects {work!r}"
+    assert system.rules.is_file(), f"{system.rules}: the file of its rules must be there"
+
+
+def check_names(system: System[Any, Any], opened: Opened[Any, Any]) -> None:
+    """Names are made from the settings alone, and a job's Snakemake depends on what the user's does."""
+    settings, sheet = opened.settings, opened.sheet
+    first, second = (system.preparation(settings, sheet) for _ in range(2))
+    assert first.caches == second.caches, "folders of prepared data must follow from the settings alone"
+    empty = system.preparation(settings, Sheet((), ()))
+    assert empty.caches == first.caches, "folders of prepared data must not depend on the cases"
+    again = open_experiment({**dump(settings), "experiment": "check"}, main=True)
+    for name in settings.models:
+        assert again.depends.training(name) == opened.depends.training(name), (
+            "what a training depends on must not depend on who asks"
+        )
+    assert again.depends.index() == opened.depends.index(), "what the index depends on must not either"
+
+
+def check_entries(system: System[Any, Any], opened: Opened[Any, Any], index: Index) -> None:
+    """The index holds the labelled cases, other entries the rest; each has a cache that says its name."""
+    prepared = Path(opened.preparation.indexed).parent
+    task, others = system.entries(
+        opened.settings.data, prepared, Path(opened.preparation.caches), training=False
+    )
+    if others:
+        assert task == index.task, "what is learnt must be the same for all cases"
+    assert {e.case for e in index.entries} == {c.name for c in opened.training}, "the index misses cases"
+    assert {e.case for e in others} == {c.name for c in opened.others}, "the other cases are not all there"
+    assert others, "the data need a case without a label"
+    for entry in [*index.entries, *others]:
+        with open_hdf5(entry.cache) as file:
+            assert file.attrs.get("case") == entry.case, f"{entry.cache}: its attribute `case` must be it"
+            assert file.attrs.get("content"), f"{entry.cache}: its attribute `content` must be a hash of it"
+
+
+def check_learner(
+    system: System[Any, Any], opened: Opened[Any, Any], name: str, index: Index, folder: Path
+) -> None:
+    """Items, losses, validation and a training that is stopped and goes on."""
+    fold = index.folds[0]
+    pattern = opened.preparation.inputs(name)
+    if pattern not in opened.preparation.made:
+        return  # it learns from another model's features, which are not there yet
+    paths = {case: pattern.format(case=case) for case in (*fold.train, *fold.validation)}
+    train, validation = ([paths[case] for case in part] for part in (fold.train, fold.validation))
+    model = system.learner.fitted(opened.settings.models[name], train)
+    training = model.training.model_copy(update={"epochs": 2, "steps_per_epoch": 2, "validate_every": 1})
+    model = model.model_copy(update={"training": training})
+    learner = system.learner(model, index.task)
+    assert system.learner.fitted(model, train) == model, "what is fitted must stay when it is fitted again"
+    _check_items(learner, train)
+    _check_loss(learner, train)
+    scores = learner.validate(learner.network(), validation or train[:1])
+    assert "score" in scores, "validate must give a `score`"
+    # An empty validation share, and one case alone.
+    whole = _trained(learner, model, train[:1], [], folder / "one")
+    assert whole, "a training of one case without validation must end with weights"
+    undisturbed = _trained(learner, model, train, validation, folder / "whole")
+    resumed = _trained(learner, model, train, validation, folder / "parts", 1, 2)
+    assert undisturbed.keys() == resumed.keys()
+    for key, value in undisturbed.items():
+        assert torch.equal(value, resumed[key]), f"{key}: a training that was stopped must end bit-equal"
+
+
+def check_predictions(system: System[Any, Any], opened: Opened[Any, Any], name: str, index: Index) -> None:
+    """Held-out and other cases are predicted, scored where there is a label, and exported."""
+    results, settings = system.results, opened.settings
+    folder = Path(opened.paths.fold.format(model=name, fold=0))
+    predictions = {path.stem: path for path in (folder / "predictions").glob("*.h5")}
+    assert set(predictions) == set(index.folds[0].test), "every held-out case must have a prediction"
+    entries = [index[case] for case in predictions]
+    chosen = results.choose(predictions, entries, index.task, settings.evaluate, Path("chosen"))
+    table = results.score(predictions, entries, 0, index.task, settings.evaluate, chosen)
+    assert set(table["case"]) == set(predictions), "every labelled case must be scored"
+    columns = {column.key for column in results.view.metrics}
+    assert columns <= set(table), f"the report shows columns that scores lack: {sorted(columns - set(table))}"
+    ensemble = Path(opened.paths.ensemble.format(model=name)) / "predictions"
+    unlabelled = [case for case in opened.others if not case.labelled]
+    for case in unlabelled:
+        path = ensemble / f"{case.name}.h5"
+        assert path.is_file(), f"{case.name}: a case without a label must be predicted"
+        entry = _entry(system, opened, case.name)
+        rows = list(results.score_case(path, entry, index.task, settings.evaluate, chosen))
+        assert rows == [], f"{case.name}: a case without a label must not be scored"
+
+
+def check_killed_stages(opened: Opened[Any, Any], experiment: Mapping[str, Any]) -> None:
+    """After a good run nothing is left to do; a lost file is made again alone."""
+    assert "Nothing to be done" in _snakemake(experiment, "--dry-run"), "a second run must find nothing to do"
+    name = next(iter(opened.settings.models))
+    metrics = Path(opened.paths.fold.format(model=name, fold=0)) / "metrics.csv"
+    before = metrics.read_bytes()
+    metrics.unlink()
+    _snakemake(experiment, str(metrics))
+    assert metrics.read_bytes() == before, "scores that are made again must be the same"
+
+
+def _check_items(learner: Learner[Any], train: Sequence[str]) -> None:
+    one, other = (learner.items(train, (3, 1)) for _ in range(2))
+    sent = pickle.loads(pickle.dumps(one))  # as to the processes that read
+    for number in (0, 1, 7):
+        item = one[number]
+        for same in (other[number], sent[number]):
+            assert item.keys() == same.keys(), "an item is a pure function of (seed, n)"
+            assert all(torch.equal(item[key], same[key]) for key in item), (
+                "an item is a pure function of (seed, n)"
+            )
+
+
+def _check_loss(learner: Learner[Any], train: Sequence[str]) -> None:
+    items = learner.items(train, (0, 0))
+    batch = collate([items[number] for number in range(learner.model.training.batch)])
+    network = learner.network()
+    made = learner.loss(network, batch, torch.Generator().manual_seed(0))
+    assert "loss" in made, "loss must give `loss`"
+    assert made["loss"].ndim == 0, "`loss` must be a scalar"
+    assert torch.isfinite(made["loss"]), "`loss` must be finite for a new network"
+    made["loss"].backward()
+    assert any(p.grad is not None for p in network.parameters()), "`loss` must have gradients"
+
+
+class _StopsAfter(Budget):
+    """A time limit that is near after some steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(None)
+        self._left = steps
+
+    def spent_on(self, seconds: float) -> None:
+        self._left -= 1
+
+    @property
+    def reason(self) -> str | None:
+        return "stopped" if self._left <= 0 else None
+
+
+def _trained(
+    learner: Learner[Any],
+    model: Model,
+    train: Sequence[str],
+    validation: Sequence[str],
+    folder: Path,
+    *stops: int,
+) -> dict[str, torch.Tensor]:
+    """Weights of a training in jobs that end after some steps, and a last one to the end."""
+    run = Run(model, train, validation, (0, 0), "check", folder)
+    for number, steps in enumerate([*stops, 10**6], start=1):
+        attempts = Attempts(folder / "attempts.jsonl", number)
+        trainer = Trainer(run, learner, attempts, _StopsAfter(steps))
+        trainer.fit()
+    assert trainer.best is not None
+    return dict(trainer.best["network"])
+
+
+def _entry(system: System[Any, Any], opened: Opened[Any, Any], case: str) -> Entry:
+    prepared, caches = Path(opened.preparation.indexed).parent, Path(opened.preparation.caches)
+    _, entries = system.entries(opened.settings.data, prepared, caches, training=False)
+    return next(entry for entry in entries if entry.case == case)
+
+
+def _snakemake(experiment: Mapping[str, Any], *targets: str) -> str:
+    config = Path("check.json")
+    write_json(config, {**experiment, "experiment": "check"})
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), *targets),
+            *("--profile", str(ROOT / "profiles" / "local"), "--cores", "1", "--configfile", str(config)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    return done.stdout

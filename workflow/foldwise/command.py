@@ -69,6 +69,11 @@ class _Argument:
         return f"--{self.name.replace('_', '-')}"
 
     @property
+    def is_section(self) -> bool:
+        kind = _plain(self.kind)
+        return self.keys is not None or (isinstance(kind, type) and issubclass(kind, BaseModel))
+
+    @property
     def several(self) -> bool:
         return get_origin(_plain(self.kind)) is list
 
@@ -193,9 +198,15 @@ def _read(doc: str | None, arguments: list[_Argument]) -> dict[str, Any]:
     for each in arguments:
         extra: dict[str, Any] = {"nargs": "+", "action": "extend"} if each.several else {}
         text = each.help + ("" if each.required or each.default is None else f"; default: {each.default}")
-        made.add_argument(each.flag, required=each.required, help=text.replace("%", "%%"), **extra)
-    given = {name: value for name, value in vars(made.parse_args()).items() if value is not None}
-    values = {a.name: _value(a, given[a.name], system) for a in arguments if a.name in given}
+        made.add_argument(each.flag, required=each.required and not each.is_section, help=text.replace("%", "%%"), **extra)
+    given = vars(made.parse_args())
+    values = {}
+    for each in arguments:
+        text = given[each.name]
+        if text is None and each.is_section and each.default is None:
+            text = "{}"
+        if text is not None or each.kind is System:
+            values[each.name] = _value(each, text, system)
     refuse_twice((a.flag, path, a.writes) for a in arguments for path in _paths(values.get(a.name)))
     return values
 

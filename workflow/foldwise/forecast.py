@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
+from tabulate import tabulate
+
 # Peak memory before a stage holds any data, in MiB: without torch, and with it.
 BASE_MIB = 230
 TORCH_MIB = 560
@@ -76,6 +78,6 @@ def table(peaks: Sequence[tuple[str, int, str]], disk_mib: float, cases: int) ->
         disk_mib: disk of all cases.
         cases: their number.
     """
-    lines = ["stage        peak (MiB)  job asks (MiB)  largest case"]
-    lines += [f"{stage:12} {peak:10}  {asked_mib(stage, peak):14}  {which}" for stage, peak, which in peaks]
-    return "\n".join([*lines, f"disk: about {disk_mib / 1024:.2f} GiB for {cases} cases"])
+    rows = [(stage, peak, asked_mib(stage, peak), which) for stage, peak, which in peaks]
+    made = tabulate(rows, ("stage", "peak (MiB)", "job asks (MiB)", "largest case"), tablefmt="plain")
+    return f"{made}\ndisk: about {disk_mib / 1024:.2f} GiB for {cases} cases"

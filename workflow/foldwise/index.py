@@ -16,7 +16,7 @@ from foldwise.files import CaseError, read_json, read_pickle, write_json, write_
 from foldwise.section import Strict
 from foldwise.settings import Split, validate
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Entry:
         files: source files by what they are, e.g. `images`, `label`.
         cache: its HDF5 file.
         facts: plain values that the system wants to know of it.
-        amount: what folds are stratified by, e.g. labelled volume, or the number of its class.
+        amount: what each fold gets its share of, e.g. labelled volume.
+        stratum: number of its class, where folds keep the shares of classes; a patient has one.
     """
 
     case: str
@@ -38,6 +39,7 @@ class Entry:
     cache: str
     facts: dict[str, Any]
     amount: float
+    stratum: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Index:
 
 
 def make_index(entries: Sequence[Entry], task: dict[str, Any], split: Split) -> Index:
-    """Assign the cases to folds: by patient, stratified by the cases' `amount`.
+    """Assign the cases to folds: by patient, stratified by the cases' `stratum` and `amount`.
 
     Raises:
         CaseError: too few patients, or a split file that leaks or names unknown cases.
@@ -160,10 +162,10 @@ def _parts(entries: tuple[Entry, ...], count: int, seed: int) -> list[tuple[Entr
         )
     random = np.random.default_rng(seed)
     cases = {group: [e for e in entries if e.group == group] for group in groups}
-    amount = {group: sum(entry.amount for entry in cases[group]) for group in groups}
-    # Blocked dealing: patients of similar amount are dealt one to a part, so every part gets its
+    kind = {group: (cases[group][0].stratum, sum(e.amount for e in cases[group])) for group in groups}
+    # Blocked dealing: patients of one stratum and similar amount are dealt one to a part, so every part gets its
     # share of empty, small and large ones; within a block the fullest patient goes where fewest are.
-    order = sorted(random.permutation(groups), key=lambda group: amount[group])
+    order = sorted(random.permutation(groups), key=lambda group: kind[group])
     parts: list[list[Entry]] = [[] for _ in range(count)]
     for first in range(0, len(order), count):
         free = [int(part) for part in random.permutation(count)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -15,17 +16,8 @@ from typing import Any
 from foldwise import __version__
 from foldwise.files import file_hash, short_hash
 
-PACKAGES = (
-    "torch",
-    "monai",
-    "lightning",
-    "numpy",
-    "h5py",
-    "hdf5plugin",
-    "nibabel",
-    "SimpleITK",
-    "snakemake",
-)
+# What Foldwise asks for by name; each with its version goes into every record.
+REQUIREMENTS = Path(__file__).parents[2] / "envs" / "requirements.in"
 
 
 def provenance(settings: Any, inputs: Sequence[Path], **more: Any) -> dict[str, Any]:
@@ -46,7 +38,7 @@ def provenance(settings: Any, inputs: Sequence[Path], **more: Any) -> dict[str, 
         "settings": settings,
         "inputs": {str(path): file_hash(path) for path in inputs},
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": packages(),
         "host": platform.node(),
         "slurm_job_ids": list(dict.fromkeys(jobs)),
         "command": sys.argv,
@@ -55,11 +47,17 @@ def provenance(settings: Any, inputs: Sequence[Path], **more: Any) -> dict[str, 
     }
 
 
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def packages() -> dict[str, str | None]:
+    """Version of every package that Foldwise asks for by name; None where one is missing."""
+    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    installed = {_plain(one.name): one.version for one in importlib.metadata.distributions()}
+    return {name: installed.get(_plain(name)) for name in names}
+
+
+def _plain(name: str) -> str:
+    """A distribution's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _commit() -> str | None:

@@ -11,13 +11,15 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from foldwise.files import write_text
-from foldwise.settings import Section, dump
+from foldwise.section import Section, declared
+from foldwise.settings import dump
 from foldwise.systems import own
 
 TITLE = """# Settings
 
 Made by `make reference` from their definition in the code. An unknown key stops the run, with the nearest
-known name. Sections that several systems share are explained where they come first.
+known name. Sections that several systems share are explained where they come first. A change runs again what it
+affects, and what is made from that; where nothing is named, it changes speed alone, or what is kept beside.
 """
 
 
@@ -38,15 +40,16 @@ def _table(kind: type[BaseModel], prefix: str, parts: list[str], seen: dict[type
     parts += [
         f"**`{prefix.rstrip('.') or 'top level'}`** {title}",
         "",
-        "| key | default | meaning |",
-        "|---|---|---|",
+        "| key | default | meaning | affects |",
+        "|---|---|---|---|",
     ]
     for key, field in kind.model_fields.items():
         section, inner = _inner_section(field.annotation)
         if section and section not in seen:
             nested.append((section, f"{prefix}{key}{inner}."))
         shown = _shown_default(field, section, seen)
-        parts.append(f"| `{key}` | {shown} | {field.description} |")
+        work = ", ".join(declared(field) or ())
+        parts.append(f"| `{key}` | {shown} | {field.description} | {work} |")
     parts.append("")
     for section, path in nested:
         _table(section, path, parts, seen)

@@ -56,7 +56,7 @@ class Section(Strict):
         if not cls.model_config.get("frozen") or cls.model_config.get("extra") != "forbid":
             raise TypeError(f"{cls.__qualname__}: settings are frozen and forbid unknown keys")
         for name, field in cls.model_fields.items():
-            if not _sections(field.annotation) and _declared(field) is None:
+            if not _sections(field.annotation) and declared(field) is None:
                 raise TypeError(
                     f"{cls.__qualname__}.{name}: declare what it affects, e.g. "
                     f'`json_schema_extra=affects("train")`'
@@ -77,7 +77,7 @@ def values_for(section: BaseModel, *work: Work, given: bool = False) -> dict[str
 def touches(kind: type[BaseModel], *work: Work) -> bool:
     """Whether any field of a section, or of those within it, affects any of some work."""
     for field in kind.model_fields.values():
-        if set(_declared(field) or ()) & set(work):
+        if set(declared(field) or ()) & set(work):
             return True
         if any(touches(inner, *work) for inner in _sections(field.annotation)):
             return True
@@ -92,7 +92,7 @@ def _chosen(section: BaseModel, dumped: Mapping[str, Any], work: Sequence[Work])
         inner = _sections(field.annotation)
         if any(touches(kind, *work) for kind in inner):
             made[name] = _within(getattr(section, name), dumped[name], work)
-        elif not inner and set(_declared(field) or ()) & set(work):
+        elif not inner and set(declared(field) or ()) & set(work):
             made[name] = dumped[name]
     return made
 
@@ -107,7 +107,8 @@ def _within(value: Any, dumped: Any, work: Sequence[Work]) -> Any:
     return dumped
 
 
-def _declared(field: FieldInfo) -> list[str] | None:
+def declared(field: FieldInfo) -> list[str] | None:
+    """What a field affects; None if it declares nothing."""
     extra = field.json_schema_extra
     found: Any = extra.get("affects") if isinstance(extra, dict) else None
     return found if isinstance(found, list) else None

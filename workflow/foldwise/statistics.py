@@ -56,12 +56,25 @@ def paired_p(differences: Sequence[float]) -> float:
     return float(wilcoxon(values).pvalue) if np.any(values != 0) else NAN
 
 
-def _bootstrap(values: pd.DataFrame, metric: str, resamples: int, seed: int) -> tuple[float, float]:
-    """Percentiles 2.5 and 97.5 of the mean over cases, patients drawn with replacement."""
-    groups = values.groupby("group")[metric].agg(["sum", "count"]).to_numpy()
-    if len(groups) < 2:
+def resampled(patients: int, resamples: int, seed: int = 0) -> np.ndarray:
+    """Numbers of the patients of each bootstrap resample, (resamples, patients); none of a single patient."""
+    if patients < 2:
+        return np.empty((0, patients), int)
+    return np.random.default_rng(seed).integers(patients, size=(resamples, patients))
+
+
+def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Percentiles 2.5 and 97.5 of the values of resamples; NaN of none."""
+    known = np.asarray(values, float)
+    known = known[~np.isnan(known)]
+    if not len(known):
         return NAN, NAN
-    drawn = np.random.default_rng(seed).integers(len(groups), size=(resamples, len(groups)))
-    sums, counts = groups[drawn].sum(axis=1).T
-    low, high = np.percentile(sums / counts, [2.5, 97.5])
+    low, high = np.percentile(known, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _bootstrap(values: pd.DataFrame, metric: str, resamples: int, seed: int) -> tuple[float, float]:
+    """The interval of the mean over cases, patients drawn with replacement."""
+    patients = values.groupby("group")[metric].agg(["sum", "count"]).to_numpy()
+    sums, counts = patients[resampled(len(patients), resamples, seed)].sum(axis=1).T
+    return interval(sums / counts)

@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 from snakemake.utils import update_config
+from tabulate import tabulate
 
 from foldwise.command import run
 from foldwise.experiment.open import Opened, open_experiment
@@ -75,15 +76,16 @@ def report(opened: Opened[Any, Any], jobs: Mapping[str, Job]) -> str:
     cached = sum(Path(path).exists() for path in per_case(cases, opened.preparation.cached))
     splits = Path(opened.paths.experiment) / "splits.json"
     folds = read_json(splits)["folds"] if splits.exists() else [None] * len(opened.folds)
-    rows = [dict(zip(COLUMNS, COLUMNS, strict=True))]
-    for model in opened.settings.models:
-        rows += [_row(opened, model, fold, held, jobs) for fold, held in enumerate(folds)]
-    widths = {column: max(len(row[column]) for row in rows) for column in COLUMNS}
+    rows = [
+        _row(opened, model, fold, held, jobs)
+        for model in opened.settings.models
+        for fold, held in enumerate(folds)
+    ]
     page = Path(opened.paths.experiment) / "report.html"
     return "\n".join(
         [
             f"{name}: {cached} of {len(cases)} cases prepared",
-            *("  ".join(row[column].ljust(widths[column]) for column in COLUMNS).rstrip() for row in rows),
+            tabulate(rows, headers="keys", tablefmt="plain", disable_numparse=True),
             f"report: {page}" if page.exists() else "report: not yet",
         ]
     )

@@ -10,7 +10,7 @@ from foldwise.command import Keys, Output, stage
 from foldwise.files import naming
 from foldwise.plan import with_plan
 from foldwise.volumes.prepare import cache_case
-from foldwise.volumes.settings import Cache
+from foldwise.volumes.settings import TUMOUR, Cache
 
 
 @stage
@@ -20,12 +20,12 @@ def cache_stage(
     crop: Annotated[Path, "folder that the crop stage wrote"],
     settings: Annotated[dict[str, Any], Keys(Cache)],
     plan: Annotated[Path | None, "plan.yaml, for what the settings leave open"] = None,
-    labels: Annotated[dict[str, int], "class name → voxel value, as YAML"],
+    labels: Annotated[dict[str, int] | None, "class name → voxel value, as YAML; default: tumour: 1"] = None,
     cache: Annotated[Output, "HDF5 file to write"],
 ) -> None:
     """Resample a cropped case and write what training reads."""
     with naming(case):
-        cache_case(case, crop, with_plan(Cache, settings, plan, "cache"), labels, cache)
+        cache_case(case, crop, with_plan(Cache, settings, plan, "cache"), labels or TUMOUR, cache)
     logging.info("case %s: %.1f MiB", case, cache.stat().st_size / 2**20)
 
 

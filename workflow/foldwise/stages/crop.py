@@ -8,7 +8,7 @@ from typing import Annotated
 from foldwise.command import Output, stage
 from foldwise.files import atomic_folder, naming
 from foldwise.volumes.prepare import crop_case
-from foldwise.volumes.settings import Crop
+from foldwise.volumes.settings import TUMOUR, Crop
 
 
 @stage
@@ -20,12 +20,12 @@ def crop(
     weight: Annotated[Path | None, "weight map on the images' grid"] = None,
     inside: Annotated[Path | None, "mask that the box encloses; default: the whole scan"] = None,
     settings: Crop,
-    labels: Annotated[dict[str, int], "class name → voxel value, as YAML"],
+    labels: Annotated[dict[str, int] | None, "class name → voxel value, as YAML; default: tumour: 1"] = None,
     folder: Annotated[Output, "folder to write"],
 ) -> None:
     """Crop images, label and weight map of a case."""
     with naming(case), atomic_folder(folder) as temporary:
-        crop_case(images, label, weight, inside, settings, labels, temporary)
+        crop_case(images, label, weight, inside, settings, labels or TUMOUR, temporary)
 
 
 if __name__ == "__main__":

@@ -19,22 +19,22 @@ def plan(
     *,
     settings: Plan,
     data: Data,
-    cache: Annotated[dict[str, Any], "what the experiment sets of the cache section, as YAML"],
-    models: Annotated[dict[str, dict[str, Any]], "what it sets of each model, as YAML"],
+    cache: Annotated[dict[str, Any] | None, "what the experiment sets of the cache section"] = None,
+    models: Annotated[dict[str, dict[str, Any]] | None, "what it sets of each model"] = None,
     crops: Annotated[Path, "folder of the crops"],
     out: Annotated[Output, "plan to write (.yaml)"],
 ) -> None:
     """Write the plan of every model."""
-    targets = data.targets()
+    targets, given_cache = data.targets(), cache or {}
     cropped = [crops / case.name for case in read_sheet(data).cases if case.trains]
     fingerprint = read_fingerprint(cropped, settings.ct)
     channels = read_json(cropped[0] / "crop.json")["channels"]
-    spacing = cache.get("spacing") or target_spacing(fingerprint)
+    spacing = given_cache.get("spacing") or target_spacing(fingerprint)
     planned = {}
-    for name, given in models.items():
+    for name, given in (models or {"unet": {}}).items():
         made = planned[name] = plan_model(fingerprint, spacing, given, targets, channels, settings.gib)
         logging.info("model %s: patch %s, batch %s", name, made["patch"], made["training"]["batch"])
-    chosen = None if cache.get("spacing") or cache.get("shape") else spacing
+    chosen = None if given_cache.get("spacing") or given_cache.get("shape") else spacing
     write_text(out, plan_text(fingerprint, chosen, planned, settings))
 
 

@@ -24,7 +24,7 @@ def train(
     settings: Annotated[dict[str, Any], Of("models", whole=False)],
     name: Annotated[str, "the model's name in the plan"] = "model",
     plan: Annotated[Path | None, "plan.yaml, for what the settings leave open"] = None,
-    prepared: Annotated[dict[str, Any], "sections kept in the model's file for new cases, as YAML"] = {},  # noqa: B006
+    prepared: Annotated[dict[str, Any] | None, "sections kept in the model's file for new cases, as YAML"] = None,
     index: Annotated[Path, "label-path index"],
     features: Annotated[Path | None, "folder of <case>.h5 to use instead of the caches"] = None,
     fold: Annotated[int, "fold, from 0"],
@@ -43,7 +43,7 @@ def train(
     job = Job(
         system=system,
         settings=with_plan(system.model, settings, plan, "models", name),
-        prepared=_completed(prepared, plan),
+        prepared=_completed(prepared or {}, plan),
         index=Index.read(index),
         index_path=index,
         features=features,

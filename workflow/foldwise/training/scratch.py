@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 import h5py
+from filelock import FileLock, Timeout
 
 from foldwise.files import CaseError
 from foldwise.hdf5 import open_hdf5
@@ -108,11 +109,7 @@ def _with_links(sources: Iterable[str]) -> list[str]:
 def _copy_all(sources: Sequence[str], folder: Path, give_up: Callable[[], bool]) -> None:
     """Copy what is not there yet; one process at a time, which alone may judge the room."""
     begun = time.monotonic()
-    with (folder / "copying.lock").open("w") as lock:
-        while not _taken(lock):
-            if give_up():
-                raise CaseError("the job has to stop while another one copies")
-            time.sleep(0.2)
+    with _locked(folder / "copying.lock", give_up):
         missing = [source for source in sources if not _same(source, _place(source, folder))]
         needed = sum(os.stat(source).st_size for source in missing)  # noqa: PTH116
         free = shutil.disk_usage(folder).free
@@ -126,6 +123,20 @@ def _copy_all(sources: Sequence[str], folder: Path, give_up: Callable[[], bool])
         "staged in %s: %d files; %d of them copied, %.0f MiB in %.1f s",
         *(folder, len(sources), len(missing), needed / 2**20, time.monotonic() - begun),
     )
+
+
+@contextmanager
+def _locked(path: Path, give_up: Callable[[], bool]) -> Iterator[None]:
+    lock = FileLock(path)
+    while not lock.is_locked:
+        if give_up():
+            raise CaseError("the job has to stop while another one copies")
+        with suppress(Timeout):
+            lock.acquire(timeout=0.2)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _copy(source: str, target: Path) -> None:
@@ -155,10 +166,3 @@ def _same(source: str, copy: Path) -> bool:
     except FileNotFoundError:
         return False
     return (first.st_size, first.st_mtime_ns) == (second.st_size, second.st_mtime_ns)
-
-
-def _taken(lock: IO[str]) -> bool:
-    with suppress(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False

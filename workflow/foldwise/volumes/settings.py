@@ -14,6 +14,8 @@ from foldwise.volumes.targets import LARGEST_LABEL, MOST_CLASSES, Targets
 
 Triple = tuple[float, float, float]
 Voxels = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+# Labels where none are named.
+TUMOUR = {"tumour": 1}
 Postprocess = Literal["largest_foreground", "largest_component", "fill_holes"]
 
 
@@ -21,7 +23,7 @@ class Data(settings.Data):
     """Which cases there are and what their labels mean."""
 
     labels: dict[Name, Annotated[int, Field(ge=1, le=LARGEST_LABEL)]] = Field(
-        {"tumour": 1},
+        TUMOUR,
         min_length=1,
         max_length=MOST_CLASSES,
         description="Class name → its voxel value in the label files.",

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
+from foldwise.statistics import interval, resampled
+
 NAN = float("nan")
 # Bins of the expected calibration error.
 BINS = 10
@@ -125,7 +127,7 @@ def summarise(rows: pd.DataFrame, metrics: Sequence[str], resamples: int = RESAM
                     continue
                 of_folds = np.array([fold[name, metric] for fold in folds])
                 known = of_folds[~np.isnan(of_folds)]
-                low, high = _interval([values[name, metric] for values in drawn])
+                low, high = interval([values[name, metric] for values in drawn])
                 of_class = name if level == CLIPS else f"{name}, patients"
                 real = int((truth == classes.index(name)).sum()) if name else len(truth)
                 made.append(
@@ -152,22 +154,11 @@ def _bootstrap(rows: pd.DataFrame, resamples: int) -> list[dict[tuple[str, str],
     """Scores of resamples of the patients; none if there is a single one."""
     truth, probabilities, classes = arrays(rows)
     members = [np.flatnonzero(rows["group"].to_numpy() == group) for group in rows["group"].unique()]
-    if len(members) < 2:
-        return []
-    random = np.random.default_rng(0)
     made = []
-    for _ in range(resamples):
-        chosen = np.concatenate([members[m] for m in random.integers(len(members), size=len(members))])
+    for drawn in resampled(len(members), resamples):
+        chosen = np.concatenate([members[number] for number in drawn])
         made.append(measure(truth[chosen], probabilities[chosen], classes))
     return made
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    known = [value for value in values if not np.isnan(value)]
-    if not known:
-        return NAN, NAN
-    low, high = np.percentile(known, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -105,8 +105,7 @@ class Clips(VideoSystem[Settings, ClipCase]):
         """What is learnt, and the entries, from the sheet alone."""
         cases = [case for case in read_sheet(data).cases if case.trains == training]
         task = _task(data)
-        clips = Counter(case.group for case in cases)
-        return task, [_entry(case, task["classes"], clips[case.group], caches) for case in cases]
+        return task, [_entry(case, task["classes"], caches) for case in cases]
 
     @property
     def learner(self) -> type[ClipsLearner]:
@@ -326,14 +325,14 @@ def _files(case: ClipCase) -> dict[str, tuple[str, ...]]:
     return files if case.mask is None else {**files, "mask": (str(case.mask),)}
 
 
-def _entry(case: ClipCase, classes: list[str], clips: int, caches: Path) -> Entry:
-    # Folds deal out patients of similar amount: those of one class, and among them those of as many clips.
-    number = classes.index(case.label) if case.label in classes else 0
+def _entry(case: ClipCase, classes: list[str], caches: Path) -> Entry:
+    """An entry: folds deal out the patients of a class, and among them those of as many clips."""
     return Entry(
         case=case.name,
         group=case.group,
         files=_files(case),
         cache=str(caches / f"{case.name}.h5"),
         facts={"label": case.label},
-        amount=1e6 * number / clips + 1,
+        amount=1,
+        stratum=classes.index(case.label) if case.label in classes else 0,
     )

@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from rapidfuzz.distance import Levenshtein
 from sklearn.metrics import average_precision_score
 
 # The relaxed forms are defined for the phases of Cholec80 alone, numbered in this order.
@@ -108,15 +109,8 @@ def canonical(phases: Sequence[str]) -> np.ndarray | None:
 
 def edit_score(truth: np.ndarray, found: np.ndarray) -> float:
     """1 − Levenshtein distance of both sequences of segments, by the longer one's length (Lea et al.)."""
-    real = [phase for phase, _, _ in segments(truth)]
-    seen = [phase for phase, _, _ in segments(found)]
-    row = list(range(len(seen) + 1))
-    for i, a in enumerate(real, start=1):
-        corner, row[0] = row[0], i
-        for j, b in enumerate(seen, start=1):
-            corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (a != b))
-    longest = max(len(real), len(seen))
-    return 1 - row[-1] / longest if longest else math.nan
+    real, seen = ([phase for phase, _, _ in segments(track)] for track in (truth, found))
+    return Levenshtein.normalized_similarity(real, seen) if real or seen else math.nan
 
 
 def segment_f1(truth: np.ndarray, found: np.ndarray, overlap: float) -> float:

@@ -37,7 +37,7 @@ def test_every_placeholder_of_a_shell_line_is_quoted() -> None:
         for rule in re.split(r"^(?= *(?:use )?rule )", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
             _, _, shell = rule.partition("shell:\n")
             found += [(path.name, field) for field in re.findall(r"\{([^{}]*)\}", shell.split("\n\n")[0])]
-    assert len(found) > 100
+    assert len(found) >= 40
     open_ones = [one for one in found if not one[1].endswith(":q")]
     assert {field for _, field in open_ones} == {
         *("threads", "resources.mem_mb", "resources.runtime", "resources.checkpoint_min"),

@@ -102,19 +102,15 @@ class Stage(Generic[Parameters, Made]):
         """Names of the arguments."""
         return [argument.name for argument in self._arguments]
 
-    def main(self) -> None:
-        """Read the command line and do the work."""
-        doc = sys.modules[self._function.__module__].__doc__
-        run(lambda: self._from_line(doc))
-
-    def _from_line(self, doc: str | None) -> int | None:
+    def main(self) -> int | None:
+        """Read the command line and do the work; returns the exit code, or None for 0."""
         call: Any = self._function
-        code: int | None = call(**_read(doc, self._arguments))
+        code: int | None = call(**_read(sys.modules[call.__module__].__doc__, self._arguments))
         return code
 
 
 def stage(function: Callable[Parameters, Made]) -> Stage[Parameters, Made]:
-    """Give a function with keyword arguments a command: `function.main()` reads the command line."""
+    """Give a function with keyword arguments a command: `run(function.main)` reads the command line."""
     return Stage(function)
 
 
@@ -198,7 +194,9 @@ def _read(doc: str | None, arguments: list[_Argument]) -> dict[str, Any]:
     for each in arguments:
         extra: dict[str, Any] = {"nargs": "+", "action": "extend"} if each.several else {}
         text = each.help + ("" if each.required or each.default is None else f"; default: {each.default}")
-        made.add_argument(each.flag, required=each.required and not each.is_section, help=text.replace("%", "%%"), **extra)
+        made.add_argument(
+            each.flag, required=each.required and not each.is_section, help=text.replace("%", "%%"), **extra
+        )
     given = vars(made.parse_args())
     values = {}
     for each in arguments:

@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 
 from example_signals.settings import Cache
-from foldwise.command import Output, stage
+from foldwise.command import Output, run, stage
 from foldwise.files import CaseError, atomic_path, naming
 from foldwise.hdf5 import create_hdf5
 
@@ -43,4 +43,4 @@ def signal_cache(
 
 
 if __name__ == "__main__":
-    signal_cache.main()
+    run(signal_cache.main)

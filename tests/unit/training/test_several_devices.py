@@ -26,6 +26,7 @@ TWO: dict[str, Any] = {**SETTINGS, "training": TRAINING}
 # Fails in the second process alone.
 BROKEN = """
 import os
+from foldwise.command import run
 from foldwise.stages.train import train
 from foldwise.systems.segmentation.learner import SegmentationLearner
 
@@ -38,7 +39,7 @@ def broken(*args):
     return loss(*args)
 
 SegmentationLearner.loss = broken
-train.main()
+run(train.main)
 """
 
 

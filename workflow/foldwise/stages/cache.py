@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Annotated, Any
 
-from foldwise.command import Keys, Output, stage
+from foldwise.command import Keys, Output, run, stage
 from foldwise.files import naming
 from foldwise.plan import with_plan
 from foldwise.volumes.prepare import cache_case
@@ -30,4 +30,4 @@ def cache_stage(
 
 
 if __name__ == "__main__":
-    cache_stage.main()
+    run(cache_stage.main)

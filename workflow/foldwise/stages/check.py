@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from foldwise.command import Of, Output, stage
+from foldwise.command import Of, Output, run, stage
 from foldwise.experiment.examine import examine
 from foldwise.files import write_json
 from foldwise.settings import Experiment
@@ -29,4 +29,4 @@ def check(
 
 
 if __name__ == "__main__":
-    check.main()
+    run(check.main)

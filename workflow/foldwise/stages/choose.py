@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
-from foldwise.command import Of, Output, stage
+from foldwise.command import Of, Output, run, stage
 from foldwise.files import write_json
 from foldwise.index import Index
 from foldwise.section import Section
@@ -39,4 +39,4 @@ def choose(
 
 
 if __name__ == "__main__":
-    choose.main()
+    run(choose.main)

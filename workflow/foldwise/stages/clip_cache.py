@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
-from foldwise.command import Output, stage
+from foldwise.command import Output, run, stage
 from foldwise.files import naming
 from foldwise.systems.clips.cache import cache_clip
 from foldwise.systems.clips.settings import Cache
@@ -28,4 +28,4 @@ def clip_cache(
 
 
 if __name__ == "__main__":
-    clip_cache.main()
+    run(clip_cache.main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from foldwise.command import Output, stage
+from foldwise.command import Output, run, stage
 from foldwise.files import naming
 from foldwise.systems.clips.features import make_vision, write_features
 from foldwise.systems.clips.settings import Model
@@ -24,4 +24,4 @@ def clip_features(
 
 
 if __name__ == "__main__":
-    clip_features.main()
+    run(clip_features.main)

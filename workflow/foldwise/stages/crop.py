@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from foldwise.command import Output, stage
+from foldwise.command import Output, run, stage
 from foldwise.files import atomic_folder, naming
 from foldwise.volumes.prepare import crop_case
 from foldwise.volumes.settings import TUMOUR, Crop
@@ -29,4 +29,4 @@ def crop(
 
 
 if __name__ == "__main__":
-    crop.main()
+    run(crop.main)

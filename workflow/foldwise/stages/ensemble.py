@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import pandas as pd
 
-from foldwise.command import Of, Output, stage
+from foldwise.command import Of, Output, run, stage
 from foldwise.evaluate import KEYS, clear, predict_missing, read_trained, refuse_learnt, unfinished
 from foldwise.files import atomic_folder, atomic_path, file_hash, read_json, write_json
 from foldwise.hdf5 import content_of
@@ -63,4 +63,4 @@ def ensemble(
 
 
 if __name__ == "__main__":
-    ensemble.main()
+    run(ensemble.main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from foldwise.command import Of, Output, stage
+from foldwise.command import Of, Output, run, stage
 from foldwise.files import atomic_folder, read_json
 from foldwise.index import Index
 from foldwise.section import Section
@@ -31,4 +31,4 @@ def export(
 
 
 if __name__ == "__main__":
-    export.main()
+    run(export.main)

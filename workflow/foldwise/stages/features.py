@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Annotated
 
-from foldwise.command import Output, stage
+from foldwise.command import Output, run, stage
 from foldwise.evaluate import clear, is_whole, read_trained, unfinished
 from foldwise.files import atomic_folder, file_hash
 from foldwise.hdf5 import content_of
@@ -43,4 +43,4 @@ def features(
 
 
 if __name__ == "__main__":
-    features.main()
+    run(features.main)

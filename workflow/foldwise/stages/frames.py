@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from foldwise.command import Output, stage
+from foldwise.command import Output, run, stage
 from foldwise.files import naming
 from foldwise.systems.surgical.prepare import cache_video
 from foldwise.systems.surgical.settings import Cache, Data
@@ -28,4 +28,4 @@ def frames(
 
 
 if __name__ == "__main__":
-    frames.main()
+    run(frames.main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from foldwise.command import Of, Output, stage
+from foldwise.command import Of, Output, run, stage
 from foldwise.files import CaseError
 from foldwise.index import make_index
 from foldwise.settings import Data, Split
@@ -31,4 +31,4 @@ def index(
 
 
 if __name__ == "__main__":
-    index.main()
+    run(index.main)

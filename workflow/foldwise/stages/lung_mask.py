@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from foldwise.command import Output, stage
+from foldwise.command import Output, run, stage
 from foldwise.volumes.prepare import mask_case
 from foldwise.volumes.settings import LungMask
 
@@ -26,4 +26,4 @@ def lung_mask(
 
 
 if __name__ == "__main__":
-    lung_mask.main()
+    run(lung_mask.main)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from foldwise.command import Output, stage
+from foldwise.command import Output, run, stage
 from foldwise.volumes.phantom import make_phantom
 from foldwise.volumes.volume import write_volume
 
@@ -23,4 +23,4 @@ def phantom(
 
 
 if __name__ == "__main__":
-    phantom.main()
+    run(phantom.main)

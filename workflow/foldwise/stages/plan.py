@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Annotated, Any
 
-from foldwise.command import Output, stage
+from foldwise.command import Output, run, stage
 from foldwise.files import read_json, write_text
 from foldwise.systems.segmentation.planning import plan_model, plan_text, read_fingerprint, target_spacing
 from foldwise.systems.segmentation.settings import Plan
@@ -39,4 +39,4 @@ def plan(
 
 
 if __name__ == "__main__":
-    plan.main()
+    run(plan.main)

@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
-from foldwise.command import Of, Output, stage
+from foldwise.command import Of, Output, run, stage
 from foldwise.evaluate import Trained, clear, is_whole, read_trained, unfinished
 from foldwise.files import CaseError, file_hash, naming, read_json, source_files, source_hash, write_json
 from foldwise.index import Entry
@@ -137,4 +137,4 @@ def _prepared(
 
 
 if __name__ == "__main__":
-    predict.main()
+    run(predict.main)

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from foldwise.command import Output, stage
+from foldwise.command import Output, run, stage
 from foldwise.files import CaseError, write_json, write_text
 
 SNAKEFILE = Path(__file__).parents[3] / "Snakefile"
@@ -49,4 +49,4 @@ def prepare_part(
 
 
 if __name__ == "__main__":
-    prepare_part.main()
+    run(prepare_part.main)

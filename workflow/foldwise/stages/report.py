@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from foldwise.command import Of, stage
+from foldwise.command import Of, run, stage
 from foldwise.report.page import write_report
 from foldwise.report.results import read_experiment
 from foldwise.report.usage import usage
@@ -37,4 +37,4 @@ def report(
 
 
 if __name__ == "__main__":
-    report.main()
+    run(report.main)

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
-from foldwise.command import Output, stage
+from foldwise.command import Output, run, stage
 from foldwise.files import naming
 from foldwise.systems.clips.regions import find_regions
 from foldwise.systems.clips.settings import Regions
@@ -30,4 +30,4 @@ def roi(
 
 
 if __name__ == "__main__":
-    roi.main()
+    run(roi.main)

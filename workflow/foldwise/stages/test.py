@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
-from foldwise.command import Of, Output, stage
+from foldwise.command import Of, Output, run, stage
 from foldwise.evaluate import clear, predict_missing, read_trained, refuse_learnt, unfinished
 from foldwise.files import CaseError, atomic_folder, atomic_path, file_hash, write_json
 from foldwise.hdf5 import content_of
@@ -65,4 +65,4 @@ def held_out(
 
 
 if __name__ == "__main__":
-    held_out.main()
+    run(held_out.main)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from foldwise.command import Of, Output, stage
+from foldwise.command import Of, Output, run, stage
 from foldwise.index import Index
 from foldwise.plan import merged, read_plan, with_plan
 from foldwise.settings import dump
@@ -24,7 +24,9 @@ def train(
     settings: Annotated[dict[str, Any], Of("models", whole=False)],
     name: Annotated[str, "the model's name in the plan"] = "model",
     plan: Annotated[Path | None, "plan.yaml, for what the settings leave open"] = None,
-    prepared: Annotated[dict[str, Any] | None, "sections kept in the model's file for new cases, as YAML"] = None,
+    prepared: Annotated[
+        dict[str, Any] | None, "sections kept in the model's file for new cases, as YAML"
+    ] = None,
     index: Annotated[Path, "label-path index"],
     features: Annotated[Path | None, "folder of <case>.h5 to use instead of the caches"] = None,
     fold: Annotated[int, "fold, from 0"],
@@ -67,4 +69,4 @@ def _completed(sections: dict[str, Any], plan: Path | None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    train.main()
+    run(train.main)

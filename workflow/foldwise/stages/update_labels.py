@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
-from foldwise.command import Output, stage
+from foldwise.command import Output, run, stage
 from foldwise.files import read_json
 from foldwise.index import Index
 from foldwise.systems.clips.index import update_index
@@ -29,4 +29,4 @@ def update_labels(
 
 
 if __name__ == "__main__":
-    update_labels.main()
+    run(update_labels.main)

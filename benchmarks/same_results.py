@@ -38,7 +38,7 @@ LEFT_OUT = re.compile(
     r"(^|/)(logs|benchmarks|state|parts|\.foldwise)/|provenance\.json$|test\.json$|ensemble\.json$"
     r"|summary\.json$|lungs/[^/]*\.json$|\.snakemake_timestamp$|\.foldwise$"
 )
-HASH = re.compile(r"-[0-9a-f]{4,16}(?=[/_.]|$)")
+HASH = re.compile(r"(?<=[a-z])-[0-9a-f]{4,16}(?=[/_.\"]|$)")
 # A change after a finished run: which jobs follow?
 CHANGES: dict[str, dict[str, Any]] = {
     "seed": {"seed": 1},

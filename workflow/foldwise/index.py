@@ -163,8 +163,8 @@ def _parts(entries: tuple[Entry, ...], count: int, seed: int) -> list[tuple[Entr
     random = np.random.default_rng(seed)
     cases = {group: [e for e in entries if e.group == group] for group in groups}
     kind = {group: (cases[group][0].stratum, sum(e.amount for e in cases[group])) for group in groups}
-    # Blocked dealing: patients of one stratum and similar amount are dealt one to a part, so every part gets its
-    # share of empty, small and large ones; within a block the fullest patient goes where fewest are.
+    # Blocked dealing: patients of one stratum and similar amount are dealt one to a part, so every part gets
+    # its share of empty, small and large ones; within a block the fullest patient goes where fewest are.
     order = sorted(random.permutation(groups), key=lambda group: kind[group])
     parts: list[list[Entry]] = [[] for _ in range(count)]
     for first in range(0, len(order), count):

@@ -18,8 +18,8 @@ from foldwise.systems import own
 TITLE = """# Settings
 
 Made by `make reference` from their definition in the code. An unknown key stops the run, with the nearest
-known name. Sections that several systems share are explained where they come first. A change runs again what it
-affects, and what is made from that; where nothing is named, it changes speed alone, or what is kept beside.
+known name. Sections that several systems share are explained where they come first. A change runs again what
+it affects, and what is made from that; where nothing is named, it changes speed alone, or what is kept.
 """
 
 

@@ -73,6 +73,31 @@ if "foldwise.stages.train" in sys.orig_argv:
     threading.Thread(target=leak, args=(state / "attempts.jsonl",), daemon=True).start()
 """
 
+# Likewise: in the third epoch training waits for its fault, however busy the machine is.
+HOLD = """\
+import sys
+import time
+from pathlib import Path
+
+here = sys.path.pop(0)
+del sys.modules["tqdm"]
+import tqdm
+
+sys.path.insert(0, here)
+hold, update, steps = Path("hold").absolute(), tqdm.tqdm.update, []
+
+
+def wait(bar, n=1):
+    update(bar, n)
+    steps.append(n)
+    while len(steps) > 20 and hold.exists():
+        time.sleep(0.1)
+
+
+if "foldwise.stages.train" in sys.orig_argv:
+    tqdm.tqdm.update = wait
+"""
+
 
 @dataclass
 class Workflow:
@@ -132,7 +157,15 @@ class Workflow:
         self.seen, self.struck = self.saved, str(self.rows()[-1]["slurm_job_id"])
         return self.struck
 
-    def until(self, condition: Callable[[], bool], seconds: float = 240) -> None:
+    def release(self) -> None:
+        """Once the fault has struck, training need not wait any more."""
+        self.until(lambda: self.state_of(self.struck) != "RUNNING")
+        self.free()
+
+    def free(self) -> None:
+        (self.folder / "hold").unlink()
+
+    def until(self, condition: Callable[[], bool], seconds: float = 900) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, self.said[-3000:]
@@ -193,10 +226,13 @@ def begun(
 ) -> Callable[..., Workflow]:
     """Makes prepared folders in which nothing is trained yet."""
 
-    def make(name: str, **more: Any) -> Workflow:
+    def make(name: str, *, held: bool = True, **more: Any) -> Workflow:
         folder = tmp_path_factory.mktemp(name) / "run"
         ignored = shutil.ignore_patterns("short", "long", "train")
         shutil.copytree(undisturbed, folder, ignore=ignored)
+        if held:
+            (folder / "tqdm.py").write_text(HOLD)
+            (folder / "hold").touch()
         return Workflow(slurm_cluster, folder, **more)
 
     return make
@@ -214,7 +250,7 @@ def faults(begun: Callable[..., Workflow]) -> Iterator[dict[str, Future[Workflow
 
 def time_limit(begun: Callable[..., Workflow]) -> Workflow:
     """A limit far too short."""
-    made = begun("limit", model="long", resources=(*GPU, "train:runtime=1"))
+    made = begun("limit", held=False, model="long", resources=(*GPU, "train:runtime=1"))
     # On a machine with much else to do, ten jobs of a minute may not be enough; a second call goes on.
     while made.start().wait(timeout=1400):
         assert len(made.rows()) < 30, made.said[-3000:]
@@ -226,6 +262,7 @@ def timeout(begun: Callable[..., Workflow]) -> Workflow:
     made = begun("timeout", model="long")
     process = made.start()
     made.cluster.run("scontrol", "update", f"jobid={made.trains()}", "endtime=now")
+    made.release()
     made.ends(process)
     return made
 
@@ -235,6 +272,7 @@ def sigkill(begun: Callable[..., Workflow]) -> Workflow:
     process = made.start()
     made.trains()
     made.trainer().kill()
+    made.free()
     made.ends(process)
     return made
 
@@ -243,6 +281,7 @@ def requeue(begun: Callable[..., Workflow]) -> Workflow:
     made = begun("requeue")
     process = made.start()
     made.cluster.run("scontrol", "requeue", made.trains())
+    made.release()
     made.ends(process)
     return made
 
@@ -251,13 +290,14 @@ def cancelled(begun: Callable[..., Workflow]) -> Workflow:
     made = begun("cancelled")
     process = made.start()
     made.cluster.run("scancel", made.trains())
+    made.release()
     made.ends(process)
     return made
 
 
 def leak(begun: Callable[..., Workflow]) -> Workflow:
     """More memory than the job asked for; the next attempt's is enough."""
-    made = begun("leak")
+    made = begun("leak", held=False)
     (made.folder / "tqdm.py").write_text(LEAK)
     made.ends(made.start())
     return made
@@ -277,12 +317,13 @@ def full_disk(begun: Callable[..., Workflow]) -> Workflow:
                     pass
             except OSError:
                 pass
+        made.free()
         made.until(lambda: bool(made.rows("error")))
         (made.state / "ballast").unlink()
         made.ends(process)
         shutil.copytree(made.state, made.folder / "kept")
     finally:
-        subprocess.run(["umount", made.state], check=True)
+        subprocess.run(["umount", "--lazy", made.state], check=True)
     shutil.copytree(made.folder / "kept", made.state, dirs_exist_ok=True)
     return made
 
@@ -294,6 +335,7 @@ def dead_node(begun: Callable[..., Workflow]) -> Workflow:
     made.trains()
     made.cluster.stop_node("cpu1")
     made.until(lambda: made.state_of(made.struck) == "PENDING")
+    made.release()
     made.cluster.start_node("cpu1")
     made.ends(process)
     return made
@@ -306,6 +348,7 @@ def main_killed(begun: Callable[..., Workflow]) -> Workflow:
     made.trains(1)
     process.kill()
     process.wait()
+    made.free()
     subprocess.run(
         [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--unlock",
          "--configfile", "experiment.yaml"],
@@ -320,6 +363,7 @@ def two_at_once(begun: Callable[..., Workflow]) -> Workflow:
     process = made.start()
     made.until(lambda: bool(made.rows()))
     made.ends(made.start(), 1)
+    made.free()
     made.ends(process)
     return made
 
@@ -423,6 +467,7 @@ def test_no_controller_for_a_while(
     made = begun("controller", model="long", status=("--max-status-checks-per-second", "0.1"))
     process = made.start()
     made.trains()
+    made.free()
     made.cluster.stop_controller()
     time.sleep(OUTAGE_S)
     made.cluster.start_controller()

@@ -46,14 +46,21 @@ OUTAGE_S = float(os.environ.get("FOLDWISE_OUTAGE_S", "30"))
 # `--set-resources` replaces the profile's list.
 GPU = ("train:slurm_partition=gpu", "train:gres=gpu:1")
 CPU = ("train:slurm_partition=cpu",)
-# Found before the real module, in the run's folder. A job with a GPU asks for 3,300 MiB at least; half as
-# much again holds this and the rest.
-LEAK = """\
+# Found before the real tqdm, in the run's folder; what follows is done in the training, too.
+SHIM = """\
 import sys
 import threading
 import time
 from pathlib import Path
 
+here = sys.path.pop(0)
+del sys.modules["tqdm"]
+import tqdm
+
+sys.path.insert(0, here)
+"""
+# A job with a GPU asks for 3,300 MiB at least; half as much again holds this and the rest.
+LEAK = f"""{SHIM}
 held = []
 
 
@@ -63,34 +70,19 @@ def leak(attempts):
     held.append(b"1" * (3300 << 20))
 
 
-here = sys.path.pop(0)
-del sys.modules["tqdm"]
-import tqdm
-
-sys.path.insert(0, here)
 if "foldwise.stages.train" in sys.orig_argv:
     state = Path(sys.orig_argv[sys.orig_argv.index("--state") + 1])
     threading.Thread(target=leak, args=(state / "attempts.jsonl",), daemon=True).start()
 """
-
-# Likewise: in the third epoch training waits for its fault, however busy the machine is.
-HOLD = """\
-import sys
-import time
-from pathlib import Path
-
-here = sys.path.pop(0)
-del sys.modules["tqdm"]
-import tqdm
-
-sys.path.insert(0, here)
+# In the third epoch training waits for its fault, however busy the machine is.
+HOLD = f"""{SHIM}
 hold, update, steps = Path("hold").absolute(), tqdm.tqdm.update, []
 
 
 def wait(bar, n=1):
     update(bar, n)
     steps.append(n)
-    while len(steps) > 20 and hold.exists():
+    while len(steps) > {2 * PER_EPOCH} and hold.exists():
         time.sleep(0.1)
 
 

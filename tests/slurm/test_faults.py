@@ -46,14 +46,21 @@ OUTAGE_S = float(os.environ.get("FOLDWISE_OUTAGE_S", "30"))
 # `--set-resources` replaces the profile's list.
 GPU = ("train:slurm_partition=gpu", "train:gres=gpu:1")
 CPU = ("train:slurm_partition=cpu",)
-# Found before the real module, in the run's folder. A job with a GPU asks for 3,300 MiB at least; half as
-# much again holds this and the rest.
-LEAK = """\
+# Found before the real tqdm, in the run's folder; what follows is done in the training, too.
+SHIM = """\
 import sys
 import threading
 import time
 from pathlib import Path
 
+here = sys.path.pop(0)
+del sys.modules["tqdm"]
+import tqdm
+
+sys.path.insert(0, here)
+"""
+# A job with a GPU asks for 3,300 MiB at least; half as much again holds this and the rest.
+LEAK = f"""{SHIM}
 held = []
 
 
@@ -63,14 +70,24 @@ def leak(attempts):
     held.append(b"1" * (3300 << 20))
 
 
-here = sys.path.pop(0)
-del sys.modules["tqdm"]
-import tqdm
-
-sys.path.insert(0, here)
 if "foldwise.stages.train" in sys.orig_argv:
     state = Path(sys.orig_argv[sys.orig_argv.index("--state") + 1])
     threading.Thread(target=leak, args=(state / "attempts.jsonl",), daemon=True).start()
+"""
+# In the third epoch training waits for its fault, however busy the machine is.
+HOLD = f"""{SHIM}
+hold, update, steps = Path("hold").absolute(), tqdm.tqdm.update, []
+
+
+def wait(bar, n=1):
+    update(bar, n)
+    steps.append(n)
+    while len(steps) > {2 * PER_EPOCH} and hold.exists():
+        time.sleep(0.1)
+
+
+if "foldwise.stages.train" in sys.orig_argv:
+    tqdm.tqdm.update = wait
 """
 
 
@@ -132,7 +149,15 @@ class Workflow:
         self.seen, self.struck = self.saved, str(self.rows()[-1]["slurm_job_id"])
         return self.struck
 
-    def until(self, condition: Callable[[], bool], seconds: float = 240) -> None:
+    def release(self) -> None:
+        """Once the fault has struck, training need not wait any more."""
+        self.until(lambda: self.state_of(self.struck) != "RUNNING")
+        self.free()
+
+    def free(self) -> None:
+        (self.folder / "hold").unlink()
+
+    def until(self, condition: Callable[[], bool], seconds: float = 900) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, self.said[-3000:]
@@ -193,10 +218,13 @@ def begun(
 ) -> Callable[..., Workflow]:
     """Makes prepared folders in which nothing is trained yet."""
 
-    def make(name: str, **more: Any) -> Workflow:
+    def make(name: str, *, held: bool = True, **more: Any) -> Workflow:
         folder = tmp_path_factory.mktemp(name) / "run"
         ignored = shutil.ignore_patterns("short", "long", "train")
         shutil.copytree(undisturbed, folder, ignore=ignored)
+        if held:
+            (folder / "tqdm.py").write_text(HOLD)
+            (folder / "hold").touch()
         return Workflow(slurm_cluster, folder, **more)
 
     return make
@@ -214,7 +242,7 @@ def faults(begun: Callable[..., Workflow]) -> Iterator[dict[str, Future[Workflow
 
 def time_limit(begun: Callable[..., Workflow]) -> Workflow:
     """A limit far too short."""
-    made = begun("limit", model="long", resources=(*GPU, "train:runtime=1"))
+    made = begun("limit", held=False, model="long", resources=(*GPU, "train:runtime=1"))
     # On a machine with much else to do, ten jobs of a minute may not be enough; a second call goes on.
     while made.start().wait(timeout=1400):
         assert len(made.rows()) < 30, made.said[-3000:]
@@ -226,6 +254,7 @@ def timeout(begun: Callable[..., Workflow]) -> Workflow:
     made = begun("timeout", model="long")
     process = made.start()
     made.cluster.run("scontrol", "update", f"jobid={made.trains()}", "endtime=now")
+    made.release()
     made.ends(process)
     return made
 
@@ -235,6 +264,7 @@ def sigkill(begun: Callable[..., Workflow]) -> Workflow:
     process = made.start()
     made.trains()
     made.trainer().kill()
+    made.free()
     made.ends(process)
     return made
 
@@ -243,6 +273,7 @@ def requeue(begun: Callable[..., Workflow]) -> Workflow:
     made = begun("requeue")
     process = made.start()
     made.cluster.run("scontrol", "requeue", made.trains())
+    made.release()
     made.ends(process)
     return made
 
@@ -251,13 +282,14 @@ def cancelled(begun: Callable[..., Workflow]) -> Workflow:
     made = begun("cancelled")
     process = made.start()
     made.cluster.run("scancel", made.trains())
+    made.release()
     made.ends(process)
     return made
 
 
 def leak(begun: Callable[..., Workflow]) -> Workflow:
     """More memory than the job asked for; the next attempt's is enough."""
-    made = begun("leak")
+    made = begun("leak", held=False)
     (made.folder / "tqdm.py").write_text(LEAK)
     made.ends(made.start())
     return made
@@ -277,12 +309,13 @@ def full_disk(begun: Callable[..., Workflow]) -> Workflow:
                     pass
             except OSError:
                 pass
+        made.free()
         made.until(lambda: bool(made.rows("error")))
         (made.state / "ballast").unlink()
         made.ends(process)
         shutil.copytree(made.state, made.folder / "kept")
     finally:
-        subprocess.run(["umount", made.state], check=True)
+        subprocess.run(["umount", "--lazy", made.state], check=True)
     shutil.copytree(made.folder / "kept", made.state, dirs_exist_ok=True)
     return made
 
@@ -294,6 +327,7 @@ def dead_node(begun: Callable[..., Workflow]) -> Workflow:
     made.trains()
     made.cluster.stop_node("cpu1")
     made.until(lambda: made.state_of(made.struck) == "PENDING")
+    made.release()
     made.cluster.start_node("cpu1")
     made.ends(process)
     return made
@@ -306,6 +340,7 @@ def main_killed(begun: Callable[..., Workflow]) -> Workflow:
     made.trains(1)
     process.kill()
     process.wait()
+    made.free()
     subprocess.run(
         [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--unlock",
          "--configfile", "experiment.yaml"],
@@ -320,6 +355,7 @@ def two_at_once(begun: Callable[..., Workflow]) -> Workflow:
     process = made.start()
     made.until(lambda: bool(made.rows()))
     made.ends(made.start(), 1)
+    made.free()
     made.ends(process)
     return made
 
@@ -347,10 +383,11 @@ class TestFaults:
         rows = made.rows()
         jobs = [str(row["slurm_job_id"]) for row in rows]
         assert len(set(jobs)) == len(jobs) >= 4
-        # It stopped by itself each time, and nothing was done twice.
+        # It saved itself each time, and nothing was done twice.
         stops = [row["step"] for row in made.rows("stopped")]
         assert [row["step"] for row in rows[1:]] == stops
-        assert {made.job(job, "State") for job in jobs[:-1]} == {"FAILED"}
+        # On a busy machine, the Snakemake around a training that stopped in time may end after the limit.
+        assert {made.job(job, "State") for job in jobs[:-1]} <= {"FAILED", "TIMEOUT"}
         assert {made.job(job, "Timelimit") for job in jobs} == {"00:01:00"}
 
     def test_a_limit_that_strikes_unforeseen(
@@ -423,6 +460,7 @@ def test_no_controller_for_a_while(
     made = begun("controller", model="long", status=("--max-status-checks-per-second", "0.1"))
     process = made.start()
     made.trains()
+    made.free()
     made.cluster.stop_controller()
     time.sleep(OUTAGE_S)
     made.cluster.start_controller()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from foldwise.command import run
 from foldwise.files import CaseError, write_text
+from foldwise.processes import output_of
 
 TEMPLATE = Path(__file__).parents[2] / "profiles" / "slurm" / "config.yaml"
 
@@ -167,14 +168,12 @@ def _number(text: str) -> int:
 
 def _asked(*command: str) -> list[str]:
     try:
-        done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=60
-        )
+        text = output_of(command)
     except FileNotFoundError:
         raise CaseError(f"{command[0]}: not found; is this a login node of a Slurm cluster?") from None
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+    except subprocess.SubprocessError as error:
         raise CaseError(f"{command[0]}: Slurm does not answer ({error})") from error
-    return [line for line in done.stdout.splitlines() if line.strip()]
+    return [line for line in text.splitlines() if line.strip()]
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 
 from foldwise import __version__
 from foldwise.files import file_hash, short_hash
+from foldwise.processes import output_of
 
 # What Foldwise asks for by name; each with its version goes into every record.
 REQUIREMENTS = Path(__file__).parents[2] / "envs" / "requirements.in"
@@ -63,13 +64,7 @@ def _plain(name: str) -> str:
 def _commit() -> str | None:
     """The checkout's commit, with `-dirty` for local changes; None outside a checkout or without git."""
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            encoding="utf-8",
-            check=True,
-        )
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return output_of(command, timeout=None, folder=Path(__file__).parent).strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()

@@ -25,6 +25,7 @@ from foldwise.command import run
 from foldwise.experiment.open import Opened, open_experiment
 from foldwise.experiment.preparation import per_case
 from foldwise.files import CaseError, read_json
+from foldwise.processes import output_of
 from foldwise.settings import parse_values
 from foldwise.training.attempts import Attempts
 
@@ -97,13 +98,11 @@ def queue() -> dict[str, Job]:
         return {}
     command = ["squeue", "--me", "--noheader", "--format=%i|%T|%R|%k"]
     try:
-        done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=60
-        )
+        text = output_of(command)
     except subprocess.SubprocessError:
         return {}
     jobs = {}
-    for line in done.stdout.splitlines():
+    for line in text.splitlines():
         number, state, reason, comment = line.split("|", 3)
         jobs[number] = jobs[comment] = Job(number, state, reason)
     return jobs

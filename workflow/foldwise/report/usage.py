@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from foldwise.processes import output_of
 from foldwise.training.attempts import Attempts
 
 # A stage's log says so in its first line, see foldwise.command.run.
@@ -85,17 +86,9 @@ def accounted(jobs: Sequence[str]) -> pd.DataFrame:
         command = ["sacct", "--parsable2", "--noheader", "--units=M", f"--format={','.join(FIELDS)}"]
         ids = ",".join(jobs[first : first + AT_ONCE])
         try:
-            done = subprocess.run(
-                [*command, f"--jobs={ids}"],
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                check=True,
-                timeout=ANSWER_S,
-            )
+            text += output_of([*command, f"--jobs={ids}"], timeout=ANSWER_S)
         except subprocess.SubprocessError:
             return pd.DataFrame()
-        text += done.stdout
     return parsed(text)
 
 

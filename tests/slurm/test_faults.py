@@ -71,7 +71,7 @@ def leak(attempts):
 
 
 if "foldwise.stages.train" in sys.orig_argv:
-    state = Path(sys.orig_argv[sys.orig_argv.index("--state") + 1])
+    state = Path(next(word for word in sys.orig_argv if word.startswith("--state=")).partition("=")[2])
     threading.Thread(target=leak, args=(state / "attempts.jsonl",), daemon=True).start()
 """
 # In the third epoch training waits for its fault, however busy the machine is.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from foldwise.sheet import Sheet
 from foldwise.systems import system_of
 from foldwise.volumes.volume import Volume, write_volume
 from synthetic import scan
+from warm import python
 
 ROOT = Path(__file__).parents[2]
 # A file's name with all that shells and Snakemake read as their own.
@@ -55,7 +55,7 @@ def snakemake(folder: Path, experiment: dict[str, Any], *more: str, check: bool 
     (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
+            *(python(), "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
             # Targets first: --configfile takes all names that follow it.
             *more,
             *("--profile", str(ROOT / "profiles" / "local"), "--cores", "1"),

@@ -23,6 +23,22 @@ from synthetic import ball
 SIZE = 32
 BRIGHT = 200
 BALL = Targets({"ball": 1})
+EXPERIMENT: dict[str, Any] = {
+    "experiment": "balls",
+    "system": "interactive",
+    "data": {"sheet": "cases.csv", "labels": {"ball": 5}},
+    "split": {"folds": 2},
+    "models": {
+        "vmn": {
+            "trunk": {"name": "resnet18", "keys": 4, "values": 8, "width": 4, "hint_width": 8},
+            "size": 32,
+            "intensity": {"clip": "percentiles", "scale": "zscore"},
+            "training": {"epochs": 1, "steps_per_epoch": 2, "batch": 2, "validate_every": 1},
+            "validation_rounds": 1,
+        }
+    },
+    "evaluate": {"rounds": 2, "hints": ["extreme", "scribble"], "export": "scribble"},
+}
 
 
 class Bright(nn.Module):

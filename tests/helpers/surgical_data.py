@@ -13,6 +13,17 @@ from videos import write_video
 PHASES = ("Preparation", "CalotTriangleDissection", "ClippingCutting")
 TOOLS = ("Grasper", "Hook")
 FPS = 5
+NETWORK: dict[str, Any] = {
+    "backbone": {"name": "shufflenet_v2_x0_5"},
+    "window": 3,
+    "crop": [28, 36],
+    "hidden": 8,
+    "training": {"epochs": 3, "steps_per_epoch": 2, "batch": 2},
+}
+MODELS = {
+    "cl": {**NETWORK, "kind": "mtrcnet_cl"},
+    "tecno": {"kind": "tecno", "features": "cl", "training": {"epochs": 2}},
+}
 
 
 def operation(seed: int, seconds: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -48,3 +59,15 @@ def write_operations(folder: Path, count: int, seconds: int = 24) -> Path:
 def data_settings(sheet: Path) -> dict[str, Any]:
     """The section `data` of these operations."""
     return {"sheet": str(sheet), "phases": list(PHASES), "tools": list(TOOLS), "annotation_fps": FPS}
+
+
+def settings_of(sheet: Path) -> dict[str, Any]:
+    """An experiment on these operations, with a model of one step and a temporal one on its features."""
+    return {
+        "experiment": "tiny",
+        "system": "surgical",
+        "data": data_settings(sheet),
+        "cache": {"size": [32, 40]},
+        "split": {"folds": 2},
+        "models": MODELS,
+    }

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from warm import python
+
 SETTINGS = {
     "network": {"name": "BasicUNet", "features": [4, 4, 8, 8, 8, 4], "dropout": 0.1},
     "patch": [32, 32, 32],
@@ -30,6 +32,7 @@ def command(index: Path, folder: Path, *more: str, settings: object = SETTINGS) 
 
 
 def finish(command: list[str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    command = [python(), *command[1:]] if command[0] == sys.executable else command
     return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=timeout, env=environment())
 
 

@@ -1,92 +1,110 @@
-"""Commands of Python in forks of one process that has imported already what takes ten seconds to import.
+"""A `python` whose commands are forks of one process, which has done the imports that take ten seconds.
 
-What a command does is what it does in a process of its own; only the imports are spared.
+`python -m module …`, here and in the jobs of a Snakemake started by it, has its own arguments, folder,
+environment and open files, as in a process of its own.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
+import importlib
 import json
 import multiprocessing
 import os
 import runpy
+import shlex
+import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+PATHS = [str(ROOT / "workflow"), str(ROOT / "tests" / "helpers")]
 
 
-@dataclass(frozen=True)
-class Done:
-    """A command that has ended: its exit code, what it printed, its CPU seconds, and its peak in MiB."""
-
-    code: int
-    text: str
-    seconds: float
-    mib: int
-
-
-class Warm:
-    """The process; `close` ends it."""
-
-    def __init__(self) -> None:
-        paths = [str(ROOT / "workflow"), str(ROOT / "tests" / "helpers")]
-        self._process = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            encoding="utf-8",
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
-        )
-
-    def run(self, arguments: Sequence[str], folder: Path) -> Done:
-        """Run `python -m module …`, of which `arguments` are what follows -m, in a folder."""
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with tempfile.NamedTemporaryFile("r", encoding="utf-8") as log:
-            print(json.dumps([list(arguments), str(folder), log.name]), file=process.stdin, flush=True)
-            code, seconds, mib = json.loads(process.stdout.readline())
-            return Done(code, log.read(), seconds, mib)
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+@cache
+def python() -> str:
+    """The interpreter; its process starts with the first call, and ends with this one."""
+    folder = Path(tempfile.mkdtemp(prefix="warm-"))
+    interpreter, address = folder / "python", str(folder / "socket")
+    client = Path(__file__).with_name("warm_client.py")
+    words = [sys.executable, "-IS", str(client), address, sys.executable]
+    interpreter.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
+    interpreter.chmod(0o755)
+    server = subprocess.Popen(
+        [sys.executable, __file__, address, str(interpreter)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PATHS)},
+    )
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"ready\n"
+    # In the reverse order.
+    atexit.register(shutil.rmtree, folder)
+    atexit.register(server.wait)
+    atexit.register(server.terminate)
+    return str(interpreter)
 
 
-def _serve() -> None:
-    for line in sys.stdin:
-        arguments, folder, log = json.loads(line)
-        child = os.fork()
-        if not child:
-            os._exit(_command(arguments, folder, log))
-        _, status, usage = os.wait4(child, 0)
-        answer = [os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss // 1024]
-        print(json.dumps(answer), flush=True)
+def _serve(address: str) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(address)
+        door.listen(64)
+        print("ready", flush=True)
+        while True:
+            link, _ = door.accept()
+            if not os.fork():
+                door.close()
+                _answer(link)
+            link.close()
 
 
-def _command(arguments: list[str], folder: str, log: str) -> int:
+def _answer(link: socket.socket) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    head, streams, _, _ = socket.recv_fds(link, 8, 3)
+    with link.makefile("rb") as file:
+        arguments, folder, environment = json.loads(file.read(int.from_bytes(head, "big")))
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.environ.clear()
+    os.environ.update(environment)
     os.chdir(folder)
-    file = os.open(log, os.O_WRONLY)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+    link.sendall(os.getpid().to_bytes(8, "big"))
+    code = _command(arguments)
+    link.sendall(bytes([code & 255]))
+    # Tidying so many modules away takes seconds.
+    os._exit(code & 255)
+
+
+def _command(arguments: list[str]) -> int:
+    more = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
+    # The first was this file's folder; `-m` puts the present one there.
+    sys.path[:1] = [str(Path.cwd()), *filter(None, more)]
+    importlib.invalidate_caches()
     sys.argv = arguments
     code: Any = 0
     try:
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
         code = 1
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     return code if isinstance(code, int) else int(code is not None)
@@ -94,6 +112,7 @@ def _command(arguments: list[str], folder: str, log: str) -> int:
 
 def _warm_up() -> None:
     import highdicom  # noqa: F401
+    import lightning_fabric  # noqa: F401
     import monai.losses
     import monai.networks.nets  # noqa: F401
     import snakemake.cli  # noqa: F401
@@ -102,18 +121,23 @@ def _warm_up() -> None:
     import transformers  # noqa: F401
 
     import foldwise.experiment.trial
+    import foldwise.processes
+    import foldwise.report.page
+    import foldwise.training.job
+    import foldwise.volumes.prepare
 
+    foldwise.processes.end_with_parent()
     torch.set_num_threads(1)
     # A fork copies what the garbage collector touches.
     gc.collect()
     gc.freeze()
-    # The process that counts networks for the forecast is forked, too, and not started afresh.
+    # The process that tries models is forked, too, and not started afresh.
     fork = multiprocessing.get_context("fork")
     foldwise.experiment.trial.get_context = lambda method: fork  # type: ignore[assignment]
 
 
 if __name__ == "__main__":
     _warm_up()
-    _serve()
-    # Nothing is left to clean up, and tidying so many modules away takes seconds.
-    os._exit(0)
+    # What is started from here is as quick.
+    sys.executable = sys.argv[2]
+    _serve(sys.argv[1])

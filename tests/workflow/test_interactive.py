@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,24 +11,8 @@ import pytest
 
 from experiments import planned, snakemake
 from foldwise.volumes.volume import Volume, read_volume, write_volume
+from interactive_scans import EXPERIMENT
 from synthetic import scan
-
-EXPERIMENT: dict[str, Any] = {
-    "experiment": "balls",
-    "system": "interactive",
-    "data": {"sheet": "cases.csv", "labels": {"ball": 5}},
-    "split": {"folds": 2},
-    "models": {
-        "vmn": {
-            "trunk": {"name": "resnet18", "keys": 4, "values": 8, "width": 4, "hint_width": 8},
-            "size": 32,
-            "intensity": {"clip": "percentiles", "scale": "zscore"},
-            "training": {"epochs": 1, "steps_per_epoch": 2, "batch": 2, "validate_every": 1},
-            "validation_rounds": 1,
-        }
-    },
-    "evaluate": {"rounds": 2, "hints": ["extreme", "scribble"], "export": "scribble"},
-}
 
 
 @pytest.fixture(scope="module")

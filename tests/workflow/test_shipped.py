@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import pkgutil
 import re
 import shlex
 import shutil
+import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -29,7 +32,7 @@ import stand_ins
 from foldwise import importers
 from foldwise.plan import merged
 from foldwise.systems import own
-from warm import Warm
+from warm import python
 
 ROOT = Path(__file__).parents[2]
 # Rules in the order of their jobs.
@@ -292,7 +295,7 @@ class Desk:
     """Where the experiments are run: a folder for each data set, made and imported once."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.warm = folder, Warm()
+        self.folder = folder
 
     def source(self, name: str) -> Path:
         """The folder with a data set; experiments are called from there."""
@@ -308,11 +311,19 @@ class Desk:
         return folder
 
     def run(self, command: list[str], folder: Path) -> str:
-        done = self.warm.run(command, folder)
+        begun = time.monotonic()
+        done = subprocess.run(
+            [python(), "-m", *command],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         # Shown by -s: what each command costs.
-        print(f"{done.seconds:6.1f} s {done.mib:6} MiB  {shlex.join(command)[:90]}")
-        assert done.code == 0, f"{shlex.join(command)}\n{done.text[-5000:]}"
-        return done.text
+        print(f"{time.monotonic() - begun:6.1f} s  {shlex.join(command)[:90]}")
+        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-5000:]}"
+        return done.stdout
 
     def facts(self, model: Path, folder: Path) -> Any:
         """What a trained model's file says of its network."""
@@ -338,7 +349,6 @@ class Desk:
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     made = Desk(tmp_path_factory.mktemp("shipped"))
     yield made
-    made.warm.close()
     # Models and checkpoints of ResNet-50 are half a gigabyte each.
     shutil.rmtree(made.folder)
 

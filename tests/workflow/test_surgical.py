@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,20 +23,8 @@ from foldwise.systems.surgical.settings import CHOLEC80_TOOLS, Data, Model, Sett
 from foldwise.systems.surgical.sheet import read_sheet
 from foldwise.training.pretrained import load_pretrained
 from foldwise.video.store import open_frames
-from surgical_data import PHASES, TOOLS, data_settings, write_operations
+from surgical_data import MODELS, PHASES, TOOLS, settings_of, write_operations
 from videos import flat_frames, write_video
-
-NETWORK: dict[str, Any] = {
-    "backbone": {"name": "shufflenet_v2_x0_5"},
-    "window": 3,
-    "crop": [28, 36],
-    "hidden": 8,
-    "training": {"epochs": 3, "steps_per_epoch": 2, "batch": 2},
-}
-MODELS = {
-    "cl": {**NETWORK, "kind": "mtrcnet_cl"},
-    "tecno": {"kind": "tecno", "features": "cl", "training": {"epochs": 2}},
-}
 
 
 @pytest.fixture(scope="module")
@@ -46,19 +33,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("surgical")
     sheet = write_operations(folder / NAME, 5, seconds=12)
     sheet.write_text(sheet.read_text().replace("op4-phase.txt,op4-tool.txt", ","))
-    snakemake(folder, experiment(folder))
+    snakemake(folder, settings_of(folder / NAME / "operations.csv"))
     return folder
-
-
-def experiment(folder: Path) -> dict[str, Any]:
-    return {
-        "experiment": "tiny",
-        "system": "surgical",
-        "data": data_settings(folder / NAME / "operations.csv"),
-        "cache": {"size": [32, 40]},
-        "split": {"folds": 2},
-        "models": MODELS,
-    }
 
 
 @pytest.mark.slow
@@ -114,8 +90,8 @@ def test_the_temporal_model_is_whole_without_the_features(run: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_a_changed_setting_redoes_what_it_touches(run: Path) -> None:
-    assert planned(run, experiment(run)) == {}
-    changed = experiment(run)
+    assert planned(run, settings_of(run / NAME / "operations.csv")) == {}
+    changed = settings_of(run / NAME / "operations.csv")
     changed["models"] = {**MODELS, "tecno": {**MODELS["tecno"], "temporal": {"layers": 4}}}
     assert planned(run, changed) == {
         **{"check": 1, "train": 2, "test": 2, "export": 2},
@@ -135,7 +111,7 @@ def cholec80_folder(folder: Path, numbers: list[int]) -> Path:
     return folder
 
 
-def settings_of(path: Path) -> Settings:
+def read_settings(path: Path) -> Settings:
     return validate(Settings, yaml.safe_load(path.read_text()))
 
 
@@ -147,7 +123,7 @@ def test_cholec80_is_imported_with_its_published_split(
     arguments = [str(folder), "--sheet", str(sheet), "--split", "paper", "--phase-order", "tf_cholec80"]
     monkeypatch.setattr("sys.argv", ["cholec80", *arguments])
     cholec80.main()
-    settings = settings_of(tmp_path / "c.yaml")
+    settings = read_settings(tmp_path / "c.yaml")
     assert settings.data.phases[4:] == [
         "GallbladderRetraction",
         "CleaningCoagulation",
@@ -175,7 +151,7 @@ def test_extracted_frames_are_numbered_as_they_are(tmp_path: Path, monkeypatch: 
         path.unlink()
     monkeypatch.setattr("sys.argv", ["cholec80", str(folder), "--sheet", str(tmp_path / "c.csv")])
     cholec80.main()
-    data = settings_of(tmp_path / "c.yaml").data
+    data = read_settings(tmp_path / "c.yaml").data
     assert (data.first_image, data.images_fps, data.annotation_fps) == (1, 1, 25)
 
 
@@ -214,7 +190,7 @@ def test_cholect50_is_imported_in_the_form_of_cholec80(
     folder = cholect50_folder(tmp_path / "data")
     monkeypatch.setattr("sys.argv", ["cholect50", str(folder), "--sheet", str(tmp_path / "c.csv")])
     cholect50.main()
-    data = settings_of(tmp_path / "c.yaml").data
+    data = read_settings(tmp_path / "c.yaml").data
     assert data.phases == list(CHOLEC80_PHASES[:2])
     assert data.tools == ["Grasper", "Bipolar"]
     [case, *_] = read_sheet(data).cases

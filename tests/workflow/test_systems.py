@@ -5,26 +5,21 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from experiments import ROOT
+import interactive_scans
+import surgical_data
+import ultrasound
+from experiments import EXPERIMENT, ROOT, add_case
+from warm import python
 
 EXAMPLE = ROOT / "tests" / "example"
-CHECK = """
-import json, sys
-from pathlib import Path
-from foldwise.systems import system_of
-from foldwise.testing import check_system
-
-experiment = json.loads(sys.argv[1])
-check_system(system_of(experiment["system"]), experiment, Path(sys.argv[2]))
-"""
 
 
 @pytest.fixture
@@ -62,15 +57,50 @@ def signals(folder: Path) -> dict[str, Any]:
     }
 
 
-def check(experiment: dict[str, Any], folder: Path, path: str) -> None:
+def segmentation(folder: Path) -> dict[str, Any]:
+    for number in range(5):
+        add_case(folder, number, label=number < 4)
+    return {"system": "segmentation", **EXPERIMENT}
+
+
+def interactive(folder: Path) -> dict[str, Any]:
+    segmentation(folder)
+    return interactive_scans.EXPERIMENT
+
+
+def surgical(folder: Path) -> dict[str, Any]:
+    sheet = surgical_data.write_operations(folder, 5, seconds=12)
+    _without_last(sheet, "op4-phase.txt,op4-tool.txt", ",")
+    return surgical_data.settings_of(sheet)
+
+
+def clips(folder: Path) -> dict[str, Any]:
+    sheet = ultrasound.write_clips(folder, cases=5)
+    _without_last(sheet, "k4_0.avi,high", "k4_0.avi,")
+    return ultrasound.settings_of(sheet)
+
+
+def _without_last(sheet: Path, label: str, none: str) -> None:
+    text = sheet.read_text(encoding="utf-8")
+    assert label in text
+    sheet.write_text(text.replace(label, none), encoding="utf-8")
+
+
+def check(experiment: dict[str, Any], folder: Path, path: str = "") -> None:
     done = subprocess.run(
-        [sys.executable, "-c", CHECK, json.dumps(experiment), str(folder)],
+        [python(), "-m", "check_one_system", json.dumps(experiment), str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": path or os.environ.get("PYTHONPATH", ""), "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stdout[-5000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", [segmentation, interactive, surgical, clips])
+def test_our_systems(data: Callable[[Path], dict[str, Any]], tmp_path: Path) -> None:
+    check(data(tmp_path), tmp_path)
 
 
 @pytest.mark.slow

@@ -33,13 +33,11 @@ SETTINGS: dict[str, Any] = {
     # A checkpoint at each validation, which is after each epoch.
     "training": {"epochs": 8, "steps_per_epoch": PER_EPOCH, "batch": 2, "validate_every": 1},
 }
-# Of a model called `long`, which shall take several jobs of a minute, whatever the machine. s.
-LONG_S = 80
 EXPERIMENT: dict[str, Any] = {
     "experiment": "tiny",
     "data": {"sheet": "cases.csv", "labels": {"ball": 5}},
     "split": {"folds": 2},
-    "models": {"short": SETTINGS},
+    "models": {"unet": SETTINGS},
 }
 # Tried with two minutes as well; here shorter than that for the time it takes. s.
 OUTAGE_S = float(os.environ.get("FOLDWISE_OUTAGE_S", "30"))
@@ -74,21 +72,25 @@ if "foldwise.stages.train" in sys.orig_argv:
     state = Path(next(word for word in sys.orig_argv if word.startswith("--state=")).partition("=")[2])
     threading.Thread(target=leak, args=(state / "attempts.jsonl",), daemon=True).start()
 """
-# In the third epoch training waits for its fault, however busy the machine is.
-HOLD = f"""{SHIM}
+# From the third epoch of a job on, PAUSE is done after each step.
+PAUSE = f"""{SHIM}
 hold, update, steps = Path("hold").absolute(), tqdm.tqdm.update, []
 
 
 def wait(bar, n=1):
     update(bar, n)
     steps.append(n)
-    while len(steps) > {2 * PER_EPOCH} and hold.exists():
-        time.sleep(0.1)
+    if len(steps) > {2 * PER_EPOCH}:
+        PAUSE
 
 
 if "foldwise.stages.train" in sys.orig_argv:
     tqdm.tqdm.update = wait
 """
+# Until its fault has struck, however busy the machine is.
+HOLD = PAUSE.replace("PAUSE", "[time.sleep(0.1) for _ in iter(hold.exists, False)]")
+# A step takes so long that a job of a minute does not get to the end of a third epoch.
+SLOW = PAUSE.replace("PAUSE", "time.sleep(5)")
 
 
 @dataclass
@@ -102,7 +104,6 @@ class Workflow:
 
     cluster: Cluster
     folder: Path
-    model: str = "short"
     struck: str = ""
     seen: int = 0
     resources: tuple[str, ...] = GPU
@@ -113,7 +114,7 @@ class Workflow:
         return subprocess.Popen(
             [
                 *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
-                f"results/tiny/{self.model}/fold0/model.pt",
+                "results/tiny/unet/fold0/model.pt",
                 *("--profile", str(ROOT / "profiles" / "slurm"), "--set-threads", "train=1"),
                 *("--slurm-init-seconds-before-status-checks=6", *self.status, "--latency-wait", "10"),
                 *("--set-resources", *self.resources),
@@ -132,7 +133,7 @@ class Workflow:
 
     @property
     def state(self) -> Path:
-        return self.folder / "results" / "tiny" / "state" / self.model / "fold0" / "train"
+        return self.folder / "results" / "tiny" / "state" / "unet" / "fold0" / "train"
 
     def rows(self, event: str = "start") -> list[dict[str, Any]]:
         return [row for row in Attempts(self.state / "attempts.jsonl", 1).rows() if row["event"] == event]
@@ -185,7 +186,7 @@ class Workflow:
 
     def equals(self, undisturbed: Path) -> None:
         """Weights and log are those of a run that nothing disturbed, to the last bit."""
-        place = Path("results") / "tiny" / self.model / "fold0"
+        place = Path("results") / "tiny" / "unet" / "fold0"
         mine, theirs = (
             torch.load(folder / place / "model.pt", weights_only=True)
             for folder in (self.folder, undisturbed)
@@ -200,15 +201,11 @@ class Workflow:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished local run of both models; its folder without their results is where faults begin."""
+    """A finished local run; its folder without the model is where faults begin."""
     folder = tmp_path_factory.mktemp("undisturbed")
     for number in range(4):
         add_case(folder, number)
-    snakemake(folder, EXPERIMENT, "results/tiny/short/fold0/model.pt")
-    seconds = pd.read_csv(folder / "results" / "tiny" / "short" / "fold0" / "log.csv")["seconds"].median()
-    training = {**SETTINGS["training"], "epochs": int(LONG_S / seconds)}
-    models = {"short": SETTINGS, "long": {**SETTINGS, "training": training}}
-    snakemake(folder, {**EXPERIMENT, "models": models}, "results/tiny/long/fold0/model.pt")
+    snakemake(folder, EXPERIMENT, "results/tiny/unet/fold0/model.pt")
     return folder
 
 
@@ -218,13 +215,11 @@ def begun(
 ) -> Callable[..., Workflow]:
     """Makes prepared folders in which nothing is trained yet."""
 
-    def make(name: str, *, held: bool = True, **more: Any) -> Workflow:
+    def make(name: str, stand_in: str = HOLD, **more: Any) -> Workflow:
         folder = tmp_path_factory.mktemp(name) / "run"
-        ignored = shutil.ignore_patterns("short", "long", "train")
-        shutil.copytree(undisturbed, folder, ignore=ignored)
-        if held:
-            (folder / "tqdm.py").write_text(HOLD)
-            (folder / "hold").touch()
+        shutil.copytree(undisturbed, folder, ignore=shutil.ignore_patterns("unet", "train"))
+        (folder / "tqdm.py").write_text(stand_in)
+        (folder / "hold").touch()
         return Workflow(slurm_cluster, folder, **more)
 
     return make
@@ -242,7 +237,7 @@ def faults(begun: Callable[..., Workflow]) -> Iterator[dict[str, Future[Workflow
 
 def time_limit(begun: Callable[..., Workflow]) -> Workflow:
     """A limit far too short."""
-    made = begun("limit", held=False, model="long", resources=(*GPU, "train:runtime=1"))
+    made = begun("limit", SLOW, resources=(*GPU, "train:runtime=1"))
     # On a machine with much else to do, ten jobs of a minute may not be enough; a second call goes on.
     while made.start().wait(timeout=1400):
         assert len(made.rows()) < 30, made.said[-3000:]
@@ -251,7 +246,7 @@ def time_limit(begun: Callable[..., Workflow]) -> Workflow:
 
 def timeout(begun: Callable[..., Workflow]) -> Workflow:
     """Slurm's limit is shorter than the rule's runtime says."""
-    made = begun("timeout", model="long")
+    made = begun("timeout")
     process = made.start()
     made.cluster.run("scontrol", "update", f"jobid={made.trains()}", "endtime=now")
     made.release()
@@ -289,8 +284,7 @@ def cancelled(begun: Callable[..., Workflow]) -> Workflow:
 
 def leak(begun: Callable[..., Workflow]) -> Workflow:
     """More memory than the job asked for; the next attempt's is enough."""
-    made = begun("leak", held=False)
-    (made.folder / "tqdm.py").write_text(LEAK)
+    made = begun("leak", LEAK)
     made.ends(made.start())
     return made
 
@@ -457,13 +451,13 @@ def test_no_controller_for_a_while(
     for other in faults.values():
         other.exception()
     # As the profile has it: 30 attempts, 10 s apart, which outlast five minutes.
-    made = begun("controller", model="long", status=("--max-status-checks-per-second", "0.1"))
+    made = begun("controller", status=("--max-status-checks-per-second", "0.1"))
     process = made.start()
     made.trains()
-    made.free()
     made.cluster.stop_controller()
     time.sleep(OUTAGE_S)
     made.cluster.start_controller()
+    made.free()
     made.ends(process)
     made.equals(undisturbed)
     assert len(made.rows()) == 1

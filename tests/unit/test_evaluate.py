@@ -20,6 +20,7 @@ from foldwise.systems.segmentation.learner import SegmentationLearner
 from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.systems.segmentation.settings import Model
 from foldwise.volumes.predictions import open_prediction
+from foldwise.volumes.targets import Targets
 from synthetic import write_cached_set
 
 SETTINGS = {"network": {"name": "UNet", "channels": [4, 8], "strides": [2]}, "patch": [16, 16, 16]}
@@ -173,8 +174,8 @@ def test_only_models_of_one_experiment_are_averaged(index: Path, save: Save, tmp
     training = {**settings["training"], "epochs": 7, "steps_per_epoch": 3}
     same = save("b.pt", fold=1, settings={**settings, "training": training})
     assert len(read_trained([first, same]).networks) == 2
-    two = {"classes": {"tumour": 1, "cyst": 2}, "regions": {}}
-    turned = {"classes": {"cyst": 2, "tumour": 1}, "regions": {}}
+    two = Targets({"tumour": 1, "cyst": 2}).as_dict()
+    turned = Targets({"cyst": 2, "tumour": 1}).as_dict()
     for changed, message in (
         ({"task": {**task, "channels": 2}}, r"another task \(channels: 1, and 2\)"),
         ({"settings": {**settings, "patch": [16, 16, 32]}}, r"another network or setting \(patch: "),

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from foldwise.files import CaseError
 from foldwise.index import Index
-from foldwise.volumes.cache import Contents, compact, open_case, write_case
+from foldwise.volumes.cache import Contents, check_classes, compact, open_case, write_case
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.volume import Volume, write_volume
 from synthetic import ball, write_cached_set
@@ -167,3 +167,11 @@ def test_smaller_than_the_source(tmp_path: Path) -> None:
     contents = Contents(image[None], None, None, lineage(shape), ("a",))
     write_case(tmp_path / "c.h5", "c", contents, (32, 32, 32), 1000)
     assert (tmp_path / "c.h5").stat().st_size < (tmp_path / "source.nii.gz").stat().st_size
+
+
+def test_classes_in_another_order_are_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "c.h5")
+    write(tmp_path / "c.h5", np.zeros((1, 4, 4, 4), np.int16))
+    check_classes([path], ("a", "b"))
+    with pytest.raises(CaseError, match=r"c\.h5: its labels are a, b, in this order; to be learnt are b, a"):
+        check_classes([path], ("b", "a"))

@@ -1,9 +1,13 @@
 """Classes and overlapping regions: to outputs and back, by hand."""
 
+import json
+
 import numpy as np
 import pytest
 
 from foldwise.files import CaseError
+from foldwise.settings import as_json, validate
+from foldwise.volumes.settings import Data
 from foldwise.volumes.targets import Targets
 
 BRATS = Targets(
@@ -84,3 +88,20 @@ def test_more_classes_than_a_byte_counts() -> None:
     assert (plain.decode(plain.membership[:, labels] * 255.0) == labels).all()
     nested = Targets(plain.classes, {"all": tuple(plain.classes), "last": ("c299",)})
     assert nested.decode(nested.membership[:, labels] * 255.0).ravel().tolist() == [0, 1, 1, 1, 299]
+
+
+def test_the_order_of_classes_survives_the_sorted_keys_of_json() -> None:
+    """Caches number classes in this order, so an index and a model must not turn it."""
+    regions = {name: list(members) for name, members in BRATS.regions.items()}
+    data = validate(Data, {"sheet": "s.csv", "labels": BRATS.classes, "regions": regions})
+    sent = validate(Data, json.loads(as_json(data)))
+    stored = json.loads(json.dumps(sent.targets().as_dict(), sort_keys=True))
+    for targets in (sent.targets(), Targets.from_dict(stored)):
+        assert list(targets.classes.items()) == [("oedema", 2), ("necrosis", 1), ("enhancing", 4)]
+        assert targets.names == ("whole", "core", "et")
+
+
+def test_several_classes_without_their_order_are_refused() -> None:
+    assert Targets.from_dict({"classes": {"a": 3}, "regions": {}}).classes == {"a": 3}
+    with pytest.raises(CaseError, match=r"a, b: the order of these classes is not recorded.*Train again"):
+        Targets.from_dict({"classes": {"a": 3, "b": 7}, "regions": {}})

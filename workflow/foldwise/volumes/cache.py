@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,22 @@ def open_case(path: Path | str) -> h5py.File:
         CaseError: the file is missing, cut off, or not one of ours.
     """
     return open_hdf5(path, FORMAT)
+
+
+def check_classes(caches: Sequence[str], classes: Sequence[str]) -> None:
+    """Check that labels were numbered in the order in which they are learnt.
+
+    Raises:
+        CaseError: a cache has other classes, or another order of them.
+    """
+    for path in caches:
+        with open_case(path) as file:
+            stored = tuple(str(name) for name in file.attrs["classes"])
+        if stored != tuple(classes):
+            raise CaseError(
+                f"{path}: its labels are {', '.join(stored)}, in this order; to be learnt are "
+                f"{', '.join(classes)}. Delete the file, and it is made again"
+            )
 
 
 def lineage_of(file: h5py.File) -> Lineage:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from foldwise import settings
 from foldwise.files import CaseError
@@ -19,10 +19,24 @@ TUMOUR = {"tumour": 1}
 Postprocess = Literal["largest_foreground", "largest_component", "fill_holes"]
 
 
+def _of_pairs(value: Any) -> Any:
+    pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
+    return dict(value) if pairs else value
+
+
+def _as_pairs(value: dict[str, Any]) -> list[Any]:
+    return [[name, it] for name, it in value.items()]
+
+
+# A mapping whose order has a meaning. In JSON it is a list of pairs, since keys are sorted on their way to a
+# stage or into a hash.
+Ordered = (BeforeValidator(_of_pairs), PlainSerializer(_as_pairs, when_used="json"))
+
+
 class Data(settings.Data):
     """Which cases there are and what their labels mean."""
 
-    labels: dict[Name, Annotated[int, Field(ge=1, le=LARGEST_LABEL)]] = Field(
+    labels: Annotated[dict[Name, Annotated[int, Field(ge=1, le=LARGEST_LABEL)]], *Ordered] = Field(
         TUMOUR,
         min_length=1,
         max_length=MOST_CLASSES,
@@ -30,7 +44,7 @@ class Data(settings.Data):
         json_schema_extra=affects("crop", "cache", "index", "plan", "memory"),
     )
 
-    regions: dict[Name, Annotated[list[Name], Field(min_length=1)]] = Field(
+    regions: Annotated[dict[Name, Annotated[list[Name], Field(min_length=1)]], *Ordered] = Field(
         {},
         description="Overlapping regions → their classes, e.g. `{whole: [oedema, core], core: [core]}`: "
         "nested or disjoint, each with an output of its own (sigmoid). Empty: the classes themselves "

@@ -119,13 +119,30 @@ class Targets:
         return self.value(min(outer, key=lambda region: len(self.regions[region]))) if outer else 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for index, models and predictions."""
-        return {"classes": dict(self.classes), "regions": {k: list(v) for k, v in self.regions.items()}}
+        """Plain values, for index, models and predictions.
+
+        Classes and regions are numbered in their order, which JSON with sorted keys does not keep: `order`
+        lists the names where there are several.
+        """
+        values = {"classes": dict(self.classes), "regions": {k: list(v) for k, v in self.regions.items()}}
+        several = max(len(self.classes), len(self.regions)) > 1
+        return {**values, "order": [list(self.classes), list(self.regions)]} if several else values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `as_dict`."""
-        return cls(dict(values["classes"]), {k: tuple(v) for k, v in values["regions"].items()})
+        """The inverse of `as_dict`.
+
+        Raises:
+            CaseError: several classes without their order.
+        """
+        classes, regions = values["classes"], values["regions"]
+        if max(len(classes), len(regions)) > 1 and "order" not in values:
+            raise CaseError(
+                f"{', '.join(classes)}: the order of these classes is not recorded; earlier versions "
+                "confused classes whose names are not in alphabetical order. Train again."
+            )
+        first, second = values.get("order", (classes, regions))
+        return cls({name: classes[name] for name in first}, {name: tuple(regions[name]) for name in second})
 
     def _outer(self, name: str) -> list[str]:
         here = set(self.regions.get(name, ()))

@@ -52,10 +52,17 @@ def model(**more: Any) -> Model:
     return validate(Model, {**values, **more})
 
 
-def write(path: Path, shape: tuple[int, ...], channels: int = 1, classes: int = 2, seed: int = 0) -> str:
+def write(
+    path: Path,
+    shape: tuple[int, ...],
+    channels: int = 1,
+    classes: int = 2,
+    seed: int = 0,
+    empty: bool = False,
+) -> str:
     random = np.random.default_rng(seed)
     image = random.integers(-500, 500, (channels, *shape)).astype(np.int16)
-    label = random.integers(0, classes + 1, shape).astype(np.uint8)
+    label = random.integers(0, 1 if empty else classes + 1, shape).astype(np.uint8)
     lineage = Lineage(shape, tuple(np.diag([1.0, 1, 3, 1]).ravel()), Box((0, 0, 0), shape), shape)  # type: ignore[arg-type]
     names = ("a", "b")[:classes]
     write_case(path, path.stem, Contents(image, label, None, lineage, names), (8, 8, 8), 500)
@@ -94,7 +101,7 @@ def test_neighbours_are_in_their_order(tmp_path: Path) -> None:
 def test_training_in_every_dimension(tmp_path: Path, dimensions: str, sampling: dict[str, float]) -> None:
     """A network of the right kind is made, all of its weights learn, and an empty case is no trouble."""
     paths = [write(tmp_path / f"{n}.h5", (20, 18, 9), channels=2, seed=n) for n in range(2)]
-    paths.append(write(tmp_path / "empty.h5", (12, 18, 9), channels=2, classes=0))
+    paths.append(write(tmp_path / "empty.h5", (12, 18, 9), channels=2, empty=True))
     patch = [8, 8, 32] if dimensions == "slab" else [32, 32, 16]
     settings = model(dimensions=dimensions, sampling=sampling, patch=patch, training={"batch": 3})
     fitted = SegmentationLearner.fitted(settings, paths[:2])

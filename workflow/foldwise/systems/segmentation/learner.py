@@ -22,7 +22,7 @@ from foldwise.systems.segmentation.settings import Model
 from foldwise.training.learner import Learner
 from foldwise.training.steps import Items
 from foldwise.volumes.augment import augment
-from foldwise.volumes.cache import lineage_of, open_case
+from foldwise.volumes.cache import check_classes, lineage_of, open_case
 from foldwise.volumes.geometry import Int3, int3
 from foldwise.volumes.patches import Patches, normalise, scaling
 from foldwise.volumes.predictions import write_prediction
@@ -113,6 +113,7 @@ class SegmentationLearner(Learner[Model]):
 
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
         """Patches of the given caches."""
+        check_classes(caches, tuple(self.targets.classes))
         return Patches(caches, self.patch, self.model.sampling, self.model.intensity, seed)
 
     def inputs(

@@ -11,6 +11,7 @@ without a label. Its models are so small that the whole takes a minute.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -21,10 +22,11 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from foldwise.experiment.open import Opened, open_experiment
-from foldwise.files import write_json
+from foldwise.files import read_json, write_json
 from foldwise.hdf5 import open_hdf5
 from foldwise.index import Entry, Index
 from foldwise.section import touches
@@ -150,8 +152,13 @@ def check_predictions(system: System[Any, Any], opened: Opened[Any, Any], name: 
     chosen = results.choose(predictions, entries, index.task, settings.evaluate, Path("chosen"))
     table = results.score(predictions, entries, 0, index.task, settings.evaluate, chosen)
     assert set(table["case"]) == set(predictions), "every labelled case must be scored"
-    columns = {column.key for column in results.view.metrics}
-    assert columns <= set(table), f"the report shows columns that scores lack: {sorted(columns - set(table))}"
+    written = pd.read_csv(folder / "metrics.csv")
+    again = pd.read_csv(io.StringIO(table.to_csv(index=False)))
+    pd.testing.assert_frame_equal(written[list(again)], again, obj="scores of the same predictions")
+    first = results.view.metrics[0].key
+    classes = read_json(Path(opened.paths.experiment) / "summary.json")["models"][name]
+    summarised = any(first in metrics for metrics in classes.values())
+    assert summarised, f"the summary lacks the first metric, {first}"
     ensemble = Path(opened.paths.ensemble.format(model=name)) / "predictions"
     unlabelled = [case for case in opened.others if not case.labelled]
     for case in unlabelled:
@@ -167,10 +174,10 @@ def check_killed_stages(opened: Opened[Any, Any], experiment: Mapping[str, Any])
     assert "Nothing to be done" in _snakemake(experiment, "--dry-run"), "a second run must find nothing to do"
     name = next(iter(opened.settings.models))
     metrics = Path(opened.paths.fold.format(model=name, fold=0)) / "metrics.csv"
-    before = metrics.read_bytes()
+    before = pd.read_csv(metrics)["case"]
     metrics.unlink()
     _snakemake(experiment, str(metrics))
-    assert metrics.read_bytes() == before, "scores that are made again must be the same"
+    assert pd.read_csv(metrics)["case"].equals(before), "scores that are made again must be of the same cases"
 
 
 def _check_items(learner: Learner[Any], train: Sequence[str]) -> None:

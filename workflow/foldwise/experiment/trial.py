@@ -5,6 +5,7 @@ What took time is remembered by all that it was made from: settings, files, libr
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -50,11 +51,11 @@ def remembered(
     Raises:
         CaseError: everything for which a training would refuse the settings; the other process ended early.
     """
-    key = short_hash([sorted(Step.__annotations__), values_for(model, "memory"), task], 16)
+    key = short_hash([sorted(Step.__annotations__), system.name, values_for(model, "memory"), task], 16)
     tried = None
     if trying:
         given = model.model_dump(mode="json")
-        tried = short_hash([_versions(), system.name, given, task, whole, _files(given)], 16)
+        tried = short_hash([_versions(type(system)), system.name, given, task, whole, _files(given)], 16)
     known = read_json(memory) if memory.exists() else {}
     if (whole and key not in known) or (tried and tried not in known):
         step = _elsewhere(_try_model if tried else _count, system.name, model, task, whole)
@@ -74,7 +75,7 @@ def try_file(path: Path, check: Callable[[Path], Any], memory: Path) -> None:
     Raises:
         CaseError: as the check does.
     """
-    key = short_hash([_versions(), check.__qualname__, _files(str(path))], 16)
+    key = short_hash([_versions(check), check.__qualname__, _files(str(path))], 16)
     known = read_json(memory) if memory.exists() else {}
     if key not in known:
         _elsewhere(check, path)
@@ -97,12 +98,20 @@ def _elsewhere(work: Callable[..., Any], *given: Any) -> Any:
         ) from error
 
 
-@cache
-def _versions() -> list[str]:
-    """Of the libraries, and of Foldwise's own code."""
-    code = sorted(Path(__file__).parents[1].rglob("*.py"))
+def _versions(of: object) -> list[str]:
+    """Versions of the libraries; hashes of Foldwise's code and of the package in which `of` is defined."""
     libraries = [version(name) for name in ("torch", "torchvision", "monai", "transformers")]
-    return [*libraries, short_hash([path.read_text(encoding="utf-8") for path in code])]
+    packages = {"foldwise", of.__module__.partition(".")[0]}
+    return [*libraries, *map(_code, sorted(packages))]
+
+
+@cache
+def _code(package: str) -> str:
+    module = sys.modules[package]
+    folders = getattr(module, "__path__", ())
+    files = [file for folder in folders for file in sorted(Path(folder).rglob("*.py"))]
+    files = files or [Path(str(module.__file__))]  # a package of one file
+    return short_hash([path.read_text(encoding="utf-8") for path in files])
 
 
 def _files(given: Any) -> list[Any]:

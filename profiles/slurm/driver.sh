@@ -1,7 +1,7 @@
 #!/bin/bash
-# The workflow itself as a small Slurm job, so that no login shell must stay open:
+# Runs the workflow itself as a small Slurm job, so that no login shell has to stay open:
 #   sbatch profiles/slurm/driver.sh --configfile experiments/lung.yaml
-# All arguments go to Snakemake. Cancel it with `scancel --signal=INT --full <job>`, and it cancels its jobs.
+# All arguments are passed to Snakemake. Cancel with `scancel --signal=INT --full <job>`; it then cancels its jobs.
 #SBATCH --job-name=foldwise-driver
 #SBATCH --cpus-per-task=1
 #SBATCH --mem=4G

@@ -65,7 +65,10 @@ def segmentation(folder: Path) -> dict[str, Any]:
 
 def interactive(folder: Path) -> dict[str, Any]:
     segmentation(folder)
-    return interactive_scans.EXPERIMENT
+    return {
+        **interactive_scans.EXPERIMENT,
+        "evaluate": {"rounds": 1, "hints": ["extreme"], "export": "extreme"},
+    }
 
 
 def surgical(folder: Path) -> dict[str, Any]:

@@ -146,8 +146,9 @@ def check_predictions(system: System[Any, Any], opened: Opened[Any, Any], name: 
     """Held-out and other cases are predicted, scored where there is a label, and exported."""
     results, settings = system.results, opened.settings
     folder = Path(opened.paths.fold.format(model=name, fold=0))
-    predictions = {path.stem: path for path in (folder / "predictions").glob("*.h5")}
-    assert set(predictions) == set(index.folds[0].test), "every held-out case must have a prediction"
+    predictions = {case: folder / "predictions" / f"{case}.h5" for case in index.folds[0].test}
+    for case, path in predictions.items():
+        assert path.is_file(), f"{case}: a held-out case must have a prediction"
     entries = [index[case] for case in predictions]
     chosen = results.choose(predictions, entries, index.task, settings.evaluate, Path("chosen"))
     table = results.score(predictions, entries, 0, index.task, settings.evaluate, chosen)

@@ -141,7 +141,7 @@ def test_a_profile_is_written_from_what_slurm_says(slurm_cluster: Cluster, tmp_p
     )
     again = subprocess.run(command, env=slurm_cluster.env, capture_output=True, encoding="utf-8")
     assert again.returncode == 1
-    assert "there already" in again.stderr
+    assert "exists already" in again.stderr
 
 
 @pytest.mark.parametrize(

@@ -146,11 +146,11 @@ def test_a_model_of_other_data(
     message: str,
 ) -> None:
     model = save("model.pt", task={**Index.read(index).task, **changed})
-    with pytest.raises(CaseError, match=rf"model\.pt: was trained for other data than these \({message}"):
+    with pytest.raises(CaseError, match=rf"model\.pt: was trained on different data than these \({message}"):
         scored(model)
     flags = ["--index", str(index), "--model", str(model), "--state", "state", "--folder", "bank"]
     monkeypatch.setattr(sys, "argv", ["features", *flags])
-    with pytest.raises(CaseError, match="was trained for other data"):
+    with pytest.raises(CaseError, match="was trained on different data"):
         features.features.main()
 
 
@@ -162,7 +162,7 @@ def test_a_model_of_an_earlier_version_is_still_read(
     torch.save({key: state[key] for key in ("network", "settings", "system", "task")}, path)
     with caplog.at_level("WARNING"):
         assert scored(path)["case"].tolist() == ["c4"]
-    assert "does not say on which cases it was trained" in caplog.text
+    assert "did not record its training cases" in caplog.text
 
 
 def test_only_models_of_one_experiment_are_averaged(index: Path, save: Save, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_every_problem_is_told_with_its_path() -> None:
             {"data": {"sheet": "a.csv", "labels": {f"c{n}": n for n in range(1, 2002)}}},
             r"data\.labels: .*at most 2000 items",
         ),
-        ({"split": {"folds": 1}}, "a single fold has to be given"),
+        ({"split": {"folds": 1}}, "a single fold needs `file`"),
     ],
 )
 def test_settings_that_contradict_each_other(section: dict[str, object], message: str) -> None:

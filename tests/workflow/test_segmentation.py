@@ -116,7 +116,7 @@ class TestRun:
         for case in ("c6", "c7"):
             (run / "new" / f"{case}.nii.gz").symlink_to(run / f"{case}.nii.gz")
         text = snakemake(run, EXPERIMENT, "predict", check=False)
-        assert "predict: which cases?" in text
+        assert "predict: no cases given" in text
         experiment = changed(predict={"source": "new", "parts": 2})
         assert planned(run, experiment, "predict") == {"predict": 1, "predict_part": 2}
         snakemake(run, experiment, "predict")

@@ -1,9 +1,9 @@
-"""Segment a scan with a trained interactive model: hints on a slice, propagation, and the slice to look at next.
+"""Segment a scan with a trained interactive model: hints on a slice, propagation, the next slice to look at.
 
 Hints come from files, or with --serve from a local web page. The session's folder keeps every round, so the
 next call continues from the last one. Standard output receives JSON.
 
-Points are a CSV with the columns x, y, z (voxel indices in the scan's file, starting at 0), kind (inside, outside,
+Points are a CSV with the columns x, y, z (voxel indices in the scan's file, from 0), kind (inside, outside,
 extreme, or box: two opposite corners) and, for several objects, object. A scribble is a NIfTI on the scan's
 grid: an object's label value marks the object, 255 marks the outside (254 if 255 is an object's value).
 --object names the object of a box.

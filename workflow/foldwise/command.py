@@ -30,7 +30,7 @@ from foldwise.systems import names, system_of
 from foldwise.systems.base import System
 
 Parameters = ParamSpec("Parameters")
-Made = TypeVar("Made")
+Returned = TypeVar("Returned")
 # A path that a command writes; no other argument may name it.
 Output = NewType("Output", Path)
 

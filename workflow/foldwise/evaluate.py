@@ -81,8 +81,8 @@ def read_trained(
         task: what is to be predicted; None: what the models were trained for.
 
     Raises:
-        CaseError: a file is not a model of Foldwise, or its system or task differs from the required one or from
-            the first file's.
+        CaseError: a file is not a model of Foldwise, or its system or task differs from the required one or
+            from the first file's.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     states = [read_model(path) for path in paths]

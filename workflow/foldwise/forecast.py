@@ -1,8 +1,8 @@
 """From a job's peak memory to its request.
 
-A forecast is the expected peak: a base for the interpreter and its libraries, what a stage holds of its cases,
-and for training the memory of a step, counted on the network's shapes. The request (`mem_mb`) is larger: it
-adds a margin, Snakemake's own share, and on jobs that may get a GPU that of its driver.
+A forecast is the expected peak: a base for the interpreter and its libraries, what a stage holds of its
+cases, and for training the memory of a step, counted on the network's shapes. The request (`mem_mb`) is
+larger: it adds a margin, Snakemake's own share, and for jobs that may get a GPU that of its driver.
 """
 
 from __future__ import annotations

@@ -24,8 +24,7 @@ def open_hdf5(path: Path | str, *formats: str) -> h5py.File:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
         raise CaseError(
-            f"{path}: not a readable HDF5 file, perhaps truncated by an incomplete copy ({error}); delete it and "
-            f"run again"
+            f"{path}: not a readable HDF5 file, perhaps an incomplete copy ({error}); delete it and run again"
         ) from error
     if formats and file.attrs.get("format") not in formats:
         file.close()

@@ -141,7 +141,7 @@ def _folds(entries: tuple[Entry, ...], split: Split) -> tuple[Fold, ...]:
 
 
 def _validation(parts: list[tuple[Entry, ...]]) -> tuple[Entry, ...]:
-    """The first part; another one if the first holds only empty cases, or leaves only empty ones for training."""
+    """The first part; another one if the first has only empty cases, or leaves only empty ones to train on."""
 
     def filled(part: tuple[Entry, ...]) -> bool:
         return any(entry.amount > 0 for entry in part)
@@ -163,8 +163,8 @@ def _parts(entries: tuple[Entry, ...], count: int, seed: int) -> list[tuple[Entr
     random = np.random.default_rng(seed)
     cases = {group: [e for e in entries if e.group == group] for group in groups}
     kind = {group: (cases[group][0].stratum, sum(e.amount for e in cases[group])) for group in groups}
-    # Blocked dealing: patients of one stratum and similar amount are dealt one to each part, so every part gets
-    # its share of empty, small and large ones; within a block the largest patient goes to the smallest part.
+    # Blocked dealing: patients of one stratum and similar amount are dealt one to each part, so every part
+    # gets its share of empty, small and large ones; in a block the fullest patient goes where fewest are.
     order = sorted(random.permutation(groups), key=lambda group: kind[group])
     parts: list[list[Entry]] = [[] for _ in range(count)]
     for first in range(0, len(order), count):

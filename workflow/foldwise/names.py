@@ -32,7 +32,7 @@ def refuse_names(opened: Opened[Any, Any], root: Path, submitted: Sequence[str] 
     for what, value in _values(opened.settings):
         if isinstance(value, str) and (found := WILDCARD.search(value)):
             problems.append(
-                f"{what}: {value!r} contains {found[0]!r}, which Snakemake would replace; write it differently"
+                f"{what}: {value!r} contains {found[0]!r}, which Snakemake would replace; write it otherwise"
             )
     for what, name in _paths(opened):
         if wrong := fault(name, submitted is not None):

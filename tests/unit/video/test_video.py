@@ -341,5 +341,5 @@ def test_other_files_are_no_frame_caches(tmp_path: Path) -> None:
         open_frames(path)
     with h5py.File(path, "w") as file:
         file["frames"] = np.zeros(3)
-    with pytest.raises(CaseError, match="not of this version"):
+    with pytest.raises(CaseError, match="not from this version"):
         open_frames(path)

@@ -90,7 +90,7 @@ class Opened(Generic[AnySettings, AnyCase]):
         return [name for path in self.system.weights(self.settings, model) for name in _files(path)]
 
     def source_state(self) -> str:
-        """A hash of times and sizes of all new cases' files; their folder's time does not show changes of files."""
+        """A hash of times and sizes of all new cases' files; their folder's time does not show changes."""
         predict = self.settings.predict
         try:
             entries = self.system.new_entries(predict.source) if predict else []

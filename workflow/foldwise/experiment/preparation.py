@@ -16,7 +16,7 @@ Inputs = dict[str, str | list[str]]
 class Preparation(ABC, Generic[AnyCase]):
     """Stages, folders and inputs of cases, as patterns with the wildcard {case}.
 
-    Prepared data lie in folders named after the sheet and a hash of the settings that made them, so that
+    Prepared data lie in folders named after the sheet and a hash of their settings, so that
     experiments with the same settings share the files, and a different crop or cache never overwrites one.
 
     Attributes:
@@ -68,7 +68,7 @@ class Preparation(ABC, Generic[AnyCase]):
         return None if pattern == self.cached else str(Path(pattern.format(case="", fold=fold)).parent)
 
     def ensemble_inputs(self, model: str) -> str:
-        """Pattern of the inputs for all folds' models of one name together: never the features of one fold."""
+        """Pattern of the inputs for all folds' models of one name: never the features of one fold."""
         pattern = self.inputs(model)
         return pattern if pattern in self.made else self.cached
 

@@ -43,8 +43,8 @@ def remembered(
         model: its settings.
         task: what is learnt.
         memory: JSON file of stored counts; it may be missing.
-        trying: also try everything else that a training builds from the settings. A stored result is used only
-            if the settings, the files that they name, the libraries and this code are all the same.
+        trying: also try everything else that a training builds from the settings. A stored result is used
+            only if the settings, the files that they name, the libraries and this code are all the same.
         whole: false before a plan exists, when nothing can be counted (see `try_model`).
 
     Raises:

@@ -453,7 +453,7 @@ def test_validation_without_annotation_has_no_score(tmp_path: Path) -> None:
 
 
 class _StopsAfter(Budget):
-    """A time limit that is near after some steps."""
+    """A time limit that is reached after some steps."""
 
     def __init__(self, steps: int) -> None:
         super().__init__(None)
@@ -468,7 +468,7 @@ class _StopsAfter(Budget):
 
 
 def trained(folder: Path, made: Model, paths: list[str], *stops: int) -> dict[str, torch.Tensor]:
-    """Weights of a training in jobs that end after some steps, and a last one to the end."""
+    """Weights of a training in jobs that stop after some steps, and a last job that finishes it."""
     run = Run(made, paths[:1], paths[1:], (0, 0), "f", folder)
     for number, steps in enumerate([*stops, 1000], start=1):
         folder.mkdir(exist_ok=True)

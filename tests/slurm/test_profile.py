@@ -137,7 +137,8 @@ def test_a_profile_is_written_from_what_slurm_says(slurm_cluster: Cluster, tmp_p
     assert made["set-resources"]["train"] == {"slurm_partition": "gpu", "gres": "gpu:1"}
     # Of the cluster's configuration: 8 processors and 16000 MiB a node, two GPUs on those of `gpu`.
     assert (
-        "partition gpu (8 processors and 16000 MiB a node, gpu:h200:2 a node, no time limit)" in done.stdout
+        "partition gpu (8 processors and 16000 MiB per node, gpu:h200:2 per node, no time limit)"
+        in done.stdout
     )
     again = subprocess.run(command, env=slurm_cluster.env, capture_output=True, encoding="utf-8")
     assert again.returncode == 1

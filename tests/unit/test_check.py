@@ -115,7 +115,7 @@ def broken_affine(folder: Path, entry: float) -> None:
         (lambda f: None, "b,b,0.nii.gz,,held", "split 'held'"),
         (lambda f: None, "b/../c,b,0.nii.gz,,", "letters, digits"),
         (lambda f: None, "b,b,0.nii.gz", "3 cells, the header has 5"),
-        (lambda f: None, "b,b,,0_l.nii.gz,", "no image"),
+        (lambda f: None, "b,b,,0_l.nii.gz,", "missing image"),
     ],
 )
 def test_each_problem_is_found(

@@ -90,7 +90,7 @@ def test_weights_that_are_not_finite(
 
 def test_numbers_that_overflow_name_the_case(save: Save, scored: Callable[..., Any], tmp_path: Path) -> None:
     network = torch.load(save("model.pt"), weights_only=True)["network"]
-    with pytest.raises(CaseError, match="case c4: the network's answer is NaN or infinite"):
+    with pytest.raises(CaseError, match="case c4: the network's output is NaN or infinite"):
         scored(save("model.pt", network=broken(network, 3e38)))
     assert not (tmp_path / "out").exists()
 
@@ -146,7 +146,7 @@ def test_a_model_of_other_data(
     message: str,
 ) -> None:
     model = save("model.pt", task={**Index.read(index).task, **changed})
-    with pytest.raises(CaseError, match=rf"model\.pt: was trained on different data than these \({message}"):
+    with pytest.raises(CaseError, match=rf"model\.pt: was trained on different data \({message}"):
         scored(model)
     flags = ["--index", str(index), "--model", str(model), "--state", "state", "--folder", "bank"]
     monkeypatch.setattr(sys, "argv", ["features", *flags])

@@ -144,7 +144,7 @@ def test_an_nnunet_split_file_is_taken(tmp_path: Path) -> None:
             ],
             "leaks: patient.*g001",
         ),
-        ([{"test": ["c000", "c001", "c002", "c003"]}, {"test": []}], "no case"),
+        ([{"test": ["c000", "c001", "c002", "c003"]}, {"test": []}], "no training case"),
         ("text", r"folds: .*list \(got 'text'\)"),
     ],
 )

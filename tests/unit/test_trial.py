@@ -77,7 +77,7 @@ def test_what_all_systems_share(given: dict[str, Any], message: str) -> None:
         ({"loss": {"name": "BCELoss"}}, CLASSES, "loss BCELoss: takes no outputs"),
         ({"loss": {"name": "CrossEntropyLoss", "weight": [1, 2]}}, CLASSES, "all or no classes"),
         ({"loss": {"name": "CrossEntropyLoss"}}, REGIONS, "loss CrossEntropyLoss: takes no outputs"),
-        ({"loss": {"name": "monai:DiceCELoss"}}, REGIONS, "lets only one class win"),
+        ({"loss": {"name": "monai:DiceCELoss"}}, REGIONS, "allows only one class per voxel"),
         (
             {"network": {"name": "UNet", "channels": [4, 8], "strides": [2], "out_channels": 7}},
             CLASSES,
@@ -218,7 +218,7 @@ def test_nothing_is_believed_after_a_good_run(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("modells: {}", "plan.yaml .delete it to plan anew.: .*modells: unknown key; did you mean `models`"),
+        ("modells: {}", "plan.yaml .delete it to plan again.: .*modells: unknown key; did you mean `models`"),
         ("- 1", "plan.yaml .*valid dictionary"),
         ("models: {unet: [", "plan.yaml: not readable as a plan"),
         ("models: {unett: {}}", "plans models.unett, which the experiment has not, and no models.unet"),

@@ -116,9 +116,9 @@ def test_every_rule_asks_for_what_its_stage_takes() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("a{b", "holds '{'"),
-        ("a}b", "holds '}'"),
-        ("scan <results>.nii.gz", "holds '<results>'"),
+        ("a{b", "contains '{'"),
+        ("a}b", "contains '}'"),
+        ("scan <results>.nii.gz", "contains '<results>'"),
         ("a\nb", "line break"),
         ("-a.nii.gz", "begins with `-`"),
         ("a\udcfc.nii.gz", "not UTF-8"),
@@ -162,7 +162,7 @@ def test_a_checkout_that_path_cannot_name_is_refused(
     for path, held in (("/data/a:b", ":"), ("/data/{x}", "{")):
         with pytest.raises(SystemExit):
             use_this_checkout(Path(path))
-        assert f"'{path}' holds '{held}'" in capsys.readouterr().err
+        assert f"'{path}' contains '{held}'" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my projects").mkdir()
     with pytest.raises(SystemExit):
@@ -190,15 +190,15 @@ def test_every_name_of_an_experiment_is_looked_at(tmp_path: Path, monkeypatch: p
         refuse_names(opened, ROOT, None)
     said = str(error.value)
     for words in (
-        "results: 'r{esults' holds '{'",
-        "data.sheet: 'in{1}/cases.csv' holds '{'",
-        "split.file: '{splits}.json' holds '{'",
-        "models.unet.pretrained.file: 'w{.pt' holds '{'",
+        "results: 'r{esults' contains '{'",
+        "data.sheet: 'in{1}/cases.csv' contains '{'",
+        "split.file: '{splits}.json' contains '{'",
+        "models.unet.pretrained.file: 'w{.pt' contains '{'",
         "weights of model unet: 'w{.pt'",
-        r"predict.source: 'n\new' holds a line break",
-        "line 3: case b: '/data/{b}.nii.gz' holds '{'",
+        r"predict.source: 'n\new' contains a line break",
+        "line 3: case b: '/data/{b}.nii.gz' contains '{'",
         "line 3: case b: '-b.nii.gz' begins with `-`",
-        "models.unet.network.act: '{case}' holds '{case}', which Snakemake would fill in",
+        "models.unet.network.act: '{case}' contains '{case}', which Snakemake would replace",
     ):
         assert words in said
     assert "case a" not in said
@@ -219,8 +219,8 @@ def test_on_a_cluster_the_folders_must_bear_double_quotes(
     refuse_names(opened, ROOT, None)
     with pytest.raises(CaseError) as error:
         refuse_names(opened, ROOT, ["it's $x.yaml"])
-    assert f"folder of the call: '{tmp_path}/a $b' holds '$'" in str(error.value)
-    assert '"it\'s $x.yaml" cannot be handed to jobs on a cluster' in str(error.value)
+    assert f"working folder: '{tmp_path}/a $b' contains '$'" in str(error.value)
+    assert '"it\'s $x.yaml" cannot be passed to jobs on a cluster' in str(error.value)
 
 
 @pytest.mark.slow

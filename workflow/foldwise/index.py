@@ -141,7 +141,7 @@ def _folds(entries: tuple[Entry, ...], split: Split) -> tuple[Fold, ...]:
 
 
 def _validation(parts: list[tuple[Entry, ...]]) -> tuple[Entry, ...]:
-    """The first part; another one if the first has only empty cases, or leaves only empty ones to train on."""
+    """The first part; another if the first has only empty cases, or leaves only empty ones for training."""
 
     def filled(part: tuple[Entry, ...]) -> bool:
         return any(entry.amount > 0 for entry in part)

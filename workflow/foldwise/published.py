@@ -52,7 +52,7 @@ class Published:
             ours = name.startswith(f"{RECORDS}/") or self._record(name).exists()
             if path.is_file() and self._owner(name) in keys and not ours:
                 raise CaseError(
-                    f"{path}: exists, with no record that it belongs to {source}; move the folder {folder} away"
+                    f"{path}: exists, but is not recorded as one of {source}; move the folder {folder} away"
                 )
 
     def forget(self) -> None:

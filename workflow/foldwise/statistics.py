@@ -57,7 +57,7 @@ def paired_p(differences: Sequence[float]) -> float:
 
 
 def resampled(patients: int, resamples: int, seed: int = 0) -> np.ndarray:
-    """Numbers of the patients of each bootstrap resample, (resamples, patients); no rows for a single patient."""
+    """Patient numbers of each bootstrap resample, (resamples, patients); no rows for a single patient."""
     if patients < 2:
         return np.empty((0, patients), int)
     return np.random.default_rng(seed).integers(patients, size=(resamples, patients))

@@ -176,11 +176,11 @@ def test_weights_of_another_trunk(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "model.pt", weights_only=True)
     state["settings"]["trunk"]["name"] = "resnet34"
     torch.save(state, tmp_path / "model.pt")
-    with pytest.raises(CaseError, match="not those of the trunk resnet34"):
+    with pytest.raises(CaseError, match="do not fit its trunk resnet34"):
         read_trained(tmp_path / "model.pt")
     state["system"] = "segmentation"
     torch.save(state, tmp_path / "model.pt")
-    with pytest.raises(CaseError, match="one of the interactive system is needed"):
+    with pytest.raises(CaseError, match="expected one of the interactive system"):
         read_trained(tmp_path / "model.pt")
 
 
@@ -191,7 +191,7 @@ def test_a_session_replaces_nothing_that_is_not_its_own(
     for name in ("mask.nii.gz", "case.h5", "round_0001.npz"):
         session.mkdir(exist_ok=True)
         (session / name).write_text("mine")
-        with pytest.raises(CaseError, match=f"{name}: not of a session"):
+        with pytest.raises(CaseError, match=f"{name}: not part of a session"):
             call(folder, capsys, "--nothing", "0")
         assert [path.read_text() for path in session.iterdir()] == ["mine"]
         (session / name).unlink()
@@ -212,6 +212,6 @@ def test_an_answer_that_is_not_finite(
     segment = network.segment
     monkeypatch.setattr(network, "segment", lambda *given: segment(*given) * float("nan"))
     (folder / "points.csv").write_text("x,y,z,kind\n15,14,8,inside\n", encoding="utf-8")
-    with pytest.raises(CaseError, match="the networks answer with NaN or infinite values"):
+    with pytest.raises(CaseError, match="the networks return NaN or infinite values"):
         call(folder, capsys, "--points", str(folder / "points.csv"))
     assert not list((folder / "session").glob("round_*"))

@@ -382,7 +382,7 @@ def test_an_object_of_255_is_not_the_rest(tmp_path: Path) -> None:
     made = read_scribble(tmp_path / "scribble.nii.gz", header, {"a": 255, "b": 254}, places(TURNED))
     assert made[3][0].inside.round(6).tolist() == [[7, 5]]
     assert made[3][0].outside.round(6).tolist() == [[11, 0]]
-    with pytest.raises(CaseError, match="value 253 means nothing here; 255 a, 254 outside"):
+    with pytest.raises(CaseError, match="value 253 is not known; use 255 a, 254 outside"):
         read_scribble(tmp_path / "scribble.nii.gz", header, {"a": 255}, places(TURNED))
 
 
@@ -394,7 +394,7 @@ def test_faulty_scribbles(tmp_path: Path) -> None:
     with pytest.raises(CaseError, match="the scribble is empty"):
         read_scribble(path, header, {"a": 7}, places(TURNED))
     write_volume(Volume(data + 3, TURNED), path)
-    with pytest.raises(CaseError, match="value 3 means nothing"):
+    with pytest.raises(CaseError, match="value 3 is not known"):
         read_scribble(path, header, {"a": 7}, places(TURNED))
     write_volume(Volume(data[1:] + 7, TURNED), path)
     with pytest.raises(CaseError, match="grid"):
@@ -421,7 +421,7 @@ def test_rounds_outlive_the_process(tmp_path: Path) -> None:
     assert np.array_equal(back.probabilities, first.probabilities)
     assert np.array_equal(back.quality, first.quality)
     again.undo()
-    with pytest.raises(CaseError, match="no round to take back"):
+    with pytest.raises(CaseError, match="no round to undo"):
         again.undo()
 
 

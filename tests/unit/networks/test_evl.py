@@ -83,7 +83,7 @@ class TestFeatures:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (lambda folder: shutil.rmtree(folder), "no folder with a model"),
+            (lambda folder: shutil.rmtree(folder), "not a folder with a model"),
             (lambda folder: (folder / "model.safetensors").unlink(), "not readable as CLIPModel"),
             (
                 lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 99),
@@ -256,5 +256,5 @@ def test_nothing_in_a_folder_is_executed(tmp_path: Path) -> None:
     (folder / "trap.py").write_text("raise SystemExit('executed')", encoding="utf-8")
     config = {"model_type": "trap", "auto_map": {"AutoConfig": "trap.Config"}}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(CaseError, match="no folder with a model of transformers"):
+    with pytest.raises(CaseError, match="not a folder with a model of transformers"):
         FrozenVision(folder, 1)

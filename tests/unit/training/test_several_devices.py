@@ -172,7 +172,7 @@ def test_processes_draw_different_numbers() -> None:
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    with pytest.raises(CaseError, match="batch 3 cannot be shared evenly by gpus: 2"):
+    with pytest.raises(CaseError, match="batch 3 is not a multiple of gpus: 2"):
         validate(Training, {"batch": 3, "gpus": 2})
     with pytest.raises(CaseError, match="several samples"):
         validate(InteractiveModel, {"training": {"batch": 2, "gpus": 2}})

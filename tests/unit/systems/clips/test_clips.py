@@ -90,11 +90,11 @@ class TestCheck:
         write_video(clips / "still.mp4", frames_of("low", 0)[:1])
         found = problems(clips, lambda text: text.replace("k1_0.avi", "still.mp4"))
         assert "line 3: case k1_0" in found
-        assert "one frame only" in found
+        assert "only one frame" in found
 
     def test_labels_and_patients(self, clips: Path) -> None:
         found = problems(clips, lambda text: text.replace(",low", ",2", 1))
-        assert "case k1_0: label '2' is none of high, low (0 to 1)" in found
+        assert "case k1_0: label '2' is not one of high, low (0 to 1)" in found
         found = problems(clips, lambda text: text.replace("k1_0,p1", "k1_0,p0"))
         assert "line 3: case k1_0: patient p0 is low here and high in case k0_0" in found
         both = "k6_0,p1,k1_0.avi,low,test\n"
@@ -104,7 +104,7 @@ class TestCheck:
                 "\n".join(f"{x}," for x in text.split()).replace("label,", "label,split") + "\n" + both
             ),
         )
-        assert "case k6_0: patient p1 is in the fixed test set, and in training as case k1_0" in found
+        assert "case k6_0: patient p1 is in the fixed test set and also in training, as case k1_0" in found
 
     def test_prompts(self, clips: Path) -> None:
         def with_box(box: str) -> str:
@@ -118,8 +118,8 @@ class TestCheck:
             )
 
         assert with_box("2 3 40 30") == ""
-        assert "case k1_0: box '2 3 70 30' reaches beyond the video, which is 64×48" in with_box("2 3 70 30")
-        assert "four whole numbers are expected" in with_box("2 3 40")
+        assert "case k1_0: box '2 3 70 30' extends beyond the video, which is 64×48" in with_box("2 3 70 30")
+        assert "expected four integers" in with_box("2 3 40")
         assert "is empty" in with_box("9 3 4 30")
 
     def test_class_without_cases(self, clips: Path) -> None:
@@ -158,7 +158,7 @@ class TestCheck:
         ("size", "blocks", "message"),
         [
             (32, 3, ""),
-            (64, 3, "takes frames of 32 px, and clip.size is 64"),
+            (64, 3, "takes frames of 32 px, but clip.size is 64"),
             (32, 4, "has 3 blocks, 4 are asked for"),
         ],
     )
@@ -182,7 +182,7 @@ class TestCheck:
         ("change", "message"),
         [
             ({"input": "crop"}, "models.small.input needs regions"),
-            ({"features": {"views": 2}}, "features are stored of EVL's frozen network"),
+            ({"features": {"views": 2}}, "features can only be stored for EVL's frozen network"),
             ({"network": {"name": "EVL"}}, "EVL needs `weights`"),
             ({"input": "channel", "clip": {"rand_augment": {}}}, "RandAugment would move the frames"),
             ({"clip": {"every": 0}}, "a step of at least 1 frame"),
@@ -241,7 +241,7 @@ class TestCache:
         assert len({content_of(tmp_path / f"{label}.h5") for label in ("high", "low", "")}) == 3
 
     def test_thinned_to_one_frame(self, clips: Path, tmp_path: Path) -> None:
-        with pytest.raises(CaseError, match=r"case k: .*one frame only"):
+        with pytest.raises(CaseError, match=r"case k: .*only one frame"):
             cache_clip("k", clips / "k0_0.mp4", "", Cache(fps=1), tmp_path / "k.h5")
         assert not (tmp_path / "k.h5").exists()
 

@@ -91,7 +91,7 @@ class TestPrompts:
 
     @pytest.mark.parametrize(
         ("box", "message"),
-        [("0 0 97 10", "reaches beyond the video, which is 96×64"), ("1 2 3", "four whole numbers")],
+        [("0 0 97 10", "extends beyond the video, which is 96×64"), ("1 2 3", "four integers")],
     )
     def test_wrong_box(self, cache: Path, tmp_path: Path, box: str, message: str) -> None:
         with pytest.raises(CaseError, match=message):

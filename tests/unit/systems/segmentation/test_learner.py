@@ -213,7 +213,7 @@ def test_deep_supervision_halves_each_coarser_output() -> None:
 
 
 def test_soft_max_losses_are_refused_for_regions() -> None:
-    with pytest.raises(CaseError, match="DiceCELoss lets only one class win"):
+    with pytest.raises(CaseError, match="DiceCELoss allows only one class per voxel"):
         SegmentationLearner(model(loss={"name": "DiceCELoss"}), task(NESTED, 1))
 
 

@@ -88,7 +88,7 @@ def test_wrong_phase_files_get_one_line(tmp_path: Path, text: str, words: str) -
         ("Frame\tHook\tGrasper\n0\t0\t1\n", "tools in another order: Hook, Grasper; data.tools are Grasper"),
         ("Frame\tGrasper\tClipper\n0\t0\t1\n", "other tools: Grasper, Clipper"),
         ("Frame\tGrasper\tHook\n0\t0\t0.3\n", "line 2: '0.3'"),
-        ("Grasper\tHook\n0\t0\n", "begins with `Frame`"),
+        ("Grasper\tHook\n0\t0\n", "expected `Frame`"),
     ],
 )
 def test_wrong_tool_files_get_one_line(tmp_path: Path, text: str, words: str) -> None:
@@ -202,7 +202,7 @@ def test_every_wrong_input_gets_one_line(tmp_path: Path) -> None:
     sheet.write_text(text)
     found = problems(tmp_path, sheet).splitlines()
     expected = [
-        ("line 2: case op0:", "row of frame 21, but the video ends after 4 s"),
+        ("line 2: case op0:", "row for frame 21, but the video ends after 4 s"),
         ("line 3: case op1:", "line 2: phase 'Cutting' is not known"),
         ("line 4: case op2:", "tools in another order"),
         ("line 5: case op3:", "not readable as a video"),
@@ -226,7 +226,7 @@ def test_rows_without_an_image_are_found(tmp_path: Path) -> None:
     sheet.write_text(sheet.read_text().replace("op0.mp4", "images"))
     found = problems(tmp_path, sheet).splitlines()
     assert len(found) == 2
-    assert all("1 row(s) of frames that have no image, the first one frame 10" in line for line in found)
+    assert all("1 row(s) for frames without an image, the first is frame 10" in line for line in found)
 
 
 # Networks and losses
@@ -504,8 +504,8 @@ def test_the_backbone_learns_at_its_own_rate(tmp_path: Path) -> None:
 def test_settings_that_contradict_each_other_are_refused() -> None:
     base = {"experiment": "e", "system": "surgical", "data": {"sheet": "s.csv"}}
     for models, words in (
-        ({"a": {"kind": "tecno"}}, "both or none"),
-        ({"a": {"kind": "tecno", "features": "b"}}, "no model with a backbone"),
+        ({"a": {"kind": "tecno"}}, "both or neither"),
+        ({"a": {"kind": "tecno", "features": "b"}}, "not a model with a backbone"),
         ({"a": {"kind": "mtrcnet_cl", "training": {"patience": 3}}}, "patience"),
         ({"a": {"kind": "mtrcnet_cl", "training": {"epochs": 2}}}, "three steps"),
         ({"a": {"crop": [300, 300]}}, "larger than the frames"),

@@ -100,7 +100,7 @@ def test_a_fold_s_model_is_tested_on_its_own_fold(
 ) -> None:
     assert scored(save("model.pt"))["case"].tolist() == ["c4"]
     assert scored(save("other.pt", fold=1), fold=1)["case"].tolist() == ["c0"]
-    with pytest.raises(CaseError, match=r"other\.pt: the model of fold 1; --fold 0 is asked for"):
+    with pytest.raises(CaseError, match=r"other\.pt: the model of fold 1; --fold 0 was given"):
         scored(tmp_path / "other.pt", fold=0)
     # Whatever the file says of its fold: here its own split held c4 out, and another one does not.
     entry = Index.read(index)["c4"]

@@ -212,11 +212,11 @@ class TestRun:
             predict(run / "other" / "ward")
         give("s3", c7)
         (folder / "s3.nii.gz").write_text("drawn by hand")
-        with pytest.raises(CaseError, match=r"s3\.nii\.gz: there already"):
+        with pytest.raises(CaseError, match=r"s3\.nii\.gz: exists, but is not recorded"):
             predict(ward)
         assert (folder / "s3.nii.gz").read_text() == "drawn by hand"
         assert_mask("s1", "c6")
-        with pytest.raises(CaseError, match="--part 2: there are the parts 0 to 1"):
+        with pytest.raises(CaseError, match="--part 2: must be 0 to 1"):
             predict(ward, "--part", "2", "--parts", "2")
 
     def test_another_model_trains_only_that(self, run: Path) -> None:

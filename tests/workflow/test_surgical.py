@@ -186,7 +186,7 @@ def test_two_videos_of_one_name_and_stray_annotations_are_refused(tmp_path: Path
     with pytest.raises(CaseError) as caught:
         cholec80.read_videos(folder)
     text = str(caught.value)
-    assert "two videos are called video01" in text
+    assert "two videos have the name video01" in text
     assert "video02-phase.txt: no video is called video02" in text
     assert "timestamp" not in text
 
@@ -265,7 +265,7 @@ def test_cholec80_refuses_before_it_writes(
     (tmp_path / there).write_text("mine")
     arguments = [str(folder), "--sheet", str(tmp_path / "c.csv"), "--split", "paper"]
     monkeypatch.setattr("sys.argv", ["cholec80", *arguments])
-    with pytest.raises(CaseError, match=f"{there}: there already; --force overwrites"):
+    with pytest.raises(CaseError, match=f"{there}: exists already; --force overwrites"):
         cholec80.main()
     (folder / "phase_annotations" / "video41-phase.txt").write_text("not an annotation")
     monkeypatch.setattr("sys.argv", ["cholec80", *arguments, "--force"])
@@ -280,7 +280,7 @@ def test_cholect50_replaces_only_what_it_wrote(tmp_path: Path, monkeypatch: pyte
     arguments = ["cholect50", str(folder), "--sheet", str(tmp_path / "c.csv")]
     labels.mkdir()
     (labels / "VID01-phase.txt").write_text("corrected by hand")
-    for more, message in (([], "c-annotations: there already"), (["--force"], "is not replaced")):
+    for more, message in (([], "c-annotations: exists already"), (["--force"], "is not replaced")):
         monkeypatch.setattr("sys.argv", [*arguments, *more])
         with pytest.raises(CaseError, match=message):
             cholect50.main()

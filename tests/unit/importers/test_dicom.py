@@ -187,7 +187,7 @@ def test_a_folder_not_made_by_the_command_is_never_replaced(
 def test_a_pattern_that_fits_nothing_lists_what_there_is(tmp_path: Path) -> None:
     images = write_series(tmp_path / "in" / "ct", Grid())
     write_rtstruct(tmp_path / "in" / "rs.dcm", images, {"GTV": contours(Grid(), range(2, 3), "keyhole")})
-    with pytest.raises(CaseError, match=r"'ctv\*' fits none.*\n  GTV \(1\)"):
+    with pytest.raises(CaseError, match=r"'ctv\*' matches none.*\n  GTV \(1\)"):
         import_folder(tmp_path / "in", tmp_path / "out", "CT", "CTV*=tumour")
 
 
@@ -345,7 +345,7 @@ def test_structures_of_another_frame_of_reference_are_refused(tmp_path: Path) ->
     for image in moved:
         image.FrameOfReferenceUID = generate_uid()
     write_rtstruct(tmp_path / "in" / "rs.dcm", moved, {"GTV": contours(Grid(), range(2, 3), "keyhole")})
-    with pytest.raises(CaseError, match="another frame of reference"):
+    with pytest.raises(CaseError, match="its frame of reference differs"):
         import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour")
 
 

@@ -48,7 +48,7 @@ def test_the_brats_example() -> None:
     assert model.scheduler.arguments == {"patience": 10, "factor": 0.5, "min_lr": 1e-08}
     assert (model.training.epochs, model.training.steps_per_epoch) == (250, None)
     assert (model.training.save_every, model.training.save_last, model.training.keep) == (50, 3, "best")
-    assert "left behind" not in remarks
+    assert "left out" not in remarks
 
 
 def test_keys_that_they_ignore_and_we_do_not_know_are_named() -> None:
@@ -59,9 +59,9 @@ def test_keys_that_they_ignore_and_we_do_not_know_are_named() -> None:
     }
     made, remarks = settings(values)
     assert (made.split.folds, made.split.seed) == (3, 7)
-    assert "cross_validation.folds: 3DUnetCNN ignores it (n_folds is its key); 3 is used" in remarks
-    assert "left behind: dataset.cache_rate: 0.5" in remarks
-    assert "left behind: mystery: 1" in remarks
+    assert "cross_validation.folds: 3DUnetCNN ignores it (its key is n_folds); 3 is used" in remarks
+    assert "left out: dataset.cache_rate: 0.5" in remarks
+    assert "left out: mystery: 1" in remarks
 
 
 def test_patches_instead_of_a_resize() -> None:
@@ -95,7 +95,7 @@ def test_samples_and_augmentations() -> None:
     assert model.augmentation.flip
     assert model.augmentation.rotate_deg == pytest.approx(11.46, abs=0.01)
     assert (model.augmentation.brightness, model.augmentation.noise) == (0.1, 0)
-    assert "left behind: augmentation RandBiasFieldD" in remarks
+    assert "left out: augmentation RandBiasFieldD" in remarks
 
 
 def test_old_and_broken_configurations_are_refused() -> None:
@@ -103,7 +103,7 @@ def test_old_and_broken_configurations_are_refused() -> None:
         convert({"model_name": "AutocastUNet", "window": [176, 224, 144]})
     with pytest.raises(CaseError, match="desired_shape"):
         convert({**BRATS, "dataset": {}})
-    with pytest.raises(CaseError, match=r"dataset\.labels: the label value 1\.5 is not a whole number"):
+    with pytest.raises(CaseError, match=r"dataset\.labels: the label value 1\.5 is not an integer"):
         convert({**BRATS, "dataset": {**BRATS["dataset"], "labels": [1, 1.5]}})
 
 
@@ -133,7 +133,7 @@ def test_sheet_and_experiment(
     assert all(path.exists() for case in read.cases for path in case.files)
     printed = capsys.readouterr().out
     assert "6 cases of 6 patients, 6 with a label" in printed
-    assert "note: folds are dealt by patient" in printed
+    assert "note: folds are split by patient" in printed
     (tmp_path / "data" / "P2" / "P2_t1.nii.gz").unlink()
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--force"])
     with pytest.raises(CaseError, match=r"case P2: .*P2_t1\.nii\.gz: no such file"):

@@ -188,7 +188,7 @@ def test_label_values_are_whole_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: dict[str, Any]
 ) -> None:
     nnunet(tmp_path / "D", {"channel_names": {"0": "T1", "1": "T2"}, "labels": labels})
-    with pytest.raises(CaseError, match=r"label value '?1\.5'? is not a whole number"):
+    with pytest.raises(CaseError, match=r"label value '?1\.5'? is not an integer"):
         run(monkeypatch, decathlon, tmp_path / "D")
 
 
@@ -328,5 +328,5 @@ def test_names() -> None:
     assert column_names(["T1 (Gd)", "noNorm", "noNorm"]) == ["T1_Gd", "noNorm_1", "noNorm_2"]
     with pytest.raises(CaseError, match="finds no patient"):
         group_of("a_1", r"^(b)_")
-    with pytest.raises(CaseError, match="needs one group"):
+    with pytest.raises(CaseError, match="must have one group"):
         group_of("a_1", "^a")

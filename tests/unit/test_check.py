@@ -89,7 +89,7 @@ def broken_affine(folder: Path, entry: float) -> None:
             "b,b,bad.nii.gz,,",
             "2 channel.*have 1",
         ),
-        (lambda f: nifti(f, np.zeros((4, 4), np.int16)), "b,b,bad.nii.gz,,", "3-D volume is expected"),
+        (lambda f: nifti(f, np.zeros((4, 4), np.int16)), "b,b,bad.nii.gz,,", "expected a 3-D volume"),
         (lambda f: broken_affine(f, np.nan), "b,b,bad.nii.gz,,", "NaN"),
         (lambda f: broken_affine(f, 0.0), "b,b,bad.nii.gz,,", "voxel size"),
         (
@@ -100,14 +100,18 @@ def broken_affine(folder: Path, entry: float) -> None:
         (
             lambda f: nifti(f, scan(0)[1], np.diag([1.0, -1, 1, 1])),
             "b,b,0.nii.gz,bad.nii.gz,",
-            "affine is not the image's.*flipped",
+            "affine differs from the image's.*flipped",
         ),
         (lambda f: nifti(f, scan(0)[1] * np.uint8(255)), "b,b,0.nii.gz,bad.nii.gz,", "0/255 mask"),
-        (lambda f: nifti(f, scan(0)[1] + np.uint8(1)), "b,b,0.nii.gz,bad.nii.gz,", r"does not name: 2 \("),
+        (
+            lambda f: nifti(f, scan(0)[1] + np.uint8(1)),
+            "b,b,0.nii.gz,bad.nii.gz,",
+            r"not in data.labels: 2 \(",
+        ),
         (
             lambda f: nifti(f, scan(0)[1] * np.int32(16_777_217)),
             "b,b,0.nii.gz,bad.nii.gz,",
-            r"does not name: 16777217 \(",
+            r"not in data.labels: 16777217 \(",
         ),
         (lambda f: nifti(f, scan(0)[0] * np.complex64(1j)), "b,b,bad.nii.gz,,", "complex numbers"),
         (lambda f: None, "c1,c1,1.nii.gz,,", "already on line 3"),
@@ -216,7 +220,7 @@ def test_new_scans_of_a_folder(tmp_path: Path) -> None:
     ]
     (tmp_path / "empty").mkdir()
     for source, message in (
-        (tmp_path / "empty", "no scans in it"),
+        (tmp_path / "empty", "contains no scans"),
         (tmp_path / "missing", "neither a sample sheet nor a folder"),
     ):
         with pytest.raises(CaseError, match=message):
@@ -224,7 +228,7 @@ def test_new_scans_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "ü (1) $x.nii.gz").touch()
     assert "ü (1) $x" in [case.name for case in read_new_cases(tmp_path)]
     (tmp_path / "a\tb.nii.gz").touch()
-    with pytest.raises(CaseError, match=r"'a\\tb' holds a character that cannot be printed"):
+    with pytest.raises(CaseError, match=r"'a\\tb' contains a character that cannot be printed"):
         read_new_cases(tmp_path)
 
 

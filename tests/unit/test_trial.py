@@ -74,20 +74,20 @@ def test_what_all_systems_share(given: dict[str, Any], message: str) -> None:
     [
         ({"loss": {"name": "Nonsense"}}, CLASSES, "loss: no 'Nonsense' in monai.losses or torch.nn"),
         ({"intensity": [{}, {}, {}]}, CLASSES, "intensity has 3 entries for 1 image channel"),
-        ({"loss": {"name": "BCELoss"}}, CLASSES, "loss BCELoss: takes no outputs"),
+        ({"loss": {"name": "BCELoss"}}, CLASSES, "loss BCELoss: does not accept outputs"),
         ({"loss": {"name": "CrossEntropyLoss", "weight": [1, 2]}}, CLASSES, "all or no classes"),
-        ({"loss": {"name": "CrossEntropyLoss"}}, REGIONS, "loss CrossEntropyLoss: takes no outputs"),
+        ({"loss": {"name": "CrossEntropyLoss"}}, REGIONS, "loss CrossEntropyLoss: does not accept outputs"),
         ({"loss": {"name": "monai:DiceCELoss"}}, REGIONS, "allows only one class per voxel"),
         (
             {"network": {"name": "UNet", "channels": [4, 8], "strides": [2], "out_channels": 7}},
             CLASSES,
-            r"network UNet makes \(2, 7, 32, 32, 32\) of a batch of patches, \(2, 3, 32, 32, 32\) is exp",
+            r"network UNet returns \(2, 7, 32, 32, 32\) for a batch of patches, expected \(2, 3, 32, 32, 32\)",
         ),
         # It returns a second value, which is no head.
         (
             {"network": {"name": "SegResNetVAE", "input_image_size": [32] * 3, "init_filters": 8}},
             CLASSES,
-            r"SegResNetVAE makes \[\(2, 3, 32, 32, 32\), \(\)\]",
+            r"SegResNetVAE returns \[\(2, 3, 32, 32, 32\), \(\)\]",
         ),
     ],
 )
@@ -126,13 +126,13 @@ def test_before_a_plan_only_what_is_given_is_tried() -> None:
     ("system", "given", "message"),
     [
         ("surgical", {"backbone": {"name": "googlenet"}}, "backbone googlenet cannot take crops of 224×224"),
-        ("surgical", {"backbone": {"name": "monai:BasicUNet"}}, "no linear layer at its end"),
+        ("surgical", {"backbone": {"name": "monai:BasicUNet"}}, "does not end in a linear layer"),
         ("surgical", {"optimiser": {"name": "AdamW", "lr": "fast"}}, "optimiser AdamW: can't multiply"),
-        ("clips", {"loss": {"name": "MSELoss"}}, "loss MSELoss: takes no outputs"),
-        ("clips", {"network": {"name": "UNet", "channels": [4, 8], "strides": [2]}}, r"\(2, 3\) is expected"),
+        ("clips", {"loss": {"name": "MSELoss"}}, "loss MSELoss: does not accept outputs"),
+        ("clips", {"network": {"name": "UNet", "channels": [4, 8], "strides": [2]}}, r"expected \(2, 3\)"),
         ("clips", {"network": {"name": "EVL", "weights": "gone"}}, "gone: no folder with a model"),
         ("clips", {"class_weights": {"z": 1}}, "class_weights names z"),
-        ("interactive", {"trunk": {"weights": __file__}, "size": 32}, "not readable as weights"),
+        ("interactive", {"trunk": {"weights": __file__}, "size": 32}, "not readable as plain weights"),
         ("interactive", {"intensity": [{}, {}]}, "intensity has 2 entries for 1"),
     ],
 )  # fmt: skip
@@ -144,9 +144,11 @@ def test_weights_that_fit_too_little(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "18.pt")
     given = {"kind": "tool", "pretrained": {"file": str(tmp_path / "18.pt")}}
     assert problems("surgical", {**given, "backbone": {"name": "resnet18"}}) == ""
-    assert "50.0% are asked for" in problems("surgical", {**given, "backbone": {"name": "mobilenet_v2"}})
+    assert "50.0% are required" in problems("surgical", {**given, "backbone": {"name": "mobilenet_v2"}})
     (tmp_path / "18.pt").write_bytes(b"cut off")
-    assert "not readable as weights" in problems("surgical", {**given, "backbone": {"name": "resnet18"}})
+    assert "not readable as plain weights" in problems(
+        "surgical", {**given, "backbone": {"name": "resnet18"}}
+    )
 
 
 @pytest.fixture

@@ -253,7 +253,7 @@ def test_new_videos_are_taken_from_a_folder(tmp_path: Path) -> None:
         assert file.attrs["case"] == "a"
         assert len(file["row"]) == 6
     (tmp_path / "a.avi").write_bytes(b"")
-    with pytest.raises(CaseError, match="two videos are named"):
+    with pytest.raises(CaseError, match="two videos have the name"):
         Surgical().new_entries(tmp_path)
 
 

@@ -18,7 +18,7 @@ def open_hdf5(path: Path | str, *formats: str) -> h5py.File:
         formats: accepted values of its attribute `format`; without any, all are accepted.
 
     Raises:
-        CaseError: it is missing, cut off, or of another format.
+        CaseError: it is missing, truncated, or has another format.
     """
     try:
         file = h5py.File(path, "r", locking=False)

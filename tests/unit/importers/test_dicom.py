@@ -357,7 +357,7 @@ def test_structures_that_were_cut_off_are_named(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for lost in (20, len(whole) // 3):
         path.write_bytes(whole[:-lost])
-        with pytest.raises(CaseError, match=r"rs.dcm: not readable as RTSTRUCT or SEG \(it is cut off\)"):
+        with pytest.raises(CaseError, match=r"rs.dcm: not readable as RTSTRUCT or SEG \(it is truncated\)"):
             read_structures(path)
 
 

@@ -98,7 +98,7 @@ def test_a_missing_channel_or_shifted_label_of_a_4d_image_is_named(
     assert "2 problem(s)" in str(caught.value)
     assert "case brain_1" in str(caught.value)
     assert "2 channel(s), the other cases have 3" in str(caught.value)
-    assert "labelsTr/brain_3.nii.gz: its affine is not the image's" in str(caught.value)
+    assert "labelsTr/brain_3.nii.gz: its affine differs from the image's" in str(caught.value)
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -203,7 +203,9 @@ def test_a_sheet_that_the_workflow_would_refuse_is_not_left_behind(
 ) -> None:
     nnunet(tmp_path / "D", {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}}, channels=1)
     volume(tmp_path / "D/labelsTr/p1_2.nii.gz", 1, shift=3)
-    with pytest.raises(CaseError, match=r"sheet.csv: 1 problem.*\n.*p1_2.*its affine is not the image's"):
+    with pytest.raises(
+        CaseError, match=r"sheet.csv: 1 problem.*\n.*p1_2.*its affine differs from the image's"
+    ):
         run(monkeypatch, decathlon, tmp_path / "D")
     assert not list((tmp_path / "out").iterdir())
 

@@ -61,9 +61,9 @@ def test_prefixes_of_losses_optimisers_and_schedules() -> None:
         (
             "network",
             named("timm:resnet50"),
-            "'timm' is no library; known are monai:, torchvision:, foldwise:",
+            "'timm' is not a known library; use monai:, torchvision:, foldwise:",
         ),
-        ("network", named("torchvision:list_models"), "list_models is none, it makes a list"),
+        ("network", named("torchvision:list_models"), "list_models is not one; it returns a list"),
         ("network", named("torchvision:resnet18", weights="NONE"), "resnet18: .*its arguments: weights, "),
         ("frame network", named("resnet18", classes=3), "'classes'.*its arguments: .*num_classes"),
         ("scheduler", named("Counter"), "no 'Counter' in torch.optim.lr_scheduler"),

@@ -80,9 +80,9 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     with pytest.raises(CaseError, match=r"missing\.pt: no such file"):
         read_weights(tmp_path / "missing.pt")
     for name in ("trap.pt", "trap.pkl"):
-        with pytest.raises(CaseError, match=rf"{name}: not readable as weights alone"):
+        with pytest.raises(CaseError, match=rf"{name}: not readable as plain weights"):
             read_weights(tmp_path / name)
-    with pytest.raises(CaseError, match="holds no state dict"):
+    with pytest.raises(CaseError, match="contains no state dict"):
         read_weights(save(tmp_path / "empty.pt", {"epoch": 3}))
 
 

@@ -135,7 +135,7 @@ def test_a_cut_off_checkpoint_is_passed_over(index: Path, undisturbed: Path, tmp
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     done = finish(command(index, tmp_path))
     assert done.returncode == 0
-    assert "trying the one before it" in done.stderr
+    assert "trying the previous one" in done.stderr
     assert_same(tmp_path, undisturbed)
 
 
@@ -145,8 +145,8 @@ def test_other_settings_start_afresh_and_say_so(index: Path, tmp_path: Path) -> 
     first = weights(tmp_path)
     changed = {**short, "optimiser": {"name": "SGD", "lr": 0.01}}
     done = finish(command(index, tmp_path, settings=changed))
-    assert "made with other settings or data; it is kept in" in done.stderr
-    assert "training starts afresh" in done.stderr
+    assert "used other settings or data; it is kept in" in done.stderr
+    assert "training starts from the beginning" in done.stderr
     assert "epoch 1/1" in done.stderr
     provenance = json.loads((tmp_path / "provenance.json").read_text())
     assert provenance["settings"]["optimiser"]["name"] == "SGD"
@@ -462,7 +462,7 @@ def test_what_is_kept_beside_the_model_is_no_reason_to_train_again(index: Path, 
     assert finish(command(index, tmp_path)).returncode == 0
     done = finish(command(index, tmp_path, settings=training(save_every=1, examples=3)))
     assert done.returncode == 0
-    assert "afresh" not in done.stderr
+    assert "from the beginning" not in done.stderr
     assert "epoch 1/5" not in done.stderr
 
 

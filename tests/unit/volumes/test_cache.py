@@ -93,8 +93,8 @@ def test_compact_rounds_to_seven_digits() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.array([0, 1e300]), r"value 1e\+300 is out of the range of float32"),
-        (np.array([-1e39, 0]), r"value -1e\+39 is out of the range"),
+        (np.array([0, 1e300]), r"value 1e\+300 is outside the range of float32"),
+        (np.array([-1e39, 0]), r"value -1e\+39 is outside the range"),
         (np.array([2**40, 2**40 + 999], np.uint64), "1099511627776 to 1099511628775 need more precision"),
         (np.array([2**24, 2**24 + 1], np.int32), "16777216 to 16777217 need more precision"),
         (np.array([1.0, 1 + 1e-9]), "need more precision"),

@@ -189,10 +189,10 @@ def last(**values: Any) -> Edit:
     ("edit", "message"),
     [
         pytest.param(tilted, r"tilted by 15\.0° .*gantry tilt", id="tilt"),
-        pytest.param(jumping, r"IM898 is shifted sideways by 5\.00 mm against IM899", id="jump"),
+        pytest.param(jumping, r"IM898 is shifted sideways by 5\.00 mm relative to IM899", id="jump"),
         pytest.param(drifting, r"2\.80 to 4\.00 mm apart; they are not evenly spaced", id="drift"),
-        pytest.param(repeated, "2 positions, 2 at the same position each: several time points", id="times"),
-        pytest.param(twice, "IM897 and IM898 lie at the same position|IM898 and IM897 lie at", id="twice"),
+        pytest.param(repeated, "2 positions, 2 files at each position: several time points", id="times"),
+        pytest.param(twice, "IM897 and IM898 are at the same position|IM898 and IM897 are at", id="twice"),
         pytest.param(setting(PixelSpacing=None), "has no PixelSpacing", id="no spacing"),
         pytest.param(setting(ImagePositionPatient=None), "has no ImagePositionPatient", id="no position"),
         pytest.param(last(PixelSpacing=[0.8, 0.8]), "PixelSpacing of IM897 is .*, of IM898", id="spacing"),
@@ -204,7 +204,7 @@ def last(**values: Any) -> Edit:
         pytest.param(setting(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "is a mosaic", id="mosaic"),
         pytest.param(setting(RescaleSlope=0), "has RescaleSlope 0", id="slope 0"),
         pytest.param(setting(PixelData=bytes(30)), "IM897 has fewer pixels than it states", id="half"),
-        pytest.param(setting(PixelData=None), "IM897 has no pixels; is it cut off", id="no pixels"),
+        pytest.param(setting(PixelData=None), "IM897 has no pixels; is it truncated", id="no pixels"),
     ],
 )  # fmt: skip
 def test_what_is_no_volume_is_named(tmp_path: Path, edit: Edit, message: str) -> None:
@@ -230,7 +230,7 @@ def test_a_file_that_may_be_a_slice_is_never_passed_over(tmp_path: Path) -> None
         whole[:-8]: "IM900 has fewer pixels",
         whole[:400]: "IM900 ",
         b"": "IM900 is empty",
-        b"version https://git-lfs.github.com/spec/v1": "IM900 does not begin as DICOM",
+        b"version https://git-lfs.github.com/spec/v1": "IM900 does not start as DICOM",
     }
     for content, message in broken.items():
         (tmp_path / "ct" / "IM900").write_bytes(content)

@@ -177,7 +177,7 @@ def test_other_label_values_are_refused_as_they_are(tmp_path: Path, value: float
     data = np.zeros((4, 4, 4))
     data[0, 0, :2] = value, 1
     write_volume(Volume(data, np.eye(4)), tmp_path / "l.nii.gz")
-    with pytest.raises(CaseError, match=rf"does not name: {re.escape(said)} \(1 voxels\)"):
+    with pytest.raises(CaseError, match=rf"not in data.labels: {re.escape(said)} \(1 voxels\)"):
         read_labels(tmp_path / "l.nii.gz", {"a": 1, "b": 16_777_216})
 
 
@@ -234,10 +234,10 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
     nan = image.copy()
     nan[3, 3, 3] = np.nan
     cases = {
-        "is not that of the case's first image": {"label": written("moved.nii.gz", label, shifted)},
-        r"data.labels does not name: 255 \(": {"label": written("255.nii.gz", (label > 0) * np.uint8(255))},
+        "differs from that of the case's first image": {"label": written("moved.nii.gz", label, shifted)},
+        r"not in data.labels: 255 \(": {"label": written("255.nii.gz", (label > 0) * np.uint8(255))},
         "1 voxels are NaN": {"image": written("nan.nii.gz", nan)},
-        r"huge\.nii\.gz: its value 1e\+300 is out of the range": {
+        r"huge\.nii\.gz: its value 1e\+300 is outside the range": {
             "image": written("huge.nii.gz", np.where(np.isnan(nan), 1e300, image.astype(float)))
         },
         "every voxel is": {"image": written("flat.nii.gz", np.zeros(SHAPE, np.int16))},

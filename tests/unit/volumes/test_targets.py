@@ -65,8 +65,8 @@ def test_two_own_classes_are_written_as_the_first() -> None:
     ("regions", "message"),
     [
         ({"a": ("x", "unknown")}, "unknown"),
-        ({"all": ("x", "y"), "one": ("x",), "two": ("y",)}, "all is the sum of smaller regions"),
-        ({"a": ("x", "y"), "b": ("y", "z")}, "overlap, but neither holds the other"),
+        ({"all": ("x", "y"), "one": ("x",), "two": ("y",)}, "all is the union of smaller regions"),
+        ({"a": ("x", "y"), "b": ("y", "z")}, "overlap, but neither contains the other"),
     ],
 )
 def test_regions_that_labels_could_not_tell(regions: dict[str, tuple[str, ...]], message: str) -> None:

@@ -70,7 +70,7 @@ def read_list(path: Path, root: Path, names: Sequence[str], split: str) -> tuple
         origin = f"{path}: line {number}"
         parts = _parts(line)
         if parts is None:
-            problems.append(f"{origin}: {line.strip()!r} expected `path,label`")
+            problems.append(f"{origin}: {line.strip()!r} is not `path,label`")
             continue
         video, label = parts
         name = class_of(label, names)

@@ -276,7 +276,7 @@ def parse_structures(text: str) -> list[tuple[str, str]]:
     for entry in filter(None, (part.strip() for part in text.split(","))):
         pattern, equals, name = entry.rpartition("=")
         if not equals or not pattern.strip() or clean(name) != name.strip():
-            raise CaseError(f"--structures: {entry!r} expected 'pattern=class'")
+            raise CaseError(f"--structures: {entry!r} does not have the form 'pattern=class'")
         pairs.append((pattern.strip().lower(), name.strip()))
     return pairs
 

@@ -159,7 +159,7 @@ class TestCheck:
         [
             (32, 3, ""),
             (64, 3, "takes frames of 32 px, but clip.size is 64"),
-            (32, 4, "has 3 blocks, 4 are asked for"),
+            (32, 4, "has 3 blocks, but 4 are required"),
         ],
     )
     def test_clip_of_another_size(self, tmp_path: Path, size: int, blocks: int, message: str) -> None:
@@ -430,7 +430,7 @@ class TestFeatures:
 
     def test_other_size(self, tmp_path: Path) -> None:
         network = {"name": "EVL", "weights": str(save_clip(tmp_path)), "blocks": 2}
-        with pytest.raises(CaseError, match="clips are 64 px, these CLIP weights take 32"):
+        with pytest.raises(CaseError, match="clips are 64 px, these CLIP weights need 32"):
             make_vision(model(network=network, features={}, clip={**SMALL["clip"], "size": 64}))
 
 

@@ -76,7 +76,7 @@ class TestConversion:
                            tiny_weights()["mask_decoder.iou_token.weight"])  # fmt: skip
         again.mask_decoder.iou_token.weight.data[0, 0] = float("nan")
         again.save_pretrained(tmp_path)
-        with pytest.raises(CaseError, match=r"hold NaN .*\(mask_decoder\.iou_token\.weight\)"):
+        with pytest.raises(CaseError, match=r"contain NaN .*\(mask_decoder\.iou_token\.weight\)"):
             load_medsam(tmp_path)
 
     @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ class TestConversion:
         [
             ("mask_decoder.iou_token.weight", None, "mask_decoder.iou_token.weight is missing"),
             ("image_encoder.pos_embed", None, "vision_encoder.pos_embed is missing"),
-            ("image_encoder.extra", torch.zeros(1), "vision_encoder.extra is not SAM's"),
+            ("image_encoder.extra", torch.zeros(1), "vision_encoder.extra does not belong to SAM"),
             ("mask_decoder.iou_token.weight", torch.zeros(1, 8), r"is \(1, 8\), not \(1, 16\)"),
         ],
     )
@@ -100,7 +100,7 @@ class TestConversion:
     def test_nothing_is_executed(self, tmp_path: Path) -> None:
         path = tmp_path / "bad.pth"
         torch.save({"model": Path("x")}, path)
-        with pytest.raises(CaseError, match="not readable as weights alone"):
+        with pytest.raises(CaseError, match="not readable as plain weights"):
             load_medsam(path)
 
 

@@ -206,7 +206,7 @@ def test_every_wrong_input_gets_one_line(tmp_path: Path) -> None:
         ("line 3: case op1:", "line 2: phase 'Cutting' is not known"),
         ("line 4: case op2:", "tools in another order"),
         ("line 5: case op3:", "not readable as a video"),
-        ("line 6: case op4:", "a video of zero frames"),
+        ("line 6: case op4:", "a video without frames"),
         ("line 8: case op6:", "is the video of case op5, too"),
         ("line 9: case op8:", "op7-phase.txt: no such file"),
         ("line 10:", "case op8: already on line 9"),

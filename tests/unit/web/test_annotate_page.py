@@ -116,7 +116,7 @@ def test_of_two_pages_neither_loses_hints(client: TestClient, session: Annotatio
     for path, body in (("round", {"slice": 5, "marks": CLICK}), ("undo", {}), ("save", {})):
         answer = post(client, path, old, **body)
         assert answer.status_code == 409
-        assert "Another page or command changed this session" in answer.json()["error"]
+        assert "Another page or command has changed this session" in answer.json()["error"]
     assert post(client, "round", slice=5, marks=CLICK).json()["hinted"] == [8, 5]
     post(client, "undo")
     again = post(client, "round", first["version"], slice=11, marks=CLICK).json()
@@ -223,7 +223,7 @@ def test_a_session_in_a_browser(page: Page, session: Annotation, tmp_path: Path)
     expect(page.locator("#status")).to_contain_text("Round 2")
     assert not session.state.objects(suggestion).any()
     page.keyboard.press("u")
-    expect(page.locator("#status")).to_contain_text("taken back")
+    expect(page.locator("#status")).to_contain_text("undone")
     assert np.array_equal(session.state.objects(), first)
     page.keyboard.press("s")
     expect(page.locator("#status")).to_contain_text("Saved")
@@ -280,13 +280,13 @@ def test_two_pages_in_a_browser(page: Page, address: str, session: Annotation) -
     page.locator("#propagate").click()
     expect(page.locator("#status")).to_contain_text("Round 1")
     other.locator("#propagate").click()
-    expect(other.locator("#status")).to_contain_text("Another page or command changed this session")
+    expect(other.locator("#status")).to_contain_text("Another page or command has changed this session")
     expect(other.locator("#scan")).to_have_text(f"{SCAN} · 1 round")
     assert session.workspace.rounds == 1
     other.locator("#propagate").click()
     expect(other.locator("#status")).to_contain_text("Round 2")
     page.keyboard.press("u")
-    expect(page.locator("#status")).to_contain_text("Another page or command changed this session")
+    expect(page.locator("#status")).to_contain_text("Another page or command has changed this session")
     assert session.workspace.rounds == 2
 
 

@@ -1,6 +1,6 @@
-"""Commands of Python in forks of one process that has imported already what takes ten seconds to import.
+"""Python commands in forks of one process that has already done ten seconds of imports.
 
-What a command does is what it does in a process of its own; only the imports are spared.
+A command behaves as in a separate process; only the imports are saved.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Done:
-    """A command that has ended: its exit code, what it printed, its CPU seconds, and its peak in MiB."""
+    """A command that has ended: its exit code, its output, its CPU seconds, and its peak in MiB."""
 
     code: int
     text: str
@@ -46,7 +46,7 @@ class Warm:
         )
 
     def run(self, arguments: Sequence[str], folder: Path) -> Done:
-        """Run `python -m module …`, of which `arguments` are what follows -m, in a folder."""
+        """Run `python -m module …`, where `arguments` follow -m, in a folder."""
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
@@ -107,7 +107,7 @@ def _warm_up() -> None:
     # A fork copies what the garbage collector touches.
     gc.collect()
     gc.freeze()
-    # The process that counts networks for the forecast is forked, too, and not started afresh.
+    # The process that counts networks for the forecast is also forked, not started anew.
     fork = multiprocessing.get_context("fork")
     foldwise.experiment.trial.get_context = lambda method: fork  # type: ignore[assignment]
 
@@ -115,5 +115,5 @@ def _warm_up() -> None:
 if __name__ == "__main__":
     _warm_up()
     _serve()
-    # Nothing is left to clean up, and tidying so many modules away takes seconds.
+    # Nothing is left to clean up, and unloading so many modules takes seconds.
     os._exit(0)

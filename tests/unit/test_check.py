@@ -28,7 +28,7 @@ from foldwise.volumes.size import Size
 from foldwise.volumes.volume import Volume, write_volume
 from synthetic import scan, task
 
-# Says the number of the process that counts, which is then waiting for more to do.
+# Prints the id of the counting process, which then waits for more work.
 COUNTER = """
 import os, time
 from foldwise.experiment.trial import _counter
@@ -57,8 +57,8 @@ def good(folder: Path, count: int = 6) -> list[str]:
 
 def found(folder: Path, rows: list[str], labels: bool = True, **more: object) -> tuple[str, ...]:
     (folder / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
-    made = settings(folder, **more)
-    return Segmentation().check(made, read_sheet(made.data), deep=labels).problems
+    settings_ = settings(folder, **more)
+    return Segmentation().check(settings_, read_sheet(settings_.data), deep=labels).problems
 
 
 def test_good_data_have_no_problems(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def nifti(folder: Path, data: np.ndarray, affine: np.ndarray | None = None) -> N
 
 
 def broken_affine(folder: Path, entry: float) -> None:
-    """Overwrite the first entry of the header's sform, which no writer would write so."""
+    """Overwrite the first entry of the header's sform, with a value that no writer would use."""
     nifti(folder, scan(0)[0])
     raw = bytearray(gzip.decompress((folder / "bad.nii.gz").read_bytes()))
     struct.pack_into("<hh", raw, 252, 0, 1)
@@ -95,7 +95,7 @@ def broken_affine(folder: Path, entry: float) -> None:
         (
             lambda f: nifti(f, np.zeros((9, 9, 9), np.uint8)),
             "b,b,0.nii.gz,bad.nii.gz,",
-            r"shape \(9, 9, 9\) is not the image's \(20, 18, 16\)",
+            r"shape \(9, 9, 9\) differs from the image's \(20, 18, 16\)",
         ),
         (
             lambda f: nifti(f, scan(0)[1], np.diag([1.0, -1, 1, 1])),
@@ -137,9 +137,9 @@ def test_all_problems_come_together(tmp_path: Path) -> None:
     rows[1] = "c1,g1,gone.nii.gz,1_l.nii.gz,"
     rows[4] = "c4,g4,4.nii.gz,gone_l.nii.gz,"
     (tmp_path / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
-    made = settings(tmp_path)
+    settings_ = settings(tmp_path)
     with pytest.raises(CaseError) as error:
-        Segmentation().check(made, read_sheet(made.data), deep=True).refuse(made.data.sheet)
+        Segmentation().check(settings_, read_sheet(settings_.data), deep=True).refuse(settings_.data.sheet)
     assert "2 problem(s)" in str(error.value)
     assert "line 3: case c1" in str(error.value)
     assert "line 6: case c4" in str(error.value)
@@ -150,7 +150,7 @@ def test_too_few_patients_for_the_folds(tmp_path: Path) -> None:
     assert found(tmp_path, rows) == ()
     (problem,) = found(tmp_path, rows[:2])
     assert "2 labelled patient(s) for 3 folds and a validation share" in problem
-    # Two folds of two patients leave one to train on, and none to choose by.
+    # Two folds of two patients leave one for training, and none for validation.
     two = {"folds": 2}
     assert found(tmp_path, rows[:2], split={**two, "validation": 0}) == ()
     assert len(found(tmp_path, rows[:2], split=two)) == 1
@@ -161,8 +161,8 @@ def test_an_empty_label_is_a_warning(tmp_path: Path) -> None:
     nifti(tmp_path, np.zeros((20, 18, 16), np.uint8))
     rows.append("b,b,0.nii.gz,bad.nii.gz,")
     (tmp_path / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
-    made = settings(tmp_path)
-    checked = Segmentation().check(made, read_sheet(made.data), deep=True)
+    settings_ = settings(tmp_path)
+    checked = Segmentation().check(settings_, read_sheet(settings_.data), deep=True)
     assert checked.problems == ()
     assert "line 8: case b" in checked.warnings[0]
 
@@ -186,23 +186,25 @@ def test_a_thousand_headers_in_seconds(tmp_path: Path) -> None:
 
 
 def test_forecast_grows_with_what_drives_it(tmp_path: Path) -> None:
-    made = settings(tmp_path)
+    settings_ = settings(tmp_path)
     footprint = Segmentation().footprint
     small, large = Size((100,) * 3, (1.0,) * 3, 1, True), Size((500,) * 3, (1.0,) * 3, 1, True)
     for stage in ("lung_mask", "crop", "cache"):
-        assert 100 <= footprint.case_mib(stage, small, made) < footprint.case_mib(stage, large, made)
-    model = made.models["unet"]
+        assert (
+            100 <= footprint.case_mib(stage, small, settings_) < footprint.case_mib(stage, large, settings_)
+        )
+    model = settings_.models["unet"]
     doubled = model.model_copy(update={"patch": (128, 128, 128)})
     counts = tmp_path / "counts.json"
-    learnt = task(made.data.targets())
+    learnt = task(settings_.data.targets())
     one, two = (remembered(Segmentation(), m, learnt, counts) for m in (model, doubled))
     assert two.weights == one.weights
     assert two.kept / one.kept == pytest.approx((128 / 96) ** 3, rel=0.02)
-    # Recalled, not counted again.
+    # Read from the store, not counted again.
     assert remembered(Segmentation(), model, learnt, counts) == one
 
     def mib(stage: str, size: Size, step: Step) -> float:
-        return footprint.model_mib(stage, made, "unet", [size], step)
+        return footprint.model_mib(stage, settings_, "unet", [size], step)
 
     assert mib("train", small, one) < mib("train", small, two)
     assert mib("test", small, one) < mib("test", large, one)
@@ -272,7 +274,7 @@ def test_a_counter_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_numbers_at_the_end_of_names_are_channels_only_from_0000_on(tmp_path: Path) -> None:
-    """Years and patients are numbered too; two of those are never one case of two channels."""
+    """Years and patients are numbered, too; two of them never become one case with two channels."""
     names = ["BraTS20_0001.nii.gz", "BraTS20_0002.nii.gz", "scan_2021.nii.gz", "CAPS_0000.NII.GZ"]
     for name in [*names, "CAPS_0001.NII.GZ", "one_0000.nrrd", "gap_0000.nii", "gap_0002.nii"]:
         (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""Settings that a training would refuse are refused in the user's call, whatever is remembered of it."""
+"""Settings that a training would refuse are refused in the user's call, whatever results are stored."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +50,7 @@ def problems(system: str, given: dict[str, Any], task: Any = None, whole: bool =
         ({"optimiser": {"name": "AdamX"}}, "optimiser: no 'AdamX' in torch.optim; did you mean Adam"),
         ({"optimiser": {"name": "AdamW", "lr": -1}}, "optimiser AdamW: Invalid learning rate: -1"),
         ({"optimiser": {"name": "AdamW", "lrr": 1}}, "'lrr'; its arguments: params, lr, "),
-        # It takes a closure in every step.
+        # It needs a closure in every step.
         ({"optimiser": {"name": "LBFGS"}}, "optimiser LBFGS: .*closure"),
         ({"scheduler": {"name": "StepLR"}}, "scheduler StepLR: .*step_size"),
         ({"scheduler": {"name": "StepLR", "step_size": "x"}}, "scheduler StepLR: epoch 1 of 300: "),
@@ -83,7 +83,7 @@ def test_what_all_systems_share(given: dict[str, Any], message: str) -> None:
             CLASSES,
             r"network UNet returns \(2, 7, 32, 32, 32\) for a batch of patches, expected \(2, 3",
         ),
-        # It returns a second value, which is no head.
+        # It returns a second value, which is not a head.
         (
             {"network": {"name": "SegResNetVAE", "input_image_size": [32] * 3, "init_filters": 8}},
             CLASSES,
@@ -113,7 +113,7 @@ def test_what_is_right_is_taken() -> None:
 
 
 def test_before_a_plan_only_what_is_given_is_tried() -> None:
-    """The patch is not known yet; all that is wrong is told at once."""
+    """The patch is not known yet; all problems are reported at once."""
     given = {"optimiser": {"name": "AdamW", "lr": -1}, "loss": {"name": "BCELoss"}}
     first, second = problems("segmentation", given, whole=False).splitlines()
     assert first.startswith("loss BCELoss: ")
@@ -130,7 +130,7 @@ def test_before_a_plan_only_what_is_given_is_tried() -> None:
         ("surgical", {"optimiser": {"name": "AdamW", "lr": "fast"}}, "optimiser AdamW: can't multiply"),
         ("clips", {"loss": {"name": "MSELoss"}}, "loss MSELoss: does not accept outputs"),
         ("clips", {"network": {"name": "UNet", "channels": [4, 8], "strides": [2]}}, r"expected \(2, 3\)"),
-        ("clips", {"network": {"name": "EVL", "weights": "gone"}}, "gone: no folder with a model"),
+        ("clips", {"network": {"name": "EVL", "weights": "gone"}}, "gone: not a folder with a model"),
         ("clips", {"class_weights": {"z": 1}}, "class_weights names z"),
         ("interactive", {"trunk": {"weights": __file__}, "size": 32}, "not readable as plain weights"),
         ("interactive", {"intensity": [{}, {}]}, "intensity has 2 entries for 1"),
@@ -153,12 +153,12 @@ def test_weights_that_fit_too_little(tmp_path: Path) -> None:
 
 @pytest.fixture
 def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models are tried in this process, which has torch already."""
+    """Models are tried in this process, which has already imported torch."""
     monkeypatch.setattr(trial, "_counter", cache(lambda: ThreadPoolExecutor(1)))
 
 
 def refused(config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
-    """What the user's own call says; nothing if it accepts the experiment."""
+    """The errors of the user's own call; empty if it accepts the experiment."""
     try:
         front_door(config, True)
     except SystemExit:
@@ -169,7 +169,7 @@ def refused(config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.usefixtures("own_process")
 def test_medsams_weights_are_read_again_when_they_change(tmp_path: Path) -> None:
     torch.save({"image_encoder.pos_embed": torch.zeros(1)}, tmp_path / "medsam.pth")
-    for _ in range(2):  # what failed is not remembered
+    for _ in range(2):  # failures are not stored
         with pytest.raises(CaseError, match=r"medsam.pth: not MedSAM's weights: .* is missing"):
             trial.try_file(tmp_path / "medsam.pth", try_medsam, tmp_path / "counts.json")
     with pytest.raises(CaseError, match="not readable as a SamModel"):
@@ -207,7 +207,7 @@ def test_nothing_is_believed_after_a_good_run(
     (tmp_path / "splits.json").write_text('[{"test": ["c0", "c1"]}, {"test": ["c2", "c3"]}]')
     assert told({}, split=split) == ""
     assert "predict: new: neither a sample sheet nor a folder" in told({}, predict={"source": "new"})
-    # A file of weights that changes is looked at again.
+    # A changed file of weights is checked again.
     tiny = validate(Model, TINY)
     task = {"targets": Targets({"ball": 5}).as_dict(), "channels": 1}
     torch.save(SegmentationLearner(tiny, task).build_network().state_dict(), tmp_path / "w.pt")
@@ -223,7 +223,7 @@ def test_nothing_is_believed_after_a_good_run(
         ("modells: {}", "plan.yaml .delete it to plan again.: .*modells: unknown key; did you mean `models`"),
         ("- 1", "plan.yaml .*valid dictionary"),
         ("models: {unet: [", "plan.yaml: not readable as a plan"),
-        ("models: {unett: {}}", "plans models.unett, which the experiment has not, and no models.unet"),
+        ("models: {unett: {}}", "plans models.unett, which the experiment lacks, and no models.unet"),
         ("models: {unet: {ptch: [32, 32, 32]}}", "models.unet.ptch: unknown key; did you mean `patch`"),
         (
             "models: {unet: {patch: [0, 32, 32]}}",

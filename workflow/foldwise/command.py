@@ -186,7 +186,7 @@ def refuse_twice(named: Iterable[tuple[str, Path, bool]]) -> None:
 def _read(doc: str | None, arguments: list[_Argument]) -> dict[str, Any]:
     """The values given on the command line."""
     system = _system_of_line() if any(a.kind is System for a in arguments) else None
-    arguments = argparse.ArgumentParser(
+    command_line = argparse.ArgumentParser(
         description=doc,
         epilog="\n".join(line for a in arguments for line in _keys(a, system)) or None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -194,10 +194,10 @@ def _read(doc: str | None, arguments: list[_Argument]) -> dict[str, Any]:
     for each in arguments:
         extra: dict[str, Any] = {"nargs": "+", "action": "extend"} if each.several else {}
         text = each.help + ("" if each.required or each.default is None else f"; default: {each.default}")
-        arguments.add_argument(
+        command_line.add_argument(
             each.flag, required=each.required and not each.is_section, help=text.replace("%", "%%"), **extra
         )
-    given = vars(arguments.parse_args())
+    given = vars(command_line.parse_args())
     values = {}
     for each in arguments:
         text = given[each.name]

@@ -72,7 +72,7 @@ def test_lists_to_sheet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("train.txt", "pat1/a.mp4\n", r"line 1: 'pat1/a.mp4' is not `path,label`"),
         ("train.txt", "pat1/none.mp4,0\n", r"none.mp4: no such file"),
         ("train.txt", "\n", r"train.txt: contains no clips"),
-        ("val.txt", "pat1/b.mp4,0\n", r"patient pat1 is in the fixed test set, and in training"),
+        ("val.txt", "pat1/b.mp4,0\n", r"patient pat1 is in the fixed test set and also in training"),
         ("train.txt", "pat1/a.mp4,0\npat1/b.mp4,1\n", r"patient pat1 is low here and high in case a"),
     ],
 )

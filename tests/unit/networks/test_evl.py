@@ -35,7 +35,7 @@ def clips() -> torch.Tensor:
 
 
 def randomised(network: nn.Module) -> nn.Module:
-    """The network in evaluation mode with weights none of which is zero."""
+    """The network in evaluation mode, without zero weights."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for weight in network.parameters():
@@ -44,7 +44,7 @@ def randomised(network: nn.Module) -> nn.Module:
 
 
 class TestFeatures:
-    """What is kept of the frozen transformer."""
+    """The features of the frozen transformer."""
 
     def test_tokens_are_the_last_blocks_outputs(self, weights: Path, clips: torch.Tensor) -> None:
         features = FrozenVision(weights, 2).features(clips)
@@ -114,7 +114,7 @@ class TestFeatures:
 
 
 class TestTemporalTerms:
-    """Temporal convolution, positions, and attention weighted by relative offset, as sums of loops."""
+    """Temporal convolution, positions, and attention weighted by relative offset, as explicit loops."""
 
     def test_against_loops(self) -> None:
         grid, frames, width = 2, 3, 5
@@ -142,8 +142,8 @@ class TestTemporalTerms:
 
     def test_begin_without_effect(self) -> None:
         tokens = torch.randn(1, 4, 10, 6)
-        made = TemporalTerms(6, 4, 3)(tokens, torch.rand(1, 2, 4, 9, 9))
-        torch.testing.assert_close(made, tokens)
+        enriched = TemporalTerms(6, 4, 3)(tokens, torch.rand(1, 2, 4, 9, 9))
+        torch.testing.assert_close(enriched, tokens)
 
 
 class TestEVL:
@@ -191,7 +191,7 @@ class TestEVL:
             other.load_state_dict(state)
 
     def test_other_number_of_frames(self, weights: Path, clips: torch.Tensor) -> None:
-        with pytest.raises(CaseError, match="clips have 3 frames, the network was built for 4"):
+        with pytest.raises(CaseError, match="clips have 3 frames, but the network was built for 4"):
             EVL(str(weights), 3, 4, blocks=2)(clips)
 
 
@@ -240,7 +240,7 @@ def test_frame_average_is_the_mean_of_frames() -> None:
 
 
 class Trap:
-    """Executes something when it is unpickled."""
+    """Executes code when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return exec, ("raise SystemExit('executed')",)
@@ -252,7 +252,7 @@ def test_nothing_in_a_folder_is_executed(tmp_path: Path) -> None:
     torch.save({"weights": Trap()}, folder / "pytorch_model.bin")
     with pytest.raises(CaseError, match="not readable as CLIPModel"):
         FrozenVision(folder, 1)
-    # Code of the folder's own, as transformers would run it for those who trust it.
+    # Code in the folder, which transformers would run for users who trust it.
     (folder / "trap.py").write_text("raise SystemExit('executed')", encoding="utf-8")
     config = {"model_type": "trap", "auto_map": {"AutoConfig": "trap.Config"}}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")

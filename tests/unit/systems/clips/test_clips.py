@@ -43,16 +43,16 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def caches(clips: Path) -> list[str]:
-    """Caches of all cases, and files of regions beside them."""
+    """Caches of all cases, and files of regions next to them."""
     sheet = read_sheet(Data(sheet=clips / "clips.csv", classes=CLASSES))
-    made = []
+    paths = []
     for case in sheet.cases:
         path = clips / "cache" / f"{case.name}.h5"
         cache_clip(case.name, case.video, case.label, Cache(size=32, encoding="raw"), path)
         regions = clips / "regions" / f"{case.name}.h5"
         find_regions(case.name, path, "", None, Regions(method="fan"), regions, regions.with_suffix(".json"))
-        made.append(str(path))
-    return made
+        paths.append(str(path))
+    return paths
 
 
 def model(**more: Any) -> Model:
@@ -60,7 +60,7 @@ def model(**more: Any) -> Model:
 
 
 def problems(folder: Path, edit: Callable[[str], str], **data: Any) -> str:
-    """What the check says of an edited copy of the sheet."""
+    """The check's problems with an edited copy of the sheet."""
     sheet = folder / "edited.csv"
     sheet.write_text(edit((folder / "clips.csv").read_text(encoding="utf-8")), encoding="utf-8")
     values = settings_of(sheet)
@@ -128,10 +128,10 @@ class TestCheck:
     def test_parts_are_prepared_again_for_what_concerns_them(self, clips: Path) -> None:
         def part_of(**more: Any) -> dict[str, Any]:
             given: dict[str, Any] = {"prepare": {"regions": {"method": "fan"}}, **more}
-            made: dict[str, Any] = json.loads(
+            part: dict[str, Any] = json.loads(
                 unread(**settings_of(clips / "clips.csv", **given)).depends.part()
             )
-            return made
+            return part
 
         first = part_of()
         assert part_of(experiment="other", models={"other": {**SMALL, "input": "crop"}}) == first
@@ -145,14 +145,14 @@ class TestCheck:
         assert encoded() != first
         assert encoded(optimiser={"name": "AdamW", "lr": 0.1}) == encoded()
         assert encoded(features={"views": 3}) != encoded()
-        # What a part's own Snakemake makes of it lies where the whole one looks for it.
+        # A part's Snakemake writes files where the main one expects them.
         inner, outer = unread(**encoded()), unread(**{**encoded(), "experiment": "whole", "seed": 3})
         assert inner.preparation.made == outer.preparation.made
 
     def test_a_video_under_two_names(self, clips: Path) -> None:
         found = problems(clips, lambda text: text.replace("k2_0.mov", "./k0_0.mp4"))
         assert "line 4: case k2_0" in found
-        assert "is the video of case k0_0, too" in found
+        assert "is also the video of case k0_0" in found
 
     @pytest.mark.parametrize(
         ("size", "blocks", "message"),
@@ -230,7 +230,7 @@ class TestCache:
 
     def test_shrunk_with_label(self, caches: list[str]) -> None:
         with open_hdf5(caches[1]) as file:
-            # 48×64 with the shorter side made 32.
+            # 48×64 with the shorter side resized to 32.
             assert (file.attrs["frames"], file.attrs["height"], file.attrs["width"]) == (8, 32, 43)
             assert (file.attrs["source_width"], file.attrs["source_height"]) == (64, 48)
             assert label_of(file) == "low"
@@ -334,10 +334,10 @@ class TestLearner:
     def test_class_weights_balance(self, caches: list[str]) -> None:
         three = [caches[0], caches[1], caches[3]]
         values = {**SMALL, "class_weights": "balanced", "training": {"steps_per_epoch": None, "batch": 2}}
-        made = ClipsLearner.fitted(validate(Model, values), three)
+        fitted = ClipsLearner.fitted(validate(Model, values), three)
         # Of three cases one is high and two are low: 3 / (2 · 1) and 3 / (2 · 2).
-        assert made.class_weights == {"high": 1.5, "low": 0.75}
-        assert made.training.steps_per_epoch == 2
+        assert fitted.class_weights == {"high": 1.5, "low": 0.75}
+        assert fitted.training.steps_per_epoch == 2
 
     def test_top_k_of_two_classes(self, caches: list[str]) -> None:
         learner = ClipsLearner(model(), TASK)
@@ -460,10 +460,10 @@ class TestIndex:
         before = [fold.test for fold in index.folds]
         facts = {entry.case: {"review": "", "iou": 0.8} for entry in index.entries}
         facts["h3"] = {"review": "no region found", "iou": None}
-        made = update_index(index, facts, tmp_path / "regions")
-        assert {e.case for e in index.entries} - {e.case for e in made.entries} == {"h3"}
-        assert made["h4"].files["mask"] == (str(tmp_path / "regions" / "h4.h5"),)
-        for old, new in zip(index.folds, made.folds, strict=True):
+        updated = update_index(index, facts, tmp_path / "regions")
+        assert {e.case for e in index.entries} - {e.case for e in updated.entries} == {"h3"}
+        assert updated["h4"].files["mask"] == (str(tmp_path / "regions" / "h4.h5"),)
+        for old, new in zip(index.folds, updated.folds, strict=True):
             assert set(new.test) == set(old.test) - {"h3"}
             assert set(new.train) == set(old.train) - {"h3"}
         assert [fold.test for fold in index.folds] == before

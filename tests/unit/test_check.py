@@ -290,6 +290,6 @@ def test_numbers_at_the_end_of_names_are_channels_only_from_0000_on(tmp_path: Pa
         ("scan_2021", "scan_2021"),
     ):
         (tmp_path / other).mkdir() if other == first.split(".")[0] else (tmp_path / other).touch()
-        with pytest.raises(CaseError, match=f"{first} and .* are two scans of"):
+        with pytest.raises(CaseError, match=f"{first} and .* are two scans"):
             read_new_cases(tmp_path)
         (tmp_path / other).rmdir() if (tmp_path / other).is_dir() else (tmp_path / other).unlink()

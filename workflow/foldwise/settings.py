@@ -205,11 +205,11 @@ class Model(Section):
     scheduler: Named | None = Field(
         Named(name="PolynomialLR"),
         description="From torch.optim.lr_scheduler, stepped once per epoch; the number of epochs is filled "
-        "in where the class asks for it; ReduceLROnPlateau watches 1 − the validation score.",
+        "in if the class requires it; ReduceLROnPlateau watches 1 − the validation score.",
         json_schema_extra=affects("train"),
     )
     pretrained: Pretrained | None = Field(None, description="Weights to start from.")
-    training: Training = Field(Training(), description="The loop.")
+    training: Training = Field(Training(), description="The training loop.")
 
 
 class Predict(Section):

@@ -168,7 +168,7 @@ class Clip(Section):
     )
     std: Three = Field(
         (0.26862954, 0.26130258, 0.27577711),
-        description="Likewise.",
+        description="Standard deviations of values 0 to 1; default: CLIP's.",
         json_schema_extra=affects("train", "predict", "features"),
     )
     spatial_views: Literal[1, 3] = Field(

@@ -4,7 +4,7 @@
   python -m foldwise.importers.dicom archive --sheet data/lung.csv --structures 'Lung_*=lung,GTV*=tumour'
 
 Every image series of the given modality is a case. A folder next to the sheet receives `series/<case>/`
-with links to the series' files, in their original place, and `labels/<case>.nii.gz` on the series' grid.
+with links to the series' files in their original place, and `labels/<case>.nii.gz` on the series' grid.
 Structures are selected by patterns of their names (`*` and `?`; case-insensitive); where two classes
 overlap, the later one wins. A case's name is its patient's ID and a hash of its series; patients' names are
 never written.

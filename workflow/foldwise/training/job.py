@@ -168,16 +168,16 @@ def train_fold(job: Job, budget: Budget, made: Made) -> int:
     return 0
 
 
-def _write(job: Job, trainer: Trainer, attempts: Attempts, made: Made) -> None:
+def _write(job: Job, trainer: Trainer, attempts: Attempts, outputs: Made) -> None:
     best, pretrained = trainer.best, job.fitted.pretrained
     assert best is not None
     # The last step's weights may be NaN although its loss, computed before, was not.
-    refuse_not_finite(best["network"], made.model)
-    with atomic_path(made.model) as temporary:
+    refuse_not_finite(best["network"], outputs.model)
+    with atomic_path(outputs.model) as temporary:
         torch.save(trainer.model_file(best["network"], best["epoch"], best["score"]), temporary)
-    write_text(made.log, log_text(trainer.rows))
+    write_text(outputs.log, log_text(trainer.rows))
     write_json(
-        made.provenance,
+        outputs.provenance,
         provenance(
             settings=dump(job.fitted),
             inputs=[job.index_path, *([pretrained.file] if pretrained else [])],

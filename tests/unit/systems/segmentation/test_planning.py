@@ -105,7 +105,7 @@ def test_what_is_given_is_kept() -> None:
     assert planned["patch"] == [32, 32, 32]
     assert planned["training"]["batch"] == 5
     assert planned["network"]["strides"] == [[1, 1, 1]] + 3 * [[2, 2, 2]]
-    with pytest.raises(CaseError, match=r"patch \[512, 512, 512\] and batch 2 takes .* 4 GiB are allowed"):
+    with pytest.raises(CaseError, match=r"patch \[512, 512, 512\] and batch 2 needs .* 4 GiB are allowed"):
         plan_model(fingerprint(600, 1.0), (1, 1, 1), {"patch": [512, 512, 512]}, ONE, 1, 4)
 
 

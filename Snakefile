@@ -17,16 +17,16 @@ if not workflow.config_settings.configfiles:
     configfile: "config.yaml"
 
 
-# For no other call: Snakemake refuses an image whose path has a space, whether it is used or not.
+# Only in such calls: Snakemake refuses an image path with a space, even if the image is not used.
 if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
 
-    # envs/foldwise.def says how it is built.
+    # Built from envs/foldwise.def.
     container: container_image(Path(workflow.basedir))
 
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/check.smk"
-# How cases are prepared is up to the system; what comes of it is <case>.h5.
+# The system defines how cases are prepared; the result is <case>.h5.
 include: str(EXPERIMENT.system.rules)
 include: "workflow/rules/prepare_part.smk"
 include: "workflow/rules/index.smk"

@@ -1,10 +1,10 @@
-"""Clips a second into the training step: frame caches, decoding the files each time, and stored features.
+"""Clips per second into the training step: frame caches, decoding the files each time, and stored features.
 
   python benchmarks/clip_loader.py <folder of videos> --folder /tmp/clips [--clip weights/clip]
 
-In one run: builds the caches (JPEG and raw) with their sizes against the sources, then draws training clips
-from each and, as EVL's own loader does, by decoding the whole file every time. With --clip it also times a
-step of EVL with the frozen transformer in it, and on stored features; a folder that does not exist gets a
+In one run: builds the caches (JPEG and raw), compares their sizes with the sources, then draws training clips
+from each and, like EVL's original loader, by decoding the whole file every time. With --clip it also times a
+step of EVL with the frozen transformer, and on stored features; a folder that does not exist receives a
 random transformer of ViT-B/16's shape.
 """
 
@@ -38,13 +38,15 @@ MODEL: dict[str, Any] = {
 
 
 def main() -> None:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("videos", type=Path)
-    made.add_argument("--folder", type=Path, required=True, help="for caches and features")
-    made.add_argument("--limit", type=int, default=40, help="videos used")
-    made.add_argument("--seconds", type=float, default=30, help="of each measurement")
-    made.add_argument("--clip", type=Path, help="CLIP weights")
-    args = made.parse_args()
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("videos", type=Path)
+    arguments.add_argument("--folder", type=Path, required=True, help="folder for caches and features")
+    arguments.add_argument("--limit", type=int, default=40, help="number of videos to use")
+    arguments.add_argument("--seconds", type=float, default=30, help="duration of each measurement")
+    arguments.add_argument("--clip", type=Path, help="CLIP weights")
+    args = arguments.parse_args()
     videos = [p for p in sorted(args.videos.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES]
     videos = videos[:: max(1, len(videos) // args.limit)][: args.limit]
     result: dict[str, Any] = {"videos": len(videos), "source_mib": mib(videos)}
@@ -76,7 +78,7 @@ def main() -> None:
 
 
 class Decoding:
-    """Training clips by decoding the whole file for each, as the originals do."""
+    """Training clips by decoding the whole file for each, as in the originals."""
 
     def __init__(self, videos: Sequence[Path], model: Model) -> None:
         self.videos, self.model = videos, model
@@ -110,13 +112,13 @@ def features(args: argparse.Namespace, caches: Sequence[str]) -> dict[str, float
     }
     model = Model.model_validate({**values, "features": {"views": 2}})
     vision = make_vision(model)
-    # On a CPU the time that other programs do not change; a GPU's work is none of the process's.
+    # On a CPU, time that other programs do not affect; a GPU's work is not part of the process's time.
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     paths = [args.folder / "features" / Path(path).name for path in caches]
     begun = clock()
     for cache, path in zip(caches, paths, strict=True):
         write_features(cache, model, vision, path)
-    made = {
+    timings = {
         "store_s_per_view": (clock() - begun) / (3 * len(paths)),
         "mib_per_view": mib(paths) / (3 * len(paths)),
     }
@@ -139,12 +141,12 @@ def features(args: argparse.Namespace, caches: Sequence[str]) -> dict[str, float
             learner.loss(network, batch, torch.Generator())["loss"].backward()
             optimiser.step()
             times.append(clock() - begun)
-        made[name] = float(np.median(times[1:]))
-    return made
+        timings[name] = float(np.median(times[1:]))
+    return timings
 
 
 def rate(draw: Callable[[int], object], seconds: float) -> dict[str, float]:
-    """Clips a second in this process, and CPU time per clip, which other programs do not change."""
+    """Clips per second in this process, and CPU time per clip, which other programs do not affect."""
     draw(0)
     begun, used, number = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - begun < seconds:
@@ -158,7 +160,7 @@ def rate(draw: Callable[[int], object], seconds: float) -> dict[str, float]:
 
 
 def fed(items: Any, seconds: float, batch: int = 4) -> float:
-    """Clips a second out of the training loader with two workers."""
+    """Clips per second from the training loader with two workers."""
     feed = batches(items, 0, 10**6, batch, 2, pin=False)
     for _ in range(2):
         next(feed)
@@ -166,9 +168,9 @@ def fed(items: Any, seconds: float, batch: int = 4) -> float:
     while time.perf_counter() - begun < seconds:
         next(feed)
         number += batch
-    made = number / (time.perf_counter() - begun)
+    speed = number / (time.perf_counter() - begun)
     feed.close()
-    return made
+    return speed
 
 
 def mib(paths: Sequence[Path]) -> float:

@@ -2,8 +2,9 @@
 
     python benchmarks/dag.py work/ --cases 100 1000 10000
 
-Dry runs of five folds on synthetic cases; `parts` is the Slurm profile's way, 30 jobs for all cases, `single`
-a job for each case and stage. The first call also counts the network, the second one remembers it.
+Dry runs of five folds on synthetic cases; `parts` is the Slurm profile's method, 30 jobs for all cases,
+`single` a job for each case and stage. The first call also counts the network, the second one reads the
+count.
 """
 
 from __future__ import annotations
@@ -29,11 +30,17 @@ WAYS = {"parts": ["--set-scatter", "prepare=30"], "single": []}
 
 def main() -> None:
     """Read the command line."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("folder", type=Path, help="folder to work in, outside of the checkout")
-    made.add_argument("--cases", nargs="+", type=int, default=[100, 1000, 10000], help="numbers of cases")
-    made.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="how cases become jobs")
-    args = made.parse_args()
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("folder", type=Path, help="folder to work in, outside the checkout")
+    arguments.add_argument(
+        "--cases", nargs="+", type=int, default=[100, 1000, 10000], help="numbers of cases"
+    )
+    arguments.add_argument(
+        "--ways", nargs="+", default=list(WAYS), choices=WAYS, help="how cases become jobs"
+    )
+    args = arguments.parse_args()
     columns = ("cases", "way", "call", "jobs", "seconds", "Snakemake (MiB)", "counting (MiB)")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for cases in args.cases:
@@ -47,7 +54,7 @@ def main() -> None:
 
 
 def write_cases(folder: Path, count: int) -> None:
-    """A sheet of so many cases; all names lead to one small volume."""
+    """A sheet with this many cases; all names refer to one small volume."""
     folder.mkdir(parents=True)
     for name, values in (
         ("image", np.zeros((32, 32, 32), np.int16)),
@@ -82,7 +89,7 @@ def dry_run(folder: Path, more: list[str]) -> tuple[int, float, float, float]:
         process = psutil.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
         while process.poll() is None:
             time.sleep(0.1)
-            # The kernel's own peak, so a short-lived one between two looks is not missed.
+            # The kernel's peak, so that a short one between two samples is not missed.
             own = max(own, peak_of(process))
             children = process.children() if process.is_running() else []
             other = max([other, *(peak_of(child) for child in children)])

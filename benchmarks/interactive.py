@@ -1,10 +1,11 @@
-"""How long a round takes, and what a model does on scans of another kind.
+"""Duration of a round, and a model's results on other kinds of scans.
 
   python benchmarks/interactive.py time --model model.pt --shape 256 256 100 --sizes 64 128 256
   python benchmarks/interactive.py cases --model model.pt folder/with/image-and-label ...
 
-`time` propagates through a made-up volume of a shape. `cases` simulates sessions as the test stage does, on
-folders that hold image.nii.gz and label.nii.gz (all labels as one object), and prints Dice after each round.
+`time` propagates through a generated volume of a given shape. `cases` simulates sessions as in the test
+stage, on folders that contain image.nii.gz and label.nii.gz (all labels as one object), and prints Dice after
+each round.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from foldwise.volumes.volume import read_volume
 
 
 def main() -> None:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = made.add_subparsers(required=True)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = arguments.add_subparsers(required=True)
     timed = commands.add_parser("time")
     timed.add_argument("--model", required=True, type=Path)
     timed.add_argument("--shape", type=int, nargs=3, default=[256, 256, 100], help="rows, columns, slices")
@@ -43,7 +46,7 @@ def main() -> None:
     cases.add_argument("--size", type=int, help="edge of the input; default: the model's")
     cases.add_argument("folders", type=Path, nargs="+")
     cases.set_defaults(run=lambda args: score_cases(args))
-    args = made.parse_args()
+    args = arguments.parse_args()
     args.run(args)
 
 
@@ -59,8 +62,8 @@ def time_rounds(trained: Trained, shape: list[int], sizes: list[int]) -> None:
         propagator.round(State.empty(len(names), propagator.shape), slices // 2, hints)
         seconds = time.perf_counter() - begun
         held = memory_bytes(capacity, len(names), size, settings.trunk.keys, settings.trunk.values)
-        print(f"input {size}: {seconds:.1f} s a round of {slices} slices {rows} × {columns}, "
-              f"memory at most {held / 2**20:.1f} MiB, {torch.get_num_threads()} threads")  # fmt: skip
+        print(f"input {size}: {seconds:.1f} s per round of {slices} slices {rows} × {columns}, "
+              f"memory up to {held / 2**20:.1f} MiB, {torch.get_num_threads()} threads")  # fmt: skip
 
 
 def score_cases(args: argparse.Namespace) -> None:
@@ -82,10 +85,10 @@ def score_cases(args: argparse.Namespace) -> None:
                 random = np.random.default_rng(0)
                 dice = [
                     2 * (found & truth).sum() / (found.sum() + truth.sum())
-                    for made in simulate(
+                    for round_ in simulate(
                         propagator, truth.astype(np.uint8), kind, choice, args.rounds, random
                     )
-                    for found in [made.state.objects() > 0]
+                    for found in [round_.state.objects() > 0]
                 ]
                 print(f"{folder.name},{kind},{choice}," + ",".join(f"{d:.3f}" for d in dice), flush=True)
 

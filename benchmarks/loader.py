@@ -3,11 +3,11 @@
     uv pip install -r envs/requirements-bench.txt
     python benchmarks/loader.py
 
-Every loader gives batches of two 128³ patches of image and label, without augmentation, from the same
-synthetic 320×320×256 int16 CTs, through the same number of worker processes. Each runs in a process of its
-own, after its cache was made and a warm-up; the rounds alternate between loaders, and the median is shown.
-Memory is the largest sum of proportional set sizes over the process and its workers, in MiB, above that of
-the bare process with its imports.
+Every loader returns batches of two 128³ patches of image and label, without augmentation, from the same
+synthetic 320×320×256 int16 CTs, through the same number of worker processes. Each runs in a separate
+process, after building its cache and a warm-up; the rounds alternate between loaders, and the median is
+shown. Memory is the largest sum of proportional set sizes over the process and its workers, in MiB, above
+that of the bare process with its imports.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def foldwise(folder: Path, cases: int, workers: int) -> Iterator[Any]:
 
 
 def nnunet(folder: Path, cases: int, workers: int) -> Iterator[Any]:
-    """nnU-Net v2's Blosc2 data set and loader in its own multi-process augmenter."""
+    """nnU-Net v2's Blosc2 data set and loader in its multi-process augmenter."""
     import pickle
     from types import SimpleNamespace
 
@@ -89,10 +89,10 @@ def nnunet(folder: Path, cases: int, workers: int) -> Iterator[Any]:
 
     from foldwise.volumes.volume import read_volume
 
-    made = folder / "nnunet"
-    made.mkdir(exist_ok=True)
+    converted = folder / "nnunet"
+    converted.mkdir(exist_ok=True)
     for case in range(cases):
-        if not (made / f"{case}.pkl").exists():
+        if not (converted / f"{case}.pkl").exists():
             image = read_volume(folder / f"{case}.nii.gz").data[None].astype(np.float32)
             label = read_volume(folder / f"{case}_label.nii.gz").data[None].astype(np.int8)
             image = (image - image.mean()) / image.std()
@@ -100,17 +100,17 @@ def nnunet(folder: Path, cases: int, workers: int) -> Iterator[Any]:
             blocks, chunks = comp_blosc2_params(image.shape, PATCH, bytes_per_pixel=4)
             properties = {"class_locations": {1: found[:10000]}}
             nnUNetDatasetBlosc2.save_case(
-                image, label, properties, str(made / str(case)), chunks=chunks, blocks=blocks
+                image, label, properties, str(converted / str(case)), chunks=chunks, blocks=blocks
             )
-            assert pickle.loads((made / f"{case}.pkl").read_bytes())
-    data = nnUNetDatasetBlosc2(str(made), [str(case) for case in range(cases)])
+            assert pickle.loads((converted / f"{case}.pkl").read_bytes())
+    data = nnUNetDatasetBlosc2(str(converted), [str(case) for case in range(cases)])
     labels = SimpleNamespace(all_labels=[1], has_ignore_label=False)
     loader = nnUNetDataLoader(data, 2, PATCH, PATCH, labels, oversample_foreground_percent=0.33)
     return NonDetMultiThreadedAugmenter(loader, None, workers, num_cached=max(6, workers // 2))
 
 
 def monai(folder: Path, cases: int, workers: int, persistent: bool) -> Iterator[Any]:
-    """MONAI's PersistentDataset or CacheDataset with RandCropByPosNegLabel, indices cached as it advises."""
+    """MONAI's PersistentDataset or CacheDataset with RandCropByPosNegLabel, indices cached as recommended."""
     from monai.data import CacheDataset, DataLoader, PersistentDataset
     from monai.transforms import (
         Compose,
@@ -211,7 +211,7 @@ def _pss() -> float:
 
 
 def main() -> None:
-    """Read the command line; measure, or with --one be the process of one loader."""
+    """Read the command line; measure, or with --one run one loader in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--cases", type=int, default=6, help="volumes")
     parser.add_argument("--workers", type=int, default=2, help="worker processes of every loader")
@@ -224,7 +224,7 @@ def main() -> None:
     if args.one:
         found = measure(args.one, args.folder, args.cases, args.workers, args.seconds)
         print("RESULT " + json.dumps(found))
-        # Some loaders' workers never end by themselves.
+        # Some loaders' workers never end on their own.
         sys.stdout.flush()
         for child in psutil.Process().children(recursive=True):
             child.kill()
@@ -240,7 +240,7 @@ def _compare(args: argparse.Namespace, folder: Path) -> None:
         make_volumes(folder, args.cases)
     results: dict[str, list[dict[str, float]]] = {}
     runs = [(name, args.cases) for name in args.loaders]
-    # The same loader on a third of the cases: its memory must not follow their number.
+    # The same loader on a third of the cases: its memory must not grow with their number.
     runs += [("foldwise", max(1, args.cases // 3))]
     for turn in range(args.rounds):
         for name, cases in runs:

@@ -2,8 +2,9 @@
 
     python benchmarks/lung_mask.py --data FOLDER [--large]
 
-FOLDER holds one folder per case with image.nii.gz and, where known, lung.nii.gz and tumour.nii.gz. `--large`
-enlarges each step's work: the first case is resampled to 512×512×300 and measured in a process of its own.
+FOLDER contains one folder per case with image.nii.gz and, where known, lung.nii.gz and tumour.nii.gz.
+`--large` increases each step's work: the first case is resampled to 512×512×300 and measured in a separate
+process.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def _missed(folder: Path, lungs: Lungs) -> list[str]:
 
 
 def large(folder: Path) -> None:
-    """Measure one CT of 512×512×300; run in a process of its own for its peak memory."""
+    """Measure one CT of 512×512×300; run in a separate process to measure its peak memory."""
     ct = read_volume(folder / "image.nii.gz")
     factor = np.array(ct.data.shape) / LARGE
     data = resample(ct.data.astype(np.float32), LARGE)

@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py --folder /scratch/memory
 
-Experiments on made-up volumes: patches of a CT, whole brains of four channels with overlapping regions, a
+Experiments on generated volumes: patches of a CT, whole brains of four channels with overlapping regions, a
 planned network with deep supervision, and slices. Each is prepared by the workflow, then one fold is trained
-for a few steps and tested, each in a process of its own whose memory is watched (on a CPU: what a step keeps
+for a few steps and tested, each in a separate process with monitored memory (on a CPU: what a step keeps
 is in main memory).
 """
 
@@ -65,7 +65,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
 
 
 def make(folder: Path, name: str, cases: int) -> Path:
-    """Volumes, a sheet and an experiment."""
+    """Write volumes, a sheet and an experiment."""
     about = dict(EXPERIMENTS[name])
     shape, channels = about.pop("shape"), about.pop("channels", 1)
     columns = [f"image_{c}" for c in range(channels)] if channels > 1 else ["image"]
@@ -105,19 +105,19 @@ def measure(folder: Path, name: str, cases: int) -> dict[str, tuple[float, float
     folder.mkdir(parents=True, exist_ok=True)
     experiment = make(folder, name, cases)
     results = folder / "results" / name
-    made = results / "unet" / "fold0"
+    fold_folder = results / "unet" / "fold0"
     snakemake = [sys.executable, "-m", "snakemake", "--cores", "2", "--directory", str(ROOT)]
     common = ["--configfile", str(experiment), "--nolock"]
-    # The plan comes with the caches; to name it, too, ends in a bug of Snakemake 9.27.
+    # The plan is written along with the caches; requesting it as well triggers a bug of Snakemake 9.27.
     rules = ["check", "cache", "index"]
-    wanted = [str(results / "check.json"), str(made / "metrics.csv")]
+    wanted = [str(results / "check.json"), str(fold_folder / "metrics.csv")]
     run([*snakemake, *wanted, *common, "--until", *rules], folder / "prepare.log")
-    commands = shell_commands([*snakemake, str(made / "metrics.csv"), *common])
+    commands = shell_commands([*snakemake, str(fold_folder / "metrics.csv"), *common])
     forecast = json.loads((results / "check.json").read_text())["models_mib"]["unet"]
     if (results / "plan.yaml").exists():
-        # The check came before the plan; the jobs ask by what the plan says.
+        # The check ran before the plan; the jobs' requests use the plan.
         forecast = planned_forecast(experiment)
-    (made / "export").mkdir(parents=True, exist_ok=True)
+    (fold_folder / "export").mkdir(parents=True, exist_ok=True)
     return {
         stage: (forecast[stage], run(["bash", "-c", commands[stage]], folder / f"{stage}.log")[1])
         for stage in ("train", "test")
@@ -128,7 +128,7 @@ def shell_commands(snakemake: list[str]) -> dict[str, str]:
     """The commands that the workflow would run for training and testing."""
     done = subprocess.run([*snakemake, "-n", "-p"], capture_output=True, encoding="utf-8", check=True)
     lines = [line for line in done.stdout.splitlines() if "foldwise.stages." in line]
-    # Its output goes to our log instead of the rule's.
+    # The output goes to our log instead of the rule's.
     plain = [line[line.index("python -m") :].rsplit(" > ", 1)[0] for line in lines]
     package, programs = (shlex.quote(str(p)) for p in (ROOT / "workflow", Path(sys.executable).parent))
     path = f"export PYTHONPATH={package} PATH={programs}:$PATH"

@@ -1,10 +1,10 @@
-"""Whether two commits give the same jobs, weights (bit for bit), caches, predictions, scores and exports.
+"""Whether two commits produce the same jobs, weights (bit for bit), caches, predictions, scores and exports.
 
     .venv/bin/python benchmarks/same_results.py <commit> <commit> [--only demo clips] [--keep folder]
 
 Both commits are checked out and run the demo and one tiny experiment per system on the same data; then both
-plan again after a setting was changed. Everything that differs is printed, and the exit code is 1 if anything
-does. Hashes in names of folders may differ. Run times, logs and provenance are not compared.
+plan again with a changed setting. Every difference is printed, and the exit code is 1 if there
+is any. Hashes in names of folders may differ. Run times, logs and provenance are not compared.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LEFT_OUT = re.compile(
     r"|summary\.json$|lungs/[^/]*\.json$|\.snakemake_timestamp$|\.foldwise$"
 )
 HASH = re.compile(r"(?<=[a-z])-[0-9a-f]{4,16}(?=[/_.\"]|$)")
-# A change after a finished run: which jobs follow?
+# Changes after a finished run; the jobs that follow are compared.
 CHANGES: dict[str, dict[str, Any]] = {
     "seed": {"seed": 1},
     "folds": {"split": {"folds": 2, "seed": 1}},
@@ -50,12 +50,14 @@ TINY_LOOP = {"epochs": 2, "steps_per_epoch": 2, "batch": 2, "validate_every": 1}
 
 def main() -> int:
     """Read the command line."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("before", help="a commit")
-    made.add_argument("after", help="another one; `.` for the working tree")
-    made.add_argument("--only", nargs="+", choices=sorted(EXPERIMENTS), default=list(EXPERIMENTS))
-    made.add_argument("--keep", type=Path, help="folder to work in, which stays")
-    args = made.parse_args()
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("before", help="a commit")
+    arguments.add_argument("after", help="another commit; `.` for the working tree")
+    arguments.add_argument("--only", nargs="+", choices=sorted(EXPERIMENTS), default=list(EXPERIMENTS))
+    arguments.add_argument("--keep", type=Path, help="working folder, which is kept")
+    args = arguments.parse_args()
     folder = args.keep or Path(tempfile.mkdtemp(prefix="same-results-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -126,7 +128,7 @@ def _snakemake(work: Path, checkout: Path, *more: str, config: str = "experiment
 
 
 def _planned(work: Path, checkout: Path, change: dict[str, Any] | None = None) -> Counter[str]:
-    """Rule and wildcards of each job that would be done."""
+    """Rule and wildcards of each job that would run."""
     settings = yaml.safe_load((work / "experiment.yaml").read_text(encoding="utf-8"))
     for section, value in (change or {}).items():
         if section == "models":
@@ -151,7 +153,7 @@ def _files(work: Path) -> list[str]:
 
 
 def _difference(first: Path, second: Path) -> str:
-    """What differs between two files; empty if nothing does."""
+    """The difference between two files; empty if they are equal."""
     kind = first.suffix
     if kind == ".pt":
         one, two = (torch.load(path, weights_only=True)["network"] for path in (first, second))
@@ -293,8 +295,8 @@ def _clips(folder: Path) -> dict[str, Any]:
         "input": "crop",
         "features": {"views": 2},
     }
-    made = settings_of(Path(sheet.name), prepare={"regions": {"method": "fan"}})
-    return {**made, "models": {"small": SMALL, "evl": evl}}
+    base = settings_of(Path(sheet.name), prepare={"regions": {"method": "fan"}})
+    return {**base, "models": {"small": SMALL, "evl": evl}}
 
 
 EXPERIMENTS = {

@@ -1,16 +1,16 @@
-"""Foldwise beside nnU-Net v2 on the same cases, folds and wall-clock time.
+"""Foldwise compared with nnU-Net v2 on the same cases, folds and wall-clock time.
 
     uv pip sync --compile-bytecode envs/requirements-bench.txt && uv pip install --no-deps -e .
     python benchmarks/versus_nnunet.py <folder with images/ and labels/> --labels '{anterior: 1, posterior:
     2}'
 
-nnU-Net plans, preprocesses and trains each fold with `--trainer`; its split file is ours, too. Our training
+nnU-Net plans, preprocesses and trains each fold with `--trainer`; we use its split file, too. Our training
 of the same fold gets as many steps as fit into the time that nnU-Net took for training (the time of a step
-is measured first), with nothing held back for validation: the last epoch is taken, as nnU-Net does. Both
+is measured first), without a validation share: the last epoch is used, as in nnU-Net. Both
 predict the fold's held-out cases; both predictions are scored by the same function on the source grid.
 Memory is the largest sum of proportional set sizes over the process and its children.
 
-`--longer N` trains ours N times as long, too, to show how far that comes.
+`--longer N` also trains ours N times as long, to show the effect of longer training.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def nnunet_data(source: Path, folder: Path, labels: dict[str, int]) -> dict[str, str]:
-    """Lay the cases out as nnU-Net wants them; its environment."""
+    """Arrange the cases in nnU-Net's layout; returns its environment."""
     raw = folder / "raw" / DATASET
     (raw / "imagesTr").mkdir(parents=True, exist_ok=True)
     (raw / "labelsTr").mkdir(exist_ok=True)
@@ -66,9 +66,9 @@ def nnunet_data(source: Path, folder: Path, labels: dict[str, int]) -> dict[str,
 
 
 def nnunet_fold(fold: int, folder: Path, trainer: str, device: str, paths: dict[str, str]) -> dict[str, Any]:
-    """Train a fold with nnU-Net, or take up what is there; where its predictions are, seconds and memory."""
-    made = folder / f"nnunet_fold{fold}.json"
-    if not made.exists():
+    """Train a fold with nnU-Net, or read its results; returns the predictions' folder, seconds, memory."""
+    record = folder / f"nnunet_fold{fold}.json"
+    if not record.exists():
         binary = str(Path(sys.executable).parent / "nnUNetv2_train")
         command = [binary, "4", "3d_fullres", str(fold), "-tr", trainer, "-device", device]
         seconds, peak = run(command, folder / f"nnunet_fold{fold}.log", **paths)
@@ -81,8 +81,8 @@ def nnunet_fold(fold: int, folder: Path, trainer: str, device: str, paths: dict[
             "peak_mib": peak,
             "predictions": str(results / "validation"),
         }
-        made.write_text(json.dumps(facts))
-    return dict(read_json(made))
+        record.write_text(json.dumps(facts))
+    return dict(read_json(record))
 
 
 def settings(source: Path, folder: Path, labels: dict[str, int], model: dict[str, Any]) -> Path:
@@ -108,12 +108,12 @@ def settings(source: Path, folder: Path, labels: dict[str, int], model: dict[str
 
 
 def ours(fold: int, folder: Path, experiment: Path, epochs: int, name: str) -> dict[str, Any]:
-    """Train and test a fold by the workflow's own stages, with a number of epochs."""
+    """Train and test a fold with the workflow's stages, for a number of epochs."""
     snakemake = [sys.executable, "-m", "snakemake", "--cores", "all", "--directory", str(ROOT)]
     data = folder / "results" / "measured"
     model = str(data / "unet" / f"fold{fold}" / "model.pt")
     prepare = [*snakemake, model, "--configfile", str(experiment)]
-    # The plan and every cache are made by the workflow; training is timed apart from them.
+    # The workflow writes the plan and all caches; training is timed separately.
     run([*prepare, "--until", "cache", "index"], folder / "ours_prepare.log")
     values = yaml.safe_load(experiment.read_text())
     settings = values["models"]["unet"]
@@ -167,9 +167,9 @@ def table(
     for name, facts in found.items():
         for case in cases:
             truth = read_volume(source / "labels" / f"{case}.nii.gz")
-            made = read_volume(Path(facts["predictions"]) / f"{case}.nii.gz")
+            predicted = read_volume(Path(facts["predictions"]) / f"{case}.nii.gz")
             values = {label: (value,) for label, value in labels.items()}
-            scored = score(made.data, truth.data, truth.spacing, values, tolerance_mm=1)
+            scored = score(predicted.data, truth.data, truth.spacing, values, tolerance_mm=1)
             rows += [{"system": name, "case": case, **row} for row in scored]
     return pd.DataFrame(rows)
 
@@ -178,13 +178,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", type=Path, help="folder with images/ and labels/ of the same names")
+    parser.add_argument("source", type=Path, help="folder with images/ and labels/ with the same names")
     parser.add_argument("--labels", default="{anterior: 1, posterior: 2}", help="class: value")
-    parser.add_argument("--folder", type=Path, default=Path("benchmarks/versus_nnunet"), help="for all files")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("benchmarks/versus_nnunet"), help="folder for all files"
+    )
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--trainer", default="nnUNetTrainer_5epochs")
     parser.add_argument("--model", default="{}", help="settings of our model, as YAML")
-    parser.add_argument("--epochs", type=int, help="our epochs; default: as many as fit nnU-Net's time")
+    parser.add_argument("--epochs", type=int, help="our epochs; default: as many as fit into nnU-Net's time")
     parser.add_argument("--longer", type=float, default=0, help="also train ours this many times as long")
     args = parser.parse_args()
     labels = yaml.safe_load(args.labels)
@@ -216,7 +218,8 @@ def main() -> None:
             step = float(log["seconds"][1:].sum() / (per_epoch * (len(log) - 1)))
             epochs = int(found["nnU-Net"]["training_seconds"] / step / per_epoch)
             print(
-                f"fold {fold}: {step:.3f} s a step ({speed['peak_mib']:.0f} MiB), {epochs} epochs", flush=True
+                f"fold {fold}: {step:.3f} s per step ({speed['peak_mib']:.0f} MiB), {epochs} epochs",
+                flush=True,
             )
         found["Foldwise"] = ours(fold, folder, experiment, epochs, "ours")
         if args.longer:

@@ -3,8 +3,9 @@
   python benchmarks/video_loader.py video.mp4 --folder /scratch/frames [--copies 80]
 
 The video is decoded at five frames per second to 250 × 250, stored both ways at the same JPEG quality, and
-read in windows of ten frames cropped to 224 × 224, in one run and in turns. With `--copies`, as many made-up
-videos are made and read, and memory is watched. Also prints what decoding costs per minute of video.
+read in windows of ten frames cropped to 224 × 224, in one run, alternating. With `--copies`, as many
+synthetic videos are written and read, with monitored memory. Also prints the decoding time per minute of
+video.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def resized(rgb: np.ndarray) -> np.ndarray:
 
 
 class JpegFiles(Dataset[torch.Tensor]):
-    """As the usual data set reads frames: a file each, opened with PIL, cropped with torchvision."""
+    """Frames as in the usual data set: one file each, opened with PIL, cropped with torchvision."""
 
     def __init__(self, folder: Path) -> None:
         self.files = sorted(folder.glob("*.jpg"))
@@ -47,8 +48,8 @@ class JpegFiles(Dataset[torch.Tensor]):
 
     def __getitem__(self, number: int) -> torch.Tensor:
         with Image.open(self.files[number]) as image:
-            made: torch.Tensor = self.crop(image.convert("RGB"))
-        return made
+            cropped: torch.Tensor = self.crop(image.convert("RGB"))
+        return cropped
 
 
 def from_files(folder: Path, steps: int, workers: int) -> Iterator[Any]:
@@ -64,7 +65,7 @@ def from_cache(paths: list[str], steps: int, workers: int) -> Iterator[Any]:
 
 
 def rate(feed: Iterator[Any], steps: int) -> tuple[float, float]:
-    """Frames per second after the first batch, which starts the workers; and per second of this CPU."""
+    """Frames per second after the first batch, which starts the workers; and per second of CPU time."""
     next(feed)
     begun, used = time.monotonic(), time.process_time()
     for _ in feed:
@@ -85,7 +86,7 @@ def compare(video: Path, folder: Path, steps: int, workers: int, turns: int) -> 
         count = write_frames(path, "v", frames, encoding=encoding, quality=QUALITY)
         wall, cpu = (time.monotonic() - begun) / minutes, (time.process_time() - used) / minutes
         kib = path.stat().st_size / count / 1024
-        print(f"decode to {encoding}: {wall:.1f} s ({cpu:.1f} s of CPU) per minute, {kib:.1f} KiB a frame")
+        print(f"decode to {encoding}: {wall:.1f} s ({cpu:.1f} s of CPU) per minute, {kib:.1f} KiB per frame")
         caches[encoding] = [str(path)]
     for frame in read_frames(video, fps=FPS, edit=resized):
         Image.fromarray(frame.rgb).save(jpegs / f"{frame.number:06d}.jpg", quality=QUALITY)
@@ -100,15 +101,15 @@ def compare(video: Path, folder: Path, steps: int, workers: int, turns: int) -> 
             found[name].append(rate(make(), steps))
     for name, rates in found.items():
         wall, cpu = np.median(rates, axis=0)
-        # On a busy machine the second number is the one to compare; it means nothing with workers.
+        # On a busy machine, compare the second number; it is meaningless with workers.
         spread = f"{min(r for _, r in rates):.0f} to {max(r for _, r in rates):.0f}"
         print(f"{name}: {wall:.0f} frames/s; {cpu:.0f} per second of CPU ({spread})")
 
 
 def many(folder: Path, copies: int, steps: int) -> None:
-    """Memory while as many videos are written and read."""
+    """Memory while many videos are written and read."""
 
-    def made(seed: int) -> Iterator[Frame]:
+    def synthetic(seed: int) -> Iterator[Frame]:
         image = np.random.default_rng(seed).integers(0, 255, (*SIZE, 3), np.uint8)
         yield from (Frame(n, n / FPS, np.roll(image, n, 0)) for n in range(300))
 
@@ -117,7 +118,7 @@ def many(folder: Path, copies: int, steps: int) -> None:
 
     paths = [str(folder / f"many{number}.h5") for number in range(copies)]
     for number, path in enumerate(paths):
-        write_frames(Path(path), str(number), made(number), encoding="jpeg", quality=QUALITY)
+        write_frames(Path(path), str(number), synthetic(number), encoding="jpeg", quality=QUALITY)
         if number in (0, copies // 2, copies - 1):
             print(f"peak memory after writing {number + 1} videos: {peak():.0f} MiB")
     for part, _ in enumerate(from_cache(paths, steps, 0)):
@@ -128,14 +129,18 @@ def many(folder: Path, copies: int, steps: int) -> None:
 
 
 def main() -> None:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("video", type=Path, help="video file")
-    made.add_argument("--folder", required=True, type=Path, help="for the files that are made")
-    made.add_argument("--steps", type=int, default=20, help="batches of 100 frames")
-    made.add_argument("--workers", type=int, default=0, help="processes that read")
-    made.add_argument("--turns", type=int, default=3, help="how often each reader is measured")
-    made.add_argument("--copies", type=int, default=0, help="synthetic videos for the watch on memory")
-    args = made.parse_args()
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("video", type=Path, help="video file")
+    arguments.add_argument("--folder", required=True, type=Path, help="folder for all files")
+    arguments.add_argument("--steps", type=int, default=20, help="batches of 100 frames")
+    arguments.add_argument("--workers", type=int, default=0, help="loader processes")
+    arguments.add_argument("--turns", type=int, default=3, help="number of measurements of each reader")
+    arguments.add_argument(
+        "--copies", type=int, default=0, help="number of synthetic videos for monitoring memory"
+    )
+    args = arguments.parse_args()
     torch.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)
     compare(args.video, args.folder, args.steps, args.workers, args.turns)

@@ -1,4 +1,4 @@
-"""Run a command and watch its memory: shared by the benchmarks."""
+"""Run a command and monitor its memory: shared by the benchmarks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import psutil
 
 
 def run(command: list[str], log: Path, **more: str) -> tuple[float, float]:
-    """Run a command; its seconds, and its peak memory in MiB.
+    """Run a command; returns its seconds and its peak memory in MiB.
 
-    Memory is the largest sum of proportional set sizes over the process and its children, looked at every
-    0.2 s: pages that they share count once, as Slurm counts them.
+    Memory is the largest sum of proportional set sizes over the process and its children, sampled every
+    0.2 s: shared pages count once, as in Slurm.
 
     Raises:
         SystemExit: the command failed.

@@ -11,7 +11,7 @@ from slurm_cluster import Cluster, UnavailableError, cluster
 
 @pytest.fixture(scope="session")
 def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A running Slurm cluster; its tests are skipped where there can be none.
+    """A running Slurm cluster; its tests are skipped if none can be started.
 
     With FOLDWISE_REQUIRE_SLURM=1, as in continuous integration, they fail instead.
     """

@@ -1,4 +1,4 @@
-"""DICOM series and structure sets for tests, written with pydicom alone."""
+"""DICOM series and structure sets for tests, written only with pydicom."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RTStructureSetSt
 
 @dataclass(frozen=True)
 class Grid:
-    """A series' geometry in DICOM's own terms (LPS)."""
+    """A series' geometry in DICOM's coordinates (LPS)."""
 
     shape: tuple[int, int, int] = (24, 20, 7)
     spacing: tuple[float, float, float] = (0.8, 1.1, 2.5)
@@ -56,13 +56,14 @@ def write_series(
     stored: np.ndarray | None = None,
     edit: Callable[[int, Dataset], None] | None = None,
 ) -> list[Dataset]:
-    """Write a CT series; file names run against the slices. Returns its instances in the order of z.
+    """Write a CT series; file names have the slices' reverse order. Returns its instances in the order of z.
 
-    Every voxel is its z, or as `stored` (x, y, z) says; `edit` changes each data set before it is written.
+    Every voxel's value is its z, or that in `stored` (x, y, z); `edit` changes each data set before it is
+    written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     study, series, frame = generate_uid(), generate_uid(), frame or generate_uid()
-    made = []
+    slices = []
     for z in range(grid.shape[2]):
         one = _dataset(CTImageStorage, study, series, patient, name)
         one.Modality, one.FrameOfReferenceUID, one.InstanceNumber = "CT", frame, z + 1
@@ -80,8 +81,8 @@ def write_series(
         if edit:
             edit(z, one)
         one.save_as(folder / f"{series[-6:] if flat else 'IM'}{900 - z}", enforce_file_format=True)
-        made.append(one)
-    return made
+        slices.append(one)
+    return slices
 
 
 def write_rtstruct(
@@ -89,10 +90,10 @@ def write_rtstruct(
 ) -> None:
     """Write an RTSTRUCT: structure → contours, each a geometric type and (n, 3) LPS points."""
     first = images[0]
-    made = _dataset(
+    dataset = _dataset(
         RTStructureSetStorage, first.StudyInstanceUID, generate_uid(), first.PatientID, str(first.PatientName)
     )
-    made.Modality, made.StructureSetLabel = "RTSTRUCT", "test"
+    dataset.Modality, dataset.StructureSetLabel = "RTSTRUCT", "test"
     instances = []
     for image in images:
         instance = Dataset()
@@ -107,8 +108,8 @@ def write_rtstruct(
     study.ReferencedSOPInstanceUID, study.RTReferencedSeriesSequence = first.StudyInstanceUID, [series]
     frame = Dataset()
     frame.FrameOfReferenceUID, frame.RTReferencedStudySequence = first.FrameOfReferenceUID, [study]
-    made.ReferencedFrameOfReferenceSequence = [frame]
-    made.StructureSetROISequence, made.ROIContourSequence = [], []
+    dataset.ReferencedFrameOfReferenceSequence = [frame]
+    dataset.StructureSetROISequence, dataset.ROIContourSequence = [], []
     for number, (name, contours) in enumerate(structures.items(), start=1):
         roi, drawn = Dataset(), Dataset()
         roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID = (
@@ -122,23 +123,33 @@ def write_rtstruct(
             contour.ContourGeometricType, contour.NumberOfContourPoints = kind, len(points)
             contour.ContourData = [f"{v:.8g}" for v in np.ravel(points)]
             drawn.ContourSequence.append(contour)
-        made.StructureSetROISequence.append(roi)
-        made.ROIContourSequence.append(drawn)
+        dataset.StructureSetROISequence.append(roi)
+        dataset.ROIContourSequence.append(drawn)
     path.parent.mkdir(parents=True, exist_ok=True)
-    made.save_as(path, enforce_file_format=True)
+    dataset.save_as(path, enforce_file_format=True)
 
 
 def _dataset(kind: str, study: str, series: str, patient: str, name: str) -> Dataset:
-    made = Dataset()
-    made.file_meta = FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    made.SOPClassUID, made.SOPInstanceUID = kind, generate_uid()
-    made.file_meta.MediaStorageSOPClassUID, made.file_meta.MediaStorageSOPInstanceUID = (
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = kind, generate_uid()
+    dataset.file_meta.MediaStorageSOPClassUID, dataset.file_meta.MediaStorageSOPInstanceUID = (
         kind,
-        made.SOPInstanceUID,
+        dataset.SOPInstanceUID,
     )
-    made.StudyInstanceUID, made.SeriesInstanceUID, made.SeriesNumber = study, series, 1
-    made.PatientID, made.PatientName, made.PatientBirthDate, made.PatientSex = patient, name, "", ""
-    made.StudyDate, made.StudyTime, made.StudyID, made.AccessionNumber = "20200101", "120000", "1", ""
-    made.ReferringPhysicianName, made.Manufacturer, made.PositionReferenceIndicator = "", "none", ""
-    return made
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SeriesNumber = study, series, 1
+    dataset.PatientID, dataset.PatientName, dataset.PatientBirthDate, dataset.PatientSex = (
+        patient,
+        name,
+        "",
+        "",
+    )
+    dataset.StudyDate, dataset.StudyTime, dataset.StudyID, dataset.AccessionNumber = (
+        "20200101",
+        "120000",
+        "1",
+        "",
+    )
+    dataset.ReferringPhysicianName, dataset.Manufacturer, dataset.PositionReferenceIndicator = "", "none", ""
+    return dataset

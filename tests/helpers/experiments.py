@@ -1,4 +1,4 @@
-"""Tiny experiments on volumes, and Snakemake called on them: whole runs, and what would run."""
+"""Tiny experiments on volumes, and Snakemake calls on them: whole runs, and dry runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from synthetic import scan
 from warm import python
 
 ROOT = Path(__file__).parents[2]
-# A file's name with all that shells and Snakemake read as their own.
+# A file's name with everything that has a meaning for shells or Snakemake.
 NAME = """ü's "q" [1] (2) & ; #%*?~ $(touch X) `touch X` '$(touch X)'"""
 TINY = {
     "network": {"name": "BasicUNet", "features": [4, 4, 8, 8, 8, 4]},
@@ -72,13 +72,13 @@ def snakemake(folder: Path, experiment: dict[str, Any], *more: str, check: bool 
 
 
 def planned(folder: Path, experiment: dict[str, Any], *more: str) -> dict[str, int]:
-    """Rule → number of jobs that a dry run would do."""
+    """Rule → number of jobs in a dry run."""
     table = re.findall(r"^(\w+) +(\d+)$", snakemake(folder, experiment, "--dry-run", *more), re.MULTILINE)
     return {rule: int(count) for rule, count in table if rule not in ("total", "all")}
 
 
 def unread(**sections: object) -> Opened[Any, Any]:
-    """An experiment whose sheet and files are not read; of segmentation unless it says otherwise."""
+    """An experiment whose sheet and files are not read; of the system segmentation by default."""
     values = {"experiment": "x", "data": {"sheet": "cases.csv"}, **sections}
     system = system_of(str(values.get("system", "segmentation")))
     settings, sheet = validate(system.settings, values), Sheet[Any]((), ())

@@ -1,4 +1,4 @@
-"""Scans, sessions and networks whose answers are known beforehand, for the interactive system's tests."""
+"""Scans, sessions and networks with known answers, for the interactive system's tests."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ EXPERIMENT: dict[str, Any] = {
 
 
 class Bright(nn.Module):
-    """Stands in for both networks: an object is what is bright, be it hinted at or passed on.
+    """Replaces both networks: bright voxels are the object, both from hints and in propagation.
 
-    The memory only gates: slices are segmented if the hinted one has a mask. The quality is what
-    `quality_of` says of a slice's brightness.
+    The memory only gates: slices are segmented if the hinted one has a mask. The quality is given by
+    `quality_of` from a slice's brightness.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.nothing = nn.Parameter(torch.zeros(1))
-        # Not a module of its own: it is this one.
+        # Not a separate module: it is this one.
         object.__setattr__(self, "memory", self)
         self.memorised: list[int] = []
 
@@ -76,7 +76,7 @@ class Bright(nn.Module):
 
 
 class Says(Bright):
-    """Answers on all slices: the logit of what is bright by hints, that by propagation, and the quality."""
+    """Fixed answers on all slices: logits of bright voxels from hints and in propagation, and the quality."""
 
     def __init__(self, hinted: float = 20, propagated: float = 20, quality: float = 0.98) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class Says(Bright):
 
 
 def quality_of(image: torch.Tensor) -> torch.Tensor:
-    """Larger slices are better: 0.5 and half the share that is bright."""
+    """Larger slices are better: 0.5 plus half the bright share."""
     return 0.5 + (image > 0).float().mean() / 2
 
 
@@ -134,7 +134,7 @@ def write_model(path: Path, targets: Targets | None = None, **more: Any) -> Inte
 
 
 def told(targets: Targets | None = None) -> dict[str, Any]:
-    """What a model's file says of its task, and of how scans are prepared."""
+    """The task and the preparation of scans in a model's file."""
     return {
         "task": {"targets": (targets or BALL).as_dict(), "channels": 1},
         "prepared": {
@@ -152,7 +152,7 @@ def trained(network: Any, targets: Targets | None = None, **more: Any) -> models
 def annotation(
     monkeypatch: Any, scan: Path, folder: Path, network: Bright | None = None, **more: Any
 ) -> Annotation:
-    """A session whose network is `Bright`, or the one given."""
-    made = (network or Bright()).eval()
-    monkeypatch.setattr("foldwise.annotate.read_trained", lambda _: trained(made, **more))
+    """A session whose network is `Bright`, or the given one."""
+    used = (network or Bright()).eval()
+    monkeypatch.setattr("foldwise.annotate.read_trained", lambda _: trained(used, **more))
     return Annotation([scan], Path("model.pt"), folder)

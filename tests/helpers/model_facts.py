@@ -1,7 +1,7 @@
-"""What a trained model's file holds, as JSON: a command of its own, run by `warm.Warm`.
+"""The contents of a trained model's file, as JSON: a separate command, run by `warm.Warm`.
 
-Its arguments are the file and the fold. The network is made again as training made it, with the same random
-weights; so what differs from the file is what training has changed.
+Its arguments are the file and the fold. The network is built again as in training, with the same random
+weights; so differences from the file are changes by training.
 """
 
 from __future__ import annotations

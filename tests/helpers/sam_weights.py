@@ -1,4 +1,4 @@
-"""Weights under the names and with the shapes of SAM's and MedSAM's own checkpoints, of any size."""
+"""Weights under the names and with the shapes of SAM's and MedSAM's checkpoints, of any size."""
 
 from __future__ import annotations
 
@@ -24,47 +24,47 @@ def original_shapes(
     """Name → shape; by default those of medsam_vit_b.pth.
 
     Args:
-        width: of the image encoder.
-        depth: its blocks.
-        heads: its attention heads.
+        width: width of the image encoder.
+        depth: number of its blocks.
+        heads: number of its attention heads.
         grid: patches along an edge.
-        patch: its pixels along an edge.
-        window: of the local attention.
+        patch: pixels of a patch along an edge.
+        window: window of the local attention.
         whole: blocks with global attention.
         out: channels of the image's embedding.
         inner: width of the mask decoder's MLPs.
     """
-    made: Shapes = {}
+    shapes: Shapes = {}
 
     def linear(name: str, outputs: int, inputs: int) -> None:
-        made[f"{name}.weight"], made[f"{name}.bias"] = (outputs, inputs), (outputs,)
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (outputs, inputs), (outputs,)
 
     def norm(name: str, channels: int) -> None:
-        made[f"{name}.weight"], made[f"{name}.bias"] = (channels,), (channels,)
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (channels,), (channels,)
 
-    made["image_encoder.pos_embed"] = (1, grid, grid, width)
-    made["image_encoder.patch_embed.proj.weight"] = (width, 3, patch, patch)
-    made["image_encoder.patch_embed.proj.bias"] = (width,)
+    shapes["image_encoder.pos_embed"] = (1, grid, grid, width)
+    shapes["image_encoder.patch_embed.proj.weight"] = (width, 3, patch, patch)
+    shapes["image_encoder.patch_embed.proj.bias"] = (width,)
     for number in range(depth):
         block, reach = f"image_encoder.blocks.{number}", 2 * (grid if number in whole else window) - 1
         norm(f"{block}.norm1", width)
-        made[f"{block}.attn.rel_pos_h"] = made[f"{block}.attn.rel_pos_w"] = (reach, width // heads)
+        shapes[f"{block}.attn.rel_pos_h"] = shapes[f"{block}.attn.rel_pos_w"] = (reach, width // heads)
         linear(f"{block}.attn.qkv", 3 * width, width)
         linear(f"{block}.attn.proj", width, width)
         norm(f"{block}.norm2", width)
         linear(f"{block}.mlp.lin1", 4 * width, width)
         linear(f"{block}.mlp.lin2", width, 4 * width)
-    made["image_encoder.neck.0.weight"] = (out, width, 1, 1)
+    shapes["image_encoder.neck.0.weight"] = (out, width, 1, 1)
     norm("image_encoder.neck.1", out)
-    made["image_encoder.neck.2.weight"] = (out, out, 3, 3)
+    shapes["image_encoder.neck.2.weight"] = (out, out, 3, 3)
     norm("image_encoder.neck.3", out)
 
-    made["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"] = (2, out // 2)
+    shapes["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"] = (2, out // 2)
     for name in (*(f"point_embeddings.{n}" for n in range(4)), "not_a_point_embed", "no_mask_embed"):
-        made[f"prompt_encoder.{name}.weight"] = (1, out)
+        shapes[f"prompt_encoder.{name}.weight"] = (1, out)
     for place, outputs, inputs, edge in ((0, 4, 1, 2), (3, 16, 4, 2), (6, out, 16, 1)):
-        made[f"prompt_encoder.mask_downscaling.{place}.weight"] = (outputs, inputs, edge, edge)
-        made[f"prompt_encoder.mask_downscaling.{place}.bias"] = (outputs,)
+        shapes[f"prompt_encoder.mask_downscaling.{place}.weight"] = (outputs, inputs, edge, edge)
+        shapes[f"prompt_encoder.mask_downscaling.{place}.bias"] = (outputs,)
     norm("prompt_encoder.mask_downscaling.1", 4)
     norm("prompt_encoder.mask_downscaling.4", 16)
 
@@ -84,11 +84,11 @@ def original_shapes(
             norm(f"{layer}.norm{place}", out)
     attention("mask_decoder.transformer.final_attn_token_to_image", out // 2)
     norm("mask_decoder.transformer.norm_final_attn", out)
-    made["mask_decoder.iou_token.weight"] = (1, out)
-    made["mask_decoder.mask_tokens.weight"] = (4, out)
+    shapes["mask_decoder.iou_token.weight"] = (1, out)
+    shapes["mask_decoder.mask_tokens.weight"] = (4, out)
     for place, inputs, outputs in ((0, out, out // 4), (3, out // 4, out // 8)):
-        made[f"mask_decoder.output_upscaling.{place}.weight"] = (inputs, outputs, 2, 2)
-        made[f"mask_decoder.output_upscaling.{place}.bias"] = (outputs,)
+        shapes[f"mask_decoder.output_upscaling.{place}.weight"] = (inputs, outputs, 2, 2)
+        shapes[f"mask_decoder.output_upscaling.{place}.bias"] = (outputs,)
     norm("mask_decoder.output_upscaling.1", out // 4)
     for number in range(4):
         mlp = f"mask_decoder.output_hypernetworks_mlps.{number}.layers"
@@ -99,17 +99,17 @@ def original_shapes(
     linear(f"{head}.0", 256, out)
     linear(f"{head}.1", 256, 256)
     linear(f"{head}.2", 4, 256)
-    return made
+    return shapes
 
 
 TINY = {"width": 32, "depth": 3, "heads": 2, "grid": 4, "window": 3, "whole": (2,), "out": 16, "inner": 32}
 
 
 def tiny_weights() -> dict[str, torch.Tensor]:
-    """Weights of a small SAM (64×64 pixels) by a formula: the sine of each number's place, scaled."""
-    made = {}
+    """Weights of a small SAM (64×64 pixels) by a formula: the scaled sine of each number's index."""
+    weights = {}
     for number, (name, shape) in enumerate(original_shapes(**TINY).items()):  # type: ignore[arg-type]
         places = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
         values = torch.sin(places * 1.7 + number).reshape(shape).float()
-        made[name] = 1 + 0.1 * values if "norm" in name and name.endswith("weight") else 0.3 * values
-    return made
+        weights[name] = 1 + 0.1 * values if "norm" in name and name.endswith("weight") else 0.3 * values
+    return weights

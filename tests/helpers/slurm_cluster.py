@@ -1,11 +1,11 @@
 """A throwaway Slurm cluster on this machine: three nodes, fake GPUs, accounting.
 
 `cpu1` is in partition `cpu` (the default one); `gpu1` and `gpu2`, with two fake GPUs each, are in
-partition `gpu`. Jobs hold GPUs and see CUDA_VISIBLE_DEVICES as elsewhere; no device is behind it.
+partition `gpu`. Jobs hold GPUs and see CUDA_VISIBLE_DEVICES as usual; no device is behind it.
 
-Everything lives in one folder but two entries of /etc/slurm: `slurm.conf`, a link into that folder
-(needed there, since the job step of Snakemake's Slurm plugin drops SLURM_CONF), and a marker which
-says whose it is. A machine that has a Slurm of its own is never touched.
+Everything is in one folder except two entries of /etc/slurm: `slurm.conf`, a link into that folder
+(needed there, since the job step of Snakemake's Slurm plugin drops SLURM_CONF), and a marker that
+names its owner. A machine with its own Slurm is never touched.
 
 To keep a cluster running while developing::
 
@@ -40,7 +40,7 @@ CLIENTS = ["sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo", "sacct", 
 DAEMONS = ["munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd"]
 NODES = ["cpu1", "gpu1", "gpu2"]
 
-# How a cluster's processes are found: both stand in the environment of daemons, clients and jobs.
+# Mark a cluster's processes: both are in the environment of daemons, clients and jobs.
 # slurmstepd, the parent of each job's processes, keeps SLURM_CONF and the second one only.
 OWN = "FOLDWISE_TEST_CLUSTER"
 NODE = "SLURMD_NODENAME"
@@ -51,9 +51,9 @@ SlurmctldHost=localhost
 SlurmctldPort={slurmctld}
 SlurmUser=root
 SlurmdUser=root
-# Slurm's daemons run jobs as root: only who can read the key may give them orders, from here only.
+# Slurm's daemons run jobs as root: only users who can read the key may command them, and only from here.
 AuthType=auth/munge
-# A requeued job starts again only when its first credential has expired: soon, here. s.
+# A requeued job starts again only after its first credential has expired: here, soon. s.
 AuthInfo=socket={folder}/munge.sock,cred_expire=10
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 StateSaveLocation={folder}/state
@@ -67,14 +67,14 @@ MpiDefault=none
 GresTypes=gpu
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
-# Small jobs shall not wait for the scheduler's next round.
+# Small jobs must not wait for the scheduler's next round.
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=1,sched_interval=2,bf_interval=2
 ReturnToService=2
 KillWait=10
 MinJobAge=300
 JobAcctGatherType=jobacct_gather/linux
-# No cgroups: memory is looked at every other second, and who holds more than it asked for is killed.
+# No cgroups: memory is sampled every two seconds, and jobs above their request are killed.
 JobAcctGatherFrequency=task=2
 JobAcctGatherParams=UsePss,OverMemoryKill
 AccountingStorageType=accounting_storage/slurmdbd
@@ -98,7 +98,7 @@ NodeName=gpu1 Name=gpu Type=h200 File={folder}/gpu1/gpu[0-1]
 NodeName=gpu2 Name=gpu Type=h200 File={folder}/gpu2/gpu[0-1]
 """
 
-# The database's socket stands in slurmdbd's environment: this file has no key for it.
+# The database's socket is set in slurmdbd's environment: this file has no key for it.
 SLURMDBD_CONF = """\
 DbdHost=localhost
 DbdPort={slurmdbd}
@@ -114,11 +114,11 @@ StorageLoc=slurm
 
 
 class UnavailableError(Exception):
-    """No cluster can or may be started here; the message says why."""
+    """No cluster can or may be started here; the message gives the reason."""
 
 
 class ClusterError(Exception):
-    """The cluster failed to do what it was told; the message says what its programs said."""
+    """The cluster failed to do what was requested; the message contains its programs' output."""
 
 
 class Cluster:
@@ -150,7 +150,7 @@ class Cluster:
     def sacct(self, fields: Sequence[str]) -> list[dict[str, str]]:
         """Ask the accounting database for all jobs so far, oldest first, without their steps.
 
-        The database follows the controller within seconds: poll for what is not there at once.
+        The database follows the controller within seconds: poll for entries that do not exist yet.
 
         Args:
             fields: names for `sacct --format`, e.g. `["JobID", "State", "AllocTRES", "Comment"]`;
@@ -161,38 +161,38 @@ class Cluster:
         return [dict(zip(fields, row.split("|"), strict=True)) for row in table.splitlines()]
 
     def stop_node(self, name: str) -> None:
-        """Power off a node: its daemon and jobs are killed, and the controller is told at once."""
+        """Power off a node: its daemon and jobs are killed, and the controller is informed at once."""
         _kill(self.folder, name)
         self.run("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
 
     def start_node(self, name: str) -> None:
-        """Bring a stopped node back; returns when it takes jobs."""
+        """Bring a stopped node back; returns when it accepts jobs."""
         self._launch_node(name)
         self._await(name, partial(self._is_up, name))
 
     def stop_controller(self) -> None:
-        """Kill the controller and the accounting daemon; nodes and their jobs go on."""
+        """Kill the controller and the accounting daemon; nodes and their jobs continue."""
         for label in ("slurmctld", "slurmdbd"):
             self._daemons[label].kill()
             self._daemons[label].wait()
 
     def start_controller(self) -> None:
-        """Bring both back, with the state that they left; returns when all nodes take jobs."""
+        """Bring both back, with their previous state; returns when all nodes accept jobs."""
         self._launch("slurmdbd", "-D", MYSQL_UNIX_PORT=str(self.folder / "db.sock"))
-        # Without it the controller ends again, unless it has saved what it once was told.
+        # Without it the controller ends again, unless it has saved its earlier information.
         self._await("slurmdbd", lambda: "foldwise" in self.run("sacctmgr", "--noheader", "show", "cluster"))
         self._launch("slurmctld", "-D")
         for name in NODES:
             self._await("slurmctld", partial(self._is_up, name))
 
     def start(self) -> None:
-        """Start all daemons in the folder; returns when all nodes take jobs."""
+        """Start all daemons in the folder; returns when all nodes accept jobs."""
         munge, database = self.folder / "munge.sock", self.folder / "db.sock"
         files = [f"--{kind}-file={self.folder}/munge.{kind}" for kind in ("key", "pid", "seed")]
         # Forced, since folders above may be private or open to all, as temporary ones are.
         self._launch("munged", "--foreground", "--force", f"--socket={munge}", *files)
 
-        # Root, recognised through the socket, is the one user: no password, no port.
+        # Root, recognised through the socket, is the only user: no password, no port.
         options = ["--no-defaults", "--user=root", f"--datadir={self.folder}/db"]
         root_only = ["--auth-root-authentication-method=socket", "--auth-root-socket-user=root"]
         self.run("mariadb-install-db", *options, *root_only, "--skip-test-db")
@@ -212,7 +212,7 @@ class Cluster:
         self._launch("slurmd", "-D", "-N", name, label=name, **{NODE: name})
 
     def _launch(self, program: str, *options: str, label: str = "", **environment: str) -> None:
-        """Start a daemon in a session of its own, where no Ctrl-C of a terminal reaches it."""
+        """Start a daemon in a separate session, out of reach of a terminal's Ctrl-C."""
         label = label or program
         config = self.folder / "etc" / "slurm.conf"
         with self._log(label).open("ab") as log:
@@ -226,7 +226,7 @@ class Cluster:
             )
 
     def _await(self, label: str, ready: Callable[[], bool]) -> None:
-        """Poll until `ready` says so; that it fails at first is taken for "not yet"."""
+        """Poll until `ready` returns true; failures at first count as "not yet"."""
         deadline = time.monotonic() + 60
         while True:
             refusal = ""
@@ -253,14 +253,14 @@ class Cluster:
 
 @contextmanager
 def cluster(tmp: Path) -> Iterator[Cluster]:
-    """A cluster for the time of a `with` block, in a new folder `slurm` of `tmp`.
+    """A cluster for the duration of a `with` block, in a new folder `slurm` of `tmp`.
 
     When the block ends, also by Ctrl-C or SIGTERM, all daemons and jobs are killed and /etc/slurm
-    is as before; the folder stays for its logs. What a killed run leaves, the next one cleans up.
+    is as before; the folder is kept for its logs. The next run cleans up after a killed one.
 
     Raises:
         UnavailableError: Slurm's programs or root's rights are missing, the machine has a Slurm of
-            its own, or another of these clusters is up.
+            its own, or another of these clusters is running.
         ClusterError: it did not start.
     """
     folder = tmp.resolve() / "slurm"
@@ -272,7 +272,7 @@ def cluster(tmp: Path) -> Iterator[Cluster]:
 
 
 def up(folder: Path) -> None:
-    """Start a cluster in a new folder that runs until `down`; raises as `cluster` does."""
+    """Start a cluster in a new folder that runs until `down`; raises the same as `cluster`."""
     with _claim(folder, kept=True), _terminated_like_interrupted():
         try:
             _start(folder)
@@ -295,9 +295,9 @@ def down(folder: Path) -> None:
 
 @contextmanager
 def _claim(folder: Path, *, kept: bool) -> Iterator[None]:
-    """Mark /etc/slurm as ours, if there is no other Slurm here; clean up what a killed run left.
+    """Mark /etc/slurm as ours, if there is no other Slurm here; clean up after a killed run.
 
-    The marker is locked as long as the process lives that made it; a kept cluster outlives it.
+    The marker is locked during the life of the process that wrote it; a kept cluster outlives it.
     """
     _refuse_unsuitable_machine()
     MARKER.parent.mkdir(exist_ok=True)
@@ -321,11 +321,11 @@ def _claim(folder: Path, *, kept: bool) -> Iterator[None]:
 def _refuse_unsuitable_machine() -> None:
     ours = f"{_marked().get('folder')}/etc/slurm.conf"
     if os.path.lexists(SYSTEM_CONFIG) and os.path.realpath(SYSTEM_CONFIG) != ours:
-        raise UnavailableError(f"{SYSTEM_CONFIG} is there: this machine has a Slurm of its own")
+        raise UnavailableError(f"{SYSTEM_CONFIG} exists: this machine has its own Slurm")
     for process in psutil.process_iter(["name", "environ"]):
         name, environment = process.info["name"], process.info["environ"] or {}
         if name in {"slurmctld", "slurmd", "slurmdbd"} and OWN not in environment:
-            raise UnavailableError(f"{name} is running: this machine has a Slurm of its own")
+            raise UnavailableError(f"{name} is running: this machine has its own Slurm")
     if os.geteuid() != 0:
         raise UnavailableError("Slurm's daemons need root")
     missing = [name for name in CLIENTS + DAEMONS if not shutil.which(name, path=_search_path())]
@@ -334,7 +334,7 @@ def _refuse_unsuitable_machine() -> None:
 
 
 def _marked() -> dict[str, Any]:
-    """What the marker says; nothing if there is none, or its writer was killed at once."""
+    """The contents of the marker; empty if there is none, or its writer was killed at once."""
     text = MARKER.read_text() if MARKER.exists() else ""
     return json.loads(text) if text else {}
 
@@ -348,7 +348,7 @@ def _start(folder: Path) -> Cluster:
 
 
 def _write(folder: Path) -> None:
-    """Make a cluster's folder: configuration, munge key, and device nodes as GPUs."""
+    """Write a cluster's folder: configuration, munge key, and device nodes as GPUs."""
     folder.mkdir(parents=True)
     for name in ("etc", "log", "state", "spool", "db", "gpu1", "gpu2"):
         (folder / name).mkdir()
@@ -363,7 +363,7 @@ def _write(folder: Path) -> None:
     key.write_bytes(os.urandom(128))
     for node in ("gpu1", "gpu2"):
         for index in range(2):
-            # Another /dev/null: Slurm numbers GPUs, for CUDA_VISIBLE_DEVICES, by devices only.
+            # Another /dev/null: for CUDA_VISIBLE_DEVICES, Slurm numbers GPUs only by devices.
             os.mknod(folder / node / f"gpu{index}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
 
 
@@ -374,7 +374,7 @@ def _free_ports(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _remove(folder: Path) -> None:
-    """Kill the cluster and give /etc/slurm back."""
+    """Kill the cluster and restore /etc/slurm."""
     _kill(folder)
     SYSTEM_CONFIG.unlink(missing_ok=True)
     MARKER.unlink(missing_ok=True)
@@ -383,12 +383,12 @@ def _remove(folder: Path) -> None:
 def _kill(folder: Path, node: str = "") -> None:
     """Kill a cluster's processes, or those of one node.
 
-    Their state is thrown away as well: none needs an orderly shutdown.
+    Their state is deleted as well, so no orderly shutdown is needed.
     """
     deadline = time.monotonic() + 20
     while processes := _processes(folder, node):
         if time.monotonic() > deadline:
-            raise ClusterError(f"these do not end: {processes}")
+            raise ClusterError(f"these processes do not end: {processes}")
         for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -396,12 +396,12 @@ def _kill(folder: Path, node: str = "") -> None:
 
 
 def _processes(folder: Path, node: str = "") -> list[psutil.Process]:
-    """A cluster's processes, or one node's: those with its mark, and all below them."""
+    """A cluster's processes, or one node's: those with its mark, and all their descendants."""
     marks = {f"{OWN}={folder}", f"SLURM_CONF={folder}/etc/slurm.conf"}
     found = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            # Not by psutil's `environ`, which reads nothing of a process that renamed itself.
+            # Not with psutil's `environ`, which reads nothing from a process that renamed itself.
             entries = set(Path(f"/proc/{process.pid}/environ").read_text(errors="replace").split("\0"))
             if marks & entries and (not node or f"{NODE}={node}" in entries):
                 found |= {process, *process.children(recursive=True)}
@@ -410,7 +410,7 @@ def _processes(folder: Path, node: str = "") -> list[psutil.Process]:
 
 @contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, through `finally`."""
+    """Let SIGTERM end the block like Ctrl-C, through `finally`."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -419,7 +419,7 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 
 def _search_path() -> str:
-    """PATH, with the folders of daemons, which not every shell has."""
+    """PATH with the folders of daemons, which some shells lack."""
     return os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 
 
@@ -442,7 +442,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def finished_jobs(running: Cluster, folder: Path, count: int) -> dict[str, dict[str, str]]:
-    """The jobs submitted from a folder, by their comment (rule), when all have ended."""
+    """The jobs submitted from a folder, by their comment (rule), once all have ended."""
     fields = ["JobID", "State", "Partition", "AllocTRES", "Comment", "WorkDir", "Timelimit"]
 
     def jobs() -> dict[str, dict[str, str]]:

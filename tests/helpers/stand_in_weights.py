@@ -1,6 +1,6 @@
-"""Weights that experiments ask for and that nobody may hand on, made at random: run by `warm.Warm`.
+"""Random weights in place of those that must not be redistributed: run by `warm.Warm`.
 
-`weights/` below the current folder gets an ImageNet ResNet-50 of its real size, a CLIP of ViT-B/16's frames,
+`weights/` below the current folder receives an ImageNet ResNet-50 of real size, a CLIP of ViT-B/16's frames,
 patches and blocks but a width of 32 instead of 768, and a MedSAM of 64 instead of 1024 pixels.
 """
 

@@ -25,7 +25,7 @@ from videos import write_video
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 6
-# Coarse, but the lungs are found.
+# Coarse, but the lungs can be found.
 SPACING = (4.0, 4.0, 5.0)
 RAS = np.diag([1.0, 1, 1, 1])
 # The keys of 3DUnetCNN's BraTS 2020 example, with a smaller network.
@@ -69,18 +69,18 @@ UNET3D_BRATS: dict[str, Any] = {
 
 
 def copy_phantoms(folder: Path) -> None:
-    """The demo's own sheet; the workflow makes the scans."""
+    """The demo's sheet; the workflow generates the scans."""
     (folder / "experiments").mkdir()
     shutil.copy(ROOT / "experiments" / "phantom.csv", folder / "experiments")
 
 
 def write_exports(folder: Path) -> None:
-    """Chest CTs as DICOM series, a folder each, with an RTSTRUCT in which the tumours are GTV-1."""
+    """Chest CTs as DICOM series, one folder each, with an RTSTRUCT in which the tumours are GTV-1."""
     folder = folder / "exports"
-    # Patients whose number is a multiple of five lie obliquely, which is not the point here.
+    # Patients whose number is a multiple of five are stored obliquely, which is not needed here.
     for patient in ("p01", "p02", "p03", "p04", "p06"):
-        made = make_phantom(patient, spacing=SPACING)
-        pixels, label = (_lps(volume) for volume in (made.image, made.label))
+        phantom = make_phantom(patient, spacing=SPACING)
+        pixels, label = (_lps(volume) for volume in (phantom.image, phantom.label))
         grid = Grid(shape=pixels.shape, spacing=SPACING)
         images = write_series(folder / patient, grid, patient=patient, stored=pixels)
         contours = []
@@ -137,7 +137,7 @@ def write_hippocampus(folder: Path, cases: int = 5) -> None:
 
 
 def write_nnunet(folder: Path, cases: int = 5) -> None:
-    """nnU-Net's raw form: one CT channel, and regions."""
+    """nnU-Net's raw layout: one CT channel, and regions."""
     folder = folder / "Dataset003_Liver"
     for number in range(cases):
         image, label = _hippocampus(number)
@@ -200,7 +200,7 @@ def write_cholec80(folder: Path, numbers: Sequence[int] = (1, 2, 33, 41, 42)) ->
         (folder / "videos").mkdir(parents=True, exist_ok=True)
         frames, phases, tools = _operation(number)
         write_video(folder / "videos" / f"{name}.mp4", frames.repeat(5, 0), fps=5)
-        # Rows count at 25 a second, whatever the video does.
+        # Rows count at 25 per second, independent of the video.
         rows = 25 * np.arange(SECONDS)
         names = [CHOLEC80_PHASES[phase] for phase in phases]
         write_phases(folder / "phase_annotations" / f"{name}-phase.txt", rows, names)
@@ -234,7 +234,7 @@ def write_cholect50(folder: Path, count: int = 5) -> None:
 
 
 def _operation(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frames (SECONDS, 48, 64, 3) one a second, phases (SECONDS,) and tools (SECONDS, 7)."""
+    """Frames (SECONDS, 48, 64, 3) one per second, phases (SECONDS,) and tools (SECONDS, 7)."""
     random = np.random.default_rng(seed)
     phases = np.arange(SECONDS)
     tools = (random.random((SECONDS, len(CHOLEC80_TOOLS))) < 0.4).astype(int)

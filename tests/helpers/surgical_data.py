@@ -1,4 +1,4 @@
-"""Synthetic operations for tests: videos whose colours tell phase and tools, annotated as Cholec80 is."""
+"""Synthetic operations for tests: videos whose colours show phase and tools, annotated like Cholec80."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODELS = {
 
 
 def operation(seed: int, seconds: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frames (n, 32, 40, 3) 5 a second, phases (n,), tools (n, 2); red a phase, green and blue tools."""
+    """Frames (n, 32, 40, 3) 5 per second, phases (n,), tools (n, 2); red: phase, green and blue: tools."""
     random = np.random.default_rng(seed)
     count = seconds * FPS
     cuts = sorted(random.choice(np.arange(count // 6, count - count // 6), 2, replace=False))

@@ -1,4 +1,4 @@
-"""Tiny volumes, caches and indices made on the spot."""
+"""Tiny generated volumes, caches and indices."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def scan(seed: int, shape: tuple[int, int, int] = (20, 18, 16)) -> tuple[np.ndar
 
 
 def task(targets: Targets, channels: int = 1) -> dict[str, Any]:
-    """What a segmentation index says is learnt."""
+    """The task in a segmentation index."""
     return {"targets": targets.as_dict(), "channels": channels}
 
 
 def write_cached_set(folder: Path, cases: int = 5) -> Path:
-    """Caches and an index of one fold: three cases to train, one to choose, the rest to test."""
+    """Caches and an index of one fold: three training cases, one validation case, the rest for testing."""
     entries = []
     for number in range(cases):
         image, label = scan(number)

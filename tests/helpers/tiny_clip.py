@@ -1,4 +1,4 @@
-"""A CLIP of a few channels with random weights and its tokenizer, saved as transformers does."""
+"""A CLIP of a few channels with random weights and its tokenizer, saved as by transformers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def save_clip(
     model = CLIPModel(config)
     with torch.no_grad():
         for weight in model.parameters():
-            # Larger than usual, so that outputs differ visibly from input to input.
+            # Larger than usual, so that outputs differ clearly between inputs.
             if weight.ndim > 1:
                 weight.normal_(std=0.3)
     model.save_pretrained(folder)

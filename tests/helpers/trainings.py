@@ -1,4 +1,4 @@
-"""Trainings as processes: their command, and whether two of them ended with the same model and log."""
+"""Trainings as processes: their command, and a check that two of them ended with the same model and log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ultrasound-like clips made on the spot: a fan of speckle whose class is a band's place and brightness."""
+"""Generated ultrasound-like clips: a fan of speckle whose class is a band's position and brightness."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def frames_of(label: str, seed: int, count: int = 8, size: tuple[int, int] = (48
 
 
 def write_clips(folder: Path, cases: int = 6, clips: int = 1) -> Path:
-    """Videos of alternating classes, `clips` of each patient, and their sheet."""
+    """Videos of alternating classes, `clips` per patient, and their sheet."""
     suffixes = (("mp4", "libx264"), ("avi", "mpeg4"), ("mov", "libx264"))
     lines = ["case,group,video,label"]
     for number in range(cases):

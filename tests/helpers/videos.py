@@ -11,7 +11,7 @@ import numpy as np
 
 
 def flat_frames(count: int, size: tuple[int, int] = (32, 48)) -> np.ndarray:
-    """Frames (count, *size, 3) uint8, each of one grey that tells its number: 8 + 4 · number."""
+    """Frames (count, *size, 3) uint8, each of one grey that encodes its number: 8 + 4 · number."""
     values = (8 + 4 * np.arange(count)).astype(np.uint8)
     return np.broadcast_to(values[:, None, None, None], (count, *size, 3)).copy()
 

@@ -1,6 +1,6 @@
-"""Faults on a real cluster: training goes on after each, and its model is that of an undisturbed run.
+"""Faults on a real cluster: training continues after each, and its model equals that of an undisturbed run.
 
-Every fault has a folder and a call of Snakemake of its own; most run side by side, since they mostly wait.
+Every fault has a separate folder and call of Snakemake; most run at the same time, since they mostly wait.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PER_EPOCH = 10
 SETTINGS: dict[str, Any] = {
     "network": {"name": "BasicUNet", "features": [8, 8, 16, 16, 32, 8]},
     "patch": [32, 32, 32],
-    # A checkpoint at each validation, which is after each epoch.
+    # A checkpoint at each validation, after each epoch.
     "training": {"epochs": 8, "steps_per_epoch": PER_EPOCH, "batch": 2, "validate_every": 1},
 }
 EXPERIMENT: dict[str, Any] = {
@@ -39,12 +39,12 @@ EXPERIMENT: dict[str, Any] = {
     "split": {"folds": 2},
     "models": {"unet": SETTINGS},
 }
-# Tried with two minutes as well; here shorter than that for the time it takes. s.
+# Also tried with two minutes; shorter here to save time. s.
 OUTAGE_S = float(os.environ.get("FOLDWISE_OUTAGE_S", "30"))
 # `--set-resources` replaces the profile's list.
 GPU = ("train:slurm_partition=gpu", "train:gres=gpu:1")
 CPU = ("train:slurm_partition=cpu",)
-# Found before the real tqdm, in the run's folder; what follows is done in the training, too.
+# In the run's folder, found before the real tqdm; the code after it also runs in the training.
 SHIM = """\
 import sys
 import threading
@@ -57,7 +57,7 @@ import tqdm
 
 sys.path.insert(0, here)
 """
-# A job with a GPU asks for 3,300 MiB at least; half as much again holds this and the rest.
+# A job with a GPU requests at least 3,300 MiB; half as much again is enough for this and the rest.
 LEAK = f"""{SHIM}
 held = []
 
@@ -98,8 +98,8 @@ class Workflow:
     """A call of Snakemake that trains one model on one fold on the cluster.
 
     Attributes:
-        struck: id of the job that the fault struck.
-        seen: steps that its checkpoint held then.
+        struck: id of the job hit by the fault.
+        seen: steps in its checkpoint at that time.
     """
 
     cluster: Cluster
@@ -140,18 +140,18 @@ class Workflow:
 
     @property
     def saved(self) -> int:
-        """Steps in the checkpoint, told by the log that is written with it."""
+        """Steps in the checkpoint, according to the log written with it."""
         log = self.state / "log.csv"
         return int(pd.read_csv(log)["step"].iloc[-1]) if log.exists() else 0
 
     def trains(self, epochs: int = 2) -> str:
-        """Wait until so many epochs are saved; returns the id of the job that trains."""
+        """Wait until this many epochs are saved; returns the id of the training job."""
         self.until(lambda: self.saved >= epochs * PER_EPOCH)
         self.seen, self.struck = self.saved, str(self.rows()[-1]["slurm_job_id"])
         return self.struck
 
     def release(self) -> None:
-        """Once the fault has struck, training need not wait any more."""
+        """After the fault, training need not wait any more."""
         self.until(lambda: self.state_of(self.struck) != "RUNNING")
         self.free()
 
@@ -165,7 +165,7 @@ class Workflow:
             time.sleep(0.3)
 
     def trainer(self) -> psutil.Process:
-        """The process of the training, and not the shells around it."""
+        """The process of the training, not the shells around it."""
         for process in psutil.process_iter(["cmdline", "cwd"]):
             if process.info["cwd"] == str(self.folder) and "foldwise.stages.train" in (
                 process.info["cmdline"] or ()
@@ -213,7 +213,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def begun(
     slurm_cluster: Cluster, undisturbed: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Workflow]:
-    """Makes prepared folders in which nothing is trained yet."""
+    """Prepares folders in which nothing is trained yet."""
 
     def make(name: str, stand_in: str = HOLD, **more: Any) -> Workflow:
         folder = tmp_path_factory.mktemp(name) / "run"
@@ -227,7 +227,7 @@ def begun(
 
 @pytest.fixture(scope="module")
 def faults(begun: Callable[..., Workflow]) -> Iterator[dict[str, Future[Workflow]]]:
-    """All faults that leave the others alone, begun at the same time."""
+    """All faults that do not affect the others, started at the same time."""
     scenarios = (
         timeout, sigkill, requeue, cancelled, leak, full_disk, dead_node, main_killed, two_at_once
     )  # fmt: skip
@@ -254,31 +254,31 @@ def timeout(begun: Callable[..., Workflow]) -> Workflow:
 
 
 def sigkill(begun: Callable[..., Workflow]) -> Workflow:
-    made = begun("sigkill")
-    process = made.start()
-    made.trains()
-    made.trainer().kill()
-    made.free()
-    made.ends(process)
-    return made
+    workflow = begun("sigkill")
+    process = workflow.start()
+    workflow.trains()
+    workflow.trainer().kill()
+    workflow.free()
+    workflow.ends(process)
+    return workflow
 
 
 def requeue(begun: Callable[..., Workflow]) -> Workflow:
-    made = begun("requeue")
-    process = made.start()
-    made.cluster.run("scontrol", "requeue", made.trains())
-    made.release()
-    made.ends(process)
-    return made
+    workflow = begun("requeue")
+    process = workflow.start()
+    workflow.cluster.run("scontrol", "requeue", workflow.trains())
+    workflow.release()
+    workflow.ends(process)
+    return workflow
 
 
 def cancelled(begun: Callable[..., Workflow]) -> Workflow:
-    made = begun("cancelled")
-    process = made.start()
-    made.cluster.run("scancel", made.trains())
-    made.release()
-    made.ends(process)
-    return made
+    workflow = begun("cancelled")
+    process = workflow.start()
+    workflow.cluster.run("scancel", workflow.trains())
+    workflow.release()
+    workflow.ends(process)
+    return workflow
 
 
 def leak(begun: Callable[..., Workflow]) -> Workflow:
@@ -289,76 +289,76 @@ def leak(begun: Callable[..., Workflow]) -> Workflow:
 
 
 def full_disk(begun: Callable[..., Workflow]) -> Workflow:
-    """The disk of the checkpoints fills up, and somebody makes room after the first failure."""
-    made = begun("disk")
-    made.state.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", made.state], check=True)
+    """The disk of the checkpoints fills up, and space is freed after the first failure."""
+    workflow = begun("disk")
+    workflow.state.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", workflow.state], check=True)
     try:
-        process = made.start()
-        made.trains()
-        with (made.state / "ballast").open("wb", buffering=0) as ballast:
+        process = workflow.start()
+        workflow.trains()
+        with (workflow.state / "ballast").open("wb", buffering=0) as ballast:
             try:
                 while ballast.write(bytes(4096)):
                     pass
             except OSError:
                 pass
-        made.free()
-        made.until(lambda: bool(made.rows("error")))
-        (made.state / "ballast").unlink()
-        made.ends(process)
-        shutil.copytree(made.state, made.folder / "kept")
+        workflow.free()
+        workflow.until(lambda: bool(workflow.rows("error")))
+        (workflow.state / "ballast").unlink()
+        workflow.ends(process)
+        shutil.copytree(workflow.state, workflow.folder / "kept")
     finally:
-        subprocess.run(["umount", "--lazy", made.state], check=True)
-    shutil.copytree(made.folder / "kept", made.state, dirs_exist_ok=True)
-    return made
+        subprocess.run(["umount", "--lazy", workflow.state], check=True)
+    shutil.copytree(workflow.folder / "kept", workflow.state, dirs_exist_ok=True)
+    return workflow
 
 
 def dead_node(begun: Callable[..., Workflow]) -> Workflow:
-    """Of a partition of its own; the others' jobs are on those with GPUs."""
-    made = begun("node", resources=CPU)
-    process = made.start()
-    made.trains()
-    made.cluster.stop_node("cpu1")
-    made.until(lambda: made.state_of(made.struck) == "PENDING")
-    made.release()
-    made.cluster.start_node("cpu1")
-    made.ends(process)
-    return made
+    """In a separate partition; the others' jobs run on nodes with GPUs."""
+    workflow = begun("node", resources=CPU)
+    process = workflow.start()
+    workflow.trains()
+    workflow.cluster.stop_node("cpu1")
+    workflow.until(lambda: workflow.state_of(workflow.struck) == "PENDING")
+    workflow.release()
+    workflow.cluster.start_node("cpu1")
+    workflow.ends(process)
+    return workflow
 
 
 def main_killed(begun: Callable[..., Workflow]) -> Workflow:
     """The main Snakemake dies, its job runs on, and Snakemake is called again."""
-    made = begun("main")
-    process = made.start()
-    made.trains(1)
+    workflow = begun("main")
+    process = workflow.start()
+    workflow.trains(1)
     process.kill()
     process.wait()
-    made.free()
+    workflow.free()
     subprocess.run(
         [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--unlock",
          "--configfile", "experiment.yaml"],
-        cwd=made.folder, env=made.cluster.env, check=True, capture_output=True,
+        cwd=workflow.folder, env=workflow.cluster.env, check=True, capture_output=True,
     )  # fmt: skip
-    made.ends(made.start())
-    return made
+    workflow.ends(workflow.start())
+    return workflow
 
 
 def two_at_once(begun: Callable[..., Workflow]) -> Workflow:
-    made = begun("two")
-    process = made.start()
-    made.until(lambda: bool(made.rows()))
-    made.ends(made.start(), 1)
-    made.free()
-    made.ends(process)
-    return made
+    workflow = begun("two")
+    process = workflow.start()
+    workflow.until(lambda: bool(workflow.rows()))
+    workflow.ends(workflow.start(), 1)
+    workflow.free()
+    workflow.ends(process)
+    return workflow
 
 
-def goes_on(made: Workflow, undisturbed: Path) -> list[dict[str, Any]]:
-    """The first start and the ones after the fault, which lost less than an epoch."""
-    made.equals(undisturbed)
-    rows = made.rows()
+def goes_on(workflow: Workflow, undisturbed: Path) -> list[dict[str, Any]]:
+    """The starts, before and after the fault; less than an epoch was lost."""
+    workflow.equals(undisturbed)
+    rows = workflow.rows()
     assert rows[0]["step"] == 0
-    assert rows[1]["step"] >= made.seen > 0
+    assert rows[1]["step"] >= workflow.seen > 0
     return rows
 
 
@@ -379,69 +379,71 @@ class TestFaults:
         rows = made.rows()
         jobs = [str(row["slurm_job_id"]) for row in rows]
         assert len(set(jobs)) == len(jobs) >= 4
-        # It saved itself each time, and nothing was done twice.
-        stops = [row["step"] for row in made.rows("stopped")]
+        # It saved its state each time, and no step was done twice.
+        stops = [row["step"] for row in workflow.rows("stopped")]
         assert [row["step"] for row in rows[1:]] == stops
         # On a busy machine, the Snakemake around a training that stopped in time may end after the limit.
-        assert {made.job(job, "State") for job in jobs[:-1]} <= {"FAILED", "TIMEOUT"}
-        assert {made.job(job, "Timelimit") for job in jobs} == {"00:01:00"}
+        assert {workflow.job(job, "State") for job in jobs[:-1]} <= {"FAILED", "TIMEOUT"}
+        assert {workflow.job(job, "Timelimit") for job in jobs} == {"00:01:00"}
 
     def test_a_limit_that_strikes_unforeseen(
         self, faults: dict[str, Future[Workflow]], undisturbed: Path
     ) -> None:
-        made = faults["timeout"].result()
-        goes_on(made, undisturbed)
-        assert made.job(made.struck, "State") == "TIMEOUT"
+        workflow = faults["timeout"].result()
+        goes_on(workflow, undisturbed)
+        assert workflow.job(workflow.struck, "State") == "TIMEOUT"
 
     def test_sigkill(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
-        made = faults["sigkill"].result()
-        rows = goes_on(made, undisturbed)
+        workflow = faults["sigkill"].result()
+        rows = goes_on(workflow, undisturbed)
         assert len(rows) == 2
-        assert made.job(made.struck, "State") == "FAILED"
+        assert workflow.job(workflow.struck, "State") == "FAILED"
 
     def test_requeue(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
-        made = faults["requeue"].result()
-        rows = goes_on(made, undisturbed)
-        assert {str(row["slurm_job_id"]) for row in rows} == {made.struck}
+        workflow = faults["requeue"].result()
+        rows = goes_on(workflow, undisturbed)
+        assert {str(row["slurm_job_id"]) for row in rows} == {workflow.struck}
 
     def test_dead_node(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
-        made = faults["dead_node"].result()
-        rows = goes_on(made, undisturbed)
-        assert {str(row["slurm_job_id"]) for row in rows} == {made.struck}
+        workflow = faults["dead_node"].result()
+        rows = goes_on(workflow, undisturbed)
+        assert {str(row["slurm_job_id"]) for row in rows} == {workflow.struck}
 
     def test_cancelled_from_outside(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
-        made = faults["cancelled"].result()
-        goes_on(made, undisturbed)
-        assert made.job(made.struck, "State").startswith("CANCELLED")
+        workflow = faults["cancelled"].result()
+        goes_on(workflow, undisturbed)
+        assert workflow.job(workflow.struck, "State").startswith("CANCELLED")
 
     def test_out_of_memory(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
-        made = faults["leak"].result()
-        made.equals(undisturbed)
+        workflow = faults["leak"].result()
+        workflow.equals(undisturbed)
         fields = ["JobID", "State", "ReqMem", "WorkDir"]
-        first, second = (job for job in made.cluster.sacct(fields) if job["WorkDir"] == str(made.folder))
+        first, second = (
+            job for job in workflow.cluster.sacct(fields) if job["WorkDir"] == str(workflow.folder)
+        )
         assert (first["ReqMem"], second["ReqMem"]) == ("3300M", "4800M")
         assert second["State"] == "COMPLETED"
-        said = "".join(path.read_text() for path in (made.cluster.folder / "log").glob("gpu*.log"))
+        said = "".join(path.read_text() for path in (workflow.cluster.folder / "log").glob("gpu*.log"))
         assert f"StepId={first['JobID']}.0 exceeded memory limit" in said
 
     def test_full_disk(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
-        made = faults["full_disk"].result()
-        goes_on(made, undisturbed)
-        (error,) = made.rows("error")
+        workflow = faults["full_disk"].result()
+        goes_on(workflow, undisturbed)
+        (error,) = workflow.rows("error")
         assert "the checkpoint could not be written" in error["traceback"]
 
     def test_main_killed(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
-        made = faults["main_killed"].result()
-        made.equals(undisturbed)
-        # The first job did it all; the second one waited for it.
-        assert [row["step"] for row in made.rows("finished")] == [8 * PER_EPOCH]
-        assert made.job(made.struck, "State") == "COMPLETED"
+        workflow = faults["main_killed"].result()
+        workflow.equals(undisturbed)
+        # The first job did all the work; the second one waited for it.
+        assert [row["step"] for row in workflow.rows("finished")] == [8 * PER_EPOCH]
+        assert workflow.job(workflow.struck, "State") == "COMPLETED"
 
     def test_two_at_once(self, faults: dict[str, Future[Workflow]], undisturbed: Path) -> None:
-        made = faults["two_at_once"].result()
-        made.equals(undisturbed)
-        assert "cannot be locked" in made.said
-        assert len(made.rows()) == 1
+        workflow = faults["two_at_once"].result()
+        workflow.equals(undisturbed)
+        assert "cannot be locked" in workflow.said
+        assert len(workflow.rows()) == 1
 
 
 @pytest.mark.slurm

@@ -1,4 +1,4 @@
-"""The lung experiment as Slurm jobs on a real cluster: who gets a GPU, what is kept, what a failure says."""
+"""The lung experiment as Slurm jobs on a real cluster: GPUs of jobs, kept files, and failures."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from foldwise.volumes.volume import read_volume, write_volume
 from slurm_cluster import Cluster, finished_jobs
 
 ROOT = Path(__file__).parents[2]
-# On top of experiments/lung.yaml: as small as it can be.
+# Changes to experiments/lung.yaml: as small as possible.
 TINY = {
     "cache": {"spacing": [6, 6, 6]},
     "split": {"folds": 2},
@@ -42,10 +42,10 @@ def submit(cluster: Cluster, folder: Path, *more: str) -> subprocess.CompletedPr
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     return subprocess.run(
         [
-            # From the root of the checkout, as the README says it.
+            # From the root of the checkout, as in the README.
             *(sys.executable, "-m", "snakemake", "--profile", "slurm", "--directory", str(folder)),
             *("--configfile", "experiments/lung.yaml", str(folder / "tiny.yaml")),
-            # Jobs of seconds: the plugin would first ask for them after 40 s.
+            # Jobs take seconds, but the plugin would first check them after 40 s.
             *("--slurm-init-seconds-before-status-checks=6", "--max-status-checks-per-second=1"),
             *("--latency-wait", "10", "--set-scatter", "prepare=1", *more),
         ],

@@ -17,7 +17,7 @@ from slurm_cluster import Cluster, UnavailableError, cluster, finished_jobs, wai
 
 PROFILE = Path(__file__).parents[2] / "profiles" / "slurm"
 
-# Named as rules of the workflow, since the profile knows these: `train` gets a GPU by it.
+# Named like rules of the workflow, since the profile knows these: it gives `train` a GPU.
 SNAKEFILE = """\
 rule all:
     input:
@@ -47,18 +47,18 @@ rule test:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Of a call, with names that no shell may read."""
-    made = tmp_path / "it's [mine] (1)"
-    made.mkdir()
-    (made / "Snakefile").write_text(SNAKEFILE)
-    (made / "s $(touch X) `touch X` ü&;.txt").touch()
-    return made
+    """Working folder, with names that no shell may interpret."""
+    project = tmp_path / "it's [mine] (1)"
+    project.mkdir()
+    (project / "Snakefile").write_text(SNAKEFILE)
+    (project / "s $(touch X) `touch X` ü&;.txt").touch()
+    return project
 
 
 @pytest.mark.slurm
 def test_profile_gives_gpus_to_gpu_rules_and_keeps_logs(slurm_cluster: Cluster, folder: Path) -> None:
     snakemake = [sys.executable, "-m", "snakemake", "--profile", str(PROFILE)]
-    # These jobs take five seconds; the plugin would first ask for them after forty.
+    # These jobs take five seconds; the plugin would first check them after forty.
     quick = ["--slurm-init-seconds-before-status-checks=6", "--max-status-checks-per-second=1"]
     done = subprocess.run(
         [*snakemake, *quick, "--latency-wait", "5"],
@@ -94,7 +94,7 @@ def test_profile_gives_gpus_to_gpu_rules_and_keeps_logs(slurm_cluster: Cluster, 
 def test_the_generic_profile_sends_a_comment_and_tells_states(
     slurm_cluster: Cluster, folder: Path, tmp_path: Path
 ) -> None:
-    """For sites that require flags which the Slurm executor refuses."""
+    """For sites that require flags that the Slurm executor refuses."""
     profile = shutil.copytree(PROFILE.with_name("slurm-generic"), tmp_path / "my $(touch X) profile")
     done = subprocess.run(
         [
@@ -132,16 +132,17 @@ def test_the_generic_profile_sends_a_comment_and_tells_states(
 def test_a_profile_is_written_from_what_slurm_says(slurm_cluster: Cluster, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "foldwise.cluster", str(tmp_path / "mine")]
     done = subprocess.run(command, env=slurm_cluster.env, capture_output=True, encoding="utf-8", check=True)
-    made = yaml.safe_load((tmp_path / "mine" / "config.yaml").read_text(encoding="utf-8"))
-    assert made["default-resources"]["slurm_partition"] == "cpu"
-    assert made["set-resources"]["train"] == {"slurm_partition": "gpu", "gres": "gpu:1"}
-    # Of the cluster's configuration: 8 processors and 16000 MiB a node, two GPUs on those of `gpu`.
+    profile = yaml.safe_load((tmp_path / "mine" / "config.yaml").read_text(encoding="utf-8"))
+    assert profile["default-resources"]["slurm_partition"] == "cpu"
+    assert profile["set-resources"]["train"] == {"slurm_partition": "gpu", "gres": "gpu:1"}
+    # From the cluster's configuration: 8 processors and 16000 MiB per node, two GPUs on nodes of `gpu`.
     assert (
-        "partition gpu (8 processors and 16000 MiB a node, gpu:h200:2 a node, no time limit)" in done.stdout
+        "partition gpu (8 processors and 16000 MiB per node, gpu:h200:2 per node, no time limit)"
+        in done.stdout
     )
     again = subprocess.run(command, env=slurm_cluster.env, capture_output=True, encoding="utf-8")
     assert again.returncode == 1
-    assert "there already" in again.stderr
+    assert "exists already" in again.stderr
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_second_cluster_is_refused(slurm_cluster: Cluster, tmp_path: Path) -> No
 
 @pytest.fixture
 def system_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands for /etc/slurm/slurm.conf, and the folder for /etc/slurm."""
+    """Replaces /etc/slurm/slurm.conf, and its folder replaces /etc/slurm."""
     config = tmp_path / "system" / "slurm.conf"
     config.parent.mkdir()
     monkeypatch.setattr(module, "SYSTEM_CONFIG", config)
@@ -195,7 +196,7 @@ def test_foreign_config_is_never_touched(system_config: Path, tmp_path: Path, le
         module.MARKER.write_text(json.dumps({"folder": str(tmp_path / "gone"), "kept": False}))
     before = {path: path.read_text() for path in system_config.parent.iterdir()}
 
-    with pytest.raises(UnavailableError, match="a Slurm of its own"), cluster(tmp_path):
+    with pytest.raises(UnavailableError, match="its own Slurm"), cluster(tmp_path):
         pass
 
     assert {path: path.read_text() for path in system_config.parent.iterdir()} == before

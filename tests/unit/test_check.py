@@ -28,7 +28,7 @@ from foldwise.volumes.size import Size
 from foldwise.volumes.volume import Volume, write_volume
 from synthetic import scan, task
 
-# Says the number of the process that counts, which is then waiting for more to do.
+# Prints the id of the counting process, which then waits for more work.
 COUNTER = """
 import os, time
 from foldwise.experiment.trial import _counter
@@ -57,8 +57,8 @@ def good(folder: Path, count: int = 6) -> list[str]:
 
 def found(folder: Path, rows: list[str], labels: bool = True, **more: object) -> tuple[str, ...]:
     (folder / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
-    made = settings(folder, **more)
-    return Segmentation().check(made, read_sheet(made.data), deep=labels).problems
+    settings_ = settings(folder, **more)
+    return Segmentation().check(settings_, read_sheet(settings_.data), deep=labels).problems
 
 
 def test_good_data_have_no_problems(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def nifti(folder: Path, data: np.ndarray, affine: np.ndarray | None = None) -> N
 
 
 def broken_affine(folder: Path, entry: float) -> None:
-    """Overwrite the first entry of the header's sform, which no writer would write so."""
+    """Overwrite the first entry of the header's sform, with a value that no writer would use."""
     nifti(folder, scan(0)[0])
     raw = bytearray(gzip.decompress((folder / "bad.nii.gz").read_bytes()))
     struct.pack_into("<hh", raw, 252, 0, 1)
@@ -89,25 +89,29 @@ def broken_affine(folder: Path, entry: float) -> None:
             "b,b,bad.nii.gz,,",
             "2 channel.*have 1",
         ),
-        (lambda f: nifti(f, np.zeros((4, 4), np.int16)), "b,b,bad.nii.gz,,", "3-D volume is expected"),
+        (lambda f: nifti(f, np.zeros((4, 4), np.int16)), "b,b,bad.nii.gz,,", "expected a 3-D volume"),
         (lambda f: broken_affine(f, np.nan), "b,b,bad.nii.gz,,", "NaN"),
         (lambda f: broken_affine(f, 0.0), "b,b,bad.nii.gz,,", "voxel size"),
         (
             lambda f: nifti(f, np.zeros((9, 9, 9), np.uint8)),
             "b,b,0.nii.gz,bad.nii.gz,",
-            r"shape \(9, 9, 9\) is not the image's \(20, 18, 16\)",
+            r"shape \(9, 9, 9\) differs from the image's \(20, 18, 16\)",
         ),
         (
             lambda f: nifti(f, scan(0)[1], np.diag([1.0, -1, 1, 1])),
             "b,b,0.nii.gz,bad.nii.gz,",
-            "affine is not the image's.*flipped",
+            "affine differs from the image's.*flipped",
         ),
         (lambda f: nifti(f, scan(0)[1] * np.uint8(255)), "b,b,0.nii.gz,bad.nii.gz,", "0/255 mask"),
-        (lambda f: nifti(f, scan(0)[1] + np.uint8(1)), "b,b,0.nii.gz,bad.nii.gz,", r"does not name: 2 \("),
+        (
+            lambda f: nifti(f, scan(0)[1] + np.uint8(1)),
+            "b,b,0.nii.gz,bad.nii.gz,",
+            r"not in data.labels: 2 \(",
+        ),
         (
             lambda f: nifti(f, scan(0)[1] * np.int32(16_777_217)),
             "b,b,0.nii.gz,bad.nii.gz,",
-            r"does not name: 16777217 \(",
+            r"not in data.labels: 16777217 \(",
         ),
         (lambda f: nifti(f, scan(0)[0] * np.complex64(1j)), "b,b,bad.nii.gz,,", "complex numbers"),
         (lambda f: None, "c1,c1,1.nii.gz,,", "already on line 3"),
@@ -115,7 +119,7 @@ def broken_affine(folder: Path, entry: float) -> None:
         (lambda f: None, "b,b,0.nii.gz,,held", "split 'held'"),
         (lambda f: None, "b/../c,b,0.nii.gz,,", "letters, digits"),
         (lambda f: None, "b,b,0.nii.gz", "3 cells, the header has 5"),
-        (lambda f: None, "b,b,,0_l.nii.gz,", "no image"),
+        (lambda f: None, "b,b,,0_l.nii.gz,", "missing image"),
     ],
 )
 def test_each_problem_is_found(
@@ -133,9 +137,9 @@ def test_all_problems_come_together(tmp_path: Path) -> None:
     rows[1] = "c1,g1,gone.nii.gz,1_l.nii.gz,"
     rows[4] = "c4,g4,4.nii.gz,gone_l.nii.gz,"
     (tmp_path / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
-    made = settings(tmp_path)
+    settings_ = settings(tmp_path)
     with pytest.raises(CaseError) as error:
-        Segmentation().check(made, read_sheet(made.data), deep=True).refuse(made.data.sheet)
+        Segmentation().check(settings_, read_sheet(settings_.data), deep=True).refuse(settings_.data.sheet)
     assert "2 problem(s)" in str(error.value)
     assert "line 3: case c1" in str(error.value)
     assert "line 6: case c4" in str(error.value)
@@ -146,7 +150,7 @@ def test_too_few_patients_for_the_folds(tmp_path: Path) -> None:
     assert found(tmp_path, rows) == ()
     (problem,) = found(tmp_path, rows[:2])
     assert "2 labelled patient(s) for 3 folds and a validation share" in problem
-    # Two folds of two patients leave one to train on, and none to choose by.
+    # Two folds of two patients leave one for training, and none for validation.
     two = {"folds": 2}
     assert found(tmp_path, rows[:2], split={**two, "validation": 0}) == ()
     assert len(found(tmp_path, rows[:2], split=two)) == 1
@@ -157,8 +161,8 @@ def test_an_empty_label_is_a_warning(tmp_path: Path) -> None:
     nifti(tmp_path, np.zeros((20, 18, 16), np.uint8))
     rows.append("b,b,0.nii.gz,bad.nii.gz,")
     (tmp_path / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
-    made = settings(tmp_path)
-    checked = Segmentation().check(made, read_sheet(made.data), deep=True)
+    settings_ = settings(tmp_path)
+    checked = Segmentation().check(settings_, read_sheet(settings_.data), deep=True)
     assert checked.problems == ()
     assert "line 8: case b" in checked.warnings[0]
 
@@ -182,23 +186,25 @@ def test_a_thousand_headers_in_seconds(tmp_path: Path) -> None:
 
 
 def test_forecast_grows_with_what_drives_it(tmp_path: Path) -> None:
-    made = settings(tmp_path)
+    settings_ = settings(tmp_path)
     footprint = Segmentation().footprint
     small, large = Size((100,) * 3, (1.0,) * 3, 1, True), Size((500,) * 3, (1.0,) * 3, 1, True)
     for stage in ("lung_mask", "crop", "cache"):
-        assert 100 <= footprint.case_mib(stage, small, made) < footprint.case_mib(stage, large, made)
-    model = made.models["unet"]
+        assert (
+            100 <= footprint.case_mib(stage, small, settings_) < footprint.case_mib(stage, large, settings_)
+        )
+    model = settings_.models["unet"]
     doubled = model.model_copy(update={"patch": (128, 128, 128)})
     counts = tmp_path / "counts.json"
-    learnt = task(made.data.targets())
+    learnt = task(settings_.data.targets())
     one, two = (remembered(Segmentation(), m, learnt, counts) for m in (model, doubled))
     assert two.weights == one.weights
     assert two.kept / one.kept == pytest.approx((128 / 96) ** 3, rel=0.02)
-    # Recalled, not counted again.
+    # Read from the store, not counted again.
     assert remembered(Segmentation(), model, learnt, counts) == one
 
     def mib(stage: str, size: Size, step: Step) -> float:
-        return footprint.model_mib(stage, made, "unet", [size], step)
+        return footprint.model_mib(stage, settings_, "unet", [size], step)
 
     assert mib("train", small, one) < mib("train", small, two)
     assert mib("test", small, one) < mib("test", large, one)
@@ -216,7 +222,7 @@ def test_new_scans_of_a_folder(tmp_path: Path) -> None:
     ]
     (tmp_path / "empty").mkdir()
     for source, message in (
-        (tmp_path / "empty", "no scans in it"),
+        (tmp_path / "empty", "contains no scans"),
         (tmp_path / "missing", "neither a sample sheet nor a folder"),
     ):
         with pytest.raises(CaseError, match=message):
@@ -224,7 +230,7 @@ def test_new_scans_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "ü (1) $x.nii.gz").touch()
     assert "ü (1) $x" in [case.name for case in read_new_cases(tmp_path)]
     (tmp_path / "a\tb.nii.gz").touch()
-    with pytest.raises(CaseError, match=r"'a\\tb' holds a character that cannot be printed"):
+    with pytest.raises(CaseError, match=r"'a\\tb' contains a character that cannot be printed"):
         read_new_cases(tmp_path)
 
 
@@ -268,7 +274,7 @@ def test_a_counter_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_numbers_at_the_end_of_names_are_channels_only_from_0000_on(tmp_path: Path) -> None:
-    """Years and patients are numbered too; two of those are never one case of two channels."""
+    """Years and patients are numbered, too; two of them never become one case with two channels."""
     names = ["BraTS20_0001.nii.gz", "BraTS20_0002.nii.gz", "scan_2021.nii.gz", "CAPS_0000.NII.GZ"]
     for name in [*names, "CAPS_0001.NII.GZ", "one_0000.nrrd", "gap_0000.nii", "gap_0002.nii"]:
         (tmp_path / name).touch()
@@ -284,6 +290,6 @@ def test_numbers_at_the_end_of_names_are_channels_only_from_0000_on(tmp_path: Pa
         ("scan_2021", "scan_2021"),
     ):
         (tmp_path / other).mkdir() if other == first.split(".")[0] else (tmp_path / other).touch()
-        with pytest.raises(CaseError, match=f"{first} and .* are two scans of"):
+        with pytest.raises(CaseError, match=f"{first} and .* are two scans"):
             read_new_cases(tmp_path)
         (tmp_path / other).rmdir() if (tmp_path / other).is_dir() else (tmp_path / other).unlink()

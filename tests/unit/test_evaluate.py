@@ -1,4 +1,4 @@
-"""Which models are believed: finite ones, of what is asked for, on cases that they never saw."""
+"""Accepted models: finite ones, of the required task, on cases that they never saw."""
 
 import sys
 from collections.abc import Callable
@@ -31,15 +31,15 @@ Save = Callable[..., Path]
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two folds of five cases: 0 is tested on c4, 1 on c0."""
     path = write_cached_set(tmp_path_factory.mktemp("set"))
-    made = Index.read(path)
-    folds = (made.folds[0], Fold(("c2", "c3", "c4"), ("c1",), ("c0",)))
-    Index(made.task, made.entries, folds).write(path, path.with_suffix(".json"))
+    written = Index.read(path)
+    folds = (written.folds[0], Fold(("c2", "c3", "c4"), ("c1",), ("c0",)))
+    Index(written.task, written.entries, folds).write(path, path.with_suffix(".json"))
     return path
 
 
 @pytest.fixture
 def save(index: Path, tmp_path: Path) -> Save:
-    """Writes a model's file as training on a fold does."""
+    """Writes a model's file as after training on a fold."""
 
     def write(name: str, fold: int = 0, **changed: Any) -> Path:
         known = Index.read(index)
@@ -91,7 +91,7 @@ def test_weights_that_are_not_finite(
 
 def test_numbers_that_overflow_name_the_case(save: Save, scored: Callable[..., Any], tmp_path: Path) -> None:
     network = torch.load(save("model.pt"), weights_only=True)["network"]
-    with pytest.raises(CaseError, match="case c4: the network's answer is NaN or infinite"):
+    with pytest.raises(CaseError, match="case c4: the network's output is NaN or infinite"):
         scored(save("model.pt", network=broken(network, 3e38)))
     assert not (tmp_path / "out").exists()
 
@@ -101,9 +101,9 @@ def test_a_fold_s_model_is_tested_on_its_own_fold(
 ) -> None:
     assert scored(save("model.pt"))["case"].tolist() == ["c4"]
     assert scored(save("other.pt", fold=1), fold=1)["case"].tolist() == ["c0"]
-    with pytest.raises(CaseError, match=r"other\.pt: the model of fold 1; --fold 0 is asked for"):
+    with pytest.raises(CaseError, match=r"other\.pt: the model of fold 1; --fold 0 was given"):
         scored(tmp_path / "other.pt", fold=0)
-    # Whatever the file says of its fold: here its own split held c4 out, and another one does not.
+    # Regardless of the fold in the file: here its split held c4 out, but another split does not.
     entry = Index.read(index)["c4"]
     content = content_of(entry.cache)
     for kind, why in (("case", "that case"), ("patient", "another case"), ("content", "the same data")):
@@ -147,11 +147,11 @@ def test_a_model_of_other_data(
     message: str,
 ) -> None:
     model = save("model.pt", task={**Index.read(index).task, **changed})
-    with pytest.raises(CaseError, match=rf"model\.pt: was trained for other data than these \({message}"):
+    with pytest.raises(CaseError, match=rf"model\.pt: was trained on different data \({message}"):
         scored(model)
     flags = ["--index", str(index), "--model", str(model), "--state", "state", "--folder", "bank"]
     monkeypatch.setattr(sys, "argv", ["features", *flags])
-    with pytest.raises(CaseError, match="was trained for other data"):
+    with pytest.raises(CaseError, match="was trained on different data"):
         features.features.main()
 
 
@@ -163,24 +163,27 @@ def test_a_model_of_an_earlier_version_is_still_read(
     torch.save({key: state[key] for key in ("network", "settings", "system", "task")}, path)
     with caplog.at_level("WARNING"):
         assert scored(path)["case"].tolist() == ["c4"]
-    assert "does not say on which cases it was trained" in caplog.text
+    assert "did not record its training cases" in caplog.text
 
 
 def test_only_models_of_one_experiment_are_averaged(index: Path, save: Save, tmp_path: Path) -> None:
     first = save("a.pt")
     settings = torch.load(first, weights_only=True)["settings"]
     task = Index.read(index).task
-    # How long and from what a fold was trained is its own affair.
+    # Folds may differ in length of training and in pretrained weights.
     training = {**settings["training"], "epochs": 7, "steps_per_epoch": 3}
     same = save("b.pt", fold=1, settings={**settings, "training": training})
     assert len(read_trained([first, same]).networks) == 2
     two = Targets({"tumour": 1, "cyst": 2}).as_dict()
     turned = Targets({"cyst": 2, "tumour": 1}).as_dict()
     for changed, message in (
-        ({"task": {**task, "channels": 2}}, r"another task \(channels: 1, and 2\)"),
-        ({"settings": {**settings, "patch": [16, 16, 32]}}, r"another network or setting \(patch: "),
-        ({"prepared": {"cache": {"spacing": [1, 1, 1]}}}, r"another preparation \(cache.spacing: None, and"),
-        ({"system": "interactive", "settings": {}}, r"another system \(segmentation, and interactive\)"),
+        ({"task": {**task, "channels": 2}}, r"different task \(channels: 1, and 2\)"),
+        ({"settings": {**settings, "patch": [16, 16, 32]}}, r"different network or setting \(patch: "),
+        (
+            {"prepared": {"cache": {"spacing": [1, 1, 1]}}},
+            r"different preparation \(cache.spacing: None, and",
+        ),
+        ({"system": "interactive", "settings": {}}, r"different system \(segmentation, and interactive\)"),
     ):
         other = save("c.pt", fold=1, **changed)
         with pytest.raises(
@@ -198,7 +201,7 @@ def test_only_models_of_one_experiment_are_averaged(index: Path, save: Save, tmp
 def test_unfinished_work_is_of_these_very_data(
     tmp_path: Path, save: Save, scored: Callable[..., pd.DataFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job stops after it predicted; then c4 is prepared anew, from another scan: that of c5."""
+    """A job stops after it predicted; then c4 is prepared again, from another scan: that of c5."""
     model, index = save("model.pt"), write_cached_set(tmp_path / "set", 6)
 
     def stop(*_: Any) -> None:
@@ -224,5 +227,5 @@ def test_unfinished_work_is_of_these_very_data(
     new, same = predicted(tmp_path / "out")
     assert (same == c5).all()
     assert (new == c5).all()
-    # And only unfinished work is taken away at the end.
+    # At the end, only unfinished work is removed.
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["thesis.tex"]

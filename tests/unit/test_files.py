@@ -39,7 +39,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None
 
 
 def test_hdf5_is_written_where_there_are_no_locks(tmp_path: Path) -> None:
-    """Some network file systems answer a lock with ENOLCK: none is asked for, so another one may have it."""
+    """Some network file systems answer a lock with ENOLCK: no lock is requested, so others may hold it."""
 
     def lock(path: Path) -> None:
         with path.open("rb") as other:
@@ -68,14 +68,14 @@ def test_the_content_of_files_and_folders(tmp_path: Path) -> None:
 
 def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
     folder = tmp_path / "crop"
-    with atomic_folder(folder) as made:
-        (made / "a").write_text("old")
-    with pytest.raises(RuntimeError), atomic_folder(folder) as made:
-        (made / "a").write_text("half")
+    with atomic_folder(folder) as temporary:
+        (temporary / "a").write_text("old")
+    with pytest.raises(RuntimeError), atomic_folder(folder) as temporary:
+        (temporary / "a").write_text("half")
         raise RuntimeError
     assert (folder / "a").read_text() == "old"
-    with atomic_folder(folder) as made:
-        (made / "b").write_text("new")
+    with atomic_folder(folder) as temporary:
+        (temporary / "b").write_text("new")
     assert sorted(p.name for p in folder.iterdir()) == [MARKER, "b"]
     assert [p.name for p in tmp_path.iterdir()] == ["crop"]
 
@@ -86,14 +86,14 @@ def test_a_folder_of_someone_else_is_never_replaced(tmp_path: Path) -> None:
     (mine / "deep" / "thesis.tex").write_text("years")
 
     def write(folder: Path) -> None:
-        with atomic_folder(folder) as made:
-            (made / "image.nii.gz").write_text("crop")
+        with atomic_folder(folder) as temporary:
+            (temporary / "image.nii.gz").write_text("crop")
 
     with pytest.raises(CaseError, match=r"mydata: is not replaced.*deep/thesis\.tex"):
         write(mine)
     assert (mine / "deep" / "thesis.tex").read_text() == "years"
     assert [p.name for p in tmp_path.iterdir()] == ["mydata"]
-    # Nor is one of ours to which something was added, even under a name that we write, or an empty folder.
+    # Nor is one of ours with additions, even under a name that we write, or an empty folder.
     for added in ("notes.txt", "image (corrected).nii.gz", "new/"):
         folder = tmp_path / f"ours {added}"
         write(folder)
@@ -102,7 +102,7 @@ def test_a_folder_of_someone_else_is_never_replaced(tmp_path: Path) -> None:
         with pytest.raises(CaseError, match="is not replaced"):
             write(folder)
         assert (folder / added).exists()
-    # What an earlier version made through Snakemake is not stuck, and an empty folder is anyone's.
+    # A folder from an earlier version via Snakemake can be replaced, and so can an empty folder.
     for name in (".snakemake_timestamp", None):
         folder = tmp_path / f"earlier {name}"
         folder.mkdir()
@@ -137,7 +137,7 @@ def test_a_replaced_folder_comes_back_after_a_failure(tmp_path: Path) -> None:
 
 
 def test_a_source_is_all_of_its_files(tmp_path: Path) -> None:
-    """Also the voxels that a header names elsewhere: another patient's voxels are another source."""
+    """Including voxels in other files named by a header: another patient's voxels are another source."""
     (tmp_path / "scan.mhd").write_text("NDims = 3\nElementDataFile = voxels of a.raw\n")
     (tmp_path / "voxels of a.raw").write_bytes(b"a")
     (tmp_path / "series").mkdir()
@@ -161,7 +161,7 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
 
 
 class Hostile:
-    """Runs a command when it is unpickled by a trusting reader."""
+    """Runs a command when unpickled by a trusting reader."""
 
     def __init__(self, target: Path) -> None:
         self.target = target

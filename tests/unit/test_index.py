@@ -1,4 +1,4 @@
-"""Folds: no patient in two parts, every case held out once, alike in foreground, stable, and checked."""
+"""Folds: no patient in two parts, every case held out once, balanced in foreground, stable, and checked."""
 
 import json
 import pickle
@@ -34,12 +34,12 @@ def entries(count: int, per_group: int = 1) -> list[Entry]:
 def test_folds_partition_cases_and_never_split_a_patient(
     cases: list[tuple[int, float]], folds: int, seed: int
 ) -> None:
-    made = [entry(f"c{i}", f"g{group}", ml) for i, (group, ml) in enumerate(cases)]
-    if len({e.group for e in made}) < folds + 2:
+    cases_ = [entry(f"c{i}", f"g{group}", ml) for i, (group, ml) in enumerate(cases)]
+    if len({e.group for e in cases_}) < folds + 2:
         return
-    index = make_index(made, TASK, Split(folds=folds, seed=seed))
-    assert sorted(c for fold in index.folds for c in fold.test) == sorted(e.case for e in made)
-    group = {e.case: e.group for e in made}
+    index = make_index(cases_, TASK, Split(folds=folds, seed=seed))
+    assert sorted(c for fold in index.folds for c in fold.test) == sorted(e.case for e in cases_)
+    group = {e.case: e.group for e in cases_}
     for fold in index.folds:
         assert sorted(fold.train + fold.validation + fold.test) == sorted(group)
         parts = [{group[c] for c in part} for part in (fold.train, fold.validation, fold.test)]
@@ -49,9 +49,9 @@ def test_folds_partition_cases_and_never_split_a_patient(
 
 def test_folds_share_empty_small_and_large_cases() -> None:
     amounts = [0.0] * 10 + list(np.linspace(1, 5, 10)) + list(np.linspace(100, 200, 10))
-    made = [entry(f"c{i:02d}", ml=ml) for i, ml in enumerate(amounts)]
+    cases = [entry(f"c{i:02d}", ml=ml) for i, ml in enumerate(amounts)]
     for seed in range(5):
-        for fold in make_index(made, TASK, Split(folds=5, seed=seed)).folds:
+        for fold in make_index(cases, TASK, Split(folds=5, seed=seed)).folds:
             held_out = [amounts[int(case[1:])] for case in fold.test]
             assert len(held_out) == 6
             assert [sum(a == 0 for a in held_out), sum(a > 50 for a in held_out)] == [2, 2]
@@ -59,10 +59,10 @@ def test_folds_share_empty_small_and_large_cases() -> None:
 
 @pytest.mark.parametrize("filled", [1, 2, 3, 4])
 def test_the_epoch_is_chosen_on_a_case_with_the_structure_where_two_have_it(filled: int) -> None:
-    """And it is learnt from one first of all."""
-    made = [entry(f"c{i}", ml=float(i < filled)) for i in range(10)]
+    """And above all, one is used for training."""
+    cases = [entry(f"c{i}", ml=float(i < filled)) for i in range(10)]
     for seed in range(20):
-        for fold in make_index(made, TASK, Split(folds=5, seed=seed)).folds:
+        for fold in make_index(cases, TASK, Split(folds=5, seed=seed)).folds:
             parts = (fold.train, fold.validation)
             train, validation = (sum(int(case[1:]) < filled for case in part) for part in parts)
             assert train or not validation
@@ -70,11 +70,11 @@ def test_the_epoch_is_chosen_on_a_case_with_the_structure_where_two_have_it(fill
 
 
 def test_order_of_rows_changes_nothing_and_the_seed_does() -> None:
-    made = entries(20, per_group=2)
+    cases = entries(20, per_group=2)
     split = Split(folds=3)
-    first = make_index(made, TASK, split)
-    assert make_index(made[::-1], TASK, split) == first
-    assert make_index(made, TASK, Split(folds=3, seed=1)) != first
+    first = make_index(cases, TASK, split)
+    assert make_index(cases[::-1], TASK, split) == first
+    assert make_index(cases, TASK, Split(folds=3, seed=1)) != first
 
 
 def test_validation_zero_trains_on_all_the_rest() -> None:
@@ -98,7 +98,7 @@ def test_round_trip_and_readable_twin(tmp_path: Path) -> None:
     assert plain["entries"][0]["files"] == {"images": ["c000.nii"]}
     twin = json.loads((tmp_path / "splits.json").read_text())
     assert twin["folds"][1]["test"] == list(index.folds[1].test)
-    # The twin of one experiment is a valid split file of the next.
+    # The readable copy of one experiment is a valid split file for the next.
     again = make_index(entries(9), TASK, Split(folds=3, file=tmp_path / "splits.json"))
     assert again == index
 
@@ -129,7 +129,7 @@ def test_an_nnunet_split_file_is_taken(tmp_path: Path) -> None:
         ([], "folds: List should have at least 1 item"),
         ([{"tests": ["c000"]}, {"test": ["c001"]}], "folds.0.tests: unknown key; did you mean `test`"),
         ([{"train": ["c000"]}, {"test": ["c001"]}], "fold 0 needs a list `test`"),
-        # `val` of nnU-Net is held out; beside `test` it would mean something else.
+        # nnU-Net's `val` is held out; together with `test` it would mean something else.
         (
             [{"test": ["c000", "c001"], "val": ["c002"]}, {"test": ["c002", "c003"]}],
             "fold 0 needs .*not both",
@@ -144,7 +144,7 @@ def test_an_nnunet_split_file_is_taken(tmp_path: Path) -> None:
             ],
             "leaks: patient.*g001",
         ),
-        ([{"test": ["c000", "c001", "c002", "c003"]}, {"test": []}], "no case"),
+        ([{"test": ["c000", "c001", "c002", "c003"]}, {"test": []}], "no training case"),
         ("text", r"folds: .*list \(got 'text'\)"),
     ],
 )
@@ -154,7 +154,7 @@ def test_split_files_are_checked(tmp_path: Path, folds: object, message: str) ->
 
 
 def test_a_split_file_has_as_many_folds_as_are_trained(tmp_path: Path) -> None:
-    """The job of a fold that the file lacks would fail; folds that nobody asked for would be left out."""
+    """The job of a fold missing from the file would fail; surplus folds would be ignored."""
     file = own(tmp_path, [{"test": ["c000", "c001"]}, {"test": ["c002", "c003"]}]).file
     groups = {one.case: one.group for one in entries(4, per_group=2)}
     for folds, message in (({}, "has 2 fold.s., split.folds is 5; set it to 2"), ({"folds": 3}, "is 3")):
@@ -162,7 +162,7 @@ def test_a_split_file_has_as_many_folds_as_are_trained(tmp_path: Path) -> None:
             check_file(Split(file=file, **folds), groups)
     check_file(Split(file=file, folds=2), groups)
     check_file(Split(file=file, folds=1), groups)
-    with pytest.raises(CaseError, match="names c003: no labelled"):
+    with pytest.raises(CaseError, match="names c003: not a labelled"):
         check_file(Split(file=file, folds=2), {"c000": "a", "c001": "a", "c002": "b"})
 
 

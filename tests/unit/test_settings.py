@@ -1,4 +1,4 @@
-"""Settings: typed, refused with a path and the nearest name, and documented from their definition."""
+"""Settings: typed, refused with a path and the nearest name, and documented from their definitions."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_every_problem_is_told_with_its_path() -> None:
     [
         ({"prepare": {"crop": {"to": "region"}}}, "needs lung_mask"),
         ({"models": {"m": {"sampling": {"label": 0.5}}}}, "must be 1"),
-        ({"models": {"m": {"sampling": {"label_weights": {"node": 1}}}}}, "names node"),
+        ({"models": {"m": {"sampling": {"label_weights": {"node": 1}}}}}, "lists node"),
         ({"models": {"m": {"intensity": {"clip": [5, 1]}}}}, "lower end"),
         ({"data": {"sheet": "a.csv", "labels": {"a": 1, "b": 1}}}, "classes a and b share the voxel value 1"),
         ({"data": {"sheet": "a.csv", "labels": {"a": 0}}}, r"data\.labels\.a: .*greater than or equal to 1"),
@@ -61,7 +61,7 @@ def test_every_problem_is_told_with_its_path() -> None:
             {"data": {"sheet": "a.csv", "labels": {f"c{n}": n for n in range(1, 2002)}}},
             r"data\.labels: .*at most 2000 items",
         ),
-        ({"split": {"folds": 1}}, "a single fold has to be given"),
+        ({"split": {"folds": 1}}, "a single fold needs `file`"),
     ],
 )
 def test_settings_that_contradict_each_other(section: dict[str, object], message: str) -> None:
@@ -98,9 +98,9 @@ def test_names_are_looked_up_in_the_allowed_places_only() -> None:
 
 
 def prepared(**sections: object) -> VolumePreparation:
-    made = unread(**sections).preparation
-    assert isinstance(made, VolumePreparation)
-    return made
+    preparation = unread(**sections).preparation
+    assert isinstance(preparation, VolumePreparation)
+    return preparation
 
 
 def test_folders_follow_what_makes_them() -> None:
@@ -129,16 +129,16 @@ def cases(training: int) -> dict[str, Case]:
 
 
 def test_minutes_follow_from_the_number_of_cases() -> None:
-    made = unread()
-    assert [made.jobs.minutes(stage) for stage in ("choose", "test", "check")] == [60, 120, 60]
-    # 1000 cases in five folds, no other ones; a fold's job predicts its 200 and as many of its validation.
-    made.preparation.cases = cases(1000)
-    assert made.jobs.minutes("choose") == 30 + 500
-    assert made.jobs.minutes("test") == 60 + 2 * 400
-    assert made.jobs.minutes("export") == 30 + 100
-    assert made.jobs.minutes("ensemble") == 120
-    made.preparation.cases = cases(10**5)
-    assert made.jobs.minutes("choose") == 24 * 60
+    experiment = unread()
+    assert [experiment.jobs.minutes(stage) for stage in ("choose", "test", "check")] == [60, 120, 60]
+    # 1000 cases in five folds, and no others; a fold's job predicts its 200 and as many for validation.
+    experiment.preparation.cases = cases(1000)
+    assert experiment.jobs.minutes("choose") == 30 + 500
+    assert experiment.jobs.minutes("test") == 60 + 2 * 400
+    assert experiment.jobs.minutes("export") == 30 + 100
+    assert experiment.jobs.minutes("ensemble") == 120
+    experiment.preparation.cases = cases(10**5)
+    assert experiment.jobs.minutes("choose") == 24 * 60
     for stage in MINUTES:
         rule = (ROOT / "workflow" / "rules" / f"{stage}.smk").read_text(encoding="utf-8")
         assert f'runtime=JOBS.minutes("{stage}")' in rule

@@ -1,4 +1,4 @@
-"""Settings that a training would refuse are refused in the user's call, whatever is remembered of it."""
+"""Settings that a training would refuse are refused in the user's call, whatever results are stored."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +50,7 @@ def problems(system: str, given: dict[str, Any], task: Any = None, whole: bool =
         ({"optimiser": {"name": "AdamX"}}, "optimiser: no 'AdamX' in torch.optim; did you mean Adam"),
         ({"optimiser": {"name": "AdamW", "lr": -1}}, "optimiser AdamW: Invalid learning rate: -1"),
         ({"optimiser": {"name": "AdamW", "lrr": 1}}, "'lrr'; its arguments: params, lr, "),
-        # It takes a closure in every step.
+        # It needs a closure in every step.
         ({"optimiser": {"name": "LBFGS"}}, "optimiser LBFGS: .*closure"),
         ({"scheduler": {"name": "StepLR"}}, "scheduler StepLR: .*step_size"),
         ({"scheduler": {"name": "StepLR", "step_size": "x"}}, "scheduler StepLR: epoch 1 of 300: "),
@@ -74,20 +74,20 @@ def test_what_all_systems_share(given: dict[str, Any], message: str) -> None:
     [
         ({"loss": {"name": "Nonsense"}}, CLASSES, "loss: no 'Nonsense' in monai.losses or torch.nn"),
         ({"intensity": [{}, {}, {}]}, CLASSES, "intensity has 3 entries for 1 image channel"),
-        ({"loss": {"name": "BCELoss"}}, CLASSES, "loss BCELoss: takes no outputs"),
+        ({"loss": {"name": "BCELoss"}}, CLASSES, "loss BCELoss: does not accept outputs"),
         ({"loss": {"name": "CrossEntropyLoss", "weight": [1, 2]}}, CLASSES, "all or no classes"),
-        ({"loss": {"name": "CrossEntropyLoss"}}, REGIONS, "loss CrossEntropyLoss: takes no outputs"),
-        ({"loss": {"name": "monai:DiceCELoss"}}, REGIONS, "lets only one class win"),
+        ({"loss": {"name": "CrossEntropyLoss"}}, REGIONS, "loss CrossEntropyLoss: does not accept outputs"),
+        ({"loss": {"name": "monai:DiceCELoss"}}, REGIONS, "allows only one class per voxel"),
         (
             {"network": {"name": "UNet", "channels": [4, 8], "strides": [2], "out_channels": 7}},
             CLASSES,
-            r"network UNet makes \(2, 7, 32, 32, 32\) of a batch of patches, \(2, 3, 32, 32, 32\) is exp",
+            r"network UNet returns \(2, 7, 32, 32, 32\) for a batch of patches, expected \(2, 3",
         ),
-        # It returns a second value, which is no head.
+        # It returns a second value, which is not a head.
         (
             {"network": {"name": "SegResNetVAE", "input_image_size": [32] * 3, "init_filters": 8}},
             CLASSES,
-            r"SegResNetVAE makes \[\(2, 3, 32, 32, 32\), \(\)\]",
+            r"SegResNetVAE returns \[\(2, 3, 32, 32, 32\), \(\)\]",
         ),
     ],
 )
@@ -113,7 +113,7 @@ def test_what_is_right_is_taken() -> None:
 
 
 def test_before_a_plan_only_what_is_given_is_tried() -> None:
-    """The patch is not known yet; all that is wrong is told at once."""
+    """The patch is not known yet; all problems are reported at once."""
     given = {"optimiser": {"name": "AdamW", "lr": -1}, "loss": {"name": "BCELoss"}}
     first, second = problems("segmentation", given, whole=False).splitlines()
     assert first.startswith("loss BCELoss: ")
@@ -126,13 +126,13 @@ def test_before_a_plan_only_what_is_given_is_tried() -> None:
     ("system", "given", "message"),
     [
         ("surgical", {"backbone": {"name": "googlenet"}}, "backbone googlenet cannot take crops of 224×224"),
-        ("surgical", {"backbone": {"name": "monai:BasicUNet"}}, "no linear layer at its end"),
+        ("surgical", {"backbone": {"name": "monai:BasicUNet"}}, "does not end in a linear layer"),
         ("surgical", {"optimiser": {"name": "AdamW", "lr": "fast"}}, "optimiser AdamW: can't multiply"),
-        ("clips", {"loss": {"name": "MSELoss"}}, "loss MSELoss: takes no outputs"),
-        ("clips", {"network": {"name": "UNet", "channels": [4, 8], "strides": [2]}}, r"\(2, 3\) is expected"),
-        ("clips", {"network": {"name": "EVL", "weights": "gone"}}, "gone: no folder with a model"),
+        ("clips", {"loss": {"name": "MSELoss"}}, "loss MSELoss: does not accept outputs"),
+        ("clips", {"network": {"name": "UNet", "channels": [4, 8], "strides": [2]}}, r"expected \(2, 3\)"),
+        ("clips", {"network": {"name": "EVL", "weights": "gone"}}, "gone: not a folder with a model"),
         ("clips", {"class_weights": {"z": 1}}, "class_weights names z"),
-        ("interactive", {"trunk": {"weights": __file__}, "size": 32}, "not readable as weights"),
+        ("interactive", {"trunk": {"weights": __file__}, "size": 32}, "not readable as plain weights"),
         ("interactive", {"intensity": [{}, {}]}, "intensity has 2 entries for 1"),
     ],
 )  # fmt: skip
@@ -144,19 +144,21 @@ def test_weights_that_fit_too_little(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "18.pt")
     given = {"kind": "tool", "pretrained": {"file": str(tmp_path / "18.pt")}}
     assert problems("surgical", {**given, "backbone": {"name": "resnet18"}}) == ""
-    assert "50.0% are asked for" in problems("surgical", {**given, "backbone": {"name": "mobilenet_v2"}})
+    assert "50.0% are required" in problems("surgical", {**given, "backbone": {"name": "mobilenet_v2"}})
     (tmp_path / "18.pt").write_bytes(b"cut off")
-    assert "not readable as weights" in problems("surgical", {**given, "backbone": {"name": "resnet18"}})
+    assert "not readable as plain weights" in problems(
+        "surgical", {**given, "backbone": {"name": "resnet18"}}
+    )
 
 
 @pytest.fixture
 def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models are tried in this process, which has torch already."""
+    """Models are tried in this process, which has already imported torch."""
     monkeypatch.setattr(trial, "_counter", cache(lambda: ThreadPoolExecutor(1)))
 
 
 def refused(config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
-    """What the user's own call says; nothing if it accepts the experiment."""
+    """The errors of the user's own call; empty if it accepts the experiment."""
     try:
         front_door(config, True)
     except SystemExit:
@@ -167,7 +169,7 @@ def refused(config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.usefixtures("own_process")
 def test_medsams_weights_are_read_again_when_they_change(tmp_path: Path) -> None:
     torch.save({"image_encoder.pos_embed": torch.zeros(1)}, tmp_path / "medsam.pth")
-    for _ in range(2):  # what failed is not remembered
+    for _ in range(2):  # failures are not stored
         with pytest.raises(CaseError, match=r"medsam.pth: not MedSAM's weights: .* is missing"):
             trial.try_file(tmp_path / "medsam.pth", try_medsam, tmp_path / "counts.json")
     with pytest.raises(CaseError, match="not readable as a SamModel"):
@@ -205,7 +207,7 @@ def test_nothing_is_believed_after_a_good_run(
     (tmp_path / "splits.json").write_text('[{"test": ["c0", "c1"]}, {"test": ["c2", "c3"]}]')
     assert told({}, split=split) == ""
     assert "predict: new: neither a sample sheet nor a folder" in told({}, predict={"source": "new"})
-    # A file of weights that changes is looked at again.
+    # A changed file of weights is checked again.
     tiny = validate(Model, TINY)
     task = {"targets": Targets({"ball": 5}).as_dict(), "channels": 1}
     torch.save(SegmentationLearner(tiny, task).build_network().state_dict(), tmp_path / "w.pt")
@@ -218,14 +220,14 @@ def test_nothing_is_believed_after_a_good_run(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("modells: {}", "plan.yaml .delete it to plan anew.: .*modells: unknown key; did you mean `models`"),
+        ("modells: {}", "plan.yaml .delete it to plan again.: .*modells: unknown key; did you mean `models`"),
         ("- 1", "plan.yaml .*valid dictionary"),
         ("models: {unet: [", "plan.yaml: not readable as a plan"),
-        ("models: {unett: {}}", "plans models.unett, which the experiment has not, and no models.unet"),
+        ("models: {unett: {}}", "plans models.unett, which the experiment lacks, and no models.unet"),
         ("models: {unet: {ptch: [32, 32, 32]}}", "models.unet.ptch: unknown key; did you mean `patch`"),
         (
             "models: {unet: {patch: [0, 32, 32]}}",
-            "models.unet.patch.0: .*Mend results/tiny/plan.yaml, or delete",
+            "models.unet.patch.0: .*Correct results/tiny/plan.yaml, or delete",
         ),
         ("models: {unet: {loss: {name: Nonsense}}}", "models.unet: loss: no 'Nonsense'"),
         ("cache: {spacing: [1, 1]}", "cache.spacing"),

@@ -1,4 +1,4 @@
-"""The DAG of clips: one run from videos to report, and what a changed setting redoes."""
+"""The DAG of clips: one run from videos to report, and the jobs that a changed setting reruns."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def experiment(folder: Path, **more: Any) -> dict[str, Any]:
         "input": "crop",
         "features": {"views": 2},
     }
-    made = settings_of(Path(NAME, "clips.csv"), prepare={"regions": {"method": "fan"}})
-    return {**made, "models": {"small": SMALL, "evl": evl}, **more}
+    base = settings_of(Path(NAME, "clips.csv"), prepare={"regions": {"method": "fan"}})
+    return {**base, "models": {"small": SMALL, "evl": evl}, **more}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 class TestRun:
-    """What a run makes."""
+    """The outputs of a run."""
 
     def test_predictions_of_all_held_out_clips(self, run: Path) -> None:
         for model in ("small", "evl"):
@@ -109,9 +109,9 @@ class TestRun:
         assert jobs["train"] == 4
         before = (run / "results" / "tiny" / "index.pkl").read_bytes()
         snakemake(run, updated, "results/tiny/index-updated.pkl")
-        made = Index.read(run / "results" / "tiny" / "index-updated.pkl")
-        assert len(made.entries) == 4
-        assert all("regions-" in entry.files["mask"][0] for entry in made.entries)
+        index = Index.read(run / "results" / "tiny" / "index-updated.pkl")
+        assert len(index.entries) == 4
+        assert all("regions-" in entry.files["mask"][0] for entry in index.entries)
         assert (run / "results" / "tiny" / "index.pkl").read_bytes() == before
 
     def test_parts_with_a_network_want_a_gpu(self, run: Path) -> None:
@@ -129,4 +129,4 @@ class TestRun:
         wrong = experiment(run)
         wrong["data"] = {**wrong["data"], "sheet": f"{NAME}/wrong.csv"}
         said = snakemake(run, wrong, "--dry-run", check=False)
-        assert "line 2: case k0_0: label 'middle' is none of high, low" in said
+        assert "line 2: case k0_0: label 'middle' is not one of high, low" in said

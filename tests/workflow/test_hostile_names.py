@@ -1,4 +1,4 @@
-"""Names of files are names: whatever they hold, no shell reads it, and what cannot be carried is refused."""
+"""File names are names: no shell interprets their contents, and unusable names are refused."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from foldwise.volumes.volume import Volume, read_volume, write_volume
 from synthetic import scan
 
 ROOT = Path(__file__).parents[2]
-# Unquoted, within double quotes and within single quotes a shell would make a file X of it.
+# Unquoted, or in double or single quotes, a shell would create a file X from it.
 AFFINE = np.diag([-2.0, 2.0, 3.0, 1.0])
 
 
 def test_every_placeholder_of_a_shell_line_is_quoted() -> None:
-    """But for numbers."""
+    """Except numbers."""
     found = []
     for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")):
         for rule in re.split(r"^(?= *(?:use )?rule )", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
@@ -82,7 +82,7 @@ def test_a_request_is_words_and_leaves_out_what_is_not_there() -> None:
 
 
 def test_every_rule_hands_its_request_over_in_the_one_quoted_way() -> None:
-    """No path or other value of a user can stand in a shell line in another way."""
+    """No path or other value of a user can enter a shell line in another way."""
     lines: dict[str, str] = {}
     for file in (ROOT / "workflow" / "rules").glob("*.smk"):
         text = file.read_text(encoding="utf-8")
@@ -109,16 +109,16 @@ def test_every_rule_asks_for_what_its_stage_takes() -> None:
         ):
             named = set(re.findall(r"^            (\w+)=", given, re.MULTILINE))
             module = importlib.import_module(f"foldwise.stages.{stage}")
-            [made] = [value for value in vars(module).values() if isinstance(value, Stage)]
-            assert named <= set(made.names), (stage, named - set(made.names))
+            [found_stage] = [value for value in vars(module).values() if isinstance(value, Stage)]
+            assert named <= set(found_stage.names), (stage, named - set(found_stage.names))
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("a{b", "holds '{'"),
-        ("a}b", "holds '}'"),
-        ("scan <results>.nii.gz", "holds '<results>'"),
+        ("a{b", "contains '{'"),
+        ("a}b", "contains '}'"),
+        ("scan <results>.nii.gz", "contains '<results>'"),
         ("a\nb", "line break"),
         ("-a.nii.gz", "begins with `-`"),
         ("a\udcfc.nii.gz", "not UTF-8"),
@@ -150,7 +150,7 @@ def test_names_that_snakemake_changes_are_refused(name: str, words: str) -> None
     ],
 )
 def test_names_for_a_cluster_are_those_that_a_jobs_script_carries(name: str, tmp_path: Path) -> None:
-    """Compared with Snakemake's own quoting, read by a shell."""
+    """Compared with Snakemake's quoting, read by a shell."""
     written = format_cli_value(name, quote=True)
     done = subprocess.run(f"printf %s {written}", shell=True, cwd=tmp_path, capture_output=True)
     assert (not fault(name, submits=True)) == (done.stdout == name.encode())
@@ -162,7 +162,7 @@ def test_a_checkout_that_path_cannot_name_is_refused(
     for path, held in (("/data/a:b", ":"), ("/data/{x}", "{")):
         with pytest.raises(SystemExit):
             use_this_checkout(Path(path))
-        assert f"'{path}' holds '{held}'" in capsys.readouterr().err
+        assert f"'{path}' contains '{held}'" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my projects").mkdir()
     with pytest.raises(SystemExit):
@@ -190,15 +190,15 @@ def test_every_name_of_an_experiment_is_looked_at(tmp_path: Path, monkeypatch: p
         refuse_names(opened, ROOT, None)
     said = str(error.value)
     for words in (
-        "results: 'r{esults' holds '{'",
-        "data.sheet: 'in{1}/cases.csv' holds '{'",
-        "split.file: '{splits}.json' holds '{'",
-        "models.unet.pretrained.file: 'w{.pt' holds '{'",
+        "results: 'r{esults' contains '{'",
+        "data.sheet: 'in{1}/cases.csv' contains '{'",
+        "split.file: '{splits}.json' contains '{'",
+        "models.unet.pretrained.file: 'w{.pt' contains '{'",
         "weights of model unet: 'w{.pt'",
-        r"predict.source: 'n\new' holds a line break",
-        "line 3: case b: '/data/{b}.nii.gz' holds '{'",
+        r"predict.source: 'n\new' contains a line break",
+        "line 3: case b: '/data/{b}.nii.gz' contains '{'",
         "line 3: case b: '-b.nii.gz' begins with `-`",
-        "models.unet.network.act: '{case}' holds '{case}', which Snakemake would fill in",
+        "models.unet.network.act: '{case}' contains '{case}', which Snakemake would replace",
     ):
         assert words in said
     assert "case a" not in said
@@ -219,8 +219,8 @@ def test_on_a_cluster_the_folders_must_bear_double_quotes(
     refuse_names(opened, ROOT, None)
     with pytest.raises(CaseError) as error:
         refuse_names(opened, ROOT, ["it's $x.yaml"])
-    assert f"folder of the call: '{tmp_path}/a $b' holds '$'" in str(error.value)
-    assert '"it\'s $x.yaml" cannot be handed to jobs on a cluster' in str(error.value)
+    assert f"working folder: '{tmp_path}/a $b' contains '$'" in str(error.value)
+    assert '"it\'s $x.yaml" cannot be passed to jobs on a cluster' in str(error.value)
 
 
 @pytest.mark.slow
@@ -243,7 +243,7 @@ def test_the_whole_workflow_in_hostile_names(tmp_path: Path) -> None:
     shutil.copy(data / f"1 {NAME}.nii.gz", new)
     (data / f"{NAME}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     torch.save({"weight": torch.zeros(1)}, work / f"{NAME}.pt")
-    # Where unquoted redirections would have written.
+    # Path to which unquoted redirections would have written.
     foreign = work / f"results {NAME}".split()[0]
     foreign.write_text("mine")
     experiment = {
@@ -282,11 +282,11 @@ def test_the_whole_workflow_in_hostile_names(tmp_path: Path) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
-    made = work / f"results {NAME}" / "tiny"
-    assert "c3" in (made / "report.html").read_text(encoding="utf-8")
-    exported = {path.stem: path for path in made.glob("unet/fold*/export/*.gz")}
+    outputs = work / f"results {NAME}" / "tiny"
+    assert "c3" in (outputs / "report.html").read_text(encoding="utf-8")
+    exported = {path.stem: path for path in outputs.glob("unet/fold*/export/*.gz")}
     assert sorted(exported) == [f"c{number}.nii" for number in range(4)]
-    (mask,) = made.glob("unet/predicted-*/*.gz")
+    (mask,) = outputs.glob("unet/predicted-*/*.gz")
     assert (mask.parent.name, mask.name) == (f"predicted-{new.name}", f"1 {NAME}.nii.gz")
     for path in (mask, *exported.values()):
         found = read_volume(path)

@@ -42,7 +42,7 @@ class TestRun:
         assert sorted(rows["case"].unique()) == [f"c{number}" for number in range(4)]
         assert set(rows["hints"]) == {"extreme", "scribble"}
         assert set(rows["choice"]) == {"predicted", "oracle", "random"}
-        # The first round is the same whoever chooses later slices.
+        # The first round does not depend on the choice of later slices.
         first = rows[rows["round"] == 1].groupby(["case", "hints"])["dice"].nunique()
         assert (first == 1).all()
         for fold, table in enumerate(tables):
@@ -57,16 +57,16 @@ class TestRun:
                 assert quality["quality"].between(0, 1).all()
                 sessions = table[(table["case"] == case) & (table["hints"] == "scribble")]
                 hinted = sessions[sessions["choice"] == "predicted"]["slice"]
-                # z is stored as RAS has it, so slices of stack and file are the same.
+                # z is stored as in RAS, so slices of stack and file are the same.
                 assert set(quality[quality["hinted"]]["slice"]) == set(hinted)
 
     def test_the_fixed_test_set_is_scored_by_all_folds_together(self, run: Path) -> None:
         rows = pd.read_csv(run / "results" / "balls" / "vmn" / "ensemble" / "metrics.csv")
         assert set(rows["case"]) == {"c4"}
         assert set(rows["round"]) <= {1, 2}
-        # Without a label nobody can be simulated: a warning, and no file.
-        made = run / "results" / "balls" / "vmn" / "ensemble" / "export"
-        assert [path.name for path in made.glob("*.nii.gz")] == ["c4.nii.gz"]
+        # Without a label no user can be simulated: a warning, and no file.
+        exported = run / "results" / "balls" / "vmn" / "ensemble" / "export"
+        assert [path.name for path in exported.glob("*.nii.gz")] == ["c4.nii.gz"]
         check = json.loads((run / "results" / "balls" / "check.json").read_text(encoding="utf-8"))
         assert any("without a label, e.g. c5" in warning for warning in check["warnings"])
 

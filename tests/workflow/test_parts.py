@@ -1,4 +1,4 @@
-"""Cases prepared in parts: the same files by fewer jobs, and one bad case takes no other one with it."""
+"""Cases prepared in parts: the same files from fewer jobs, and one bad case does not affect the others."""
 
 import copy
 from pathlib import Path
@@ -26,12 +26,12 @@ def caches(folder: Path) -> dict[str, str]:
 
 def test_parts_make_what_single_jobs_make(folder: Path) -> None:
     jobs = planned(folder, EXPERIMENT, *PARTS)
-    # Two parts of the training cases, one with the only other case; nothing is prepared one by one.
+    # Two parts of the training cases, one with the only other case; no case has its own job.
     assert jobs["prepare_part"] == 3
     assert not {"crop", "cache"} & set(jobs)
     snakemake(folder, EXPERIMENT, *PARTS, "--until", "index")
     in_parts = caches(folder)
-    # A part's job counts no network, and leaves nothing of an experiment of its own.
+    # A part's job counts no network, and leaves no experiment of its own.
     assert sorted(path.name for path in (folder / "results").iterdir()) == ["data", "tiny"]
     assert len(in_parts) == CASES - 1
     longer: dict[str, Any] = copy.deepcopy(TINY)
@@ -40,12 +40,12 @@ def test_parts_make_what_single_jobs_make(folder: Path) -> None:
     # The other case alone, which the index did not need.
     assert jobs["prepare_part"] == 1
     assert "index" not in jobs
-    # A case more moves no other one.
+    # Adding a case moves no other.
     add_case(folder, 20, label=False)
     jobs = planned(folder, EXPERIMENT, *PARTS)
     assert "index" not in jobs
     assert jobs["prepare_part"] <= 2
-    # What was prepared in parts stays so, whatever profile the next call has.
+    # Cases prepared in parts stay so, whatever profile the next call uses.
     assert "index" not in planned(folder, EXPERIMENT)
     snakemake(folder, EXPERIMENT, "prepared")
     assert planned(folder, EXPERIMENT, "prepared") == {}
@@ -56,7 +56,7 @@ def test_parts_make_what_single_jobs_make(folder: Path) -> None:
 
 def test_a_bad_case_names_itself_and_takes_no_other_one_along(folder: Path) -> None:
     good = (folder / "c3.nii.gz").read_bytes()
-    # The header is whole, so the check before the DAG finds nothing.
+    # The header is intact, so the check before the DAG finds nothing.
     (folder / "c3.nii.gz").write_bytes(good[: len(good) // 2])
     said = snakemake(folder, EXPERIMENT, *PARTS, "--until", "index", check=False)
     assert "case c3" in said

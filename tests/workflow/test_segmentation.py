@@ -1,4 +1,4 @@
-"""The DAG: what a changed setting redoes, what it leaves alone, and what one run makes."""
+"""The DAG: the jobs that a changed setting reruns, those it does not, and the outputs of a run."""
 
 import json
 import os
@@ -111,25 +111,25 @@ class TestRun:
         assert jobs == {"export": 2, "ensemble": 1, "report": 1}
 
     def test_new_scans_are_predicted_like_those_of_the_sheet(self, run: Path) -> None:
-        """From a folder and from a sheet, in parts: the ensemble's own answer, voxel by voxel."""
+        """From a folder and from a sheet, in parts: the ensemble's result, voxel by voxel."""
         (run / "new").mkdir()
         for case in ("c6", "c7"):
             (run / "new" / f"{case}.nii.gz").symlink_to(run / f"{case}.nii.gz")
         text = snakemake(run, EXPERIMENT, "predict", check=False)
-        assert "predict: which cases?" in text
+        assert "predict: no cases given" in text
         experiment = changed(predict={"source": "new", "parts": 2})
         assert planned(run, experiment, "predict") == {"predict": 1, "predict_part": 2}
         snakemake(run, experiment, "predict")
-        made = run / "results" / "tiny" / "unet"
+        unet = run / "results" / "tiny" / "unet"
         for case in ("c6", "c7"):
             for name in (f"{case}.nii.gz", f"{case}_ball_probability.nii.gz"):
-                expected = read_volume(made / "ensemble" / "export" / name)
-                found = read_volume(made / "predicted-new" / name)
+                expected = read_volume(unet / "ensemble" / "export" / name)
+                found = read_volume(unet / "predicted-new" / name)
                 assert np.array_equal(found.affine, expected.affine)
                 assert (found.data == expected.data).all()
         assert not list((run / "results" / "tiny" / "state" / "unet" / "predict").glob("*/*"))
         assert planned(run, experiment, "predict") == {}
-        # Another scan in its place, with an older time; the time of the folder tells nothing of it.
+        # Another scan in its place, with an older time; the folder's time does not show it.
         scan = run / "c7.nii.gz"
         before, moment = scan.read_bytes(), scan.stat()
         scan.write_bytes((run / "c6.nii.gz").read_bytes())
@@ -139,8 +139,8 @@ class TestRun:
         os.utime(scan, ns=(moment.st_atime_ns, moment.st_mtime_ns))
         (run / "mine.csv").write_text("case,image\nmine,c7.nii.gz\n")
         snakemake(run, changed(predict="mine.csv"), "predict")
-        mine = read_volume(made / "predicted-mine" / "mine.nii.gz")
-        assert (mine.data == read_volume(made / "ensemble" / "export" / "c7.nii.gz").data).all()
+        mine = read_volume(unet / "predicted-mine" / "mine.nii.gz")
+        assert (mine.data == read_volume(unet / "ensemble" / "export" / "c7.nii.gz").data).all()
 
     def test_a_scan_that_cannot_be_predicted_leaves_the_others(self, run: Path) -> None:
         (run / "mixed").mkdir()
@@ -156,20 +156,20 @@ class TestRun:
         assert (run / "results" / "tiny" / "unet" / "predicted-mixed" / "good.nii.gz").exists()
 
     def test_no_patient_gets_another_one_s_mask(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """New scans under the names of earlier ones, after a failure and after none."""
-        made, ward = run / "results" / "tiny" / "unet", run / "ward"
-        folder = made / "predicted-ward"
+        """New scans under the names of earlier ones, with and without a failure before."""
+        unet, ward = run / "results" / "tiny" / "unet", run / "ward"
+        folder = unet / "predicted-ward"
 
         def predict(source: Path, *more: str) -> None:
-            models = [str(made / f"fold{fold}" / "model.pt") for fold in range(2)]
-            places = {"source": source, "choice": made / "choice.json", "state": run / "kept"}
+            models = [str(unet / f"fold{fold}" / "model.pt") for fold in range(2)]
+            places = {"source": source, "choice": unet / "choice.json", "state": run / "kept"}
             places |= {"folder": folder, "facts": run / "facts.json"}
             flags = [text for name, path in places.items() for text in (f"--{name}", str(path))]
             monkeypatch.setattr(sys, "argv", ["predict", "--models", *models, *flags, *more])
             predict_stage.predict.main()
 
         def assert_mask(name: str, case: str) -> None:
-            expected = read_volume(made / "ensemble" / "export" / f"{case}.nii.gz")
+            expected = read_volume(unet / "ensemble" / "export" / f"{case}.nii.gz")
             found = read_volume(folder / f"{name}.nii.gz")
             assert np.array_equal(found.affine, expected.affine)
             assert np.array_equal(found.data, expected.data)
@@ -185,7 +185,7 @@ class TestRun:
         assert_mask("s1", "c6")
         assert_mask("s2", "c7")
         assert not (run / "kept").exists()
-        # The next patient's second scan is cut off: nobody's mask stays under its name.
+        # The next patient's second scan is truncated: no mask stays under its name.
         give("s1", c7)
         give("s2", c6[: len(c6) // 2])
         with pytest.raises(
@@ -199,7 +199,7 @@ class TestRun:
         predict(ward)
         assert_mask("s1", "c6")
         assert_mask("s2", "c6")
-        # A case that is gone takes its files along, and nobody else's.
+        # When a case is gone, its files are removed, and no others.
         (folder / "notes.txt").write_text("mine")
         (ward / "s2.nii.gz").unlink()
         predict(ward)
@@ -212,11 +212,11 @@ class TestRun:
             predict(run / "other" / "ward")
         give("s3", c7)
         (folder / "s3.nii.gz").write_text("drawn by hand")
-        with pytest.raises(CaseError, match=r"s3\.nii\.gz: there already"):
+        with pytest.raises(CaseError, match=r"s3\.nii\.gz: exists, but is not recorded"):
             predict(ward)
         assert (folder / "s3.nii.gz").read_text() == "drawn by hand"
         assert_mask("s1", "c6")
-        with pytest.raises(CaseError, match="--part 2: there are the parts 0 to 1"):
+        with pytest.raises(CaseError, match="--part 2: must be 0 to 1"):
             predict(ward, "--part", "2", "--parts", "2")
 
     def test_another_model_trains_only_that(self, run: Path) -> None:
@@ -285,7 +285,7 @@ def test_wrong_settings_and_data_stop_before_the_dag(tmp_path: Path) -> None:
 
 
 def test_a_planned_experiment_in_one_call(tmp_path: Path) -> None:
-    """Crops, plan, caches at the planned spacing, training; an edited plan redoes what it concerns."""
+    """Crops, plan, caches at the planned spacing, training; an edited plan reruns the affected jobs."""
     for number in range(4):
         add_case(tmp_path, number)
     wanted = {"network": TINY["network"], "training": TINY["training"]}
@@ -295,7 +295,7 @@ def test_a_planned_experiment_in_one_call(tmp_path: Path) -> None:
     path = tmp_path / "results" / "tiny" / "plan.yaml"
     plan = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert plan["cache"]["spacing"] == [2, 2, 3]
-    # The whole volume of 24×22×20 voxels, rounded up until the experiment's own network takes it.
+    # The whole volume of 24×22×20 voxels, rounded up until the experiment's network accepts it.
     assert plan["models"]["unet"]["patch"] == [32, 32, 32]
     assert planned(tmp_path, experiment, target) == {}
     model = torch.load(tmp_path / "results/tiny/unet/fold0/model.pt", weights_only=True)
@@ -310,7 +310,7 @@ def test_a_planned_experiment_in_one_call(tmp_path: Path) -> None:
 
 
 def test_brats_in_small(tmp_path: Path) -> None:
-    """Channels in a 4-D file, a crop to what is not 0, one shape for all, overlapping regions, and back."""
+    """Channels in a 4-D file, a crop to non-zero voxels, one shape for all, overlapping regions, and back."""
     random = np.random.default_rng(0)
     rows = ["case,image,label"]
     for number in range(4):

@@ -1,9 +1,9 @@
-"""Every experiment that a stranger starts with: planned as it stands, and trained for two steps.
+"""Every experiment that a new user starts with: planned unchanged, and trained for two steps.
 
-These are the shipped ones (`config.yaml`, `experiments/`), the one that each importer writes, and each
-system with nothing set but what must be. Data are generated; the networks are the real ones. A dry run of
-Snakemake on the unchanged experiment gives the jobs' own command lines. Those up to the models of the first
-fold are run, with two optimiser steps instead of all epochs, and with what `Shipped.cut` says.
+These are the shipped ones (`config.yaml`, `experiments/`), those written by importers, and each
+system with only the required settings. Data are generated; the networks are the real ones. A dry run of
+Snakemake on the unchanged experiment provides the jobs' command lines. Those up to the models of the first
+fold are run, with two optimiser steps instead of all epochs, and with the changes in `Shipped.cut`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TWO_STEPS = {"epochs": 1, "steps_per_epoch": 2}
 
 
 class Part(NamedTuple):
-    """Class of a part of a network, its number of weights where that is published, and whether it learns."""
+    """Class of a part of a network, its number of weights if published, and whether it learns."""
 
     name: str
     weights: int | None = None
@@ -52,7 +52,7 @@ class Part(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A stand-in data set, how it is imported as README and docs say, and weights to make for it."""
+    """A stand-in data set, its import as in README and docs, and weights to generate for it."""
 
     write: Callable[[Path], None]
     importer: str = ""
@@ -66,8 +66,8 @@ class Job:
     Attributes:
         rule: its rule.
         wildcards: e.g. model and fold.
-        module: that its command runs.
-        options: of the command.
+        module: module that its command runs.
+        options: options of the command.
     """
 
     rule: str
@@ -77,7 +77,7 @@ class Job:
 
     @classmethod
     def read(cls, block: str) -> Job:
-        """From what a dry run prints of it."""
+        """From its lines in a dry run's output."""
         rule = re.search(r"^(?:local)?rule (\w+):", block, re.MULTILINE)
         wildcards = re.search(r"^ +wildcards: (.+)$", block, re.MULTILINE)
         command = re.search(r"^Shell command: (.+)$", block, re.MULTILINE)
@@ -104,11 +104,11 @@ class Shipped:
     Attributes:
         source: a key of `SOURCES`.
         config: its file, in the checkout or in the folder of the data.
-        networks: model → part of its network ("": the whole) → what it is.
-        values: what the file holds, if neither the checkout nor an importer has it.
-        cut: rule, or model → settings of its jobs that are smaller here.
-        rows: of the sheet, if not all of them are prepared.
-        left: models that are planned only, since another experiment here has the same.
+        networks: model → part of its network ("": the whole) → its properties.
+        values: contents of the file, if neither the checkout nor an importer provides it.
+        cut: rule, or model → smaller settings of its jobs here.
+        rows: rows of the sheet to prepare, if not all.
+        left: models that are only planned, since another experiment here has the same.
     """
 
     source: str
@@ -120,7 +120,7 @@ class Shipped:
     left: frozenset[str] = frozenset()
 
     def smaller(self, job: Job) -> dict[str, Any]:
-        """Settings of a job that are others here than in the experiment."""
+        """Settings of a job that differ here from the experiment."""
         cut = dict(self.cut.get(job.rule, {}))
         if job.rule == "train":
             of_model = self.cut.get(job.wildcards["model"], {})
@@ -165,9 +165,9 @@ INTERACTIVE = {
     "hint": Part("foldwise.networks.hints.HintNetwork"),
     "memory": Part("foldwise.networks.memory.MemoryNetwork"),
 }
-# Ten frames of 224² and a batch of eight would take minutes a step.
+# Ten frames of 224² and a batch of eight would take minutes per step.
 WINDOW = {"window": 2, "training": {"batch": 1}}
-# Its schedule has three steps, an epoch each at least.
+# Its schedule has three steps, with at least one epoch each.
 THREE_EPOCHS = {**WINDOW, "training": {"batch": 1, "epochs": 3, "steps_per_epoch": 1}}
 SURGICAL_FIRST = {
     **dict.fromkeys(("tool", "phase", "mtrcnet_cl"), RESNET50),
@@ -179,7 +179,7 @@ SURGICAL_FIRST = {
 SURGICAL_CUT = {"tool": WINDOW, "phase": WINDOW, "mtrcnet": WINDOW, "mtrcnet_cl": THREE_EPOCHS}
 # Validation with overlapping windows and their mirror images would take 64 times as long.
 PLANNED = {"train": {"inference": {"overlap": 0, "mirror": False}}}
-# A step on 128³ would take minutes and 11 GiB. Halved five times, this keeps two voxels, the fewest possible.
+# A step on 128³ would take minutes and 11 GiB. Halved five times, this leaves two voxels, the minimum.
 HEADS = {"cache": {"shape": [64, 32, 32]}, "train": {"patch": [64, 32, 32]}}
 
 
@@ -189,14 +189,14 @@ SHIPPED = {
         "phantoms",
         ROOT / "config.yaml",
         {"unet": {"": Part("monai.networks.nets.unet.UNet")}},
-        # Thirteen scans are prepared in half a minute.
+        # Preparing thirteen scans takes half a minute.
         rows=3,
     ),
     "lung": Shipped(
         "chests",
         EXPERIMENTS / "lung.yaml",
         {"unet": {"": Part(BASIC_UNET)}},
-        # Validation goes over the whole scan: 7 million voxels at 1.25 mm.
+        # Validation covers the whole scan: 7 million voxels at 1.25 mm.
         cut={"cache": {"spacing": [5, 5, 5]}, "train": {"patch": [32, 32, 32], "inference": {"overlap": 0}}},
     ),
     "dicom": Shipped(
@@ -241,7 +241,7 @@ SHIPPED = {
             "zero_shot": {"": Part("foldwise.networks.clip.ZeroShotCLIP")},
             "r2plus1d": R2PLUS1D,
         },
-        # Frozen or not, each clip takes hundreds of GFLOP; the weights are small, too (stand_in_weights).
+        # Frozen or not, each clip takes hundreds of GFLOP; the weights are also small (stand_in_weights).
         cut={
             "clip_features": {"clip": {"temporal_views": 1}, "features": {"views": 2}},
             "evl": {"clip": {"temporal_views": 1}, "features": {"views": 2}, "training": {"batch": 2}},
@@ -260,7 +260,7 @@ SHIPPED = {
         Path("data/segmentation.yaml"),
         {"unet": {"": Part(BASIC_UNET)}},
         {"data": {"sheet": "data/hippocampus.csv", "labels": {"anterior": 1, "posterior": 2}}},
-        # Of 96³ the scans fill a tenth.
+        # The scans fill a tenth of 96³.
         cut={"train": {"patch": [48, 48, 48]}},
     ),
     "default surgical": Shipped(
@@ -292,7 +292,7 @@ SHIPPED = {
 
 
 class Desk:
-    """Where the experiments are run: a folder for each data set, made and imported once."""
+    """The place of all runs: a folder for each data set, generated and imported once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -326,12 +326,12 @@ class Desk:
         return done.stdout
 
     def facts(self, model: Path, folder: Path) -> Any:
-        """What a trained model's file says of its network."""
+        """Facts about the network in a trained model's file."""
         lines = self.run(["model_facts", str(model), "0"], folder).splitlines()
         return json.loads(next(line for line in lines if line.startswith("{")))
 
     def jobs(self, folder: Path, config: Path) -> list[Job]:
-        """The jobs that Snakemake would do."""
+        """The jobs that Snakemake would run."""
         text = self.run(
             [
                 *("snakemake", "--dry-run", "--printshellcmds", "--cores", "1"),
@@ -354,7 +354,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
 
 def test_nothing_is_left_out() -> None:
-    """Who adds an experiment, an importer or a system adds it above."""
+    """A new experiment, importer or system must be added above."""
     ours = {shipped.config for shipped in SHIPPED.values() if shipped.config.is_absolute()}
     assert ours == {ROOT / "config.yaml", *EXPERIMENTS.glob("*.yaml")}
     found = {module.name for module in pkgutil.iter_modules(importers.__path__)}
@@ -362,7 +362,7 @@ def test_nothing_is_left_out() -> None:
         name for name in found if hasattr(importlib.import_module(f"foldwise.importers.{name}"), "main")
     }
     assert commands == {source.importer.split()[0] for source in SOURCES.values() if source.importer}
-    # What an importer writes is run, and not only written.
+    # Experiments from importers are run, not only written.
     written = {
         shipped.source for shipped in SHIPPED.values() if not (shipped.config.is_absolute() or shipped.values)
     }
@@ -379,7 +379,7 @@ def test_the_demo_is_what_runs_where_nothing_is_named(desk: Desk) -> None:
 
 
 def test_what_one_importer_leaves_out_another_trains(desk: Desk) -> None:
-    """Both importers of operations start with the same models; each of these is trained once."""
+    """Both importers of operations start with the same models; each of them is trained once."""
     both = [SHIPPED["cholec80 importer"], SHIPPED["cholect50"]]
     files = [desk.source(shipped.source) / shipped.config for shipped in both]
     first, second = (yaml.safe_load(path.read_text(encoding="utf-8"))["models"] for path in files)
@@ -396,7 +396,7 @@ def test_an_experiment_is_planned_and_trained_for_two_steps(name: str, desk: Des
     if shipped.values:
         config.write_text(yaml.safe_dump({"experiment": "default", **shipped.values}), encoding="utf-8")
     values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    # An importer's experiment may have the name of the shipped one on the same data.
+    # An importer's experiment may have the same name as the shipped one on the same data.
     out = folder / "results" / values["experiment"]
     shutil.rmtree(out, ignore_errors=True)
     jobs = desk.jobs(folder, config)
@@ -427,6 +427,6 @@ def test_an_experiment_is_planned_and_trained_for_two_steps(name: str, desk: Des
 
 
 def in_order(jobs: list[Job]) -> list[Job]:
-    """The jobs up to the first fold's models; a model that works on another one's features comes last."""
+    """The jobs up to the first fold's models; a model that uses another one's features comes last."""
     wanted = [job for job in jobs if job.rule in RULES and job.wildcards.get("fold", "0") == "0"]
     return sorted(wanted, key=lambda job: ("--features" in job.options, RULES.index(job.rule)))

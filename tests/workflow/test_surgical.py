@@ -1,4 +1,4 @@
-"""A surgical experiment from videos to the report, and what importers make of known data sets."""
+"""A surgical experiment from videos to the report, and the importers of known data sets."""
 
 import json
 from pathlib import Path
@@ -39,52 +39,54 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_one_run_makes_models_predictions_exports_and_the_report(run: Path) -> None:
-    made = run / "results" / "tiny"
+    outputs = run / "results" / "tiny"
     for model in MODELS:
-        rows = pd.concat([pd.read_csv(made / model / f"fold{fold}" / "metrics.csv") for fold in (0, 1)])
+        rows = pd.concat([pd.read_csv(outputs / model / f"fold{fold}" / "metrics.csv") for fold in (0, 1)])
         assert set(rows["case"]) == {"op0", "op1", "op2", "op3"}
         whole = rows[rows["class"] == "(phases)"]
         assert len(whole) == 4
         assert whole["accuracy"].between(0, 1).all()
         assert (rows["fps"] == 1).all()
         assert ("(tools)" in set(rows["class"])) == (model == "cl")
-        found = sorted(p.stem for p in (made / model / "ensemble" / "predictions").glob("*.h5"))
+        found = sorted(p.stem for p in (outputs / model / "ensemble" / "predictions").glob("*.h5"))
         assert found == ["op4"]
-    page = (made / "report.html").read_text(encoding="utf-8")
+    page = (outputs / "report.html").read_text(encoding="utf-8")
     assert "Best, median and worst video" in page
-    summary = json.loads((made / "summary.json").read_text())
+    summary = json.loads((outputs / "summary.json").read_text())
     assert summary["models"]["cl"]["(tools)"]["average_precision"]["n"] == 4
 
 
 @pytest.mark.slow
 def test_predictions_come_back_as_annotation(run: Path) -> None:
-    made = run / "results" / "tiny" / "cl" / "ensemble"
-    prediction = read_prediction(made / "predictions" / "op4.h5")
+    outputs = run / "results" / "tiny" / "cl" / "ensemble"
+    prediction = read_prediction(outputs / "predictions" / "op4.h5")
     assert len(prediction.rows) == 12
-    phases = read_phases(made / "export" / "phase" / "op4-phase.txt", PHASES)
+    phases = read_phases(outputs / "export" / "phase" / "op4-phase.txt", PHASES)
     np.testing.assert_array_equal(phases.frames, np.arange(0, 60, 5))
     np.testing.assert_array_equal(phases.values, prediction.phase.argmax(1))
-    tools = read_tools(made / "export" / "tool" / "op4-tool.txt", TOOLS)
+    tools = read_tools(outputs / "export" / "tool" / "op4-tool.txt", TOOLS)
     np.testing.assert_array_equal(tools.values, prediction.tool >= 0.5)
-    lines = (made / "export" / "probability" / "op4-tool.txt").read_text().splitlines()
+    lines = (outputs / "export" / "probability" / "op4-tool.txt").read_text().splitlines()
     assert lines[0] == "Frame\tGrasper\tHook"
     np.testing.assert_allclose([float(v) for v in lines[3].split()[1:]], prediction.tool[2], atol=1e-6)
-    assert Image.open(made / "export" / "ribbon" / "op4.png").size[0] > 500
-    videos = pd.read_csv(made / "export" / "videos.csv")
+    assert Image.open(outputs / "export" / "ribbon" / "op4.png").size[0] > 500
+    videos = pd.read_csv(outputs / "export" / "videos.csv")
     assert videos.loc[0, list(PHASES)].sum() == 12
 
 
 @pytest.mark.slow
 def test_the_temporal_model_is_whole_without_the_features(run: Path, tmp_path: Path) -> None:
-    # Tested on the bank of features, it must say the same of the frames themselves.
+    # Tested on the bank of features, it must predict the same from the frames themselves.
     from foldwise.evaluate import read_trained
 
-    made = run / "results" / "tiny" / "tecno"
-    fold, case = next((f, p.stem) for f in (0, 1) for p in (made / f"fold{f}" / "predictions").glob("*.h5"))
-    trained = read_trained([made / f"fold{fold}" / "model.pt"])
+    outputs = run / "results" / "tiny" / "tecno"
+    fold, case = next(
+        (f, p.stem) for f in (0, 1) for p in (outputs / f"fold{f}" / "predictions").glob("*.h5")
+    )
+    trained = read_trained([outputs / f"fold{fold}" / "model.pt"])
     [cache] = (run / "results" / "data").glob(f"*/frames-*/{case}.h5")
     trained.learner.predict(trained.networks, str(cache), tmp_path / "p.h5")
-    stored = read_prediction(made / f"fold{fold}" / "predictions" / f"{case}.h5")
+    stored = read_prediction(outputs / f"fold{fold}" / "predictions" / f"{case}.h5")
     np.testing.assert_allclose(read_prediction(tmp_path / "p.h5").phase, stored.phase, atol=1e-4)
 
 
@@ -162,8 +164,8 @@ def test_two_videos_of_one_name_and_stray_annotations_are_refused(tmp_path: Path
     with pytest.raises(CaseError) as caught:
         cholec80.read_videos(folder)
     text = str(caught.value)
-    assert "two videos are called video01" in text
-    assert "video02-phase.txt: no video is called video02" in text
+    assert "two videos have the name video01" in text
+    assert "video02-phase.txt: no video has the name video02" in text
     assert "timestamp" not in text
 
 
@@ -229,7 +231,7 @@ def test_new_videos_are_taken_from_a_folder(tmp_path: Path) -> None:
         assert file.attrs["case"] == "a"
         assert len(file["row"]) == 6
     (tmp_path / "a.avi").write_bytes(b"")
-    with pytest.raises(CaseError, match="two videos are named"):
+    with pytest.raises(CaseError, match="two videos have the name"):
         Surgical().new_entries(tmp_path)
 
 
@@ -241,7 +243,7 @@ def test_cholec80_refuses_before_it_writes(
     (tmp_path / there).write_text("mine")
     arguments = [str(folder), "--sheet", str(tmp_path / "c.csv"), "--split", "paper"]
     monkeypatch.setattr("sys.argv", ["cholec80", *arguments])
-    with pytest.raises(CaseError, match=f"{there}: there already; --force overwrites"):
+    with pytest.raises(CaseError, match=f"{there}: exists already; --force overwrites"):
         cholec80.main()
     (folder / "phase_annotations" / "video41-phase.txt").write_text("not an annotation")
     monkeypatch.setattr("sys.argv", ["cholec80", *arguments, "--force"])
@@ -256,7 +258,7 @@ def test_cholect50_replaces_only_what_it_wrote(tmp_path: Path, monkeypatch: pyte
     arguments = ["cholect50", str(folder), "--sheet", str(tmp_path / "c.csv")]
     labels.mkdir()
     (labels / "VID01-phase.txt").write_text("corrected by hand")
-    for more, message in (([], "c-annotations: there already"), (["--force"], "is not replaced")):
+    for more, message in (([], "c-annotations: exists already"), (["--force"], "is not replaced")):
         monkeypatch.setattr("sys.argv", [*arguments, *more])
         with pytest.raises(CaseError, match=message):
             cholect50.main()
@@ -266,7 +268,7 @@ def test_cholect50_replaces_only_what_it_wrote(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("sys.argv", arguments)
     cholect50.main()
     before = {path.name: path.read_bytes() for path in labels.iterdir()}
-    # An import that fails leaves the one before it whole.
+    # A failed import leaves the previous one intact.
     (folder / "videos" / "VID02" / "000003.png").unlink()
     monkeypatch.setattr("sys.argv", [*arguments, "--force"])
     with pytest.raises(CaseError, match="without a frame"):

@@ -1,4 +1,4 @@
-"""Every system keeps what the workflow promises: ours, and one of another package."""
+"""Every system fulfils its contract with the workflow: ours, and one of another package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXAMPLE = ROOT / "tests" / "example"
 
 @pytest.fixture
 def installed(tmp_path: Path) -> str:
-    """PYTHONPATH under which the example package is found as an installer would leave it."""
+    """PYTHONPATH under which the example package is found as after an installation."""
     project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     site = tmp_path / "site"
     about = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"

@@ -1,12 +1,12 @@
-"""Segment a scan with a trained interactive model: hints on a slice, propagation, and where to look next.
+"""Segment a scan with a trained interactive model: hints on a slice, propagation, the next slice to look at.
 
-Hints come from files, or with --serve from a local web page. The session's folder keeps every round, so that
-the next call goes on from the last one. What stands on standard output is JSON.
+Hints come from files, or with --serve from a local web page. The session's folder keeps every round, so the
+next call continues from the last one. Standard output receives JSON.
 
 Points are a CSV with the columns x, y, z (voxel indices in the scan's file, from 0), kind (inside, outside,
-extreme, or box: two opposite corners) and, where there are several, object. A scribble is a NIfTI on the
-scan's grid: an object's label value marks it, 255 what is outside (254 if 255 is an object's value). The
-object of a box is named by --object.
+extreme, or box: two opposite corners) and, for several objects, object. A scribble is a NIfTI on the scan's
+grid: an object's label value marks the object, 255 marks the outside (254 if 255 is an object's value).
+--object names the object of a box.
 """
 
 from __future__ import annotations
@@ -25,25 +25,29 @@ from foldwise.systems.interactive.hints import Hints
 
 def main() -> None:
     """Read the command line."""
-    made = parser(__doc__)
-    made.add_argument("--volume", required=True, type=Path, nargs="+", help="the scan; a file per channel")
-    made.add_argument("--model", required=True, type=Path, help="model.pt of the interactive system")
-    made.add_argument("--session", required=True, type=Path, help="folder that keeps the rounds")
-    made.add_argument("--points", type=Path, help="points (.csv)")
-    made.add_argument("--scribble", type=Path, help="scribble on the scan's grid (.nii.gz)")
-    made.add_argument(
+    arguments = parser(__doc__)
+    arguments.add_argument(
+        "--volume", required=True, type=Path, nargs="+", help="the scan; a file per channel"
+    )
+    arguments.add_argument("--model", required=True, type=Path, help="model.pt of the interactive system")
+    arguments.add_argument("--session", required=True, type=Path, help="folder that keeps the rounds")
+    arguments.add_argument("--points", type=Path, help="points (.csv)")
+    arguments.add_argument("--scribble", type=Path, help="scribble on the scan's grid (.nii.gz)")
+    arguments.add_argument(
         "--box", type=float, nargs=6, metavar=("X0", "Y0", "Z0", "X1", "Y1", "Z1"), help="box on one slice"
     )
-    made.add_argument("--nothing", type=int, metavar="SLICE", help="nothing of any object is on this slice")
-    made.add_argument("--object", default="", help="object of --box, where there are several")
-    made.add_argument("--undo", action="store_true", help="take the last round back first")
-    made.add_argument(
+    arguments.add_argument("--nothing", type=int, metavar="SLICE", help="no object is on this slice")
+    arguments.add_argument("--object", default="", help="object of --box, if the model has several")
+    arguments.add_argument("--undo", action="store_true", help="undo the last round first")
+    arguments.add_argument(
         "--mask", type=written, help="mask to write (.nii.gz); default: in the session's folder"
     )
-    made.add_argument("--quality", type=written, help="quality to write (.csv); default: likewise")
-    made.add_argument("--serve", action="store_true", help="open the web page instead of reading hints")
-    made.add_argument("--port", type=int, default=0, help="of the web page; 0: a free one")
-    args = made.parse_args()
+    arguments.add_argument(
+        "--quality", type=written, help="quality to write (.csv); default: in the session's folder"
+    )
+    arguments.add_argument("--serve", action="store_true", help="open the web page instead of reading hints")
+    arguments.add_argument("--port", type=int, default=0, help="port of the web page; 0: any free port")
+    args = arguments.parse_args()
     mask = args.mask or args.session / "mask.nii.gz"
     quality = args.quality or args.session / "quality.csv"
     annotation = Annotation(args.volume, args.model, args.session)
@@ -55,7 +59,7 @@ def main() -> None:
         return
     marked = _marked(args, annotation)
     for place, hints in marked.items():
-        annotation.propagator.refuse(place, hints)  # all of them, before anything is changed
+        annotation.propagator.refuse(place, hints)  # all hints, before anything changes
     if args.undo:
         annotation.undo()
     for place, hints in marked.items():
@@ -81,11 +85,11 @@ def _marked(args: Namespace, annotation: Annotation) -> Marked:
         marked[places.slice_of_source(args.nothing)] = {n: Hints(nothing=True) for n in range(len(names))}
     if not marked and not args.undo:
         raise CaseError(
-            "no hints: give --points, --scribble, --box or --nothing, or open the page by --serve"
+            "no hints: give --points, --scribble, --box or --nothing, or open the page with --serve"
         )
     return marked
 
 
 if __name__ == "__main__":
-    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)  # the address holds the token
+    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)  # the address contains the token
     run(main)

@@ -13,7 +13,7 @@ from foldwise.files import CaseError
 from foldwise.settings import Split
 from foldwise.sheet import AnyCase, Case, Sheet
 
-# Says of a missing file whether the workflow makes it itself.
+# Whether the workflow itself produces a missing file.
 Produced = Callable[[Path], bool]
 
 
@@ -22,10 +22,10 @@ class Checked:
     """What a check found.
 
     Attributes:
-        problems: a line each, "line N: case …", in the order of the sheet.
-        warnings: remarks that stop nothing, in the same form.
-        sizes: case → what its memory and disk depend on, for those that could be read.
-        facts: case → what else check.json says of it.
+        problems: one line each, "line N: case …", in the order of the sheet.
+        warnings: remarks that do not stop the run, in the same form.
+        sizes: case → what its memory and disk space depend on, for readable cases.
+        facts: case → further facts for check.json.
         notes: further lines to print.
     """
 
@@ -46,20 +46,20 @@ class Checked:
 
 
 class Findings:
-    """Problems and warnings on their way to a message, in the order of the sheet."""
+    """Problems and warnings collected for a message, in the order of the sheet."""
 
     def __init__(self, sheet: Sheet[AnyCase]) -> None:
-        """Begin with what is wrong with the sheet's text."""
+        """Start with the problems in the sheet's text."""
         self._problems = [(int(text.split()[1].rstrip(":")), text) for text in sheet.problems]
         self._warnings: list[tuple[int, str]] = []
 
     def add(self, case: Case, text: str, warning: bool = False) -> None:
-        """Note a problem, or a warning, of a case."""
+        """Record a problem, or a warning, of a case."""
         line = f"line {case.line}: case {case.name}: {text}"
         (self._warnings if warning else self._problems).append((case.line, line))
 
     def add_general(self, text: str) -> None:
-        """Note a problem of the whole sheet; it comes last."""
+        """Record a problem of the whole sheet; it is listed last."""
         self._problems.append((10**9, text))
 
     @property
@@ -69,12 +69,12 @@ class Findings:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What does not."""
+        """What does not stop the run."""
         return tuple(text for _, text in sorted(self._warnings, key=lambda item: item[0]))
 
 
 def present_files(sheet: Sheet[AnyCase], produced: Produced, found: Findings) -> dict[Path, AnyCase]:
-    """Files that are there, each with its case; the others are problems unless the workflow makes them."""
+    """Existing files, each with its case; missing ones are problems unless the workflow produces them."""
     present: dict[Path, AnyCase] = {}
     for case in sheet.cases:
         for path in case.files:
@@ -86,7 +86,7 @@ def present_files(sheet: Sheet[AnyCase], produced: Produced, found: Findings) ->
 
 
 def check_groups(cases: Iterable[Case], split: Split, found: Findings) -> None:
-    """No patient in training and in the fixed test set, and enough patients for the folds."""
+    """Find patients in both training and the fixed test set, and too few patients for the folds."""
     parts: dict[str, dict[str, Case]] = defaultdict(dict)
     for case in cases:
         if case.labelled:
@@ -95,10 +95,10 @@ def check_groups(cases: Iterable[Case], split: Split, found: Findings) -> None:
         if len(members) == 2:
             first, second = members["test"], members[""]
             found.add(
-                first, f"patient {group} is in the fixed test set, and in training as case {second.name}"
+                first, f"patient {group} is in the fixed test set and also in training, as case {second.name}"
             )
     patients = sum("" in members for members in parts.values())
-    # A fold needs a patient to test on, one to train on, and with a validation share one to choose by.
+    # A fold needs a patient for testing, one for training, and with a validation share one for validation.
     left = patients - ceil(patients / split.folds)
     if split.file is None and (patients < split.folds or left < (2 if split.validation else 1)):
         share = " and a validation share" if split.validation else ""

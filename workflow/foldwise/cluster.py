@@ -1,9 +1,9 @@
-"""Write a first Slurm profile for this cluster, from what Slurm says of itself.
+"""Write a first Slurm profile for this cluster, from what Slurm reports.
 
     python -m foldwise.cluster profiles/mine
     snakemake --profile profiles/mine
 
-It names the partitions that it found, and says what it assumed; read it before the first run.
+It prints the partitions that it found and its assumptions; read the profile before the first run.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Partition:
     """A partition.
 
     Attributes:
-        name: of it.
-        default: whether jobs go there that name none.
-        minutes: the longest job; None: no limit.
+        name: the partition's name.
+        default: whether jobs that name no partition run there.
+        minutes: time limit of a job; None: no limit.
         cpus: processors of its smallest node.
         mem_mib: memory of its smallest node.
-        gpus: generic resources of its nodes, e.g. `gpu:h200:2`; "" for none.
+        gpus: generic resources of its nodes, e.g. `gpu:h200:2`; "" without any.
     """
 
     name: str
@@ -44,12 +44,14 @@ class Partition:
 
 def main() -> None:
     """Read the command line."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("folder", type=Path, help="folder of the new profile")
-    args = made.parse_args()
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("folder", type=Path, help="folder of the new profile")
+    args = arguments.parse_args()
     target = args.folder / "config.yaml"
     if target.exists():
-        raise CaseError(f"{target}: there already; name another folder")
+        raise CaseError(f"{target}: exists already; name another folder")
     text, remarks = profile(partitions(), account())
     write_text(target, text)
     print(f"{target}: written.")
@@ -58,10 +60,10 @@ def main() -> None:
 
 
 def partitions() -> list[Partition]:
-    """What sinfo tells of the partitions that are up.
+    """The partitions that are up, as sinfo reports them.
 
     Raises:
-        CaseError: no Slurm, or it does not answer.
+        CaseError: Slurm is missing or does not answer.
     """
     rows = _asked("sinfo", "--noheader", "--format=%P|%l|%c|%m|%G|%a")
     found: dict[str, Partition] = {}
@@ -106,31 +108,31 @@ def account() -> str | None:
 
 
 def profile(found: list[Partition], account: str | None) -> tuple[str, list[str]]:
-    """The profile's text, and what was assumed.
+    """The profile's text, and the assumptions.
 
     Args:
         found: partitions.
-        account: to be charged, or None.
+        account: the account to charge, or None.
     """
     remarks = []
     gpu = _best([one for one in found if one.gpus])
     cpu = _best([one for one in found if not one.gpus]) or gpu
     assert cpu is not None
     _, rest = TEMPLATE.read_text(encoding="utf-8").split("executor:", 1)
-    text = "# Made by `python -m foldwise.cluster`; how jobs run on this cluster.\nexecutor:" + rest
+    text = "# Written by `python -m foldwise.cluster`; how jobs run on this cluster.\nexecutor:" + rest
     text = text.replace("slurm_partition: cpu", f"slurm_partition: {cpu.name}")
-    remarks.append(f"jobs without a GPU go to partition {cpu.name} ({_said(cpu)})")
+    remarks.append(f"jobs without a GPU go to partition {cpu.name} ({_described(cpu)})")
     if gpu is None:
         text = text.replace('{slurm_partition: gpu, gres: "gpu:1"}', f"{{slurm_partition: {cpu.name}}}")
         remarks.append("no partition has GPUs, so all jobs run without one")
     else:
         text = text.replace("slurm_partition: gpu", f"slurm_partition: {gpu.name}")
         remarks.append(
-            f"jobs with a GPU go to partition {gpu.name} ({_said(gpu)}), by gres gpu:1 of any type"
+            f"jobs with a GPU go to partition {gpu.name} ({_described(gpu)}), as gres gpu:1 of any type"
         )
     if account is not None:
         text = text.replace("default-resources:\n", f"default-resources:\n  slurm_account: {account}\n")
-        remarks.append(f"account {account}, your default one")
+        remarks.append(f"account {account}, your default account")
     limits = [one.minutes for one in (cpu, gpu) if one and one.minutes]
     if limits and min(limits) < 240:
         remarks.append(
@@ -140,15 +142,15 @@ def profile(found: list[Partition], account: str | None) -> tuple[str, list[str]
 
 
 def _best(found: list[Partition]) -> Partition | None:
-    """The default one, else the one with the longest jobs."""
+    """The default partition, or else the one with the longest time limit."""
     ranked = sorted(found, key=lambda one: (not one.default, -(one.minutes or 10**9), one.name))
     return ranked[0] if ranked else None
 
 
-def _said(one: Partition) -> str:
+def _described(one: Partition) -> str:
     limit = f"{one.minutes} min at most" if one.minutes else "no time limit"
-    gpus = f", {one.gpus} a node" if one.gpus else ""
-    return f"{one.cpus} processors and {one.mem_mib} MiB a node{gpus}, {limit}"
+    gpus = f", {one.gpus} per node" if one.gpus else ""
+    return f"{one.cpus} processors and {one.mem_mib} MiB per node{gpus}, {limit}"
 
 
 def _minutes(limit: str) -> int | None:

@@ -1,11 +1,11 @@
-"""Commands made from functions: a stage's signature is its command line, and a rule's request is made for it.
+"""Commands from functions: a stage's signature defines its command line, and rules build requests for it.
 
-A parameter's type says how its value is read, its `Annotated` text what it means:
+A parameter's type determines how its value is read; its `Annotated` text is the help:
 
     @stage
     def crop(*, case: Annotated[str, "the case's name"], folder: Annotated[Output, "to write"]) -> None:
 
-A section of settings is read from YAML or JSON text, or from such a file, and validated like the user's.
+Sections of settings are read from YAML or JSON text or files, and validated like the user's settings.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from foldwise.systems import names, system_of
 from foldwise.systems.base import System
 
 Parameters = ParamSpec("Parameters")
-Made = TypeVar("Made")
-# What a command writes; nothing that another argument names.
+Returned = TypeVar("Returned")
+# A path that a command writes; no other argument may name it.
 Output = NewType("Output", Path)
 
 
 @dataclass(frozen=True)
 class Of:
-    """The section of a system's settings that an argument is: its class is known when the system is.
+    """Marks an argument as a section of a system's settings; its class depends on the system.
 
     Attributes:
-        section: its name; "" for all settings; "models" for those of one model.
-        whole: whether it is validated as it stands; else a plan completes it first.
+        section: name of the section; "" for all settings; "models" for one model's settings.
+        whole: whether it is validated as given; otherwise a plan completes it first.
     """
 
     section: str = ""
@@ -50,7 +50,7 @@ class Of:
 
 @dataclass(frozen=True)
 class Keys:
-    """The section whose keys an argument may have; a plan completes it before it is validated."""
+    """Names the section whose keys an argument may have; a plan completes it before validation."""
 
     kind: type[BaseModel]
 
@@ -82,10 +82,10 @@ class _Argument:
         return Output in (_plain(self.kind), *get_args(_plain(self.kind)))
 
 
-class Stage(Generic[Parameters, Made]):
-    """A function with keyword arguments, and the command that is made from its signature."""
+class Stage(Generic[Parameters, Returned]):
+    """A function with keyword arguments, and the command built from its signature."""
 
-    def __init__(self, function: Callable[Parameters, Made]) -> None:
+    def __init__(self, function: Callable[Parameters, Returned]) -> None:
         """Read the signature."""
         functools.update_wrapper(self, function)
         self._function = function
@@ -93,8 +93,8 @@ class Stage(Generic[Parameters, Made]):
         parameters = inspect.signature(function).parameters.values()
         self._arguments = [_argument(parameter, hints[parameter.name]) for parameter in parameters]
 
-    def __call__(self, *args: Parameters.args, **values: Parameters.kwargs) -> Made:
-        """Do the work."""
+    def __call__(self, *args: Parameters.args, **values: Parameters.kwargs) -> Returned:
+        """Call the function."""
         return self._function(*args, **values)
 
     @property
@@ -103,27 +103,27 @@ class Stage(Generic[Parameters, Made]):
         return [argument.name for argument in self._arguments]
 
     def main(self) -> int | None:
-        """Read the command line and do the work; returns the exit code, or None for 0."""
+        """Read the command line and call the function; returns the exit code, or None for 0."""
         call: Any = self._function
         code: int | None = call(**_read(sys.modules[call.__module__].__doc__, self._arguments))
         return code
 
 
-def stage(function: Callable[Parameters, Made]) -> Stage[Parameters, Made]:
-    """Give a function with keyword arguments a command: `run(function.main)` reads the command line."""
+def stage(function: Callable[Parameters, Returned]) -> Stage[Parameters, Returned]:
+    """Turn a function with keyword arguments into a command: `run(function.main)` reads the command line."""
     return Stage(function)
 
 
 def request(**values: Any) -> list[str]:
-    """A stage's request as words of its command line; each of them is to be quoted (`:q`).
+    """A stage's request as words of its command line; each word must be quoted (`:q`).
 
-    What is None, or an empty list, is left out.
+    None and empty lists are omitted.
     """
     words = []
     for name, value in values.items():
         flag = f"--{name.replace('_', '-')}"
         listed = value if isinstance(value, list | tuple) else [] if value is None else [value]
-        # In one word, so that a value may begin with a dash.
+        # As one word, so that a value may begin with a dash.
         words += [f"{flag}={item}" for item in listed]
     return words
 
@@ -134,7 +134,7 @@ def run(main: Callable[[], int | None]) -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
     if job := os.environ.get("SLURM_JOB_ID"):
-        # The report finds the jobs of an experiment by this line.
+        # The report finds an experiment's jobs by this line.
         logging.info("Slurm job %s on %s", job, os.uname().nodename)
     try:
         sys.exit(main() or 0)
@@ -144,17 +144,17 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser of a command that is no stage, with a module's docstring as its help."""
+    """A parser for a command that is not a stage, with a module's docstring as its help."""
     return _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def written(text: str) -> Path:
-    """The type of an argument that names what a command writes: nothing that another argument names."""
+    """The type of an argument that names an output; no other argument may name the same path."""
     return Path(text)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Refuses to write where it reads, or two things in one place."""
+    """Refuses outputs that are also inputs, and two outputs with one path."""
 
     def parse_args(self, *given: Any, **more: Any) -> Any:
         args = super().parse_args(*given, **more)
@@ -168,10 +168,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def refuse_twice(named: Iterable[tuple[str, Path, bool]]) -> None:
-    """Refuse to write where something is read, or two things in one place.
+    """Refuse outputs that are also inputs, and two outputs with one path.
 
     Args:
-        named: of each path: the flag, the path, and whether it is written.
+        named: (flag, path, whether it is written) of each path.
 
     Raises:
         CaseError: two flags name one path.
@@ -184,9 +184,9 @@ def refuse_twice(named: Iterable[tuple[str, Path, bool]]) -> None:
 
 
 def _read(doc: str | None, arguments: list[_Argument]) -> dict[str, Any]:
-    """The values of a command line."""
+    """The values given on the command line."""
     system = _system_of_line() if any(a.kind is System for a in arguments) else None
-    made = argparse.ArgumentParser(
+    command_line = argparse.ArgumentParser(
         description=doc,
         epilog="\n".join(line for a in arguments for line in _keys(a, system)) or None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -194,10 +194,10 @@ def _read(doc: str | None, arguments: list[_Argument]) -> dict[str, Any]:
     for each in arguments:
         extra: dict[str, Any] = {"nargs": "+", "action": "extend"} if each.several else {}
         text = each.help + ("" if each.required or each.default is None else f"; default: {each.default}")
-        made.add_argument(
+        command_line.add_argument(
             each.flag, required=each.required and not each.is_section, help=text.replace("%", "%%"), **extra
         )
-    given = vars(made.parse_args())
+    given = vars(command_line.parse_args())
     values = {}
     for each in arguments:
         text = given[each.name]
@@ -216,7 +216,7 @@ def _system_of_line() -> System[Any, Any]:
 
 
 def _value(argument: _Argument, given: Any, system: System[Any, Any] | None) -> Any:
-    """What a parameter gets of the words that were given for it."""
+    """A parameter's value, from the words given for it."""
     if argument.kind is System:
         return system
     section = _section(argument, system)
@@ -233,11 +233,11 @@ def _value(argument: _Argument, given: Any, system: System[Any, Any] | None) -> 
 
 
 def _section(argument: _Argument, system: System[Any, Any] | None) -> type[BaseModel] | None:
-    """The section that an argument is, or completes."""
+    """The section that an argument holds or completes."""
     if isinstance(argument.keys, Keys):
         return argument.keys.kind
     if isinstance(argument.keys, Of):
-        assert system is not None, "only a stage of all systems has sections of theirs"
+        assert system is not None, "only a stage of all systems has sections of a system"
         if argument.keys.section == "models":
             return system.model
         return system.section(argument.keys.section) if argument.keys.section else system.settings
@@ -246,11 +246,11 @@ def _section(argument: _Argument, system: System[Any, Any] | None) -> type[BaseM
 
 
 def _keys(argument: _Argument, system: System[Any, Any] | None) -> list[str]:
-    """Lines of help on the keys of a section."""
+    """Help lines on a section's keys."""
     section = None if argument.kind is System else _section(argument, system)
     if section is None:
         return []
-    lines = [f"keys of {argument.flag} (YAML or JSON text, or the name of such a file):"]
+    lines = [f"keys of {argument.flag} (YAML or JSON text, or the name of a YAML or JSON file):"]
     for key, field in section.model_fields.items():
         default = "required" if field.is_required() else f"default {field.default!r}"
         lines.append(f"  {key}: {field.description} ({default})")

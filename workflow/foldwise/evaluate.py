@@ -1,4 +1,4 @@
-"""Trained models, and the predictions that are missing still."""
+"""Trained models, and predictions that are still missing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from foldwise.systems import system_of
 from foldwise.training.learner import Learner
 from foldwise.training.pretrained import refuse_not_finite
 
-# Leading columns of metrics.csv; the metrics follow.
+# Leading columns of metrics.csv; the metrics follow them.
 KEYS = ("case", "group", "fold", "class")
 
 
@@ -33,10 +33,10 @@ class Trained:
     """A model of an experiment, trained on one or more folds.
 
     Attributes:
-        learner: what predicts with it.
-        networks: one per fold, on the device at hand, in evaluation mode.
-        task: what is learnt.
-        states: what the files hold.
+        learner: predicts with the networks.
+        networks: one per fold, on the available device, in evaluation mode.
+        task: what the networks predict.
+        states: contents of the files.
     """
 
     learner: Learner[Any]
@@ -46,10 +46,10 @@ class Trained:
 
 
 def read_model(path: Path) -> dict[str, Any]:
-    """Read what the train stage wrote; nothing in the file is executed.
+    """Read a file that the train stage wrote; nothing in it is executed.
 
     Raises:
-        CaseError: no such model, not one of ours, or its weights are not finite.
+        CaseError: the model is missing, not one of Foldwise, or its weights are not finite.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -76,23 +76,21 @@ def read_trained(
 
     Args:
         paths: one per fold.
-        evaluate: the experiment's section on scores, for systems whose predictions depend on it.
-        system: name of the system that is asked for; None: any.
-        task: what is to be predicted; None: whatever the models learnt.
+        evaluate: the experiment's section on scores, for systems in which predictions depend on it.
+        system: name of the required system; None: any.
+        task: what is to be predicted; None: what the models were trained for.
 
     Raises:
-        CaseError: a file is no model of Foldwise, or was trained for something else than is asked for or than
-            the first of them was.
+        CaseError: a file is not a model of Foldwise, or its system or task differs from the required one or
+            from the first file's.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     states = [read_model(path) for path in paths]
     for path, state in zip(paths, states, strict=True):
         if system is not None and state["system"] != system:
-            raise CaseError(
-                f"{path}: a model of the system {state['system']}; --system {system} is asked for"
-            )
+            raise CaseError(f"{path}: a model of the system {state['system']}; --system {system} was given")
         if task is not None and (apart := _difference(state["task"], task)):
-            raise CaseError(f"{path}: was trained for other data than these ({apart}); give a model of them")
+            raise CaseError(f"{path}: was trained on different data ({apart}); give a model for these data")
     _refuse_mixture(paths, states)
     name, task = states[0]["system"], states[0]["task"]
     given = as_recorded(states[0]["settings"])
@@ -100,20 +98,20 @@ def read_trained(
     settings = validate(kind.model, given, origin=str(paths[0]))
     learner = kind.learner(settings, task)
     learner.evaluate = evaluate
-    made = []
+    networks = []
     for path, state in zip(paths, states, strict=True):
         network = learner.network()
         try:
             network.load_state_dict(state["network"])
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
-            raise CaseError(f"{path}: its weights do not fit the network that it names ({reason})") from None
-        made.append(network.to(device).eval())
-    return Trained(learner, made, dict(task), states)
+            raise CaseError(f"{path}: its weights do not fit its network ({reason})") from None
+        networks.append(network.to(device).eval())
+    return Trained(learner, networks, dict(task), states)
 
 
 def _refuse_mixture(paths: Sequence[Path], states: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse to average what does not belong together."""
+    """Refuse to average models that do not belong together."""
     seen: dict[str, Path] = {}
     first = _record(paths[0], states[0])
     for path, state in zip(paths, states, strict=True):
@@ -122,17 +120,17 @@ def _refuse_mixture(paths: Sequence[Path], states: Sequence[Mapping[str, Any]]) 
         for what, value in _record(path, state).items():
             if apart := _difference(first[what], value):
                 raise CaseError(
-                    f"{paths[0]} and {path} are not models of one experiment: another {what} ({apart}); "
-                    f"only such are averaged"
+                    f"{paths[0]} and {path} are not models of one experiment: different {what} ({apart}); "
+                    f"only models of one experiment can be averaged"
                 )
 
 
 def _record(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
-    """What models that are averaged share, by its name in a message."""
+    """What averaged models must share, by its name in messages."""
     kind = system_of(state["system"]).model
     settings = values_for(validate(kind, as_recorded(state["settings"]), origin=str(path)), "predict")
     if settings.get("dimensions") == "slab":
-        settings.pop("patch")  # as wide as the fold's own training cases
+        settings.pop("patch")  # depends on the fold's training cases
     return {
         "system": state["system"],
         "task": state["task"],
@@ -142,9 +140,9 @@ def _record(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _difference(first: Any, second: Any, name: str = "") -> str:
-    """The first place at which two plain values differ, with both values; empty if there is none."""
+    """The first place at which two plain values differ, with both values; empty if they are equal."""
     if isinstance(first, Mapping) and isinstance(second, Mapping) and sorted(first) == sorted(second):
-        # Classes are numbered in their order.
+        # The order of classes is their numbering.
         if list(first) != list(second):
             return f"{name}: {', '.join(first)}, and {', '.join(second)}"
         found = (_difference(first[key], second[key], f"{name}.{key}".strip(".")) for key in first)
@@ -153,11 +151,11 @@ def _difference(first: Any, second: Any, name: str = "") -> str:
 
 
 def marks(entry: Entry, content: str) -> dict[str, str]:
-    """By what a case is known again in a model that learnt from it: kind → hash, which tells no name.
+    """What identifies a case in a model trained on it: kind → hash, which reveals no name.
 
     Args:
         entry: the case.
-        content: hash of the file that was learnt from.
+        content: hash of the file used for training.
     """
     values = {"case": entry.case, "patient": entry.group, "content": content}
     return {kind: short_hash([kind, value], 16) for kind, value in values.items()}
@@ -166,19 +164,19 @@ def marks(entry: Entry, content: str) -> dict[str, str]:
 def refuse_learnt(
     path: Path, state: Mapping[str, Any], entries: Iterable[Entry], contents: Mapping[str, str]
 ) -> None:
-    """Refuse to score a model on cases from which it learnt, or by which its best epoch was chosen.
+    """Refuse to score a model on cases used to train it or to choose its best epoch.
 
     Args:
         path: the model's file.
-        state: what it holds.
-        entries: the cases to be scored.
+        state: contents of the file.
+        entries: the cases to score.
         contents: case → hash of its file.
 
     Raises:
-        CaseError: there is such a case, or another one of its patient.
+        CaseError: such a case, or another case of its patient, is among them.
     """
     if "learnt" not in state:
-        logging.warning("%s: made by an earlier version; it does not say on which cases it was trained", path)
+        logging.warning("%s: written by an earlier version, which did not record its training cases", path)
         return
     known = set(state["learnt"])
     why = {
@@ -196,30 +194,30 @@ def refuse_learnt(
 
 
 def unfinished(state: Path, *made_of: Any) -> Path:
-    """A folder for unfinished work that no other model and no other data shares.
+    """A folder for unfinished work, shared with no other model or data.
 
     Args:
-        state: the folder of all of it.
+        state: the folder of all unfinished work.
         made_of: what the work depends on, as JSON values.
     """
     return state / short_hash(made_of, 16)
 
 
 def clear(state: Path) -> None:
-    """Remove unfinished work, what was left behind by other models included, and nothing else."""
+    """Remove unfinished work, including that of other models, and nothing else."""
     for folder in state.glob("[0-9a-f]" * 16):
         shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # not there, or not empty
+    with suppress(OSError):  # missing, or not empty
         state.rmdir()
 
 
 def predict_missing(trained: Trained, caches: Mapping[str, str], folder: Path) -> dict[str, Path]:
-    """Predict the cases whose prediction is not in `folder` yet, so that a killed job goes on.
+    """Predict the cases without a prediction in `folder`, so that a restarted job continues.
 
     Args:
         trained: networks to average.
         caches: case → HDF5 file.
-        folder: gets <case>.h5.
+        folder: receives <case>.h5.
     """
     paths = {}
     for number, (case, cache) in enumerate(caches.items(), start=1):
@@ -231,7 +229,7 @@ def predict_missing(trained: Trained, caches: Mapping[str, str], folder: Path) -
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a prediction is there and can be read."""
+    """Whether a prediction exists and can be read."""
     if not path.exists():
         return False
     try:

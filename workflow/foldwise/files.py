@@ -1,4 +1,4 @@
-"""Files that are whole or absent: everything is written beside its final name and renamed."""
+"""Files that are whole or absent: everything is written next to its final name and renamed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Lists the files of a folder that `atomic_folder` made; Snakemake leaves a file of its own in such folders.
+# Lists the files of a folder from `atomic_folder`; Snakemake adds a file of its own to such folders.
 MARKER = ".foldwise"
 SNAKEMAKE = ".snakemake_timestamp"
 
@@ -26,7 +26,7 @@ class CaseError(Exception):
 
 @contextmanager
 def naming(case: str) -> Iterator[None]:
-    """Put a case's name before what a CaseError in the block says, unless it begins with it."""
+    """Prefix the message of a CaseError in the block with the case's name, unless it begins with it."""
     try:
         yield
     except CaseError as error:
@@ -35,7 +35,7 @@ def naming(case: str) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside `path` that takes its name if the block ends well, and vanishes if not.
+    """Yield a temporary file next to `path`; it is renamed to `path` if the block succeeds, else deleted.
 
     The temporary name keeps the suffixes of `path`, since writers choose the format by them.
 
@@ -62,10 +62,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path` that replaces it if the block ends well, and vanishes if not.
+    """Yield a temporary folder next to `path`; it replaces `path` if the block succeeds, else is deleted.
 
     Raises:
-        CaseError: `path` is there and holds anything that this function did not put into it.
+        CaseError: `path` exists and holds anything that this function did not write.
     """
     refuse_foreign(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,26 +86,26 @@ def refuse_foreign(path: Path) -> None:
     """Refuse to replace a folder with anything in it that `atomic_folder` did not write.
 
     Raises:
-        CaseError: it holds a file of someone else's, or is a file or a link.
+        CaseError: it holds a foreign file, or is a file or a link.
     """
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise CaseError(f"{path}: is a file or a link; give the name of a new folder to write")
     if not path.exists():
         return
     names = _names(path)
-    # A folder that Snakemake made before there were markers is its to replace.
+    # A folder that Snakemake created before markers existed may be replaced.
     ours = set(names) if MARKER not in names and SNAKEMAKE in names else {MARKER, SNAKEMAKE}
     if MARKER in names:
         ours |= set((path / MARKER).read_text(encoding="utf-8").splitlines())
     if foreign := [name for name in names if name not in ours]:
         raise CaseError(
-            f"{path}: is not replaced, since it holds {len(foreign)} file(s) that this command did not make, "
+            f"{path}: is not replaced: it holds {len(foreign)} file(s) that this command did not write, "
             f"e.g. {foreign[0]}; give another folder, or move this one away"
         )
 
 
 def _names(folder: Path) -> list[str]:
-    """All files and links below a folder, and folders that are empty, by their names within it."""
+    """All files and links below a folder, and folders that are empty, by their paths within it."""
     found = (
         path for path in folder.rglob("*") if path.is_symlink() or path.is_file() or not any(path.iterdir())
     )
@@ -114,7 +114,7 @@ def _names(folder: Path) -> list[str]:
 
 @contextmanager
 def put_back(path: Path) -> Iterator[None]:
-    """Put a folder back as it was if the block, which may replace it, fails."""
+    """Restore a folder if the block, which may replace it, fails."""
     aside = None
     if path.exists():
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)) / path.name
@@ -156,18 +156,18 @@ def read_json(path: Path) -> Any:
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}")
+        raise pickle.UnpicklingError(f"the pickle refers to {module}.{name}")
 
 
 def read_pickle(path: Path) -> Any:
     """Read a pickle of plain Python values (numbers, strings, lists, dicts, …); nothing in it is executed.
 
     Raises:
-        CaseError: the file is no pickle, or asks for any class or function.
+        CaseError: the file is not a pickle, or refers to a class or function.
     """
     try:
         return _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
-    except Exception as error:  # a broken pickle can raise nearly anything
+    except Exception as error:  # a broken pickle can raise almost anything
         raise CaseError(f"{path}: refused; only plain values are read from pickles ({error})") from error
 
 
@@ -190,15 +190,15 @@ def file_hash(path: Path) -> str:
 
 
 def source_files(path: Path) -> list[Path]:
-    """The files that hold a source: itself, those in a folder, and the data that a header keeps elsewhere.
+    """The files of a source: the file itself, a folder's files, and the data files that a header names.
 
-    Of a source that is not there, none.
+    A missing source has no files.
     """
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
     found = [path]
     if path.suffix.lower() in (".mhd", ".nhdr"):
-        # `ElementDataFile = a.raw` or `data file: a.raw`; of a LIST, every further line is a file.
+        # `ElementDataFile = a.raw` or `data file: a.raw`; for LIST, every further line is a file.
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         found += [path.parent / re.split("[=:]", line)[-1].strip() for line in lines]
     elif path.suffix.lower() in (".hdr", ".img"):

@@ -1,8 +1,8 @@
-"""From the peak memory of a job to what it asks for.
+"""From a job's peak memory to its request.
 
-A forecast is the peak to be expected: a base for the interpreter and its libraries, what a stage holds of its
-cases, and for training what a step keeps, counted on the network's shapes. What a job asks for (`mem_mb`) is
-more: a margin, Snakemake's own share, and on jobs that may get a GPU that of its driver.
+A forecast is the expected peak: a base for the interpreter and its libraries, what a stage holds of its
+cases, and for training the memory of a step, counted on the network's shapes. The request (`mem_mb`) is
+larger: it adds a margin, Snakemake's own share, and for jobs that may get a GPU that of its driver.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tabulate import tabulate
 # Peak memory before a stage holds any data, in MiB: without torch, and with it.
 BASE_MIB = 230
 TORCH_MIB = 560
-# Each process that reads training data, beside what it shares.
+# Each process that reads training data, in addition to what it shares.
 WORKER_MIB = 60
 WORKERS = 4
 
-# A job asks for a fifth more than the forecast, and for the Snakemake that runs within it.
+# A job requests a fifth more than the forecast, plus the Snakemake process that runs within it.
 MARGIN = 1.2
 SNAKEMAKE_MIB = 300
 # A GPU job's share of main memory for the driver and its libraries.
@@ -31,13 +31,13 @@ SMALL_MIB = {"check": 600, "index": 200, "plan": 900, "export": 900, "report": 6
 
 @dataclass(frozen=True)
 class Step:
-    """What a network holds, in bytes unless said otherwise; a training step is of one batch.
+    """What a network holds, in bytes unless stated otherwise; a training step has one batch.
 
     Attributes:
-        weights: numbers in the network.
+        weights: number of the network's values.
         kept: what a forward pass keeps for the backward one.
-        largest: the largest tensor that is kept.
-        forward: the most that a forward pass holds at once which keeps nothing, input left out.
+        largest: the largest kept tensor.
+        forward: peak of a forward pass that keeps nothing, without the input.
     """
 
     weights: int
@@ -47,17 +47,17 @@ class Step:
 
 
 def processes_mib(gpus: int, own: float) -> float:
-    """Peak of the processes of a training, whatever their shares of the batch; without the batch.
+    """Peak of the processes of a training, however they share the batch; without the batch itself.
 
     Args:
         gpus: their number.
-        own: what each holds: libraries, weights, readers. MiB.
+        own: what each process holds: libraries, weights, readers. MiB.
     """
     return own if gpus == 1 else gpus * max(own, CUDA_MIB)
 
 
 def asked_mib(stage: str, peak: float, attempt: int = 1) -> int:
-    """Memory that a job asks for in MiB, rounded up to 100; a retry asks for half as much again.
+    """Memory that a job requests in MiB, rounded up to 100; each retry adds half as much again.
 
     Args:
         stage: name of the rule.
@@ -65,19 +65,19 @@ def asked_mib(stage: str, peak: float, attempt: int = 1) -> int:
         attempt: number of the try, from 1.
     """
     least = CUDA_MIB if stage in GPU_STAGES else 0
-    made = max(MARGIN * peak, least) * (1 + 0.5 * (attempt - 1)) + SNAKEMAKE_MIB
+    requested = max(MARGIN * peak, least) * (1 + 0.5 * (attempt - 1)) + SNAKEMAKE_MIB
     # The Slurm plugin's own job step needs about one GiB.
-    return max(1000, 100 * ceil(made / 100))
+    return max(1000, 100 * ceil(requested / 100))
 
 
 def table(peaks: Sequence[tuple[str, int, str]], disk_mib: float, cases: int) -> str:
-    """What check prints.
+    """The table that check prints.
 
     Args:
-        peaks: stage, peak in MiB, and the case or model that it is of.
-        disk_mib: disk of all cases.
+        peaks: (stage, peak in MiB, its case or model) of each.
+        disk_mib: disk space for all cases.
         cases: their number.
     """
     rows = [(stage, peak, asked_mib(stage, peak), which) for stage, peak, which in peaks]
-    made = tabulate(rows, ("stage", "peak (MiB)", "job asks (MiB)", "largest case"), tablefmt="plain")
-    return f"{made}\ndisk: about {disk_mib / 1024:.2f} GiB for {cases} cases"
+    lines = tabulate(rows, ("stage", "peak (MiB)", "job requests (MiB)", "largest case"), tablefmt="plain")
+    return f"{lines}\ndisk: about {disk_mib / 1024:.2f} GiB for {cases} cases"

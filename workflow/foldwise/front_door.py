@@ -1,4 +1,4 @@
-"""What the Snakefile does before any rule: read the settings and the sheet, and look at every header."""
+"""What the Snakefile does before any rule: read the settings, the sheet and every header."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ ROOT = Path(__file__).parents[2]
 
 
 def use_this_checkout(root: Path) -> None:
-    """Let jobs run this interpreter and this checkout's package, whatever the shell's PATH says.
+    """Let jobs run this interpreter and this checkout's package, regardless of the shell's PATH.
 
     Raises:
-        SystemExit: one of the two lies where PATH or Snakemake cannot name it.
+        SystemExit: the path of one of them cannot stand in PATH or in Snakemake.
     """
     for path in (root, Path(sys.executable).parent):
         if held := set(str(path)) & {os.pathsep, "{", "}", "\n"}:
-            _stop(f"{str(path)!r} holds {min(held)!r}, which PATH or Snakemake cannot carry; rename it")
+            _stop(f"{str(path)!r} contains {min(held)!r}, which PATH or Snakemake cannot handle; rename it")
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # Systems of other packages may lie there, too.
+    # It may also hold systems of other packages.
     others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     paths = dict.fromkeys([str(root / "workflow"), *others])
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
 def container_image(root: Path) -> str:
-    """Path of the container's image, from the folder of the call: Snakemake does not quote it.
+    """Path of the container's image, relative to the working folder: Snakemake does not quote it.
 
     Raises:
         SystemExit: a shell would not read the path as one word.
     """
     path = os.path.relpath(root / "envs" / "foldwise.sif")
     if shlex.quote(path) != path:
-        _stop(f"{path}: apptainer cannot be given this path; call Snakemake in {root}, or move that folder")
+        _stop(f"{path}: apptainer cannot take this path; call Snakemake in {root}, or move that folder")
     return path
 
 
@@ -52,19 +52,19 @@ def front_door(
     parts: int | None = None,
     submitted: Sequence[str] | None = None,
 ) -> Opened[Any, Any]:
-    """Open the experiment; the user's own call also looks at names, headers and networks.
+    """Open the experiment; the user's own call also checks names, headers and networks.
 
-    The headers are read here and not in a rule: a rule whose output all others take as input would, when the
-    sheet changes, redo all cases; marked `ancient`, it would hide their own changes from Snakemake.
+    The headers are read here and not in a rule: with a rule's output as input of all others, a changed sheet
+    would redo all cases; marked `ancient`, it would hide changes of the cases from Snakemake.
 
     Args:
         config: Snakemake's config.
         main: whether this is the user's own call of Snakemake and not a job's.
-        parts: jobs among which the preparation of cases is to be divided.
-        submitted: files that jobs on a cluster are given; None: no job is submitted.
+        parts: number of jobs that share the preparation of cases.
+        submitted: files passed to jobs on a cluster; None: no job is submitted.
 
     Raises:
-        SystemExit: the settings or the data are wrong; everything that is wrong is printed first.
+        SystemExit: the settings or the data are wrong; all problems are printed first.
     """
     try:
         opened = open_experiment(config, main=main, parts=parts)

@@ -1,4 +1,4 @@
-"""HDF5 files, as all caches and predictions are."""
+"""HDF5 files, the format of all caches and predictions."""
 
 from __future__ import annotations
 
@@ -15,34 +15,33 @@ def open_hdf5(path: Path | str, *formats: str) -> h5py.File:
 
     Args:
         path: the file.
-        formats: what its attribute `format` may be; nothing: anything.
+        formats: accepted values of its attribute `format`; without any, all are accepted.
 
     Raises:
-        CaseError: it is missing, cut off, or of another format.
+        CaseError: it is missing, truncated, or has another format.
     """
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
         raise CaseError(
-            f"{path}: not a readable HDF5 file, perhaps cut off while it was copied ({error}); delete it and "
-            f"run again"
+            f"{path}: not a readable HDF5 file, perhaps an incomplete copy ({error}); delete it and run again"
         ) from error
     if formats and file.attrs.get("format") not in formats:
         file.close()
-        raise CaseError(f"{path}: not of this version of Foldwise ({formats[0]}); delete it and run again")
+        raise CaseError(f"{path}: not from this version of Foldwise ({formats[0]}); delete it and run again")
     return file
 
 
 def create_hdf5(path: Path | str) -> h5py.File:
-    """Open a new file for writing, without HDF5's file locks: nobody else uses it till it is whole."""
+    """Open a new file for writing, without HDF5's file locks: nobody else uses it before it is complete."""
     return h5py.File(path, "w", locking=False)
 
 
 def content_of(path: Path | str) -> str:
-    """The hash of a cache's arrays, as stored with them.
+    """The hash of a cache's arrays, as stored in the file.
 
     Raises:
-        CaseError: no such file, or no cache.
+        CaseError: no such file, or not a cache.
     """
     with open_hdf5(path) as file:
         if "content" not in file.attrs:
@@ -51,17 +50,17 @@ def content_of(path: Path | str) -> str:
 
 
 def refuse_not_finite(case: str, values: np.ndarray) -> None:
-    """Refuse what a network made of a case if its numbers overflowed on the way.
+    """Refuse a network's output for a case if it is not finite.
 
     Args:
         case: its name.
-        values: what is about to be written, (parts, …); looked at part by part, to spare memory.
+        values: the values to write, (parts, …); checked part by part to save memory.
 
     Raises:
-        CaseError: there is NaN or infinity among them.
+        CaseError: a value is NaN or infinite.
     """
     if not all(np.isfinite(part).all() for part in values):
         raise CaseError(
-            f"case {case}: the network's answer is NaN or infinite, though its weights are not; look at the "
+            f"case {case}: the network's output is NaN or infinite, though its weights are finite; check the "
             f"case's values, or train with training.amp: off"
         )

@@ -1,4 +1,4 @@
-"""The label-path index: which case lies where, and which fold trains, chooses and tests on it."""
+"""The label-path index: where each case lies, and which fold trains, validates and tests on it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ VERSION = 4
 
 @dataclass(frozen=True)
 class Entry:
-    """A case, prepared.
+    """A prepared case.
 
     Attributes:
         case: its name.
         group: its patient.
-        files: source files by what they are, e.g. `images`, `label`.
+        files: source files by their role, e.g. `images`, `label`.
         cache: its HDF5 file.
-        facts: plain values that the system wants to know of it.
-        amount: what each fold gets its share of, e.g. labelled volume.
-        stratum: number of its class, where folds keep the shares of classes; a patient has one.
+        facts: plain values that the system needs.
+        amount: quantity that is balanced over the folds, e.g. labelled volume.
+        stratum: number of its class, if folds are stratified by class; a patient has one class.
     """
 
     case: str
@@ -44,7 +44,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Fold:
-    """Names of the cases that one fold trains on, chooses its best epoch by, and is tested on."""
+    """Names of the cases that one fold uses for training, for choosing its best epoch, and for testing."""
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
@@ -56,9 +56,9 @@ class Index:
     """All labelled cases of the cross-validation, and the folds.
 
     Attributes:
-        task: what is learnt, as plain values; the system knows their meaning.
+        task: what is learnt, as plain values that the system interprets.
         entries: the cases by name.
-        folds: who trains, chooses and tests.
+        folds: cases for training, validation and testing.
     """
 
     task: dict[str, Any]
@@ -72,7 +72,7 @@ class Index:
         """A fold by its number.
 
         Raises:
-            CaseError: there is none of this number.
+            CaseError: no fold has this number.
         """
         if not 0 <= number < len(self.folds):
             raise CaseError(f"--fold {number}: the index has the folds 0 to {len(self.folds) - 1}")
@@ -89,7 +89,7 @@ class Index:
         }
 
     def write(self, pickle: Path, splits: Path) -> None:
-        """Write the pickle and its readable twin, which a later experiment may take as `split.file`."""
+        """Write the pickle and a readable copy, which a later experiment can use as `split.file`."""
         values = {"entries": [asdict(e) for e in self.entries], "folds": [asdict(f) for f in self.folds]}
         write_pickle(pickle, {"version": VERSION, "task": self.task, **_plain(values)})
         write_json(splits, {"folds": [_plain(asdict(fold)) for fold in self.folds]})
@@ -103,7 +103,7 @@ class Index:
         """
         values = read_pickle(path)
         if not isinstance(values, dict) or values.get("version") != VERSION:
-            raise CaseError(f"{path}: not a label-path index of version {VERSION}; make it again")
+            raise CaseError(f"{path}: not a label-path index of version {VERSION}; delete it and run again")
         return cls(
             values["task"],
             tuple(_entry(entry) for entry in values["entries"]),
@@ -131,7 +131,7 @@ def _folds(entries: tuple[Entry, ...], split: Split) -> tuple[Fold, ...]:
         rest = tuple(entry for entry in entries if entry not in test)
         validation: tuple[Entry, ...] = ()
         if split.validation > 0:
-            # One of n parts is the share asked for; two parts are the coarsest there is.
+            # One of n parts is the required share; two parts are the coarsest split.
             wanted = max(2, round(1 / split.validation))
             count = min(wanted, len({entry.group for entry in rest}))
             validation = _validation(_parts(rest, count, split.seed + number + 1))
@@ -141,7 +141,7 @@ def _folds(entries: tuple[Entry, ...], split: Split) -> tuple[Fold, ...]:
 
 
 def _validation(parts: list[tuple[Entry, ...]]) -> tuple[Entry, ...]:
-    """The first part; another one if the first holds empty cases alone, or leaves only such to train on."""
+    """The first part; another if the first has only empty cases, or leaves only empty ones for training."""
 
     def filled(part: tuple[Entry, ...]) -> bool:
         return any(entry.amount > 0 for entry in part)
@@ -163,8 +163,8 @@ def _parts(entries: tuple[Entry, ...], count: int, seed: int) -> list[tuple[Entr
     random = np.random.default_rng(seed)
     cases = {group: [e for e in entries if e.group == group] for group in groups}
     kind = {group: (cases[group][0].stratum, sum(e.amount for e in cases[group])) for group in groups}
-    # Blocked dealing: patients of one stratum and similar amount are dealt one to a part, so every part gets
-    # its share of empty, small and large ones; within a block the fullest patient goes where fewest are.
+    # Blocked dealing: patients of one stratum and similar amount are dealt one to each part, so every part
+    # gets its share of empty, small and large ones; in a block the fullest patient goes where fewest are.
     order = sorted(random.permutation(groups), key=lambda group: kind[group])
     parts: list[list[Entry]] = [[] for _ in range(count)]
     for first in range(0, len(order), count):
@@ -177,14 +177,14 @@ def _parts(entries: tuple[Entry, ...], count: int, seed: int) -> list[tuple[Entr
 
 
 def check_file(split: Split, groups: Mapping[str, str]) -> None:
-    """Refuse a split file that the index or the folds' jobs would fail on.
+    """Refuse a split file on which the index or the folds' jobs would fail.
 
     Args:
         split: with or without a file.
         groups: labelled training case → its patient.
 
     Raises:
-        CaseError: the file has another form or number of folds, names unknown cases, or leaks.
+        CaseError: the file has the wrong form or number of folds, names unknown cases, or leaks.
     """
     if split.file is None:
         return
@@ -201,8 +201,8 @@ def _own_folds(path: Path, groups: Mapping[str, str]) -> tuple[Fold, ...]:
         held_out = fold.val if fold.test is None else fold.test
         if held_out is None or (fold.test is not None and fold.val is not None):
             raise CaseError(
-                f"{path}: fold {number} needs a list `test`, or `val` as nnU-Net calls it, not both; "
-                f"cases that choose the epoch are called `validation`"
+                f"{path}: fold {number} needs a list `test` or, as nnU-Net calls it, `val`, not both; "
+                f"the cases that choose the epoch are listed as `validation`"
             )
         rest = [name for name in sorted(groups) if name not in {*held_out, *fold.validation}]
         train = rest if fold.train is None else fold.train
@@ -211,7 +211,7 @@ def _own_folds(path: Path, groups: Mapping[str, str]) -> tuple[Fold, ...]:
             near = difflib.get_close_matches(min(unknown), groups, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise CaseError(
-                f"{path}: fold {number} names {', '.join(sorted(unknown))}: no labelled training "
+                f"{path}: fold {number} names {', '.join(sorted(unknown))}: not a labelled training "
                 f"case of the sheet{hint}"
             )
     _refuse_leaks(tuple(folds), groups, str(path))
@@ -238,14 +238,14 @@ def _refuse_leaks(folds: tuple[Fold, ...], group: Mapping[str, str], origin: str
         raise CaseError(f"{origin}: held out in more than one fold: {', '.join(twice)}")
     for number, fold in enumerate(folds):
         if not fold.train or not fold.test:
-            raise CaseError(f"{origin}: fold {number} has no case to train on or none to test on")
+            raise CaseError(f"{origin}: fold {number} has no training case or no test case")
         parts = (fold.train, fold.validation, fold.test)
         for first, second in ((0, 1), (0, 2), (1, 2)):
             shared = {group[c] for c in parts[first]} & {group[c] for c in parts[second]}
             if shared:
                 raise CaseError(
-                    f"{origin}: fold {number} leaks: patient(s) {', '.join(sorted(shared))} stand in "
-                    f"two of train, validation and test"
+                    f"{origin}: fold {number} leaks: patient(s) {', '.join(sorted(shared))} are in "
+                    f"more than one of train, validation and test"
                 )
 
 
@@ -262,7 +262,7 @@ def _fold(values: dict[str, Any]) -> Fold:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, so that pickle and JSON hold the same."""
+    """Tuples as lists, so that pickle and JSON hold the same values."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Names of files that Snakemake, or a job on a cluster, cannot carry; all others are quoted."""
+"""File names that Snakemake or a job on a cluster cannot handle; all others are quoted."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from pydantic import BaseModel
 from foldwise.experiment.open import Opened
 from foldwise.files import CaseError
 
-# Snakemake fills in {wildcards} and <pathvars> wherever they stand in a path.
+# Snakemake fills in {wildcards} and <pathvars> anywhere in a path.
 FILLED_IN = re.compile(r"[{}]|<[a-z][a-z0-9_]*>")
-# In the text of a setting, which is no path, wildcards only.
+# In a setting that is not a path: wildcards only.
 WILDCARD = re.compile(r"\{\s*[.\w]+\s*(,[^{}]*)?\}")
-# What a shell expands within double quotes, or ends them.
+# What a shell expands within double quotes, or what ends them.
 EXPANDED = re.compile(r'["$`\\]')
 
 
 def refuse_names(opened: Opened[Any, Any], root: Path, submitted: Sequence[str] | None) -> None:
-    """Raise one CaseError for all names of an experiment that cannot be carried.
+    """Raise one CaseError for all names of an experiment that cannot be used.
 
     Args:
         opened: the experiment.
         root: the checkout.
-        submitted: files that jobs on a cluster are given as well; None: no job is submitted.
+        submitted: files also passed to jobs on a cluster; None: no job is submitted.
     """
     problems = []
     for what, value in _values(opened.settings):
         if isinstance(value, str) and (found := WILDCARD.search(value)):
             problems.append(
-                f"{what}: {value!r} holds {found[0]!r}, which Snakemake would fill in; write it otherwise"
+                f"{what}: {value!r} contains {found[0]!r}, which Snakemake would replace; write it otherwise"
             )
     for what, name in _paths(opened):
         if wrong := fault(name, submitted is not None):
@@ -41,11 +41,11 @@ def refuse_names(opened: Opened[Any, Any], root: Path, submitted: Sequence[str] 
         for name in submitted:
             if wrong := fault(name, True):
                 problems.append(f"{name!r} {wrong}")
-        for what, folder in (("checkout", str(root)), ("folder of the call", str(Path.cwd()))):
-            # Snakemake writes the path of a job's script between double quotes.
+        for what, folder in (("checkout", str(root)), ("working folder", str(Path.cwd()))):
+            # Snakemake writes the path of a job's script in double quotes.
             if found := EXPANDED.search(folder):
                 problems.append(
-                    f"{what}: {folder!r} holds {found[0]!r}, which a shell would expand; rename it"
+                    f"{what}: {folder!r} contains {found[0]!r}, which a shell would expand; rename it"
                 )
             elif wrong := fault(folder, True):
                 problems.append(f"{what}: {folder!r} {wrong}")
@@ -55,31 +55,31 @@ def refuse_names(opened: Opened[Any, Any], root: Path, submitted: Sequence[str] 
 
 
 def fault(name: str, submits: bool = False) -> str:
-    """What is wrong with a path and what to do, or nothing.
+    """What is wrong with a path and what to do; empty if nothing is.
 
     Args:
-        name: the path as it stands in rules.
+        name: the path as rules give it.
         submits: whether jobs are submitted to a cluster.
     """
     if found := FILLED_IN.search(name):
-        return f"holds {found[0]!r}, which Snakemake would fill in; rename it"
+        return f"contains {found[0]!r}, which Snakemake would replace; rename it"
     if "\n" in name:
-        return "holds a line break; rename it"
+        return "contains a line break; rename it"
     if name.startswith("-"):
-        return "begins with `-`, as options do; rename it or write its whole path"
+        return "begins with `-` like an option; rename it or give its full path"
     if any("\ud800" <= letter <= "\udfff" for letter in name):
         return "is not UTF-8; rename it"
     if submits and not _survives_submission(name):
         return (
-            "cannot be handed to jobs on a cluster: Snakemake loses a backslash, invisible characters, a "
-            'quote at the beginning, and `"`, `$` or a backquote together with an apostrophe; rename it'
+            "cannot be passed to jobs on a cluster: Snakemake loses a backslash, invisible characters, a "
+            'quote at the start, and `"`, `$` or a backquote together with an apostrophe; rename it'
         )
     return ""
 
 
 def _survives_submission(name: str) -> bool:
-    """Whether a shell reads a name from its literal in Python: Snakemake quotes so for submitted jobs."""
-    if name[:1] in ("'", '"'):  # taken to be quoted already
+    """Whether a shell restores a name from its Python literal: so Snakemake quotes for submitted jobs."""
+    if name[:1] in ("'", '"'):  # taken as quoted already
         return False
     return repr(name) == f"'{name}'" or (repr(name) == f'"{name}"' and not EXPANDED.search(name))
 

@@ -15,31 +15,31 @@ from foldwise.settings import AnySection, Name, dump, validate
 
 
 class PlanFile(Strict):
-    """What a plan's file holds. Its sections are checked once they complete those of the experiment."""
+    """The contents of a plan's file. Its sections are validated after merging with the experiment's."""
 
-    fingerprint: dict[str, Any] = Field({}, description="What the training cases are like.")
-    cache: dict[str, Any] = Field({}, description="For the section cache.")
+    fingerprint: dict[str, Any] = Field({}, description="Properties of the training cases.")
+    cache: dict[str, Any] = Field({}, description="Values for the section cache.")
     models: dict[Name, dict[str, Any]] = Field({}, description="Model name → its settings.")
 
 
 def with_plan(kind: type[AnySection], given: Mapping[str, Any], plan: Path | None, *place: str) -> AnySection:
-    """A section of settings, completed by a plan where there is one.
+    """A section of settings, completed by a plan if one is given.
 
     Args:
         kind: the section.
-        given: what the experiment sets; with a plan, without the defaults.
+        given: values set in the experiment; with a plan, without the defaults.
         plan: plan.yaml, or None.
-        place: keys under which the plan holds the section.
+        place: keys that lead to the section in the plan.
 
     Raises:
-        CaseError: the plan or the settings are wrong, or the plan has no such section.
+        CaseError: the plan or the settings are wrong, or the section is missing from the plan.
     """
     if plan is None:
         return validate(kind, given)
     planned: Any = dump(read_plan(plan))
     for key in place:
         if key not in planned:
-            raise CaseError(f"{plan}: plans no {'.'.join(place)}; delete it to plan anew")
+            raise CaseError(f"{plan}: has no {'.'.join(place)}; delete it to plan again")
         planned = planned[key]
     return validate(kind, merged(planned, given), origin=f"settings with {plan}")
 
@@ -48,25 +48,25 @@ def read_plan(plan: Path) -> PlanFile:
     """Read a plan.
 
     Raises:
-        CaseError: the file is not readable as YAML, or has other keys or values than a plan.
+        CaseError: the file is not readable as YAML, or its keys or values are not those of a plan.
     """
     try:
         values = yaml.safe_load(plan.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CaseError(f"{plan}: not readable as a plan ({error}); delete it to plan anew") from error
-    return validate(PlanFile, values, origin=f"{plan} (delete it to plan anew)")
+        raise CaseError(f"{plan}: not readable as a plan ({error}); delete it to plan again") from error
+    return validate(PlanFile, values, origin=f"{plan} (delete it to plan again)")
 
 
 def is_planned(plan: Path, model: str) -> bool:
-    """Whether there is a plan already that plans a model."""
+    """Whether a plan exists and has a section for a model."""
     return plan.exists() and model in read_plan(plan).models
 
 
 def merged(planned: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Two sections as one: `given` goes before; a named class is taken whole, never mixed."""
-    made = dict(planned)
+    """Merge two sections: `given` overrides `planned`; a named class is taken whole, never mixed."""
+    section = dict(planned)
     for key, value in given.items():
-        old = made.get(key)
+        old = section.get(key)
         nested = isinstance(value, dict) and isinstance(old, dict) and "name" not in value
-        made[key] = merged(old, value) if nested and isinstance(old, dict) else value
-    return made
+        section[key] = merged(old, value) if nested and isinstance(old, dict) else value
+    return section

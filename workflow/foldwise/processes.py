@@ -1,4 +1,4 @@
-"""What other commands print, and processes that end with the one that started them."""
+"""Output of other commands, and processes that end with their parent."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# From Linux' prctl.h.
+# From Linux's prctl.h.
 PR_SET_PDEATHSIG = 1
 
 
 def output_of(command: Sequence[str], *, timeout: float | None = 60, folder: Path | None = None) -> str:
-    """What a command prints, read as UTF-8 whatever the locale says.
+    """A command's standard output, read as UTF-8 in every locale.
 
     Args:
         command: the program and its arguments.
-        timeout: how long it may take; None: as long as it likes. s.
-        folder: where it runs; None: in the present one.
+        timeout: time limit in seconds; None: no limit.
+        folder: working folder; None: the current one.
 
     Raises:
-        OSError: there is no such program.
-        subprocess.SubprocessError: it failed, or took longer.
+        OSError: the program is missing.
+        subprocess.SubprocessError: it failed or exceeded the time limit.
     """
     done = subprocess.run(
         command,
@@ -38,9 +38,9 @@ def output_of(command: Sequence[str], *, timeout: float | None = 60, folder: Pat
 
 
 def end_with_parent() -> None:
-    """Let the kernel end this process when the one that started it is gone, whatever both are doing.
+    """Let the kernel end this process when its parent is gone, whatever either is doing.
 
-    A loader process, too, has its parent's connections open: while it lives, the others do not notice.
+    A loader process also holds its parent's connections open: while it lives, other processes notice nothing.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Where a result came from, as JSON beside it."""
+"""Where a result came from, as JSON next to it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from foldwise import __version__
 from foldwise.files import file_hash, short_hash
 from foldwise.processes import output_of
 
-# What Foldwise asks for by name; each with its version goes into every record.
+# Direct requirements of Foldwise; every record lists their versions.
 REQUIREMENTS = Path(__file__).parents[2] / "envs" / "requirements.in"
 
 
 def provenance(settings: Any, inputs: Sequence[Path], **more: Any) -> dict[str, Any]:
-    """Code, settings, inputs, packages and machine of the present process, as plain values.
+    """Code, settings, inputs, packages and machine of the current process, as plain values.
 
     Args:
         settings: the settings in force.
-        inputs: files whose content decides the result; their SHA-256 is stored.
+        inputs: files that determine the result; their SHA-256 is stored.
         more: anything else, e.g. seed and attempts.
     """
     rows = more.get("attempts", [])
@@ -49,7 +49,7 @@ def provenance(settings: Any, inputs: Sequence[Path], **more: Any) -> dict[str, 
 
 
 def packages() -> dict[str, str | None]:
-    """Version of every package that Foldwise asks for by name; None where one is missing."""
+    """Version of every direct requirement of Foldwise; None if it is missing."""
     lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
     names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     installed = {_plain(one.name): one.version for one in importlib.metadata.distributions()}

@@ -1,7 +1,7 @@
-"""The folder of new cases' predictions: which of its files are ours, and of which state of which source.
+"""The folder of new cases' predictions: which files Foldwise wrote, and from which state of which source.
 
-Every published file has a record of its own in the hidden folder `.foldwise`, so that parts that run at the
-same time need not wait for each other. Only files with a record are ever replaced or removed.
+Every published file has its own record in the hidden folder `.foldwise`, so parts that run at the same time
+need not wait for each other. Only files with a record are ever replaced or removed.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ RECORDS = ".foldwise"
 
 
 class Published:
-    """What one part of a prediction publishes."""
+    """Files that one part of a prediction publishes."""
 
     def __init__(
         self, folder: Path, source: Path, cases: Collection[str], keys: Mapping[str, str], part: str
     ) -> None:
-        """Look at the folder, and refuse it if it is another source's.
+        """Check the folder, and refuse it if it belongs to another source.
 
         Args:
-            folder: of the exported files.
+            folder: folder of the exported files.
             source: sheet or folder of the new cases.
             cases: all cases of the source.
-            keys: case of this part → hash of what its prediction depends on.
+            keys: case of this part → hash of everything its prediction depends on.
             part: `<number>of<parts>`.
 
         Raises:
-            CaseError: it holds predictions of another source, or a case's file that was not published here.
+            CaseError: it holds predictions of another source, or a case's file without a record.
         """
         self.folder, self.cases, self.keys, self.part = folder, cases, keys, part
-        # Relative, so that a project that is moved stays the same.
+        # Relative, so that it stays valid when the project is moved.
         self.source = os.path.relpath(os.path.realpath(source), os.path.realpath(folder))
         for name, record in self._records():
             if record["source"] != self.source:
@@ -52,24 +52,24 @@ class Published:
             ours = name.startswith(f"{RECORDS}/") or self._record(name).exists()
             if path.is_file() and self._owner(name) in keys and not ours:
                 raise CaseError(
-                    f"{path}: there already, and not known to be of {source}; move the folder {folder} away"
+                    f"{path}: exists, but is not recorded as one of {source}; move the folder {folder} away"
                 )
 
     def forget(self) -> None:
-        """Remove what was published of cases that are no longer there, or whose files have changed."""
+        """Remove published files of cases that are gone or changed."""
         for name, record in self._records():
             if not self._current(name, record["key"]):
-                logging.info("removed %s: of an earlier state of the source", self.folder / name)
+                logging.info("removed %s: from an earlier state of the source", self.folder / name)
                 (self.folder / name).unlink(missing_ok=True)
                 self._record(name).unlink(missing_ok=True)
 
     def publish(self, made: Path) -> None:
-        """Copy the files of a folder to their place, each of them whole or not at all."""
+        """Copy the files of a folder to their place, each one whole or not at all."""
         for path in sorted(path for path in made.rglob("*") if path.is_file()):
             name = path.relative_to(made)
             owner = self._owner(name.as_posix())
             if owner is None and not self.part.endswith("of1"):
-                # A table of all cases; every part has its own.
+                # A table of all cases; every part has its own table.
                 name = name.with_stem(f"{name.stem}-{self.part}")
             key = self.part if owner is None else self.keys[owner]
             write_json(self._record(name.as_posix()), {"source": self.source, "key": key})
@@ -79,12 +79,12 @@ class Published:
     def _current(self, name: str, key: str) -> bool:
         owner = self._owner(name)
         if owner is None:
-            # A table; those of the parts that run beside this one stay.
+            # A table; tables of concurrent parts stay.
             return key != self.part and key.rpartition("of")[2] == self.part.rpartition("of")[2]
         return self.keys.get(owner, key) == key
 
     def _owner(self, name: str) -> str | None:
-        """The case that a file is named after."""
+        """The case that a file belongs to."""
         last = name.rpartition("/")[2]
         found = [c for c in self.cases if last.startswith(c) and not last[len(c) : len(c) + 1].isalnum()]
         return max(found, key=len, default=None)
@@ -94,6 +94,6 @@ class Published:
 
     def _records(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for path in sorted((self.folder / RECORDS).rglob("*.json")):
-            with suppress(CaseError):  # another part has removed it
+            with suppress(CaseError):  # another part removed it
                 name = path.relative_to(self.folder / RECORDS).as_posix().removesuffix(".json")
                 yield name, read_json(path)

@@ -1,7 +1,7 @@
 """Sections of settings: frozen, strict, and each field declares what it affects.
 
-What depends on a setting follows from the declarations alone: names of folders of prepared data, `params` of
-rules, fingerprints of checkpoints, and by what forecasts of memory are remembered.
+These declarations alone determine what depends on a setting: names of folders of prepared data, `params` of
+rules, fingerprints of checkpoints, and the keys of stored memory forecasts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 
-# The work that a setting can affect: what reads it. What follows from files follows by itself.
+# The work that a setting can affect directly. Effects through files need no declaration.
 Work = Literal[
     "lungs",  # finding lungs
     "crop",  # cropping volumes
@@ -20,25 +20,25 @@ Work = Literal[
     "regions",  # finding the regions of clips
     "features",  # storing a frozen network's features
     "plan",  # planning what the experiment leaves open
-    "index",  # what is learnt, and who trains, chooses and tests
+    "index",  # what is learnt, and the cases for training, validation and testing
     "train",
     "predict",
-    "choose",  # post-processing and the like
+    "choose",  # choosing post-processing and similar
     "score",
     "export",
     "report",
-    "check",  # what is refused before anything runs, beyond the above
-    "memory",  # what jobs ask for
+    "check",  # what is refused before the run, beyond the above
+    "memory",  # what jobs request
 ]
 
 
 def affects(*work: Work) -> dict[str, Any]:
-    """The declaration of a field, for `json_schema_extra`; without any work: speed alone, or nothing."""
+    """The declaration of a field, for `json_schema_extra`; without any work: only speed, or nothing."""
     return {"affects": list(work)}
 
 
 class Strict(BaseModel):
-    """Values of a file; an unknown key is an error, and values do not change after reading."""
+    """Values read from a file; unknown keys are errors, and values cannot change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,10 +48,10 @@ class Section(Strict):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **more: Any) -> None:
-        """Refuse a class that has not the form of settings.
+        """Refuse a class that does not have the form of settings.
 
         Raises:
-            TypeError: it is not frozen, or a field declares nothing.
+            TypeError: it is not frozen, or a field lacks a declaration.
         """
         if not cls.model_config.get("frozen") or cls.model_config.get("extra") != "forbid":
             raise TypeError(f"{cls.__qualname__}: settings are frozen and forbid unknown keys")
@@ -64,7 +64,7 @@ class Section(Strict):
 
 
 def values_for(section: BaseModel, *work: Work, given: bool = False) -> dict[str, Any]:
-    """The values of a section, and of those within it, that affect any of some work, as plain JSON values.
+    """The values of a section and its subsections that affect any of `work`, as plain JSON values.
 
     Args:
         section: settings.
@@ -75,7 +75,7 @@ def values_for(section: BaseModel, *work: Work, given: bool = False) -> dict[str
 
 
 def touches(kind: type[BaseModel], *work: Work) -> bool:
-    """Whether any field of a section, or of those within it, affects any of some work."""
+    """Whether any field of a section or its subsections affects any of `work`."""
     for field in kind.model_fields.values():
         if set(declared(field) or ()) & set(work):
             return True
@@ -85,16 +85,16 @@ def touches(kind: type[BaseModel], *work: Work) -> bool:
 
 
 def _chosen(section: BaseModel, dumped: Mapping[str, Any], work: Sequence[Work]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         if name not in dumped:
             continue
         inner = _sections(field.annotation)
         if any(touches(kind, *work) for kind in inner):
-            made[name] = _within(getattr(section, name), dumped[name], work)
+            chosen[name] = _within(getattr(section, name), dumped[name], work)
         elif not inner and set(declared(field) or ()) & set(work):
-            made[name] = dumped[name]
-    return made
+            chosen[name] = dumped[name]
+    return chosen
 
 
 def _within(value: Any, dumped: Any, work: Sequence[Work]) -> Any:
@@ -115,7 +115,7 @@ def declared(field: FieldInfo) -> list[str] | None:
 
 
 def _sections(annotation: Any) -> list[type[Section]]:
-    """The classes of sections that a field's type names."""
+    """The classes of sections named in a field's type."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
     return [found for part in get_args(annotation) for found in _sections(part)]

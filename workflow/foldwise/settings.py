@@ -1,7 +1,7 @@
-"""Settings: how they are read, and those that all systems share.
+"""Settings: reading them, and the ones that all systems share.
 
-A system adds its own in systems/<name>/settings.py (for volumes see volumes/settings.py). A setting has its
-type, default, unit and meaning there, and is defined nowhere else.
+A system adds its own in systems/<name>/settings.py (for volumes see volumes/settings.py). A setting's type,
+default, unit and meaning are defined there and nowhere else.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 class Named(BaseModel):
-    """A class of a library by name; every other key is an argument of its constructor."""
+    """A library class by name; every other key is an argument of its constructor."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: str = Field(
-        description="Name of the class, looked up in the allowed namespaces; with its library in front, in "
-        "this one alone (monai:resnet50, torchvision:resnet50)."
+        description="Name of the class, looked up in the allowed namespaces; with its library as prefix, in "
+        "that library only (monai:resnet50, torchvision:resnet50)."
     )
 
     @model_validator(mode="before")
     @classmethod
     def _numbers(cls, values: Any) -> Any:
-        # YAML 1.1 reads 1e-4 as text, and no class takes a number as text.
+        # YAML 1.1 reads 1e-4 as text, and no class accepts a number as text.
         if not isinstance(values, dict):
             return values
         return {k: float(v) if _is_number(v) else v for k, v in values.items()}
@@ -56,17 +56,17 @@ class Named(BaseModel):
 
     @property
     def plain(self) -> str:
-        """The name without its library."""
+        """The name without the library."""
         return self.name.rpartition(":")[2]
 
 
 def as_list(value: Any) -> Any:
-    """A value that is no list as a list of one."""
+    """A list with the value, unless it is a list already."""
     return value if isinstance(value, list) or value is None else [value]
 
 
 Item = TypeVar("Item")
-# A list that may be written without its brackets where it has one item.
+# A list; with a single item, the brackets may be omitted.
 OneOrMore = Annotated[
     list[Item], BeforeValidator(as_list, json_schema_input_type=Item | list[Item]), Field(min_length=1)
 ]
@@ -82,38 +82,40 @@ class Split(Section):
     folds: int = Field(
         5,
         ge=1,
-        description="Number of folds; one alone only with `file`.",
+        description="Number of folds; 1 only with `file`.",
         json_schema_extra=affects("index"),
     )
     validation: Share = Field(
         0.2,
-        description="Share of a fold's training patients that chooses the best epoch and the "
-        "post-processing; held-out cases choose nothing. 0: the last epoch is used.",
+        description="Share of a fold's training patients used to choose the best epoch and the "
+        "post-processing; held-out cases are never used for this. 0: the last epoch is used.",
         json_schema_extra=affects("index"),
     )
     seed: int = Field(0, ge=0, description="Seed of the assignment.", json_schema_extra=affects("index"))
     file: Path | None = Field(
         None,
-        description="A splits.json of your own instead: a list of folds, each with `test` "
-        "and, if wanted, `validation` and `train` case names.",
+        description="Your own splits.json instead: a list of folds, each with `test` "
+        "and optionally `validation` and `train` case names.",
         json_schema_extra=affects("index"),
     )
 
     @model_validator(mode="after")
     def _one_is_given(self) -> Split:
         if self.folds == 1 and self.file is None:
-            raise ValueError("a single fold has to be given as `file`; else 2 or more")
+            raise ValueError("a single fold needs `file`; otherwise set 2 or more")
         return self
 
 
 class Training(Section):
-    """The loop."""
+    """The training loop."""
 
-    epochs: int = Field(300, ge=1, description="Epochs at most.", json_schema_extra=affects("train"))
+    epochs: int = Field(
+        300, ge=1, description="Maximum number of epochs.", json_schema_extra=affects("train")
+    )
     steps_per_epoch: int | None = Field(
         100,
         ge=1,
-        description="Optimiser steps per epoch; null: as many as see every training case once.",
+        description="Optimiser steps per epoch; null: enough to use every training case once.",
         json_schema_extra=affects("train"),
     )
     batch: int = Field(
@@ -122,8 +124,8 @@ class Training(Section):
     gpus: int = Field(
         1,
         ge=1,
-        description="GPUs that share the samples of every batch, within one job; without any GPU as many "
-        "processes. With another number, training starts afresh.",
+        description="GPUs that share the samples of every batch, within one job; without a GPU, as many "
+        "processes. A different number restarts training.",
         json_schema_extra=affects("train", "memory"),
     )
     accumulate: int = Field(
@@ -143,12 +145,12 @@ class Training(Section):
     patience: int | None = Field(
         None,
         ge=1,
-        description="Stop after this many validations without a better score.",
+        description="Stop after this many validations without improvement.",
         json_schema_extra=affects("train"),
     )
     keep: Literal["best", "last"] = Field(
         "best",
-        description="The model that is tested: of the best validation, or of the last epoch.",
+        description="The model to test: that of the best validation, or of the last epoch.",
         json_schema_extra=affects("train"),
     )
     save_every: int | None = Field(
@@ -166,7 +168,7 @@ class Training(Section):
     examples: int = Field(
         1,
         ge=0,
-        description="Training samples, augmented, written to state/…/examples to look at.",
+        description="Number of augmented training samples to write to state/…/examples for inspection.",
         json_schema_extra=affects(),
     )
 
@@ -174,7 +176,7 @@ class Training(Section):
     def _divisible(self) -> Training:
         if self.batch % self.gpus:
             raise ValueError(
-                f"batch {self.batch} cannot be shared evenly by gpus: {self.gpus}; set a multiple of it"
+                f"batch {self.batch} is not a multiple of gpus: {self.gpus}; set a multiple of it"
             )
         return self
 
@@ -187,13 +189,13 @@ class Pretrained(Section):
     )
     minimum: Share = Field(
         0.5,
-        description="Training refuses to start when a smaller share of the network's weights is found.",
+        description="Training does not start if a smaller share of the network's weights is found.",
         json_schema_extra=affects("train"),
     )
 
 
 class Model(Section):
-    """What training needs to know of any model; a system adds the network, the loss and the inputs."""
+    """Settings that training needs for any model; a system adds the network, the loss and the inputs."""
 
     optimiser: Named = Field(
         Named.model_validate({"name": "AdamW", "lr": 1e-3}),
@@ -203,11 +205,11 @@ class Model(Section):
     scheduler: Named | None = Field(
         Named(name="PolynomialLR"),
         description="From torch.optim.lr_scheduler, stepped once per epoch; the number of epochs is filled "
-        "in where the class asks for it; ReduceLROnPlateau watches 1 − the validation score.",
+        "in if the class requires it; ReduceLROnPlateau watches 1 − the validation score.",
         json_schema_extra=affects("train"),
     )
     pretrained: Pretrained | None = Field(None, description="Weights to start from.")
-    training: Training = Field(Training(), description="The loop.")
+    training: Training = Field(Training(), description="The training loop.")
 
 
 class Predict(Section):
@@ -215,7 +217,7 @@ class Predict(Section):
 
     source: Path = Field(description="A sample sheet, or a folder of scans.", json_schema_extra=affects())
     parts: int = Field(
-        1, ge=1, description="Jobs among which the scans are divided.", json_schema_extra=affects()
+        1, ge=1, description="Number of jobs that share the scans.", json_schema_extra=affects()
     )
 
     @model_validator(mode="before")
@@ -225,21 +227,21 @@ class Predict(Section):
 
 
 class Data(Section):
-    """Which cases there are; a system adds what is learnt of them."""
+    """The cases; a system adds what is learnt from them."""
 
     sheet: Path = Field(
-        description="Sample sheet (CSV or TSV), one case a row.",
+        description="Sample sheet (CSV or TSV), one case per row.",
         json_schema_extra=affects("lungs", "cache", "index"),
     )
     folder: Path | None = Field(
         None,
-        description="Folder from which relative paths of the sheet start; default: the sheet's.",
+        description="Base folder for relative paths in the sheet; default: the sheet's folder.",
         json_schema_extra=affects("lungs", "cache", "index"),
     )
 
     @property
     def root(self) -> Path:
-        """Folder from which relative paths of the sheet start."""
+        """Base folder for relative paths in the sheet."""
         return self.sheet.parent if self.folder is None else self.folder
 
 
@@ -248,21 +250,22 @@ class Experiment(Section):
 
     system: str = Field(description="The kind of experiment.", json_schema_extra=affects("index", "report"))
     experiment: Name = Field(
-        description="Its name; outputs lie in results/<experiment>.", json_schema_extra=affects()
+        description="The experiment's name; outputs are written to results/<experiment>.",
+        json_schema_extra=affects(),
     )
     results: Path = Field(
         Path("results"), description="Folder of all outputs, e.g. on scratch.", json_schema_extra=affects()
     )
     seed: int = Field(0, ge=0, description="Seed of training.", json_schema_extra=affects("train"))
-    data: Data = Field(description="Cases and what is learnt of them.")
+    data: Data = Field(description="Cases and what is learnt from them.")
     models: Mapping[Name, Model] = Field(description="Model name → its settings.")
     evaluate: Section = Field(description="Scores.")
     export: Section = Field(description="Exported files.")
     split: Split = Field(Split(), description="Cross-validation.")
-    predict: Predict | None = Field(None, description="New cases; a path alone will do.")
+    predict: Predict | None = Field(None, description="New cases; a path alone is enough.")
     stage_caches: bool = Field(
         False,
-        # How jobs read, not what they compute: no stage is told, so that nothing is made again for it.
+        # How jobs read, not what they compute: no stage receives it, so a change reruns nothing.
         exclude=True,
         description="Training reads copies of the caches on the node's own disk ($SLURM_TMPDIR, else "
         "$TMPDIR) if there is room; jobs of a node share them.",
@@ -270,7 +273,7 @@ class Experiment(Section):
     )
     part: str | None = Field(
         None,
-        description="Which part of the cases this call sees; set by the jobs that prepare parts.",
+        description="Part of the cases that this call processes; set by the jobs that prepare parts.",
         json_schema_extra=affects(),
     )
 
@@ -280,12 +283,12 @@ FILES = (".yaml", ".yml", ".json")
 
 
 def dump(section: BaseModel | None, given: bool = False) -> Any:
-    """A section as plain JSON values; `given`: only what was set, without the defaults."""
+    """A section as plain JSON values; `given`: only values that were set, without the defaults."""
     return None if section is None else section.model_dump(mode="json", exclude_unset=given)
 
 
 def as_json(section: BaseModel | None, given: bool = False) -> str:
-    """A section as one line of JSON: how a rule hands it to its stage."""
+    """A section as one line of JSON: the form in which a rule passes it to its stage."""
     return json.dumps(dump(section, given), sort_keys=True)
 
 
@@ -303,12 +306,12 @@ def validate(kind: type[AnySection], values: Any, origin: str = "settings") -> A
 
 
 def parse(kind: type[AnySection], text: str) -> AnySection:
-    """Build a section from a YAML or JSON file's name, or from such text itself."""
+    """Build a section from the name of a YAML or JSON file, or from YAML or JSON text."""
     return validate(kind, parse_values(text), origin=text if text.endswith(FILES) else "settings")
 
 
 def parse_values(text: str) -> Any:
-    """Plain values from a YAML or JSON file's name, or from such text itself."""
+    """Plain values from the name of a YAML or JSON file, or from YAML or JSON text."""
     return yaml.safe_load(Path(text).read_text(encoding="utf-8") if text.endswith(FILES) else text)
 
 
@@ -322,18 +325,18 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
         return f"{path}: unknown key; {hint}"
     if problem["type"] == "missing":
         return f"{path}: missing"
-    # Of a whole section the message says which of its keys it means.
+    # For a whole section, the message itself names the keys.
     got = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
     return f"{path}: {problem['msg'].removeprefix('Value error, ')}{got}"
 
 
 def _known_keys(kind: type[BaseModel], path: list[str]) -> list[str]:
     """Names of the fields at `path`, found by walking the JSON schema."""
-    schema = kind.model_json_schema(mode="serialization")  # where a list is always one
+    schema = kind.model_json_schema(mode="serialization")  # in which a list is always a list
     here = schema
     for part in path:
         if part.isdigit():
-            continue  # `here` is what all items of a list are like
+            continue  # `here` describes all items of a list
         members = [
             here.get("additionalProperties", {}),
             *here.get("patternProperties", {}).values(),

@@ -1,4 +1,4 @@
-"""Sample sheets: one case a row, read as text; which columns there are is up to the system."""
+"""Sample sheets: one case per row, read as text; the system defines the columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from foldwise.files import CaseError
 
-# A case's name becomes file names and a wildcard of the workflow.
+# A case's name becomes part of file names and a wildcard of the workflow.
 CASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 # Columns of every sheet.
 COLUMNS = ("case", "group", "split")
@@ -25,7 +25,7 @@ class Case:
 
     Attributes:
         name: the case, unique.
-        group: the patient; folds never split it. The case's own name where the sheet gives none.
+        group: the patient; folds never split it. The case's name if the sheet gives none.
         split: "test" for a case of the fixed test set, else "".
         line: the row's line in the sheet; the header is line 1.
     """
@@ -42,7 +42,7 @@ class Case:
 
     @property
     def labelled(self) -> bool:
-        """Whether the case can be learnt from and scored; others are only predicted."""
+        """Whether the case can be used for training and scoring; others are only predicted."""
         raise NotImplementedError
 
     @property
@@ -56,7 +56,7 @@ AnyCase = TypeVar("AnyCase", bound=Case)
 
 @dataclass(frozen=True)
 class Sheet(Generic[AnyCase]):
-    """The cases of a sheet and what is wrong with its text.
+    """The cases of a sheet and the problems in its text.
 
     Attributes:
         cases: the usable rows, in the order of the sheet.
@@ -91,15 +91,15 @@ class Table:
 
 
 def read_table(path: Path, known: Sequence[str], also: str = "(?!)") -> Table:
-    """Read a sheet's text; TSV by its suffix, else CSV.
+    """Read a sheet's text; TSV if the suffix is .tsv, else CSV.
 
     Args:
         path: the sheet.
-        known: columns that mean something, beside `COLUMNS`; others are the user's own.
-        also: pattern of further names that mean something.
+        known: columns with a meaning, in addition to `COLUMNS`; others are the user's own.
+        also: pattern of further names with a meaning.
 
     Raises:
-        CaseError: no such file, no column `case`, or a column that stands twice or seems misspelt.
+        CaseError: no such file, no column `case`, or a column that appears twice or seems misspelt.
     """
     if not path.is_file():
         raise CaseError(f"{path}: no such sample sheet (data.sheet)")
@@ -108,14 +108,14 @@ def read_table(path: Path, known: Sequence[str], also: str = "(?!)") -> Table:
     header = [name.strip() for name in lines[0]] if lines else []
     meant = (*COLUMNS, *known)
     for column in header:
-        # Columns of the user's own are welcome; a misspelt one would silently drop the labels.
+        # The user's own columns are allowed; a misspelt one would silently drop the labels.
         near = difflib.get_close_matches(column.lower(), meant, n=1, cutoff=0.75)
         if column not in meant and near and not re.fullmatch(also, column):
             raise CaseError(f"{path}: line 1: column {column!r}: did you mean `{near[0]}`?")
     if len(set(header)) != len(header):
-        raise CaseError(f"{path}: line 1: a column stands twice")
+        raise CaseError(f"{path}: line 1: a column appears twice")
     if "case" not in header:
-        raise CaseError(f"{path}: line 1: needs a column `case`")
+        raise CaseError(f"{path}: line 1: no column `case`")
     rows = [
         (line, [cell.strip() for cell in row])
         for line, row in enumerate(lines[1:], start=2)
@@ -127,12 +127,12 @@ def read_table(path: Path, known: Sequence[str], also: str = "(?!)") -> Table:
 def read_cases(
     table: Table, needed: Sequence[str], make: Callable[[Mapping[str, str], Case], AnyCase]
 ) -> Sheet[AnyCase]:
-    """Make the cases of a sheet.
+    """Build the cases of a sheet.
 
     Args:
-        table: its text.
-        needed: columns that no row may leave empty.
-        make: a system's case from a row's cells and what all cases have.
+        table: the sheet's text.
+        needed: columns that must not be empty in any row.
+        make: builds a system's case from a row's cells and the fields that all cases have.
     """
     cases: list[AnyCase] = []
     problems: list[str] = []
@@ -158,11 +158,11 @@ def _row_problems(cells: Mapping[str, str], needed: Sequence[str], seen: Mapping
     name = cells["case"]
     problems = []
     if not CASE_NAME.match(name):
-        problems.append(f"case {name!r}: a name holds letters, digits, `_`, `.` and `-` only")
+        problems.append(f"case {name!r}: use only letters, digits, `_`, `.` and `-` in a name")
     if name in seen:
         problems.append(f"case {name}: already on line {seen[name]}")
     if missing := [column for column in needed if not cells[column]]:
-        problems.append(f"case {name}: no {', '.join(missing)}")
+        problems.append(f"case {name}: missing {', '.join(missing)}")
     if (split := cells.get("split", "")) not in SPLITS:
-        problems.append(f"case {name}: split {split!r}; it is `train`, `test` or empty")
+        problems.append(f"case {name}: split {split!r}; use `train`, `test` or leave it empty")
     return problems

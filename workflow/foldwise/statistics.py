@@ -20,19 +20,19 @@ def fold_summary(
         rows: one per model, fold, case and class: columns model, case, group, fold, class and metrics.
         metrics: columns to summarise; NaN is left out and counted.
         resamples: bootstrap resamples of the groups (patients), with replacement.
-        seed: of the resamples.
+        seed: seed of the resamples.
 
     Returns:
         A row per model, class and metric: mean, std (over cases, ddof 1), fold_mean, fold_std (of the folds'
         means, ddof 1), n, excluded, low, high.
     """
-    made = []
+    summaries = []
     for (model, name), part in rows.groupby(["model", "class"], sort=False):
         for metric in metrics:
             values = part[part[metric].notna()]
             by_fold = values.groupby("fold")[metric].mean()
             low, high = _bootstrap(values, metric, resamples, seed)
-            made.append(
+            summaries.append(
                 {
                     "model": model,
                     "class": name,
@@ -47,24 +47,24 @@ def fold_summary(
                     "high": high,
                 }
             )
-    return pd.DataFrame(made)
+    return pd.DataFrame(summaries)
 
 
 def paired_p(differences: Sequence[float]) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test that paired differences centre on 0; NaN if all are 0."""
+    """Two-sided p of Wilcoxon's signed-rank test for paired differences centred on 0; NaN if all are 0."""
     values = np.asarray(differences, float)
     return float(wilcoxon(values).pvalue) if np.any(values != 0) else NAN
 
 
 def resampled(patients: int, resamples: int, seed: int = 0) -> np.ndarray:
-    """Numbers of the patients of each bootstrap resample, (resamples, patients); none of a single patient."""
+    """Patient numbers of each bootstrap resample, (resamples, patients); no rows for a single patient."""
     if patients < 2:
         return np.empty((0, patients), int)
     return np.random.default_rng(seed).integers(patients, size=(resamples, patients))
 
 
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Percentiles 2.5 and 97.5 of the values of resamples; NaN of none."""
+    """Percentiles 2.5 and 97.5 of the values of resamples; NaN without values."""
     known = np.asarray(values, float)
     known = known[~np.isnan(known)]
     if not len(known):

@@ -1,8 +1,8 @@
-"""How far an experiment is: its cases and folds, read from what its jobs left behind.
+"""The progress of an experiment: its cases and folds, read from its jobs' files.
 
     python -m foldwise.status experiments/lung.yaml
 
-Nothing is computed and nothing is changed; call it as often as you like, from where Snakemake was called.
+Nothing is computed and nothing is changed; run it at any time, in the folder where Snakemake was called.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from foldwise.settings import parse_values
 from foldwise.training.attempts import Attempts
 
 COLUMNS = ("model", "fold", "training", "epoch", "loss", "score", "left", "testing", "job")
-# The last epochs tell best how long the next ones will take.
+# The last epochs are the best estimate of how long the next ones will take.
 RECENT = 5
 
 
@@ -40,7 +40,7 @@ class Job:
 
     Attributes:
         number: its id.
-        state: as squeue says it, e.g. RUNNING.
+        state: as squeue reports it, e.g. RUNNING.
         reason: why it waits, or the node it runs on.
     """
 
@@ -51,16 +51,18 @@ class Job:
 
 def main() -> None:
     """Read the command line."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument(
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument(
         "configfiles", nargs="*", default=["config.yaml"], help="the experiment, as for --configfile"
     )
-    args = made.parse_args()
+    args = arguments.parse_args()
     logging.getLogger().setLevel(logging.WARNING)
     config: dict[str, Any] = {}
     for path in args.configfiles:
         if not Path(path).is_file():
-            raise CaseError(f"{path}: no such experiment; call this from where Snakemake was called")
+            raise CaseError(f"{path}: no such experiment; run this in the folder where Snakemake was called")
         update_config(config, parse_values(path))
     opened = open_experiment(config, main=False)
     print(report(opened, queue()))
@@ -133,22 +135,22 @@ def _row(
     if (place / "metrics.csv").exists():
         row["testing"] = "done"
     elif trained:
-        made = len(list(Path(opened.paths.work("test", model, str(fold))).rglob("test/*.h5")))
-        row["testing"] = f"{made} of {len(held['test'])}" if held else "waiting"
+        predicted = len(list(Path(opened.paths.work("test", model, str(fold))).rglob("test/*.h5")))
+        row["testing"] = f"{predicted} of {len(held['test'])}" if held else "waiting"
     if job is not None and row["testing"] != "done":
         row["job"] = f"{job.number} {job.state} {job.reason}"
     return row
 
 
 def _state(rows: Sequence[Mapping[str, Any]], job: Job | None) -> str:
-    """What the last line of a training's history says."""
+    """The state given by the last line of a training's history."""
     if not rows:
         return "queued" if job else "waiting"
     last = rows[-1]
     if last["event"] == "start":
-        # Killed, it could not say so; without Slurm's word, the time of the start must do.
+        # A killed training leaves no event; without Slurm's report, give the time of its start.
         return "running" if job and job.state == "RUNNING" else f"started {last['time']}"
-    return {"stopped": "to go on", "error": "failed", "finished": "finished"}[last["event"]]
+    return {"stopped": "to continue", "error": "failed", "finished": "finished"}[last["event"]]
 
 
 def _left(seconds: Sequence[float], epochs: int) -> float:

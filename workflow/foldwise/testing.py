@@ -1,4 +1,4 @@
-"""The suite that every system passes, ours and those of other packages.
+"""The test suite for every system, ours and those of other packages.
 
     from foldwise.testing import check_system
 
@@ -6,7 +6,7 @@
         check_system(MySystem(), experiment, tmp_path)
 
 The folder holds the data that the experiment names: at least four labelled cases of as many patients, and one
-without a label. Its models are so small that the whole takes a minute.
+without a label. With very small models, the whole suite takes a minute.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ ROOT = Path(__file__).parents[2]
 
 
 def check_system(system: System[Any, Any], experiment: Mapping[str, Any], folder: Path) -> None:
-    """Check that a system keeps what the workflow promises.
+    """Check that a system fulfils its contract with the workflow.
 
     Args:
         system: the system.
         experiment: settings of an experiment of two folds or more.
-        folder: from which its paths start; the results are written there, too.
+        folder: base folder of its paths; the results are written there, too.
 
     Raises:
-        AssertionError: it does not; the message says what was expected.
+        AssertionError: it does not; the message states what was expected.
     """
     with chdir(folder):
         check_settings(system, experiment)
@@ -70,7 +70,7 @@ def check_system(system: System[Any, Any], experiment: Mapping[str, Any], folder
 
 
 def check_settings(system: System[Any, Any], experiment: Mapping[str, Any]) -> None:
-    """Settings survive JSON, and each kind of work that every experiment does has settings that affect it."""
+    """Settings survive JSON, and settings affect each kind of work that every experiment does."""
     settings = validate(system.settings, dict(experiment))
     again = validate(system.settings, json.loads(json.dumps(dump(settings))))
     assert again == settings, "settings that are written as JSON and read again must be equal"
@@ -82,7 +82,7 @@ def check_settings(system: System[Any, Any], experiment: Mapping[str, Any]) -> N
 
 
 def check_names(system: System[Any, Any], opened: Opened[Any, Any]) -> None:
-    """Names are made from the settings alone, and a job's Snakemake depends on what the user's does."""
+    """Names follow from the settings alone, and dependencies are the same in the user's call and in jobs."""
     settings, sheet = opened.settings, opened.sheet
     first, second = (system.preparation(settings, sheet) for _ in range(2))
     assert first.caches == second.caches, "folders of prepared data must follow from the settings alone"
@@ -91,13 +91,13 @@ def check_names(system: System[Any, Any], opened: Opened[Any, Any]) -> None:
     again = open_experiment({**dump(settings), "experiment": "check"}, main=True)
     for name in settings.models:
         assert again.depends.training(name) == opened.depends.training(name), (
-            "what a training depends on must not depend on who asks"
+            "what a training depends on must be the same in the user's call and in jobs"
         )
-    assert again.depends.index() == opened.depends.index(), "what the index depends on must not either"
+    assert again.depends.index() == opened.depends.index(), "what the index depends on must be the same, too"
 
 
 def check_entries(system: System[Any, Any], opened: Opened[Any, Any], index: Index) -> None:
-    """The index holds the labelled cases, other entries the rest; each has a cache that says its name."""
+    """The index holds the labelled cases, other entries the rest; each has a cache that records its name."""
     prepared = Path(opened.preparation.indexed).parent
     task, others = system.entries(
         opened.settings.data, prepared, Path(opened.preparation.caches), training=False
@@ -105,34 +105,38 @@ def check_entries(system: System[Any, Any], opened: Opened[Any, Any], index: Ind
     if others:
         assert task == index.task, "what is learnt must be the same for all cases"
     assert {e.case for e in index.entries} == {c.name for c in opened.training}, "the index misses cases"
-    assert {e.case for e in others} == {c.name for c in opened.others}, "the other cases are not all there"
-    assert others, "the data need a case without a label"
+    assert {e.case for e in others} == {c.name for c in opened.others}, "some of the other cases are missing"
+    assert others, "the data must include a case without a label"
     for entry in [*index.entries, *others]:
         with open_hdf5(entry.cache) as file:
-            assert file.attrs.get("case") == entry.case, f"{entry.cache}: its attribute `case` must be it"
-            assert file.attrs.get("content"), f"{entry.cache}: its attribute `content` must be a hash of it"
+            assert file.attrs.get("case") == entry.case, (
+                f"{entry.cache}: its attribute `case` must be the case's name"
+            )
+            assert file.attrs.get("content"), (
+                f"{entry.cache}: its attribute `content` must be a hash of its arrays"
+            )
 
 
 def check_learner(
     system: System[Any, Any], opened: Opened[Any, Any], name: str, index: Index, folder: Path
 ) -> None:
-    """Items, losses, validation and a training that is stopped and goes on."""
+    """Items, losses, validation, and a training that is stopped and continued."""
     fold = index.folds[0]
     pattern = opened.preparation.inputs(name)
     if pattern not in opened.preparation.made:
-        return  # it learns from another model's features, which are not there yet
+        return  # it learns from another model's features, which do not exist yet
     paths = {case: pattern.format(case=case) for case in (*fold.train, *fold.validation)}
     train, validation = ([paths[case] for case in part] for part in (fold.train, fold.validation))
     model = system.learner.fitted(opened.settings.models[name], train)
     training = model.training.model_copy(update={"epochs": 2, "steps_per_epoch": 2, "validate_every": 1})
     model = model.model_copy(update={"training": training})
     learner = system.learner(model, index.task)
-    assert system.learner.fitted(model, train) == model, "what is fitted must stay when it is fitted again"
+    assert system.learner.fitted(model, train) == model, "fitting again must change nothing"
     _check_items(learner, train)
     _check_loss(learner, train)
     scores = learner.validate(learner.network(), validation or train[:1])
-    assert "score" in scores, "validate must give a `score`"
-    # An empty validation share, and one case alone.
+    assert "score" in scores, "validate must return a `score`"
+    # An empty validation share, and a single case.
     whole = _trained(learner, model, train[:1], [], folder / "one")
     assert whole, "a training of one case without validation must end with weights"
     undisturbed = _trained(learner, model, train, validation, folder / "whole")
@@ -143,7 +147,7 @@ def check_learner(
 
 
 def check_predictions(system: System[Any, Any], opened: Opened[Any, Any], name: str, index: Index) -> None:
-    """Held-out and other cases are predicted, scored where there is a label, and exported."""
+    """Held-out and other cases are predicted, scored if they have a label, and exported."""
     results, settings = system.results, opened.settings
     folder = Path(opened.paths.fold.format(model=name, fold=0))
     predictions = {case: folder / "predictions" / f"{case}.h5" for case in index.folds[0].test}
@@ -171,7 +175,7 @@ def check_predictions(system: System[Any, Any], opened: Opened[Any, Any], name: 
 
 
 def check_killed_stages(opened: Opened[Any, Any], experiment: Mapping[str, Any]) -> None:
-    """After a good run nothing is left to do; a lost file is made again alone."""
+    """After a successful run nothing is left to do; only a lost file is computed again."""
     assert "Nothing to be done" in _snakemake(experiment, "--dry-run"), "a second run must find nothing to do"
     name = next(iter(opened.settings.models))
     metrics = Path(opened.paths.fold.format(model=name, fold=0)) / "metrics.csv"
@@ -183,7 +187,7 @@ def check_killed_stages(opened: Opened[Any, Any], experiment: Mapping[str, Any])
 
 def _check_items(learner: Learner[Any], train: Sequence[str]) -> None:
     one, other = (learner.items(train, (3, 1)) for _ in range(2))
-    sent = pickle.loads(pickle.dumps(one))  # as to the processes that read
+    sent = pickle.loads(pickle.dumps(one))  # as when sent to loader processes
     for number in (0, 1, 7):
         item = one[number]
         for same in (other[number], sent[number]):
@@ -197,16 +201,16 @@ def _check_loss(learner: Learner[Any], train: Sequence[str]) -> None:
     items = learner.items(train, (0, 0))
     batch = collate([items[number] for number in range(learner.model.training.batch)])
     network = learner.network()
-    made = learner.loss(network, batch, torch.Generator().manual_seed(0))
-    assert "loss" in made, "loss must give `loss`"
-    assert made["loss"].ndim == 0, "`loss` must be a scalar"
-    assert torch.isfinite(made["loss"]), "`loss` must be finite for a new network"
-    made["loss"].backward()
+    losses = learner.loss(network, batch, torch.Generator().manual_seed(0))
+    assert "loss" in losses, "loss must return `loss`"
+    assert losses["loss"].ndim == 0, "`loss` must be a scalar"
+    assert torch.isfinite(losses["loss"]), "`loss` must be finite for a new network"
+    losses["loss"].backward()
     assert any(p.grad is not None for p in network.parameters()), "`loss` must have gradients"
 
 
 class _StopsAfter(Budget):
-    """A time limit that is near after some steps."""
+    """A time limit that is reached after some steps."""
 
     def __init__(self, steps: int) -> None:
         super().__init__(None)
@@ -228,7 +232,7 @@ def _trained(
     folder: Path,
     *stops: int,
 ) -> dict[str, torch.Tensor]:
-    """Weights of a training in jobs that end after some steps, and a last one to the end."""
+    """Weights of a training in jobs that stop after some steps, and a last job that finishes it."""
     run = Run(model, train, validation, (0, 0), "check", folder)
     for number, steps in enumerate([*stops, 10**6], start=1):
         attempts = Attempts(folder / "attempts.jsonl", number)

@@ -1,4 +1,4 @@
-"""Classes that must be whole when they are defined, and not only when they are used."""
+"""Classes that must be complete when they are defined, not only when they are used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Whole(ABC):  # noqa: B024  it adds a rule, not methods
-    """A base of classes that implement everything, unless they are declared with `abstract=True`."""
+    """A base of classes that must implement everything, unless declared with `abstract=True`."""
 
     def __init_subclass__(cls, *, abstract: bool = False, **more: Any) -> None:
         """Refuse a class with abstract methods.

@@ -6,7 +6,7 @@ rule check:
         f"{PATHS.experiment}/check.json",
     log:
         f"{PATHS.experiment}/logs/check.log",
-    # First of all: nothing else is worth its time if the data are wrong.
+    # First of all: if the data are wrong, all other work is wasted.
     priority: 100
     conda:
         "../../envs/foldwise.yaml"

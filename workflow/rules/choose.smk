@@ -8,7 +8,7 @@ rule choose:
         f"{PATHS.experiment}/{{model}}/choice.json",
     log:
         f"{PATHS.experiment}/logs/choose/{{model}}.log",
-    # A retry goes on with the cases that are left.
+    # A retry continues with the remaining cases.
     retries: 3 if workflow.is_main_process else 0
     conda:
         "../../envs/foldwise.yaml"

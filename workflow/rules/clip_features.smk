@@ -22,7 +22,7 @@ rule clip_features:
         runtime=60,
         device=1,
     params:
-        # What it depends on is in the name of the folder.
+        # The folder's name contains what it depends on.
         request=lambda wildcards, input, output: request(
             source=input.source,
             settings=as_json(PREPARED.encoding(wildcards.encoded)),

@@ -1,4 +1,4 @@
-"""How the system of clips prepares its cases."""
+"""Preparation of cases in the system clips."""
 
 
 include: "clip_cache.smk"

@@ -1,8 +1,8 @@
-"""The experiment that every rule reads: settings, names of files, how cases are prepared, and what jobs ask for.
+"""The experiment that every rule reads: settings, names of files, preparation of cases, and job resources.
 
-A rule hands its request over in one way: `params.request`, words of a command line that are quoted one by one. It
-depends on its inputs and on `params.depends`, which is computed from what the settings declare; the request itself,
-since it is made from input, output and threads, runs nothing again.
+A rule passes its request in one way: `params.request`, words of a command line that are quoted one by one. It
+depends on its inputs and on `params.depends`, which is computed from the settings' declarations; the request
+itself is built from input, output and threads, so it causes no rerun.
 """
 
 import json
@@ -18,9 +18,9 @@ use_this_checkout(Path(workflow.basedir))
 EXPERIMENT = front_door(
     config,
     main=workflow.is_main_process,
-    # `set-scatter: {prepare: 30}` of a profile.
+    # `set-scatter: {prepare: 30}` in a profile.
     parts=workflow.resource_settings.overwrite_scatter.get("prepare"),
-    # Where jobs are submitted, Snakemake counts these and no cores.
+    # If jobs are submitted, Snakemake counts these and no cores.
     submitted=(
         None
         if workflow.resource_settings.nodes is None

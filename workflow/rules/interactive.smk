@@ -1,4 +1,4 @@
-"""How the interactive system prepares its cases: as segmentation does."""
+"""Preparation of cases in the interactive system: the same as in segmentation."""
 
 
 include: "phantom.smk"

@@ -31,7 +31,7 @@ rule prepare_part:
 
 if PREPARED.neural:
 
-    # The same under a name of its own, for which a profile asks for a GPU.
+    # The same under a separate name, for which a profile requests a GPU.
     use rule prepare_part as prepare_part_gpu with:
         resources:
             mem_mb=lambda wildcards, attempt: JOBS.part_mib(wildcards.share, attempt),

@@ -1,4 +1,4 @@
-"""How the segmentation system prepares its cases."""
+"""Preparation of cases in the system segmentation."""
 
 
 include: "phantom.smk"

@@ -1,4 +1,4 @@
-"""How the surgical system prepares its videos."""
+"""Preparation of videos in the surgical system."""
 
 
 include: "frames.smk"

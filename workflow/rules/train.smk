@@ -12,16 +12,16 @@ rule train:
         f"{PATHS.experiment}/logs/train/{{model}}_fold{{fold}}.log",
     benchmark:
         f"{PATHS.experiment}/benchmarks/train/{{model}}_fold{{fold}}.tsv"
-    # Every retry is one more slice of `runtime`, taken up where the last one stopped. Later calls of Snakemake
-    # go on from there too, so this only bounds how long one call pursues a training. A job's own Snakemake must
-    # not try again within the job: what is left of its time belongs to nobody.
+    # Every retry is another slice of `runtime`, continued where the last one stopped. Later calls of Snakemake
+    # continue from there too, so this only limits how long one call pursues a training. A job's own Snakemake
+    # must not retry within the job, where the remaining time is undefined.
     retries: 10 if workflow.is_main_process else 0
     conda:
         "../../envs/foldwise.yaml"
-    # Four to read and decompress for each GPU.
+    # Four per GPU to read and decompress.
     threads: lambda wildcards: 4 * SETTINGS.models[wildcards.model].training.gpus
     resources:
-        # A slice that goes on needs no more memory; one that was killed may have run out of it.
+        # A continued slice needs no more memory; a killed one may have run out of memory.
         mem_mb=lambda wildcards, attempt: JOBS.training_mib(
             wildcards.model, PATHS.work("train", wildcards.model, wildcards.fold)
         ),

@@ -1,6 +1,6 @@
 rule update_labels:
     input:
-        # By its path: the index is made by a rule that is read later.
+        # By its path: the rule that writes the index is read later.
         index=PATHS.made_index,
         regions=PARTS.ready(EXPERIMENT.training, rules.roi.output.facts),
     output:

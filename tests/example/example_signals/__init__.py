@@ -1,1 +1,1 @@
-"""Classification of signals: all that another package needs to bring a system to Foldwise."""
+"""Classification of signals: everything that another package needs to add a system to Foldwise."""

@@ -1,4 +1,4 @@
-"""A small network on signals, and what it predicts."""
+"""A small network on signals, and its predictions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from foldwise.training.steps import Items
 
 
 class SignalItems:
-    """Signals in an order drawn anew for each pass."""
+    """Signals in a new random order for each pass."""
 
     def __init__(self, caches: Sequence[str], classes: Sequence[str], seed: Sequence[int]) -> None:
-        """Keep the names of the files."""
+        """Store the names of the files."""
         self.caches, self.classes, self.seed = list(caches), list(classes), tuple(seed)
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
@@ -36,7 +36,7 @@ class SignalLearner(Learner[Model]):
     """A hidden layer and a soft-max."""
 
     def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
-        """Take the settings and the classes."""
+        """Store the settings and the classes."""
         super().__init__(model, task)
         self.classes: list[str] = task["classes"]
 
@@ -56,7 +56,7 @@ class SignalLearner(Learner[Model]):
         return torch.empty(self.model.training.batch, 64)
 
     def refusal(self, reason: str) -> str:
-        """What a user reads whose network cannot take a signal."""
+        """Message to a user whose network cannot take a signal."""
         return f"signals cannot be taken: {reason}"
 
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
@@ -98,8 +98,8 @@ class SignalLearner(Learner[Model]):
         """The mean over the networks."""
         device = next(networks[0].parameters()).device
         signal, _ = read(cache)
-        made = [network.eval()(signal[None].to(device)).softmax(1)[0].cpu() for network in networks]
-        return torch.stack(made).mean(0).numpy()
+        outputs = [network.eval()(signal[None].to(device)).softmax(1)[0].cpu() for network in networks]
+        return torch.stack(outputs).mean(0).numpy()
 
 
 def read(cache: str) -> tuple[torch.Tensor, str]:

@@ -1,4 +1,4 @@
-"""What becomes of predictions: a row of scores a case, a table for other programs, and the report's view."""
+"""From predictions to one row of scores per case, a table for other programs, and the report's view."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SignalResults(Results):
     def score_case(
         self, prediction: Path, entry: Entry, task: Mapping[str, Any], evaluate: Any, chosen: Chosen
     ) -> Rows:
-        """One row; none without a class."""
+        """One row; no row without a class."""
         label = entry.facts["label"]
         if not label:
             return []

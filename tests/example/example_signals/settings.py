@@ -1,4 +1,4 @@
-"""Settings: every field says what it affects, and reruns follow from that."""
+"""Settings: every field declares what it affects, which determines reruns."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Data(settings.Data):
 
     classes: list[Name] = Field(
         min_length=2,
-        description="Names of the classes, as the sheet's column `label` has them.",
+        description="Names of the classes, as in the sheet's column `label`.",
         json_schema_extra=affects("cache", "index"),
     )
 
 
 class Cache(Section):
-    """What is kept of a signal."""
+    """The stored form of a signal."""
 
     length: int = Field(
         64,
@@ -42,16 +42,16 @@ class Model(settings.Model):
         0.1, ge=0, description="Standard deviation of added noise.", json_schema_extra=affects("train")
     )
     training: Training = Field(
-        Training(epochs=4, steps_per_epoch=None, validate_every=1), description="The loop."
+        Training(epochs=4, steps_per_epoch=None, validate_every=1), description="The training loop."
     )
 
 
 class Evaluate(Section):
-    """Scores; there is nothing to set."""
+    """Scores; no settings."""
 
 
 class Export(Section):
-    """Files; there is nothing to set."""
+    """Files; no settings."""
 
 
 class Settings(settings.Experiment):

@@ -1,4 +1,4 @@
-"""The system: what comes in, how it is prepared, what it takes, and who learns and scores."""
+"""The system: its input, preparation, resources, learner and results."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ class Signals(System[Settings, Case]):
         return sheet.read_cases(table, ("signal",), make)
 
     def check(self, settings: Settings, sheet: Sheet[Case], *, deep: bool) -> Checked:
-        """Files that are missing, and classes that are none."""
+        """Find missing files and unknown classes."""
         found = Findings(sheet)
         present_files(sheet, lambda path: False, found)
         for case in sheet.cases:
             if case.label and case.label not in settings.data.classes:
-                found.add(case, f"label {case.label!r} is none of data.classes")
+                found.add(case, f"label {case.label!r} is not in data.classes")
         if settings.part is None:
             check_groups(sheet.cases, settings.split, found)
         names = [case.name for case in sheet.cases]
@@ -113,14 +113,14 @@ class Signals(System[Settings, Case]):
         return SignalResults()
 
     def kept(self, settings: Settings, name: str) -> dict[str, Any]:
-        """A new signal is resampled as the others were."""
+        """A new signal is resampled like all others."""
         return {"cache": dump(settings.cache)}
 
     def new_entries(self, source: Path) -> list[Entry]:
         """All .npy files of a folder."""
         paths = sorted(source.glob("*.npy")) if source.is_dir() else []
         if not paths:
-            raise CaseError(f"{source}: no folder with .npy files")
+            raise CaseError(f"{source}: not a folder with .npy files")
         return [_entry(path.stem, path.stem, path, "", "") for path in paths]
 
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
@@ -147,12 +147,12 @@ class SignalPreparation(Preparation[Case]):
 
 
 class SignalFootprint(Footprint[Settings]):
-    """Next to nothing; the size of a case is its length."""
+    """Almost nothing; the size of a case is its length."""
 
     typical = 64
 
     def case_mib(self, stage: str, size: int, settings: Settings) -> float:
-        """That of the interpreter."""
+        """The memory of the interpreter."""
         return BASE_MIB
 
     def disk_mib(self, size: int, settings: Settings) -> dict[str, float]:

@@ -63,12 +63,16 @@ def test_lists_to_sheet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("list_name", "text", "message"),
     [
         ("train.txt", "pat1/a.mp4,2\n", r"train.txt: line 1: pat1/a.mp4: label '2' is not in 0 … 1"),
-        ("train.txt", "pat1/a.mp4,0\npat1/a.mp4,0\n", r"train.txt: line 2: .* stands in .*train.txt: line 1"),
-        ("val.txt", "pat1/a.mp4,0\n", r"val.txt: line 1: .* stands in .*train.txt: line 1 already"),
+        (
+            "train.txt",
+            "pat1/a.mp4,0\npat1/a.mp4,0\n",
+            r"train.txt: line 2: .* is already listed in .*train.txt: line 1",
+        ),
+        ("val.txt", "pat1/a.mp4,0\n", r"val.txt: line 1: .* is already listed in .*train.txt: line 1"),
         ("train.txt", "pat1/a.mp4\n", r"line 1: 'pat1/a.mp4' is not `path,label`"),
         ("train.txt", "pat1/none.mp4,0\n", r"none.mp4: no such file"),
-        ("train.txt", "\n", r"train.txt: no clips in it"),
-        ("val.txt", "pat1/b.mp4,0\n", r"patient pat1 is in the fixed test set, and in training"),
+        ("train.txt", "\n", r"train.txt: contains no clips"),
+        ("val.txt", "pat1/b.mp4,0\n", r"patient pat1 is in the fixed test set and also in training"),
         ("train.txt", "pat1/a.mp4,0\npat1/b.mp4,1\n", r"patient pat1 is low here and high in case a"),
     ],
 )

@@ -41,23 +41,23 @@ def ring(grid: Grid, z: int, radius: float, turn: int = 1) -> np.ndarray:
 
 
 def annulus(grid: Grid, slices: range) -> np.ndarray:
-    """The analytic mask, from the distance of voxel centres."""
+    """The analytic mask, from the distances of voxel centres."""
     index = grid.centres()
     distance = np.linalg.norm(index[..., :2] * grid.spacing[:2] - CENTRE, axis=-1)
-    # No centre may lie so near a circle that its polygon has it on the other side.
+    # No centre may be so near a circle that its polygon has it on the other side.
     assert min(np.abs(distance - r).min() for r in (OUTER, INNER)) > 1e-2
     return (distance < OUTER) & (distance > INNER) & np.isin(index[..., 2], slices)
 
 
 def contours(grid: Grid, slices: range, style: str) -> list[tuple[str, np.ndarray]]:
-    made = []
+    drawn = []
     for z in slices:
         outer, inner = ring(grid, z, OUTER), ring(grid, z, INNER, turn=1 if style == "same turn" else -1)
         if style.startswith("keyhole") or style == "same turn":
-            made.append(("CLOSED_PLANAR", np.vstack([outer, outer[:1], inner, inner[:1]])))
+            drawn.append(("CLOSED_PLANAR", np.vstack([outer, outer[:1], inner, inner[:1]])))
         else:
-            made += [("CLOSED_PLANAR", outer), ("CLOSED_PLANAR", inner)]
-    return made
+            drawn += [("CLOSED_PLANAR", outer), ("CLOSED_PLANAR", inner)]
+    return drawn
 
 
 @GRIDS
@@ -70,7 +70,7 @@ def test_a_ring_of_contours_gives_the_analytic_mask(tmp_path: Path, grid: Grid, 
     assert row.label is not None
     label, image = read_volume(row.label), read_volume(row.images[""])
     assert np.array_equal(label.data, annulus(grid, range(2, 6)))
-    # The voxels hold their slice's number, so the two grids agree in more than their affines.
+    # Voxels contain their slice's number, so the two grids agree in more than their affines.
     assert (image.data == grid.centres()[..., 2]).all()
     assert np.allclose(label.affine, image.affine, atol=1e-4)
 
@@ -83,7 +83,7 @@ def test_contours_agree_with_matplotlib() -> None:
     inside = Outline(np.vstack([star, star[:1]])).contains_points(index)
     assert np.array_equal(rasterise([star], (48, 45)).ravel(), inside)
     assert 300 < inside.sum() < 1500
-    assert (rasterise([star + 40], (48, 45)).sum()) < inside.sum()  # cut at the border, no error
+    assert (rasterise([star + 40], (48, 45)).sum()) < inside.sum()  # clipped at the border, no error
 
 
 def test_neighbours_through_voxel_centres_share_no_voxel() -> None:
@@ -187,7 +187,7 @@ def test_a_folder_not_made_by_the_command_is_never_replaced(
 def test_a_pattern_that_fits_nothing_lists_what_there_is(tmp_path: Path) -> None:
     images = write_series(tmp_path / "in" / "ct", Grid())
     write_rtstruct(tmp_path / "in" / "rs.dcm", images, {"GTV": contours(Grid(), range(2, 3), "keyhole")})
-    with pytest.raises(CaseError, match=r"'ctv\*' fits none.*\n  GTV \(1\)"):
+    with pytest.raises(CaseError, match=r"'ctv\*' matches none.*\n  GTV \(1\)"):
         import_folder(tmp_path / "in", tmp_path / "out", "CT", "CTV*=tumour")
 
 
@@ -198,11 +198,11 @@ def test_structures_that_are_no_pairs(text: str) -> None:
 
 
 def test_an_id_that_holds_the_patients_name_is_hashed() -> None:
-    made = pydicom.Dataset()
-    made.PatientID, made.PatientName = "doe_jane_1970", "Doe^Jane"
-    assert "doe" not in pseudonym(made).lower()
-    made.PatientID, made.PatientName = "LUNG1-001", "LUNG1-001"
-    assert pseudonym(made) == "LUNG1-001"
+    dataset = pydicom.Dataset()
+    dataset.PatientID, dataset.PatientName = "doe_jane_1970", "Doe^Jane"
+    assert "doe" not in pseudonym(dataset).lower()
+    dataset.PatientID, dataset.PatientName = "LUNG1-001", "LUNG1-001"
+    assert pseudonym(dataset) == "LUNG1-001"
 
 
 def labels_of(grid: Grid) -> np.ndarray:
@@ -217,7 +217,7 @@ def labels_of(grid: Grid) -> np.ndarray:
 def test_a_written_seg_has_every_voxel_in_its_place(tmp_path: Path, grid: Grid) -> None:
     images = write_series(tmp_path / "ct", grid)
     labels = labels_of(grid)
-    # Values are of any size; a segment is a class.
+    # Values may have any size; a segment is a class.
     wide = np.select([labels == 3, labels == 7], [257, 70_000]).astype(np.int32)
     volume = Volume(wide, read_header(tmp_path / "ct").affine)
     write_dicom_seg(volume, tmp_path / "ct", {"tumour": 70_000, "lung": 257}, tmp_path / "seg.dcm")
@@ -230,7 +230,7 @@ def test_a_written_seg_has_every_voxel_in_its_place(tmp_path: Path, grid: Grid) 
     )
     for segment, value in ((0, 7), (1, 3)):
         assert np.array_equal(planes[..., segment].transpose(2, 1, 0), labels == value)
-    # By ITK alone, frame by frame at its place in the patient.
+    # With ITK alone, frame by frame at its position in the patient.
     raw = pydicom.dcmread(tmp_path / "seg.dcm")
     assert raw.FrameOfReferenceUID == images[0].FrameOfReferenceUID
     assert raw.StudyInstanceUID == images[0].StudyInstanceUID
@@ -304,7 +304,7 @@ def test_a_foreign_seg_turned_and_sparse_is_put_on_the_series(tmp_path: Path, gr
     images = write_series(tmp_path / "in" / "ct", grid)
     mask = annulus(grid, range(grid.shape[2]))
     mask[..., [z for z in range(grid.shape[2]) if z not in (1, 5)]] = False
-    # highdicom's index is (slice, row, column); ours is turned in all three against the series.
+    # highdicom's index is (slice, row, column); ours is rotated in all three relative to the series.
     turned = mask.transpose(2, 1, 0)[::-1, :, ::-1]
     affine = np.eye(4)
     affine[:3, :3] = (grid.axes * grid.spacing)[:, ::-1] * [-1, 1, -1]
@@ -345,19 +345,19 @@ def test_structures_of_another_frame_of_reference_are_refused(tmp_path: Path) ->
     for image in moved:
         image.FrameOfReferenceUID = generate_uid()
     write_rtstruct(tmp_path / "in" / "rs.dcm", moved, {"GTV": contours(Grid(), range(2, 3), "keyhole")})
-    with pytest.raises(CaseError, match="another frame of reference"):
+    with pytest.raises(CaseError, match="its frame of reference differs"):
         import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour")
 
 
 def test_structures_that_were_cut_off_are_named(tmp_path: Path) -> None:
-    """pydicom passes over what is missing: the last structures would be empty."""
+    """pydicom skips missing parts: the last structures would be empty."""
     images = write_series(tmp_path / "in" / "ct", Grid())
     path = tmp_path / "in" / "rs.dcm"
     write_rtstruct(path, images, {name: contours(Grid(), range(2, 3), "keyhole") for name in ("GTV", "lung")})
     whole = path.read_bytes()
     for lost in (20, len(whole) // 3):
         path.write_bytes(whole[:-lost])
-        with pytest.raises(CaseError, match=r"rs.dcm: not readable as RTSTRUCT or SEG \(it is cut off\)"):
+        with pytest.raises(CaseError, match=r"rs.dcm: not readable as RTSTRUCT or SEG \(it is truncated\)"):
             read_structures(path)
 
 

@@ -1,4 +1,4 @@
-"""Configurations of 3DUnetCNN: what becomes of each key, and what is said of the rest."""
+"""Configurations of 3DUnetCNN: the handling of each key, and remarks on the rest."""
 
 import json
 import sys
@@ -20,9 +20,9 @@ from stand_ins import UNET3D_BRATS as BRATS
 
 
 def settings(values: dict[str, Any]) -> tuple[Settings, str]:
-    made, remarks = convert(values)
-    made["data"]["sheet"] = "s.csv"
-    return validate(Settings, {"experiment": "e", **made}), "\n".join(remarks)
+    converted, remarks = convert(values)
+    converted["data"]["sheet"] = "s.csv"
+    return validate(Settings, {"experiment": "e", **converted}), "\n".join(remarks)
 
 
 def with_section(name: str, **more: Any) -> dict[str, Any]:
@@ -30,13 +30,13 @@ def with_section(name: str, **more: Any) -> dict[str, Any]:
 
 
 def test_the_brats_example() -> None:
-    made, remarks = settings(BRATS)
-    assert made.data.labels == {"label_2": 2, "label_1": 1, "label_4": 4}
-    assert list(made.data.targets().values.values()) == [(2, 1, 4), (1, 4), (4,)]
-    assert made.prepare.crop.to == "nonzero"
-    assert made.cache.shape == (32, 32, 32)
-    assert (made.split.folds, made.split.seed) == (5, 25)
-    model = made.models["DynUNet"]
+    experiment, remarks = settings(BRATS)
+    assert experiment.data.labels == {"label_2": 2, "label_1": 1, "label_4": 4}
+    assert list(experiment.data.targets().values.values()) == [(2, 1, 4), (1, 4), (4,)]
+    assert experiment.prepare.crop.to == "nonzero"
+    assert experiment.cache.shape == (32, 32, 32)
+    assert (experiment.split.folds, experiment.split.seed) == (5, 25)
+    model = experiment.models["DynUNet"]
     assert model.network.arguments == {
         key: BRATS["model"][key]
         for key in ("deep_supervision", "strides", "filters", "kernel_size", "upsample_kernel_size")
@@ -48,24 +48,24 @@ def test_the_brats_example() -> None:
     assert model.scheduler.arguments == {"patience": 10, "factor": 0.5, "min_lr": 1e-08}
     assert (model.training.epochs, model.training.steps_per_epoch) == (250, None)
     assert (model.training.save_every, model.training.save_last, model.training.keep) == (50, 3, "best")
-    assert "left behind" not in remarks
+    assert "left out" not in remarks
 
 
 def test_keys_that_they_ignore_and_we_do_not_know_are_named() -> None:
-    """Shipped examples say folds and seed, in a list of one; unknown keys stop nothing there, nor here."""
+    """Shipped examples give folds and seed, in a list with one item; unknown keys do not stop the import."""
     values = with_section("dataset", cache_rate=0.5) | {
         "cross_validation": [{"folds": 3, "seed": 7}],
         "mystery": 1,
     }
-    made, remarks = settings(values)
-    assert (made.split.folds, made.split.seed) == (3, 7)
-    assert "cross_validation.folds: 3DUnetCNN ignores it (n_folds is its key); 3 is used" in remarks
-    assert "left behind: dataset.cache_rate: 0.5" in remarks
-    assert "left behind: mystery: 1" in remarks
+    experiment, remarks = settings(values)
+    assert (experiment.split.folds, experiment.split.seed) == (3, 7)
+    assert "cross_validation.folds: 3DUnetCNN ignores it (its key is n_folds); 3 is used" in remarks
+    assert "left out: dataset.cache_rate: 0.5" in remarks
+    assert "left out: mystery: 1" in remarks
 
 
 def test_patches_instead_of_a_resize() -> None:
-    made, remarks = settings(
+    experiment, remarks = settings(
         with_section("dataset", resample=False)
         | {
             "inference": {
@@ -76,8 +76,8 @@ def test_patches_instead_of_a_resize() -> None:
             }
         }
     )
-    assert made.cache.shape is None
-    inference = made.models["DynUNet"].inference
+    assert experiment.cache.shape is None
+    inference = experiment.models["DynUNet"].inference
     assert (inference.overlap, inference.batch, inference.weighting) == (0.25, 4, "constant")
     assert "patches of desired_shape" in remarks
 
@@ -88,14 +88,14 @@ def test_samples_and_augmentations() -> None:
     values = with_section(
         "dataset", training={"spatial_augmentations": spatial, "intensity_augmentations": intensity}
     ) | {"training": {"samples_per_epoch": 100, "batch_size": 4, "amp": True, "early_stopping_patience": 9}}
-    made, remarks = settings(values)
-    model = made.models["DynUNet"]
+    experiment, remarks = settings(values)
+    model = experiment.models["DynUNet"]
     assert (model.training.steps_per_epoch, model.training.amp, model.training.patience) == (25, "auto", 9)
     assert model.augmentation is not None
     assert model.augmentation.flip
     assert model.augmentation.rotate_deg == pytest.approx(11.46, abs=0.01)
     assert (model.augmentation.brightness, model.augmentation.noise) == (0.1, 0)
-    assert "left behind: augmentation RandBiasFieldD" in remarks
+    assert "left out: augmentation RandBiasFieldD" in remarks
 
 
 def test_old_and_broken_configurations_are_refused() -> None:
@@ -103,7 +103,7 @@ def test_old_and_broken_configurations_are_refused() -> None:
         convert({"model_name": "AutocastUNet", "window": [176, 224, 144]})
     with pytest.raises(CaseError, match="desired_shape"):
         convert({**BRATS, "dataset": {}})
-    with pytest.raises(CaseError, match=r"dataset\.labels: the label value 1\.5 is not a whole number"):
+    with pytest.raises(CaseError, match=r"dataset\.labels: the label value 1\.5 is not an integer"):
         convert({**BRATS, "dataset": {**BRATS["dataset"], "labels": [1, 1.5]}})
 
 
@@ -133,7 +133,7 @@ def test_sheet_and_experiment(
     assert all(path.exists() for case in read.cases for path in case.files)
     printed = capsys.readouterr().out
     assert "6 cases of 6 patients, 6 with a label" in printed
-    assert "note: folds are dealt by patient" in printed
+    assert "note: folds are split by patient" in printed
     (tmp_path / "data" / "P2" / "P2_t1.nii.gz").unlink()
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--force"])
     with pytest.raises(CaseError, match=r"case P2: .*P2_t1\.nii\.gz: no such file"):

@@ -1,4 +1,4 @@
-"""Imports of Decathlon, nnU-Net and BraTS folders: rows, classes and what is refused."""
+"""Imports of Decathlon, nnU-Net and BraTS folders: rows, classes and refusals."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def describe(folder: Path, about: dict[str, Any]) -> None:
 def run(
     monkeypatch: pytest.MonkeyPatch, module: Any, folder: Path, *options: str
 ) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """Run an importer; its sheet and experiment."""
+    """Run an importer; returns its sheet and experiment."""
     sheet = folder.parent / "out" / "sheet.csv"
     monkeypatch.setattr(sys, "argv", ["importer", str(folder), "--sheet", str(sheet), *options])
     module.main()
@@ -55,7 +55,7 @@ def decathlon_task(folder: Path, modality: dict[str, str], channels: int = 0, ca
         volume(folder / f"labelsTr/brain_{i}.nii.gz", [1, 2])
         training.append({"image": f"./imagesTr/brain_{i}.nii.gz", "label": f"./labelsTr/brain_{i}.nii.gz"})
     volume(folder / "imagesTs/brain_9.nii.gz", channels=channels)
-    # What archives made on a Mac hold beside every file.
+    # Archives from a Mac contain this for every file.
     (folder / "imagesTr/._brain_0.nii.gz").write_bytes(b"\0\5\x16\7")
     training.append({"image": "./imagesTr/._brain_0.nii.gz", "label": "./labelsTr/._brain_0.nii.gz"})
     labels = {"0": "background", "1": "edema", "2": "non-enhancing tumor"}
@@ -76,7 +76,7 @@ def test_a_decathlon_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     }
     assert (rows[-1]["label"], rows[-1]["split"]) == ("", "")
     assert experiment["data"]["labels"] == {"edema": 1, "non-enhancing_tumor": 2}
-    # A CT keeps the window of the defaults, all else is normalised case by case.
+    # A CT keeps the default window, everything else is normalised case by case.
     assert "models" not in experiment
 
 
@@ -97,8 +97,8 @@ def test_a_missing_channel_or_shifted_label_of_a_4d_image_is_named(
         run(monkeypatch, decathlon, tmp_path / "Task01")
     assert "2 problem(s)" in str(caught.value)
     assert "case brain_1" in str(caught.value)
-    assert "2 channel(s), the other cases have 3" in str(caught.value)
-    assert "labelsTr/brain_3.nii.gz: its affine is not the image's" in str(caught.value)
+    assert "2 channel(s), but the other cases have 3" in str(caught.value)
+    assert "labelsTr/brain_3.nii.gz: its affine differs from the image's" in str(caught.value)
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -188,7 +188,7 @@ def test_label_values_are_whole_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: dict[str, Any]
 ) -> None:
     nnunet(tmp_path / "D", {"channel_names": {"0": "T1", "1": "T2"}, "labels": labels})
-    with pytest.raises(CaseError, match=r"label value '?1\.5'? is not a whole number"):
+    with pytest.raises(CaseError, match=r"label value '?1\.5'? is not an integer"):
         run(monkeypatch, decathlon, tmp_path / "D")
 
 
@@ -203,7 +203,9 @@ def test_a_sheet_that_the_workflow_would_refuse_is_not_left_behind(
 ) -> None:
     nnunet(tmp_path / "D", {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}}, channels=1)
     volume(tmp_path / "D/labelsTr/p1_2.nii.gz", 1, shift=3)
-    with pytest.raises(CaseError, match=r"sheet.csv: 1 problem.*\n.*p1_2.*its affine is not the image's"):
+    with pytest.raises(
+        CaseError, match=r"sheet.csv: 1 problem.*\n.*p1_2.*its affine differs from the image's"
+    ):
         run(monkeypatch, decathlon, tmp_path / "D")
     assert not list((tmp_path / "out").iterdir())
 
@@ -230,7 +232,7 @@ OLD, NEW = ["t1", "t1ce", "t2", "flair", "seg"], ["t1n", "t1c", "t2w", "t2f", "s
 def test_brats_until_2021(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(3):
         brats_case(tmp_path / f"in/HGG/BraTS20_Training_{i:03d}", "_", OLD, [1, 2, 4])
-    # The one misnamed file of 2020, and a modality in a folder of its own.
+    # The one misnamed file of 2020, and a modality in a separate folder.
     case = tmp_path / "in/HGG/BraTS20_Training_001"
     (case / "BraTS20_Training_001_seg.nii.gz").rename(case / "W39_1998.09.19_Segm.nii.gz")
     (case / "BraTS20_Training_001_flair.nii").mkdir()
@@ -281,7 +283,7 @@ def test_brats_until_2015(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_brats_without_a_modality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(3):
         brats_case(tmp_path / f"in/BraTS20_Training_{i:03d}", "_", OLD[: 5 - i], [1, 2, 4])
-    with pytest.raises(CaseError, match="case BraTS20_Training_002: no flair among t1, t1ce, t2"):
+    with pytest.raises(CaseError, match="case BraTS20_Training_002: flair missing; found t1, t1ce, t2"):
         run(monkeypatch, brats, tmp_path / "in")
 
 
@@ -328,5 +330,5 @@ def test_names() -> None:
     assert column_names(["T1 (Gd)", "noNorm", "noNorm"]) == ["T1_Gd", "noNorm_1", "noNorm_2"]
     with pytest.raises(CaseError, match="finds no patient"):
         group_of("a_1", r"^(b)_")
-    with pytest.raises(CaseError, match="needs one group"):
+    with pytest.raises(CaseError, match="must have one group"):
         group_of("a_1", "^a")

@@ -36,30 +36,30 @@ def call(
         patch.setattr(sys, "argv", ["annotate", *arguments, *more])
         capsys.readouterr()
         annotate.main()
-    made: dict[str, object] = json.loads(capsys.readouterr().out)
-    return made
+    summary: dict[str, object] = json.loads(capsys.readouterr().out)
+    return summary
 
 
 def test_rounds_go_on_from_call_to_call(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "points.csv").write_text("x,y,z,kind\n15,14,8,inside\n", encoding="utf-8")
-    made = call(folder, capsys, "--points", str(folder / "points.csv"))
-    assert (made["rounds"], made["axis"]) == (1, "z")
-    mask, scan = nib.load(str(made["mask"])), nib.load(folder / "scan.nii.gz")
+    summary = call(folder, capsys, "--points", str(folder / "points.csv"))
+    assert (summary["rounds"], summary["axis"]) == (1, "z")
+    mask, scan = nib.load(str(summary["mask"])), nib.load(folder / "scan.nii.gz")
     assert np.array_equal(mask.affine, scan.affine)
     bright = np.asarray(scan.dataobj) > 0
     assert np.array_equal(np.asarray(mask.dataobj) == 1, bright)
-    quality = pd.read_csv(str(made["quality"]))
-    assert quality[quality["suggested"]]["slice"].tolist() == [made["next_slice"]]
+    quality = pd.read_csv(str(summary["quality"]))
+    assert quality[quality["suggested"]]["slice"].tolist() == [summary["next_slice"]]
     assert quality[quality["hinted"]]["slice"].tolist() == [8]
     assert quality["voxels"].tolist() == bright.sum((0, 1)).tolist()
 
-    made = call(folder, capsys, "--nothing", "12")
-    assert made["rounds"] == 2
-    filled = np.asarray(nib.load(str(made["mask"])).dataobj).any((0, 1))
+    summary = call(folder, capsys, "--nothing", "12")
+    assert summary["rounds"] == 2
+    filled = np.asarray(nib.load(str(summary["mask"])).dataobj).any((0, 1))
     assert filled.tolist() == [2 <= n <= 8 for n in range(16)]
-    made = call(folder, capsys, "--undo")
-    assert made["rounds"] == 1
-    assert np.array_equal(np.asarray(nib.load(str(made["mask"])).dataobj) == 1, bright)
+    summary = call(folder, capsys, "--undo")
+    assert summary["rounds"] == 1
+    assert np.array_equal(np.asarray(nib.load(str(summary["mask"])).dataobj) == 1, bright)
 
 
 @pytest.mark.parametrize("what", ["scribble", "box"])
@@ -68,14 +68,14 @@ def test_scribbles_and_boxes(folder: Path, capsys: pytest.CaptureFixture[str], w
     scribble[13:18, 14, 8] = 1
     write_volume(Volume(scribble, AFFINE), folder / "scribble.nii.gz")
     given = {"scribble": [str(folder / "scribble.nii.gz")], "box": ["9", "8", "8", "21", "20", "8"]}[what]
-    made = call(folder, capsys, f"--{what}", *given, "--mask", str(folder / "out.nii.gz"))
+    summary = call(folder, capsys, f"--{what}", *given, "--mask", str(folder / "out.nii.gz"))
     bright = np.asarray(nib.load(folder / "scan.nii.gz").dataobj) > 0
     mask = np.asarray(nib.load(folder / "out.nii.gz").dataobj) == 1
     others = [n for n in range(16) if n != 8]
     assert np.array_equal(mask[..., others], bright[..., others])
-    # A box is looked at through a window of another scale, so the border of its slice may move a little.
+    # A box is seen through a window of another scale, so the border of its slice may move slightly.
     assert (mask[..., 8] != bright[..., 8]).sum() <= 0.1 * bright[..., 8].sum()
-    assert made["rounds"] == 1
+    assert summary["rounds"] == 1
 
 
 def test_wrong_input_loses_no_round(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,26 +97,26 @@ def test_wrong_input_loses_no_round(folder: Path, capsys: pytest.CaptureFixture[
 def test_a_missed_object_is_told(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mask is written, and that it is empty is said; the next slice is one beside the hints."""
+    """The mask is written and reported as empty; the next slice is adjacent to the hints."""
     missing = Says(hinted=-20, propagated=-20).eval()
     monkeypatch.setattr("foldwise.annotate.read_trained", lambda _: trained(missing))
-    made = call(folder, capsys, "--box", *["9", "8", "8", "21", "20", "8"])
-    assert made["next_slice"] in (7, 9)
-    assert "ball: not found on any slice" in str(made["message"])
-    assert not np.asarray(nib.load(str(made["mask"])).dataobj).any()
-    assert (pd.read_csv(str(made["quality"]))["quality"] == 0).all()
+    summary = call(folder, capsys, "--box", *["9", "8", "8", "21", "20", "8"])
+    assert summary["next_slice"] in (7, 9)
+    assert "ball: not found on any slice" in str(summary["message"])
+    assert not np.asarray(nib.load(str(summary["mask"])).dataobj).any()
+    assert (pd.read_csv(str(summary["quality"]))["quality"] == 0).all()
 
 
 def test_nothing_changes_unless_all_hints_are_usable(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither the hints of a usable slice are taken, nor is a round taken back."""
-    made = call(folder, capsys, "--nothing", "12")
-    assert made["message"] == (
-        "ball: not found on any slice; mark it by a scribble or a box where it is clear."
+    """No hints are used, not even on a usable slice, and no round is undone."""
+    summary = call(folder, capsys, "--nothing", "12")
+    assert summary["message"] == (
+        "ball: not found on any slice; mark it with a scribble or a box where it is clear."
     )
-    # Of slices that nobody marked nothing is known.
-    quality = pd.read_csv(str(made["quality"])).set_index("slice")["quality"]
+    # Nothing is known of slices without marks.
+    quality = pd.read_csv(str(summary["quality"])).set_index("slice")["quality"]
     assert quality.dropna().to_dict() == {12: 1}
     before = sorted((folder / "session").glob("round_*"))
     (folder / "points.csv").write_text("x,y,z,kind\n15,14,8,inside\n15,14,40,inside\n", encoding="utf-8")
@@ -126,7 +126,7 @@ def test_nothing_changes_unless_all_hints_are_usable(
 
 
 def test_files_of_another_hand_are_not_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A mask that was edited elsewhere, a table, the scan itself; refused before anything is changed."""
+    """A mask edited elsewhere, a table, the scan itself; refused before any change."""
     box = ["--box", *["9", "8", "8", "21", "20", "8"]]
     mask = Path(str(call(folder, capsys, *box)["mask"]))
     call(folder, capsys, "--nothing", "12")  # its own files are replaced
@@ -148,7 +148,7 @@ def test_files_of_another_hand_are_not_replaced(folder: Path, capsys: pytest.Cap
 
 
 def test_a_user_s_folder_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The session's folder may hold other things, e.g. one called `prepared`."""
+    """The session's folder may contain other things, e.g. one called `prepared`."""
     kept = folder / "session" / "prepared" / "notes.txt"
     kept.parent.mkdir(parents=True)
     kept.write_text("mine", encoding="utf-8")
@@ -176,11 +176,11 @@ def test_weights_of_another_trunk(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "model.pt", weights_only=True)
     state["settings"]["trunk"]["name"] = "resnet34"
     torch.save(state, tmp_path / "model.pt")
-    with pytest.raises(CaseError, match="not those of the trunk resnet34"):
+    with pytest.raises(CaseError, match="do not fit its trunk resnet34"):
         read_trained(tmp_path / "model.pt")
     state["system"] = "segmentation"
     torch.save(state, tmp_path / "model.pt")
-    with pytest.raises(CaseError, match="one of the interactive system is needed"):
+    with pytest.raises(CaseError, match="expected one of the interactive system"):
         read_trained(tmp_path / "model.pt")
 
 
@@ -191,7 +191,7 @@ def test_a_session_replaces_nothing_that_is_not_its_own(
     for name in ("mask.nii.gz", "case.h5", "round_0001.npz"):
         session.mkdir(exist_ok=True)
         (session / name).write_text("mine")
-        with pytest.raises(CaseError, match=f"{name}: not of a session"):
+        with pytest.raises(CaseError, match=f"{name}: not part of a session"):
             call(folder, capsys, "--nothing", "0")
         assert [path.read_text() for path in session.iterdir()] == ["mine"]
         (session / name).unlink()
@@ -212,6 +212,6 @@ def test_an_answer_that_is_not_finite(
     segment = network.segment
     monkeypatch.setattr(network, "segment", lambda *given: segment(*given) * float("nan"))
     (folder / "points.csv").write_text("x,y,z,kind\n15,14,8,inside\n", encoding="utf-8")
-    with pytest.raises(CaseError, match="the networks answer with NaN or infinite values"):
+    with pytest.raises(CaseError, match="the networks return NaN or infinite values"):
         call(folder, capsys, "--points", str(folder / "points.csv"))
     assert not list((folder / "session").glob("round_*"))

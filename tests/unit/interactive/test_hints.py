@@ -34,20 +34,20 @@ def test_a_window_keeps_proportions_in_mm() -> None:
     """20 rows of 2 mm and 20 columns of 1 mm: rows fill the input, columns half of it."""
     window = Window.round((0, 0), (20, 20), (2, 1), 32)
     assert window.inner == (32, 16)
-    made = window.to_input(torch.ones(1, 1, 20, 20), fill=-1)
-    assert torch.allclose(made[..., 8:24], torch.ones(()))
-    assert (made[..., :8] == -1).all()
-    assert (made[..., 24:] == -1).all()
+    inputs = window.to_input(torch.ones(1, 1, 20, 20), fill=-1)
+    assert torch.allclose(inputs[..., 8:24], torch.ones(()))
+    assert (inputs[..., :8] == -1).all()
+    assert (inputs[..., 24:] == -1).all()
 
 
 def test_points_go_where_their_voxels_go() -> None:
-    """The pixel of a bright voxel's centre is the brightest of the input, also of a box within the slice."""
+    """The pixel of a bright voxel's centre is the brightest of the input, also for a box within the slice."""
     image = torch.zeros(1, 1, 40, 30)
     image[0, 0, 23, 17] = 1
     window = Window.round((18, 10), (12, 14), (1.5, 1), 64)
-    made = window.to_input(image)[0, 0]
+    inputs = window.to_input(image)[0, 0]
     row, column = window.points(np.array([[23, 17]]))[0]
-    bright = torch.nonzero(made == made.max()).float().mean(0)
+    bright = torch.nonzero(inputs == inputs.max()).float().mean(0)
     assert abs(bright[0] - row) <= 1
     assert abs(bright[1] - column) <= 1
 
@@ -55,7 +55,7 @@ def test_points_go_where_their_voxels_go() -> None:
 def test_the_way_back_puts_a_box_where_it_came_from() -> None:
     image = torch.zeros(1, 1, 40, 30)
     image[0, 0, 14:34, 12:24] = 1
-    window = Window.round((-4, 8), (40, 20), (1, 1), 64)  # reaches beyond the slice
+    window = Window.round((-4, 8), (40, 20), (1, 1), 64)  # extends beyond the slice
     back = window.to_slice(window.to_input(image), 40, 30)
     assert back.shape == image.shape
     # Its four corners may be rounded off.
@@ -83,7 +83,7 @@ def test_what_encloses_the_object_is_looked_at_closely() -> None:
     nothing = np.zeros((100, 80), bool)
     box = Hints(box=np.array([[40.0, 30.0], [49.0, 39.0]]))
     window = window_of(box, nothing, (1, 1), 64)
-    # Ten voxels and half as many beyond each side.
+    # Ten voxels, and half as many more on each side.
     assert (window.start, window.shape) == ((35, 25), (20, 20))
     click = Hints(inside=np.array([[45.0, 35.0]]))
     assert window_of(click, nothing, (1, 1), 64).shape == (100, 80)
@@ -159,11 +159,11 @@ def samples(paths: list[str], member: list[list[int]], **more: object) -> Sample
 
 
 def test_slices_of_a_sample(tmp_path: Path) -> None:
-    """The reference first and not empty; before it the ones before, outward; steps as the curriculum says."""
-    made = samples([write(tmp_path / "a.h5")], [[0, 1, 1]])
+    """The reference first and not empty; then the previous slices, outward; steps as in the curriculum."""
+    drawn = samples([write(tmp_path / "a.h5")], [[0, 1, 1]])
     seen = set()
     for number in range(60):
-        item = made[number]
+        item = drawn[number]
         # The middle of the input shows the slice's number.
         order = [round(float(frame[0, 16, 16])) for frame in item["image"]]
         assert 4 <= order[0] <= 11
@@ -194,16 +194,16 @@ def test_samples_are_functions_of_their_number(tmp_path: Path) -> None:
 
 def test_every_case_comes_once_a_turn(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{n}.h5") for n in range(4)]
-    made = samples(paths, [[0, 1, 1]])
-    assert sorted(made._case(n) for n in range(4)) == paths
-    assert sorted(made._case(n) for n in range(4, 8)) == paths
+    drawn = samples(paths, [[0, 1, 1]])
+    assert sorted(drawn._case(n) for n in range(4)) == paths
+    assert sorted(drawn._case(n) for n in range(4, 8)) == paths
 
 
 def test_hint_samples_hold_what_is_hinted_at(tmp_path: Path) -> None:
-    """An object's marks lie in its target; channels are image, hints and the mask shown."""
-    made = samples([write(tmp_path / "a.h5")], [[0, 1, 0], [0, 0, 1]], kinds=["points"])
+    """An object's marks lie in its target; channels are the image, hints and the mask shown."""
+    drawn = samples([write(tmp_path / "a.h5")], [[0, 1, 0], [0, 0, 1]], kinds=["points"])
     for number in range(10):
-        item = made[number]
+        item = drawn[number]
         assert item["hint_input"].shape == (1 + 5, 32, 32)
         inside = item["hint_input"][1] == 1
         assert inside.any()
@@ -237,7 +237,8 @@ def test_no_object_at_all_is_refused(tmp_path: Path) -> None:
     [
         (Hints(inside=np.array([[3.0, 4.0], [4.0, 5.0], [0.0, 0.0], [9.0, 9.0]])), 0.5),
         (Hints(inside=np.array([[3.0, 4.0]]), outside=np.array([[2.0, 2.0], [3.0, 3.0], [0.0, 0.0]])), 1 / 3),
-        # A voxel wider on each side: rows 1 to 6 and columns 1 to 8 are 48, with columns 3 to 8 they are 36.
+        # Enlarged by a voxel on each side: rows 1 to 6 and columns 1 to 8 are 48, with columns 3 to 8 they
+        # are 36.
         (Hints(extreme=np.array([[2.0, 5.0], [5.0, 5.0], [3.0, 4.0], [3.0, 7.0]])), 36 / 48),
         (Hints(box=np.array([[2.0, 2.0], [5.0, 7.0]])), 1),
         (Hints(box=np.array([[9.0, 0.0], [11.0, 1.0]])), 0),

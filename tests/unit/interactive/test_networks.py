@@ -1,4 +1,4 @@
-"""The networks and losses of the interactive system, against formulas worked out here."""
+"""The networks and losses of the interactive system, against independent formulas."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_shapes_at_any_size_on_any_trunk(trunk: str, channels: int, size: int) -
 
 
 def test_reading_is_a_soft_max_over_all_memorised_positions() -> None:
-    """Against the sum written out: w = soft-max of key · query / √C, read = Σ w · value."""
+    """Against the explicit sum: w = soft-max of key · query / √C, read = Σ w · value."""
     network = memory_network()
     seen = {}
 
@@ -82,7 +82,7 @@ def test_memory_order_does_not_matter_but_content_does() -> None:
 
 
 def test_mask_and_its_complement_are_both_seen() -> None:
-    """Memorising depends on the mask, also where only the convolution of the rest carries weight."""
+    """Memorising depends on the mask, even if only the convolution of the rest has weights."""
     network = memory_network()
     nn.init.zeros_(network.mask_conv.weight)
     image = torch.rand(1, 1, 32, 32)
@@ -113,7 +113,7 @@ def test_cross_entropy() -> None:
 
 
 def jaccard_of_errors(truth: np.ndarray, errors: np.ndarray) -> float:
-    """The Lovász extension by its definition: errors weigh what each adds to the Jaccard loss."""
+    """The Lovász extension by its definition: each error is weighted by its increase of the Jaccard loss."""
     order = np.argsort(-errors)
     total = 0.0
     before = 0.0
@@ -130,7 +130,7 @@ def jaccard_of_errors(truth: np.ndarray, errors: np.ndarray) -> float:
 def test_lovasz_is_the_extension_of_the_jaccard_loss() -> None:
     random = np.random.default_rng(0)
     target = random.integers(0, 2, (2, 3, 4))
-    target[1] = 0  # only background: its one class alone counts
+    target[1] = 0  # only background: only its class counts
     object_ = random.random((2, 3, 4)).astype(np.float32)
     probabilities = np.stack([1 - object_, object_], 1)
     wanted = []
@@ -167,7 +167,7 @@ def test_pyramid_loss_sums_over_predictions() -> None:
 
 @pytest.mark.parametrize("mode", get_args(Mode))
 def test_what_is_memorised(mode: Mode) -> None:
-    """The reference with its truth; then truth, prediction, or whichever the IoU says."""
+    """The reference with its truth; then truth, prediction, or the choice by IoU."""
     torch.manual_seed(0)
     network = memory_network()
     network.train()
@@ -181,12 +181,12 @@ def test_what_is_memorised(mode: Mode) -> None:
     network.memorise = spy  # type: ignore[method-assign]
     image, mask = torch.rand(2, 3, 1, 32, 32), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     mask[:, :, 8:20, 8:20] = 1
-    # A soft IoU is never above 1: with this threshold the truth is always kept.
-    made = propagation_loss(network, image, mask, 1, mode, 1.0, "both")
+    # A soft IoU is never above 1: with this threshold, the truth is always stored.
+    losses_ = propagation_loss(network, image, mask, 1, mode, 1.0, "both")
     assert len(kept) == 2  # the last slice is not memorised
     assert torch.equal(kept[0], (mask[:, :1] == 1).float())
     assert torch.equal(kept[1], (mask[:, 1:2] == 1).float()) == (mode != "recurrent")
-    assert set(made) == {"propagation_loss", "quality_loss"}
+    assert set(losses_) == {"propagation_loss", "quality_loss"}
     if mode == "threshold":
         kept.clear()
         propagation_loss(network, image, mask, 1, mode, 0.0, "both")
@@ -195,7 +195,7 @@ def test_what_is_memorised(mode: Mode) -> None:
 
 def test_every_weight_learns() -> None:
     network = InteractiveNetwork("resnet18", 1, keys=4, values=4, width=4, hint_width=8)
-    # Zero at first, on purpose; what lies before it learns from the second step on.
+    # Zero at first, on purpose; layers before it learn from the second step on.
     nn.init.ones_(network.memory.quality_head.head.weight)
     batch = {
         "image": torch.rand(2, 3, 1, 32, 32),
@@ -203,23 +203,23 @@ def test_every_weight_learns() -> None:
         "hint_input": torch.rand(2, 6, 32, 32),
         "hint_target": torch.rand(2, 32, 32) > 0.5,
     }
-    made = network(batch, 2, "recurrent", 0.5, "both")
-    parts = made["propagation_loss"] + made["quality_loss"] + made["hint_loss"]
-    assert torch.isclose(made["loss"], parts)
-    made["loss"].backward()
+    losses_ = network(batch, 2, "recurrent", 0.5, "both")
+    parts = losses_["propagation_loss"] + losses_["quality_loss"] + losses_["hint_loss"]
+    assert torch.isclose(losses_["loss"], parts)
+    losses_["loss"].backward()
     without = [name for name, weight in network.named_parameters() if weight.grad is None]
     assert not without
 
 
 def test_grey_trunk_sees_what_the_colour_one_sees(tmp_path: Path) -> None:
-    """A grey image through the loaded trunk gives what its three copies give torchvision's own network."""
+    """A grey image in the loaded trunk gives the same as its three copies in torchvision's network."""
     torch.manual_seed(0)
     resnet = torchvision.models.resnet18().eval()
     torch.save(resnet.state_dict(), tmp_path / "weights.pt")
     trunk = Trunk("resnet18", inputs=1 + 5, stages=4).eval()
     load_trunk(trunk, tmp_path / "weights.pt", images=1, name="resnet18")
     image = torch.rand(1, 1, 64, 64)
-    # Hint channels begin at zero weight, so what they hold does not matter yet.
+    # Hint channels start with zero weights, so their contents do not matter yet.
     found = trunk(torch.cat([image, torch.rand(1, 5, 64, 64)], 1))[-1]
     wanted = nn.Sequential(*list(resnet.children())[:-2])(image.expand(1, 3, -1, -1))
     assert torch.allclose(found, wanted, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Rounds, memory, choices and files of a session; networks whose answers are known."""
+"""Rounds, memory, choices and files of a session; networks with known answers."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def propagator(
     capacity: int = 4,
     objects: tuple[str, ...] = ("ball",),
 ) -> Propagator:
-    made: Any = network or Bright().eval()
+    used: Any = network or Bright().eval()
     seen = stack() if image is None else image
-    return Propagator(made, seen, (1, 1), objects=objects, size=SIZE, capacity=capacity)
+    return Propagator(used, seen, (1, 1), objects=objects, size=SIZE, capacity=capacity)
 
 
 def empty(of: Propagator) -> State:
@@ -74,19 +74,19 @@ def test_quality_is_of_slices_with_a_mask_and_no_hints() -> None:
 
 
 def test_a_missed_object_is_a_failure() -> None:
-    """Hints say that the ball is there, and nothing is found: quality 0; a slice beside it comes next."""
+    """Hints mark the ball, but nothing is found: quality 0; an adjacent slice comes next."""
     rounds = propagator(Says(hinted=-20, propagated=-20))
     state = rounds.round(empty(rounds), 8, CLICK)
     assert state.not_found() == [0]
     assert (state.quality == 0).all()
     assert state.suggestion() in (7, 9)
-    # The hinted slice itself is asked for again where nothing else is left.
+    # The hinted slice itself is suggested again when nothing else is left.
     everywhere = State(state.probabilities, state.quality, (*range(8), *range(9, 16), 8))
     assert everywhere.suggestion() == 8
 
 
 def test_a_mask_that_is_lost_beside_a_large_one_is_looked_at() -> None:
-    """The hinted slice has the ball, no other has: the two beside it are asked for, no others."""
+    """Only the hinted slice has the ball: the two adjacent ones are suggested, no others."""
     rounds = propagator(Says(propagated=-20))
     state = rounds.round(empty(rounds), 8, CLICK)
     assert state.quality[0].tolist() == [0 if n in (7, 9) else 1 for n in range(16)]
@@ -97,7 +97,7 @@ def test_a_mask_that_is_lost_beside_a_large_one_is_looked_at() -> None:
 
 
 def test_an_object_that_ends_where_another_begins_is_not_lost() -> None:
-    """The ball is of one object up to slice 8 and of another from 9; the hints on 8 are of the first one."""
+    """The ball belongs to one object up to slice 8 and to another from 9; hints on 8 are for the first."""
     ball = (stack()[:, 0] > 0).numpy() * np.uint8(255)
     state = State(np.zeros((2, *ball.shape), np.uint8), np.ones((2, 16), np.float32), (8,))
     state.probabilities[0, :9], state.probabilities[1, 9:] = ball[:9], ball[9:]
@@ -110,11 +110,11 @@ def test_an_object_that_ends_where_another_begins_is_not_lost() -> None:
 
 @pytest.mark.parametrize("logit", [0.4, -0.4])
 def test_unsure_slices_are_worth_what_their_probabilities_are(logit: float) -> None:
-    """Whatever is predicted, here 0.98: no pixel is sure.
+    """Whatever is predicted, here 0.98: no pixel is certain.
 
     Aggregation squares the odds: p = e^0.8 / (1 + e^0.8) = 0.690 in an area A, and 0 elsewhere. If that is
-    right, the mask has the IoU (0.690 A + 1) / (A + 1). For 0.310 the mask is empty, which is worth
-    1 / (0.310 A + 1); where it ends beside the large mask of the hinted slice it is lost.
+    right, the mask has the IoU (0.690 A + 1) / (A + 1). For 0.310 the mask is empty, with an expected IoU of
+    1 / (0.310 A + 1); where it ends next to the large mask of the hinted slice, it is lost.
     """
     rounds = propagator(Says(propagated=logit))
     state = rounds.round(empty(rounds), 8, CLICK)
@@ -142,14 +142,14 @@ def test_a_network_that_answers_no_numbers_is_refused(network: Says) -> None:
 
 
 def test_objects_without_hints_are_unknown() -> None:
-    """Only the first of two objects was hinted: it alone chooses slices; the other is not called perfect."""
+    """Only the first of two objects was hinted: only it chooses slices; the other is not rated as perfect."""
     rounds = propagator(objects=("ball", "other"))
     state = rounds.round(empty(rounds), 8, CLICK)
     assert state.not_found() == [1]
     assert np.isnan(state.quality[1]).all()
     assert state.suggestion() in (2, 14)
     assert np.isfinite(state.lowest()).all()
-    # Asked for in vain, it is a failure that the first one does not hide.
+    # Hinted in vain, it is a failure that the first one does not hide.
     state = propagator(Says(hinted=-20, propagated=-20), objects=("ball", "other")).round(
         state, 8, {1: CLICK[0]}
     )
@@ -165,7 +165,7 @@ def test_before_the_first_round_nothing_is_known() -> None:
 
 
 def test_hints_that_the_mask_does_not_follow() -> None:
-    """Two of three points outside stay in the mask: quality 1/3, and asked for again at the end."""
+    """Two of three outside points stay in the mask: quality 1/3, and suggested again at the end."""
     rounds = propagator(Says(quality=0.9))
     hints = Hints(inside=np.array([[15.0, 14.0]]), outside=np.array([[15.0, 13.0], [15.0, 15.0], [2.0, 2.0]]))
     state = rounds.round(empty(rounds), 8, {0: hints})
@@ -178,10 +178,10 @@ def test_slices_up_to_the_next_hints_are_redone_and_no_others() -> None:
     state = rounds.round(empty(rounds), 8, CLICK)
     state = rounds.round(state, 12, {0: Hints(nothing=True)})
     filled = state.objects().any((1, 2))
-    # Nothing on 12, and from there neither beyond nor back; slice 8 and what lies before it stay.
+    # Nothing on 12, nor beyond or back from there; slice 8 and those before it are kept.
     assert filled.tolist() == [2 <= n <= 8 for n in range(16)]
     assert state.hinted == (8, 12)
-    # The ball ended at 8 because of what was said of 12: the slice between is worth a look.
+    # The ball ended at 8 because of the hint on 12: the slice in between is worth a look.
     assert state.suggestion() == 9
 
 
@@ -215,12 +215,12 @@ def test_memory_keeps_hints_and_the_newest() -> None:
     for number in range(1, 18):
         memory.add(entry(number))
     kept = memory.read()[0][0, 0, 0, :, 0, 0].tolist()
-    # The hinted slice, the last two of 5, 10, 15, and the one just passed.
+    # The hinted slice, the last two of 5, 10, 15, and the slice just passed.
     assert kept == [100, 10, 15, 17]
 
 
 def test_bytes_of_a_memory() -> None:
-    """Facts of the original: 2.5 MiB for a slice of 512² with keys of 128 and values of 512."""
+    """As in the original: 2.5 MiB for a slice of 512² with keys of 128 and values of 512."""
     assert memory_bytes(1, 1, 512, 128, 512) == 2.5 * 2**20
     network = InteractiveNetwork("resnet18", 1, keys=8, values=16, width=8, hint_width=8).eval()
     key, value = network.memory.memorise(torch.rand(1, 1, 64, 64), torch.rand(1, 2, 64, 64))
@@ -250,7 +250,7 @@ def test_a_single_slice_is_refused() -> None:
 
 
 def test_validation_without_an_object_has_no_score(tmp_path: Path) -> None:
-    """Even if something is found: no person would mark anything."""
+    """Even if something is found, since a person would not mark anything."""
     shape = (16, 16, 4)
     lineage = Lineage(shape, tuple(np.eye(4).ravel()), Box((0, 0, 0), shape), shape)
     for name, value in (("empty", 0), ("full", 1)):
@@ -278,16 +278,16 @@ def test_who_chooses() -> None:
 
 @pytest.mark.parametrize("network", [Bright(), Says(hinted=-20, propagated=-20), Says(propagated=0.4)])
 def test_the_truth_does_not_choose(network: Bright) -> None:
-    """With another truth on all slices but the hinted ones, predicted choice takes the same slices."""
+    """With another truth on all slices except the hinted ones, predicted choice takes the same slices."""
     truth = (stack()[:, 0] > 0).numpy().astype(np.uint8)
     rounds = propagator(network.eval())
     first = list(simulate(rounds, truth, "points", "predicted", 3, np.random.default_rng(0)))
-    places = [made.place for made in first]
+    places = [round_.place for round_ in first]
     other = truth.copy()
     untouched = [n for n in range(16) if n not in places]
     other[untouched] = np.roll(truth[untouched], 1, axis=2)
     again = list(simulate(rounds, other, "points", "predicted", 3, np.random.default_rng(0)))
-    assert [made.place for made in again] == places
+    assert [round_.place for round_ in again] == places
     assert len(set(places)) == 3
 
 
@@ -299,7 +299,7 @@ def test_true_iou_of_slices() -> None:
 
 
 def test_a_committee_of_one_mind_is_one_network() -> None:
-    """Two copies of a network segment as it does; two networks give something else."""
+    """Two copies of a network segment as it does; two different networks do not."""
     torch.manual_seed(0)
     networks = [
         InteractiveNetwork("resnet18", 1, keys=4, values=4, width=4, hint_width=8).eval() for _ in range(2)
@@ -324,22 +324,22 @@ TURNED = np.array([[0, -2.0, 0, 5], [0, 0, 3.0, 1], [1.5, 0, 0, 2], [0, 0, 0, 1]
 
 def test_places_follow_the_orientation() -> None:
     """File axes are z, −x, y: slices across z lie along the file's first axis."""
-    made = places(TURNED)
-    assert made.source_axis == 0
+    mapped = places(TURNED)
+    assert mapped.source_axis == 0
     # Voxel (3, 4, 5): slice 3; x runs backwards over 12; y as stored.
-    assert made.to_stack(np.array([3, 4, 5])).round(6).tolist() == [[3, 7, 5]]
-    assert made.to_source(np.array([3, 7, 5])).round(6).tolist() == [[3, 4, 5]]
-    assert [made.slice_in_source(n) for n in (0, 3, 9)] == [0, 3, 9]
-    assert made.slice_of_source(9) == 9
+    assert mapped.to_stack(np.array([3, 4, 5])).round(6).tolist() == [[3, 7, 5]]
+    assert mapped.to_source(np.array([3, 7, 5])).round(6).tolist() == [[3, 4, 5]]
+    assert [mapped.slice_in_source(n) for n in (0, 3, 9)] == [0, 3, 9]
+    assert mapped.slice_of_source(9) == 9
 
 
 def test_points_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "points.csv"
     path.write_text("x,y,z,kind,object\n3,4,5,inside,a\n3,5,6,box,b\n3,9,7,box,b\n", encoding="utf-8")
-    made = read_points(path, ["a", "b"], places(TURNED))
-    assert list(made) == [3]
-    assert made[3][0].inside.round(6).tolist() == [[7, 5]]
-    assert made[3][1].box.round(6).tolist() == [[6, 6], [2, 7]]
+    marked = read_points(path, ["a", "b"], places(TURNED))
+    assert list(marked) == [3]
+    assert marked[3][0].inside.round(6).tolist() == [[7, 5]]
+    assert marked[3][1].box.round(6).tolist() == [[6, 6], [2, 7]]
 
 
 @pytest.mark.parametrize(
@@ -364,25 +364,25 @@ def test_scribbles_from_a_file(tmp_path: Path) -> None:
     data[3, 4, 5], data[3, 5, 5], data[3, 0, 0], data[6, 1, 1] = 7, 7, 255, 7
     write_volume(Volume(data, TURNED), tmp_path / "scribble.nii.gz")
     header = read_header(tmp_path / "scribble.nii.gz")
-    made = read_scribble(tmp_path / "scribble.nii.gz", header, {"a": 7}, places(TURNED))
-    assert sorted(made) == [3, 6]
-    assert made[3][0].inside.round(6).tolist() == [[7, 5], [6, 5]]
-    assert made[3][0].outside.round(6).tolist() == [[11, 0]]
-    both = joined([made, read_box([3, 4, 5, 3, 6, 7], "", ["a"], places(TURNED))])
+    marked = read_scribble(tmp_path / "scribble.nii.gz", header, {"a": 7}, places(TURNED))
+    assert sorted(marked) == [3, 6]
+    assert marked[3][0].inside.round(6).tolist() == [[7, 5], [6, 5]]
+    assert marked[3][0].outside.round(6).tolist() == [[11, 0]]
+    both = joined([marked, read_box([3, 4, 5, 3, 6, 7], "", ["a"], places(TURNED))])
     assert len(both[3][0].box) == 2
     assert len(both[3][0].inside) == 2
 
 
 def test_an_object_of_255_is_not_the_rest(tmp_path: Path) -> None:
-    """As of masks of 0 and 255, which are usual."""
+    """As in masks of 0 and 255, which are common."""
     data = np.zeros((10, 12, 8), np.uint8)
     data[3, 4, 5], data[3, 0, 0] = 255, 253
     write_volume(Volume(data, TURNED), tmp_path / "scribble.nii.gz")
     header = read_header(tmp_path / "scribble.nii.gz")
-    made = read_scribble(tmp_path / "scribble.nii.gz", header, {"a": 255, "b": 254}, places(TURNED))
-    assert made[3][0].inside.round(6).tolist() == [[7, 5]]
-    assert made[3][0].outside.round(6).tolist() == [[11, 0]]
-    with pytest.raises(CaseError, match="value 253 means nothing here; 255 a, 254 outside"):
+    marked = read_scribble(tmp_path / "scribble.nii.gz", header, {"a": 255, "b": 254}, places(TURNED))
+    assert marked[3][0].inside.round(6).tolist() == [[7, 5]]
+    assert marked[3][0].outside.round(6).tolist() == [[11, 0]]
+    with pytest.raises(CaseError, match="value 253 is not known; use 255 a, 254 outside"):
         read_scribble(tmp_path / "scribble.nii.gz", header, {"a": 255}, places(TURNED))
 
 
@@ -394,7 +394,7 @@ def test_faulty_scribbles(tmp_path: Path) -> None:
     with pytest.raises(CaseError, match="the scribble is empty"):
         read_scribble(path, header, {"a": 7}, places(TURNED))
     write_volume(Volume(data + 3, TURNED), path)
-    with pytest.raises(CaseError, match="value 3 means nothing"):
+    with pytest.raises(CaseError, match="value 3 is not known"):
         read_scribble(path, header, {"a": 7}, places(TURNED))
     write_volume(Volume(data[1:] + 7, TURNED), path)
     with pytest.raises(CaseError, match="grid"):
@@ -421,21 +421,21 @@ def test_rounds_outlive_the_process(tmp_path: Path) -> None:
     assert np.array_equal(back.probabilities, first.probabilities)
     assert np.array_equal(back.quality, first.quality)
     again.undo()
-    with pytest.raises(CaseError, match="no round to take back"):
+    with pytest.raises(CaseError, match="no round to undo"):
         again.undo()
 
 
 def slices_hinted(folder: Path) -> list[int]:
-    """What the files of a session hold, in their order."""
-    made = []
+    """The hinted slices in a session's files, in order."""
+    hinted = []
     for path in sorted(folder.glob("round_*.npz")):
         with np.load(path) as file:
-            made.append(json.loads(str(file["hints"]))["slice"])
-    return made
+            hinted.append(json.loads(str(file["hints"]))["slice"])
+    return hinted
 
 
 def test_two_processes_lose_nothing(tmp_path: Path) -> None:
-    """Who does not know the last round adds none and takes none back, until it has read it."""
+    """A process that has not read the last round can neither add nor undo one."""
     rounds = propagator()
     one, two = Workspace(tmp_path, {}), Workspace(tmp_path, {})
     first = rounds.round(empty(rounds), 8, CLICK)
@@ -446,7 +446,7 @@ def test_two_processes_lose_nothing(tmp_path: Path) -> None:
     assert slices_hinted(tmp_path) == [8]
     two.add(rounds.round(two.state(empty(rounds)), 5, CLICK), 5, CLICK)
     assert slices_hinted(tmp_path) == [8, 5]
-    # The same number again is not the same round.
+    # The same number does not mean the same round.
     one.state(empty(rounds))
     two.undo()
     two.add(first, 11, CLICK)
@@ -457,7 +457,7 @@ def test_two_processes_lose_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("links", [True, False])
 def test_a_round_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
-    """Another process adds its round while this one writes; also where the file system has no links."""
+    """Another process adds its round while this one writes; also on a file system without links."""
 
     def refused(*_: Any) -> None:
         raise PermissionError
@@ -482,9 +482,9 @@ def test_a_round_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_folder_of_other_files_is_no_session(tmp_path: Path) -> None:
-    """A prepared scan that is not of this session would be taken for this scan."""
+    """A prepared scan of another session would be mistaken for this scan."""
     (tmp_path / "case.h5").write_bytes(b"of something else")
-    with pytest.raises(CaseError, match=r"case\.h5: not of a session"):
+    with pytest.raises(CaseError, match=r"case\.h5: not part of a session"):
         Workspace(tmp_path, {})
     assert [path.name for path in tmp_path.iterdir()] == ["case.h5"]
 
@@ -511,6 +511,6 @@ def test_a_mask_has_the_objects_own_values() -> None:
     probabilities[0, 1, 0, 0] = probabilities[1, 2, 0, 1] = 200
     state = State(probabilities, np.ones((2, 3), np.float32))
     lineage = Lineage((1, 2, 3), tuple(np.eye(4).ravel()), Box((0, 0, 0), (1, 2, 3)), (1, 2, 3))
-    made = mask_in_source(state, lineage, "z", Targets({"a": 257, "b": 70_000}))
-    assert made.data[0].tolist() == [[0, 257, 0], [0, 0, 70_000]]
-    assert made.data.dtype == np.int32
+    volume = mask_in_source(state, lineage, "z", Targets({"a": 257, "b": 70_000}))
+    assert volume.data[0].tolist() == [[0, 257, 0], [0, 0, 70_000]]
+    assert volume.data.dtype == np.int32

@@ -35,7 +35,7 @@ def clips() -> torch.Tensor:
 
 
 def randomised(network: nn.Module) -> nn.Module:
-    """The network in evaluation mode with weights none of which is zero."""
+    """The network in evaluation mode, without zero weights."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for weight in network.parameters():
@@ -44,7 +44,7 @@ def randomised(network: nn.Module) -> nn.Module:
 
 
 class TestFeatures:
-    """What is kept of the frozen transformer."""
+    """The features of the frozen transformer."""
 
     def test_tokens_are_the_last_blocks_outputs(self, weights: Path, clips: torch.Tensor) -> None:
         features = FrozenVision(weights, 2).features(clips)
@@ -83,7 +83,7 @@ class TestFeatures:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (lambda folder: shutil.rmtree(folder), "no folder with a model"),
+            (lambda folder: shutil.rmtree(folder), "not a folder with a model"),
             (lambda folder: (folder / "model.safetensors").unlink(), "not readable as CLIPModel"),
             (
                 lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 99),
@@ -101,20 +101,20 @@ class TestFeatures:
         model = CLIPModel.from_pretrained(weights)
         model.visual_projection.weight.data[0, 0] = float("nan")
         model.save_pretrained(tmp_path)
-        with pytest.raises(CaseError, match=r"hold NaN .*\(visual_projection\.weight\)"):
+        with pytest.raises(CaseError, match=r"contain NaN .*\(visual_projection\.weight\)"):
             FrozenVision(tmp_path, 1)
 
     def test_too_many_blocks(self, weights: Path) -> None:
-        with pytest.raises(CaseError, match="has 3 blocks, 4 are asked for"):
+        with pytest.raises(CaseError, match="has 3 blocks, but 4 are required"):
             FrozenVision(weights, 4)
 
     def test_clips_of_another_size(self, weights: Path) -> None:
-        with pytest.raises(CaseError, match="48×48, these CLIP weights take 32×32"):
+        with pytest.raises(CaseError, match="48×48, these CLIP weights need 32×32"):
             FrozenVision(weights, 1).features(torch.zeros(1, 3, 2, 48, 48))
 
 
 class TestTemporalTerms:
-    """Temporal convolution, positions, and attention weighted by relative offset, as sums of loops."""
+    """Temporal convolution, positions, and attention weighted by relative offset, as explicit loops."""
 
     def test_against_loops(self) -> None:
         grid, frames, width = 2, 3, 5
@@ -142,8 +142,8 @@ class TestTemporalTerms:
 
     def test_begin_without_effect(self) -> None:
         tokens = torch.randn(1, 4, 10, 6)
-        made = TemporalTerms(6, 4, 3)(tokens, torch.rand(1, 2, 4, 9, 9))
-        torch.testing.assert_close(made, tokens)
+        enriched = TemporalTerms(6, 4, 3)(tokens, torch.rand(1, 2, 4, 9, 9))
+        torch.testing.assert_close(enriched, tokens)
 
 
 class TestEVL:
@@ -187,11 +187,11 @@ class TestEVL:
         assert not any("encoder" in name for name in state)
         EVL(str(weights), 3, FRAMES, blocks=2).load_state_dict(state)
         other = EVL(str(save_clip(tmp_path / "other", seed=1)), 3, FRAMES, blocks=2)
-        with pytest.raises(CaseError, match="trained on other CLIP weights"):
+        with pytest.raises(CaseError, match="trained on CLIP weights other"):
             other.load_state_dict(state)
 
     def test_other_number_of_frames(self, weights: Path, clips: torch.Tensor) -> None:
-        with pytest.raises(CaseError, match="clips have 3 frames, the network was built for 4"):
+        with pytest.raises(CaseError, match="clips have 3 frames, but the network was built for 4"):
             EVL(str(weights), 3, 4, blocks=2)(clips)
 
 
@@ -240,7 +240,7 @@ def test_frame_average_is_the_mean_of_frames() -> None:
 
 
 class Trap:
-    """Executes something when it is unpickled."""
+    """Executes code when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return exec, ("raise SystemExit('executed')",)
@@ -252,9 +252,9 @@ def test_nothing_in_a_folder_is_executed(tmp_path: Path) -> None:
     torch.save({"weights": Trap()}, folder / "pytorch_model.bin")
     with pytest.raises(CaseError, match="not readable as CLIPModel"):
         FrozenVision(folder, 1)
-    # Code of the folder's own, as transformers would run it for those who trust it.
+    # Code in the folder, which transformers would run for users who trust it.
     (folder / "trap.py").write_text("raise SystemExit('executed')", encoding="utf-8")
     config = {"model_type": "trap", "auto_map": {"AutoConfig": "trap.Config"}}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(CaseError, match="no folder with a model of transformers"):
+    with pytest.raises(CaseError, match="not a folder with a model of transformers"):
         FrozenVision(folder, 1)

@@ -1,4 +1,4 @@
-"""Which class a name means, where two libraries have it."""
+"""The class that a name means if two libraries have it."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def named(name: str, **arguments: Any) -> Named:
     [
         ("frame network", "resnet18", {}, "torchvision"),
         ("frame network", "monai:resnet18", {}, "monai"),
-        # Names of before, with arguments that MONAI's class alone takes.
+        # Earlier names, with arguments that only MONAI's class takes.
         ("frame network", "resnet18", {"spatial_dims": 2}, "monai"),
         ("frame network", "densenet121", {}, "torchvision"),
         ("frame network", "monai:densenet121", {}, "monai"),
@@ -41,16 +41,16 @@ def test_libraries(kind: str, name: str, arguments: dict[str, Any], library: str
     axes = 3 if kind == "clip network" else 2
     filled = {"spatial_dims": axes, "in_channels": 3, "n_input_channels": 3, "out_channels": 5}
     with torch.device("meta"):
-        made = build(kind, named(name, **arguments), num_classes=5, **filled)
-        assert type(made).__module__.split(".")[0] == library
-        assert made(torch.empty(2, 3, *[64] * axes)).shape == (2, 5)
+        built = build(kind, named(name, **arguments), num_classes=5, **filled)
+        assert type(built).__module__.split(".")[0] == library
+        assert built(torch.empty(2, 3, *[64] * axes)).shape == (2, 5)
 
 
 def test_prefixes_of_losses_optimisers_and_schedules() -> None:
     assert isinstance(build("loss", named("torch:CrossEntropyLoss")), torch.nn.CrossEntropyLoss)
     optimiser = build("optimiser", named("torch:SGD", lr=0.1), [torch.zeros(1, requires_grad=True)])
-    made = build("scheduler", named("torch:StepLR", step_size=1), optimiser)
-    assert isinstance(made, torch.optim.lr_scheduler.StepLR)
+    schedule = build("scheduler", named("torch:StepLR", step_size=1), optimiser)
+    assert isinstance(schedule, torch.optim.lr_scheduler.StepLR)
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_prefixes_of_losses_optimisers_and_schedules() -> None:
         (
             "network",
             named("timm:resnet50"),
-            "'timm' is no library; known are monai:, torchvision:, foldwise:",
+            "'timm' is not a known library; use monai:, torchvision:, foldwise:",
         ),
-        ("network", named("torchvision:list_models"), "list_models is none, it makes a list"),
+        ("network", named("torchvision:list_models"), "list_models is not one; it returns a list"),
         ("network", named("torchvision:resnet18", weights="NONE"), "resnet18: .*its arguments: weights, "),
         ("frame network", named("resnet18", classes=3), "'classes'.*its arguments: .*num_classes"),
         ("scheduler", named("Counter"), "no 'Counter' in torch.optim.lr_scheduler"),
@@ -90,16 +90,16 @@ def test_the_surgical_default_is_torchvisions_resnet50() -> None:
     ("recorded", "library"), [("resnet18", "monai"), ("torchvision:resnet18", "torchvision")]
 )
 def test_a_model_file_keeps_the_meaning_of_its_names(tmp_path: Path, recorded: str, library: str) -> None:
-    """Before, a plain name of a frame network meant MONAI's where it has one; files now name the library."""
+    """Earlier, a plain name of a frame network meant MONAI's if it has one; files now name the library."""
     frames = {"name": "FrameAverage", "network": {"name": recorded}}
     model = validate(ClipModel, {"network": frames, "clip": {"frames": 2, "size": 32}})
     theirs = f"{library}:resnet18"
     weights = FrameAverage({"name": theirs}, 2).state_dict()
     state = {"network": weights, "settings": dump(model), "task": {"classes": ["a", "b"]}, "system": "clips"}
     torch.save(state, tmp_path / "model.pt")
-    made = read_trained([tmp_path / "model.pt"]).networks[0]
-    assert type(made.get_submodule("frame")).__module__.startswith(library)
-    assert all(torch.equal(value.cpu(), weights[name]) for name, value in made.state_dict().items())
+    rebuilt = read_trained([tmp_path / "model.pt"]).networks[0]
+    assert type(rebuilt.get_submodule("frame")).__module__.startswith(library)
+    assert all(torch.equal(value.cpu(), weights[name]) for name, value in rebuilt.state_dict().items())
 
 
 def test_training_records_the_library_of_a_frame_network() -> None:
@@ -110,16 +110,16 @@ def test_training_records_the_library_of_a_frame_network() -> None:
 
     assert recorded("resnet18") == "torchvision:resnet18"
     assert recorded("monai:resnet18") == "monai:resnet18"
-    # There is one of that name alone, whose meaning never changed.
+    # Only one class has this name, so its meaning never changed.
     assert recorded("mobilenet_v3_small") == "mobilenet_v3_small"
 
 
 def test_a_network_that_looks_at_its_numbers_is_built_all_the_same() -> None:
-    """As MONAI's SwinUNETR, whose rates of drop-out are read from a tensor."""
+    """Like MONAI's SwinUNETR, which reads its drop-out rates from a tensor."""
 
     class Reader(torch.nn.Linear):
         def __init__(self) -> None:
             super().__init__(int(torch.linspace(1, 3, 3)[-1].item()), 2)
 
-    made = shapes_only(Reader)
-    assert {(p.device.type, tuple(p.shape)) for p in made.parameters()} == {("meta", (2, 3)), ("meta", (2,))}
+    built = shapes_only(Reader)
+    assert {(p.device.type, tuple(p.shape)) for p in built.parameters()} == {("meta", (2, 3)), ("meta", (2,))}

@@ -26,7 +26,7 @@ from foldwise.volumes.targets import Targets
 
 HOSTILE = "<script>alert(1)</script>"
 NAN = float("nan")
-# Fold 0 holds 0.9, 0.7 and 0.1; fold 1 holds 0.5 and the one that is left out.
+# Fold 0 has 0.9, 0.7 and 0.1; fold 1 has 0.5 and the case that is left out.
 DICE = {"c0": 0.9, "c1": 0.5, "c2": 0.7, "c3": NAN, "c4": 0.1}
 SHAPE = (24, 20, 12)
 
@@ -61,20 +61,20 @@ class Page(HTMLParser):
             self.tables[-1][1][-1].append(self._cell)
 
     def table(self, caption: str) -> list[list[str]]:
-        """Rows, without the heading, of the first table whose caption starts so."""
+        """Rows, without the heading, of the first table whose caption starts with this."""
         return next(rows[1:] for name, rows in self.tables if name.startswith(caption))
 
 
 def rows(dice: dict[str, float], name: str = "tumour") -> pd.DataFrame:
-    made = []
+    listed = []
     for place, (case, value) in enumerate(dice.items()):
         row = {"case": case, "group": f"g{case}", "fold": place % 2, "class": name, "dice": value}
         row |= dict.fromkeys(("jaccard", "hd95_mm", "assd_mm", "surface_dice", "lesion_recall"), value)
         volume = 0.0 if math.isnan(value) else 2.0
         row |= {"volume_ml": volume, "truth_ml": volume, "volume_error_ml": 0.0, "lesions": int(volume > 0)}
         row |= {"lesions_found": int(value > 0), "false_lesions": 0, "empty": math.isnan(value)}
-        made.append(row)
-    return pd.DataFrame(made)
+        listed.append(row)
+    return pd.DataFrame(listed)
 
 
 def log() -> pd.DataFrame:
@@ -103,7 +103,7 @@ def origin(commit: str = "a" * 40) -> dict[str, object]:
 def write_pair(
     folder: Path, case: str, truth: np.ndarray | None, found: np.ndarray, spacing: tuple[float, ...]
 ) -> tuple[Path, Path]:
-    """A cache and a prediction; the image is −500 HU, and air where x is small."""
+    """A cache and a prediction; the image is −500 HU, and air at small x."""
     image = np.full(found.shape, -500, np.int16)
     image[:2] = -1000
     affine = np.diag([*spacing, 1.0])
@@ -116,9 +116,9 @@ def write_pair(
 
 
 def cube(corner: tuple[int, int, int], size: tuple[int, int, int], shape: tuple[int, ...]) -> np.ndarray:
-    made = np.zeros(shape, np.uint8)
-    made[tuple(slice(c, c + n) for c, n in zip(corner, size, strict=True))] = 1
-    return made
+    filled = np.zeros(shape, np.uint8)
+    filled[tuple(slice(c, c + n) for c, n in zip(corner, size, strict=True))] = 1
+    return filled
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_numbers_agree_in_all_three_files(written: Path, page: Page) -> None:
     assert dice["fold_std"] == pytest.approx((1.7 / 3 - 0.5) / math.sqrt(2))
     assert (dice["n"], dice["excluded"]) == (4, 1)
     tested = summary["test"]["first"]["tumour"]["dice"]
-    # One patient has no interval: null, since JSON knows no NaN.
+    # A single patient has no interval: null, since JSON has no NaN.
     assert (tested["mean"], tested["low"]) == (0.4, None)
     table = pd.read_csv(written / "summary.csv").query("model == 'first' and metric == 'dice'")
     lines = table.set_index("cases").to_dict("index")
@@ -184,7 +184,7 @@ def test_models_stand_side_by_side_on_the_same_cases(experiment: Experiment, tmp
     found = page.table("second against first")[0]
     # Without c0 and the empty c3: (0.5 + 0.7 + 0.1) / 3, and half of it.
     assert found[:5] == ["tumour", "Dice", "0.433", "0.217", "−0.217"]
-    # Three differences of one sign: of eight equally likely signs two are as extreme.
+    # Three differences with one sign: of eight equally likely sign patterns, two are as extreme.
     assert found[6:] == ["3", "0", "3", "0.250"]
 
 
@@ -230,7 +230,7 @@ def test_training_and_provenance_of_each_fold(page: Page) -> None:
 
 def test_one_model_without_a_test_set(experiment: Experiment, tmp_path: Path) -> None:
     alone = dataclasses.replace(experiment.models[1], metrics=rows({"c0": 0.5, "c1": 0.25}))
-    # What a system says of rows may ask for their columns.
+    # A system's remarks on rows may use their columns.
     view = dataclasses.replace(VIEW, concerns=lambda table: concerns(table[table["class"] == "tumour"]))
     alone = dataclasses.replace(alone, test=pd.DataFrame())
     write_report(Experiment("plain", [alone], experiment.caches), view, tmp_path)
@@ -262,7 +262,7 @@ def test_best_median_and_worst_by_hand() -> None:
     assert three_cases(rows(DICE)) == [("best", "c0", 0.9), ("median", "c1", 0.5), ("worst", "c4", 0.1)]
     assert three_cases(rows({"a": 0.2, "b": 0.8})) == [("best", "b", 0.8), ("worst", "a", 0.2)]
     assert three_cases(rows({"a": NAN})) == []
-    # Over two classes the mean decides: a 0.5, b 0.6, c 0.1.
+    # With two classes, the mean decides: a 0.5, b 0.6, c 0.1.
     two = pd.concat([rows({"a": 0.9, "b": 0.6, "c": 0.1}), rows({"a": 0.1, "b": 0.6, "c": 0.1}, "node")])
     assert [case for _, case, _ in three_cases(two)] == ["b", "a", "c"]
 
@@ -292,14 +292,14 @@ def near(image: np.ndarray, colour: str) -> np.ndarray:
 
 
 def planes(image: np.ndarray) -> list[np.ndarray]:
-    """The three planes, cut out of the black around them; air is brighter than that."""
+    """The three planes, cropped from the black around them; air is brighter than that."""
     bright = image.min(axis=2) > 30
     columns = np.flatnonzero(bright.sum(axis=0) > 0.3 * len(image))
-    made = []
+    parts = []
     for part in np.split(columns, np.flatnonzero(np.diff(columns) > 5) + 1):
         lines = np.flatnonzero(bright[:, part].mean(axis=1) > 0.6)
-        made.append(image[lines[0] : lines[-1] + 1, part[0] : part[-1] + 1])
-    return made
+        parts.append(image[lines[0] : lines[-1] + 1, part[0] : part[-1] + 1])
+    return parts
 
 
 class TestOverlay:
@@ -311,13 +311,13 @@ class TestOverlay:
         return planes(pixels(overlay(*write_pair(folder, "c", truth, found, self.SPACING))))
 
     def test_outline_is_where_a_radiologist_expects_it_and_in_mm(self, tmp_path: Path) -> None:
-        # A cube of 12 mm, to the patient's right, in front and above.
+        # A cube of 12 mm, on the patient's right, in front and above.
         truth = cube((42, 34, 13), (12, 12, 4), self.SHAPE)
         for plane in self.drawn(tmp_path, truth, self.EMPTY):
             lines, columns = np.nonzero(near(plane, COLOURS["truth"]))
             assert columns.mean() < 0.4 * plane.shape[1]
             assert lines.mean() < 0.4 * plane.shape[0]
-            # A square in pixels, in spite of the spacing.
+            # A square in pixels, despite the spacing.
             assert np.ptp(columns) == pytest.approx(np.ptp(lines), abs=3)
 
     def test_planes_share_one_scale(self, tmp_path: Path) -> None:
@@ -366,19 +366,21 @@ class TestReading:
         return tmp_path
 
     def test_names_stay_as_they_are(self, folder: Path) -> None:
-        made = read_experiment("e", folder, ["unet"], 2, folder, lambda cases: VIEW.remarks(cases, folder))
-        (model,) = made.models
+        experiment_ = read_experiment(
+            "e", folder, ["unet"], 2, folder, lambda cases: VIEW.remarks(cases, folder)
+        )
+        (model,) = experiment_.models
         assert model.metrics["case"].tolist() == model.metrics["group"].tolist() == ["007", "NA"]
         assert model.metrics["dice"].isna().all()
         assert model.metrics["empty"].tolist() == [True, True]
         assert set(model.predictions) == {"007", "NA"}
-        assert len(model.test) == len(made.test_rows) == 0
-        assert made.remarks == [
+        assert len(model.test) == len(experiment_.test_rows) == 0
+        assert experiment_.remarks == [
             Remark("NA", "1.20% of the label lies outside the thoracic region"),
             Remark("NA", "one lung has 4% of the other's volume: filled or collapsed?"),
         ]
-        assert made.unlabelled == ["u"]
-        assert made.warnings == ["line 3: odd"]
+        assert experiment_.unlabelled == ["u"]
+        assert experiment_.warnings == ["line 3: odd"]
 
     def test_a_missing_file_is_named(self, folder: Path) -> None:
         (folder / "unet" / "fold1" / "metrics.csv").unlink()

@@ -1,4 +1,4 @@
-"""Asked and used: values of hand-written accounting lines, and rules from logs."""
+"""Requested and used resources: values from hand-written accounting lines, and rules from logs."""
 
 from pathlib import Path
 
@@ -45,8 +45,8 @@ def test_rules_of_jobs_are_told_by_logs(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setenv("SLURM_JOB_ID", number)
         attempts.note("start", 0)
     folders = [tmp_path / "logs" / "experiment", tmp_path / "logs" / "data"]
-    made = job_rules(folders, tmp_path / "state")
-    assert made == {"3": "index", "4": "prepare_part", "5": "train", "6": "train"}
+    rules = job_rules(folders, tmp_path / "state")
+    assert rules == {"3": "index", "4": "prepare_part", "5": "train", "6": "train"}
 
 
 def test_without_slurm_benchmarks_tell(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Weights to start from: what fits, what does not, and what is never executed."""
+"""Weights to start from: which fit, which do not, and that nothing is executed."""
 
 import pickle
 import re
@@ -23,8 +23,8 @@ def network(inputs: int = 1, outputs: int = 2) -> nn.Sequential:
     return nn.Sequential(nn.Conv3d(inputs, 4, 3), nn.ReLU(), nn.Conv3d(4, outputs, 1))
 
 
-def save(path: Path, made: Any) -> Path:
-    torch.save(made, path)
+def save(path: Path, value: Any) -> Path:
+    torch.save(value, path)
     return path
 
 
@@ -80,9 +80,9 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     with pytest.raises(CaseError, match=r"missing\.pt: no such file"):
         read_weights(tmp_path / "missing.pt")
     for name in ("trap.pt", "trap.pkl"):
-        with pytest.raises(CaseError, match=rf"{name}: not readable as weights alone"):
+        with pytest.raises(CaseError, match=rf"{name}: not readable as plain weights"):
             read_weights(tmp_path / name)
-    with pytest.raises(CaseError, match="holds no state dict"):
+    with pytest.raises(CaseError, match="contains no state dict"):
         read_weights(save(tmp_path / "empty.pt", {"epoch": 3}))
 
 
@@ -112,7 +112,7 @@ def test_a_librarys_file_fits_where_its_network_is_a_part(
     tmp_path: Path, made: Callable[[str], nn.Module], name: str, head: str
 ) -> None:
     state = torchvision.models.get_model(name).state_dict()
-    # As torchvision's own file of a DenseNet has them.
+    # As in torchvision's file of a DenseNet.
     given = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): v for key, v in state.items()}
     assert name != "densenet121" or given.keys() != state.keys()
     ours = made(name)

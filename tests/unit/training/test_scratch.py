@@ -1,4 +1,4 @@
-"""Copies on a node's own disk: shared, whole or not used, and removed by the last one."""
+"""Copies on a node's own disk: shared, complete or unused, and removed by the last job."""
 
 import errno
 import os
@@ -20,14 +20,14 @@ from foldwise.training.scratch import node_scratch, staged
 from synthetic import write_cached_set
 from trainings import command, environment
 
-# Stages the files, says how many it copied and where the first one is, and waits for a line before it leaves.
+# Stages the files, prints how many it copied and the first one's path, and waits for a line before it leaves.
 JOB = """
 import logging, sys
 from pathlib import Path
 from foldwise.training import scratch
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
-with scratch.staged(sys.argv[2:], Path(sys.argv[1])) as made:
-    print(made[sys.argv[2]], flush=True)
+with scratch.staged(sys.argv[2:], Path(sys.argv[1])) as copies:
+    print(copies[sys.argv[2]], flush=True)
     sys.stdin.readline()
 """
 
@@ -83,15 +83,15 @@ def test_a_disk_without_locks_is_not_used(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refused)
-    with staged(files, root) as made:
-        assert made == {path: path for path in files}
+    with staged(files, root) as copies:
+        assert copies == {path: path for path in files}
     assert "not staged: [Errno 37] No locks available" in caplog.text
 
 
 def test_copies_are_read_and_removed(files: list[str], root: Path, place: Path) -> None:
-    with staged(files, root) as made:
-        assert [read(made[path]) for path in files] == [0, 1, 2]
-        assert all(Path(made[path]).is_relative_to(place) for path in files)
+    with staged(files, root) as copies:
+        assert [read(copies[path]) for path in files] == [0, 1, 2]
+        assert all(Path(copies[path]).is_relative_to(place) for path in files)
         assert place.stat().st_mode & 0o777 == 0o700
     assert list(root.iterdir()) == []
     assert all(Path(path).exists() for path in files)
@@ -117,15 +117,15 @@ def test_a_killed_job_leaves_copies_and_no_lock(files: list[str], root: Path, pl
     process.wait()
     inode = Path(path).stat().st_ino
     begun = time.monotonic()
-    with staged(files, root) as made:
-        assert made[files[0]] == path
+    with staged(files, root) as copies:
+        assert copies[files[0]] == path
         assert Path(path).stat().st_ino == inode
     assert time.monotonic() - begun < 2
     assert list(root.iterdir()) == []
 
 
 def test_what_is_no_whole_copy_is_never_used(files: list[str], root: Path, place: Path) -> None:
-    """A part under its other name; a cut one with the right time; one of the right size with another time."""
+    """A temporary file; a truncated copy with the right time; one of the right size with another time."""
     copies = [place / path.lstrip("/") for path in files]
     place.mkdir(mode=0o700)
     copies[0].parent.mkdir(parents=True)
@@ -135,17 +135,17 @@ def test_what_is_no_whole_copy_is_never_used(files: list[str], root: Path, place
     os.utime(copies[1], ns=(facts.st_atime_ns, facts.st_mtime_ns))
     shutil.copyfile(files[0], copies[2])
     assert copies[2].stat().st_size == Path(files[2]).stat().st_size
-    with staged(files, root) as made:
-        assert [read(made[path]) for path in files] == [0, 1, 2]
-        assert [Path(made[path]) for path in files] == copies
+    with staged(files, root) as read_from:
+        assert [read(read_from[path]) for path in files] == [0, 1, 2]
+        assert [Path(read_from[path]) for path in files] == copies
         assert not list(place.rglob("*.part"))
 
 
 def test_a_changed_original_is_copied_again(files: list[str], root: Path) -> None:
     with staged(files, root):
         write(Path(files[0]), 7)
-        with staged(files, root) as made:
-            assert read(made[files[0]]) == 7
+        with staged(files, root) as copies:
+            assert read(copies[files[0]]) == 7
 
 
 def test_links_to_other_files_hold(tmp_path: Path, root: Path, place: Path) -> None:
@@ -154,15 +154,15 @@ def test_links_to_other_files_hold(tmp_path: Path, root: Path, place: Path) -> N
     region.parent.mkdir()
     with h5py.File(region, "w") as file:
         file["image"] = h5py.ExternalLink("../cache-1/a.h5", "/image")
-    with staged([str(region)], root) as made:
+    with staged([str(region)], root) as copies:
         Path(cache).rename(tmp_path / "away.h5")
-        assert read(made[str(region)]) == 5
+        assert read(copies[str(region)]) == 5
         assert len(list(place.rglob("*.h5"))) == 2
 
 
 def originals(files: list[str], root: Path | None) -> bool:
-    with staged(files, root) as made:
-        return made == {path: path for path in files}
+    with staged(files, root) as copies:
+        return copies == {path: path for path in files}
 
 
 def test_without_room_the_originals_are_read(
@@ -193,7 +193,7 @@ def tiny_disk(root: Path) -> Iterator[Path]:
 def test_a_disk_that_fills_up_leaves_nothing(
     files: list[str], tiny_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The room was there when it was asked for, and somebody else took it."""
+    """There was enough space at the check, but another process used it."""
     big = [*files, write(Path(files[0]).with_name("d.h5"), 9, 100_000)]
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, 10**9))
@@ -237,8 +237,8 @@ def test_no_disk_or_one_of_another_user(
 
 def test_a_job_that_must_stop_copies_no_further(files: list[str], root: Path) -> None:
     calls = iter([False, True, True, True])
-    with staged(files, root, lambda: next(calls)) as made:
-        assert made[files[0]] == files[0]
+    with staged(files, root, lambda: next(calls)) as copies:
+        assert copies[files[0]] == files[0]
     assert list(root.iterdir()) == []
 
 

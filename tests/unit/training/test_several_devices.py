@@ -1,4 +1,4 @@
-"""One training on two devices: real processes, equal weights, and an end that they all share."""
+"""One training on two devices: real processes, equal weights, and a common end."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from trainings import SETTINGS, assert_same, command, environment, finish, weigh
 
 TRAINING = {"epochs": 2, "steps_per_epoch": 4, "batch": 2, "gpus": 2, "validate_every": 1, "examples": 0}
 TWO: dict[str, Any] = {**SETTINGS, "training": TRAINING}
-# Fails in the second process alone.
+# Fails only in the second process.
 BROKEN = """
 import os
 from foldwise.command import run
@@ -49,7 +49,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(arguments: list[str], **more: str) -> subprocess.Popen[str]:
-    """In a session of its own, so that nothing which it leaves behind can hide."""
+    """In a separate session, so that leftover processes can be found."""
     return subprocess.Popen(
         arguments,
         env={**environment(), **more},
@@ -81,7 +81,7 @@ def until(process: subprocess.Popen[str], words: str) -> None:
 
 
 def test_two_devices_learn_what_one_does(index: Path, tmp_path: Path) -> None:
-    """Without what is random within a pass or depends on the other samples, up to rounding."""
+    """Without randomness within a pass or dependence on other samples, up to rounding."""
     base = {
         **SETTINGS,
         "network": {"name": "BasicUNet", "features": [4, 4, 8, 8, 8, 4]},
@@ -97,7 +97,7 @@ def test_two_devices_learn_what_one_does(index: Path, tmp_path: Path) -> None:
         assert torch.allclose(tensor, two[name], atol=1e-5), name
     rows = [(tmp_path / str(gpus) / "log.csv").read_text().splitlines()[1].split(",") for gpus in (1, 2)]
     assert float(rows[0][2]) == pytest.approx(float(rows[1][2]), abs=1e-5), "the loss of the whole batch"
-    # One process alone wrote the history.
+    # Only one process wrote the history.
     events = [json.loads(line)["event"] for line in (tmp_path / "2" / "state" / "attempts.jsonl").open()]
     assert events == ["start", "finished"]
 
@@ -172,21 +172,21 @@ def test_processes_draw_different_numbers() -> None:
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    with pytest.raises(CaseError, match="batch 3 cannot be shared evenly by gpus: 2"):
+    with pytest.raises(CaseError, match="batch 3 is not a multiple of gpus: 2"):
         validate(Training, {"batch": 3, "gpus": 2})
     with pytest.raises(CaseError, match="several samples"):
         validate(InteractiveModel, {"training": {"batch": 2, "gpus": 2}})
 
 
 def test_each_process_gets_its_memory() -> None:
-    """At least that of a GPU's driver and libraries for each, and of several a fifth more."""
+    """At least the memory of a GPU's driver and libraries for each, and for several a fifth more."""
     models = {f"m{gpus}": {"training": {"batch": 4, "gpus": gpus}} for gpus in (1, 2, 4)}
-    made = unread(models=models).jobs
-    asked = [made.mib("train", name) for name in models]
+    jobs = unread(models=models).jobs
+    asked = [jobs.mib("train", name) for name in models]
     assert asked[0] >= 3000
     assert asked[1] >= 2 * asked[0] - 300
     assert asked[2] - asked[1] == pytest.approx(2 * 1.2 * 3000, abs=100)
-    assert len({made.mib("test", name) for name in models}) == 1
+    assert len({jobs.mib("test", name) for name in models}) == 1
 
 
 def test_too_few_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

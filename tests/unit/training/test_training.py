@@ -83,7 +83,7 @@ def test_killed_at_random_moments_ends_bit_equal(index: Path, undisturbed: Path,
 
 
 def test_a_signal_to_all_processes_saves_too(index: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """Slurm's SIGTERM reaches loader workers as well; they must not take training down before it saved."""
+    """Slurm's SIGTERM reaches loader workers as well; they must not end training before it has saved."""
     process = subprocess.Popen(
         command(index, tmp_path, "--workers", "2", "--checkpoint-min", "60"),
         env=environment(),
@@ -104,9 +104,9 @@ def test_a_signal_to_all_processes_saves_too(index: Path, undisturbed: Path, tmp
 
 
 def in_budgets(index: Path, folder: Path, jobs: int = 20) -> list[int]:
-    """Exit codes of jobs that are cut by their time budget, until one finishes.
+    """Exit codes of jobs that end by their time budget, until one finishes.
 
-    The budget counts from the start of the process, most of which is imports here: where a busy machine
+    The budget counts from the start of the process, most of which is imports here: if a busy machine
     leaves no time for more than a few steps, the next job gets more.
     """
     codes: list[int] = []
@@ -135,7 +135,7 @@ def test_a_cut_off_checkpoint_is_passed_over(index: Path, undisturbed: Path, tmp
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     done = finish(command(index, tmp_path))
     assert done.returncode == 0
-    assert "trying the one before it" in done.stderr
+    assert "trying the previous one" in done.stderr
     assert_same(tmp_path, undisturbed)
 
 
@@ -145,13 +145,13 @@ def test_other_settings_start_afresh_and_say_so(index: Path, tmp_path: Path) -> 
     first = weights(tmp_path)
     changed = {**short, "optimiser": {"name": "SGD", "lr": 0.01}}
     done = finish(command(index, tmp_path, settings=changed))
-    assert "made with other settings or data; it is kept in" in done.stderr
-    assert "training starts afresh" in done.stderr
+    assert "used other settings or data; it is kept in" in done.stderr
+    assert "training starts from the beginning" in done.stderr
     assert "epoch 1/1" in done.stderr
     provenance = json.loads((tmp_path / "provenance.json").read_text())
     assert provenance["settings"]["optimiser"]["name"] == "SGD"
     assert [row["event"] for row in provenance["attempts"]].count("finished") == 2
-    # Changed back, the finished training is found again and not repeated.
+    # With the settings restored, the finished training is found again and not repeated.
     back = finish(command(index, tmp_path, settings=short))
     assert back.returncode == 0, back.stderr
     assert "epoch 1/1" not in back.stderr
@@ -193,7 +193,7 @@ def test_errors_with_other_settings_do_not_count(tmp_path: Path) -> None:
 
 
 class TestSetAside:
-    """Checkpoints of other settings make room, are found again, and stay few."""
+    """Checkpoints of other settings are moved away, are found again, and stay few."""
 
     @staticmethod
     def save(folder: Path, fingerprint: str, step: int, finished: bool = False) -> None:
@@ -227,7 +227,7 @@ class TestSetAside:
         assert self.found(tmp_path, "f") == 4
 
     def test_one_that_lies_behind_another_is_found(self, tmp_path: Path) -> None:
-        """As earlier versions left it: the other one's checkpoint took its name."""
+        """As left by earlier versions: the other training's checkpoint took its name."""
         self.save(tmp_path, "a", 9, finished=True)
         self.save(tmp_path, "b", 1)
         assert self.found(tmp_path, "a") == 9
@@ -243,7 +243,7 @@ class TestSetAside:
 
 
 class Scored:
-    """Stands in for a system: its validations and losses are given, and it learns nothing."""
+    """Replaces a system: its validations and losses are given, and it learns nothing."""
 
     evaluate: Any = None
 
@@ -274,7 +274,7 @@ class AlwaysStops(Budget):
 
 
 def scored(folder: Path, system: Any, epochs: int, workers: int = 0, **more: Any) -> Trainer:
-    """A training of one step an epoch, in as many jobs as epochs."""
+    """A training with one step per epoch, in as many jobs as epochs."""
     settings = {
         **SETTINGS,
         "training": {"epochs": epochs, "steps_per_epoch": 1, "validate_every": 1, **more.pop("training", {})},
@@ -293,12 +293,12 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("scores", "patience", "kept", "epochs"),
     [
-        # No score says anything: the last one is kept, and none is waited for.
+        # No score is informative: the last epoch is kept, and patience has no effect.
         ([NAN] * 4, 1, 4, 4),
-        # Nothing was right yet: the one that learnt longest.
+        # Nothing was right yet: the longest trained epoch.
         ([0, 0, 0, 0], None, 4, 4),
         ([0, 0, 0, 0], 2, 3, 3),
-        # A score is better than none, and the first of equal ones is kept.
+        # Any score is better than none, and the first of equal scores is kept.
         ([NAN, 0.2, NAN, 0.2], None, 2, 4),
         ([0, 0.5, 0.5, 0], None, 2, 4),
         ([0.5, NAN, 0.4, 0.4], 2, 1, 4),
@@ -320,19 +320,19 @@ def test_a_score_that_is_undefined_is_said_once_and_logged_empty(
     assert caplog.text.count("the validation cases give no score") == 1
     with (tmp_path / "log.csv").open() as file:
         assert [row["val_dice"] for row in csv.DictReader(file)] == [""] * 4
-    # The plateau is one of the loss then, which fell all the time.
+    # Then the plateau is that of the loss, which always fell.
     assert [row["lr"] for row in trainer.rows] == [0.01] * 4
 
 
 class Killed:
-    """An item whose reading costs the process its life, as where memory runs out."""
+    """An item that kills the reading process, as when out of memory."""
 
     def __getitem__(self, number: int) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Hanging:
-    """An item that never comes."""
+    """An item that never arrives."""
 
     def __getitem__(self, number: int) -> Any:
         time.sleep(1000)
@@ -345,7 +345,7 @@ def test_a_killed_reader_ends_the_training_as_a_killed_job(tmp_path: Path) -> No
         scored(tmp_path, system, 1, workers=2)
     attempts = Attempts(tmp_path / "attempts.jsonl", 1)
     assert [row["event"] for row in attempts.rows()] == ["start"]
-    assert attempts.killed == 1, "so that the next job asks for more memory"
+    assert attempts.killed == 1, "so that the next job requests more memory"
     assert multiprocessing.active_children() == []
 
 
@@ -357,7 +357,7 @@ def test_a_hanging_reader_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> 
     assert multiprocessing.active_children() == []
 
 
-# The first of the readers can be started, and ignores SIGTERM; for all of them there are too few descriptors.
+# The first reader can be started, and ignores SIGTERM; descriptors do not suffice for all readers.
 FEW_FILES = """
 import os, resource, sys
 import torch
@@ -378,7 +378,7 @@ def test_readers_that_cannot_all_be_started_end_the_training() -> None:
     done = finish([sys.executable, "-c", FEW_FILES], timeout=60)
     assert done.returncode == 1
     assert "cannot be started ([Errno 24] Too many open files)" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: 4 processes")
+    assert done.stderr.splitlines()[-1].startswith("error: 4 loader processes")
 
 
 def test_a_patch_that_the_network_cannot_take_is_named(index: Path, tmp_path: Path) -> None:
@@ -408,9 +408,9 @@ def test_cases_of_different_types_make_one_batch() -> None:
     kinds = (torch.uint8, torch.int16, torch.float32)
     for first, second in itertools.product(kinds, kinds):
         items = [{"image": torch.tensor([200], dtype=kind)} for kind in (first, second)]
-        made = collate(items)["image"]
-        assert made.tolist() == [[200], [200]]
-        assert made.dtype == max(first, second, key=kinds.index)
+        images = collate(items)["image"]
+        assert images.tolist() == [[200], [200]]
+        assert images.dtype == max(first, second, key=kinds.index)
 
 
 def test_seeds_differ_by_step_and_run() -> None:
@@ -427,15 +427,15 @@ def test_gradient_accumulation_equals_a_larger_batch(index: Path, tmp_path: Path
         "optimiser": {"name": "SGD", "lr": 0.01},
         "augmentation": None,
     }
-    made = {}
+    trained = {}
     for name, batch, accumulate in (("large", 4, 1), ("accumulated", 2, 2)):
         training = {"epochs": 1, "steps_per_epoch": 3, "batch": batch, "accumulate": accumulate}
         settings = {**base, "training": training}
         validate(Model, settings)
         assert finish(command(index, tmp_path / name, settings=settings)).returncode == 0
-        made[name] = weights(tmp_path / name)
-    for name, tensor in made["large"].items():
-        assert torch.allclose(tensor, made["accumulated"][name], atol=1e-5), name
+        trained[name] = weights(tmp_path / name)
+    for name, tensor in trained["large"].items():
+        assert torch.allclose(tensor, trained["accumulated"][name], atol=1e-5), name
 
 
 def training(**more: object) -> dict[str, object]:
@@ -443,7 +443,7 @@ def training(**more: object) -> dict[str, object]:
 
 
 def test_models_that_are_kept(index: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """Every second epoch's, the last two, and the last instead of the best; training itself is the same."""
+    """Every second epoch's model, the last two, the last instead of the best; training itself is the same."""
     wanted = training(save_every=2, save_last=2, keep="last", examples=2)
     done = finish(command(index, tmp_path, settings=wanted))
     assert done.returncode == 0, done.stderr
@@ -462,7 +462,7 @@ def test_what_is_kept_beside_the_model_is_no_reason_to_train_again(index: Path, 
     assert finish(command(index, tmp_path)).returncode == 0
     done = finish(command(index, tmp_path, settings=training(save_every=1, examples=3)))
     assert done.returncode == 0
-    assert "afresh" not in done.stderr
+    assert "from the beginning" not in done.stderr
     assert "epoch 1/5" not in done.stderr
 
 
@@ -477,12 +477,12 @@ def optimiser(lr: float = 1.0) -> torch.optim.Optimizer:
 
 
 def rates(named: Mapping[str, object], epochs: int) -> list[float]:
-    made = optimiser()
-    schedule = make_scheduler(validate(Named, named), made, epochs)
+    optimiser_ = optimiser()
+    schedule = make_scheduler(validate(Named, named), optimiser_, epochs)
     found = []
     for _ in range(epochs):
-        found.append(made.param_groups[0]["lr"])
-        made.step()
+        found.append(optimiser_.param_groups[0]["lr"])
+        optimiser_.step()
         schedule.step()
     return found
 
@@ -503,7 +503,7 @@ def test_schedules_by_name() -> None:
 
 
 def test_a_plateau_is_one_of_the_validation_score(index: Path, tmp_path: Path) -> None:
-    """With no tolerance for waiting, the rate is cut after each validation that is not the best so far."""
+    """Without patience, the rate is reduced after each validation that is not the best so far."""
     plateau = {"name": "ReduceLROnPlateau", "patience": 0, "factor": 0.5, "threshold": 0}
     wanted = {**training(validate_every=1), "scheduler": plateau}
     done = finish(command(index, tmp_path, settings=wanted))
@@ -518,7 +518,7 @@ def test_a_plateau_is_one_of_the_validation_score(index: Path, tmp_path: Path) -
 
 
 class TestClaim:
-    """Two jobs of one training: what a killed main process leaves running, and what the next call submits."""
+    """Two jobs of one training: one left by a killed main process, and one submitted by the next call."""
 
     @pytest.fixture(autouse=True)
     def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -565,7 +565,7 @@ class TestClaim:
         with claim_module.claim(tmp_path, lambda: False) as held:
             assert held
             assert time.monotonic() - begun > 0.3
-            # A sign of life comes while the block runs.
+            # A sign of life appears while the block runs.
             first = (tmp_path / "holder.json").stat().st_mtime_ns
             time.sleep(0.3)
             assert (tmp_path / "holder.json").stat().st_mtime_ns > first
@@ -576,7 +576,7 @@ def test_killed_attempts_are_counted_and_requeued_ones_not(
 ) -> None:
     attempts = Attempts(tmp_path / "attempts.jsonl", 1)
     assert attempts.killed == 0
-    # Job 7 is put back once and stops by itself; jobs 8 and 9 end without a word.
+    # Job 7 is requeued once and stops on its own; jobs 8 and 9 end without a record.
     for job, event in (("7", "start"), ("7", "start"), ("7", "stopped"), ("8", "start"), ("9", "start")):
         monkeypatch.setenv("SLURM_JOB_ID", job)
         attempts.note(event, 0)
@@ -589,5 +589,5 @@ def test_a_model_says_on_what_it_was_trained(index: Path, undisturbed: Path) -> 
     for entry in Index.read(index).entries:
         found = [mark in state["learnt"] for mark in marks(entry, content_of(entry.cache)).values()]
         assert found == 3 * [entry.case in ("c0", "c1", "c2", "c3")]
-    # Hashes: no case and no patient can be told from them.
+    # Hashes: they reveal no case and no patient.
     assert all(re.fullmatch("[0-9a-f]{16}", mark) for mark in state["learnt"])

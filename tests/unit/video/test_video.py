@@ -18,7 +18,7 @@ from videos import flat_frames, write_video
 
 
 def numbers_in(frames: Iterator[Frame]) -> list[int]:
-    """What the grey values say that the frames are; lossy codecs change them a little."""
+    """Frame numbers encoded in grey values; lossy codecs change them slightly."""
     return [round((float(np.median(frame.rgb)) - 8) / 4) for frame in frames]
 
 
@@ -35,7 +35,7 @@ def numbers_in(frames: Iterator[Frame]) -> list[int]:
     ],
 )
 def test_every_container_gives_its_frames_in_order(tmp_path: Path, name: str, codec: str) -> None:
-    # GIFs have times of hundredths of a second, and a palette of few greys.
+    # GIFs have times in hundredths of a second, and a palette with few greys.
     path = write_video(tmp_path / name, flat_frames(40), codec=codec)
     info = probe(path)
     assert (info.frames, info.height, info.width) == (40, 32, 48)
@@ -62,7 +62,7 @@ def test_reordered_frames_come_in_presentation_order(tmp_path: Path) -> None:
         (5, range(0, 60, 5)),
         (1, [0, 25, 50]),
         (100, range(0, 60)),
-        # Ticks every 0.1 s lie at frames 0, 2.5, 5, 7.5 …; of two as near, the earlier.
+        # Ticks every 0.1 s lie at frames 0, 2.5, 5, 7.5 …; the earlier of two equally near.
         (10, [0, 2, 5, 7, 10, 12, 15, 17, 20, 22, 25, 27, 30, 32, 35, 37, 40, 42, 45, 47, 50, 52, 55, 57]),
         # 25 / 7 = 3.571 frames: 0, 3.57, 7.14, 10.7, 14.3, 17.9, 21.4, 25, 28.6, …
         (7, [0, 4, 7, 11, 14, 18, 21, 25, 29, 32, 36, 39, 43, 46, 50, 54, 57]),
@@ -78,7 +78,7 @@ def test_thinning_takes_the_frames_nearest_in_time(
 
 
 def test_a_variable_rate_is_sampled_evenly_in_time(tmp_path: Path) -> None:
-    # 20 frames a second for one second, then 5 a second for two, then a gap of two seconds.
+    # 20 frames per second for one second, then 5 per second for two, then a gap of two seconds.
     times = [Fraction(n, 20) for n in range(20)] + [1 + Fraction(n, 5) for n in range(10)]
     times += [5 + Fraction(n, 5) for n in range(3)]
     path = write_video(tmp_path / "v.mkv", flat_frames(33), times=times)
@@ -120,7 +120,7 @@ def test_numbered_images_are_a_video(tmp_path: Path) -> None:
         (lambda path: None, "no such video file"),
         (lambda path: path.write_bytes(b""), "not readable as a video"),
         (lambda path: path.write_bytes(np.random.default_rng(0).bytes(4000)), "not readable as a video"),
-        (lambda path: path.mkdir(), "zero frames"),
+        (lambda path: path.mkdir(), "without frames"),
     ],
 )
 def test_what_is_no_video_is_refused(tmp_path: Path, make: object, words: str) -> None:
@@ -145,9 +145,9 @@ def test_a_container_without_frames_or_video_is_refused(tmp_path: Path) -> None:
         frame.sample_rate = 8000
         container.mux(sound.encode(frame))
     for path, words in (
-        (tmp_path / "zero.avi", "zero frames"),
-        (text, "no video in it"),
-        (tmp_path / "a.wav", "no video in it"),
+        (tmp_path / "zero.avi", "without frames"),
+        (text, "contains no video"),
+        (tmp_path / "a.wav", "contains no video"),
     ):
         with pytest.raises(CaseError, match=words):
             probe(path)
@@ -175,12 +175,12 @@ def test_a_cut_off_file_says_after_which_frame(
     [
         ("h264.mkv", "libx264", r"[1-9] of \d+ decoded frames are damaged"),
         ("mpeg2.mpg", "mpeg2video", r"[1-9] of \d+ decoded frames are damaged"),
-        # Whole groups of pictures are lost, so no frame that comes out is damaged.
+        # Whole groups of pictures are lost, so no decoded frame is damaged.
         ("vp9.webm", "libvpx-vp9", r"about \d+ frames are missing, the first at \d"),
     ],
 )
 def test_a_file_with_holes_is_refused(tmp_path: Path, name: str, codec: str, words: str) -> None:
-    """As downloads and copies leave them: zeros in the middle, the rest as it was."""
+    """As left by downloads and copies: zeros in the middle, the rest unchanged."""
     noise = np.random.default_rng(0).integers(20, 235, (8, 12, 3)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
     frames = np.stack([np.roll(noise, n, 1) for n in range(120)])
     whole = write_video(tmp_path / name, frames, codec=codec, gop=20)
@@ -196,14 +196,14 @@ def test_a_file_with_holes_is_refused(tmp_path: Path, name: str, codec: str, wor
 
 
 def test_gaps_of_an_mp4_are_meant(tmp_path: Path) -> None:
-    """A recorder that leaves out still frames is not damaged; the container says how many there are."""
+    """A recording without its still frames is not damaged; the container gives the number of frames."""
     times = [Fraction(n, 25) for n in range(100) if n not in range(40, 60)]
     path = write_video(tmp_path / "still.mp4", flat_frames(80, (16, 16)) // 2, times=times)
     assert len(list(read_frames(path))) == 80
 
 
 def test_what_is_transparent_is_black(tmp_path: Path) -> None:
-    """As scanners show it; FFmpeg and Pillow keep white, or noise, below full transparency."""
+    """As scanners show it; FFmpeg and Pillow keep white, or noise, under full transparency."""
     rgba = np.full((4, 8, 10, 4), 255, np.uint8)
     rgba[:, :, :5, :3] = 90
     rgba[:, :, 5:, 3] = 0
@@ -233,15 +233,15 @@ def test_half_transparent_is_half_as_bright(tmp_path: Path) -> None:
 
 def test_images_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 3000, np.uint16)).save(tmp_path / "0.png")
-    with pytest.raises(CaseError, match=r"0\.png: an image of more than 8 bits"):
+    with pytest.raises(CaseError, match=r"0\.png: an image with more than 8 bits"):
         probe(tmp_path, rate=1)
-    with pytest.raises(CaseError, match=r"0\.png: an image of more than 8 bits"):
+    with pytest.raises(CaseError, match=r"0\.png: an image with more than 8 bits"):
         list(read_frames(tmp_path, rate=1))
 
 
 def test_wrong_image_folders_are_refused(tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "v", [1, 2])
-    with pytest.raises(CaseError, match="how many images make a second"):
+    with pytest.raises(CaseError, match="needs a rate in images per second"):
         list(read_frames(folder))
     with pytest.raises(CaseError, match="before the first image's number 2"):
         list(read_frames(folder, rate=1, first=2))
@@ -253,7 +253,7 @@ def test_wrong_image_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CaseError, match=r"other-2\.png: not readable as an image"):
         list(read_frames(folder, rate=1))
     Image.new("RGB", (4, 4)).save(folder / "other-2.png")
-    with pytest.raises(CaseError, match="frame 2 is 4×4, the ones before are 10×8"):
+    with pytest.raises(CaseError, match="frame 2 is 4×4, earlier ones are 10×8"):
         list(read_frames(folder, rate=1))
     Image.new("RGB", (4, 4)).save(folder / "title.png")
     with pytest.raises(CaseError, match="no number in the name"):
@@ -330,7 +330,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
         write_frames(tmp_path / "v.h5", "v", broken())
     with pytest.raises(CaseError, match="case v: no frame"):
         write_frames(tmp_path / "v.h5", "v", [])
-    with pytest.raises(CaseError, match="case v: frame 1 is 5×4, the ones before are 30×20"):
+    with pytest.raises(CaseError, match="case v: frame 1 is 5×4, earlier ones are 30×20"):
         write_frames(tmp_path / "v.h5", "v", [noisy(1)[0], Frame(1, 1.0, np.zeros((4, 5, 3), np.uint8))])
     assert list(tmp_path.iterdir()) == []
 
@@ -341,5 +341,5 @@ def test_other_files_are_no_frame_caches(tmp_path: Path) -> None:
         open_frames(path)
     with h5py.File(path, "w") as file:
         file["frames"] = np.zeros(3)
-    with pytest.raises(CaseError, match="not of this version"):
+    with pytest.raises(CaseError, match="not from this version"):
         open_frames(path)

@@ -1,4 +1,4 @@
-"""Augmentation: what must not change, does not; what moves, moves image and label alike."""
+"""Augmentation: invariants hold, and image and label move together."""
 
 import math
 
@@ -74,11 +74,11 @@ def test_image_and_label_move_together(settings: dict[str, float]) -> None:
 
 def test_flips_are_mirrors_along_whole_axes() -> None:
     image, label, spacing = batch(8)
-    _, made = augment(image, label, spacing, Augmentation(**{**OFF, "flip": True}), generator(2))
+    _, mirrored = augment(image, label, spacing, Augmentation(**{**OFF, "flip": True}), generator(2))
     mirrors = [label[0].flip(axes) for axes in ([], [0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2])]
-    hits = [sum(torch.equal(sample, mirror) for mirror in mirrors) for sample in made]
+    hits = [sum(torch.equal(sample, mirror) for mirror in mirrors) for sample in mirrored]
     assert min(hits) >= 1
-    assert any(not torch.equal(sample, label[0]) for sample in made)
+    assert any(not torch.equal(sample, label[0]) for sample in mirrored)
 
 
 def test_rotations_are_proper_and_known() -> None:
@@ -91,17 +91,17 @@ def test_rotations_are_proper_and_known() -> None:
 
 
 def test_a_rotation_is_rigid_in_millimetres() -> None:
-    """A ball in mm stays a ball when turned, although the voxels are twice as long along z."""
+    """A ball in mm stays a ball when rotated, although voxels are twice as long along z."""
     shape, spacing = (40, 40, 20), torch.tensor([[1.0, 1.0, 2.0]])
     x, y, z = np.indices(shape)
     inside = ((x - 25) ** 2 + (y - 19.5) ** 2 + (2 * (z - 9.5)) ** 2) <= 64
     label = torch.from_numpy(inside.astype(np.uint8))[None]
     turn = rotation(torch.tensor([[0.0, math.pi / 2, 0.0]]))
-    _, made = warp(label[:, None].float(), label, spacing, turn)
-    points = made[0].nonzero().float() * spacing
-    assert made.sum().item() == pytest.approx(label.sum().item(), rel=0.05)
+    _, turned = warp(label[:, None].float(), label, spacing, turn)
+    points = turned[0].nonzero().float() * spacing
+    assert turned.sum().item() == pytest.approx(label.sum().item(), rel=0.05)
     assert torch.allclose(points.std(0), points.std(0).mean().expand(3), rtol=0.05)
-    # The ball lay 5.5 mm along x from the centre; a quarter turn about y takes it along z.
+    # The ball was 5.5 mm from the centre along x; a quarter turn about y moves it along z.
     centre = points.mean(0) - (torch.tensor(shape) - 1) / 2 * spacing[0]
     assert abs(centre[0]) < 1
     assert abs(abs(centre[2]) - 5.5) < 1  # half a voxel
@@ -110,8 +110,8 @@ def test_a_rotation_is_rigid_in_millimetres() -> None:
 def test_zoom_changes_the_volume_as_its_cube() -> None:
     label = torch.from_numpy(ball((40, 40, 40), (19.5, 19.5, 19.5), 10).astype(np.uint8))[None]
     matrix = torch.eye(3)[None] * 0.8
-    _, made = warp(label[:, None].float(), label, torch.ones(1, 3), matrix)
-    assert made.sum().item() == pytest.approx(label.sum().item() / 0.8**3, rel=0.03)
+    _, zoomed = warp(label[:, None].float(), label, torch.ones(1, 3), matrix)
+    assert zoomed.sum().item() == pytest.approx(label.sum().item() / 0.8**3, rel=0.03)
 
 
 def test_intensity_changes_leave_the_label_alone() -> None:

@@ -1,4 +1,4 @@
-"""The cache: exact arrays, found out when broken, smaller than its source."""
+"""The cache: exact arrays, detected damage, smaller than its source."""
 
 import json
 from pathlib import Path
@@ -77,24 +77,24 @@ def test_foreground_is_capped_evenly(tmp_path: Path) -> None:
     ],
 )
 def test_compact_keeps_values(values: np.ndarray, expected: type) -> None:
-    made = compact(values)
-    assert made.dtype == expected
-    assert made.dtype.isnative
-    assert (made == values).all()
+    compacted = compact(values)
+    assert compacted.dtype == expected
+    assert compacted.dtype.isnative
+    assert (compacted == values).all()
 
 
 def test_compact_rounds_to_seven_digits() -> None:
     for values in (np.array([0, 2**31 - 1], np.int32), np.array([0.1, 0.1]), np.array([1000.1, 1003.3])):
-        made = compact(values)
-        assert made.dtype == np.float32
-        assert made == pytest.approx(values, rel=6e-8)
+        compacted = compact(values)
+        assert compacted.dtype == np.float32
+        assert compacted == pytest.approx(values, rel=6e-8)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.array([0, 1e300]), r"value 1e\+300 is out of the range of float32"),
-        (np.array([-1e39, 0]), r"value -1e\+39 is out of the range"),
+        (np.array([0, 1e300]), r"value 1e\+300 is outside the range of float32"),
+        (np.array([-1e39, 0]), r"value -1e\+39 is outside the range"),
         (np.array([2**40, 2**40 + 999], np.uint64), "1099511627776 to 1099511628775 need more precision"),
         (np.array([2**24, 2**24 + 1], np.int32), "16777216 to 16777217 need more precision"),
         (np.array([1.0, 1 + 1e-9]), "need more precision"),
@@ -155,7 +155,7 @@ def test_training_refuses_a_broken_cache(tmp_path: Path) -> None:
 
 
 def test_smaller_than_the_source(tmp_path: Path) -> None:
-    """A CT-like volume: correlated noise as a scanner's kernel leaves it, lungs, and air round the body."""
+    """A CT-like volume: correlated noise as from a scanner's kernel, lungs, and air around the body."""
     random = np.random.default_rng(3)
     shape = (96, 96, 64)
     noise = gaussian_filter(random.normal(0, 1, shape), 1.0)

@@ -1,4 +1,4 @@
-"""Series that scanners, archives and transfers make: read rightly, or refused as what they are."""
+"""Series from scanners, archives and transfers: read correctly, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Edit = Callable[[int, Dataset], None]
 
 
 def setting(**values: Any) -> Edit:
-    """Put the same values into every slice; None takes an element away."""
+    """Put the same values into every slice; None removes an element."""
 
     def edit(z: int, one: Dataset) -> None:
         for keyword, value in values.items():
@@ -37,10 +37,10 @@ def setting(**values: Any) -> Edit:
 
 
 def affine_of(grid: Grid) -> np.ndarray:
-    """The right affine (RAS), from the grid alone."""
-    made = np.eye(4)
-    made[:3, :3], made[:3, 3] = grid.axes * grid.spacing, grid.origin
-    return np.diag([-1, -1, 1, 1]) @ made
+    """The correct affine (RAS), from the grid alone."""
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = grid.axes * grid.spacing, grid.origin
+    return np.diag([-1, -1, 1, 1]) @ affine
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def affine_of(grid: Grid) -> np.ndarray:
 def test_every_grid_is_read_by_its_positions(
     tmp_path: Path, row: tuple[float, ...], column: tuple[float, ...]
 ) -> None:
-    """A negative SpacingBetweenSlices, as some scanners write it, turns nothing round."""
+    """A negative SpacingBetweenSlices, as written by some scanners, reverses nothing."""
     grid = Grid(shape=SMALL.shape, along_row=row, along_column=column)  # type: ignore[arg-type]
     write_series(tmp_path, grid, stored=STORED, edit=setting(SpacingBetweenSlices=-2.5))
     volume = read_volume(tmp_path)
@@ -129,9 +129,9 @@ def by_itk(one: Dataset, folder: Path) -> None:
     writer.UseCompressionOn()
     writer.SetCompressor("JPEG")
     writer.Execute(sitk.GetImageFromArray(one.pixel_array[None]))
-    made = pydicom.dcmread(folder / "one.dcm")
-    one["PixelData"] = made["PixelData"]
-    one.file_meta.TransferSyntaxUID = made.file_meta.TransferSyntaxUID
+    compressed = pydicom.dcmread(folder / "one.dcm")
+    one["PixelData"] = compressed["PixelData"]
+    one.file_meta.TransferSyntaxUID = compressed.file_meta.TransferSyntaxUID
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, None], ids=["RLE", "JPEG-LS", "JPEG"])
@@ -181,7 +181,7 @@ def colour(z: int, one: Dataset) -> None:
 
 
 def last(**values: Any) -> Edit:
-    """Put values into the last slice alone."""
+    """Put values only into the last slice."""
     return lambda z, one: setting(**values)(z, one) if z == 3 else None
 
 
@@ -189,22 +189,22 @@ def last(**values: Any) -> Edit:
     ("edit", "message"),
     [
         pytest.param(tilted, r"tilted by 15\.0° .*gantry tilt", id="tilt"),
-        pytest.param(jumping, r"IM898 is shifted sideways by 5\.00 mm against IM899", id="jump"),
+        pytest.param(jumping, r"IM898 is shifted sideways by 5\.00 mm relative to IM899", id="jump"),
         pytest.param(drifting, r"2\.80 to 4\.00 mm apart; they are not evenly spaced", id="drift"),
-        pytest.param(repeated, "2 positions, 2 at the same position each: several time points", id="times"),
-        pytest.param(twice, "IM897 and IM898 lie at the same position|IM898 and IM897 lie at", id="twice"),
+        pytest.param(repeated, "2 positions, 2 files at each position: several time points", id="times"),
+        pytest.param(twice, "IM897 and IM898 are at the same position|IM898 and IM897 are at", id="twice"),
         pytest.param(setting(PixelSpacing=None), "has no PixelSpacing", id="no spacing"),
         pytest.param(setting(ImagePositionPatient=None), "has no ImagePositionPatient", id="no position"),
-        pytest.param(last(PixelSpacing=[0.8, 0.8]), "PixelSpacing of IM897 is .*, of IM898", id="spacing"),
+        pytest.param(last(PixelSpacing=[0.8, 0.8]), "Spacing of IM897 is .*, that of IM898", id="spacing"),
         pytest.param(last(ImageOrientationPatient=[0, 1, 0, 1, 0, 0]), "Orientation.* of IM897", id="turned"),
-        pytest.param(last(Rows=6, Columns=5), "Rows of IM897 is 6, of IM898 5", id="size"),
+        pytest.param(last(Rows=6, Columns=5), "Rows of IM897 is 6, that of IM898 5", id="size"),
         pytest.param(last(PatientID="P2"), "2 PatientIDs .*IM897.*2 patients in one series", id="patients"),
         pytest.param(colour, r"IM\d+ is a colour picture \(RGB\)", id="colour"),
-        pytest.param(setting(NumberOfFrames=2), "holds 2 frames", id="frames"),
+        pytest.param(setting(NumberOfFrames=2), "contains 2 frames", id="frames"),
         pytest.param(setting(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "is a mosaic", id="mosaic"),
         pytest.param(setting(RescaleSlope=0), "has RescaleSlope 0", id="slope 0"),
         pytest.param(setting(PixelData=bytes(30)), "IM897 has fewer pixels than it states", id="half"),
-        pytest.param(setting(PixelData=None), "IM897 has no pixels; is it cut off", id="no pixels"),
+        pytest.param(setting(PixelData=None), "IM897 has no pixels; is it truncated", id="no pixels"),
     ],
 )  # fmt: skip
 def test_what_is_no_volume_is_named(tmp_path: Path, edit: Edit, message: str) -> None:
@@ -218,7 +218,7 @@ def cut(path: Path, count: int) -> None:
 
 
 def test_a_file_that_may_be_a_slice_is_never_passed_over(tmp_path: Path) -> None:
-    """Cut off, empty, and what a large-file store leaves: at the ends of the stack no gap would show them."""
+    """Truncated, empty, and large-file pointers: at the ends of the stack, no gap would reveal them."""
     images = write_series(tmp_path / "ct", SMALL)
     for name in ("notes.txt", ".DS_Store", "Thumbs.db"):
         (tmp_path / "ct" / name).write_text("none")
@@ -230,7 +230,7 @@ def test_a_file_that_may_be_a_slice_is_never_passed_over(tmp_path: Path) -> None
         whole[:-8]: "IM900 has fewer pixels",
         whole[:400]: "IM900 ",
         b"": "IM900 is empty",
-        b"version https://git-lfs.github.com/spec/v1": "IM900 does not begin as DICOM",
+        b"version https://git-lfs.github.com/spec/v1": "IM900 does not start as DICOM",
     }
     for content, message in broken.items():
         (tmp_path / "ct" / "IM900").write_bytes(content)
@@ -245,7 +245,7 @@ def test_a_single_slice_is_as_thick_as_it_says(tmp_path: Path) -> None:
     write_series(tmp_path / "bare", one, edit=setting(SliceThickness=None))
     with pytest.raises(CaseError, match="a single slice without SliceThickness"):
         read_header(tmp_path / "bare")
-    with pytest.raises(CaseError, match="a DICOM file; name the folder"):
+    with pytest.raises(CaseError, match="a DICOM file; give the folder"):
         read_header(tmp_path / "thick" / "IM900")
 
 

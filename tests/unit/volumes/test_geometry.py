@@ -1,4 +1,4 @@
-"""Crops and resampling keep every voxel's place in the world."""
+"""Crops and resampling keep every voxel's position in space."""
 
 import itertools
 
@@ -23,7 +23,7 @@ SHAPE = (9, 10, 11)
 
 def oriented_affines() -> list[np.ndarray]:
     """All 48 axis orientations, each with its own spacing, shift, and a 10° rotation for every other one."""
-    made = []
+    affines = []
     for number, (axes, signs) in enumerate(
         itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3))
     ):
@@ -38,8 +38,8 @@ def oriented_affines() -> list[np.ndarray]:
             )
             affine[:3, :3] = rotation @ affine[:3, :3]
         affine[:3, 3] = (-31.5, 12.25, 100 + number)
-        made.append(affine)
-    return made
+        affines.append(affine)
+    return affines
 
 
 @pytest.mark.parametrize("affine", oriented_affines())
@@ -50,7 +50,7 @@ def test_crop_cache_and_back_is_exact_for_every_orientation(affine: np.ndarray) 
     turned = cut.oriented()
     lineage = Lineage(SHAPE, tuple(affine.ravel()), box, turned.data.shape)
 
-    # The same point of the world has the same value in the source, the crop and the cached grid.
+    # The same point in space has the same value in the source, the crop and the cached grid.
     for index in ((0, 0, 0), (4, 5, 6), (2, 0, 3)):
         point = cut.affine @ [*index, 1]
         in_source = np.rint(np.linalg.solve(affine, point))[:3].astype(int)
@@ -100,23 +100,23 @@ def test_resampling_agrees_with_simpleitk_in_place_and_value() -> None:
 
 def test_resampling_keeps_extent_and_mean() -> None:
     volume = Volume(np.random.default_rng(1).random((30, 20, 10)), np.diag([1.0, 1.0, 3.0, 1.0]))
-    made = resized(volume, grid_for(volume, (2.0, 2.0, 2.0)))
-    assert made.data.shape == (15, 10, 15)
-    assert np.allclose(np.array(made.data.shape) * made.spacing, [30, 20, 30])
-    assert made.data.mean() == pytest.approx(volume.data.mean(), abs=0.02)
-    # Borders, not centres, coincide: the first centre moves by half a new less half an old voxel.
-    assert np.allclose(made.affine[:3, 3], [0.5, 0.5, -0.5])
+    coarse = resized(volume, grid_for(volume, (2.0, 2.0, 2.0)))
+    assert coarse.data.shape == (15, 10, 15)
+    assert np.allclose(np.array(coarse.data.shape) * coarse.spacing, [30, 20, 30])
+    assert coarse.data.mean() == pytest.approx(volume.data.mean(), abs=0.02)
+    # Borders, not centres, coincide: the first centre moves by half a new minus half an old voxel.
+    assert np.allclose(coarse.affine[:3, 3], [0.5, 0.5, -0.5])
 
 
 def test_resampled_labels_keep_their_values_and_volume() -> None:
     labels = np.zeros((24, 24, 12), np.uint8)
     labels[4:12, 4:12, 2:8] = 1
     labels[14:20, 10:20, 4:10] = 4
-    made = resample_labels(labels, (36, 36, 36))
-    assert set(np.unique(made)) == {0, 1, 4}
+    resampled = resample_labels(labels, (36, 36, 36))
+    assert set(np.unique(resampled)) == {0, 1, 4}
     for value in (1, 4):
         expected = (labels == value).sum() * 1.5 * 1.5 * 3
-        assert (made == value).sum() == pytest.approx(expected, rel=0.1)
+        assert (resampled == value).sum() == pytest.approx(expected, rel=0.1)
     assert resample_labels(labels, labels.shape) is labels
 
 

@@ -1,4 +1,4 @@
-"""The lung mask and the thoracic region, on chests made here."""
+"""The lung mask and the thoracic region, on generated chests."""
 
 import itertools
 from pathlib import Path
@@ -21,8 +21,8 @@ SPACING = (4.0, 4.0, 4.0)
 @pytest.fixture(scope="module")
 def chest() -> tuple[Volume, Volume, Volume]:
     """Image, tumours and true lungs of one phantom, in RAS."""
-    made = make_phantom("p01", SPACING)
-    return made.image.oriented(), made.label.oriented(), made.lungs.oriented()
+    phantom = make_phantom("p01", SPACING)
+    return phantom.image.oriented(), phantom.label.oriented(), phantom.lungs.oriented()
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:
@@ -47,7 +47,7 @@ def test_mask_agrees_with_the_true_lungs(name: str) -> None:
 def test_trachea_stays_out(chest: tuple[Volume, Volume, Volume]) -> None:
     image, _, lungs = chest
     found = find_lungs(image)
-    # Near -1000 HU inside the body and above the lungs' own air: trachea and bronchi.
+    # Near -1000 HU inside the body and above the lungs' air: trachea and bronchi.
     inside = binary_dilation(found.region, iterations=2)
     gas = (image.data < -960) & inside & (lungs.data == 0)
     central = np.zeros_like(gas)
@@ -93,7 +93,7 @@ def test_padding_below_air(chest: tuple[Volume, Volume, Volume], padding: int) -
 def test_a_filled_lung_stays_in_the_region(
     chest: tuple[Volume, Volume, Volume], side: int, share: float, stored: str
 ) -> None:
-    """An effusion or a tumour takes one lung from below: the region holds it, however it is stored."""
+    """An effusion or a tumour fills one lung from below: the region contains it in any orientation."""
     image, _, lungs = chest
     lung = lungs.data.copy()
     middle = lung.shape[0] // 2
@@ -103,7 +103,7 @@ def test_a_filled_lung_stays_in_the_region(
     z = np.nonzero(lung)[2]
     lung[:, :, int(z.min() + share * (z.max() + 1 - z.min())) :] = 0
     filled = image.data.copy()
-    # Its bronchi are full, too.
+    # Its bronchi are also filled.
     filled[binary_dilation(lung, iterations=2) & (filled < 0) & (lungs.data == lung)] = 20
     turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(stored))
     affine = image.affine @ inv_ornt_aff(turn, image.data.shape)
@@ -138,10 +138,10 @@ def test_lungs_that_differ_much_are_named(
     filled = image.data.copy()
     half = lungs.data.shape[0] // 2
     filled[:half][lungs.data[:half] > 0] = 20
-    made = [tmp_path / name for name in ("mask.nii.gz", "region.nii.gz", "facts.json")]
+    paths = [tmp_path / name for name in ("mask.nii.gz", "region.nii.gz", "facts.json")]
     for data, words in ((image.data, 0), (filled, 1)):
         write_volume(Volume(data, image.affine), tmp_path / "ct.nii.gz")
-        mask_case("p01", tmp_path / "ct.nii.gz", None, LungMask(), *made)
+        mask_case("p01", tmp_path / "ct.nii.gz", None, LungMask(), *paths)
         assert len([r for r in caplog.records if r.levelname == "WARNING"]) == words
     assert "case p01: one lung has " in caplog.text
 

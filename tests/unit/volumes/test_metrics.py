@@ -1,4 +1,4 @@
-"""Metrics against values worked out by hand, brute force and MONAI; summaries against values by hand."""
+"""Metrics against values by hand, brute force and MONAI; summaries against values by hand."""
 
 import math
 import tracemalloc
@@ -32,9 +32,9 @@ def one(prediction: np.ndarray, truth: np.ndarray, **more: float) -> dict[str, f
 
 
 def box(*corners: tuple[int, int]) -> np.ndarray:
-    made = np.zeros((20, 20, 20), bool)
-    made[tuple(slice(a, b) for a, b in corners)] = True
-    return made
+    mask = np.zeros((20, 20, 20), bool)
+    mask[tuple(slice(a, b) for a, b in corners)] = True
+    return mask
 
 
 def test_by_hand() -> None:
@@ -89,12 +89,12 @@ def test_missing_a_tumour_does_not_improve_the_mean_distance() -> None:
 
 
 def test_edge_of_the_image_is_surface() -> None:
-    """A cube that fills the image: only its 26 outer voxels are surface, so the centre voxel lies 1 mm in."""
+    """A cube that fills the image: only its 26 outer voxels are surface, so the centre is 1 mm inside."""
     full = np.ones((3, 3, 3), np.uint8)
     centre = np.zeros_like(full)
     centre[1, 1, 1] = 1
     (row,) = score(full, centre, (1.0, 1.0, 1.0), {"a": (1,)}, tolerance_mm=1)
-    # Face centres (6) and the centre itself lie within 1 mm of the other surface.
+    # Face centres (6) and the centre itself are within 1 mm of the other surface.
     assert row["surface_dice"] == pytest.approx((6 + 1) / (26 + 1))
     # The eight corners are more than 5 % of 26.
     assert row["hd95_mm"] == pytest.approx(math.sqrt(3))
@@ -179,7 +179,7 @@ def test_against_monai(seed: int) -> None:
 
 
 def test_memory_with_lesions_in_opposite_corners() -> None:
-    """Distance maps over the whole image would take some 40 bytes a voxel."""
+    """Distance maps over the whole image would take about 40 bytes per voxel."""
     truth = np.zeros((100, 100, 100), np.uint8)
     truth[:3, :3, :3] = truth[-3:, -3:, -3:] = 1
     tracemalloc.start()
@@ -273,7 +273,7 @@ def test_regions_overlap() -> None:
 
 
 def test_mean_distance_by_hand() -> None:
-    """Two plates of one voxel's thickness, 3 voxels of 3 mm apart, and a voxel more on one of them."""
+    """Two plates of one voxel's thickness, 3 voxels of 3 mm apart, with an extra voxel on one of them."""
     truth, found = box((0, 20), (0, 20), (5, 6)), box((0, 20), (0, 20), (8, 9))
     assert one(found, truth)["assd_mm"] == pytest.approx(9)
     found[3, 3, 12] = True  # 21 mm from the other plate
@@ -304,7 +304,7 @@ def test_empty_masks_as_brats_has_it() -> None:
 
 
 def test_paired_p() -> None:
-    """Six differences of one sign: of 64 equally likely signs two are as extreme."""
+    """Six differences with one sign: of 64 equally likely sign patterns, two are as extreme."""
     assert paired_p([1, 2, 3, 4, 5, 6]) == pytest.approx(2 / 64)
     assert paired_p([-1, 2, -3, 4, -5, 6]) > 0.5
     assert math.isnan(paired_p([0, 0, 0]))

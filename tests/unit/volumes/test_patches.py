@@ -1,4 +1,4 @@
-"""Samplers: where patches are centred, what they hold at the border, same draw for same number."""
+"""Samplers: patch centres, contents at the border, and equal draws for equal numbers."""
 
 from pathlib import Path
 
@@ -36,9 +36,9 @@ def draws(file: h5py.File, sampling: Sampling, count: int = 4000) -> np.ndarray:
 
 
 def counts(centres: np.ndarray) -> np.ndarray:
-    made = np.zeros(SHAPE)
-    np.add.at(made, tuple(centres.T), 1)
-    return made
+    counted = np.zeros(SHAPE)
+    np.add.at(counted, tuple(centres.T), 1)
+    return counted
 
 
 def test_mixture_keeps_its_fractions(tmp_path: Path) -> None:
@@ -100,15 +100,15 @@ def test_patches_at_the_border_are_padded(
     with case(tmp_path / "c.h5", np.zeros(SHAPE, np.uint8)) as file:
         image = file["image"][()]
         corner = place_patch(centre, patch, SHAPE, 0.5)
-        made = read_patch(file["image"], corner, patch, np.array([-7.0]))
+        patched = read_patch(file["image"], corner, patch, np.array([-7.0]))
     padded = np.pad(image, [(0, 0)] + [(20, 20)] * 3, constant_values=-7)
-    # Round the centre; where the volume is no larger than the patch, with the volume in its middle.
+    # Around the centre; if the volume is no larger than the patch, the volume is centred in it.
     begin = [c - p // 2 if n > p else -((p - n) // 2) for c, p, n in zip(centre, patch, SHAPE, strict=True)]
     x, y, z = (slice(a + 20, a + 20 + n) for a, n in zip(begin, patch, strict=True))
-    assert made.dtype == np.int16
-    assert (made == padded[:, x, y, z]).all()
+    assert patched.dtype == np.int16
+    assert (patched == padded[:, x, y, z]).all()
     inside = tuple(c - b for c, b in zip(centre, begin, strict=True))
-    assert made[(0, *inside)] == image[(0, *centre)]
+    assert patched[(0, *inside)] == image[(0, *centre)]
 
 
 def test_items_repeat_and_cases_take_turns(tmp_path: Path) -> None:
@@ -126,13 +126,13 @@ def test_items_repeat_and_cases_take_turns(tmp_path: Path) -> None:
     for number in range(8):
         item = items[number]
         assert all(torch.equal(item[key], backwards[number][key]) for key in item)
-        # Image values are flat indices: the patch's centre tells which case it came from.
+        # Image values are flat indices: the patch's centre shows its case.
         first.append(int(item["image"][0, 2, 2, 2]) // 72)
     assert sorted(first[:4]) == sorted(first[4:]) == [0, 1, 2, 3]
 
 
 def test_class_numbers_above_255_reach_the_loss(tmp_path: Path) -> None:
-    """Through stacking, flips and turns, of which torch knows none for unsigned numbers of 16 bits."""
+    """Through stacking, flips and rotations, which torch does not support for unsigned 16-bit numbers."""
     label = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE) % 300
     names = tuple(f"c{n}" for n in range(1, 300))
     case(tmp_path / "c.h5", label, classes=names).close()
@@ -142,9 +142,11 @@ def test_class_numbers_above_255_reach_the_loss(tmp_path: Path) -> None:
     assert (batch["label"][2].numpy() == label).all()
     settings = Augmentation(affine_probability=1, rotate_deg=10, scale=0)
     image = batch["image"].float()
-    _, made = augment(image, batch["label"], batch["spacing"], settings, torch.Generator().manual_seed(0))
-    assert set(made.unique().tolist()) <= set(range(300))
-    assert made.max() == 299
+    _, augmented = augment(
+        image, batch["label"], batch["spacing"], settings, torch.Generator().manual_seed(0)
+    )
+    assert set(augmented.unique().tolist()) <= set(range(300))
+    assert augmented.max() == 299
 
 
 def test_normalisation_by_hand(tmp_path: Path) -> None:
@@ -168,7 +170,7 @@ def test_other_scales_by_hand(tmp_path: Path) -> None:
         nonzero = scaling(file, [Intensity(clip=None, scale="zscore_nonzero")])
         given = scaling(file, [Intensity(clip=(100, 300), scale=(250, 50))])
     image = torch.tensor([[[[0.0, 100, 200, 300, 5000]]]])
-    # What is 0 stays 0, whatever the mean is.
+    # 0 stays 0, whatever the mean is.
     filled = values[values != 0]
     expected = [0, *((np.array([100, 200, 300, 5000]) - filled.mean()) / filled.std())]
     assert normalise(image, nonzero).flatten().tolist() == pytest.approx(expected, rel=1e-4)
@@ -178,7 +180,7 @@ def test_other_scales_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("centre", "overhang", "corner"),
     [
-        # Of a volume of 20 voxels and a patch of 8: round the centre, then held back at the borders.
+        # A volume of 20 voxels and a patch of 8: around the centre, then limited at the borders.
         (10, 0.5, 6),
         (0, 0.5, -4),
         (0, 0.25, -2),
@@ -190,5 +192,5 @@ def test_other_scales_by_hand(tmp_path: Path) -> None:
 )
 def test_patches_are_held_back_at_the_border(centre: int, overhang: float, corner: int) -> None:
     assert place_patch((centre,) * 3, (8,) * 3, (20,) * 3, overhang) == (corner,) * 3
-    # A volume smaller than the patch lies in its middle, wherever the centre is.
+    # A volume smaller than the patch is centred in it, wherever the patch centre is.
     assert place_patch((centre % 5,) * 3, (8,) * 3, (5,) * 3, overhang) == (-1,) * 3

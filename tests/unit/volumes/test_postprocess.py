@@ -1,4 +1,4 @@
-"""Post-processing against label maps made by hand, and the rule that keeps a step."""
+"""Post-processing against handmade label maps, and the rule that keeps a step."""
 
 import math
 
@@ -17,41 +17,41 @@ def test_largest_component_per_class() -> None:
     labels[ball(labels.shape, (22, 22, 22), 2)] = 2
     labels[ball(labels.shape, (8, 22, 8), 2)] = 7
     before = labels.copy()
-    made = largest_component(labels, Targets({"a": 2, "b": 7, "absent": 9}))
+    kept = largest_component(labels, Targets({"a": 2, "b": 7, "absent": 9}))
     assert (labels == before).all()
-    assert made.dtype == labels.dtype
-    assert ((made == 2) == ball(labels.shape, (8, 8, 8), 4)).all()
-    assert ((made == 7) == (labels == 7)).all()
+    assert kept.dtype == labels.dtype
+    assert ((kept == 2) == ball(labels.shape, (8, 8, 8), 4)).all()
+    assert ((kept == 7) == (labels == 7)).all()
 
 
 def test_classes_are_connected_apart() -> None:
     """Two pieces of one class, joined only by a voxel of another, are two components."""
     labels = np.zeros((8, 1, 1), np.uint8)
     labels[:, 0, 0] = [1, 1, 1, 2, 1, 1, 0, 3]
-    made = largest_component(labels, Targets({"a": 1, "b": 2}))
-    assert made[:, 0, 0].tolist() == [1, 1, 1, 2, 0, 0, 0, 3]
+    kept = largest_component(labels, Targets({"a": 1, "b": 2}))
+    assert kept[:, 0, 0].tolist() == [1, 1, 1, 2, 0, 0, 0, 3]
 
 
 def test_voxels_that_share_a_corner_are_joined() -> None:
     labels = np.zeros((6, 6, 6), np.uint8)
     labels[0, 0, 0] = labels[1, 1, 1] = labels[2, 2, 2] = 1
     labels[5, 4:, 5] = 1
-    made = largest_component(labels, Targets({"a": 1}))
-    assert np.argwhere(made).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
+    kept = largest_component(labels, Targets({"a": 1}))
+    assert np.argwhere(kept).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_against_scipy(seed: int) -> None:
-    """Label maps come flipped and in Fortran order from the reader."""
+    """The reader returns label maps flipped and in Fortran order."""
     random = np.random.default_rng(seed)
     stored = np.asfortranarray(random.random((12, 14, 10)) < 0.08).astype(np.int16)
     labels = stored[::-1, :, ::-1]
     parts, _ = label(labels, structure=np.ones((3, 3, 3)))
     sizes = np.bincount(parts.ravel())[1:]
-    made = largest_component(labels, Targets({"a": 1}))
-    kept = np.unique(parts[made > 0])
+    largest = largest_component(labels, Targets({"a": 1}))
+    kept = np.unique(parts[largest > 0])
     assert len(kept) == 1
-    assert (made > 0).sum() == sizes[kept[0] - 1] == sizes.max()
+    assert (largest > 0).sum() == sizes[kept[0] - 1] == sizes.max()
 
 
 def test_nothing_to_keep() -> None:
@@ -60,19 +60,25 @@ def test_nothing_to_keep() -> None:
 
 
 def test_steps_by_name() -> None:
-    """Two components of one class, of which another class makes the smaller the larger; and a hole."""
+    """Two components of one class, where adding another class makes the smaller one larger; and a hole."""
     labels = np.zeros((12, 5, 5), np.uint8)
     labels[:3, 1:4, 1:4] = 1
     labels[1, 2, 2] = 0
     labels[6:8, 1:4, 1:4] = 1
     labels[8:11, 1:4, 1:4] = 2
     targets = Targets({"a": 1, "b": 2})
-    made = {name: step(labels, targets) for name, step in POSTPROCESSES.items()}
-    assert [(made["largest_foreground"][part] > 0).sum() for part in (slice(0, 5), slice(5, 12))] == [0, 45]
-    assert [(made["largest_component"][part] == 1).sum() for part in (slice(0, 5), slice(5, 12))] == [26, 0]
-    assert (made["largest_component"] == 2).sum() == 27
-    assert (made["fill_holes"] != labels).sum() == 1
-    assert made["fill_holes"][1, 2, 2] == 1
+    results = {name: step(labels, targets) for name, step in POSTPROCESSES.items()}
+    assert [(results["largest_foreground"][part] > 0).sum() for part in (slice(0, 5), slice(5, 12))] == [
+        0,
+        45,
+    ]
+    assert [(results["largest_component"][part] == 1).sum() for part in (slice(0, 5), slice(5, 12))] == [
+        26,
+        0,
+    ]
+    assert (results["largest_component"] == 2).sum() == 27
+    assert (results["fill_holes"] != labels).sum() == 1
+    assert results["fill_holes"][1, 2, 2] == 1
 
 
 def test_regions_fall_back_to_the_region_round_them() -> None:
@@ -80,8 +86,8 @@ def test_regions_fall_back_to_the_region_round_them() -> None:
     targets = Targets({"oedema": 2, "core": 1}, {"whole": ("oedema", "core"), "centre": ("core",)})
     labels = np.zeros((12, 1, 1), np.uint8)
     labels[:, 0, 0] = [2, 1, 1, 2, 2, 1, 2, 0, 0, 2, 1, 0]
-    made = largest_component(labels, targets)
-    assert made[:, 0, 0].tolist() == [2, 1, 1, 2, 2, 2, 2, 0, 0, 0, 0, 0]
+    kept = largest_component(labels, targets)
+    assert kept[:, 0, 0].tolist() == [2, 1, 1, 2, 2, 2, 2, 0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

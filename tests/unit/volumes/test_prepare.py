@@ -23,7 +23,7 @@ from foldwise.volumes.volume import Volume, read_volume, write_volume
 from synthetic import ball
 
 CLASSES = {"tumour": 3, "node": 7}
-# Axes stored as posterior, inferior, right, turned by 20° about x: an oblique scan.
+# Axes stored as posterior, inferior, right, rotated by 20° about x: an oblique scan.
 TURN = np.deg2rad(20)
 AFFINE = np.array(
     [
@@ -97,7 +97,7 @@ def test_what_lies_outside(tmp_path: Path, outside: str) -> None:
 def test_label_survives_cache_prediction_and_export(
     tmp_path: Path, spacing: tuple[float, float, float] | None
 ) -> None:
-    """A perfect prediction comes back as the source label, in its grid, under the case's name."""
+    """A perfect prediction comes back as the source label, on its grid, under the case's name."""
     folder = make_crop(tmp_path, Crop(to="region", margin_mm=5))
     cache_case("patient.7", folder, Cache(spacing=spacing), CLASSES, tmp_path / "c.h5")
     with open_case(tmp_path / "c.h5") as file:
@@ -164,10 +164,10 @@ def test_label_values_of_any_size_survive(
     entry = Entry("c", "c", {"images": (str(image),)}, "", {}, 0)
     chosen = {"postprocess": ["fill_holes"]}
     SegmentationResults().export({"c": tmp_path / "p.h5"}, [entry], Export(), chosen, tmp_path / "out")
-    # ITK, since a label map is for every program.
-    made = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / "c.nii.gz")).transpose()
-    assert made.dtype == exported
-    assert (made == truth).all()
+    # Read with ITK, since label maps are for all programs.
+    exported_labels = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / "c.nii.gz")).transpose()
+    assert exported_labels.dtype == exported
+    assert (exported_labels == truth).all()
 
 
 @pytest.mark.parametrize(
@@ -177,12 +177,12 @@ def test_other_label_values_are_refused_as_they_are(tmp_path: Path, value: float
     data = np.zeros((4, 4, 4))
     data[0, 0, :2] = value, 1
     write_volume(Volume(data, np.eye(4)), tmp_path / "l.nii.gz")
-    with pytest.raises(CaseError, match=rf"does not name: {re.escape(said)} \(1 voxels\)"):
+    with pytest.raises(CaseError, match=rf"not in data.labels: {re.escape(said)} \(1 voxels\)"):
         read_labels(tmp_path / "l.nii.gz", {"a": 1, "b": 16_777_216})
 
 
 def test_rounding_of_many_classes_leaves_the_background_its_share(tmp_path: Path) -> None:
-    """298 classes of 0.53 steps each would all be rounded up to one, and crowd out a background of 0.35."""
+    """298 classes of 0.53 steps each would all be rounded up to one, and displace a background of 0.35."""
     targets = Targets({f"c{value}": value for value in range(1, 300)})
     soft = np.full((299, 2, 1, 1), 0.53 / 255, np.float32)
     soft[7, :, 0, 0] = 0.03, 0.38
@@ -205,9 +205,9 @@ def test_a_soft_prediction_takes_the_most_probable(tmp_path: Path) -> None:
     soft[:, 1, 0, 0] = (0.35, 0.4)  # the second class, although below one half
     soft[:, 2, 0, 0] = (0.9, 0.05)
     write_prediction(tmp_path / "p.h5", "c", soft, lineage, Targets(CLASSES))
-    made = label_map(tmp_path / "p.h5").oriented().data
-    assert made[:3, 0, 0].tolist() == [0, 7, 3]
-    assert (made > 0).sum() == 2
+    labels = label_map(tmp_path / "p.h5").oriented().data
+    assert labels[:3, 0, 0].tolist() == [0, 7, 3]
+    assert (labels > 0).sum() == 2
 
 
 @pytest.mark.parametrize("value", [-1, np.nan, np.inf])
@@ -234,10 +234,10 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
     nan = image.copy()
     nan[3, 3, 3] = np.nan
     cases = {
-        "is not that of the case's first image": {"label": written("moved.nii.gz", label, shifted)},
-        r"data.labels does not name: 255 \(": {"label": written("255.nii.gz", (label > 0) * np.uint8(255))},
+        "differs from that of the case's first image": {"label": written("moved.nii.gz", label, shifted)},
+        r"not in data.labels: 255 \(": {"label": written("255.nii.gz", (label > 0) * np.uint8(255))},
         "1 voxels are NaN": {"image": written("nan.nii.gz", nan)},
-        r"huge\.nii\.gz: its value 1e\+300 is out of the range": {
+        r"huge\.nii\.gz: its value 1e\+300 is outside the range": {
             "image": written("huge.nii.gz", np.where(np.isnan(nan), 1e300, image.astype(float)))
         },
         "every voxel is": {"image": written("flat.nii.gz", np.zeros(SHAPE, np.int16))},

@@ -29,7 +29,7 @@ def test_regions_by_hand() -> None:
 
 
 def test_regions_become_labels() -> None:
-    """A voxel must be in every region round it; it takes the own class of the smallest."""
+    """A voxel must be in every region around it; it gets the own class of the smallest."""
     whole, core, et = (
         (0.9, 0.9, 0.9, 0.2, 0.9, 0.4),
         (0.1, 0.8, 0.8, 0.9, 0.3, 0.9),
@@ -58,7 +58,7 @@ def test_classes_exclude_each_other() -> None:
 
 
 def test_two_own_classes_are_written_as_the_first() -> None:
-    """BraTS until 2015: necrosis and non-enhancing tumour are told apart in the files, not in the regions."""
+    """BraTS until 2015: necrosis and non-enhancing tumour are distinct in files, but not in regions."""
     targets = Targets({"n": 1, "ne": 3, "e": 4}, {"core": ("n", "ne", "e"), "et": ("e",)})
     assert decode(targets, (0.9, 0.9), (0.1, 0.9)) == [1, 3]
     assert targets.value("core") == 1
@@ -69,8 +69,8 @@ def test_two_own_classes_are_written_as_the_first() -> None:
     ("regions", "message"),
     [
         ({"a": ("x", "unknown")}, "unknown"),
-        ({"all": ("x", "y"), "one": ("x",), "two": ("y",)}, "all is the sum of smaller regions"),
-        ({"a": ("x", "y"), "b": ("y", "z")}, "overlap, but neither holds the other"),
+        ({"all": ("x", "y"), "one": ("x",), "two": ("y",)}, "all is the union of smaller regions"),
+        ({"a": ("x", "y"), "b": ("y", "z")}, "overlap, but neither contains the other"),
     ],
 )
 def test_regions_that_labels_could_not_tell(regions: dict[str, tuple[str, ...]], message: str) -> None:

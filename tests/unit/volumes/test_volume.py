@@ -1,4 +1,4 @@
-"""Reading and writing: every format, every orientation, the affine untouched, broken files named."""
+"""Reading and writing: every format, every orientation, the affine unchanged, broken files named."""
 
 import gzip
 import itertools
@@ -28,7 +28,7 @@ OBLIQUE = np.array(
 
 
 def itk_image() -> sitk.Image:
-    """The array with the oblique affine, as ITK has it: x and y change sign."""
+    """The array with the oblique affine, as in ITK: x and y change sign."""
     image = sitk.GetImageFromArray(ARRAY.transpose())
     flip = np.diag([-1.0, -1, 1])
     spacing = np.linalg.norm(OBLIQUE[:3, :3], axis=0)
@@ -63,10 +63,10 @@ def dicom(folder: Path, skip: int | None = None) -> Path:
             part.SetMetaData(key, value)
         writer = sitk.ImageFileWriter()
         writer.KeepOriginalImageUIDOn()
-        # Names against the order of slices: positions sort them, not names.
+        # Names in reverse order of slices: positions sort them, not names.
         writer.SetFileName(str(folder / f"{100 - number}.dcm"))
         writer.Execute(part)
-    # ITK's writer sets the locale "C", in which later tests could not read what a command prints.
+    # ITK's writer sets the locale "C", in which later tests could not read a command's output.
     locale.setlocale(locale.LC_ALL, before)
     return folder
 
@@ -102,7 +102,7 @@ def test_a_missing_slice_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_one_series(tmp_path: Path) -> None:
-    with pytest.raises(CaseError, match="holds 0 DICOM series"):
+    with pytest.raises(CaseError, match="contains 0 DICOM series"):
         read_header(tmp_path)
 
 
@@ -182,7 +182,7 @@ def test_scaled_values_are_exact(
     image.header.set_slope_inter(slope, inter)
     path = tmp_path / "s.nii"
     nib.save(image, path)
-    # nibabel leaves the factors of its own header out; they are two floats at byte 112.
+    # nibabel omits the factors from its header; they are two floats at byte 112.
     raw = bytearray(path.read_bytes())
     struct.pack_into("<ff", raw, 112, slope, inter)
     path.write_bytes(raw)
@@ -192,7 +192,7 @@ def test_scaled_values_are_exact(
 
 
 def test_what_is_no_real_number_is_refused(tmp_path: Path) -> None:
-    """By the header alone, so before anything runs."""
+    """From the header alone, so before anything runs."""
     rgb = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(rgb, np.eye(4)), tmp_path / "rgb.nii.gz")
     nib.save(nib.Nifti1Image(ARRAY.astype(np.complex64), np.eye(4)), tmp_path / "raw.nii.gz")
@@ -211,7 +211,7 @@ def test_what_is_no_real_number_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lost", [-8, None])
 def test_a_wrong_checksum_is_damage(tmp_path: Path, lost: int | None) -> None:
-    """All voxels can be unpacked; the end of the file says that they are not those that were packed."""
+    """All voxels can be unpacked, but the checksum shows that they are not the original ones."""
     path = tmp_path / "d.nii.gz"
     write_volume(Volume(ARRAY, OBLIQUE), path)
     raw = bytearray(path.read_bytes())

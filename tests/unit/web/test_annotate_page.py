@@ -1,4 +1,4 @@
-"""The web page: who may use it, what it answers, and a whole session in a headless browser."""
+"""The web page: access, answers, and a whole session in a headless browser."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from foldwise.web.server import Server
 from interactive_scans import Says, annotation, write_ball
 
 TOKEN = "a-token"
-# Would be run, or ask for a picture, if it were taken for HTML.
+# Would run, or request a picture, if interpreted as HTML.
 SCAN = "<img src=x onerror=\"alert('1')\">&ü.nii.gz"
 
 CLICK = [{"object": 0, "inside": [[15, 17]]}]
@@ -45,7 +45,7 @@ def client(session: Annotation, tmp_path: Path) -> TestClient:
 
 
 def post(client: TestClient, path: str, version: str | None = None, **body: object) -> Any:
-    """A change, based on the present version unless another one is named."""
+    """A change, based on the current version unless another one is given."""
     now = client.get(f"/{TOKEN}/api/session").json()["version"]
     return client.post(f"/{TOKEN}/api/{path}", json={"version": version or now, **body})
 
@@ -58,7 +58,7 @@ def test_only_the_holder_of_the_token_is_answered(client: TestClient) -> None:
 
 
 def test_other_hosts_are_refused(client: TestClient) -> None:
-    """A page of the web that gives this machine a name of its own cannot use it."""
+    """A web page under a different host name for this machine cannot use it."""
     assert client.get(f"/{TOKEN}/", headers={"host": "evil.example"}).status_code == 400
     assert client.get(f"/{TOKEN}/", headers={"host": "127.0.0.1:5000"}).status_code == 200
 
@@ -77,7 +77,7 @@ def test_a_round_and_its_undoing(client: TestClient, session: Annotation) -> Non
     facts = post(client, "round", slice=8, marks=CLICK).json()
     assert facts["rounds"] == 1
     assert facts["hinted"] == [8]
-    # The ball has radius 6.5 about slice 8: slices 2 to 14.
+    # The ball has radius 6.5 around slice 8: slices 2 to 14.
     assert [n for n, filled in enumerate(facts["filled"]) if filled] == list(range(2, 15))
     assert facts["suggestion"] in (2, 14)
     mask = np.frombuffer(client.get(f"/{TOKEN}/api/mask/8").content, np.uint8)
@@ -110,13 +110,13 @@ def test_unusable_hints_lose_no_round(
 
 
 def test_of_two_pages_neither_loses_hints(client: TestClient, session: Annotation) -> None:
-    """What is based on an older version is refused, even where an undone number came again."""
+    """Changes based on an older version are refused, even if an undone number is used again."""
     old = client.get(f"/{TOKEN}/api/session").json()["version"]
     first = post(client, "round", old, slice=8, marks=CLICK).json()
     for path, body in (("round", {"slice": 5, "marks": CLICK}), ("undo", {}), ("save", {})):
         answer = post(client, path, old, **body)
         assert answer.status_code == 409
-        assert "Another page or command changed this session" in answer.json()["error"]
+        assert "Another page or command has changed this session" in answer.json()["error"]
     assert post(client, "round", slice=5, marks=CLICK).json()["hinted"] == [8, 5]
     post(client, "undo")
     again = post(client, "round", first["version"], slice=11, marks=CLICK).json()
@@ -129,7 +129,7 @@ def test_of_two_pages_neither_loses_hints(client: TestClient, session: Annotatio
 
 
 def test_a_page_and_a_command_on_one_session(client: TestClient, session: Annotation) -> None:
-    """The command adds a round: the page's is refused, shows the new one, and then goes on from it."""
+    """The command adds a round: the page's is refused; it shows the new one and continues from it."""
     old = client.get(f"/{TOKEN}/api/session").json()["version"]
     command = Annotation(session.volumes, Path("model.pt"), session.workspace.folder)
     command.round(8, {0: Hints(inside=np.array([[15.0, 17.0]]))})
@@ -162,7 +162,7 @@ def address(session: Annotation, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page(address: str) -> Iterator[Page]:
-    """The page in headless Chromium; an error in its log, or a request to another host, fails the test."""
+    """The page in headless Chromium; an error in its log or a request to another host fails the test."""
     browser_path = next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
     )
@@ -175,7 +175,7 @@ def page(address: str) -> Iterator[Page]:
         opened = browser.new_page(viewport={"width": 1100, "height": 800})
         wrong: list[str] = []
         opened.on("pageerror", lambda error: wrong.append(str(error)))
-        # A browser notes refused requests (409) as errors.
+        # A browser logs refused requests (409) as errors.
         opened.on(
             "console",
             lambda message: (
@@ -205,7 +205,7 @@ def scribble(page: Page) -> None:
 
 
 def test_a_session_in_a_browser(page: Page, session: Annotation, tmp_path: Path) -> None:
-    """Draw, propagate, jump to the suggestion, correct, undo, save; the file has the scan's own geometry."""
+    """Draw, propagate, jump to the suggestion, correct, undo, save; the file has the scan's geometry."""
     expect(page.locator("#propagate")).to_be_disabled()
     page.mouse.move(400, 300)
     page.mouse.wheel(0, 100)
@@ -223,7 +223,7 @@ def test_a_session_in_a_browser(page: Page, session: Annotation, tmp_path: Path)
     expect(page.locator("#status")).to_contain_text("Round 2")
     assert not session.state.objects(suggestion).any()
     page.keyboard.press("u")
-    expect(page.locator("#status")).to_contain_text("taken back")
+    expect(page.locator("#status")).to_contain_text("undone")
     assert np.array_equal(session.state.objects(), first)
     page.keyboard.press("s")
     expect(page.locator("#status")).to_contain_text("Saved")
@@ -269,7 +269,7 @@ def test_hints_fall_where_they_are_drawn(page: Page, session: Annotation) -> Non
 
 
 def test_two_pages_in_a_browser(page: Page, address: str, session: Annotation) -> None:
-    """The second page is refused once, keeps its hints, shows the first one's round, and goes on from it."""
+    """The second page is refused once, keeps its hints, shows the first's round and continues from it."""
     browser = page.context.browser
     assert browser is not None
     other = browser.new_page()
@@ -280,13 +280,13 @@ def test_two_pages_in_a_browser(page: Page, address: str, session: Annotation) -
     page.locator("#propagate").click()
     expect(page.locator("#status")).to_contain_text("Round 1")
     other.locator("#propagate").click()
-    expect(other.locator("#status")).to_contain_text("Another page or command changed this session")
+    expect(other.locator("#status")).to_contain_text("Another page or command has changed this session")
     expect(other.locator("#scan")).to_have_text(f"{SCAN} · 1 round")
     assert session.workspace.rounds == 1
     other.locator("#propagate").click()
     expect(other.locator("#status")).to_contain_text("Round 2")
     page.keyboard.press("u")
-    expect(page.locator("#status")).to_contain_text("Another page or command changed this session")
+    expect(page.locator("#status")).to_contain_text("Another page or command has changed this session")
     assert session.workspace.rounds == 2
 
 

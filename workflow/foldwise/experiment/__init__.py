@@ -1,1 +1,1 @@
-"""An opened experiment: names of its files, what its jobs take, and what depends on what."""
+"""An opened experiment: names of its files, its jobs' resources, and what depends on what."""

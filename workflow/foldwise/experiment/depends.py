@@ -1,7 +1,7 @@
-"""What a rule depends on among the settings, for its `params`: a change of these alone runs it again.
+"""The settings that a rule depends on, for its `params`: only a change of these runs it again.
 
-Everything is computed from what the settings' fields declare (section.py). It is the same in the user's call
-and in its jobs, so it says nothing that only the user's call knows.
+Everything is computed from the declarations of the settings' fields (section.py). It is the same in the
+user's call and in its jobs, so it must not use anything that only the user's call knows.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ class Depends:
     def __init__(self, system: System[Any, Any], settings: Experiment, preparation: Preparation[Any]) -> None:
         """Keep the experiment."""
         self._system, self._settings, self._preparation = system, settings, preparation
-        # What a plan leaves to be filled in is no default.
+        # Values that a plan may fill in are not defaults.
         self._given = preparation.plan is not None
 
     def on(self, *work: Work) -> str:
-        """The settings that affect any of some work; those of models left out."""
+        """The settings that affect any of `work`, without those of models."""
         values = values_for(self._settings, *work, given=self._given)
         return _json({key: value for key, value in values.items() if key != "models"})
 
     def on_models(self, *work: Work) -> str:
-        """The settings of all models that affect any of some work, as they are given."""
+        """The settings of all models that affect any of `work`, as given."""
         models = self._settings.models.items()
         return _json({name: values_for(model, *work, given=True) for name, model in models})
 
     def training(self, model: str) -> str:
-        """Everything that a training depends on, beyond its files."""
+        """Everything that a training depends on, apart from its files."""
         settings = self._settings
         own = values_for(settings.models[model], "train", given=self._given)
         return _json([own, settings.seed, self._system.kept(settings, model)])
 
     def kept(self, model: str) -> str:
-        """The sections that a model's file keeps: how a new case is prepared."""
+        """The sections stored in a model's file: how a new case is prepared."""
         return _json(self._system.kept(self._settings, model))
 
     def index(self) -> str:
@@ -54,15 +54,15 @@ class Depends:
         return _json([values_for(self._settings, "index"), short_hash(rows)])
 
     def check(self) -> str:
-        """What the data are checked against, and what drives memory."""
+        """The settings that checks use, and those that determine memory."""
         return _json(values_for(self._settings, *PREPARING, "plan", "index", "check", "memory"))
 
     def report(self) -> str:
-        """Everything: the report shows it."""
+        """All settings: the report shows them."""
         return _json(dump(self._settings))
 
     def part(self) -> str:
-        """The settings of a job that prepares a part of the cases, with no others."""
+        """The settings of a job that prepares a part of the cases, and no others."""
         settings, planned = self._settings, self._preparation.plan is not None
         work: tuple[Work, ...] = (*PREPARING, "index", *(("plan", "memory") if planned else ()))
         values = values_for(settings, *work, given=True)

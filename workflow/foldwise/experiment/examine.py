@@ -1,4 +1,4 @@
-"""Everything that can be known of an experiment's data before it runs: what is wrong, and its size."""
+"""All that can be known about an experiment's data before it runs: problems and sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from foldwise.forecast import table
 from foldwise.settings import Experiment
 from foldwise.systems.base import System
 
-# Jobs of a model whose memory is listed.
+# The model jobs whose memory is listed.
 LISTED = ("train", "test", "ensemble")
 
 
@@ -21,13 +21,13 @@ def examine(system: System[Any, Any], settings: Experiment, counts: Path) -> tup
     Args:
         system: of the experiment.
         settings: of the experiment.
-        counts: JSON that remembers what networks hold.
+        counts: JSON file with the stored sizes of networks.
 
     Returns:
         Facts for check.json, and lines to print.
 
     Raises:
-        CaseError: everything that is wrong.
+        CaseError: all problems.
     """
     sheet = system.read_sheet(settings.data)
     checked = system.check(settings, sheet, deep=True)
@@ -49,7 +49,9 @@ def examine(system: System[Any, Any], settings: Experiment, counts: Path) -> tup
         largest = max(cases, key=lambda name: cases[name]["mib"][stage])
         peaks.append((stage, round(cases[largest]["mib"][stage]), largest))
     models = {name: {stage: round(jobs.peak(stage, name)) for stage in LISTED} for name in settings.models}
-    peaks += [(stage, mib, f"model {name}") for name, made in models.items() for stage, mib in made.items()]
+    peaks += [
+        (stage, mib, f"model {name}") for name, stages in models.items() for stage, mib in stages.items()
+    ]
     disk = sum(sum(facts["disk_mib"].values()) for facts in cases.values())
     facts = {"cases": cases, "models_mib": models, "warnings": list(checked.warnings)}
     return facts, [table(peaks, disk, len(cases)), *checked.notes]

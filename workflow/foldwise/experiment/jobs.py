@@ -1,4 +1,4 @@
-"""What jobs ask for: memory and time, from the work that they have to do."""
+"""What jobs request: memory and time, from the work that they have to do."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from foldwise.sheet import AnyCase
 from foldwise.systems.base import AnySettings, System
 from foldwise.training.attempts import Attempts
 
-# Growth of a training's memory stops here, at two and a half times the forecast.
+# A training's memory stops growing here, at two and a half times the forecast.
 MOST_KILLED = 3
-# Cases that a part's job prepares at a time: the threads of its rule.
+# Cases that a part's job prepares at once: the threads of its rule.
 PART_THREADS = 4
-# Minutes of jobs that work on many cases: the least that they ask for, and for each case, generously.
+# Minutes of jobs that work on many cases: the minimum, and a generous time per case.
 MINUTES = {
     "check": (60, 0.2),
     "index": (20, 0.02),
@@ -32,7 +32,7 @@ MINUTES = {
     "update_labels": (20, 0.02),
     "report": (30, 0.1),
 }
-# Few partitions allow more. Jobs that take longer keep what they did for the next call.
+# Few partitions allow more. Jobs that take longer keep their work for the next call.
 DAY = 1440
 
 
@@ -51,39 +51,39 @@ class Jobs(Generic[AnySettings, AnyCase]):
 
         Args:
             system: of the experiment.
-            settings: completed by the plan, as far as there is one.
-            counts: JSON that remembers what networks hold.
-            parts: how its preparation is divided.
-            checked: what was found of its data; None in a job's own Snakemake, which needs no job's memory.
+            settings: completed by the plan, if one exists.
+            counts: JSON file with the stored sizes of networks.
+            parts: how the preparation is divided.
+            checked: facts about its data; None in a job's own Snakemake, which needs no memory requests.
         """
         self._system, self._settings, self._counts, self._parts = system, settings, counts, parts
         self._checked = checked
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """Case → its size, as the system's footprint understands it."""
+        """Case → its size, in the form of the system's footprint."""
         known = self._checked.sizes if self._checked else {}
         typical = self._system.footprint.typical
         return {name: known.get(name, typical) for name in self._parts.preparation.cases}
 
     @cached_property
     def task(self) -> dict[str, Any]:
-        """What is learnt, as the index will have it."""
-        assert self._checked is not None, "only the user's own call knows the data"
+        """What is learnt, as the index will store it."""
+        assert self._checked is not None, "only the user's own call has checked the data"
         return self._system.task(self._settings, self._checked)
 
     def mib(self, stage: str, which: str = "", attempt: int = 1) -> int:
-        """Memory of a job in MiB, for `mem_mb`; a retry gets half as much again.
+        """Memory of a job in MiB, for `mem_mb`; each retry adds half as much again.
 
         Args:
             stage: name of the rule.
-            which: its case, or its model.
+            which: the case or the model.
             attempt: number of the try, from 1.
         """
         return asked_mib(stage, self.peak(stage, which), attempt)
 
     def peak(self, stage: str, which: str) -> float:
-        """The peak to be expected of a job, in MiB."""
+        """The expected peak of a job, in MiB."""
         footprint = self._system.footprint
         if stage in SMALL_MIB:
             return SMALL_MIB[stage]
@@ -93,7 +93,7 @@ class Jobs(Generic[AnySettings, AnyCase]):
         return footprint.model_mib(stage, self._settings, which, sizes, self.step(which))
 
     def step(self, model: str) -> Step:
-        """What a training step holds, which tells a model's memory; nothing in a job's own Snakemake."""
+        """The size of a training step, which determines a model's memory; empty in a job's own Snakemake."""
         footprint = self._system.footprint
         if self._checked is None:
             return Step(0, 0, 0, 0)
@@ -102,7 +102,7 @@ class Jobs(Generic[AnySettings, AnyCase]):
         return remembered(self._system, counted, self.task, self._counts)
 
     def training_mib(self, model: str, state: str) -> int:
-        """Memory of a training in MiB: more for each time that it was killed, up to a limit.
+        """Memory of a training in MiB: more after each time that it was killed, up to a limit.
 
         Args:
             model: name of the model.
@@ -122,7 +122,7 @@ class Jobs(Generic[AnySettings, AnyCase]):
         held_out = ceil(training / self._settings.split.folds)
         counts = {
             "check": len(cases),
-            # Those of the validation share are predicted, too.
+            # Cases of the validation share are predicted, too.
             "test": min(training, 2 * held_out),
             "export": held_out,
             "ensemble": len(cases) - training,
@@ -132,7 +132,7 @@ class Jobs(Generic[AnySettings, AnyCase]):
         return min(DAY, max(least, ceil(least / 2 + each * counts.get(stage, training))))
 
     def part_mib(self, name: str, attempt: int) -> int:
-        """Memory of a part's job in MiB: the hungriest stage of as many cases as run at a time."""
+        """Memory of a part's job in MiB: that of the largest stage, for as many cases as run at once."""
         cases, stages = self._parts.cases(name), self._parts.preparation.stages
         one = max(self.mib(stage, case.name, attempt) for stage in stages for case in cases)
         return one * min(PART_THREADS, len(cases))

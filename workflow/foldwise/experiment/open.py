@@ -1,4 +1,4 @@
-"""From a configuration to an experiment: what it names is read, and validated in every call."""
+"""From a configuration to an experiment: settings and sheet are read and validated in every call."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from foldwise.systems.base import AnySettings, System
 
 @dataclass(frozen=True)
 class Opened(Generic[AnySettings, AnyCase]):
-    """An experiment that rules work on.
+    """An experiment as the rules use it.
 
     Attributes:
-        system: its kind.
-        settings: as its configuration gives them.
-        complete: the same, completed by its plan, if there is one already.
-        sheet: its cases; of a job that prepares a part, those of the part.
-        checked: what was found of its data; None in a job's own Snakemake.
+        system: the kind of experiment.
+        settings: as given in the configuration.
+        complete: the same, completed by the plan, if one exists already.
+        sheet: its cases; in a job that prepares a part, those of the part.
+        checked: facts about its data; None in a job's own Snakemake.
         paths: names of its files.
         preparation: how its cases are prepared.
     """
@@ -50,7 +50,7 @@ class Opened(Generic[AnySettings, AnyCase]):
 
     @cached_property
     def jobs(self) -> Jobs[AnySettings, AnyCase]:
-        """What its jobs ask for."""
+        """What its jobs request."""
         return Jobs(self.system, self.complete, Path(self.paths.counts), self.parts, self.checked)
 
     @cached_property
@@ -79,31 +79,31 @@ class Opened(Generic[AnySettings, AnyCase]):
         return range(self.settings.split.folds)
 
     def trained_on(self, model: str, fold: str) -> list[str]:
-        """Files of cases, or the folder of features, that a fold's model is trained and tested on."""
+        """Files of cases, or the folder of features, on which a fold's model is trained and tested."""
         pattern = self.preparation.inputs(model)
         if pattern in self.preparation.made:
             return self.parts.ready(self.training, pattern)
         return [str(Path(pattern.format(case="", fold=fold)).parent)]
 
     def weights(self, model: str) -> list[str]:
-        """Files of weights that a model starts from."""
+        """Files of pretrained weights of a model."""
         return [name for path in self.system.weights(self.settings, model) for name in _files(path)]
 
     def source_state(self) -> str:
-        """A hash of times and sizes of all new cases' files; the time of their folder tells none of them."""
+        """A hash of times and sizes of all new cases' files; their folder's time does not show changes."""
         predict = self.settings.predict
         try:
             entries = self.system.new_entries(predict.source) if predict else []
-        except CaseError:  # the job says it
+        except CaseError:  # the job reports it
             return ""
         paths = [Path(path) for entry in entries for files in entry.files.values() for path in files]
         states = [(str(file), file.stat()) for path in paths for file in source_files(path)]
         return short_hash([[name, state.st_size, state.st_mtime_ns] for name, state in states])
 
     def prediction_parts(self, pattern: str) -> list[str]:
-        """What the parts of a prediction of new cases leave behind, for every model."""
+        """Outputs of the parts of a prediction of new cases, for every model."""
         if self.settings.predict is None:
-            raise CaseError("predict: which cases? Give `--config predict=<sample sheet or folder>`")
+            raise CaseError("predict: no cases given; add `--config predict=<sample sheet or folder>`")
         parts = self.settings.predict.parts
         return [
             pattern.format(model=model, part=part, parts=parts)
@@ -113,15 +113,15 @@ class Opened(Generic[AnySettings, AnyCase]):
 
 
 def open_experiment(config: Mapping[str, Any], *, main: bool, parts: int | None = None) -> Opened[Any, Any]:
-    """Read the settings and the sheet; in the user's own call also look at the files that they name.
+    """Read the settings and the sheet; in the user's own call also check the files that they name.
 
     Args:
         config: plain values.
         main: whether this is the user's own call and not a job's.
-        parts: jobs among which the preparation of cases is to be divided.
+        parts: number of jobs that share the preparation of cases.
 
     Raises:
-        CaseError: everything that is wrong.
+        CaseError: all problems.
     """
     system: System[Any, Any] = system_of(str(config.get("system", "segmentation")))
     settings = validate(system.settings, dict(config), origin="config")
@@ -142,10 +142,10 @@ def open_experiment(config: Mapping[str, Any], *, main: bool, parts: int | None 
 
 
 def try_all(opened: Opened[Any, Any]) -> None:
-    """Refuse what a job would refuse of the settings and the files that they name.
+    """Refuse settings, and files named in them, that a job would refuse.
 
     Raises:
-        CaseError: everything that is wrong, a line each.
+        CaseError: all problems, one line each.
     """
     system, settings = opened.system, opened.settings
     counts = Path(opened.paths.counts)
@@ -175,5 +175,5 @@ def try_all(opened: Opened[Any, Any]) -> None:
 
 
 def _files(path: Path) -> Sequence[str]:
-    """The files of a folder of weights, whose change is then seen; or the file itself."""
+    """The files of a folder of weights, so that their changes are seen; or the file itself."""
     return sorted(str(p) for p in path.iterdir() if p.is_file()) if path.is_dir() else [str(path)]

@@ -1,4 +1,4 @@
-"""Cases prepared in parts: which case belongs to which, and the files that say that a part is done."""
+"""Cases prepared in parts: which case belongs to which part, and the files that mark a part as done."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class Parts(Generic[AnyCase]):
     """How the preparation of cases is divided among jobs.
 
     Attributes:
-        preparation: what is divided.
-        count: number of jobs; None: every stage of a case is a job.
+        preparation: the preparation that is divided.
+        count: number of jobs; None: every stage of a case is a separate job.
     """
 
     preparation: Preparation[AnyCase]
     count: int | None = None
 
     def ready(self, cases: Sequence[AnyCase], pattern: str) -> list[str]:
-        """Files that say that cases are prepared: a pattern's paths, or the markers of their parts."""
+        """Files that show that cases are prepared: a pattern's paths, or the markers of their parts."""
         if self.count is None:
             return per_case(cases, pattern)
-        # Without a plan between them, one job goes from the source to the cache.
+        # Without a plan in between, one job goes from the source to the cache.
         prepared = self.preparation
         folder = Path(pattern if prepared.plan else prepared.cached).parent.name
         return sorted({f"{prepared.data}/parts/{folder}/{_name(case, self.count)}.json" for case in cases})
@@ -39,11 +39,11 @@ class Parts(Generic[AnyCase]):
         return [case for case in self.preparation.cases.values() if _name(case, _count(name)) == name]
 
     def target(self, folder: str) -> str:
-        """How far a part's job goes: to the target `indexed` or `prepared`."""
+        """Target of a part's job: `indexed` or `prepared`."""
         return "prepared" if folder == Path(self.preparation.cached).parent.name else "indexed"
 
     def plan(self, folder: str) -> list[str]:
-        """The plan, for caches."""
+        """The plan, which caches need."""
         plan = self.preparation.plan
         return [plan] if plan and self.target(folder) == "prepared" else []
 
@@ -61,16 +61,16 @@ def divided(
     asked: int | None,
     main: bool,
 ) -> Parts[AnyCase]:
-    """Decide in how many parts the cases are prepared.
+    """Decide the number of parts in which the cases are prepared.
 
-    What was prepared in some way stays so, whatever is asked: another way would name other files, and
-    Snakemake would redo all that follows. The user's own call decides, and leaves word for its jobs.
+    Data prepared in some way stay so, regardless of the request: another way would name other files, and
+    Snakemake would redo everything that follows. The user's own call decides, and records it for its jobs.
 
     Args:
-        preparation: what is divided.
+        preparation: the preparation to divide.
         paths: of the experiment.
         training: its training cases.
-        asked: by the profile; None: one job per case and stage.
+        asked: number requested by the profile; None: one job per case and stage.
         main: whether this is the user's own call.
     """
     if not main:
@@ -86,7 +86,7 @@ def divided(
 
 
 def leave_word(paths: Paths, parts: Parts[AnyCase]) -> None:
-    """Say to the jobs of this call in how many parts the cases are prepared."""
+    """Record the number of parts for the jobs of this call."""
     write_json(Path(paths.parts), {"parts": parts.count})
 
 
@@ -95,6 +95,6 @@ def _count(name: str) -> int:
 
 
 def _name(case: Case, count: int) -> str:
-    """By a hash of its name, so that a case more moves no other one."""
+    """The part is given by a hash of the case's name, so that adding a case moves no other."""
     number = int(short_hash(case.name), 16) % count
     return f"{'training' if case.trains else 'others'}_{number}of{count}"

@@ -1,4 +1,4 @@
-"""Names of an experiment's files, patterns with the wildcards {model}, {fold} and {case}; nothing is read."""
+"""Names of an experiment's files, patterns with the wildcards {model}, {fold} and {case}; no file is read."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from foldwise.settings import Experiment
 
 @dataclass(frozen=True)
 class Paths:
-    """Where an experiment's files lie.
+    """Paths of an experiment's files.
 
     Attributes:
-        experiment: folder of all of them, but of prepared data.
-        predict: name of the source of new cases; "" for none.
+        experiment: folder of all files except prepared data.
+        predict: name of the source of new cases; "" without any.
         updated: whether models learn from the index of accepted regions.
     """
 
@@ -30,7 +30,7 @@ class Paths:
 
     @property
     def made_index(self) -> str:
-        """The index as made from the sheet."""
+        """The index built from the sheet."""
         return f"{self.experiment}/index.pkl"
 
     @property
@@ -40,7 +40,7 @@ class Paths:
 
     @property
     def plan(self) -> str:
-        """What completes the settings, where something is planned."""
+        """The plan, which completes the settings."""
         return f"{self.experiment}/plan.yaml"
 
     @property
@@ -50,11 +50,11 @@ class Paths:
 
     @property
     def ensemble(self) -> str:
-        """Folder of what all folds' models of a name predict together."""
+        """Folder of the joint predictions of all folds' models of one name."""
         return f"{self.experiment}/{{model}}/ensemble"
 
     def work(self, stage: str, model: str, fold: str | None = None) -> str:
-        """Folder of a job's unfinished work; no rule's output lies in it, since Snakemake deletes those.
+        """Folder of a job's unfinished work; it holds no rule's output, since Snakemake deletes those.
 
         Args:
             stage: name of the rule.
@@ -66,12 +66,12 @@ class Paths:
 
     @property
     def counts(self) -> str:
-        """What is remembered of networks, for the forecast of memory."""
+        """File with the stored sizes of networks, for the forecast of memory."""
         return f"{self.experiment}/state/forecast.json"
 
     @property
     def parts(self) -> str:
-        """In how many parts cases are prepared, for the jobs of the user's call."""
+        """File with the number of parts, for the jobs of the user's call."""
         return f"{self.experiment}/state/parts.json"
 
     @property

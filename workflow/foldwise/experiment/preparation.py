@@ -1,4 +1,4 @@
-"""How cases get from their source files to what models learn from; only names are made here."""
+"""How source files become the data that models learn from; only names are defined here."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Inputs = dict[str, str | list[str]]
 class Preparation(ABC, Generic[AnyCase]):
     """Stages, folders and inputs of cases, as patterns with the wildcard {case}.
 
-    Prepared data lie in folders named after the sheet and a hash of the settings that made them, so that
-    experiments that agree on those share the files, and another crop or cache never overwrites one.
+    Prepared data lie in folders named after the sheet and a hash of their settings, so that
+    experiments with the same settings share the files, and a different crop or cache never overwrites one.
 
     Attributes:
         data: folder of prepared data.
         caches: folder of <case>.h5.
         stages: rules that prepare a case, up to its cache.
         plan: file that completes the settings between two stages, or None.
-        neural: whether a network is among the stages, for which a job with several of them wants a GPU.
+        neural: whether a stage uses a network, so that a job with several stages requests a GPU.
         cases: the cases by name.
     """
 
@@ -45,30 +45,30 @@ class Preparation(ABC, Generic[AnyCase]):
 
     @property
     def indexed(self) -> str:
-        """Pattern of what the index is made from."""
+        """Pattern of the files from which the index is built."""
         return self.cached
 
     @property
     def made(self) -> Sequence[str]:
-        """Patterns of what preparing a case makes, of which the cache is the first."""
+        """Patterns of the files that preparing a case produces; the first is the cache."""
         return [self.cached]
 
     @property
     def noticed(self) -> str | None:
-        """Pattern of files that say what was noticed of a case, for the report."""
+        """Pattern of files with remarks on a case, for the report."""
         return None
 
     def inputs(self, model: str) -> str:
-        """Pattern of the files that a model works on: the caches, or features, perhaps with {fold}."""
+        """Pattern of a model's input files: the caches, or features, possibly with {fold}."""
         return self.cached
 
     def features(self, model: str, fold: str) -> str | None:
-        """Folder of the files that a model works on instead of the caches."""
+        """Folder of the input files that a model uses instead of the caches."""
         pattern = self.inputs(model)
         return None if pattern == self.cached else str(Path(pattern.format(case="", fold=fold)).parent)
 
     def ensemble_inputs(self, model: str) -> str:
-        """Pattern of what all folds' models of a name predict together: never the features of one fold."""
+        """Pattern of the inputs for all folds' models of one name: never the features of one fold."""
         pattern = self.inputs(model)
         return pattern if pattern in self.made else self.cached
 

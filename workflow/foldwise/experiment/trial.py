@@ -1,6 +1,6 @@
-"""Models and weights tried before anything runs, and the size of a training step, in a process with torch.
+"""Trials of models and weights before the run, and the size of a training step, in a process with torch.
 
-What took time is remembered by all that it was made from: settings, files, libraries and this code.
+Slow results are stored under a hash of everything they depend on: settings, files, libraries and code.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ def remembered(
     trying: bool = False,
     whole: bool = True,
 ) -> Step:
-    """Count what a step of a model holds, or recall it.
+    """Count the size of a model's step, or read the stored count.
 
-    This needs torch, so another process does it: the user's own Snakemake, which runs for days on a login
-    node, shall not hold it.
+    This needs torch, so another process does it: the user's own Snakemake runs for days on a login node and
+    must not hold torch in memory.
 
     Args:
         system: of the model.
         model: its settings.
         task: what is learnt.
-        memory: JSON file that remembers counts; it may be missing.
-        trying: also try everything else that a training makes of the settings. This is recalled only if all
-            of them, the files that they name, the libraries and this code are the same.
-        whole: false before a plan is made, when nothing can be counted (see `try_model`).
+        memory: JSON file of stored counts; it may be missing.
+        trying: also try everything else that a training builds from the settings. A stored result is used
+            only if the settings, the files that they name, the libraries and this code are all the same.
+        whole: false before a plan exists, when nothing can be counted (see `try_model`).
 
     Raises:
-        CaseError: everything for which a training would refuse the settings; the other process ended early.
+        CaseError: all reasons why a training would refuse the settings; or the other process ended early.
     """
     key = short_hash([sorted(Step.__annotations__), system.name, values_for(model, "memory"), task], 16)
     tried = None
@@ -65,15 +65,15 @@ def remembered(
 
 
 def try_file(path: Path, check: Callable[[Path], Any], memory: Path) -> None:
-    """Check a file of weights in another process, or recall that all was well.
+    """Check a file of weights in another process, unless a stored result shows that it passed.
 
     Args:
         path: the file, or a folder of files.
         check: a function of a module, which raises CaseError.
-        memory: JSON file that remembers.
+        memory: JSON file of stored results.
 
     Raises:
-        CaseError: as the check does.
+        CaseError: as raised by the check.
     """
     key = short_hash([_versions(check), check.__qualname__, _files(str(path))], 16)
     known = read_json(memory) if memory.exists() else {}
@@ -83,17 +83,17 @@ def try_file(path: Path, check: Callable[[Path], Any], memory: Path) -> None:
 
 
 def _elsewhere(work: Callable[..., Any], *given: Any) -> Any:
-    """What a function gives in the process that may import torch.
+    """The result of a function, called in the process that may import torch.
 
     Raises:
-        CaseError: as the function; or the process was killed.
+        CaseError: as raised by the function; or the process was killed.
     """
     try:
         return _counter().submit(work, *given).result()
     except BrokenProcessPool as error:
         _counter.cache_clear()
         raise CaseError(
-            "the process that tries networks was killed, most likely because memory ran out: it takes about "
+            "the process that tries networks was killed, most likely because memory ran out: it needs about "
             "1 GiB on the machine on which Snakemake is called"
         ) from error
 
@@ -125,7 +125,7 @@ def _files(given: Any) -> list[Any]:
     path = Path(given)
     try:
         stats = [(one, one.stat()) for one in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    except (OSError, ValueError):  # no name of a file
+    except (OSError, ValueError):  # not a file name
         return []
     return [[str(one), stat.st_size, stat.st_mtime_ns] for one, stat in stats]
 
@@ -139,7 +139,7 @@ def forget_counter() -> None:
 
 @cache
 def _counter() -> ProcessPoolExecutor:
-    # Without its parent it would wait for work for ever.
+    # Without its parent it would wait for work forever.
     return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent)
 
 

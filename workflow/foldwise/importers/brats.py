@@ -3,8 +3,9 @@
   python -m foldwise.importers.brats MICCAI_BraTS2020_TrainingData --sheet data/brats.csv
 
 A case is a folder; its files are found by the modality in their names: `_t1`, `_t1ce`, `_t2`, `_flair`,
-`_seg`; since 2023 `-t1n`, `-t1c`, `-t2w`, `-t2f`, `-seg`; before 2016 `MR_T1c` and the like, `OT`. Time
-points of a patient stay in one group. What a voxel value means changed over the years: names and values tell.
+`_seg`; since 2023 `-t1n`, `-t1c`, `-t2w`, `-t2f`, `-seg`; before 2016 `MR_T1c` and similar, `OT`. Time
+points of a patient stay in one group. The meaning of voxel values changed over the years; it is inferred from
+names and values.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _MEANS = {
 }
 _TOKEN = re.compile(rf"[_.-]({'|'.join(_MEANS)})(?=\.|$)", re.IGNORECASE)
 _NEW = re.compile(r"^BraTS-[A-Za-z]+-\d+-\d+$", re.IGNORECASE)
-# The patient of 2023 on, of 2017 to 2019, and of 2015; in other years there is one time point each.
+# Patients since 2023, of 2017 to 2019, and of 2015; other years have one time point per patient.
 _PATIENTS = (
     re.compile(r"^(BraTS-[A-Za-z]+-\d+)-\d+$", re.IGNORECASE),
     re.compile(r"^(BraTS1[789]_[A-Za-z0-9]+_\w+)_\d+$", re.IGNORECASE),
@@ -45,20 +46,20 @@ def read_dataset(folder: Path, group_regex: str | None = None, enhancing: int | 
     """Find all cases below a folder.
 
     Args:
-        folder: of the cases, at any depth.
+        folder: folder with the cases, at any depth.
         group_regex: its first group, in a case's name, is the patient; None: by the naming of the year.
-        enhancing: voxel value of enhancing tumour, where names and values do not tell.
+        enhancing: voxel value of enhancing tumour, if names and values do not determine it.
 
     Raises:
-        CaseError: no cases, a modality that is missing or there twice, or label values that no year has.
+        CaseError: no cases, a modality that is missing or exists twice, or label values of no year.
     """
     cases, problems = _find(folder)
     if not cases:
-        raise CaseError(f"{folder}: no files named like BraTS' in it, e.g. <case>/<case>_flair.nii.gz")
+        raise CaseError(f"{folder}: contains no files named as in BraTS, e.g. <case>/<case>_flair.nii.gz")
     for case, files in cases.items():
         lacking = [channel for channel in CHANNELS if channel not in files]
         if lacking:
-            problems.append(f"case {case}: no {', '.join(lacking)} among {', '.join(sorted(files))}")
+            problems.append(f"case {case}: {', '.join(lacking)} missing; found {', '.join(sorted(files))}")
     refuse(problems, folder)
     labels = {case: files["label"] for case, files in cases.items() if "label" in files}
     classes, regions = meaning(cases, _values(labels), enhancing) if labels else ({"tumour": 1}, {})
@@ -85,12 +86,12 @@ def meaning(
     """Classes and regions, from the cases' names and the label values found in any of them.
 
     Raises:
-        CaseError: values that no year has, or the enhancing tumour's cannot be told.
+        CaseError: values of no year, or the enhancing tumour's value is unclear.
     """
     found = set(values) - {0}
     new = all(_NEW.match(case) for case in cases)
     if found - {1, 2, 3, 4}:
-        raise CaseError(f"label values {sorted(found)}: BraTS has 1 to 4")
+        raise CaseError(f"label values {sorted(found)}: BraTS uses 1 to 4")
     core = ["necrosis", "enhancing"]
     if (
         enhancing is None
@@ -98,7 +99,7 @@ def meaning(
         and 4 in found
         and all(case.upper().startswith("BRATS-PED") for case in cases)
     ):
-        # Children's tumours have had a table of their own since 2024.
+        # Paediatric tumours have a separate table since 2024.
         classes = {"enhancing": 1, "non_enhancing": 2, "cyst": 3, "oedema": 4}
         core = ["non_enhancing", "cyst", "enhancing"]
     elif enhancing == 3 or (enhancing is None and new and (3 in found or 4 not in found)):
@@ -112,8 +113,8 @@ def meaning(
             core = ["necrosis", "non_enhancing", "enhancing"]
     else:
         raise CaseError(
-            f"label values {sorted(found)} do not tell with these names which is enhancing tumour; "
-            f"say --enhancing 3 or --enhancing 4"
+            f"label values {sorted(found)} and these names do not determine the enhancing tumour; "
+            f"give --enhancing 3 or --enhancing 4"
         )
     regions = {"whole_tumour": ["oedema", *core], "tumour_core": core, "enhancing": ["enhancing"]}
     if "resection_cavity" in classes:
@@ -128,7 +129,7 @@ def _find(folder: Path) -> tuple[dict[str, dict[str, Path]], list[str]]:
     for path in sorted(folder.rglob("*")):
         if path.name.startswith(".") or not path.name.lower().endswith(SUFFIXES) or not path.is_file():
             continue
-        # A modality's file may lie in a folder of its own, which then carries the modality's name.
+        # A modality's file may be in a separate folder, which then has the modality's name.
         named = [part for part in (path.name, path.parent.name) if _TOKEN.search(part)]
         if not named:
             continue
@@ -136,7 +137,7 @@ def _find(folder: Path) -> tuple[dict[str, dict[str, Path]], list[str]]:
         home = path.parent.parent if _TOKEN.search(path.parent.name) else path.parent
         case = home.name if home != folder else _TOKEN.split(path.name)[0]
         if homes.setdefault(case, home) != home:
-            problems.append(f"case {case}: in {homes[case]} and in {home}")
+            problems.append(f"case {case}: exists in {homes[case]} and in {home}")
         elif kind in cases[case]:
             problems.append(f"case {case}: two files for {kind}: {cases[case][kind]} and {path}")
         else:
@@ -167,12 +168,15 @@ def _values(labels: dict[str, Path]) -> set[int]:
 
 
 def _parse() -> argparse.Namespace:
-    made = importer(__doc__)
-    made.add_argument("--group-regex", help="its first group, in a case's name, is the patient")
-    made.add_argument(
-        "--enhancing", type=int, choices=(3, 4), help="voxel value of enhancing tumour, if it cannot be told"
+    arguments = importer(__doc__)
+    arguments.add_argument("--group-regex", help="its first group, in a case's name, is the patient")
+    arguments.add_argument(
+        "--enhancing",
+        type=int,
+        choices=(3, 4),
+        help="voxel value of enhancing tumour, if it cannot be inferred",
     )
-    return made.parse_args()
+    return arguments.parse_args()
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Import Cholec80, or any folder in its form.
+"""Import Cholec80, or any folder with its layout.
 
   python -m foldwise.importers.cholec80 cholec80 --sheet data/cholec80.csv --split paper
 
@@ -26,7 +26,7 @@ from foldwise.video.decode import image_files
 from foldwise.video.sheet import VIDEO_SUFFIXES
 
 FRAME_FOLDERS = ("frames", "data_resize")
-# Numbers of the last three phases in use: those of the published evaluation scripts, and of TF-Cholec80.
+# Numbers of the last three phases in use: the published evaluation scripts', and TF-Cholec80's.
 ORDERS = {
     "scripts": CHOLEC80_PHASES,
     "tf_cholec80": (*CHOLEC80_PHASES[:4], *reversed(CHOLEC80_PHASES[4:])),
@@ -39,29 +39,29 @@ def read_videos(folder: Path) -> list[Video]:
     """Find all videos of a folder, with their annotations.
 
     Raises:
-        CaseError: no videos, two of one name, or an annotation without its video.
+        CaseError: no videos, two with one name, or an annotation without its video.
     """
     found: dict[str, list[Path]] = {}
     for path in _candidates(folder):
         found.setdefault(path.name if path.is_dir() else path.stem, []).append(path)
     if not found:
-        raise CaseError(f"{folder}: no videos/<name>.mp4, frames/<name>/ or data_resize/<name>/ in it")
+        raise CaseError(f"{folder}: contains no videos/<name>.mp4, frames/<name>/ or data_resize/<name>/")
     annotations = {
         kind: {
             re.sub(rf"-{kind}$", "", path.stem): path
             for path in sorted((folder / f"{kind}_annotations").glob("*.txt"))
-            # Cholec80 has the time stamps of the phases beside them.
+            # Cholec80 has the phases' time stamps in the same folder.
             if not path.stem.endswith("-timestamp")
         }
         for kind in ("phase", "tool")
     }
     problems = [
-        f"two videos are called {name}: {', '.join(map(str, paths))}"
+        f"two videos have the name {name}: {', '.join(map(str, paths))}"
         for name, paths in found.items()
         if len(paths) > 1
     ]
     problems += [
-        f"{path}: no video is called {name}"
+        f"{path}: no video has the name {name}"
         for files in annotations.values()
         for name, path in files.items()
         if name not in found
@@ -82,23 +82,23 @@ def paper_split(videos: Sequence[Video]) -> dict[str, Any]:
     numbers = {video.case: int(m[-1]) for video in videos if (m := re.findall(r"\d+", video.case))}
     parts = [sorted(case for case, number in numbers.items() if number in part) for part in PAPER]
     if not all(parts):
-        raise CaseError("--split paper: videos 1 to 32, 33 to 40 and 41 to 80 are expected, some of each")
+        raise CaseError("--split paper: expected some of videos 1 to 32, of 33 to 40, and of 41 to 80")
     return {"folds": [dict(zip(("train", "validation", "test"), parts, strict=True))]}
 
 
 def frame_numbers(videos: Sequence[Video]) -> dict[str, Any]:
-    """The settings that say which time an image's number stands for; none where all are videos.
+    """The settings that map an image's number to its time; empty if all are videos.
 
     Raises:
-        CaseError: folders whose numbers begin differently.
+        CaseError: numbers start differently in different folders.
     """
     firsts = {min(image_files(video.video)) for video in videos if video.video.is_dir()}
     if not firsts:
         return {}
     if not firsts <= {0} and not firsts <= {1}:
         raise CaseError(
-            f"images begin with the numbers {', '.join(map(str, sorted(firsts)))}; which of them is time 0 "
-            f"cannot be told: all folders are to begin with 0, or all with 1"
+            f"image numbers start at {', '.join(map(str, sorted(firsts)))}, so time 0 "
+            f"is unclear: start at 0 in all folders, or at 1 in all folders"
         )
     return {"first_image": firsts.pop()}
 
@@ -114,15 +114,17 @@ def _candidates(folder: Path) -> list[Path]:
 
 def main() -> None:
     """Read the command line."""
-    made = importer(__doc__)
-    made.add_argument(
+    arguments = importer(__doc__)
+    arguments.add_argument(
         "--split", choices=("folds", "paper"), default="folds", help="k folds, or videos 1–32, 33–40, 41–80"
     )
-    made.add_argument(
-        "--phase-order", choices=ORDERS, default="scripts", help="how the last three phases are numbered"
+    arguments.add_argument(
+        "--phase-order", choices=ORDERS, default="scripts", help="numbering of the last three phases"
     )
-    made.add_argument("--images-fps", type=float, default=1, help="images per second of extracted frames")
-    args: argparse.Namespace = made.parse_args()
+    arguments.add_argument(
+        "--images-fps", type=float, default=1, help="images per second of extracted frames"
+    )
+    args: argparse.Namespace = arguments.parse_args()
     splits = args.sheet.with_name(f"{args.sheet.stem}-splits.json")
     targets(args, *([splits] if args.split == "paper" else []))
     videos = read_videos(args.folder)

@@ -3,8 +3,8 @@
   python -m foldwise.importers.cholect50 CholecT50 --sheet data/cholect50.csv
 
 Frames lie in `videos/VID01/000000.png`, …, one per second, numbered by the second; labels in
-`labels/VID01.json`: per second a list of triplets, each with the instrument in its second place and the phase
-in its last. They are written in Cholec80's form, with Cholec80's names, into `<sheet>-annotations/`.
+`labels/VID01.json`: per second a list of triplets, each with the instrument in second place and the phase
+in last place. They are written in Cholec80's format, with Cholec80's names, into `<sheet>-annotations/`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PHASES = {
 
 
 def read_videos(folder: Path, annotations: Path) -> tuple[list[Video], list[str], list[str]]:
-    """Find all videos, and write their labels in Cholec80's form.
+    """Find all videos, and write their labels in Cholec80's format.
 
     Args:
         folder: of the data set, with `labels` and `videos` (or `data`).
@@ -47,13 +47,13 @@ def read_videos(folder: Path, annotations: Path) -> tuple[list[Video], list[str]
         The videos, and the names of phases and tools in the order of their numbers.
 
     Raises:
-        CaseError: no labels, labels of another form, no frames of a labelled video, or the folder for the
-            written labels holds anything else.
+        CaseError: no labels, labels in another format, no frames of a labelled video, or the folder for the
+            written labels contains anything else.
     """
     files = sorted((folder / "labels").glob("*.json"))
     if not files:
-        raise CaseError(f"{folder}: no labels/<video>.json in it")
-    videos, problems, made = [], [], []
+        raise CaseError(f"{folder}: contains no labels/<video>.json")
+    videos, problems, converted = [], [], []
     names: dict[tuple[tuple[str, ...], tuple[str, ...]], Path] = {}
     for path in files:
         frames = next((folder / part / path.stem for part in ("videos", "data")
@@ -71,21 +71,21 @@ def read_videos(folder: Path, annotations: Path) -> tuple[list[Video], list[str]
             continue
         case, rows = clean(path.stem), ANNOTATION_FPS * seconds
         phase_file, tool_file = (annotations / f"{case}-{kind}.txt" for kind in ("phase", "tool"))
-        made.append((phase_file.name, tool_file.name, rows, [phases[number] for number in phase], tool))
+        converted.append((phase_file.name, tool_file.name, rows, [phases[number] for number in phase], tool))
         videos.append(Video(case, frames, phase_file, tool_file))
     if len(names) > 1:
         problems.append(f"{' and '.join(map(str, names.values()))} have different phases or instruments")
     refuse(problems, folder)
     both = next(iter(names))
     with atomic_folder(annotations) as temporary:
-        for phase_name, tool_name, rows, found, tool in made:
+        for phase_name, tool_name, rows, found, tool in converted:
             write_phases(temporary / phase_name, rows, found)
             write_tools(temporary / tool_name, rows, both[1], tool)
     return videos, list(both[0]), list(both[1])
 
 
 def _names(path: Path, labels: Any, kind: str) -> list[str]:
-    """Names of a category, in the order of their numbers, as Cholec80 writes them."""
+    """Names of a category, in the order of their numbers, in Cholec80's spelling."""
     try:
         listed: Mapping[str, str] = labels["categories"][kind]
         ordered = [listed[str(number)] for number in range(len(listed))]
@@ -107,11 +107,11 @@ def _rows(path: Path, labels: Any, phases: int, tools: int) -> tuple[np.ndarray,
         numbers = {int(triplet[-1]) for triplet in rows[second]}
         if len(numbers) != 1 or not 0 <= min(numbers) < phases:
             raise CaseError(
-                f"{path}: second {second}: one phase of 0 to {phases - 1} expected, found {numbers}"
+                f"{path}: second {second}: expected one phase from 0 to {phases - 1}, found {numbers}"
             )
         phase[place] = numbers.pop()
         for triplet in rows[second]:
-            # -1 and null instruments say that none is there.
+            # -1 and null mean that no instrument is present.
             if 0 <= int(triplet[1]) < tools:
                 tool[place, int(triplet[1])] = 1
     return np.array(seconds, np.int64), phase, tool

@@ -1,11 +1,11 @@
-"""Import lists of clips (`path,label` a line, as EVL and Vita-CLIP have them) with their classes' files.
+"""Import lists of clips (`path,label` per line, as in EVL and Vita-CLIP) with their classes' files.
 
   python -m foldwise.importers.clip_lists videos/ --train train.txt --validation val.txt \
       --classes data/data_class_mapping.json --sentences data/data_classes.txt --sheet data/ultrasound.csv \
       --group-regex '(pat[0-9]+)'
 
-Comma, tab or space stands between path and label; the last one of a line counts. Clips of the validation list
-become the fixed test set. Without a regex every clip counts as a patient of its own.
+Path and label are separated by the last comma, tab or space of a line. Clips of the validation list
+become the fixed test set. Without a regex every clip counts as a separate patient.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Listed:
     """A line of a list.
 
     Attributes:
-        path: the video, under its root.
+        path: path of the video below its root.
         label: its class by name.
-        split: "test" of the validation list, else "".
+        split: "test" if from the validation list, else "".
         origin: list and line, for messages.
     """
 
@@ -48,13 +48,13 @@ class Listed:
 
 
 def read_list(path: Path, root: Path, names: Sequence[str], split: str) -> tuple[list[Listed], list[str]]:
-    """The clips of a list, and a line for each problem.
+    """The clips of a list, and one line per problem.
 
     Args:
         path: text file.
-        root: folder from which its paths start.
+        root: base folder of its paths.
         names: classes in the order of their numbers.
-        split: of its clips.
+        split: split of its clips.
 
     Raises:
         CaseError: the list is not readable as text.
@@ -84,7 +84,7 @@ def read_list(path: Path, root: Path, names: Sequence[str], split: str) -> tuple
 
 
 def _parts(line: str) -> tuple[str, str] | None:
-    """Path and label of a line: what is before and after its last comma, tab or run of spaces."""
+    """Path and label of a line: the parts before and after its last comma, tab or run of spaces."""
     for separator in (",", "\t", " "):
         video, found, label = line.strip().rpartition(separator)
         if found and video.strip() and label.strip() and not set(label.strip()) & {"/", "\t", " "}:
@@ -95,22 +95,22 @@ def _parts(line: str) -> tuple[str, str] | None:
 def rows_of(
     listed: Sequence[Listed], root: Path, sheet: Path, group_regex: str | None
 ) -> list[dict[str, str]]:
-    """Rows of a sheet: a case's name is its path without the suffix, as short as it stays unique.
+    """Rows of a sheet: a case's name is its path without suffix, shortened as long as it stays unique.
 
     Args:
         listed: the clips.
-        root: folder from which the lists' paths start.
-        sheet: where the rows will stand.
-        group_regex: finds the patient in a path under the root; None: every clip is a patient.
+        root: base folder of the lists' paths.
+        sheet: path of the sheet to write.
+        group_regex: finds the patient in a path under the root; None: every clip is a separate patient.
 
     Raises:
-        CaseError: a clip stands twice, or the regex finds no patient.
+        CaseError: a clip is listed twice, or the regex finds no patient.
     """
     seen: dict[Path, Listed] = {}
     problems = []
     for each in listed:
         if first := seen.get(each.path):
-            problems.append(f"{each.origin}: {each.path} stands in {first.origin} already")
+            problems.append(f"{each.origin}: {each.path} is already listed in {first.origin}")
         seen.setdefault(each.path, each)
     refuse(problems, "the lists")
     stems = [clean(each.path.stem) for each in listed]
@@ -158,24 +158,26 @@ def publish(rows: Sequence[dict[str, str]], data: dict[str, Any], args: argparse
         trial = {**values, "data": {**values["data"], "sheet": new_sheet}}
         settings = validate(Settings, trial, origin="the new experiment")
         checked = Clips().check(settings, read_sheet(settings.data), deep=False)
-        # Too few patients for five folds is no fault of the lists: the experiment can be edited.
+        # Too few patients for five folds is not an error in the lists: the experiment can be edited.
         Checked(tuple(p for p in checked.problems if p.startswith("line ")), ()).refuse(sheet)
     for remark in [*(p for p in checked.problems if not p.startswith("line ")), *checked.warnings]:
         print(f"warning: {remark}")
     print(f"{sheet}: {len(rows)} clips of {len({row['group'] for row in rows})} patients")
-    print(f"{config}: an experiment to start with; its first line says how")
+    print(f"{config}: an experiment to start with; its first line shows how")
 
 
 def main() -> None:
     """Read the command line."""
-    made = importer(__doc__, "folder from which the lists' paths start")
-    made.add_argument("--train", required=True, type=Path, help="list of the training clips")
-    made.add_argument("--validation", type=Path, help="list of the clips of the fixed test set")
-    made.add_argument("--validation-root", type=Path, help="folder of that list's paths, if another")
-    made.add_argument("--classes", required=True, type=Path, help="data_class_mapping.json")
-    made.add_argument("--sentences", type=Path, help="data_classes.txt, a sentence per class")
-    made.add_argument("--group-regex", help="finds the patient in a clip's path; its first group")
-    args = made.parse_args()
+    arguments = importer(__doc__, "base folder of the lists' paths")
+    arguments.add_argument("--train", required=True, type=Path, help="list of the training clips")
+    arguments.add_argument("--validation", type=Path, help="list of the clips of the fixed test set")
+    arguments.add_argument(
+        "--validation-root", type=Path, help="base folder of that list's paths, if different"
+    )
+    arguments.add_argument("--classes", required=True, type=Path, help="data_class_mapping.json")
+    arguments.add_argument("--sentences", type=Path, help="data_classes.txt, a sentence per class")
+    arguments.add_argument("--group-regex", help="finds the patient in a clip's path; its first group")
+    args = arguments.parse_args()
     targets(args)
     data: dict[str, Any] = {"classes": args.classes.as_posix()}
     if args.sentences:
@@ -189,7 +191,7 @@ def main() -> None:
         listed, problems = listed + more, problems + wrong
     refuse(problems, "the lists")
     if not listed:
-        raise CaseError(f"{args.train}: no clips in it")
+        raise CaseError(f"{args.train}: contains no clips")
     publish(rows_of(listed, args.folder, args.sheet, args.group_regex), data, args)
 
 

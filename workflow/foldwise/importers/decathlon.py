@@ -3,7 +3,7 @@
   python -m foldwise.importers.decathlon Task04_Hippocampus --sheet data/hippocampus.csv
   python -m foldwise.importers.decathlon Dataset001_Brain --sheet data/brain.csv --group-regex '^(.+)_[0-9]+$'
 
-Training cases get their labels. Test cases are only predicted; with a folder labelsTs they are the test set.
+Training cases have labels. Test cases are only predicted; with a folder labelsTs they become the test set.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ def read_dataset(folder: Path, group_regex: str | None = None) -> Dataset:
     """Read a folder with a dataset.json of the Decathlon or of nnU-Net (either version).
 
     Raises:
-        CaseError: the description is of neither kind, or files are missing; all of them are named.
+        CaseError: the description has neither form, or files are missing; all are listed.
     """
     path = folder / "dataset.json"
     about = read_json(path)
     if not isinstance(about, dict) or "labels" not in about:
-        raise CaseError(f"{path}: has no `labels`; neither a Decathlon nor an nnU-Net data set")
+        raise CaseError(f"{path}: has no `labels`; expected a Decathlon or nnU-Net data set")
     channels = _channels(path, about)
     decathlon = "channel_names" not in about and not _split_by_channel(folder, about)
     found = list(_listed(folder, about) if decathlon else _nnunet(folder, about, channels))
     refuse(_missing(found, channels, 1 if decathlon else len(channels)), folder)
     if not found:
-        raise CaseError(f"{folder}: no cases found in it")
+        raise CaseError(f"{folder}: contains no cases")
     columns = [""] if decathlon and len(channels) > 1 else column_names(channels)
     rows = [
         Row(
@@ -91,10 +91,10 @@ def _classes(path: Path, labels: dict[str, Any]) -> tuple[dict[str, int], dict[s
     except (TypeError, ValueError) as error:
         raise CaseError(f"{path}: labels: {error}") from error
     if len(members) != len(labels):
-        raise CaseError(f"{path}: labels: two names are the same but for their punctuation")
+        raise CaseError(f"{path}: labels: two names differ only in punctuation")
     if "ignore" in members:
         raise CaseError(
-            f"{path}: labels: `ignore` marks voxels without a label, which Foldwise cannot leave out"
+            f"{path}: labels: `ignore` marks voxels without a label, which Foldwise does not support"
         )
     members = {name: values for name, values in members.items() if values != [0]}
     classes = {values[0]: name for name, values in members.items() if len(values) == 1}
@@ -125,7 +125,7 @@ def _split_by_channel(folder: Path, about: dict[str, Any]) -> bool:
 
 
 def _nnunet(folder: Path, about: dict[str, Any], channels: list[str]) -> Iterator[_Found]:
-    """Cases of nnU-Net: the files lie in imagesTr and imagesTs, or are named under `dataset`."""
+    """Cases of nnU-Net: the files lie in imagesTr and imagesTs, or are listed under `dataset`."""
     ending = about.get("file_ending", ".nii.gz")
     if "dataset" in about:
         for case, entry in about["dataset"].items():
@@ -154,7 +154,7 @@ def _in_folder(folder: Path, part: str, ending: str, channels: list[str]) -> Ite
 def _missing(found: list[_Found], channels: list[str], files: int) -> Iterator[str]:
     for each in found:
         if len(each.images) != files:
-            yield f"case {each.case}: {len(each.images)} images, {files} expected"
+            yield f"case {each.case}: {len(each.images)} images, expected {files}"
             continue
         for path, channel in zip(each.images, channels, strict=False):
             if not path.exists():
@@ -173,11 +173,12 @@ def _if_there(path: Path) -> Path | None:
 
 
 def _parse() -> argparse.Namespace:
-    made = importer(__doc__)
-    made.add_argument(
-        "--group-regex", help="its first group, in a case's name, is the patient (default: each case is one)"
+    arguments = importer(__doc__)
+    arguments.add_argument(
+        "--group-regex",
+        help="its first group, in a case's name, is the patient (default: each case is a patient)",
     )
-    return made.parse_args()
+    return arguments.parse_args()
 
 
 def main() -> None:

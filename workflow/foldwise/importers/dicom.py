@@ -3,11 +3,11 @@
   python -m foldwise.importers.dicom archive --sheet data/lung.csv     # lists the structures
   python -m foldwise.importers.dicom archive --sheet data/lung.csv --structures 'Lung_*=lung,GTV*=tumour'
 
-Every image series of the wanted modality is a case. Beside the sheet a folder is written: `series/<case>/`
-with links to the series' files, wherever these lie, and `labels/<case>.nii.gz` on the series' grid.
-Structures are taken by patterns of their names (`*` and `?`; capitals do not matter); where two classes
-overlap, the later wins. A case is called by its patient's ID and a hash of its series; patients' names are
-written nowhere.
+Every image series of the given modality is a case. A folder next to the sheet receives `series/<case>/`
+with links to the series' files in their original place, and `labels/<case>.nii.gz` on the series' grid.
+Structures are selected by patterns of their names (`*` and `?`; case-insensitive); where two classes
+overlap, the later one wins. A case's name is its patient's ID and a hash of its series; patients' names are
+never written.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TAGS = (
     *("Modality", "PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
     *("FrameOfReferenceUID", "ImageType", "SeriesDescription", "SliceThickness", "ImagePositionPatient"),
 )
-# What tells a copy of a file from another slice.
+# Elements that distinguish another slice from a copy of a file.
 SAME = ("SeriesInstanceUID", "SOPInstanceUID", "PatientID", "ImagePositionPatient")
 LOG = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ class Series:
         uid: SeriesInstanceUID.
         frame: FrameOfReferenceUID, or empty.
         patient: pseudonym or ID.
-        thickness: of a slice, in mm; 0: unknown.
-        files: of its instances.
+        thickness: slice thickness in mm; 0: unknown.
+        files: files of its instances.
         instances: their SOPInstanceUIDs.
     """
 
@@ -68,19 +68,19 @@ class Series:
 
     @property
     def case(self) -> str:
-        """Its name in the sheet: stable, whatever else is imported."""
+        """Its name in the sheet: stable, independent of other imports."""
         return f"{self.patient}_{short_hash(self.uid)}"
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder of DICOM holds.
+    """The contents of a DICOM folder.
 
     Attributes:
         series: image series by SeriesInstanceUID.
         structures: RTSTRUCT and SEG files.
-        remarks: what was left out, a line each.
-        broken: files that may be slices and cannot be read, with what is wrong with them.
+        remarks: what was left out, one line each.
+        broken: unreadable files that may be slices, with the reason.
     """
 
     series: dict[str, Series]
@@ -98,7 +98,7 @@ class Structures:
         names: number of a structure → its name.
         series: SeriesInstanceUIDs that it refers to.
         instances: SOPInstanceUIDs that it refers to.
-        frames: frames of reference that it lies in.
+        frames: its frames of reference.
     """
 
     path: Path
@@ -109,13 +109,13 @@ class Structures:
 
 
 def scan(folder: Path, modality: str, min_slices: int = 1, description: str = "*") -> Found:
-    """Sort the files below a folder by what they are; only headers are read.
+    """Sort the files below a folder by type; only headers are read.
 
     Args:
-        folder: with DICOM files at any depth; hidden files and those of other kinds are passed over.
-        modality: of the images, e.g. CT.
+        folder: with DICOM files at any depth; hidden files and other types are skipped.
+        modality: modality of the images, e.g. CT.
         min_slices: series with fewer, such as scouts, are left out.
-        description: pattern of the wanted series' SeriesDescription.
+        description: pattern of the SeriesDescription to select.
     """
     files = sorted(p for p in folder.rglob("*") if not (p.is_dir() or p.name.startswith(".")))
     series: dict[str, Series] = {}
@@ -146,7 +146,8 @@ def scan(folder: Path, modality: str, min_slices: int = 1, description: str = "*
             elif kind == modality and wanted(dataset):
                 uid = str(dataset.SeriesInstanceUID)
                 one = series.setdefault(uid, _series(uid, dataset))
-                # Copies of a file are common in archives; equal UIDs alone may be careless de-identification.
+                # Copies of files are common in archives; equal UIDs alone may result from careless
+                # de-identification.
                 copy = tuple(str(dataset.get(keyword)) for keyword in SAME)
                 if copy not in seen:
                     seen.add(copy)
@@ -170,9 +171,9 @@ def _header(path: Path) -> pydicom.Dataset | Exception:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
         kind = dataset.file_meta.get("MediaStorageSOPClassUID")
         if kind is not None and "Image Storage" in kind.name and "SeriesInstanceUID" not in dataset:
-            return CaseError("it has no SeriesInstanceUID; is it cut off?")
+            return CaseError("it has no SeriesInstanceUID; is it truncated?")
         return dataset
-    except Exception as error:  # pydicom raises many kinds for broken files
+    except Exception as error:  # pydicom raises many types for broken files
         return error
 
 
@@ -186,9 +187,9 @@ def _series(uid: str, dataset: pydicom.Dataset) -> Series:
 
 
 def pseudonym(dataset: pydicom.Dataset) -> str:
-    """The patient's ID as a name; a hash instead where the ID holds the patient's name, or is not there."""
+    """The patient's ID as a name; a hash instead if the ID contains the patient's name, or is missing."""
     identity = str(dataset.get("PatientID") or "").strip()
-    # Names of people hold no digits; those of pseudonymised archives do, and are the ID itself.
+    # Real names contain no digits; names in pseudonymised archives do, and equal the ID.
     words = re.findall(r"[^\W\d_]{3,}", str(dataset.get("PatientName") or ""))
     named = not re.search(r"\d", str(dataset.get("PatientName") or "")) and any(
         word.lower() in identity.lower() for word in words
@@ -199,23 +200,23 @@ def pseudonym(dataset: pydicom.Dataset) -> str:
 
 
 def read_structures(path: Path) -> Structures:
-    """Read what an RTSTRUCT or SEG holds and refers to.
+    """Read the contents and references of an RTSTRUCT or SEG.
 
     Raises:
         CaseError: it cannot be read.
     """
     try:
         with warnings.catch_warnings():
-            # pydicom passes over what a cut file lacks, whole structures for instance.
+            # pydicom skips missing parts of a truncated file, e.g. whole structures.
             warnings.filterwarnings("error", message="End of file")
             dataset = pydicom.dcmread(path, stop_before_pixels=True)
         if dataset.Modality == "SEG":
             names = {int(s.SegmentNumber): str(s.SegmentLabel) for s in dataset.SegmentSequence}
         else:
             names = {int(s.ROINumber): str(s.ROIName) for s in dataset.StructureSetROISequence}
-            # The number follows the contours, so a cut shows in its absence.
+            # The number follows the contours, so it is missing from a truncated file.
             if not all("ReferencedROINumber" in drawn for drawn in dataset.ROIContourSequence):
-                raise EOFError("it is cut off")
+                raise EOFError("it is truncated")
         return Structures(
             path,
             names,
@@ -223,26 +224,28 @@ def read_structures(path: Path) -> Structures:
             _values(dataset, "ReferencedSOPInstanceUID"),
             _values(dataset, "FrameOfReferenceUID") | _values(dataset, "ReferencedFrameOfReferenceUID"),
         )
-    except Exception as error:  # pydicom raises many kinds for broken files
+    except Exception as error:  # pydicom raises many types for broken files
         raise CaseError(f"{path}: not readable as RTSTRUCT or SEG ({error})") from error
 
 
 def referenced(structures: Structures, series: Iterable[Series]) -> Series | None:
-    """The image series that an object belongs to, or None if it is not there.
+    """The image series that an object belongs to, or None if it is missing.
 
     Raises:
-        CaseError: there are several, or it lies in another frame of reference than its series.
+        CaseError: several series match, or its frame of reference differs from its series'.
     """
     series, frames = list(series), structures.frames
     fitting = [one for one in series if one.uid in structures.series]
     fitting = fitting or [one for one in series if one.instances & structures.instances]
     if not fitting and not structures.series:
-        # The object says only where it lies; that is enough where one series alone lies there.
+        # The object gives only its frame of reference; that is enough if exactly one series has it.
         fitting = [one for one in series if one.frame and one.frame in frames]
     if len(fitting) > 1:
-        raise CaseError(f"{structures.path}: refers to {len(fitting)} image series; which one cannot be told")
+        raise CaseError(f"{structures.path}: refers to {len(fitting)} image series; the right one is unclear")
     if fitting and frames and fitting[0].frame and fitting[0].frame not in frames:
-        raise CaseError(f"{structures.path}: lies in another frame of reference than the series it refers to")
+        raise CaseError(
+            f"{structures.path}: its frame of reference differs from that of the series it refers to"
+        )
     return fitting[0] if fitting else None
 
 
@@ -251,7 +254,7 @@ def _values(dataset: pydicom.Dataset, keyword: str) -> frozenset[str]:
 
 
 def _walk(dataset: pydicom.Dataset, keyword: str) -> Iterator[pydicom.DataElement]:
-    """Every element of a name, at any depth, but for contours and frames, of which there are many."""
+    """Every element with a name, at any depth, except in contours and frames, which are many."""
     for element in dataset:
         if element.keyword == keyword:
             yield element
@@ -267,13 +270,13 @@ def parse_structures(text: str) -> list[tuple[str, str]]:
     """(pattern, class) pairs from "GTV*=tumour,Lung_L=lung".
 
     Raises:
-        CaseError: an entry is not of that form.
+        CaseError: an entry does not have that form.
     """
     pairs = []
     for entry in filter(None, (part.strip() for part in text.split(","))):
         pattern, equals, name = entry.rpartition("=")
         if not equals or not pattern.strip() or clean(name) != name.strip():
-            raise CaseError(f"--structures: {entry!r} is not of the form 'pattern=class'")
+            raise CaseError(f"--structures: {entry!r} does not have the form 'pattern=class'")
         pairs.append((pattern.strip().lower(), name.strip()))
     return pairs
 
@@ -281,16 +284,16 @@ def parse_structures(text: str) -> list[tuple[str, str]]:
 def label_map(
     objects: Sequence[Structures], wanted: Sequence[tuple[str, str]], header: Header, thickness: float = 0
 ) -> tuple[np.ndarray, set[str]]:
-    """The label map of a series, and the classes that its objects have.
+    """The label map of a series, and the classes in its objects.
 
     Args:
-        objects: that refer to the series.
+        objects: objects that refer to the series.
         wanted: (pattern, class) pairs; classes are numbered from 1 in the order of their first mention.
-        header: of the series.
-        thickness: of its slices, in mm.
+        header: header of the series.
+        thickness: thickness of its slices, in mm.
 
     Raises:
-        CaseError: a structure does not fit the series, or two objects hold the same class.
+        CaseError: a structure does not fit the series, or two objects contain the same class.
     """
     masks = _Masks(header, thickness)
     classes = list(dict.fromkeys(name for _, name in wanted))
@@ -306,7 +309,7 @@ def label_map(
         ]
         if len({held.path for held, _ in matching}) > 1:
             paths = ", ".join(sorted({str(held.path) for held, _ in matching}))
-            raise CaseError(f"class {name} stands in several objects; keep one of {paths}")
+            raise CaseError(f"class {name} is in several objects; keep one of {paths}")
         for held, number in matching:
             seen.add(name)
             labels[masks(held, number)] = value
@@ -314,7 +317,7 @@ def label_map(
 
 
 class _Masks:
-    """Masks of structures on one series' grid; each object is read once, and forgotten with the series."""
+    """Masks of structures on one series' grid; each object is read once, and released with the series."""
 
     def __init__(self, header: Header, thickness: float) -> None:
         self.header, self.thickness = header, thickness
@@ -343,7 +346,7 @@ class _Masks:
             dataset = pydicom.dcmread(path)
             is_seg = dataset.Modality == "SEG"
             return hd.seg.Segmentation.from_dataset(dataset, copy=False) if is_seg else dataset
-        except Exception as error:  # highdicom is strict, and raises many kinds
+        except Exception as error:  # highdicom is strict, and raises many types
             raise CaseError(f"{path}: not readable as RTSTRUCT or SEG ({error})") from error
 
 
@@ -360,23 +363,23 @@ def import_folder(
 
     Args:
         folder: with DICOM files at any depth.
-        out: folder to write, with `series` and `labels` in it.
-        modality: of the images.
-        structures: as for `parse_structures`.
+        out: folder to write, with subfolders `series` and `labels`.
+        modality: modality of the images.
+        structures: in the form of `parse_structures`.
         min_slices: series with fewer are left out.
-        skip_broken: leave out series that cannot be used, instead of refusing all.
-        description: pattern of the wanted series' SeriesDescription.
+        skip_broken: leave out unusable series instead of stopping.
+        description: pattern of the SeriesDescription to select.
 
     Returns:
         The cases, and remarks for the user.
 
     Raises:
-        CaseError: with everything that is wrong.
+        CaseError: all problems.
     """
     found = scan(folder, modality, min_slices, description)
     if not found.series:
-        kinds = f"{len(found.structures)} RTSTRUCT or SEG" if found.structures else "nothing of use"
-        raise CaseError(f"{folder}: no {modality} series ({kinds}); say --modality")
+        kinds = f"{len(found.structures)} RTSTRUCT or SEG" if found.structures else "nothing usable"
+        raise CaseError(f"{folder}: no {modality} series ({kinds}); give --modality")
     remarks, problems, objects = list(found.remarks), [], []
     for path in found.structures:
         try:
@@ -395,7 +398,7 @@ def import_folder(
             problems.append(str(error))
             continue
         if one is None:
-            remarks.append(f"{held.path}: the {modality} series that it refers to is not there")
+            remarks.append(f"{held.path}: the {modality} series that it refers to is missing")
         else:
             belonging[one.uid].append(held)
     classes = {name: i for i, name in enumerate(dict.fromkeys(name for _, name in wanted), start=1)}
@@ -437,30 +440,34 @@ def _refuse_unmatched(folder: Path, objects: list[Structures], wanted: list[tupl
     names = Counter(name for held in objects for name in set(held.names.values()))
     listed = "\n  ".join(f"{name} ({count})" for name, count in sorted(names.items())) or "none"
     if not wanted:
-        raise CaseError(f"{folder}: say --structures; there are (in so many objects):\n  {listed}")
+        raise CaseError(f"{folder}: --structures is required; found (number of objects):\n  {listed}")
     for pattern, _ in wanted:
         if not any(fnmatchcase(name.lower(), pattern) for name in names):
-            raise CaseError(
-                f"--structures: {pattern!r} fits none; there are (in so many objects):\n  {listed}"
-            )
+            raise CaseError(f"--structures: {pattern!r} matches none; found (number of objects):\n  {listed}")
 
 
 def _parse() -> argparse.Namespace:
-    made = importer(__doc__)
-    made.add_argument("--structures", default="", help="e.g. 'Lung_*=lung,GTV*=tumour'; without: list them")
-    made.add_argument("--modality", default="CT", help="of the images (default CT)")
-    made.add_argument("--series", default="*", help="pattern of the images' SeriesDescription, e.g. '*T1*'")
-    made.add_argument("--out", type=written, help="folder of links and labels (default: the sheet's name)")
-    made.add_argument(
+    arguments = importer(__doc__)
+    arguments.add_argument(
+        "--structures", default="", help="e.g. 'Lung_*=lung,GTV*=tumour'; default: list the structures"
+    )
+    arguments.add_argument("--modality", default="CT", help="modality of the images (default CT)")
+    arguments.add_argument(
+        "--series", default="*", help="pattern of the images' SeriesDescription, e.g. '*T1*'"
+    )
+    arguments.add_argument(
+        "--out", type=written, help="folder of links and labels (default: the sheet's name)"
+    )
+    arguments.add_argument(
         "--min-slices",
         type=int,
         default=5,
         help="leave out series with fewer slices, such as scouts (default 5)",
     )
-    made.add_argument(
-        "--skip-broken", action="store_true", help="leave out series that cannot be used, and say so"
+    arguments.add_argument(
+        "--skip-broken", action="store_true", help="leave out unusable series, with a warning"
     )
-    return made.parse_args()
+    return arguments.parse_args()
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What every importer ends with: a sheet, checked as the workflow checks it, and a first experiment."""
+"""The last step of every importer: a sheet, checked as by the workflow, and a first experiment."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Row:
 
     Attributes:
         case: its name.
-        images: channel → file; the channel "" stands for the one column `image`.
+        images: channel → file; the channel "" means the single column `image`.
         label: label map, or None: only predicted.
-        group: the patient; empty: the case.
+        group: the patient; empty: the case itself.
         split: "test" or empty.
     """
 
@@ -45,14 +45,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What an importer found.
+    """The findings of an importer.
 
     Attributes:
         rows: the cases.
         labels: class name → voxel value.
-        regions: region name → names of the classes that make it up.
+        regions: region name → names of its classes.
         ct: whether the first channel is a CT in HU.
-        settings: sections that the data set itself sets; without any, the rest is to be planned.
+        settings: sections given by the data set; if empty, the rest is planned.
     """
 
     rows: Sequence[Row]
@@ -64,13 +64,13 @@ class Dataset:
 
 def importer(doc: str | None, what: str = "folder of the data") -> argparse.ArgumentParser:
     """A parser with the arguments that all importers share."""
-    made = parser(doc)
-    made.add_argument("folder", metavar="source", type=Path, help=f"{what}; nothing in it is changed")
-    made.add_argument("--sheet", required=True, type=written, help="sample sheet to write (.csv or .tsv)")
-    made.add_argument("--config", type=written, help="experiment to write (default: beside the sheet)")
-    made.add_argument("--name", help="name of the experiment (default: the sheet's)")
-    made.add_argument("--force", action="store_true", help="overwrite what an earlier import wrote")
-    return made
+    shared = parser(doc)
+    shared.add_argument("folder", metavar="source", type=Path, help=f"{what}; never changed")
+    shared.add_argument("--sheet", required=True, type=written, help="sample sheet to write (.csv or .tsv)")
+    shared.add_argument("--config", type=written, help="experiment to write (default: next to the sheet)")
+    shared.add_argument("--name", help="name of the experiment (default: the sheet's)")
+    shared.add_argument("--force", action="store_true", help="overwrite files of an earlier import")
+    return shared
 
 
 def targets(args: argparse.Namespace, *more: Path) -> tuple[Path, Path]:
@@ -78,19 +78,19 @@ def targets(args: argparse.Namespace, *more: Path) -> tuple[Path, Path]:
 
     Args:
         args: of the command line.
-        more: what else the importer will write.
+        more: further paths that the importer will write.
 
     Raises:
-        CaseError: no such data folder, no name of a sheet, or a file is there and `--force` is not given.
+        CaseError: no such data folder, not the name of a sheet, or a file exists and `--force` is not given.
     """
     if not args.folder.exists():
         raise CaseError(f"{args.folder}: no such file or folder")
     if args.sheet.suffix not in (".csv", ".tsv"):
-        raise CaseError(f"--sheet {args.sheet}: the name of a sheet ends in .csv or .tsv")
+        raise CaseError(f"--sheet {args.sheet}: the name of a sheet must end in .csv or .tsv")
     config = args.config or args.sheet.with_suffix(".yaml")
     there = [str(path) for path in (args.sheet, config, *more) if path.exists()]
     if there and not args.force:
-        raise CaseError(f"{', '.join(there)}: there already; --force overwrites")
+        raise CaseError(f"{', '.join(there)}: exists already; --force overwrites")
     return args.sheet, config
 
 
@@ -115,36 +115,36 @@ def publish(dataset: Dataset, args: argparse.Namespace) -> None:
     labelled = sum(case.label is not None for case in cases.cases)
     patients = len({case.group for case in cases.cases})
     print(f"{sheet}: {len(cases.cases)} cases of {patients} patients, {labelled} with a label")
-    print(f"{config}: an experiment to start with; its first lines say how")
+    print(f"{config}: an experiment to start with; its first lines show how")
 
 
 def clean(name: str) -> str:
-    """`name` as a case, class or experiment may be called."""
+    """`name` in a form allowed for a case, class or experiment."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name.strip()).strip("_.-") or "unnamed"
 
 
 def label_value(value: Any) -> int:
-    """A voxel value of a data set's description, also as text.
+    """A voxel value of a data set's description, which may be text.
 
     Raises:
-        ValueError: no whole number.
+        ValueError: not an integer.
     """
     number = float(value)
     if not number.is_integer():
-        raise ValueError(f"the label value {value!r} is not a whole number")
+        raise ValueError(f"the label value {value!r} is not an integer")
     return int(number)
 
 
 def column_names(channels: Sequence[str]) -> list[str]:
-    """Names of the channels as columns can carry them; one channel alone needs none."""
+    """Names of the channels as column names; a single channel needs none."""
     if len(channels) == 1:
         return [""]
-    made = [re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "channel" for name in channels]
-    return [f"{name}_{i}" if made.count(name) > 1 else name for i, name in enumerate(made)]
+    cleaned = [re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "channel" for name in channels]
+    return [f"{name}_{i}" if cleaned.count(name) > 1 else name for i, name in enumerate(cleaned)]
 
 
 def group_of(case: str, regex: str | None) -> str:
-    """The patient in a case's name: the first group of `regex`, or the case where there is no regex.
+    """The patient in a case's name: the first group of `regex`, or the case without a regex.
 
     Raises:
         CaseError: the regex is wrong, has no group, or does not match.
@@ -155,9 +155,11 @@ def group_of(case: str, regex: str | None) -> str:
         match = re.search(regex, case)
         found = match.group(1) if match else None
     except (re.error, IndexError) as error:
-        raise CaseError(f"--group-regex {regex!r}: {error}; it needs one group, e.g. '^(pat\\d+)_'") from None
+        raise CaseError(
+            f"--group-regex {regex!r}: {error}; it must have one group, e.g. '^(pat\\d+)_'"
+        ) from None
     if not found:
-        raise CaseError(f"case {case}: --group-regex {regex!r} finds no patient in it")
+        raise CaseError(f"case {case}: --group-regex {regex!r} finds no patient in its name")
     return found
 
 
@@ -180,16 +182,16 @@ def _write_sheet(rows: Sequence[Row], path: Path) -> None:
 
 
 def relative(path: Path | None, folder: Path) -> str:
-    """A path as a sheet in `folder` writes it; empty for None."""
+    """A path relative to a sheet in `folder`; empty for None."""
     if path is None:
         return ""
-    # Symbolic links stay as they are: an image may be a link into a store that has names of its own.
+    # Symbolic links are kept: an image may be a link into a store with different names.
     path, folder = Path(os.path.abspath(path)), folder.resolve()  # noqa: PTH100
     try:
         relative = os.path.relpath(path, folder)
     except ValueError:  # another drive
         return str(path)
-    # `..` is taken after links are followed, so the relative path may lead elsewhere.
+    # `..` is resolved after links are followed, so the relative path may lead elsewhere.
     return relative if (folder / relative).exists() or not path.exists() else str(path)
 
 
@@ -211,16 +213,16 @@ def write_experiment(values: dict[str, Any], config: Path, path: Path) -> None:
 
     Args:
         values: its settings.
-        config: what the file will be called.
-        path: where it is written first.
+        config: final path of the file.
+        path: path at which it is written first.
     """
     body = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
     run = f"snakemake --profile profiles/local --configfile {config.as_posix()}"
     lines = [
-        "# A first experiment; README.md lists every setting.",
-        f"# What would be done:  {run} -n",
-        f"# Do it:               {run}",
-        "# On a cluster:        the same with --profile slurm. Paths start where snakemake is called.",
+        "# A first experiment; docs/settings.md lists every setting.",
+        f"# Dry run:         {run} -n",
+        f"# Run:             {run}",
+        "# On a cluster:    the same with --profile slurm. Paths are relative to where snakemake is called.",
     ]
     path.write_text("\n".join(lines) + "\n" + body, encoding="utf-8")
 
@@ -233,5 +235,5 @@ def _check(values: dict[str, Any], sheet: Path) -> tuple[Checked, Sheet[Case]]:
 
 
 def of_a_line(problem: str) -> bool:
-    """Whether a problem is one of the data, and not of having too few patients for folds."""
+    """Whether a problem concerns the data, and not too few patients for folds."""
     return problem.startswith("line ")

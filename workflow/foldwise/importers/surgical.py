@@ -1,4 +1,4 @@
-"""What the importers of surgical videos share: the sheet and the experiment."""
+"""Common parts of the importers of surgical videos: the sheet and the experiment."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Video:
     """A row of the sheet.
 
     Attributes:
-        case: its name, as it shall be called.
+        case: name of the case.
         video: file, or folder of images.
-        phases: annotation, or None.
-        tools: likewise.
+        phases: phase annotation, or None.
+        tools: tool annotation, or None.
     """
 
     case: str
@@ -51,7 +51,7 @@ def publish_videos(
         data: the section `data` without the sheet.
         split: the section `split`; None: folds by the number of videos.
         args: of the importer's command line.
-        folds: what the file that `split` names shall hold; None: there is no such file.
+        folds: contents of the file that `split` names; None: no such file.
 
     Raises:
         CaseError: with every problem of the sheet and of the files that it names.
@@ -86,7 +86,7 @@ def publish_videos(
     for remark in [*(p for p in checked.problems if not of_a_line(p)), *checked.warnings]:
         print(f"warning: {remark}")
     print(f"{sheet}: {len(videos)} videos, {labelled} of them annotated")
-    print(f"{config}: an experiment to start with; its first lines say how")
+    print(f"{config}: an experiment to start with; its first lines show how")
 
 
 def _write_sheet(videos: Sequence[Video], path: Path) -> None:

@@ -18,7 +18,7 @@ from foldwise.command import run
 from foldwise.files import CaseError, read_json
 from foldwise.importers.sheets import Dataset, Row, clean, importer, label_value, publish
 
-# What their program fills in where a configuration is silent.
+# Defaults of 3DUnetCNN for values missing from a configuration.
 FOLDS, SEED = 5, 25
 # Filled in by this workflow from the data.
 OURS = {"in_channels", "out_channels", "spatial_dims", "n_outputs", "n_features"}
@@ -26,7 +26,7 @@ OUTPUT_ACTIVATIONS = {"sigmoid", "softmax", "to_onehot_y"}
 
 
 class _Config:
-    """A configuration from which keys are taken; what nobody took is reported."""
+    """A configuration from which keys are taken; keys that are never taken are reported."""
 
     def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
         self.values = dict(values)
@@ -38,11 +38,11 @@ class _Config:
 
     def section(self, key: str) -> _Config:
         found = self.take(key, {})
-        # Shipped examples wrap the section in a list of one.
+        # Shipped examples wrap the section in a list with one item.
         found = found[0] if isinstance(found, list) and len(found) == 1 else found
-        made = _Config(found if isinstance(found, dict) else {}, f"{self.path}{key}.")
-        self.parts.append(made)
-        return made
+        part = _Config(found if isinstance(found, dict) else {}, f"{self.path}{key}.")
+        self.parts.append(part)
+        return part
 
     def rest(self) -> list[str]:
         own = [f"{self.path}{key}: {json.dumps(value)[:60]}" for key, value in self.values.items()]
@@ -53,17 +53,19 @@ def convert(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """An experiment's settings from a configuration of 3DUnetCNN, without its cases.
 
     Args:
-        values: the configuration; every key but the lists of cases.
+        values: the configuration; all keys except the lists of cases.
 
     Returns:
-        Settings (without `experiment` and `data.sheet`), and remarks on what differs or was left behind.
+        Settings (without `experiment` and `data.sheet`), and remarks on what differs or was left out.
 
     Raises:
-        CaseError: a configuration of the old form, without a `model` section.
+        CaseError: a configuration in the old format, without a `model` section.
     """
     config, remarks = _Config(values), []
     if not isinstance(values.get("model"), dict):
-        raise CaseError("the configuration has no `model` section; those of version 1 cannot be imported")
+        raise CaseError(
+            "the configuration has no `model` section; configurations of version 1 cannot be imported"
+        )
     dataset, training = config.section("dataset"), config.section("training")
     regions = bool(dataset.take("setup_label_hierarchy", False))
     labels = _labels(dataset.take("labels", [1]))
@@ -74,7 +76,7 @@ def convert(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
     shape = dataset.take("desired_shape")
     if shape is None:
-        raise CaseError("dataset.desired_shape is missing; it is the shape of the network's input")
+        raise CaseError("dataset.desired_shape is missing; it gives the shape of the network's input")
     whole = bool(dataset.take("resample", False))
     if not whole:
         remarks.append(
@@ -82,7 +84,7 @@ def convert(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         )
     crop = bool(dataset.take("crop_foreground", False))
     if crop and dataset.take("foreground_percentile") is not None:
-        remarks.append("dataset.foreground_percentile: the crop is to voxels that are not 0 instead")
+        remarks.append("dataset.foreground_percentile: instead, volumes are cropped to voxels that are not 0")
 
     network = {k: v for k, v in config.take("model").items() if k not in OURS}
     loss = {k: v for k, v in config.take("loss", {"name": "DiceLoss"}).items() if k not in OUTPUT_ACTIVATIONS}
@@ -111,14 +113,14 @@ def convert(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     for theirs, wrong in (("n_folds", "folds"), ("random_seed", "seed")):
         if (value := folds.take(wrong)) is not None:
             remarks.append(
-                f"cross_validation.{wrong}: 3DUnetCNN ignores it ({theirs} is its key); {value} is used"
+                f"cross_validation.{wrong}: 3DUnetCNN ignores it (its key is {theirs}); {value} is used"
             )
             split["folds" if wrong == "folds" else "seed"] = value
-    remarks.append("folds are dealt by patient and stratified, so they are not those of 3DUnetCNN")
+    remarks.append("folds are split by patient and stratified, so they differ from 3DUnetCNN's")
     remarks.append("a share of the training patients chooses the best epoch, not the held-out fold")
     for harmless in ("name", "cache_dir"):
         dataset.take(harmless)
-    remarks += [f"left behind: {line}" for line in config.rest()]
+    remarks += [f"left out: {line}" for line in config.rest()]
     return {
         "data": data,
         "prepare": {"crop": {"to": "nonzero", "margin_mm": 1} if crop else {"to": "none"}},
@@ -130,7 +132,9 @@ def convert(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 def _labels(listed: list[Any]) -> dict[str, int]:
     if any(isinstance(value, list) for value in listed):
-        raise CaseError(f"dataset.labels {listed}: lists of values; name the regions by hand (data.regions)")
+        raise CaseError(
+            f"dataset.labels {listed}: lists of values are not imported; set data.regions by hand"
+        )
     try:
         return {f"label_{number}": number for number in map(label_value, listed)}
     except (TypeError, ValueError) as error:
@@ -147,7 +151,7 @@ def _intensity(dataset: _Config, remarks: list[str]) -> dict[str, Any]:
         return {"clip": None, "scale": "zscore_nonzero" if nonzero else "zscore"}
     if name in ("ScaleIntensityRangeD", "ScaleIntensityRanged"):
         return {"clip": [settings.take("a_min"), settings.take("a_max")], "scale": "window"}
-    remarks.append(f"dataset.normalization {name}: not known here; each case's z-score is used")
+    remarks.append(f"dataset.normalization {name}: not supported; each case's z-score is used")
     return {"clip": None, "scale": "zscore"}
 
 
@@ -157,37 +161,39 @@ def _augmentation(dataset: _Config, remarks: list[str]) -> dict[str, Any] | None
     listed = [one for key in keys for section in (dataset, part) for one in section.take(key) or []]
     if not listed:
         return None
-    made: dict[str, Any] = {
+    changes: dict[str, Any] = {
         **dict.fromkeys(("rotate_deg", "scale", "noise", "gamma", "brightness", "contrast"), 0),
         "flip": False,
     }
     for one in listed:
         name = re.sub("[dD]$", "", one["name"])
         if name == "RandFlip":
-            made["flip"] = True
+            changes["flip"] = True
         elif name in ("RandRotate", "RandAffine"):
             turns = [one.get(f"range_{axis}", 0) for axis in "xyz"] + list(one.get("rotate_range", []))
-            made["rotate_deg"] = round(max(abs(_largest(turn)) for turn in turns) * 57.29578, 2)
-            made["affine_probability"] = one.get("prob", 0.1)
+            changes["rotate_deg"] = round(max(abs(_largest(turn)) for turn in turns) * 57.29578, 2)
+            changes["affine_probability"] = one.get("prob", 0.1)
         elif name == "RandZoom":
-            made["scale"] = round(one.get("max_zoom", 1.1) - 1, 4)
-            made["affine_probability"] = one.get("prob", 0.1)
+            changes["scale"] = round(one.get("max_zoom", 1.1) - 1, 4)
+            changes["affine_probability"] = one.get("prob", 0.1)
         elif name == "RandScaleIntensity":
-            made["contrast"] = _largest(one.get("factors", 0.1))
-            made["intensity_probability"] = one.get("prob", 0.1)
+            changes["contrast"] = _largest(one.get("factors", 0.1))
+            changes["intensity_probability"] = one.get("prob", 0.1)
         elif name == "RandShiftIntensity":
-            made["brightness"] = _largest(one.get("offsets", 0.1))
-            made["intensity_probability"] = one.get("prob", 0.1)
+            changes["brightness"] = _largest(one.get("offsets", 0.1))
+            changes["intensity_probability"] = one.get("prob", 0.1)
         elif name == "RandGaussianNoise":
-            made["noise"] = one.get("std", 0.1)
-            made["intensity_probability"] = one.get("prob", 0.1)
+            changes["noise"] = one.get("std", 0.1)
+            changes["intensity_probability"] = one.get("prob", 0.1)
         elif name == "RandAdjustContrast":
-            made["gamma"] = 0.3
-            made["intensity_probability"] = one.get("prob", 0.1)
+            changes["gamma"] = 0.3
+            changes["intensity_probability"] = one.get("prob", 0.1)
         else:
-            remarks.append(f"left behind: augmentation {one['name']}")
-    remarks.append("augmentations are this workflow's own of the same kind, with the same largest amounts")
-    return made
+            remarks.append(f"left out: augmentation {one['name']}")
+    remarks.append(
+        "augmentations are replaced by this workflow's of the same kind, with the same maximum amounts"
+    )
+    return changes
 
 
 def _largest(value: Any) -> float:
@@ -200,7 +206,7 @@ def _training(training: _Config, remarks: list[str]) -> dict[str, Any]:
     steps = training.take("training_iterations_per_epoch")
     if steps is None and samples is not None:
         steps = max(1, round(samples / batch))
-    made = {
+    settings = {
         "epochs": training.take("n_epochs", 250),
         "steps_per_epoch": steps,
         "batch": batch,
@@ -210,11 +216,11 @@ def _training(training: _Config, remarks: list[str]) -> dict[str, Any]:
         "save_every": training.take("save_every_n_epochs"),
         "save_last": training.take("save_last_n_models"),
     }
-    # Their predictions used the last weights in spite of the setting.
-    made["keep"] = "best" if training.take("save_best", True) else "last"
+    # 3DUnetCNN's predictions used the last weights in spite of this setting.
+    settings["keep"] = "best" if training.take("save_best", True) else "last"
     for speed in ("validation_batch_size", "prefetch_factor", "test_input", "n_workers", "pin_memory"):
         training.take(speed)
-    return made
+    return settings
 
 
 def _rows(values: Mapping[str, Any], root: Path) -> list[Row]:
@@ -222,10 +228,10 @@ def _rows(values: Mapping[str, Any], root: Path) -> list[Row]:
     for key in (k for k in values if k.endswith("_filenames")):
         listed = values[key]
         if not isinstance(listed, list):
-            raise CaseError(f"{key}: a list of cases is expected, not {listed!r}; .npy lists are not read")
+            raise CaseError(f"{key}: expected a list of cases, not {listed!r}; .npy lists are not supported")
         for number, case in enumerate(listed):
             if not isinstance(case, dict) or "image" not in case:
-                raise CaseError(f"{key}, entry {number}: `image` and `label` are expected")
+                raise CaseError(f"{key}, entry {number}: expected `image` and `label`")
             images = case["image"] if isinstance(case["image"], list) else [case["image"]]
             columns = [""] if len(images) == 1 else [f"{n}" for n in range(len(images))]
             label = case.get("label")
@@ -241,7 +247,7 @@ def _rows(values: Mapping[str, Any], root: Path) -> list[Row]:
 
 
 def _case_name(images: list[str]) -> str:
-    """The folder of a case's files if the first is named after it, else the first file's base name."""
+    """The folder of a case's files if the first file is named after it, else the first file's base name."""
     first = Path(images[0])
     base, folder = first.name.split(".")[0], first.parent.name
     return clean(folder if folder and base.startswith(folder) else base)
@@ -249,12 +255,14 @@ def _case_name(images: list[str]) -> str:
 
 def main() -> None:
     """Read the command line."""
-    made = importer(__doc__, what="configuration of 3DUnetCNN (.json)")
-    made.add_argument("--root", type=Path, help="where relative paths start (default: the JSON's folder)")
-    args: argparse.Namespace = made.parse_args()
+    arguments = importer(__doc__, what="configuration of 3DUnetCNN (.json)")
+    arguments.add_argument(
+        "--root", type=Path, help="base folder of relative paths (default: the JSON's folder)"
+    )
+    args: argparse.Namespace = arguments.parse_args()
     values = read_json(args.folder)
     if not isinstance(values, dict):
-        raise CaseError(f"{args.folder}: a JSON object is expected")
+        raise CaseError(f"{args.folder}: expected a JSON object")
     lists = {key for key in values if key.endswith("_filenames")}
     try:
         settings, remarks = convert({key: value for key, value in values.items() if key not in lists})

@@ -16,13 +16,13 @@ from foldwise.training.pretrained import refuse_not_finite
 
 
 class Features(NamedTuple):
-    """What a frozen image transformer tells of clips; D blocks, T frames, P patches in a frame.
+    """Features of clips from a frozen image transformer; D blocks, T frames, P patches in a frame.
 
     Attributes:
         tokens: outputs of its last D blocks, (batch, D, T, 1 + P, width), the class token first.
-        attention: (batch, D, 2, T, P, P): how much each patch of a frame looks like each patch of the frame
+        attention: (batch, D, 2, T, P, P): similarity of each patch of a frame to each patch of the frame
             before it (0) and after it (1), the soft-max over the neighbour's patches averaged over heads;
-            zero where there is no neighbour.
+            zero without a neighbour.
     """
 
     tokens: torch.Tensor
@@ -32,23 +32,23 @@ class Features(NamedTuple):
 class FrozenVision:
     """CLIP's image transformer without gradients.
 
-    No `nn.Module`, so that a network which holds one neither trains nor stores its weights.
+    Not an `nn.Module`, so that a network containing one neither trains nor stores its weights.
     """
 
     def __init__(self, folder: Path | str, blocks: int) -> None:
         """Load the weights.
 
         Args:
-            folder: a model as transformers saves it, `CLIPModel` or `CLIPVisionModel`.
+            folder: a model saved by transformers, `CLIPModel` or `CLIPVisionModel`.
             blocks: D; the features are of the last D blocks.
 
         Raises:
-            CaseError: no such model in the folder, weights missing or of another shape, or too few blocks.
+            CaseError: no such model in the folder, weights missing or of wrong shape, or too few blocks.
         """
         self.model = _vision(Path(folder)).eval().requires_grad_(False)
         config = self.model.config
         if blocks > config.num_hidden_layers:
-            raise CaseError(f"{folder}: has {config.num_hidden_layers} blocks, {blocks} are asked for")
+            raise CaseError(f"{folder}: has {config.num_hidden_layers} blocks, but {blocks} are required")
         self.blocks = blocks
         self.size: int = config.image_size
         self.grid: int = config.image_size // config.patch_size
@@ -58,12 +58,12 @@ class FrozenVision:
 
     @torch.no_grad()
     def features(self, clips: torch.Tensor) -> Features:
-        """Features of clips (batch, 3, T, size, size), normalised as CLIP wants them."""
+        """Features of clips (batch, 3, T, size, size), normalised for CLIP."""
         self.model.to(clips.device)
         batch, _, frames, height, width = clips.shape
         if (height, width) != (self.size, self.size):
             raise CaseError(
-                f"clips are {height}×{width}, these CLIP weights take {self.size}×{self.size}; set `size`"
+                f"clips are {height}×{width}, these CLIP weights need {self.size}×{self.size}; set `size`"
             )
         kept: dict[str, list[torch.Tensor]] = {"query": [], "key": [], "out": []}
         hooks = []
@@ -90,19 +90,21 @@ class FrozenVision:
         queries, keys = (
             part.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for part in (queries, keys)
         )  # (batch, D, T, heads, P, width of a head)
-        made = queries.new_zeros(*queries.shape[:2], 2, queries.shape[2], queries.shape[4], queries.shape[4])
+        similarity = queries.new_zeros(
+            *queries.shape[:2], 2, queries.shape[2], queries.shape[4], queries.shape[4]
+        )
         scale = queries.shape[-1] ** -0.5
         for side, (here, there) in enumerate(((slice(1, None), slice(-1)), (slice(-1), slice(1, None)))):
             products = queries[:, :, here] @ keys[:, :, there].transpose(-1, -2)
-            made[:, :, side, here] = (products.float() * scale).softmax(-1).mean(3).to(made.dtype)
-        return made
+            similarity[:, :, side, here] = (products.float() * scale).softmax(-1).mean(3).to(similarity.dtype)
+        return similarity
 
 
 class ZeroShotCLIP(nn.Module):
     """Classes by their sentences: cosine of a clip's mean image embedding and each sentence's embedding.
 
-    The one parameter is the logarithm of the scale that makes logits of the cosines. Training it is
-    temperature scaling (Guo et al. 2017): it mends the probabilities and leaves a view's ranking alone.
+    The only parameter is the logarithm of the scale that turns cosines into logits. Training it is
+    temperature scaling (Guo et al. 2017): it calibrates the probabilities and keeps a view's ranking.
     """
 
     def __init__(self, weights: str, sentences: Sequence[str]) -> None:
@@ -122,8 +124,8 @@ class ZeroShotCLIP(nn.Module):
         model = _load(CLIPModel, folder)
         try:
             tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-        except Exception as error:  # missing files raise any of several kinds
-            raise CaseError(f"{folder}: no CLIP tokenizer in it ({error})") from error
+        except Exception as error:  # missing files raise any of several types
+            raise CaseError(f"{folder}: contains no CLIP tokenizer ({error})") from error
         tokens = tokenizer(
             list(sentences),
             padding=True,
@@ -136,7 +138,7 @@ class ZeroShotCLIP(nn.Module):
         self.sentences: torch.Tensor
         self.register_buffer("sentences", nn.functional.normalize(embedded, dim=-1))
         self.log_scale = nn.Parameter(model.logit_scale.detach().clone())
-        # In a tuple, so that it is no sub-module: neither trained nor stored.
+        # In a tuple, so that it is not a sub-module: neither trained nor stored.
         self._frozen = (model.requires_grad_(False),)
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
@@ -161,8 +163,10 @@ def weights_digest(model: nn.Module) -> torch.Tensor:
 def _vision(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a wrong folder raises any of several kinds
-        raise CaseError(f"{folder}: no folder with a model of transformers (config.json); {error}") from error
+    except Exception as error:  # a wrong folder raises any of several types
+        raise CaseError(
+            f"{folder}: not a folder with a model of transformers (config.json); {error}"
+        ) from error
     if config.model_type == "clip_vision_model":
         return _load(CLIPVisionModel, folder)
     return _load(CLIPModel, folder).vision_model
@@ -170,21 +174,21 @@ def _vision(folder: Path) -> Any:
 
 def _load(kind: Any, folder: Path) -> Any:
     if not folder.is_dir():
-        raise CaseError(f"{folder}: no such folder; CLIP weights are a folder as transformers saves them")
+        raise CaseError(f"{folder}: no such folder; CLIP weights must be a folder saved by transformers")
     try:
         model, about = kind.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
-    except Exception as error:  # wrong files raise any of half a dozen kinds
+    except Exception as error:  # wrong files raise any of half a dozen types
         raise CaseError(f"{folder}: not readable as {kind.__name__} ({error})") from error
     if lost := sorted(about["missing_keys"]):
         raise CaseError(
-            f"{folder}: is no whole {kind.__name__}; {len(lost)} weights are missing, e.g. {lost[0]}"
+            f"{folder}: is not a complete {kind.__name__}; {len(lost)} weights are missing, e.g. {lost[0]}"
         )
     refuse_not_finite(model.state_dict(), folder)
     return model
 
 
 def _keeper(kept: list[torch.Tensor]) -> Any:
-    def keep(module: nn.Module, given: Any, made: Any) -> None:
-        kept.append(made[0] if isinstance(made, tuple) else made)
+    def keep(module: nn.Module, given: Any, output: Any) -> None:
+        kept.append(output[0] if isinstance(output, tuple) else output)
 
     return keep

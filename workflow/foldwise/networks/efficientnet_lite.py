@@ -1,6 +1,6 @@
 """EfficientNet-Lite0, a backbone that trains on a CPU: ReLU6, no squeeze-and-excitation.
 
-Tan and Le, EfficientNet, ICML 2019; the Lite variants are of TensorFlow's repository. Padding is symmetric.
+Tan and Le, EfficientNet, ICML 2019; the Lite variants are from TensorFlow's repository. Padding is symmetric.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class EfficientNetLite0(nn.Module):
     """The classifier; images (N, 3, height, width) to logits (N, num_classes)."""
 
     def __init__(self, num_classes: int = 1000, dropout: float = 0.2) -> None:
-        """Make the layers.
+        """Build the layers.
 
         Args:
-            num_classes: of the last layer.
-            dropout: before it.
+            num_classes: number of classes of the last layer.
+            dropout: dropout before it.
         """
         super().__init__()
         width, blocks = STEM, []
@@ -59,8 +59,8 @@ class _Block(nn.Module):
         self.residual = stride == 1 and width == channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        made = self.layers(x)
-        return x + made if self.residual else made
+        change = self.layers(x)
+        return x + change if self.residual else change
 
 
 def _conv(

@@ -16,8 +16,8 @@ class EVL(nn.Module):
 
     Decoder layer i reads block i of the last D: that block's output plus three temporal terms, which are
     a depth-wise convolution over time, a position per frame, and the attention between neighbouring frames
-    weighted by a learned vector per relative offset of patches. All three begin at zero. Trained and stored
-    are decoder and head only; the backbone is known by its hash.
+    weighted by a learned vector per relative offset of patches. All three start at zero. Only decoder and
+    head are trained and stored; the backbone is identified by its hash.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class EVL(nn.Module):
         """Build the decoder for a backbone.
 
         Args:
-            weights: folder of CLIP weights as transformers saves them.
+            weights: folder of CLIP weights saved by transformers.
             num_classes: outputs.
             num_frames: T, frames of a clip.
             blocks: D, transformer blocks to read and layers of the decoder.
@@ -36,7 +36,7 @@ class EVL(nn.Module):
             CaseError: no such weights.
         """
         super().__init__()
-        # In a tuple, so that it is no sub-module.
+        # In a tuple, so that it is not a sub-module.
         self._frozen = (FrozenVision(weights, blocks),)
         vision = self._frozen[0]
         self.frames = num_frames
@@ -63,7 +63,9 @@ class EVL(nn.Module):
         features = self.features(clips) if attention is None else Features(clips, attention)
         tokens, neighbours = (part.to(self.query.dtype) for part in features)
         if tokens.shape[2] != self.frames:
-            raise CaseError(f"clips have {tokens.shape[2]} frames, the network was built for {self.frames}")
+            raise CaseError(
+                f"clips have {tokens.shape[2]} frames, but the network was built for {self.frames}"
+            )
         query = self.query.expand(len(tokens), 1, -1)
         for number, (terms, layer) in enumerate(zip(self.temporal, self.layers, strict=True)):
             memory = terms(tokens[:, number], neighbours[:, number])
@@ -71,20 +73,20 @@ class EVL(nn.Module):
         return cast("torch.Tensor", self.head(query[:, 0]))
 
     def get_extra_state(self) -> torch.Tensor:
-        """The hash of the frozen weights, which a model file carries in their place."""
+        """The hash of the frozen weights, which a model file stores in their place."""
         return self._frozen[0].digest
 
     def set_extra_state(self, state: torch.Tensor) -> None:
         """Refuse weights that were trained on another backbone."""
         if not torch.equal(state.cpu(), self._frozen[0].digest):
             raise CaseError(
-                "the model was trained on other CLIP weights than those in network.weights; put them "
+                "the model was trained on CLIP weights other than those in network.weights; put them "
                 "back, or delete the model and its folder in state/ to train again"
             )
 
 
 class TemporalTerms(nn.Module):
-    """Adds what neighbouring frames tell to the tokens of a block."""
+    """Adds information from neighbouring frames to the tokens of a block."""
 
     def __init__(self, width: int, frames: int, grid: int) -> None:
         super().__init__()
@@ -101,11 +103,13 @@ class TemporalTerms(nn.Module):
         """Tokens (batch, T, 1 + P, width) with the terms added; attention is (batch, 2, T, P, P)."""
         batch, frames, count, width = tokens.shape
         over_time = tokens.permute(0, 2, 3, 1).reshape(batch * count, width, frames)
-        made = tokens + self.convolution(over_time).reshape(batch, count, width, frames).permute(0, 3, 1, 2)
-        made = made + self.position[:, None]
+        enriched = tokens + self.convolution(over_time).reshape(batch, count, width, frames).permute(
+            0, 3, 1, 2
+        )
+        enriched = enriched + self.position[:, None]
         vectors = self.offsets[:, self.offset]  # (2, P, P, width)
         looked = torch.einsum("bstqk,sqkc->btqc", attention, vectors)
-        return made + nn.functional.pad(looked, (0, 0, 1, 0))
+        return enriched + nn.functional.pad(looked, (0, 0, 1, 0))
 
 
 class DecoderLayer(nn.Module):

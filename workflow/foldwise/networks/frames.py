@@ -24,7 +24,7 @@ class FrameAverage(nn.Module):
             num_classes: outputs.
 
         Raises:
-            CaseError: there is no such network.
+            CaseError: unknown network.
         """
         super().__init__()
         if not isinstance(network, dict) or "name" not in network:

@@ -1,6 +1,6 @@
 """A network that turns hints on one slice into a mask: coarse pyramid predictions, then a fine one.
 
-As Zhang et al. 2020 (IOG, CVPR) and Maninis et al. 2018 (DEXTR, arXiv:1711.09081) have it: hints are further
+As in Zhang et al. 2020 (IOG, CVPR) and Maninis et al. 2018 (DEXTR, arXiv:1711.09081): hints are additional
 input channels, the coarse network predicts at every level of a feature pyramid with a pooling module on top,
 and the fine network joins all levels.
 """
@@ -22,7 +22,7 @@ class HintNetwork(nn.Module):
     """(batch, image and hint channels, H, W) to five maps of logits, the finest last."""
 
     def __init__(self, trunk: str, channels: int, hints: int, width: int) -> None:
-        """Make a network with random weights.
+        """Build a network with random weights.
 
         Args:
             trunk: name of a ResNet.
@@ -37,7 +37,7 @@ class HintNetwork(nn.Module):
         self.laterals = nn.ModuleList(nn.Conv2d(n, width, 1) for n in finer)
         self.smooths = nn.ModuleList(_convolution(width, width) for _ in finer)
         self.coarse_heads = nn.ModuleList(nn.Conv2d(width, 1, 3, padding=1) for _ in range(4))
-        # The coarser a level, the more is done to it before the levels are joined.
+        # The coarser a level, the more blocks it passes before the levels are joined.
         self.fine = nn.ModuleList(nn.Sequential(*(Bottleneck(width) for _ in range(3 - n))) for n in range(4))
         self.join = nn.Sequential(_convolution(4 * width, width), Bottleneck(width))
         self.fine_head = nn.Conv2d(width, 1, 3, padding=1)
@@ -53,11 +53,13 @@ class HintNetwork(nn.Module):
         ):
             level = smooth(lateral(part) + _resize(level, part.shape[2:]))
             levels.append(level)
-        made = [_resize(head(part), size) for head, part in zip(self.coarse_heads, levels, strict=True)]
+        predictions = [
+            _resize(head(part), size) for head, part in zip(self.coarse_heads, levels, strict=True)
+        ]
         finest = levels[-1].shape[2:]
         joined = [_resize(stack(part), finest) for stack, part in zip(self.fine, levels, strict=True)]
-        made.append(_resize(self.fine_head(self.join(torch.cat(joined, 1))), size))
-        return torch.cat(made, 1)
+        predictions.append(_resize(self.fine_head(self.join(torch.cat(joined, 1))), size))
+        return torch.cat(predictions, 1)
 
 
 class Pooling(nn.Module):
@@ -73,12 +75,12 @@ class Pooling(nn.Module):
     def forward(self, here: torch.Tensor) -> torch.Tensor:
         """(batch, channels, h, w) to (batch, width, h, w)."""
         pooled = [_resize(part(here), here.shape[2:]) for part in self.parts]
-        made: torch.Tensor = self.join(torch.cat([here, *pooled], 1))
-        return made
+        joined: torch.Tensor = self.join(torch.cat([here, *pooled], 1))
+        return joined
 
 
 class Bottleneck(nn.Module):
-    """A residual block: to half the channels, 3 × 3, and back."""
+    """A residual block: reduce to half the channels, convolve 3 × 3, and expand."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

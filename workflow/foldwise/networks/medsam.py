@@ -1,4 +1,4 @@
-"""MedSAM (Ma et al. 2024, Nat Commun 15:654) in transformers' SAM classes, from its own .pth checkpoint."""
+"""MedSAM (Ma et al. 2024, Nat Commun 15:654) in transformers' SAM classes, from its .pth checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import SamConfig, SamModel
 from foldwise.files import CaseError
 from foldwise.training.pretrained import read_weights, refuse_not_finite
 
-# The original's names and those of transformers, tried in this order on every name.
+# Patterns of original names and their replacements in transformers, applied in this order to every name.
 RENAMED: tuple[tuple[str, str], ...] = (
     (r"^image_encoder\.patch_embed\.proj\.", "vision_encoder.patch_embed.projection."),
     (r"^image_encoder\.blocks\.(\d+)\.norm(\d)\.", r"vision_encoder.layers.\1.layer_norm\2."),
@@ -52,13 +52,13 @@ RENAMED: tuple[tuple[str, str], ...] = (
         r"\1.proj_out.",
     ),
 )
-# The prompt encoder's own copy of the positions, which transformers ties to the image's.
+# The prompt encoder's copy of the positions, which transformers ties to the image's.
 SHARED = "shared_image_embedding.positional_embedding"
 TIED = "prompt_encoder.shared_embedding.positional_embedding"
 
 
 class Found(NamedTuple):
-    """A mask (height, width) bool, and the IoU that the network expects it to have."""
+    """A mask (height, width) bool, and the IoU that the network predicts for it."""
 
     mask: np.ndarray
     score: float
@@ -68,7 +68,7 @@ class MedSAM:
     """Masks from boxes, by MedSAM's conventions for input and output."""
 
     def __init__(self, model: SamModel) -> None:
-        """Take a network as `load_medsam` gives it."""
+        """Store a network from `load_medsam`."""
         self.model = model.eval().requires_grad_(False)
         vision: Any = model.config.vision_config
         self.size: int = vision.image_size
@@ -86,14 +86,16 @@ class MedSAM:
         height, width = image.shape[:2]
         scale = torch.tensor([self.size / width, self.size / height] * 2, device=self.device)
         boxes = (torch.tensor(list(box), device=self.device) * scale)[None, None]
-        made = self.model(pixel_values=self.pixels(image), input_boxes=boxes.float(), multimask_output=False)
-        probability = torch.nn.functional.interpolate(
-            made.pred_masks[:, 0].float().sigmoid(), (height, width), mode="bilinear", align_corners=False
+        outputs = self.model(
+            pixel_values=self.pixels(image), input_boxes=boxes.float(), multimask_output=False
         )
-        return Found((probability[0, 0] > 0.5).cpu().numpy(), float(made.iou_scores[0, 0, 0]))
+        probability = torch.nn.functional.interpolate(
+            outputs.pred_masks[:, 0].float().sigmoid(), (height, width), mode="bilinear", align_corners=False
+        )
+        return Found((probability[0, 0] > 0.5).cpu().numpy(), float(outputs.iou_scores[0, 0, 0]))
 
     def pixels(self, image: np.ndarray) -> torch.Tensor:
-        """What the network sees: the whole image as a square, in uint8's steps, from 0 to 1."""
+        """The network's input: the whole image as a square, in steps of uint8, from 0 to 1."""
         values = torch.from_numpy(np.ascontiguousarray(image)).movedim(-1, 0)[None].to(self.device)
         square = torch.nn.functional.interpolate(
             values.float(), (self.size, self.size), mode="bicubic", antialias=True, align_corners=False
@@ -104,22 +106,24 @@ class MedSAM:
 
 
 def load_medsam(path: Path) -> SamModel:
-    """A SAM of transformers with MedSAM's weights, without executing anything in the file.
+    """A SAM of transformers with MedSAM's weights, executing nothing in the file.
 
     Args:
-        path: the original checkpoint (.pth, of `medsam_vit_b` or of training, under `model`), or a folder as
-            transformers saves a `SamModel`.
+        path: the original checkpoint (.pth, from `medsam_vit_b` or, under `model`, from training), or a
+            folder of a `SamModel` saved by transformers.
 
     Raises:
-        CaseError: not such a file, or of another size than its own numbers say.
+        CaseError: not such a file, or sizes that contradict each other.
     """
     if path.is_dir():
         try:
             loaded: Any = SamModel.from_pretrained(str(path), local_files_only=True, output_loading_info=True)
-        except Exception as error:  # wrong files raise any of half a dozen kinds
+        except Exception as error:  # wrong files raise any of half a dozen types
             raise CaseError(f"{path}: not readable as a SamModel of transformers ({error})") from error
         if lost := sorted(loaded[1]["missing_keys"]):
-            raise CaseError(f"{path}: is no whole SamModel; {len(lost)} weights are missing, e.g. {lost[0]}")
+            raise CaseError(
+                f"{path}: is not a complete SamModel; {len(lost)} weights are missing, e.g. {lost[0]}"
+            )
         refuse_not_finite(loaded[0].state_dict(), path)
         return cast("SamModel", loaded[0])
     return from_original(read_weights(path), str(path))
@@ -129,7 +133,7 @@ def from_original(weights: Mapping[str, torch.Tensor], origin: str = "the checkp
     """A SAM of transformers with weights under the original's names.
 
     Raises:
-        CaseError: a weight is missing, left over, or of another shape.
+        CaseError: a weight is missing, unknown, or of wrong shape.
     """
     renamed = {rename(name): value for name, value in weights.items()}
     if SHARED in renamed:
@@ -138,9 +142,9 @@ def from_original(weights: Mapping[str, torch.Tensor], origin: str = "the checkp
         model = SamModel(_config(renamed, origin))
     wanted = model.state_dict()
     problems = [f"{name} is missing" for name in wanted if name not in renamed]
-    problems += [f"{name} is not SAM's" for name in renamed if name not in wanted]
+    problems += [f"{name} does not belong to SAM" for name in renamed if name not in wanted]
     problems += [
-        f"{name} is {tuple(renamed[name].shape)}, not {tuple(value.shape)}"
+        f"{name} is {tuple(renamed[name].shape)}, expected {tuple(value.shape)}"
         for name, value in wanted.items()
         if name in renamed and renamed[name].shape != value.shape
     ]
@@ -153,15 +157,15 @@ def from_original(weights: Mapping[str, torch.Tensor], origin: str = "the checkp
 
 def rename(name: str) -> str:
     """The name in transformers of a weight of the original."""
-    for pattern, made in RENAMED:
-        name, changed = re.subn(pattern, made, name)
+    for pattern, replacement in RENAMED:
+        name, changed = re.subn(pattern, replacement, name)
         if changed:
             break
     return name
 
 
 def _config(weights: Mapping[str, torch.Tensor], origin: str) -> SamConfig:
-    """The sizes of a SAM, told from its weights; windows and their absence as in the ViT-B of SAM."""
+    """The sizes of a SAM, inferred from its weights; windowed and global attention as in SAM's ViT-B."""
     try:
         position = weights["vision_encoder.pos_embed"]
         patch = weights["vision_encoder.patch_embed.projection.weight"]
@@ -179,7 +183,7 @@ def _config(weights: Mapping[str, torch.Tensor], origin: str) -> SamConfig:
     grid, width = position.shape[1], position.shape[3]
     inputs = weights["mask_decoder.transformer.layers.0.self_attn.q_proj.weight"].shape[1]
     layers = {name.split(".")[3] for name in weights if name.startswith("mask_decoder.transformer.layers.")}
-    # Relative positions reach over the window, or over the whole grid where attention is global.
+    # Relative positions cover the window, or the whole grid if attention is global.
     window = [size for size in reach.values() if size != grid]
     mask_embed = weights["prompt_encoder.mask_embed.conv3.weight"]
     return SamConfig(

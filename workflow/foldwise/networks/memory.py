@@ -14,7 +14,7 @@ from torchvision.models.segmentation.deeplabv3 import ASPP
 from foldwise.networks.resnets import Trunk, channels_of, last_stage
 
 STRIDE = 16
-# Probabilities are kept this far from 0 and 1 where a logarithm is taken of them.
+# Probabilities are kept this far from 0 and 1 before taking their logarithm.
 MARGIN = 1e-7
 
 
@@ -22,7 +22,7 @@ class MemoryNetwork(nn.Module):
     """Memory encoder, query encoder, reading, decoder and quality head."""
 
     def __init__(self, trunk: str, channels: int, keys: int, values: int, width: int) -> None:
-        """Make a network with random weights.
+        """Build a network with random weights.
 
         Args:
             trunk: name of a ResNet.
@@ -61,12 +61,12 @@ class MemoryNetwork(nn.Module):
         return key[:, :, :, None], self.memory_value(coarse).unflatten(0, shape)[:, :, :, None]
 
     def encode(self, image: torch.Tensor) -> Query:
-        """What a slice asks the memory, and what its decoder needs: independent of all masks."""
+        """A slice's query to the memory, and the maps for its decoder: independent of all masks."""
         fine, middle, coarse = self.query_trunk(image)
         return Query(self.query_key(coarse), self.query_value(coarse), coarse, middle, fine)
 
     def segment(self, query: Query, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K, H, W) of each object by itself.
+        """Logits (B, K, H, W) of each object separately.
 
         Args:
             query: of B slices.
@@ -83,13 +83,13 @@ class MemoryNetwork(nn.Module):
         read = read.transpose(2, 3).unflatten(3, (height, width)).flatten(0, 1)
         own = query.value.repeat_interleave(objects, 0)
         fine, middle = (part.repeat_interleave(objects, 0) for part in (query.fine, query.middle))
-        made: torch.Tensor = self.decoder(torch.cat([read, own], 1), middle, fine)
-        return made.unflatten(0, (batch, objects))
+        logits: torch.Tensor = self.decoder(torch.cat([read, own], 1), middle, fine)
+        return logits.unflatten(0, (batch, objects))
 
     def quality(self, query: Query, probabilities: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K) of the IoU that aggregated probabilities (B, K + 1, H, W) will have."""
-        made: torch.Tensor = self.quality_head(query.coarse, probabilities)
-        return made
+        """Logits (B, K) of the IoU expected of aggregated probabilities (B, K + 1, H, W)."""
+        logits: torch.Tensor = self.quality_head(query.coarse, probabilities)
+        return logits
 
 
 class Query:
@@ -105,7 +105,7 @@ class Query:
 
 
 class ResidualBlock(nn.Module):
-    """ReLU, convolution, ReLU, convolution, and what came in."""
+    """ReLU, convolution, ReLU, convolution, added to the input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -128,8 +128,8 @@ class Refine(nn.Module):
     def forward(self, finer: torch.Tensor, coarser: torch.Tensor) -> torch.Tensor:
         """(batch, channels, 2h, 2w) and (batch, width, h, w) to (batch, width, 2h, 2w)."""
         up = F.interpolate(coarser, finer.shape[2:], mode="bilinear", align_corners=False)
-        made: torch.Tensor = self.after(self.before(self.lateral(finer)) + up)
-        return made
+        refined: torch.Tensor = self.after(self.before(self.lateral(finer)) + up)
+        return refined
 
 
 class Decoder(nn.Module):
@@ -151,7 +151,7 @@ class Decoder(nn.Module):
 
 
 class QualityHead(nn.Module):
-    """From what a slice looks like and how it was segmented to the IoU that the segmentation will have."""
+    """From a slice's appearance and its segmentation to the expected IoU of the segmentation."""
 
     def __init__(self, trunk: str, channels: int) -> None:
         super().__init__()
@@ -160,7 +160,8 @@ class QualityHead(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.hidden = nn.Linear(channels_of(trunk)[3], 1000)
         self.head = nn.Linear(1000, 1)
-        # The first masks are all wrong: zeros here keep the units before from being driven to zero for good.
+        # The first masks are all wrong: zeros here keep the previous units from being driven to zero for
+        # good.
         nn.init.zeros_(self.head.weight)
 
     def forward(self, coarse: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
@@ -173,18 +174,18 @@ class QualityHead(nn.Module):
         seen = F.interpolate(seen.flatten(0, 1), coarse.shape[2:], mode="bilinear", antialias=True)
         here = self.join(torch.cat([coarse.repeat_interleave(objects, 0), seen], 1))
         pooled = self.pool(self.layer4(here)).flatten(1)
-        made: torch.Tensor = self.head(F.relu(self.hidden(pooled)))
-        return made[:, 0].unflatten(0, (-1, objects))
+        logits: torch.Tensor = self.head(F.relu(self.hidden(pooled)))
+        return logits[:, 0].unflatten(0, (-1, objects))
 
 
 def aggregate(logits: torch.Tensor) -> torch.Tensor:
-    """Soft aggregation of objects that were segmented apart: logits (B, K + 1, H, W), background first.
+    """Soft aggregation of separately segmented objects: logits (B, K + 1, H, W), background first.
 
-    With p the objects' probabilities, the background's is Π(1 − p); the soft-max of the logits of all of
-    these is the segmentation (Oh et al. 2019, §3.4).
+    With p the objects' probabilities, the background's is Π(1 − p); the soft-max of all these logits is the
+    segmentation (Oh et al. 2019, §3.4).
 
     Args:
-        logits: (B, K, H, W) of each object by itself.
+        logits: (B, K, H, W) of each object separately.
     """
     apart = logits.float().sigmoid()
     nothing = (1 - apart).prod(1, keepdim=True)

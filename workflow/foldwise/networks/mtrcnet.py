@@ -13,7 +13,7 @@ from foldwise.files import CaseError
 
 
 class MTRCNet(nn.Module):
-    """The branches of the multi-task network; with one left out, its single-task forms.
+    """The branches of the multi-task network; with one omitted, its single-task forms.
 
     Outputs are logits: `phase` (B, S, phases), `tool` (B, S, tools), and with a mapping `mapped` (B, S,
     tools), the tools that the phase branch's state implies.
@@ -22,13 +22,13 @@ class MTRCNet(nn.Module):
     def __init__(
         self, width: int, *, phases: int, tools: int, hidden: int = 512, mapping: bool = False
     ) -> None:
-        """Make the branches.
+        """Build the branches.
 
         Args:
             width: features of a frame.
-            phases: number of phases; 0 leaves the branch out.
-            tools: number of tools; 0 leaves the branch out.
-            hidden: width of the LSTM, and of the tool branch where there is a mapping.
+            phases: number of phases; 0 omits the branch.
+            tools: number of tools; 0 omits the branch.
+            hidden: width of the LSTM, and of the tool branch if there is a mapping.
             mapping: from the phase branch's state to tools, for the correlation loss.
         """
         super().__init__()
@@ -46,34 +46,34 @@ class MTRCNet(nn.Module):
 
         Args:
             features: of the frames, in order.
-            step: of the training schedule. 1: the mapping gets no gradient, since no loss asks for it; 2:
-                nothing else gets one; 3: the mapping is held, and what it says is a fixed target.
+            step: of the training schedule. 1: the mapping gets no gradient, since no loss uses it; 2:
+                only the mapping gets one; 3: the mapping is frozen, and its output is a fixed target.
         """
-        made = {}
+        logits = {}
         with torch.set_grad_enabled(torch.is_grad_enabled() and step != 2):
             if self.tool is not None:
-                made["tool"] = self.tool(features)
+                logits["tool"] = self.tool(features)
             if self.lstm is None or self.phase is None:
-                return made
+                return logits
             state = self.lstm(features)[0]
             if self.mapping is not None:
                 state = torch.relu(state)
-            made["phase"] = self.phase(state)
+            logits["phase"] = self.phase(state)
         if self.mapping is not None:
             mapped = self.mapping(state.detach())
-            made["mapped"] = mapped.detach() if step == 3 else mapped
-        return made
+            logits["mapped"] = mapped.detach() if step == 3 else mapped
+        return logits
 
 
 def take_head(network: nn.Module) -> tuple[nn.Module, int]:
-    """A classifier without its last linear layer, and the number of features that it then gives.
+    """A classifier without its last linear layer, and the number of features that it then returns.
 
     Raises:
-        CaseError: there is no linear layer.
+        CaseError: it has no linear layer.
     """
     layers = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not layers:
-        raise CaseError(f"{type(network).__name__} has no linear layer at its end; take a classifier")
+        raise CaseError(f"{type(network).__name__} does not end in a linear layer; use a classifier")
     last = network.get_submodule(layers[-1])
     assert isinstance(last, nn.Linear)
     parent, _, name = layers[-1].rpartition(".")

@@ -11,7 +11,7 @@ from torch import nn
 from foldwise.files import CaseError
 from foldwise.training.pretrained import read_weights
 
-# What torchvision calls the parts of a ResNet that a trunk has.
+# torchvision's names of a ResNet's parts in a trunk.
 OWN = ("conv1.", "bn1.", "layer")
 RESNETS = ("resnet18", "resnet34", "resnet50")
 
@@ -19,14 +19,14 @@ RESNETS = ("resnet18", "resnet34", "resnet50")
 class Trunk(nn.Module):
     """A ResNet (He et al. 2016, arXiv:1512.03385) up to one of its four stages.
 
-    Parameters are named as torchvision names them, so that its weights fit.
+    Parameters have torchvision's names, so that its weights fit.
 
     Attributes:
         channels: of the map of each stage.
     """
 
     def __init__(self, name: str, inputs: int, stages: int) -> None:
-        """Make a trunk with random weights.
+        """Build a trunk with random weights.
 
         Args:
             name: one of `RESNETS`.
@@ -48,7 +48,7 @@ class Trunk(nn.Module):
 
         Args:
             image: (batch, inputs, h, w).
-            added: (batch, 64, h/2, w/2), added to what the first convolution gives.
+            added: (batch, 64, h/2, w/2), added to the output of the first convolution.
         """
         here = self.conv1(image)
         if added is not None:
@@ -73,19 +73,19 @@ def last_stage(name: str) -> nn.Module:
 
 
 def load_trunk(module: nn.Module, path: Path, images: int, name: str) -> None:
-    """Load a state dict of a torchvision ResNet into a trunk, or into a module that holds `layer4` alone.
+    """Load a state dict of a torchvision ResNet into a trunk, or into a module that holds only `layer4`.
 
-    The first convolution sees grey images: its colour filters are summed and shared out over the image's
-    channels; further channels (hints) begin at zero.
+    The first convolution gets grey images: its colour filters are summed and distributed over the image's
+    channels; further channels (hints) start at zero.
 
     Args:
         module: changed in place.
         path: a state dict; nothing in it is executed.
-        images: how many of the first inputs are image channels.
-        name: of the ResNet, for the message.
+        images: number of first inputs that are image channels.
+        name: name of the ResNet, for the message.
 
     Raises:
-        CaseError: the file is not readable, or of another ResNet.
+        CaseError: the file is not readable, or belongs to another ResNet.
     """
     found = read_weights(path)
     own = module.state_dict()
@@ -100,8 +100,8 @@ def load_trunk(module: nn.Module, path: Path, images: int, name: str) -> None:
         if given is None or given.shape != value.shape:
             shape = "missing" if given is None else f"of shape {tuple(given.shape)}"
             raise CaseError(
-                f"{path}: not the weights of {name}: {key} is {shape}, {tuple(value.shape)} is expected; "
-                f"give the weights of this trunk, or name theirs"
+                f"{path}: not the weights of {name}: {key} is {shape}, expected {tuple(value.shape)}; "
+                f"give the weights of this trunk, or name the trunk of these weights"
             )
         own[key] = given
     module.load_state_dict(own)

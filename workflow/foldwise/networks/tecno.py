@@ -1,7 +1,7 @@
 """A causal multi-stage temporal convolutional network over frame features.
 
 Czempiel et al., TeCNO: Surgical phase recognition with multi-stage temporal convolutional networks, MICCAI
-2020; the stages are those of Farha and Gall, MS-TCN, CVPR 2019, with convolutions that see the past alone.
+2020; the stages are those of Farha and Gall, MS-TCN, CVPR 2019, with convolutions that see only the past.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import nn
 
 
 class TeCNO(nn.Module):
-    """Phases of a whole video: the first stage sees its features, each later one the answer of the last."""
+    """Phases of a whole video: the first stage sees its features, each later one the last output."""
 
     def __init__(
         self,
@@ -24,26 +24,26 @@ class TeCNO(nn.Module):
         channels: int = 32,
         dropout: float = 0.5,
     ) -> None:
-        """Make the stages.
+        """Build the stages.
 
         Args:
             width: features of a frame.
             phases: number of phases.
-            stages: how many refine one another.
-            layers: of a stage; the i-th looks 2 · 2^i frames back.
-            channels: of a stage.
-            dropout: of a layer.
+            stages: number of stages, each refining the previous one.
+            layers: layers of a stage; layer i looks back 2 · 2^i frames.
+            channels: channels of a stage.
+            dropout: dropout of a layer.
         """
         super().__init__()
         widths = [width] + [phases] * (stages - 1)
         self.stages = nn.ModuleList(_Stage(n, phases, layers, channels, dropout) for n in widths)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (stages, B, n, phases) of features (B, n, width); the last stage's are the answer."""
-        made = [self.stages[0](features.transpose(1, 2))]
+        """Logits (stages, B, n, phases) of features (B, n, width); the last stage's are the result."""
+        outputs = [self.stages[0](features.transpose(1, 2))]
         for stage in self.stages[1:]:
-            made.append(stage(made[-1].softmax(1)))
-        return torch.stack(made).transpose(2, 3)
+            outputs.append(stage(outputs[-1].softmax(1)))
+        return torch.stack(outputs).transpose(2, 3)
 
 
 class _Stage(nn.Module):
@@ -61,7 +61,7 @@ class _Stage(nn.Module):
 
 
 class _Layer(nn.Module):
-    """A dilated convolution of kernel 3 on what came before, with a residual."""
+    """A dilated convolution of kernel 3 on past frames, with a residual."""
 
     def __init__(self, channels: int, dilation: int, dropout: float) -> None:
         super().__init__()
@@ -71,5 +71,5 @@ class _Layer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        made = self.mix(F.relu(self.dilated(F.pad(x, (self.past, 0)))))
-        return x + self.dropout(made)
+        change = self.mix(F.relu(self.dilated(F.pad(x, (self.past, 0)))))
+        return x + self.dropout(change)

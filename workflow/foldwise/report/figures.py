@@ -1,4 +1,4 @@
-"""Figures as SVG or WebP text that stands in the page itself."""
+"""Figures as SVG or WebP text, embedded in the page."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-# Okabe and Ito's palette, told apart by colour-blind readers; without black and yellow, each of which
-# vanishes on one of the page's two backgrounds.
+# Okabe and Ito's palette, distinguishable for colour-blind readers; without black and yellow, which
+# each vanish on one of the page's two backgrounds.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
 
@@ -25,11 +25,11 @@ def curves(
     """Loss, validation score and learning rate over epochs, a line per fold, as SVG.
 
     Args:
-        model: its name, from which the drawing's identifiers are made.
+        model: its name, from which the drawing's identifiers are derived.
         logs: fold → a row per epoch.
         best: fold → epoch whose weights are used; marked in the score's panel.
         score: column of the validation score; without values the panel is left out.
-        title: of the score's panel.
+        title: title of the score's panel.
     """
     validated = any(score in log and log[score].notna().any() for log in logs.values())
     panels = {"loss": "training loss", **({score: title} if validated else {}), "lr": "learning rate"}
@@ -38,7 +38,7 @@ def curves(
         for (fold, log), colour in zip(sorted(logs.items()), PALETTE * len(logs), strict=False):
             if column in log:
                 seen = log[log[column].notna()]
-                # A dot for folds of a single epoch, which have no line.
+                # A dot for folds with a single epoch, which have no line.
                 axes.plot(seen["epoch"], seen[column], color=colour, lw=1.4, label=f"fold {fold}",
                           marker="." if len(seen) == 1 else None)  # fmt: skip
             if column == score and column in log:
@@ -51,7 +51,7 @@ def curves(
 
 
 def picture(figure: Figure) -> str:
-    """A figure as a data address, in lossless WebP: a scan takes half of what it does as PNG."""
+    """A figure as a data address, in lossless WebP: a scan takes half the size of a PNG."""
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=110)
     Image.open(drawn).convert("RGB").save(small, format="webp", lossless=True)
@@ -70,10 +70,10 @@ def _tidy(axes: Axes, title: str) -> None:
 
 def _svg(figure: Figure, salt: str) -> str:
     text = io.StringIO()
-    # Words stay words (small, searchable); identifiers are the same in each run, and other in each figure.
+    # Text stays text (small, searchable); identifiers are the same in each run but differ between figures.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(text, format="svg", transparent=True, metadata=nothing)
     drawing = text.getvalue()[text.getvalue().index("<svg") :]
-    # Groups of all figures carry the same names; a page may hold each only once.
+    # Groups of all figures have the same names; a page must contain each only once.
     return re.sub(r'<g id="[^"]*"', "<g", drawing)

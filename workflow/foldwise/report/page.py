@@ -30,12 +30,12 @@ BOOTSTRAP = "the 95 % interval is a bootstrap over patients"
 
 
 def write_report(experiment: Experiment, view: View, folder: Path) -> None:
-    """Write report.html, summary.csv, summary.json, and what else the system has.
+    """Write report.html, summary.csv, summary.json, and the system's further files.
 
     Args:
         experiment: what to show.
-        view: what its system adds.
-        folder: where the files go.
+        view: the system's parts.
+        folder: folder for the files.
     """
     whole, experiment = experiment, view.shown(experiment)
     keys = [metric.key for metric in view.metrics]
@@ -110,7 +110,7 @@ def _written(view: View, summary: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _compared(view: View, first: ModelResults, other: ModelResults) -> Table:
-    """Two models side by side on the cases and classes which both have, with the paired difference."""
+    """Two models side by side on the cases and classes that both have, with the paired difference."""
     keys = [m.key for m in view.metrics if m.key in first.metrics and m.key in other.metrics]
     metrics = {metric.key: metric for metric in view.metrics}
     one, two = (m.metrics.set_index(["case", "class"]) for m in (first, other))
@@ -141,7 +141,7 @@ def _compared(view: View, first: ModelResults, other: ModelResults) -> Table:
     )
     caption = (
         f"{other.name} against {first.name}: means over the same cases, the mean paired difference, and p of "
-        f"Wilcoxon's signed-rank test over patients (two-sided; not corrected for the number of rows)."
+        f"Wilcoxon's signed-rank test over patients (two-sided; not corrected for multiple rows)."
     )
     return Table(caption, columns, rows)
 
@@ -164,7 +164,7 @@ def _model(experiment: Experiment, view: View, model: ModelResults, all_rows: Mo
         "chosen": ", ".join(f"{text} (fold {fold})" for fold, text in chosen.items() if text),
         "tables": view.tables(all_rows),
         "pictures": view.pictures(experiment, all_rows),
-        "cases": _cases(view, model.metrics, "Held-out cases, worst first; a click on a heading sorts."),
+        "cases": _cases(view, model.metrics, "Held-out cases, worst first; click a heading to sort."),
         "test": _cases(view, model.test, "Fixed test set, worst first.") if len(model.test) else None,
     }
 
@@ -197,7 +197,7 @@ def _runs(model: ModelResults) -> Table:
         Column("gpu", "peak GPU memory (MiB)"),
         Column("attempts", "attempts"),
     )
-    return Table("Training. Data wait is the share of the time in which no batch was ready.", columns, rows)
+    return Table("Training. Data wait is the share of time without a ready batch.", columns, rows)
 
 
 def _cases(view: View, rows: pd.DataFrame, caption: str) -> Table:
@@ -210,7 +210,7 @@ def _cases(view: View, rows: pd.DataFrame, caption: str) -> Table:
 def _remarks(experiment: Experiment, view: View) -> Table:
     rows: list[dict[str, Any]] = [{"case": r.case, "text": r.text} for r in experiment.remarks]
     for model in experiment.models:
-        # Without a fixed test set its table has not even columns.
+        # Without a fixed test set, its table has no columns.
         for table in (model.metrics, model.test):
             concerns = view.concerns(table) if len(table) else []
             rows += [{"model": model.name, **concern} for concern in concerns]
@@ -227,9 +227,9 @@ def _resources(usage: pd.DataFrame) -> Table:
         Column("jobs", "jobs"),
         Column("failed", "failed"),
         Column("minutes", "longest (min)", 1),
-        Column("minutes_asked", "asked (min)"),
+        Column("minutes_asked", "requested (min)"),
         Column("mib", "memory (MiB)"),
-        Column("mib_asked", "asked (MiB)"),
+        Column("mib_asked", "requested (MiB)"),
         Column("cpu", "CPU used (%)"),
         Column("gpus", "GPUs"),
         Column("gpu_hours", "GPU (h)", 2),
@@ -237,7 +237,7 @@ def _resources(usage: pd.DataFrame) -> Table:
     )
     shown = tuple(column for column in columns if column.key in usage and usage[column.key].notna().any())
     return Table(
-        "Time and memory of each rule: the most that a job used, and the most that one asked for.",
+        "Time and memory of each rule: maximum used by a job, and maximum requested.",
         shown,
         rows,
     )
@@ -264,7 +264,7 @@ def _provenance(experiment: Experiment) -> Table:
 
 
 def _short(commit: str | None) -> str | None:
-    """Twelve digits of a commit; a mark of local changes stays."""
+    """Twelve digits of a commit; a mark of local changes is kept."""
     if commit is None:
         return None
     digits, *dirty = commit.split("-")
@@ -272,12 +272,12 @@ def _short(commit: str | None) -> str | None:
 
 
 def _origins(experiment: Experiment) -> int:
-    """How many states of the code trained the folds."""
+    """Number of code versions that trained the folds."""
     return len({o.get("commit") for m in experiment.models for o in m.provenance.values()})
 
 
 def _packages(experiment: Experiment) -> list[str]:
-    """Versions of the packages, a line for each set that some fold used."""
+    """Versions of the packages, one line for each set of versions that a fold used."""
     sets: dict[str, None] = {}
     for model in experiment.models:
         for origin in model.provenance.values():
@@ -291,12 +291,12 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _nested(summary: pd.DataFrame) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    nested: dict[str, Any] = {}
     for row in _records(summary):
         model, name, metric = (row.pop(key) for key in ("model", "class", "metric"))
         values = {key: _plain(value) for key, value in row.items()}
-        made.setdefault(model, {}).setdefault(name, {})[metric] = values
-    return made
+        nested.setdefault(model, {}).setdefault(name, {})[metric] = values
+    return nested
 
 
 def _long(summary: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:

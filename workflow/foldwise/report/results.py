@@ -1,4 +1,4 @@
-"""What an experiment left on disk, read for its report."""
+"""An experiment's results on disk, read for its report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from foldwise.files import CaseError, read_json
 
 @dataclass(frozen=True)
 class Remark:
-    """What preparation noticed about a case."""
+    """A remark of preparation on a case."""
 
     case: str
     text: str
@@ -25,13 +25,13 @@ class ModelResults:
     """One model's folds.
 
     Attributes:
-        name: of the model.
-        metrics: a row per held-out case and class, with the column `fold`.
+        name: name of the model.
+        metrics: one row per held-out case and class, with the column `fold`.
         logs: fold → a row per epoch.
-        provenance: fold → what the train stage wrote.
+        provenance: fold → the train stage's record.
         predictions: case → HDF5 of its held-out prediction.
         test: rows of the fixed test set by the ensemble; may be empty.
-        chosen: fold → what its validation cases chose.
+        chosen: fold → the choice from its validation cases.
     """
 
     name: str
@@ -45,16 +45,16 @@ class ModelResults:
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that a report shows.
+    """Everything that a report shows.
 
     Attributes:
-        name: of the experiment.
+        name: name of the experiment.
         models: their results.
         caches: folder of <case>.h5.
         warnings: lines of the check.
         remarks: on single cases.
         unlabelled: cases that were only predicted.
-        usage: what jobs asked for and used, a row per rule; see foldwise.report.usage.
+        usage: resources that jobs requested and used, one row per rule; see foldwise.report.usage.
     """
 
     name: str
@@ -87,12 +87,12 @@ def read_experiment(
     """Read an experiment's folder.
 
     Args:
-        name: of the experiment.
+        name: name of the experiment.
         folder: results/<experiment>.
         models: names of the models.
         folds: number of folds.
         caches: folder of the caches.
-        remarks: from check.json's cases to what preparation noticed of them.
+        remarks: function from check.json's cases to remarks of preparation on them.
 
     Raises:
         CaseError: a file is missing or not readable.
@@ -123,7 +123,7 @@ def _model(name: str, folder: Path, folds: int) -> ModelResults:
 
 
 def _table(path: Path) -> pd.DataFrame:
-    """Read a CSV in which only an empty field is a missing value: a patient may be called NA or 007."""
+    """Read a CSV in which only an empty field is a missing value: a patient may be named NA or 007."""
     names = dict.fromkeys(("case", "group", "class"), str)
     try:
         return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])

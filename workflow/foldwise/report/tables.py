@@ -1,4 +1,4 @@
-"""Tables of the page: rows of plain values, and how each column is called and written."""
+"""Tables of the page: rows of plain values, and the title and format of each column."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Column:
     """A column of a table.
 
     Attributes:
-        key: of the rows' values.
+        key: key of the rows' values.
         title: heading, with the unit.
         digits: decimals of its numbers.
-        text: whether it holds words, which stand on the left.
+        text: whether it contains text, aligned left.
     """
 
     key: str
@@ -35,10 +35,10 @@ class Table:
     """A table of the page.
 
     Attributes:
-        caption: what it shows.
+        caption: description.
         columns: from left to right; the first one names the row.
         rows: column's key → text, number, or None.
-        sortable: whether a click on a heading sorts it.
+        sortable: whether a click on a heading sorts the table.
     """
 
     caption: str
@@ -48,18 +48,18 @@ class Table:
 
 
 def number(value: float | None, digits: int) -> str:
-    """A number with a fixed count of decimals; an en dash where there is none."""
+    """A number with a fixed count of decimals; an en dash if missing."""
     if value is None or math.isnan(value):
         return "–"
     return f"{value:z.{digits}f}".replace("-", "−")
 
 
 def spread(mean: float, std: float, digits: int) -> str:
-    """Mean ± standard deviation; the mean alone where a single value has no deviation."""
+    """Mean ± standard deviation; only the mean if a single value has no deviation."""
     written = number(mean, digits)
     return written if math.isnan(std) else f"{written} ± {number(std, digits)}"
 
 
 def interval(low: float, high: float, digits: int) -> str:
-    """Both ends of an interval; an en dash where there is none."""
+    """Both ends of an interval; an en dash if missing."""
     return "–" if math.isnan(low) else f"{number(low, digits)} to {number(high, digits)}"

@@ -1,4 +1,4 @@
-"""What jobs asked for and used: from Slurm's accounting, else from Snakemake's benchmarks."""
+"""Resources that jobs requested and used: from Slurm's accounting, else from Snakemake's benchmarks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 from foldwise.processes import output_of
 from foldwise.training.attempts import Attempts
 
-# A stage's log says so in its first line, see foldwise.command.run.
+# The first line of a stage's log, see foldwise.command.run.
 JOB = re.compile(r"Slurm job (\d+)")
 FIELDS = [
     "JobIDRaw",
@@ -26,23 +26,23 @@ FIELDS = [
     "AllocCPUS",
     "AllocTRES",
 ]
-# So many jobs are asked for in one call, for the sake of the command line's length.
+# Number of jobs per call, which limits the command line's length.
 AT_ONCE = 1000
-# An accounting that does not answer in this time holds up no report. s.
+# The report does not wait longer for Slurm's accounting. s.
 ANSWER_S = 300
 
 
 def usage(experiment: Path, data: Path) -> pd.DataFrame:
-    """A row per rule, in the order of the names; empty where nothing is known.
+    """A row per rule, in the order of names; empty if nothing is known.
 
     Args:
         experiment: results/<experiment>, with logs, state and benchmarks.
         data: folder of the prepared data, with logs.
 
     Returns:
-        Columns rule; jobs; failed, those that did not complete; minutes and mib, the most that a job used;
-        minutes_asked and mib_asked, the most that one asked for; cpu, the share of the processors' time that
-        was used; gpus, of a job; gpu_hours; gpu_mib, the most that training held.
+        Columns rule; jobs; failed, those that did not complete; minutes and mib, maximum used by a job;
+        minutes_asked and mib_asked, maximum requested by a job; cpu, the share of the processors' time that
+        was used; gpus, per job; gpu_hours; gpu_mib, maximum held by training.
     """
     rules = job_rules([experiment / "logs", data / "logs"], experiment / "state")
     jobs = accounted(list(rules)) if rules else pd.DataFrame()
@@ -56,11 +56,11 @@ def usage(experiment: Path, data: Path) -> pd.DataFrame:
 
 
 def job_rules(logs: Iterable[Path], state: Path) -> dict[str, str]:
-    """Slurm's job ids → rules, as the stages' own logs and the histories of training tell them.
+    """Slurm's job ids → rules, from the stages' logs and the histories of training.
 
     Args:
         logs: folders with a log, or a folder of logs, for each rule.
-        state: folder of the checkpoints; Snakemake keeps the log of a rule's last attempt alone.
+        state: folder of the checkpoints; Snakemake keeps only the log of a rule's last attempt.
     """
     rules: dict[str, str] = {}
     for folder in logs:
@@ -78,7 +78,7 @@ def job_rules(logs: Iterable[Path], state: Path) -> dict[str, str]:
 
 
 def accounted(jobs: Sequence[str]) -> pd.DataFrame:
-    """What `sacct` says of jobs, a row for each that it knows; empty without Slurm or its accounting."""
+    """The report of `sacct`, one row per known job; empty without Slurm or its accounting."""
     if shutil.which("sacct") is None:
         return pd.DataFrame()
     text = ""
@@ -93,35 +93,35 @@ def accounted(jobs: Sequence[str]) -> pd.DataFrame:
 
 
 def parsed(text: str) -> pd.DataFrame:
-    """A row per job from sacct's lines, in which the steps of a job follow it, named <job>.<step>.
+    """A row per job from sacct's lines, in which a job is followed by its steps, named <job>.<step>.
 
     Returns:
         Columns job, state, minutes, minutes_asked, mib, mib_asked, cpu_s, cpus, gpus.
     """
-    made: dict[str, dict[str, float | str | None]] = {}
+    known: dict[str, dict[str, float | str | None]] = {}
     for line in text.splitlines():
         row = dict(zip(FIELDS, line.split("|"), strict=True))
         job, _, step = row["JobIDRaw"].partition(".")
         used = _number(row["MaxRSS"])
         if step:
-            if job in made and used is not None:
-                made[job]["mib"] = max(used, float(made[job]["mib"] or 0))
+            if job in known and used is not None:
+                known[job]["mib"] = max(used, float(known[job]["mib"] or 0))
             continue
         cpus = int(row["AllocCPUS"] or 0)
         asked = _number(row["ReqMem"])
-        made[job] = {
+        known[job] = {
             "job": job,
             "state": row["State"].split(" ")[0],
             "minutes": (_number(row["ElapsedRaw"]) or 0) / 60,
             "minutes_asked": _number(row["TimelimitRaw"]),
             "mib": None,
-            # Before Slurm 21.08 with the letter c it is meant per processor.
+            # Before Slurm 21.08, the letter c means per processor.
             "mib_asked": asked * cpus if asked is not None and row["ReqMem"].endswith("c") else asked,
             "cpu_s": _seconds(row["TotalCPU"]),
             "cpus": cpus,
             "gpus": _number(re.sub(r".*gres/gpu=(\d+).*|.*", r"\1", row["AllocTRES"])) or 0,
         }
-    return pd.DataFrame(made.values())
+    return pd.DataFrame(known.values())
 
 
 def by_rule(jobs: pd.DataFrame, rules: Mapping[str, str]) -> pd.DataFrame:
@@ -143,7 +143,7 @@ def by_rule(jobs: pd.DataFrame, rules: Mapping[str, str]) -> pd.DataFrame:
 
 
 def benchmarked(folders: Iterable[Path]) -> pd.DataFrame:
-    """What Snakemake measured of the rules that have a `benchmark`; nothing was asked for there."""
+    """Snakemake's measurements of rules with a `benchmark`; these have no requests."""
     rows = []
     for folder in folders:
         for rule in sorted(path for path in folder.glob("*") if path.is_dir()):
@@ -158,7 +158,7 @@ def benchmarked(folders: Iterable[Path]) -> pd.DataFrame:
 
 
 def _number(text: str) -> float | None:
-    """The number that a text begins with; none in "", "UNLIMITED" or "Partition_Limit"."""
+    """The number at the start of a text; none in "", "UNLIMITED" or "Partition_Limit"."""
     found = re.match(r"[\d.]+", text)
     return float(found.group()) if found else None
 

@@ -1,4 +1,4 @@
-"""What a system tells the report of itself."""
+"""The parts of the report that a system defines."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Picture:
     """A picture of the page.
 
     Attributes:
-        image: its data address.
-        caption: what it shows.
-        alternative: the same for those who do not see it.
+        image: data address.
+        caption: description.
+        alternative: alternative text.
     """
 
     image: str
@@ -35,27 +35,28 @@ def _nothing(*_: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class View:
-    """What the page shows of one system alone.
+    """The system-specific parts of the page.
 
     Attributes:
-        metrics: columns of metrics.csv that are summarised; the first one ranks cases and heads the page.
-        case_metrics: columns of the tables of single cases.
+        metrics: columns of metrics.csv that are summarised; the first one ranks cases and appears at the top
+            of the page.
+        case_metrics: columns in the tables of single cases.
         score: column of the training log by which epochs are chosen, and its title.
-        about: how scores are taken, a sentence.
-        excluded: which cases are left out of which means, and how they count otherwise.
+        about: how scores are computed, a sentence.
+        excluded: which cases are left out of which means, and how others count.
         class_title: heading of the column `class`.
-        rank: column by which tables of cases begin with the worst; "": the first metric.
+        rank: column that ranks tables of cases, worst first; "": the first metric.
         pictures_title: heading over the pictures of a model.
-        pictures_note: what they show.
+        pictures_note: description of these pictures.
         colours: legend of the pictures.
         pictures: pictures of a model.
-        chosen: what a fold's validation cases chose, in words; "" for nothing.
+        chosen: the choice from a fold's validation cases, in words; "" for none.
         concerns: cases that a reader should look at: rows of case, class and text.
-        remarks: what preparation noticed, from check.json's cases and the folder of prepared data.
+        remarks: remarks of preparation, from check.json's cases and the folder of prepared data.
         summary: rows of all models → their means over folds and cases.
-        shown: the experiment with those rows of its metrics that the page's own tables are of.
-        tables: further tables of a model, of all its rows; they stand above its pictures.
-        files: further files beside the page, from the experiment and their folder.
+        shown: the experiment with only the rows of its metrics that the page's common tables show.
+        tables: further tables of a model, from all its rows; placed above its pictures.
+        files: writes further files next to the page, from the experiment and their folder.
     """
 
     metrics: Sequence[Column]

@@ -19,11 +19,11 @@ def cache_stage(
     case: Annotated[str, "the case's name"],
     crop: Annotated[Path, "folder that the crop stage wrote"],
     settings: Annotated[dict[str, Any], Keys(Cache)],
-    plan: Annotated[Path | None, "plan.yaml, for what the settings leave open"] = None,
+    plan: Annotated[Path | None, "plan.yaml, for values missing from the settings"] = None,
     labels: Annotated[dict[str, int] | None, "class name → voxel value, as YAML; default: tumour: 1"] = None,
     cache: Annotated[Output, "HDF5 file to write"],
 ) -> None:
-    """Resample a cropped case and write what training reads."""
+    """Resample a cropped case and write the file that training reads."""
     with naming(case):
         cache_case(case, crop, with_plan(Cache, settings, plan, "cache"), labels or TUMOUR, cache)
     logging.info("case %s: %.1f MiB", case, cache.stat().st_size / 2**20)

@@ -17,8 +17,8 @@ def check(
     *,
     system: System[Any, Any],
     settings: Annotated[Experiment, Of()],
-    counts: Annotated[Path, "JSON that remembers what networks hold"],
-    out: Annotated[Output, "what was found, to write (.json)"],
+    counts: Annotated[Path, "JSON file with the stored sizes of networks"],
+    out: Annotated[Output, "findings to write (.json)"],
 ) -> None:
     """Check everything and write check.json."""
     facts, lines = examine(system, settings, counts)

@@ -1,6 +1,6 @@
-"""Choose what new cases get, e.g. their post-processing, on all held-out cases of the cross-validation.
+"""Choose the treatment of new cases, e.g. post-processing, on all held-out cases of the cross-validation.
 
-A killed job goes on with the cases that are left.
+A restarted job continues with the remaining cases.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ def choose(
     settings: Annotated[Section, Of("evaluate")],
     index: Annotated[Path, "label-path index"],
     predictions: Annotated[list[Path], "folder of each test stage"],
-    facts: Annotated[Output, "the choice, to write (.json)"],
+    facts: Annotated[Output, "choice to write (.json)"],
 ) -> None:
     """Write the choice."""
     read = Index.read(index)
     paths = {path.stem: path for folder in predictions for path in sorted(folder.glob("*.h5"))}
-    # Cases that are done stay done if the job is killed.
+    # Finished cases stay finished if the job is killed.
     state = facts.with_suffix(".unfinished")
     entries = [read[case] for case in paths]
     chosen = system.results.choose(paths, entries, read.task, settings, state)
     write_json(facts, {"chosen": chosen, "cases": len(paths)})
     shutil.rmtree(state, ignore_errors=True)
-    logging.info("of %d cases: %s", len(paths), chosen)
+    logging.info("%d cases: %s", len(paths), chosen)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Store a frozen network's features of a case's clips, so that an epoch costs the decoder alone."""
+"""Store a frozen network's features of a case's clips, so that an epoch only trains the decoder."""
 
 from __future__ import annotations
 

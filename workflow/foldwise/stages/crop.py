@@ -1,4 +1,4 @@
-"""Crop a case to its box and keep the way back."""
+"""Crop a case to its box and record how to undo it."""
 
 from __future__ import annotations
 

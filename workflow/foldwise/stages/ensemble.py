@@ -28,7 +28,7 @@ def ensemble(
     data: Annotated[Data, Of("data")],
     export: Annotated[Section, Of("export")],
     models: Annotated[list[Path], "one model per fold"],
-    choice: Annotated[Path, "the choice of the cross-validation"],
+    choice: Annotated[Path, "choice of the cross-validation"],
     prepared: Annotated[Path, "folder of the prepared cases"],
     caches: Annotated[Path, "folder of the caches"],
     state: Annotated[Path, "folder for unfinished work"],
@@ -37,29 +37,29 @@ def ensemble(
     metrics: Annotated[Output, "scores of the test set (.csv)"],
     facts: Annotated[Output, "choices and provenance (.json)"],
 ) -> None:
-    """Predict, score and export all cases outside of the cross-validation."""
+    """Predict, score and export all cases outside the cross-validation."""
     results = system.results
     task, entries = system.entries(data, prepared, caches, training=False)
     trained = read_trained(models, settings, system=system.name, task=task if entries else None)
     contents = {entry.case: content_of(entry.cache) for entry in entries}
     for path, held in zip(models, trained.states, strict=True):
-        # Of a patient who was trained on, another case without a label is rightly here.
+        # An unlabelled case may belong to a patient in training.
         refuse_learnt(path, held, [replace(entry, group="") for entry in entries], contents)
     work = unfinished(state, [file_hash(path) for path in models], dump(settings), contents)
-    made = predict_missing(trained, {entry.case: entry.cache for entry in entries}, work)
+    cached = predict_missing(trained, {entry.case: entry.cache for entry in entries}, work)
     chosen = read_json(choice)["chosen"]
-    table = results.score(made, entries, "ensemble", trained.task, settings, chosen)
+    table = results.score(cached, entries, "ensemble", trained.task, settings, chosen)
     with atomic_folder(folder) as temporary:
-        results.export(made, entries, export, chosen, temporary)
+        results.export(cached, entries, export, chosen, temporary)
     with atomic_folder(predictions) as temporary:
-        for path in made.values():
+        for path in cached.values():
             shutil.move(path, temporary / path.name)
     with atomic_path(metrics) as temporary:
         (table if len(table) else pd.DataFrame(columns=[*KEYS])).to_csv(temporary, index=False)
     origin = provenance(settings=dump(settings), inputs=models)
     write_json(facts, {"chosen": chosen, **origin})
     clear(state)
-    logging.info("%d cases predicted", len(made))
+    logging.info("%d cases predicted", len(cached))
 
 
 if __name__ == "__main__":

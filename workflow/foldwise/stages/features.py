@@ -27,8 +27,8 @@ def features(
     read = Index.read(index)
     trained = read_trained([model], task=read.task)
     learner = trained.learner
-    assert isinstance(learner, SurgicalLearner), "the rule is included for surgical experiments alone"
-    # Features by another model, or of other data, never mix with these.
+    assert isinstance(learner, SurgicalLearner), "the rule is included only for surgical experiments"
+    # Features from another model or other data never mix with these.
     contents = {entry.case: content_of(entry.cache) for entry in read.entries}
     work = unfinished(state, file_hash(model), contents)
     paths = [work / f"{entry.case}.h5" for entry in read.entries]

@@ -1,4 +1,4 @@
-"""Write the label-path index (pickle) and its readable twin (JSON)."""
+"""Write the label-path index (pickle) and a readable copy (JSON)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the lungs of a chest CT, and the region in which tumours at their border lie."""
+"""Find the lungs of a chest CT, and a region that includes tumours at their border."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def lung_mask(
     *,
     case: Annotated[str, "the case's name, for messages"],
     image: Annotated[Path, "CT in HU"],
-    label: Annotated[Path | None, "label map, to state how much of it is missed"] = None,
+    label: Annotated[Path | None, "label map, to report the share outside the region"] = None,
     settings: LungMask,
     mask: Annotated[Output, "lung mask to write (.nii.gz)"],
     region: Annotated[Output, "region to write (.nii.gz)"],
-    facts: Annotated[Output, "what was seen, to write (.json)"],
+    facts: Annotated[Output, "findings to write (.json)"],
 ) -> None:
-    """Write a case's lung mask and region, and what was seen."""
+    """Write a case's lung mask and region, and the findings."""
     mask_case(case, image, label, settings, mask, region, facts)
 
 

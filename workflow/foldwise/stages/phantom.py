@@ -1,4 +1,4 @@
-"""Make one chest CT of the demo's phantom set, with its tumours as a label map."""
+"""Generate one chest CT of the demo's phantom set, with its tumours as a label map."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def phantom(
     label: Annotated[Output, "tumours to write (.nii.gz)"],
 ) -> None:
     """Write a phantom."""
-    made = make_phantom(case)
-    write_volume(made.image, image)
-    write_volume(made.label, label)
+    generated = make_phantom(case)
+    write_volume(generated.image, image)
+    write_volume(generated.label, label)
 
 
 if __name__ == "__main__":

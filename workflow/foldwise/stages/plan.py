@@ -19,8 +19,8 @@ def plan(
     *,
     settings: Plan,
     data: Data,
-    cache: Annotated[dict[str, Any] | None, "what the experiment sets of the cache section"] = None,
-    models: Annotated[dict[str, dict[str, Any]] | None, "what it sets of each model"] = None,
+    cache: Annotated[dict[str, Any] | None, "values of the section cache set in the experiment"] = None,
+    models: Annotated[dict[str, dict[str, Any]] | None, "values of each model set in the experiment"] = None,
     crops: Annotated[Path, "folder of the crops"],
     out: Annotated[Output, "plan to write (.yaml)"],
 ) -> None:
@@ -32,8 +32,12 @@ def plan(
     spacing = given_cache.get("spacing") or target_spacing(fingerprint)
     planned = {}
     for name, given in (models or {"unet": {}}).items():
-        made = planned[name] = plan_model(fingerprint, spacing, given, targets, channels, settings.gib)
-        logging.info("model %s: patch %s, batch %s", name, made["patch"], made["training"]["batch"])
+        planned_model = planned[name] = plan_model(
+            fingerprint, spacing, given, targets, channels, settings.gib
+        )
+        logging.info(
+            "model %s: patch %s, batch %s", name, planned_model["patch"], planned_model["training"]["batch"]
+        )
     chosen = None if given_cache.get("spacing") or given_cache.get("shape") else spacing
     write_text(out, plan_text(fingerprint, chosen, planned, settings))
 

@@ -1,7 +1,7 @@
 """Predict new cases with the trained models of an experiment, and export them.
 
-A case goes through the same preparation as the training cases did; the models' files say how. A killed
-command goes on with the cases that are left.
+A case goes through the same preparation as the training cases; the models' files define it. A restarted
+command continues with the remaining cases.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ def predict(
     settings: Annotated[Section, Of("export")],
     models: Annotated[list[Path], "model.pt of each fold"],
     source: Annotated[Path, "sample sheet, or folder of cases"],
-    choice: Annotated[Path, "the choice of the cross-validation (.json)"],
-    part: Annotated[int, "which part of the cases, from 0"] = 0,
+    choice: Annotated[Path, "choice of the cross-validation (.json)"],
+    part: Annotated[int, "number of the part of the cases, from 0"] = 0,
     parts: Annotated[int, "number of parts"] = 1,
     scratch: Annotated[Path | None, "folder for temporary files; default: the system's"] = None,
     state: Annotated[Path, "folder for unfinished work"],
     folder: Annotated[Output, "folder of exported files to write"],
-    facts: Annotated[Output, "what was done, to write (.json)"],
+    facts: Annotated[Output, "record to write (.json)"],
 ) -> None:
     """Predict and export a part of the cases."""
     if not 0 <= part < parts:
-        raise CaseError(f"--part {part}: there are the parts 0 to {parts - 1}")
+        raise CaseError(f"--part {part}: must be 0 to {parts - 1}")
     chosen = read_json(choice)["chosen"]
     trained = read_trained(models, system=system.name)
     everything = system.new_entries(source)
     entries = everything[part::parts]
-    # Predictions of other models, or of other files under the same name, never mix with these.
+    # Predictions by other models, or of other files with the same name, never mix with these.
     hashes, own = [file_hash(path) for path in models], state / f"{part}of{parts}"
     work = {entry.case: unfinished(own, hashes, entry.case, _content(entry)) for entry in entries}
     predictions = {case: place / f"{case}.h5" for case, place in work.items()}
@@ -73,7 +73,7 @@ def predict(
             f"{len(failed)} of {len(entries)} cases could not be predicted" if failed else "an export failed"
         )
         lines = "\n  ".join([*failed.values(), *unexported])
-        raise CaseError(f"{what}; everything else is in {folder}:\n  {lines}")
+        raise CaseError(f"{what}; all others are in {folder}:\n  {lines}")
     origin = provenance(settings=dump(settings), inputs=models)
     write_json(facts, {"cases": [entry.case for entry in entries], "chosen": chosen, **origin})
     clear(own)
@@ -87,7 +87,7 @@ def _predict(
     predictions: Mapping[str, Path],
     scratch: Path,
 ) -> dict[str, str]:
-    """Predict the missing cases; case → why it could not be."""
+    """Predict the missing cases; case → why it failed."""
     failed: dict[str, str] = {}
     if not missing:
         return failed
@@ -108,9 +108,9 @@ def _predict(
 
 
 def _content(entry: Entry) -> list[Any]:
-    """What a new case's prediction depends on: the content of its files, their names, and its row."""
+    """Everything a new case's prediction depends on: the content and names of its files, and its row."""
     paths = [Path(path) for kind in sorted(entry.files) for path in entry.files[kind]]
-    # An image's name may say its time.
+    # An image's name may give its time.
     names = [file.name for path in paths for file in source_files(path)]
     return [source_hash(paths), names, {kind: len(each) for kind, each in entry.files.items()}, entry.facts]
 
@@ -118,7 +118,7 @@ def _content(entry: Entry) -> list[Any]:
 def _prepared(
     system: System[Any, Any], entries: list[Entry], state: Mapping[str, Any], scratch: Path
 ) -> Generator[tuple[Entry, Path | CaseError]]:
-    """Caches of the cases, in order; the next one is made while the present one is predicted."""
+    """Caches of the cases, in order; the next one is prepared while the current one is predicted."""
 
     def make(entry: Entry) -> Path | CaseError:
         try:
@@ -130,10 +130,10 @@ def _prepared(
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(make, entries[0])
         for number, entry in enumerate(entries):
-            made = coming.result()
+            cache = coming.result()
             if number + 1 < len(entries):
                 coming = pool.submit(make, entries[number + 1])
-            yield entry, made
+            yield entry, cache
 
 
 if __name__ == "__main__":

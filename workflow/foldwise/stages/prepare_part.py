@@ -1,6 +1,6 @@
-"""Prepare a part of an experiment's cases in one job, by the same rules as one by one.
+"""Prepare a part of an experiment's cases in one job, by the same rules as single cases.
 
-A case that fails names itself in the log and takes no other one with it; what is done already is left alone.
+A failing case is named in the log and does not affect the others; finished cases are left alone.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ SNAKEFILE = Path(__file__).parents[3] / "Snakefile"
 @stage
 def prepare_part(
     *,
-    settings: Annotated[dict[str, Any], "of the experiment, what preparation depends on; as JSON"],
+    settings: Annotated[dict[str, Any], "settings that preparation depends on, as JSON"],
     part: Annotated[str, "name of the part, e.g. training_3of30"],
-    target: Annotated[Literal["indexed", "prepared"], "how far"] = "prepared",
+    target: Annotated[Literal["indexed", "prepared"], "target"] = "prepared",
     rules: Annotated[list[str], "rules that prepare a case"],
-    cores: Annotated[int, "cases at a time"] = 1,
+    cores: Annotated[int, "cases at once"] = 1,
     mem_mib: Annotated[int | None, "memory that they may take together, in MiB"] = None,
-    marker: Annotated[Output, "what says that the part is done (.json)"],
+    marker: Annotated[Output, "marker to write when the part is done (.json)"],
 ) -> None:
     """Run the rules of a part's cases."""
     with tempfile.TemporaryDirectory(prefix="foldwise-") as scratch:
@@ -36,7 +36,7 @@ def prepare_part(
         command = [
             *(sys.executable, "-m", "snakemake", target, "--snakefile", str(SNAKEFILE)),
             *("--configfile", str(config), "--allowed-rules", target, *rules),
-            # The job's own Snakemake holds the lock, and other parts write beside this one.
+            # The job's own Snakemake holds the lock, and other parts write at the same time.
             *("--nolock", "--rerun-incomplete", "--keep-going", "--show-failed-logs"),
             *("--quiet", "progress", "--cores", str(cores)),
             *(("--resources", f"mem_mb={mem_mib}") if mem_mib else ()),

@@ -1,4 +1,4 @@
-"""Find a clip's region in all frames: MedSAM or a classical method on key frames, interpolated between."""
+"""Find a clip's region in all frames: MedSAM or a classical method on key frames, interpolated in between."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def roi(
     mask: Annotated[Path | None, "given mask: an image, or a folder of images by frame number"] = None,
     settings: Regions,
     regions: Annotated[Output, "HDF5 file to write"],
-    facts: Annotated[Output, "what was found, to write (.json)"],
+    facts: Annotated[Output, "findings to write (.json)"],
 ) -> None:
     """Find the regions of a clip."""
     with naming(case):

@@ -1,4 +1,4 @@
-"""Test a fold's model on the cases it never saw; a killed job goes on with the cases that are left."""
+"""Test a fold's model on the cases it never saw; a restarted job continues with the remaining cases."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ def held_out(
     trained = read_trained([model], settings, system=system.name, task=read.task)
     own = trained.states[0].get("fold", fold)
     if own != fold:
-        raise CaseError(f"{model}: the model of fold {own}; --fold {fold} is asked for")
+        raise CaseError(f"{model}: the model of fold {own}; --fold {fold} was given")
     choosing = cases.validation if results.chooses(settings) else ()
     contents = {
         case: content_of(path) for case, path in read.caches((*choosing, *cases.test), features).items()
     }
     entries = [read[case] for case in cases.test]
     refuse_learnt(model, trained.states[0], entries, contents)
-    # Predictions of another model, or of other data, never mix with these.
+    # Predictions by another model, or of other data, never mix with these.
     work = unfinished(state, file_hash(model), dump(settings), contents)
     seen = predict_missing(trained, read.caches(choosing, features), work / "validation")
     validation = [read[case] for case in choosing]
     chosen = results.choose(seen, validation, read.task, settings, work / "choice")
-    made = predict_missing(trained, read.caches(cases.test, features), work / "test")
-    table = results.score(made, entries, fold, read.task, settings, chosen)
+    predicted = predict_missing(trained, read.caches(cases.test, features), work / "test")
+    table = results.score(predicted, entries, fold, read.task, settings, chosen)
     with atomic_folder(predictions) as folder:
-        for path in made.values():
+        for path in predicted.values():
             shutil.move(path, folder / path.name)
     with atomic_path(metrics) as temporary:
         table.to_csv(temporary, index=False)
@@ -61,7 +61,7 @@ def held_out(
     write_json(facts, {"chosen": chosen, **origin})
     clear(state)
     means = table.select_dtypes("number").drop(columns="fold", errors="ignore").mean().head(3)
-    logging.info("%d cases: %s", len(made), ", ".join(f"mean {k} {v:.4f}" for k, v in means.items()))
+    logging.info("%d cases: %s", len(predicted), ", ".join(f"mean {k} {v:.4f}" for k, v in means.items()))
 
 
 if __name__ == "__main__":

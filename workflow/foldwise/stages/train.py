@@ -1,4 +1,4 @@
-"""Train one model on one fold; killed, stopped or out of time, the same command goes on where it was.
+"""Train one model on one fold; the same command continues a training that was killed or stopped.
 
 Exit codes: 0 finished; 75 saved before the time limit or on SIGTERM, run again; 1 failed.
 """
@@ -23,7 +23,7 @@ def train(
     system: System[Any, Any],
     settings: Annotated[dict[str, Any], Of("models", whole=False)],
     name: Annotated[str, "the model's name in the plan"] = "model",
-    plan: Annotated[Path | None, "plan.yaml, for what the settings leave open"] = None,
+    plan: Annotated[Path | None, "plan.yaml, for values missing from the settings"] = None,
     prepared: Annotated[
         dict[str, Any] | None, "sections kept in the model's file for new cases, as YAML"
     ] = None,
@@ -41,7 +41,7 @@ def train(
     attempt: Annotated[int, "number of the try, from 1"] = 1,
     stage_caches: Annotated[bool, "1: read copies on the node's own disk"] = False,
 ) -> int:
-    """Train, or go on training, a fold's model."""
+    """Train a fold's model, or continue its training."""
     job = Job(
         system=system,
         settings=with_plan(system.model, settings, plan, "models", name),
@@ -61,7 +61,7 @@ def train(
 
 
 def _completed(sections: dict[str, Any], plan: Path | None) -> dict[str, Any]:
-    """The sections that say how new cases are prepared, completed by the plan."""
+    """The sections that define how new cases are prepared, completed by the plan."""
     if plan is None:
         return sections
     planned = dump(read_plan(plan))

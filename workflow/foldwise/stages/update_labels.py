@@ -1,4 +1,4 @@
-"""Write a new index of the cases whose new regions were accepted, with the new masks; the old one stays."""
+"""Write a new index of the cases with accepted new regions, with the new masks; the old index is kept."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from foldwise.systems.clips.index import update_index
 @stage
 def update_labels(
     *,
-    index: Annotated[Path, "index as made from the sheet"],
+    index: Annotated[Path, "index built from the sheet"],
     regions: Annotated[Path, "folder of the regions and their facts"],
     updated: Annotated[Output, "index to write"],
-    splits: Annotated[Output, "its readable twin (.json)"],
+    splits: Annotated[Output, "readable copy to write (.json)"],
 ) -> None:
     """Write the new index."""
     old = Index.read(index)

@@ -1,4 +1,4 @@
-"""The systems by name: ours, and those that other packages bring by the entry point `foldwise.systems`."""
+"""The systems by name: ours, and those that other packages register as entry point `foldwise.systems`."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ GROUP = "foldwise.systems"
 
 @cache
 def system_of(name: str) -> System[Any, Any]:
-    """The system of a name.
+    """The system with a given name.
 
     Raises:
-        CaseError: there is none of that name, or two packages bring one, or the class is no complete system.
+        CaseError: the name is unknown or registered by two packages, or the class is not a complete system.
     """
     found = _found()
     if name not in found:
         raise CaseError(
-            f"system: {name!r} is none of {', '.join(found)}; systems of other packages have to be installed"
+            f"system: {name!r} is not one of {', '.join(found)}; install the package that provides it"
         )
-    made = found[name]
-    if not isinstance(made, EntryPoint):
-        return made
+    entry = found[name]
+    if not isinstance(entry, EntryPoint):
+        return entry
     try:
-        system = made.load()()
-    except Exception as error:  # of another package: any kind
-        raise CaseError(f"system {name}, of {_origin(made)}: cannot be imported ({error})") from error
+        system = entry.load()()
+    except Exception as error:  # another package may raise anything
+        raise CaseError(f"system {name}, of {_origin(entry)}: cannot be imported ({error})") from error
     if not isinstance(system, System) or system.name != name:
-        raise CaseError(f"system {name}, of {_origin(made)}: {made.value} is no System of that name")
+        raise CaseError(f"system {name}, of {_origin(entry)}: {entry.value} is not a System with that name")
     return system
 
 
@@ -42,9 +42,9 @@ def names() -> list[str]:
 
 
 def origin(name: str) -> str:
-    """The package that brings a system, with its version."""
-    made = _found()[name]
-    return _origin(made) if isinstance(made, EntryPoint) else "foldwise"
+    """The package that provides a system, with its version."""
+    entry = _found()[name]
+    return _origin(entry) if isinstance(entry, EntryPoint) else "foldwise"
 
 
 def own() -> dict[str, System[Any, Any]]:
@@ -65,7 +65,9 @@ def _found() -> dict[str, System[Any, Any] | EntryPoint]:
         if point.name in found:
             other = found[point.name]
             first = _origin(other) if isinstance(other, EntryPoint) else "foldwise"
-            raise CaseError(f"system {point.name}: {first} and {_origin(point)} both bring one of that name")
+            raise CaseError(
+                f"system {point.name}: {first} and {_origin(point)} both provide a system with that name"
+            )
         found[point.name] = point
     return found
 

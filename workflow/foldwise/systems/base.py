@@ -1,7 +1,7 @@
-"""What a kind of experiments is: a system. Stages, rules and the front door ask for nothing else of it.
+"""A system defines a kind of experiment. Stages, rules and the front door use only this interface.
 
-`System` itself is light, since the front door imports it on a login node. What needs torch or reads images
-comes with the classes that it names: its `Learner` (training/learner.py) and its `Results`.
+`System` itself is light, since the front door imports it on a login node. Code that needs torch or reads
+images is in the classes that it names: its `Learner` (training/learner.py) and its `Results`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from foldwise.training.learner import Learner
 
 AnySettings = TypeVar("AnySettings", bound=Experiment)
-# What a chain of post-processing and the like was decided to be, as plain values.
+# The chosen post-processing and similar choices, as plain values.
 Chosen = Mapping[str, Any]
 Rows = Iterable[Mapping[str, Any]]
 RULES = Path(__file__).parents[2] / "rules"
 
 
 class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
-    """One kind of experiments, from its sheet to its report.
+    """One kind of experiment, from its sheet to its report.
 
     Attributes:
-        name: as an experiment names it (`system:`).
+        name: the name that experiments use (`system:`).
         settings: the class of its settings, with the sections of settings.Experiment narrowed.
     """
 
@@ -63,7 +63,7 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
         kind: type[Model] = get_args(self.settings.model_fields["models"].annotation)[1]
         return kind
 
-    # What comes in.
+    # Input.
 
     @abstractmethod
     def read_sheet(self, data: Any) -> Sheet[AnyCase]:
@@ -73,28 +73,28 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
             data: the section `data`.
 
         Raises:
-            CaseError: no such file, or a column that is missing or not known.
+            CaseError: no such file, or a missing or unknown column.
         """
 
     @abstractmethod
     def check(self, settings: AnySettings, sheet: Sheet[AnyCase], *, deep: bool) -> Checked:
-        """Look at every file that the sheet names.
+        """Check every file that the sheet names.
 
         Args:
             settings: of the experiment.
-            sheet: as read.
-            deep: also read what takes long, such as all voxels of labels.
+            sheet: the sheet as read.
+            deep: also run slow checks, such as reading all voxels of labels.
 
         Raises:
             CaseError: files that the settings name are wrong.
         """
 
     def complete(self, settings: AnySettings, plan: Path | None) -> AnySettings:
-        """The settings, completed by a plan if there is one already.
+        """The settings, completed by a plan if it exists already.
 
         Args:
             settings: of the experiment.
-            plan: file of the plan; None: the experiment plans nothing.
+            plan: file of the plan; None: the experiment has no plan.
         """
         return settings
 
@@ -102,11 +102,11 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
 
     @abstractmethod
     def preparation(self, settings: AnySettings, sheet: Sheet[AnyCase]) -> Preparation[AnyCase]:
-        """Stages, folders and inputs of cases up to what models learn from; only names are made."""
+        """Stages, folders and inputs of cases up to the input of models; only names are defined."""
 
     @abstractmethod
     def task(self, settings: AnySettings, checked: Checked) -> dict[str, Any]:
-        """What is learnt, as plain values; `entries` gives the same."""
+        """What is learnt, as plain values; `entries` returns the same."""
 
     @abstractmethod
     def entries(
@@ -116,17 +116,17 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
 
         Args:
             data: the section `data`.
-            prepared: folder of what the index is made from.
+            prepared: folder of the files from which the index is built.
             caches: folder of the caches.
-            training: which cases.
+            training: whether the cases are those of the cross-validation.
         """
 
     def rows_of(self, settings: AnySettings, cases: Sequence[AnyCase]) -> list[Any]:
-        """What the index takes from the sheet's rows, as plain values."""
+        """The values that the index takes from the sheet's rows, as plain values."""
         return [[case.name, case.group, [str(path) for path in case.files]] for case in cases]
 
     def preparing_models(self, settings: AnySettings) -> Mapping[str, Model]:
-        """Those models that have a say in preparation, e.g. whose frozen networks' features are stored."""
+        """Models that affect preparation, e.g. because their frozen networks' features are stored."""
         return {}
 
     def preparation_weights(self, settings: AnySettings) -> Mapping[Path, Callable[[Path], Any]]:
@@ -143,22 +143,22 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
     @property
     @abstractmethod
     def footprint(self) -> Footprint[AnySettings]:
-        """What its cases and models take."""
+        """Memory and disk of its cases and models."""
 
     def tried(self, settings: AnySettings, name: str) -> Model:
-        """A model's settings as far as they are known before training; they are tried in every call."""
+        """A model's settings as far as they are known before training; every call tries them."""
         return settings.models[name]
 
     def weights(self, settings: AnySettings, name: str) -> list[Path]:
-        """Files of weights that a model starts from; a folder stands for the files in it."""
+        """Files of pretrained weights of a model; a folder stands for the files in it."""
         pretrained = settings.models[name].pretrained
         return [] if pretrained is None else [pretrained.file]
 
     @abstractmethod
     def kept(self, settings: AnySettings, name: str) -> dict[str, Any]:
-        """The sections that say how a new case is prepared for a model; the model's file keeps them."""
+        """The sections that define how new cases are prepared for a model; the model's file stores them."""
 
-    # What becomes of predictions.
+    # Results.
 
     @property
     @abstractmethod
@@ -167,19 +167,19 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
 
     @abstractmethod
     def new_entries(self, source: Path) -> list[Entry]:
-        """New cases, from a sample sheet or a folder; their caches are not made yet.
+        """New cases, from a sample sheet or a folder; their caches do not exist yet.
 
         Raises:
-            CaseError: nothing to predict, or a sheet with faults.
+            CaseError: nothing to predict, or errors in the sheet.
         """
 
     @abstractmethod
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
-        """Make what a model takes of a new case, as the workflow does for others, and return its path.
+        """Prepare a new case as the workflow prepares others, and return the path of the model's input.
 
         Args:
             entry: the case.
-            state: what the model's file holds.
+            state: contents of the model's file.
             folder: for the files.
 
         Raises:
@@ -188,7 +188,7 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
 
 
 class Footprint(Whole, Generic[AnySettings], abstract=True):
-    """Memory and disk that a system's jobs take. `size` is what `Checked.sizes` holds of a case.
+    """Memory and disk space that a system's jobs need. `size` is a case's value in `Checked.sizes`.
 
     Attributes:
         typical: size of a case whose file was not read.
@@ -208,7 +208,7 @@ class Footprint(Whole, Generic[AnySettings], abstract=True):
 
     @abstractmethod
     def disk_mib(self, size: Any, settings: AnySettings) -> dict[str, float]:
-        """Disk of a case by kind, in MiB."""
+        """Disk space of a case by kind of file, in MiB."""
 
     @abstractmethod
     def model_mib(
@@ -220,21 +220,21 @@ class Footprint(Whole, Generic[AnySettings], abstract=True):
             stage: train, test, ensemble, predict, or a rule that stores features.
             settings: of the experiment.
             name: of the model.
-            sizes: of the cases that it may meet.
-            step: what a training step holds.
+            sizes: of the cases that the job may process.
+            step: the size of a training step.
         """
 
     def counted(self, settings: AnySettings, name: str) -> Model | None:
-        """The model whose training step is counted for a model's memory; None: `guess` says what it holds."""
+        """The model whose training step is counted for a model's memory; None: use `guess`."""
         return settings.models[name]
 
     def guess(self, settings: AnySettings, name: str) -> Step:
-        """What a training step holds that cannot be counted."""
+        """The estimated size of a training step that cannot be counted."""
         raise NotImplementedError
 
 
 class Results(Whole, abstract=True):
-    """What becomes of predictions: choices, scores, exported files, and the view of the report."""
+    """From predictions to choices, scores, exported files, and the view of the report."""
 
     def chooses(self, evaluate: Any) -> bool:
         """Whether anything is chosen on validation cases before others are scored."""
@@ -248,14 +248,14 @@ class Results(Whole, abstract=True):
         evaluate: Any,
         state: Path,
     ) -> dict[str, Any]:
-        """Choose post-processing and the like by the predictions of these cases.
+        """Choose post-processing and similar from the predictions of these cases.
 
         Args:
             predictions: case → prediction.
             entries: of these cases.
             task: what is learnt.
             evaluate: the section `evaluate`.
-            state: folder for what a killed job goes on with.
+            state: folder for unfinished work, with which a restarted job continues.
         """
         return {}
 
@@ -276,19 +276,19 @@ class Results(Whole, abstract=True):
             entry: the case.
             export: the section `export`.
             chosen: what `choose` returned.
-            folder: where the files go.
+            folder: folder for the files.
 
         Returns:
             Name of a table (.csv) → its rows of this case.
 
         Raises:
-            CaseError: a file could not be written; those of other cases are, all the same.
+            CaseError: a file could not be written; other cases' files are still written.
         """
 
     @property
     @abstractmethod
     def view(self) -> View:
-        """What the report shows of this system alone."""
+        """The parts of the report that are specific to this system."""
 
     def score(
         self,
@@ -299,7 +299,7 @@ class Results(Whole, abstract=True):
         evaluate: Any,
         chosen: Chosen,
     ) -> pd.DataFrame:
-        """Scores of the predictions: rows by case, and by class or the like.
+        """Scores of the predictions: one row per case, and per class or similar.
 
         Args:
             predictions: case → prediction.
@@ -329,7 +329,7 @@ class Results(Whole, abstract=True):
         """Write all cases' files, and the tables of all cases.
 
         Raises:
-            CaseError: files of some cases could not be written; everything else was.
+            CaseError: files of some cases could not be written; all others were.
         """
         import pandas as pd
 
@@ -337,11 +337,11 @@ class Results(Whole, abstract=True):
         problems = []
         for entry in entries:
             try:
-                made = self.export_case(predictions[entry.case], entry, export, chosen, folder)
+                exported = self.export_case(predictions[entry.case], entry, export, chosen, folder)
             except CaseError as error:
                 problems.append(f"case {entry.case}: {error}")
                 continue
-            for name, rows in made.items():
+            for name, rows in exported.items():
                 tables.setdefault(name, []).extend(rows)
         for name, listed in tables.items():
             pd.DataFrame(listed).to_csv(folder / name, index=False)

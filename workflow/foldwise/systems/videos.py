@@ -1,4 +1,4 @@
-"""What systems of videos share: a check that reads headers side by side."""
+"""Common parts of video systems: a check that reads headers in parallel."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from foldwise.video.decode import VideoInfo
 from foldwise.video.sheet import VideoCase, check_twins
 
 AnyVideoCase = TypeVar("AnyVideoCase", bound=VideoCase)
-# Headers wait for the disk, most of all on network file systems.
+# Reading headers waits for the disk, above all on network file systems.
 THREADS = 16
-# A problem, and whether it is a warning alone.
+# A problem, and whether it is only a warning.
 Finding = tuple[str, bool]
 
 
 class VideoSystem(System[AnySettings, AnyVideoCase], abstract=True):
-    """A system whose cases are videos, each of its own."""
+    """A system whose cases are videos, one each."""
 
     def check(self, settings: AnySettings, sheet: Sheet[AnyVideoCase], *, deep: bool) -> Checked:
-        """Check headers, what goes with a video, and patients; `deep` also decodes frames."""
+        """Check headers, the files that belong to a video, and patients; `deep` also decodes frames."""
         found = Findings(sheet)
         present = present_files(sheet, lambda path: False, found)
         check_twins(sheet.cases, found)
@@ -56,18 +56,18 @@ class VideoSystem(System[AnySettings, AnyVideoCase], abstract=True):
     def look(
         self, settings: AnySettings, case: AnyVideoCase, deep: bool
     ) -> tuple[VideoInfo, Sequence[Finding]]:
-        """What a video says of itself, and what is wrong with it and what goes with it.
+        """A video's header, and problems of the video and its other files.
 
         Raises:
             CaseError: a file is not readable.
         """
 
     def check_all(self, settings: AnySettings, sheet: Sheet[AnyVideoCase], found: Findings) -> None:
-        """Note what is wrong with the cases together; nothing unless a system says so."""
+        """Record problems of the cases as a whole; by default none."""
 
     @abstractmethod
     def facts(self, settings: AnySettings, case: AnyVideoCase, info: VideoInfo) -> Mapping[str, Any]:
-        """What check.json says of a case."""
+        """Facts about a case for check.json."""
 
     def notes(self, settings: AnySettings, sheet: Sheet[AnyVideoCase]) -> Sequence[str]:
         """Lines for the check to print."""

@@ -1,4 +1,4 @@
-"""What systems of volumes share: the sheet, its check, lungs, crops and caches, and new scans."""
+"""Common parts of volume systems: the sheet, its check, lungs, crops and caches, and new scans."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from foldwise.volumes.size import Size
 
 AnyVolumeSettings = TypeVar("AnyVolumeSettings", bound=VolumeExperiment)
 
-# Where the demo makes its files.
+# Folder in which the demo generates its files.
 PHANTOMS = Path("results/phantom")
-# Bytes per voxel of the source at a stage's peak, beside the base (counted from the code, and measured).
+# Bytes per source voxel at a stage's peak, without the base (counted from the code, and measured).
 LUNG_BYTES = 14
 CROP_BYTES = 14
 CACHE_BYTES = 22
@@ -45,7 +45,7 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
             settings.data,
             None if settings.part else settings.split,
             labels=deep,
-            # When all that can be read is read, the demo has made its files.
+            # When all files can be read, the demo has generated its own.
             produced=(lambda path: False) if deep else is_phantom,
             needs_weight=self.needs_weight(settings),
         )
@@ -79,21 +79,21 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
         return {"prepare": dump(settings.prepare), "cache": cache}
 
     def new_entries(self, source: Path) -> list[Entry]:
-        """Scans to be predicted."""
+        """Scans to predict."""
         return [
             Entry(case.name, case.group, {"images": tuple(map(str, case.images))}, "", {}, 0)
             for case in read_new_cases(source)
         ]
 
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
-        """Make a new scan's cache."""
+        """Write a new scan's cache."""
         from foldwise.volumes.prepare import prepare_scan
 
         return prepare_scan(entry, state, folder)
 
 
 class VolumePreparation(Preparation[Case]):
-    """Lungs, crops and caches, keyed by what made them.
+    """Lungs, crops and caches, keyed by their settings.
 
     Attributes:
         lungs: folder of lung masks.
@@ -109,7 +109,7 @@ class VolumePreparation(Preparation[Case]):
         crop = [lungs, values_for(settings, "crop")]
         cache = [crop, values_for(settings, "cache", given=plan is not None)]
         if plan is not None:
-            # What a plan decides is known only later, and an experiment has one of its own.
+            # A plan's values are known only later, and each experiment has its own plan.
             cache += [settings.experiment, plan]
             self.plan = f"{settings.results}/{settings.experiment}/plan.yaml"
         self.data = f"{settings.results}/data/{settings.data.sheet.stem}-{short_hash(lungs)}"
@@ -126,27 +126,27 @@ class VolumePreparation(Preparation[Case]):
     def sources(self, name: str) -> Inputs:
         """A case's source files as named inputs of a rule."""
         case = self.cases[name]
-        made: Inputs = {"images": [str(path) for path in case.images]}
+        sources: Inputs = {"images": [str(path) for path in case.images]}
         if case.label is not None:
-            made["label"] = str(case.label)
+            sources["label"] = str(case.label)
         if case.weight is not None:
-            made["weight"] = str(case.weight)
-        return made
+            sources["weight"] = str(case.weight)
+        return sources
 
     def crop_inputs(self, name: str) -> Inputs:
         """Inputs of a case's crop: its sources, the mask to crop to, and the weight map."""
-        made = self.sources(name)
+        inputs = self.sources(name)
         if self._prepare.lung_mask is not None:
-            made.setdefault("weight", f"{self.lungs}/{name}.mask.nii.gz")
+            inputs.setdefault("weight", f"{self.lungs}/{name}.mask.nii.gz")
         if (kind := self._prepare.crop.to) in ("lungs", "region"):
-            made["inside"] = f"{self.lungs}/{name}.{'mask' if kind == 'lungs' else kind}.nii.gz"
-        return made
+            inputs["inside"] = f"{self.lungs}/{name}.{'mask' if kind == 'lungs' else kind}.nii.gz"
+        return inputs
 
 
 class VolumeFootprint(Footprint[AnyVolumeSettings], Generic[AnyVolumeSettings], abstract=True):
     """Memory and disk of volumes, from headers and settings alone."""
 
-    # A header not there yet (the demo's) or not readable: what a clinical chest CT has.
+    # For headers that do not exist yet (the demo's) or are not readable: values of a clinical chest CT.
     typical = Size(shape=(512, 512, 300), spacing=(0.8, 0.8, 1), channels=1, labelled=True)
 
     def case_mib(self, stage: str, size: Size, settings: AnyVolumeSettings) -> float:
@@ -156,13 +156,13 @@ class VolumeFootprint(Footprint[AnyVolumeSettings], Generic[AnyVolumeSettings], 
             "crop": CROP_BYTES + 4 * (size.channels - 1),
             "cache": CACHE_BYTES + 8 * (size.channels - 1),
         }[stage]
-        made = BASE_MIB + bytes_per_voxel * size.voxels / 2**20
+        needed = BASE_MIB + bytes_per_voxel * size.voxels / 2**20
         if stage == "cache":
-            made += 12 * cached_voxels(size, settings.cache) / 2**20
-        return ceil(made)
+            needed += 12 * cached_voxels(size, settings.cache) / 2**20
+        return ceil(needed)
 
     def disk_mib(self, size: Size, settings: AnyVolumeSettings) -> dict[str, float]:
-        """Disk of a case; a CT compresses to a little over one byte a voxel."""
+        """Disk space of a case; a CT compresses to slightly over one byte per voxel."""
         cached = cached_voxels(size, settings.cache)
         return {
             "crop": 1.2 * size.voxels * size.channels / 2**20,
@@ -172,7 +172,7 @@ class VolumeFootprint(Footprint[AnyVolumeSettings], Generic[AnyVolumeSettings], 
 
 
 def cached_voxels(size: Size, cache: Cache) -> float:
-    """Voxels of the cached grid, were nothing cropped away."""
+    """Voxels of the cached grid, if nothing were cropped."""
     if cache.shape is not None:
         return prod(cache.shape)
     if cache.spacing is None:
@@ -181,12 +181,12 @@ def cached_voxels(size: Size, cache: Cache) -> float:
 
 
 def is_phantom(path: Path) -> bool:
-    """Whether the demo makes a file itself."""
+    """Whether the demo generates a file itself."""
     return PHANTOMS in path.parents
 
 
 def plan_of(settings: VolumeExperiment) -> dict[str, Any] | None:
-    """The section that asks for a plan, as plain values, where a system has one."""
+    """The section that asks for a plan, as plain values, if the system has one."""
     plan: dict[str, Any] | None = dump(getattr(settings, "plan", None))
     return plan
 

@@ -1,1 +1,1 @@
-"""The loop, its checkpoints, the step sampler and the time budget."""
+"""The training loop, its checkpoints, the step sampler and the time budget."""

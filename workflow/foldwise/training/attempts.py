@@ -1,4 +1,4 @@
-"""The history of the attempts at one training: an append-only file beside the checkpoints."""
+"""The history of the attempts at one training: an append-only file next to the checkpoints."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Attempts:
     """Every start, end and error of a training run, over all its jobs.
 
     A failure that repeats without progress is a bug, not bad luck: `start` refuses a third try within one
-    call of Snakemake, whose first attempt (`number` 1) wipes the slate. Attempts with other settings or data
-    (another fingerprint) do not count.
+    call of Snakemake, whose first attempt (`number` 1) starts the count again. Attempts with other settings
+    or data (another fingerprint) do not count.
     """
 
     def __init__(self, path: Path, number: int, fingerprint: str = "") -> None:
@@ -26,10 +26,10 @@ class Attempts:
         self.fingerprint = fingerprint
 
     def start(self, step: int) -> None:
-        """Note a start.
+        """Record a start.
 
         Raises:
-            CaseError: the two attempts before this one failed, the second no later than the first.
+            CaseError: the two previous attempts failed, the second at no later step than the first.
         """
         if self.number > 1:
             own = _of_training(self.rows(), self.fingerprint)
@@ -60,9 +60,9 @@ class Attempts:
 
     @property
     def killed(self) -> int:
-        """How often a job of the present training ended without a word, as by the SIGKILL of lacking memory.
+        """How often a job of this training ended without a record, e.g. by SIGKILL when out of memory.
 
-        A job that Slurm itself puts back into the queue goes on under the same id, and is not counted.
+        A job that Slurm requeues continues under the same id, and is not counted.
         """
         rows = self.rows()
         rows = _of_training(rows, rows[-1].get("fingerprint", "")) if rows else []
@@ -73,7 +73,7 @@ class Attempts:
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows; a last line cut off by a kill is passed over."""
+        """All rows; a last line truncated by a kill is skipped."""
         if not self.path.exists():
             return []
         rows = []

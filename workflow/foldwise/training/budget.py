@@ -8,14 +8,14 @@ from types import FrameType
 
 import psutil
 
-# Exit code of a training that saved itself and wants another job; sysexits.h calls it EX_TEMPFAIL.
+# Exit code of a training that saved its state and needs another job; EX_TEMPFAIL in sysexits.h.
 UNFINISHED = 75
 
 
 class Budget:
-    """Says when training must save and stop: before the time limit, or after SIGTERM.
+    """Decides when training must save and stop: before the time limit, or after SIGTERM.
 
-    The time counts from the start of the process, so imports are in it.
+    Time counts from the start of the process, so it includes imports.
     """
 
     def __init__(self, minutes: float | None) -> None:
@@ -28,11 +28,11 @@ class Budget:
         self._limit = None if minutes is None else 60 * minutes
         self._longest = 0.0
         self._signalled = False
-        # Saving inside a handler is not safe; it only sets a flag that is read between two steps.
+        # Saving inside a handler is not safe; it only sets a flag that is read between steps.
         signal.signal(signal.SIGTERM, self._on_signal)
 
     def spent_on(self, seconds: float) -> None:
-        """Learn how long the longest indivisible piece of work (a step, a validation, a save) takes."""
+        """Record the duration of an indivisible piece of work (a step, a validation, a save)."""
         self._longest = max(self._longest, seconds)
 
     @property

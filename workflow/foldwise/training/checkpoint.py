@@ -1,4 +1,4 @@
-"""The whole state of a training run as one file: plain values and tensors, written beside and renamed."""
+"""The whole state of a training run as one file: plain values and tensors, written atomically."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from foldwise.files import CaseError, atomic_path
 
 CHECKPOINT = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
-# Trainings with other settings or data, a folder each; what goes there with a checkpoint; how many are kept.
+# Folder of trainings with other settings or data; files moved there with a checkpoint; number kept.
 OTHERS = "others"
 BELONGINGS = ("models", "examples")
 KEPT = 2
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Write the checkpoint; the one before it is kept as a second choice.
+    """Write the checkpoint; the previous one is kept as a fallback.
 
     Raises:
-        CaseError: it cannot be written, as on a full disk; the ones before it are as they were.
+        CaseError: it cannot be written, e.g. on a full disk; previous ones are unchanged.
     """
     last = folder / CHECKPOINT
     try:
@@ -32,18 +32,18 @@ def save(folder: Path, state: dict[str, Any]) -> None:
             torch.save(state, temporary)
             if last.exists():
                 last.replace(folder / PREVIOUS)
-    except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         free = shutil.disk_usage(folder).free / 2**20
         raise CaseError(
             f"{last}: the checkpoint could not be written ({error}); {free:.0f} MiB are free there. The last "
-            f"one is kept: make room, or put `results` on a larger disk, and run again"
+            f"one is kept: free some space, or put `results` on a larger disk, and run again"
         ) from error
 
 
 def load(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     """The newest readable checkpoint of the same settings and data, or None.
 
-    Nothing in the file is executed. A broken file is passed over in favour of the one before it.
+    Nothing in the file is executed. A broken file is skipped in favour of the previous one.
 
     Args:
         folder: of the checkpoints.
@@ -54,16 +54,17 @@ def load(folder: Path, fingerprint: str) -> dict[str, Any] | None:
         if state is not None and state["fingerprint"] == fingerprint:
             return state
         if state is None and path.exists():
-            logging.warning("%s: unreadable; trying the one before it", path)
+            logging.warning("%s: unreadable; trying the previous one", path)
     return None
 
 
 def set_aside(folder: Path, fingerprint: str, gpus: int = 1) -> None:
-    """Move the training of other settings or data aside, and bring back that of these, if it lies there.
+    """Move a training with other settings or data away, and bring back that of these, if kept.
 
-    So settings that are changed and changed back find their training again, finished or not. At most two are
-    kept aside: the one before this, and of the others the last that finished (else the last). To be called by
-    the process that holds the folder, before the training starts others.
+    Settings that are changed and changed back thus find their training again, finished or not. At most two
+    are
+    kept: the previous one, and of the others the last finished one (or else the last). Call this from the
+    process that holds the folder, before the training starts others.
 
     Args:
         folder: of the checkpoints.
@@ -84,8 +85,8 @@ def set_aside(folder: Path, fingerprint: str, gpus: int = 1) -> None:
     for aside, before in others.items():
         devices = "" if before == gpus else f" (training.gpus: {before}, now {gpus})"
         logging.warning(
-            "the training here was made with other settings or data%s; it is kept in %s, and goes on if "
-            "they come back",
+            "the training here used other settings or data%s; it is kept in %s, and continues if "
+            "they are restored",
             *(devices, aside),
         )
     if mine.exists():
@@ -93,14 +94,14 @@ def set_aside(folder: Path, fingerprint: str, gpus: int = 1) -> None:
         _move(mine, folder, BELONGINGS if found else (*BELONGINGS, CHECKPOINT))
         shutil.rmtree(mine)
     elif others and load(folder, fingerprint) is None:
-        logging.warning("training starts afresh")
+        logging.warning("training starts from the beginning")
     _prune(folder / OTHERS)
 
 
 def _move(source: Path, target: Path, names: Sequence[str]) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in names:
-        # What is there already is newer: a move that was killed left it so.
+        # Existing files are newer: they come from a move that was killed.
         if (source / name).exists() and not (target / name).is_dir():
             (source / name).replace(target / name)
 
@@ -118,10 +119,10 @@ def _prune(others: Path) -> None:
 
 
 def _read(path: Path, mmap: bool = False) -> dict[str, Any] | None:
-    """A checkpoint, or None if there is no readable one; with `mmap` its tensors are read when asked for."""
+    """A checkpoint, or None if it is not readable; with `mmap` its tensors are read on demand."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         state["fingerprint"]
-    except Exception:  # a cut-off file raises any of half a dozen kinds
+    except Exception:  # a truncated file raises any of half a dozen types
         return None
     return state

@@ -1,7 +1,7 @@
-"""One process per training: the others wait until it ends or falls silent.
+"""One process per training: the others wait until it ends or stops responding.
 
 After the main process was killed, its jobs run on; a second call of Snakemake submits the same training
-again. That one must not write into the same checkpoints, and shall go on where the first one ends.
+again. The new job must not write into the same checkpoints, and must continue where the first one ends.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ import psutil
 
 from foldwise.files import CaseError, read_json
 
-# The holder gives a sign of life this often, and is taken for dead after so long a silence. s.
+# Interval of the holder's signs of life, and silence after which it is considered dead. s.
 BEAT_S, SILENCE_S = 10.0, 90.0
 
 
 @contextmanager
 def claim(folder: Path, give_up: Callable[[], bool]) -> Iterator[bool]:
-    """Hold a folder for the time of the block, after whoever holds it now has ended.
+    """Hold a folder for the duration of the block, after its current holder has ended.
 
     Args:
         folder: of the checkpoints.
         give_up: asked every few seconds while waiting.
 
     Yields:
-        Whether the folder is held; False if `give_up` said so.
+        Whether the folder is held; False if `give_up` returned true.
     """
     path = folder / "holder.json"
     said = False
@@ -62,10 +62,10 @@ def claim(folder: Path, give_up: Callable[[], bool]) -> Iterator[bool]:
 
 
 def _take(path: Path) -> bool:
-    """Write who holds the folder, unless somebody does."""
+    """Claim the folder, unless it is held."""
     mine = {"host": os.uname().nodename, "pid": os.getpid(), "slurm_job_id": os.environ.get("SLURM_JOB_ID")}
     try:
-        # Exclusive creation is what network file systems, too, do for one process alone.
+        # Network file systems, too, let only one process succeed in exclusive creation.
         with path.open("x", encoding="utf-8") as file:
             file.write(json.dumps(mine) + "\n")
     except FileExistsError:
@@ -74,7 +74,7 @@ def _take(path: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Take a dead holder's file away; whoever took its place in this very moment gets it back."""
+    """Remove a dead holder's file; a new holder's file, written in this moment, is restored."""
     aside = path.with_name(f"{path.name}.{os.uname().nodename}-{os.getpid()}")
     try:
         path.replace(aside)
@@ -92,14 +92,14 @@ def _beat(path: Path, ended: threading.Event) -> None:
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
-    """Who holds the folder, if it is alive."""
+    """The holder of the folder, if it is alive."""
     try:
         silence = _silence(path)
         holder = dict(read_json(path))
     except FileNotFoundError:
         return None
     except CaseError:
-        # Being written, or cut off by a kill.
+        # Still being written, or truncated by a kill.
         holder = {"host": "an unknown host", "pid": "unknown", "slurm_job_id": None}
     if holder["host"] == os.uname().nodename and not psutil.pid_exists(holder["pid"]):
         return None
@@ -107,7 +107,7 @@ def _holder(path: Path) -> dict[str, Any] | None:
 
 
 def _silence(path: Path) -> float:
-    """Seconds since the last sign of life, by the file server's clock and not this node's."""
+    """Seconds since the last sign of life, by the file server's clock, not this node's."""
     probe = path.with_name(f".clock-{os.getpid()}")
     probe.touch()
     try:

@@ -1,4 +1,4 @@
-"""One job of a training: what it works on, its fingerprint, and the files that it leaves."""
+"""One job of a training: its inputs, its fingerprint, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Made:
 
 @dataclass(frozen=True)
 class Job:
-    """What a job of a training is asked to do.
+    """The task of a job of a training.
 
     Attributes:
-        system: of the model.
-        settings: of the model, before training cases decide anything.
-        prepared: the sections that say how a new case is prepared.
-        index: who trains, chooses and tests.
+        system: system of the model.
+        settings: of the model, before values are taken from training cases.
+        prepared: the sections that define how a new case is prepared.
+        index: cases for training, validation and testing.
         index_path: file of the index.
         features: folder of <case>.h5 to use instead of the caches.
         fold: number of the fold.
@@ -57,7 +57,7 @@ class Job:
         workers: processes that read data.
         checkpoint_min: minutes between checkpoints.
         attempt: number of the try, from 1.
-        stage_caches: read copies on the node's own disk.
+        stage_caches: whether to read copies on the node's own disk.
     """
 
     system: System[Any, Any]
@@ -76,22 +76,22 @@ class Job:
 
     @cached_property
     def cases(self) -> Fold:
-        """Who trains, chooses and tests."""
+        """The cases for training, validation and testing."""
         return self.index.fold(self.fold)
 
     @cached_property
     def caches(self) -> dict[str, str]:
-        """Case → the file that is learnt from, of those that train and choose."""
+        """Training or validation case → the file to learn from."""
         return self.index.caches(self.cases.train + self.cases.validation, self.features)
 
     @cached_property
     def fitted(self) -> Model:
-        """The settings with what the training cases decide."""
+        """The settings with values from the training cases."""
         fitted: Model = self.system.learner.fitted(self.settings, [self.caches[c] for c in self.cases.train])
         return fitted
 
     def run(self) -> Run:
-        """What the loop works on."""
+        """The inputs of the loop."""
         contents = {case: content_of(path) for case, path in self.caches.items()}
         fold, model, task = self.cases, self.fitted, self.index.task
         pretrained = file_hash(model.pretrained.file) if model.pretrained else None
@@ -122,21 +122,21 @@ class Job:
 
 
 def train_fold(job: Job, budget: Budget, made: Made) -> int:
-    """Train, or go on training, and write the files if it is finished.
+    """Start or continue training, and write the files once it is finished.
 
     Args:
-        job: what to train.
-        budget: says when to stop.
+        job: the training.
+        budget: decides when to stop.
         made: files to write.
 
     Returns:
-        Exit code: 0, or 75 if another job is to go on.
+        Exit code: 0, or 75 if another job must continue.
     """
     job.state.mkdir(parents=True, exist_ok=True)
     if is_helper():
         logging.getLogger().setLevel(logging.WARNING)
     else:
-        # Snakemake deletes a rule's log before every attempt; this one holds them all.
+        # Snakemake deletes a rule's log before every attempt; this log keeps all attempts.
         logging.getLogger().addHandler(logging.FileHandler(job.state / "train.log", encoding="utf-8"))
     run, settings = job.run(), job.fitted
     attempts = Attempts(job.state / "attempts.jsonl", job.attempt, run.fingerprint)
@@ -146,7 +146,7 @@ def train_fold(job: Job, budget: Budget, made: Made) -> int:
         return budget.reason is not None
 
     with ExitStack() as stack:
-        # One process holds the claim for all that it starts, and alone writes anything.
+        # One process holds the claim for all that it starts, and only it writes files.
         if not is_helper() and not stack.enter_context(claim(job.state, give_up)):
             return UNFINISHED
         if not is_helper():
@@ -168,16 +168,16 @@ def train_fold(job: Job, budget: Budget, made: Made) -> int:
     return 0
 
 
-def _write(job: Job, trainer: Trainer, attempts: Attempts, made: Made) -> None:
+def _write(job: Job, trainer: Trainer, attempts: Attempts, outputs: Made) -> None:
     best, pretrained = trainer.best, job.fitted.pretrained
     assert best is not None
-    # The last step's weights may be NaN though its loss, which came before, was not.
-    refuse_not_finite(best["network"], made.model)
-    with atomic_path(made.model) as temporary:
+    # The last step's weights may be NaN although its loss, computed before, was not.
+    refuse_not_finite(best["network"], outputs.model)
+    with atomic_path(outputs.model) as temporary:
         torch.save(trainer.model_file(best["network"], best["epoch"], best["score"]), temporary)
-    write_text(made.log, log_text(trainer.rows))
+    write_text(outputs.log, log_text(trainer.rows))
     write_json(
-        made.provenance,
+        outputs.provenance,
         provenance(
             settings=dump(job.fitted),
             inputs=[job.index_path, *([pretrained.file] if pretrained else [])],

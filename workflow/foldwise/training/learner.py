@@ -1,4 +1,4 @@
-"""The side of a system that learns and predicts: what the training loop and the testing stages ask of it."""
+"""Training and prediction of a system: the interface used by the training loop and the testing stages."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 class Learner(Whole, Generic[AnyModel], abstract=True):
     """A model of an experiment: its network, training items, loss, validation and predictions.
 
-    `caches` are paths of the cases' HDF5 files. A score is higher where a model is better.
+    `caches` are paths of the cases' HDF5 files. A higher score means a better model.
 
     Attributes:
-        model: its settings, as `fitted` made them.
+        model: its settings, as returned by `fitted`.
         evaluate: the experiment's section on scores, for predictions that depend on it; set before testing.
-        frozen: whether most of the network never learns, so that nothing is counted of its training step.
+        frozen: whether most of the network never learns, so that its training step is not counted.
         reads_weights: whether building the network reads files.
     """
 
@@ -41,29 +41,29 @@ class Learner(Whole, Generic[AnyModel], abstract=True):
     reads_weights: bool = False
 
     def __init__(self, model: AnyModel, task: Mapping[str, Any]) -> None:
-        """Take the settings.
+        """Store the settings.
 
         Args:
-            model: as `fitted` made them.
-            task: what is learnt, as the index has it.
+            model: as returned by `fitted`.
+            task: what is learnt, as in the index.
 
         Raises:
             CaseError: the settings do not fit the task.
         """
         self.model = model
 
-    # What training cases decide.
+    # Values from the training cases.
 
     @classmethod
     def fitted(cls, model: AnyModel, caches: Sequence[str]) -> AnyModel:
-        """The model's settings with what its training cases decide, the steps of an epoch among it.
+        """The model's settings with values from its training cases, including the steps of an epoch.
 
         Args:
             model: the settings of the experiment.
             caches: of the training cases.
 
         Raises:
-            CaseError: a file that the settings name is missing or is not what it should be.
+            CaseError: a file that the settings name is missing or wrong.
         """
         model = cls.fit(model, caches)
         training = model.training
@@ -74,12 +74,12 @@ class Learner(Whole, Generic[AnyModel], abstract=True):
 
     @classmethod
     def fit(cls, model: AnyModel, caches: Sequence[str]) -> AnyModel:
-        """What `fitted` fills in beside the steps of an epoch; nothing unless a system says so."""
+        """Values that `fitted` fills in, apart from the steps of an epoch; by default none."""
         return model
 
     @classmethod
     def count_items(cls, model: AnyModel, caches: Sequence[str]) -> int:
-        """Training items of which an epoch sees each once; as many as there are cases."""
+        """Number of training items, each used once per epoch; by default the number of cases."""
         return len(caches)
 
     # The network.
@@ -94,7 +94,7 @@ class Learner(Whole, Generic[AnyModel], abstract=True):
 
     @abstractmethod
     def refusal(self, reason: str) -> str:
-        """What a user reads whose network cannot take the sample."""
+        """Message to a user whose network cannot take the sample."""
 
     def network(self) -> nn.Module:
         """The network to train.
@@ -107,7 +107,7 @@ class Learner(Whole, Generic[AnyModel], abstract=True):
         return self.build_network()
 
     def dry_pass(self) -> None:
-        """Refuse a network that cannot take its inputs; on shapes alone this costs next to nothing.
+        """Refuse a network that cannot take its inputs; on shapes alone this costs almost nothing.
 
         Raises:
             CaseError: the network cannot be built, or cannot take the sample.
@@ -116,7 +116,7 @@ class Learner(Whole, Generic[AnyModel], abstract=True):
         try:
             with torch.device("meta"):
                 network(self.sample())
-        except Exception as error:  # wrong shapes raise any kind
+        except Exception as error:  # wrong shapes raise any type
             if not needs_numbers(error):
                 raise self.refuse(error) from error
 
@@ -125,27 +125,27 @@ class Learner(Whole, Generic[AnyModel], abstract=True):
         return CaseError(self.refusal(first_line(error)))
 
     def try_loss(self, outputs: Any) -> None:
-        """Refuse outputs and losses that training could not use; nothing unless a system says so.
+        """Refuse outputs and losses that training could not use; by default nothing.
 
         Args:
             outputs: of the network for `sample`, on the meta device; None: not known.
 
         Raises:
-            CaseError: the outputs have another shape than asked for, or the loss does not take them.
+            CaseError: the outputs have a wrong shape, or the loss does not accept them.
         """
 
     def parameters(self, network: nn.Module) -> Iterable[Any]:
-        """What the optimiser works on: parameters, or groups of them with learning rates of their own."""
+        """The optimiser's parameters, or groups of them with separate learning rates."""
         return network.parameters()
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        """The precision of training for predictions outside of it; full precision on a CPU, unless bf16."""
+        """The precision of training, for predictions outside it; full precision on a CPU, unless bf16."""
         precision = precision_of(self.model.training.amp, gpu=device.type == "cuda")
         if precision == "32-true":
             return nullcontext()
         return MixedPrecision(precision, device.type).forward_context()
 
-    # Learning.
+    # Training.
 
     @abstractmethod
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
@@ -155,17 +155,17 @@ class Learner(Whole, Generic[AnyModel], abstract=True):
     def loss(
         self, network: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Generator
     ) -> dict[str, torch.Tensor]:
-        """Scalars of a batch on the training device: `loss`, and parts of it worth a column of the log."""
+        """Scalars of a batch on the training device: `loss`, and its parts, one column of the log each."""
 
     @abstractmethod
     def examples(self, caches: Sequence[str], seed: Sequence[int], count: int, folder: Path) -> None:
-        """Write the first training samples, as the network sees them, for a person to look at."""
+        """Write the first training samples, as network inputs, for inspection."""
 
     @abstractmethod
     def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
-        """Means over validation cases: `score`, by which the best epoch is chosen, and others to log.
+        """Means over validation cases: `score`, which chooses the best epoch, and others to log.
 
-        A score that these cases leave undefined is NaN, whatever the network finds in them.
+        A score that is undefined for these cases is NaN, regardless of the network's output.
         """
 
     # Predictions.

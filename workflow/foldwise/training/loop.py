@@ -1,4 +1,4 @@
-"""The training loop: exact steps, whole-state checkpoints, and a stop before the job's time is up."""
+"""The training loop: exact steps, whole-state checkpoints, and a stop before the job's time limit."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from foldwise.training.steps import batches, reader_killed, step_seed
 
 @dataclass(frozen=True)
 class Run:
-    """What one training works on.
+    """The inputs of one training.
 
     Attributes:
         model: its settings.
         train: caches to learn from.
         validation: caches that choose the best epoch; may be empty.
-        seed: whole numbers from which every random draw is made.
-        fingerprint: hash of settings and data; a checkpoint of another one is not continued.
-        folder: where checkpoints, log and history live between jobs.
-        facts: plain values that go into every model file, from which the network can be rebuilt.
+        seed: integers that determine every random draw.
+        fingerprint: hash of settings and data; a checkpoint with another fingerprint is not continued.
+        folder: folder of checkpoints, log and history between jobs.
+        facts: plain values for every model file, from which the network can be rebuilt.
         workers: processes that read data; changes speed only.
         checkpoint_min: minutes between checkpoints.
     """
@@ -59,19 +59,19 @@ class Run:
 
 
 class Trainer:
-    """One training of one model on one fold, over as many jobs as it takes."""
+    """One training of one model on one fold, over any number of jobs."""
 
     def __init__(
         self, run: Run, learner: Learner[Any], attempts: Attempts, budget: Budget, team: Team | None = None
     ) -> None:
-        """Build everything, then take up the checkpoint if there is one.
+        """Build everything, then load the checkpoint if there is one.
 
         Args:
-            run: what to train, and on what.
+            run: the inputs of the training.
             learner: of the model.
             attempts: the history.
-            budget: says when to stop.
-            team: the processes that train together; None: this one alone.
+            budget: decides when to stop.
+            team: the processes that train together; None: only this one.
         """
         self.run, self.learner, self.attempts, self.budget = run, learner, attempts, budget
         training = run.model.training
@@ -82,7 +82,7 @@ class Trainer:
         self.pretrained = load_pretrained(network, run.model.pretrained) if run.model.pretrained else None
         optimiser = build("optimiser", run.model.optimiser, learner.parameters(network))
         self.scheduler = make_scheduler(run.model.scheduler, optimiser, training.epochs)
-        assert training.steps_per_epoch is not None, "the learner fills in the steps of an epoch"
+        assert training.steps_per_epoch is not None, "the learner sets the steps of an epoch"
         self.per_epoch = training.steps_per_epoch
         self.network, self.optimiser = self.fabric.setup(network, optimiser)
         self.team.align(self.network)
@@ -103,15 +103,15 @@ class Trainer:
         return self.run.model.training.epochs * self.per_epoch
 
     def model_file(self, weights: dict[str, torch.Tensor], epoch: int, score: float) -> dict[str, Any]:
-        """What a model's file holds: weights, where they are from, and how to rebuild the network."""
+        """Contents of a model's file: weights, their origin, and how to rebuild the network."""
         return {"network": weights, "epoch": epoch, "score": score, **self.run.facts}
 
     def fit(self) -> bool:
-        """Train until finished (True) or until the budget says stop (False); the state is saved either way.
+        """Train until finished (True) or until the budget is spent (False); the state is saved in both cases.
 
         Raises:
-            CaseError: two attempts before this one failed here without progress.
-            Exception: whatever a step raises; it is noted with its traceback first.
+            CaseError: two previous attempts failed here without progress.
+            Exception: any exception of a step; its traceback is recorded first.
         """
         if self.finished:
             return True
@@ -122,10 +122,11 @@ class Trainer:
             raise
         except Exception as error:
             if reader_killed(error):
-                # No error of the training: the job counts as killed, and the next one asks for more memory.
+                # Not an error of the training: the job counts as killed, and the next one requests more
+                # memory.
                 raise LostError(
                     "a process that reads training data was killed, most likely because memory ran out. Run "
-                    "again with more memory (mem_mb): training goes on from its last checkpoint"
+                    "again with more memory (mem_mb): training continues from its last checkpoint"
                 ) from error
             if self.team.rank == 0:
                 with suppress(OSError):  # on a full disk the error itself matters more
@@ -156,7 +157,7 @@ class Trainer:
                     return
 
     def _epoch(self, feed: Any) -> None:
-        """Steps to the end of the epoch, or to a stop within it."""
+        """Take steps to the end of the epoch, or to a stop within it."""
         training = self.run.model.training
         per_epoch = self.per_epoch
         end = (self.step // per_epoch + 1) * per_epoch
@@ -187,24 +188,24 @@ class Trainer:
         self.network.train()
         self.optimiser.zero_grad()
         begun = time.monotonic()
-        made: list[dict[str, float]] = []
+        parts: list[dict[str, float]] = []
         for part in range(training.accumulate):
             asked = time.monotonic()
             batch = self.fabric.to_device(next(feed))
             self.sums["waiting"] += time.monotonic() - asked
-            # Drop-out and augmentation of a pass depend on its number alone, so a resumed run has them too.
+            # Drop-out and augmentation of a pass depend only on its number, so a resumed run repeats them.
             number = self.step * training.accumulate + part
             seed = step_seed(self.run.seed, number, self.team.rank)
             torch.manual_seed(seed)
             generator = torch.Generator(self.fabric.device).manual_seed(seed)
             values = self.learner.loss(self.network, batch, generator)
             self.fabric.backward(values["loss"] / training.accumulate)
-            made.append({name: value.item() for name, value in values.items()})
-        for means in self.team.mean(made):
+            parts.append({name: value.item() for name, value in values.items()})
+        for means in self.team.mean(parts):
             if not math.isfinite(means["loss"]):
                 raise FloatingPointError(
                     f"the loss is {means['loss']} at step {self.step}; lower the learning rate, "
-                    f"or look at the data"
+                    f"or check the data"
                 )
             for name, mean in means.items():
                 share = mean / training.accumulate
@@ -222,7 +223,7 @@ class Trainer:
         self.sums["seconds"] += time.monotonic() - begun
 
     def _stop(self) -> str | None:
-        """Why all processes stop now, or None: any one's reason will do."""
+        """Why all processes stop now, or None: a reason in any of them is enough."""
         return next((reason for reason in self.team.exchange(self.budget.reason) if reason), None)
 
     def _end_epoch(self) -> None:
@@ -263,18 +264,18 @@ class Trainer:
             self._write_log()
 
     def _judge(self, epoch: int, score: float) -> None:
-        """Keep the epoch if it is the best so far, or if nothing is known against it.
+        """Keep the epoch if it is the best so far, or if it cannot be compared.
 
-        Without a score (NaN) the last epoch is kept, as without validation cases, and `patience` waits for
-        nothing. Of equal scores the first is kept, since what came later won nothing; but at a score of 0
-        nothing was right yet, and the epoch that learnt longer is kept.
+        Without a score (NaN) the last epoch is kept, as without validation cases, and `patience` has no
+        effect. Of equal scores the first is kept, since later training brought no gain; but at a score of 0,
+        nothing was right yet, and the longer trained epoch is kept.
         """
         best = math.nan if self.best is None else self.best["score"]
         if math.isnan(score):
             if self.best is None:
                 logging.warning(
-                    "the validation cases give no score, e.g. because none of them holds what is learnt: the "
-                    "last epoch is kept, not the best one, and `patience` stops nothing. Other folds "
+                    "the validation cases give no score, e.g. because they all lack what is learnt: the "
+                    "last epoch is kept, not the best one, and `patience` has no effect. Other folds "
                     "(split.seed, split.file) or a larger split.validation may put such cases there"
                 )
             better = math.isnan(best)
@@ -286,7 +287,7 @@ class Trainer:
             self.best = {"epoch": epoch, "score": score, "network": self._weights()}
 
     def _snapshot(self, epoch: int, score: float) -> None:
-        """Keep the models that `save_every` and `save_last` ask for, and drop those they no longer do."""
+        """Keep the models required by `save_every` and `save_last`, and delete others."""
         training, folder = self.run.model.training, self.run.folder / "models"
         if self.team.rank:
             return
@@ -304,7 +305,7 @@ class Trainer:
 
     def _schedule(self, loss: float, score: float | None) -> None:
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            # Where there are validation cases it watches them, so its patience counts validations.
+            # With validation cases it watches their score, so its patience counts validations.
             if not self.run.validation:
                 self.scheduler.step(loss)
             elif score is not None:
@@ -339,7 +340,7 @@ class Trainer:
         self.budget.spent_on(self._saved_at - begun)
 
     def _write_log(self) -> None:
-        """For whoever watches; a resumed training takes its rows from the checkpoint."""
+        """Write the log for inspection; a resumed training takes its rows from the checkpoint."""
         if self.team.rank == 0:
             write_text(self.run.folder / "log.csv", log_text(self.rows))
 
@@ -364,21 +365,21 @@ def make_scheduler(named: Named | None, optimiser: torch.optim.Optimizer, epochs
         return None
     parts = named.arguments.get("schedulers")
     if parts is not None:
-        made = [make_scheduler(validate(Named, part), optimiser, epochs) for part in parts]
+        schedules = [make_scheduler(validate(Named, part), optimiser, epochs) for part in parts]
         rest = {key: value for key, value in named.arguments.items() if key != "schedulers"}
-        leading = [made] if named.plain == "ChainedScheduler" else [optimiser, made]
+        leading = [schedules] if named.plain == "ChainedScheduler" else [optimiser, schedules]
         return build("scheduler", validate(Named, {"name": named.name, **rest}), *leading)
     lengths = dict.fromkeys(("total_iters", "T_max", "total_steps"), epochs)
     return build("scheduler", named, optimiser, **lengths)
 
 
 def log_text(rows: Sequence[dict[str, float]]) -> str:
-    """Rows of epochs as CSV; a column that a row lacks stays empty, and so does a score that is undefined."""
+    """Rows of epochs as CSV; missing values and undefined scores stay empty."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    # The report takes an empty field for a missing value, and `nan` for a word.
+    # The report reads an empty field as a missing value, but `nan` as a word.
     writer.writerows({key: "" if math.isnan(value) else value for key, value in row.items()} for row in rows)
     return text.getvalue()
 

@@ -1,4 +1,4 @@
-"""Peak memory, as the operating system and the GPU driver count it."""
+"""Peak memory, as counted by the operating system and the GPU driver."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from foldwise.forecast import Step
 from foldwise.networks import needs_numbers, shapes_only
 from foldwise.training.learner import Learner
 
-# Bytes that a usual U-Net keeps per voxel of a patch.
+# Bytes that a typical U-Net keeps per voxel of a patch.
 GUESS = 2000
 
 
 def peak_mib() -> float:
-    """Peak resident memory of this process and of its present children (loader workers), in MiB.
+    """Peak resident memory of this process and of its current children (loader workers), in MiB.
 
-    The sum of single peaks: an upper bound, since pages shared with the children count in each.
+    The sum of single peaks: an upper bound, since pages shared with children count in each process.
     """
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     return own + sum(peak_of(child) for child in psutil.Process().children(recursive=True))
@@ -38,12 +38,12 @@ def peak_gpu_mib(device: torch.device) -> float:
 def gpu_gib(step: Step, half: bool) -> float:
     """Memory of one training step in GiB on a GPU.
 
-    Weights, gradients and two moments of the optimiser; what is kept, at about two bytes a number under mixed
-    precision; the largest of it thrice more for its gradient and the convolution's copies; and a share for
-    the driver.
+    Weights, gradients and two moments of the optimiser; kept tensors, at about two bytes per number under
+    mixed precision; the largest three more times for its gradient and the convolution's copies; and a share
+    for the driver.
 
     Args:
-        step: as counted.
+        step: the counted step.
         half: mixed precision.
     """
     share = 0.55 if half else 1.0
@@ -51,20 +51,20 @@ def gpu_gib(step: Step, half: bool) -> float:
 
 
 def count_step(learner: Learner[Any]) -> Step:
-    """Count what a training step of a model holds; nothing is computed, since tensors have shapes alone.
+    """Count the memory of a model's training step; nothing is computed, since tensors have only shapes.
 
-    Of a network with operations that know no such form, a rough guess is made from the patch.
+    For networks with operations that do not support this, memory is estimated roughly from the patch.
 
     Args:
         learner: of the model.
 
     Raises:
-        CaseError: the network cannot be made, does not take its patches, or the loss not its outputs.
+        CaseError: the network cannot be built or does not accept its patches, or the loss not its outputs.
     """
     sizes: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        # A tensor that two operations keep is there once; views share their storage.
+        # A tensor kept by two operations counts once; views share their storage.
         storage = tensor.untyped_storage()
         if id(tensor) not in parameters:
             sizes[storage._cdata] = storage.nbytes()
@@ -81,7 +81,7 @@ def count_step(learner: Learner[Any]) -> Step:
             live = _Live()
             with torch.no_grad(), live:
                 network.eval()(sample)
-        except Exception as error:  # wrong shapes raise any kind
+        except Exception as error:  # wrong shapes raise any type
             if not needs_numbers(error):
                 raise learner.refuse(error) from error
             outputs = None
@@ -90,15 +90,15 @@ def count_step(learner: Learner[Any]) -> Step:
         guess = GUESS * sample[:, 0].numel()
         return Step(weights, guess, 0, guess // 3)
     learner.try_loss(outputs)
-    # The loss keeps each output and its target a few times over.
-    made = outputs.values() if isinstance(outputs, dict) else outputs
-    heads = [made] if isinstance(made, torch.Tensor) else list(made)
+    # The loss keeps several copies of each output and its target.
+    values = outputs.values() if isinstance(outputs, dict) else outputs
+    heads = [values] if isinstance(values, torch.Tensor) else list(values)
     loss = 6 * sum(head.numel() * head.element_size() for head in heads)
     return Step(weights, sum(sizes.values()) + loss, max(sizes.values(), default=0), live.peak)
 
 
 class _Live(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations made and that are still held."""
+    """Counts the bytes of tensors that operations returned and that are still held."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,11 +106,11 @@ class _Live(TorchDispatchMode):
         self._held: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple | list) else (made,):
+        returned = func(*args, **(kwargs or {}))
+        for tensor in returned if isinstance(returned, tuple | list) else (returned,):
             if isinstance(tensor, torch.Tensor):
                 self._note(tensor)
-        return made
+        return returned
 
     def _note(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -128,7 +128,7 @@ class _Live(TorchDispatchMode):
 
 
 def peak_of(process: psutil.Process) -> float:
-    """Peak resident memory of a process in MiB, by the kernel's own count; 0 if it is gone."""
+    """Peak resident memory of a process in MiB, as counted by the kernel; 0 if it has ended."""
     try:
         status = Path(f"/proc/{process.pid}/status").read_text()
     except OSError:

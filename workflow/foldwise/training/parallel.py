@@ -1,9 +1,9 @@
-"""One training on several devices: a process for each, what they tell each other, and how they end together.
+"""One training on several devices: one process each, their communication, and their common end.
 
 Fabric starts the processes by running the command again. Systems call their networks several times a step
-and by other methods than `forward`, which the usual wrapper (DistributedDataParallel) does not allow; so
-gradients are averaged here, once per step of the optimiser. Everything else goes through a group of its own
-on the CPU, in which waiting for a validation of hours on the first process costs nothing.
+and through other methods than `forward`, which the usual wrapper (DistributedDataParallel) does not allow; so
+gradients are averaged here, once per step of the optimiser. Everything else goes through a separate group
+on the CPU, in which waiting for hours for the first process's validation costs nothing.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from foldwise.settings import Training
 
 Value = TypeVar("Value")
 
-# Names the first process to those that it starts.
+# Identifies the first process to those that it starts.
 PARENT = "FOLDWISE_FIRST_PROCESS"
-# The others wait so long for what the first process does alone, such as a validation.
+# How long the others wait for work of the first process, such as a validation.
 PATIENCE = timedelta(days=7)
-# All wait so long for each other at the start, and where all have said that they come.
+# How long all wait for each other at the start, and where all have announced themselves.
 MEETING = timedelta(minutes=30)
 
 
 class LostError(CaseError):
-    """Another process of the training was killed; no error of the training itself."""
+    """Another process of the training was killed; not an error of the training itself."""
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """What a process tells the others instead of what they ask it."""
+    """The message of a failed process, in place of the expected value."""
 
     text: str
 
 
 class _Unwrapped(DDPStrategy):
-    """Fabric's start of processes, without the wrapper about the network."""
+    """Fabric's start of processes, without the wrapper around the network."""
 
     def setup_module(self, module: nn.Module) -> Any:
         return module
@@ -64,18 +64,18 @@ def is_helper() -> bool:
 
 
 def make_fabric(training: Training) -> Fabric:
-    """Fabric on as many devices as are asked for: GPUs if there are any, else processes on the CPU.
+    """Fabric on the requested number of devices: GPUs if any are available, else processes on the CPU.
 
     Raises:
-        CaseError: mixed precision of 16 bits without a GPU, or fewer GPUs than asked for.
+        CaseError: mixed precision of 16 bits without a GPU, or fewer GPUs than requested.
     """
     amp, gpus = training.amp, training.gpus
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if amp == "16-mixed" and not visible:
-        raise CaseError("training.amp: 16-mixed needs a GPU and none is visible; use `auto`")
+        raise CaseError("training.amp: 16-mixed needs a GPU, but none is visible; use `auto`")
     if 0 < visible < gpus:
         raise CaseError(
-            f"training.gpus: {gpus}, but this job sees {visible}; let the profile ask for as many, for Slurm "
+            f"training.gpus: {gpus}, but this job sees {visible}; request as many in the profile, for Slurm "
             f'`set-resources: train: gres: "gpu:{gpus}"`'
         )
     return Fabric(
@@ -83,13 +83,13 @@ def make_fabric(training: Training) -> Fabric:
         devices=gpus,
         strategy=_Unwrapped(timeout=MEETING) if gpus > 1 else "auto",
         precision=precision_of(amp, gpu=visible > 0),
-        # Within a Slurm job Fabric would take the job's tasks for its own processes.
+        # Within a Slurm job, Fabric would treat the job's tasks as its own processes.
         plugins=[LightningEnvironment()],
     )
 
 
 def precision_of(amp: str, *, gpu: bool) -> Any:
-    """Fabric's name of a precision: half precision of 16 bits is for GPUs alone."""
+    """Fabric's name of a precision: 16-bit half precision is only for GPUs."""
     if amp == "bf16-mixed":
         return amp
     return "16-mixed" if gpu and amp != "off" else "32-true"
@@ -97,10 +97,10 @@ def precision_of(amp: str, *, gpu: bool) -> Any:
 
 @contextmanager
 def gathered(training: Training) -> Iterator[Team]:
-    """Start the other processes of a training, if it has any, and end with them.
+    """Start the other processes of a training, if any, and end with them.
 
-    An exception of any process ends all: the first process raises it (of another process: as a CaseError with
-    the traceback), the others leave in silence.
+    An exception in any process ends all: the first process raises it (from another process, as a CaseError
+    with the traceback), the others exit silently.
     """
     fabric = make_fabric(training)
     if training.gpus > 1:
@@ -121,18 +121,18 @@ class Team:
     Attributes:
         fabric: device and precision of this process.
         size: number of processes.
-        rank: of this process; 0 is the one that keeps the books.
+        rank: rank of this process; the one with 0 writes files and logs.
     """
 
     def __init__(self, fabric: Fabric) -> None:
-        """Join the processes that Fabric has started; a single one needs no start."""
+        """Join the processes that Fabric has started; a single process needs no start."""
         self.fabric = fabric
         self.size, self.rank = fabric.world_size, fabric.global_rank
         self._listening = self.size > 1
         self._group: Any = dist.new_group(backend="gloo", timeout=PATIENCE) if self.size > 1 else None
 
     def exchange(self, value: Value) -> list[Value]:
-        """What every process says, in the order of ranks.
+        """The values of all processes, in the order of ranks.
 
         Raises:
             CaseError: a process failed; the first process raises it, the others exit.
@@ -148,8 +148,8 @@ class Team:
             if self.rank:
                 raise SystemExit(1) from None
             raise LostError(
-                f"another process of this training ended; if no error of it stands above, it was killed, "
-                f"perhaps for want of memory ({error})"
+                f"another process of this training ended; if there is no error of it above, it was killed, "
+                f"perhaps out of memory ({error})"
             ) from None
         for rank, told in enumerate(said):
             if isinstance(told, _Failure):
@@ -163,12 +163,12 @@ class Team:
         return said
 
     def of_first(self, work: Callable[[], Value]) -> Value:
-        """What the work makes in the first process, for which all wait."""
-        made: Any = self.exchange(work() if self.rank == 0 else None)[0]
-        return made
+        """The result of the work in the first process; all wait for it."""
+        value: Any = self.exchange(work() if self.rank == 0 else None)[0]
+        return value
 
     def mean(self, parts: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-        """Means over processes of values by name, for each of a list's parts."""
+        """Means over processes of named values, for each part of a list."""
         said = self.exchange(parts)
         return [
             {name: sum(one[name] for one in ones) / self.size for name in ones[0]}
@@ -184,9 +184,9 @@ class Team:
             self._share([*(parameter.detach() for parameter in network.parameters()), *network.buffers()])
 
     def average(self, network: nn.Module) -> None:
-        """Make gradients the means over processes, the same bits in each; running statistics are the first's.
+        """Replace gradients by their means over processes, bit-equal in each; keep the first's statistics.
 
-        A parameter without a gradient in some process counts as zero there; one without any stays so.
+        A parameter without a gradient in some process counts as zero there; one without any is left so.
         """
         if self.size == 1:
             return
@@ -203,7 +203,7 @@ class Team:
             self._share(network.buffers())
 
     def fail(self, error: Exception) -> None:
-        """Tell the others of a failure, if they can hear it; only the first process then goes on."""
+        """Report a failure to the others, if possible; only the first process then continues."""
         if not self._listening:
             return
         plain = isinstance(error, CaseError)
@@ -213,19 +213,19 @@ class Team:
 
     @contextmanager
     def _on_devices(self) -> Iterator[None]:
-        """All have said that they come; who fails now cannot tell them, and ends all by its own end."""
+        """All have announced themselves; a process that fails now cannot report it, and its end ends all."""
         self._listening = False
         yield
         self._listening = True
 
     def _share(self, tensors: Iterable[torch.Tensor]) -> None:
-        # Whole numbers among them (counts of batches) are the same in all processes anyway.
+        # Integers (counts of batches) are the same in all processes anyway.
         floats = [tensor for tensor in tensors if tensor.is_floating_point()]
         _flat(floats, lambda flat: dist.broadcast(flat, src=0))
 
 
 def _flat(tensors: Sequence[torch.Tensor], work: Callable[[torch.Tensor], Any]) -> None:
-    """Let a collective work on all tensors of a type at once, in place."""
+    """Apply a collective operation to all tensors of a type at once, in place."""
     for kind in dict.fromkeys(tensor.dtype for tensor in tensors):
         same = [tensor for tensor in tensors if tensor.dtype == kind]
         flat = torch.cat([tensor.reshape(-1) for tensor in same])
@@ -236,11 +236,11 @@ def _flat(tensors: Sequence[torch.Tensor], work: Callable[[torch.Tensor], Any]) 
 
 
 def _launch(fabric: Fabric, size: int) -> None:
-    """Start the other processes, or join the one that started this."""
+    """Start the other processes, or join the one that started this process."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // size))
-    # A SIGTERM that comes too early for a process to have its handler waits till then: the mask is inherited.
+    # An early SIGTERM waits until a process has its handler: the signal mask is inherited.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     if is_helper():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -249,7 +249,7 @@ def _launch(fabric: Fabric, size: int) -> None:
             raise SystemExit(1)
         fabric.launch()
     else:
-        # What another launcher may have left behind is not meant for these processes.
+        # Variables left by another launcher are not meant for these processes.
         for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(name, None)
         if sys.platform == "linux":

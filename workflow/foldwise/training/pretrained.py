@@ -14,10 +14,10 @@ from torch import nn
 from foldwise.files import CaseError
 from foldwise.settings import Pretrained
 
-# Where other programs put the weights within their files, and what wrappers put before the names.
+# Keys under which other programs store weights, and prefixes added by wrappers.
 PLACES = ("network", "state_dict", "model", "network_weights", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "network.", "model.", "net.")
-# Names in torchvision's file of a DenseNet that its network no longer has.
+# Names in torchvision's DenseNet files that its network no longer has.
 DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)")
 
 
@@ -26,13 +26,13 @@ def load_pretrained(network: nn.Module, settings: Pretrained) -> dict[str, list[
 
     Args:
         network: changed in place.
-        settings: the file, and the share of the network's numbers that must be found in it.
+        settings: the file, and the share of the network's weights that must be in it.
 
     Returns:
         Names under `matched`, `other_shape`, `not_in_file` and `not_in_network`.
 
     Raises:
-        CaseError: the file cannot be read without executing something, or too little of it fits.
+        CaseError: the file cannot be read without executing code, or too little of it fits.
     """
     own, report = fitting(network, settings)
     network.load_state_dict(own)
@@ -42,15 +42,15 @@ def load_pretrained(network: nn.Module, settings: Pretrained) -> dict[str, list[
 def fitting(network: nn.Module, settings: Pretrained) -> tuple[dict[str, torch.Tensor], dict[str, list[str]]]:
     """The state of a network with the weights of a file that fit, and the report of `load_pretrained`.
 
-    A file of a library's network also fits where a network holds that one as a part (`trunk.`, `frame.`): the
-    part is taken to which most of the file fits.
+    A file of a library's network also fits if a network contains that one as a part (`trunk.`, `frame.`): the
+    part that matches most of the file is used.
 
     Args:
-        network: left alone; its parameters may have shapes alone.
-        settings: the file, and the share of the network's numbers that must be found in it.
+        network: not changed; its parameters may have only shapes.
+        settings: the file, and the share of the network's weights that must be in it.
 
     Raises:
-        CaseError: the file cannot be read without executing something, or too little of it fits.
+        CaseError: the file cannot be read without executing code, or too little of it fits.
     """
     found = read_weights(settings.file)
     own = network.state_dict()
@@ -69,15 +69,13 @@ def fitting(network: nn.Module, settings: Pretrained) -> tuple[dict[str, torch.T
     share = sum(own[name].numel() for name in report["matched"]) / sum(v.numel() for v in own.values())
     if share < settings.minimum:
         raise CaseError(
-            f"{settings.file}: fits {share:.1%} of the network's weights, {settings.minimum:.1%} are asked "
-            f"for "
-            f"(pretrained.minimum); not in the file: {_some(report['not_in_file'])}; of another shape: "
-            f"{_some(report['other_shape'])}"
+            f"{settings.file}: fits {share:.1%} of the network's weights, {settings.minimum:.1%} are "
+            f"required (pretrained.minimum); not in the file: {_some(report['not_in_file'])}; of another "
+            f"shape: {_some(report['other_shape'])}"
         )
     logging.info(
         "pretrained weights from %s: %.1f %% of the network; %d tensors match, %d have another shape (%s), "
-        "%d are "
-        "not in the file (%s), %d in the file are not used",
+        "%d are not in the file (%s), %d in the file are not used",
         settings.file,
         100 * share,
         len(report["matched"]),
@@ -91,20 +89,20 @@ def fitting(network: nn.Module, settings: Pretrained) -> tuple[dict[str, torch.T
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict, wherever in the file it lies, without the prefixes of wrappers.
+    """Read a state dict, anywhere in a file, without the prefixes of wrappers.
 
     Raises:
-        CaseError: no such file, or it holds more than plain values and tensors, no weights, or NaN.
+        CaseError: no such file, or it contains more than plain values and tensors, no weights, or NaN.
     """
     if not path.is_file():
         raise CaseError(f"{path}: no such file")
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign file raises any of half a dozen kinds
-        # PyTorch goes on for paragraphs, with advice on how to execute what is in it.
+    except Exception as error:  # a foreign file raises any of half a dozen types
+        # PyTorch adds paragraphs, with advice on how to execute the contents.
         reason = str(error).splitlines()[0].split(". ")[0]
         raise CaseError(
-            f"{path}: not readable as weights alone ({reason}); nothing in it was executed"
+            f"{path}: not readable as plain weights ({reason}); nothing in it was executed"
         ) from error
     for place in PLACES:
         if isinstance(state, dict) and isinstance(state.get(place), dict):
@@ -113,7 +111,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         {k: v for k, v in state.items() if isinstance(v, torch.Tensor)} if isinstance(state, dict) else {}
     )
     if not weights:
-        raise CaseError(f"{path}: holds no state dict (looked for it itself, and under {', '.join(PLACES)})")
+        raise CaseError(
+            f"{path}: contains no state dict (searched at the top level and under {', '.join(PLACES)})"
+        )
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in weights)), None):
         weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     refuse_not_finite(weights, path)
@@ -121,7 +121,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _part_that_fits(own: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> str:
-    """Prefix under which most of the weights found are a network's, by name and shape; "": all of it."""
+    """Prefix under which most of the weights match the network's, by name and shape; "": all of it."""
 
     def fits(prefix: str) -> int:
         there = ((own.get(prefix + name), value) for name, value in found.items())
@@ -132,19 +132,19 @@ def _part_that_fits(own: dict[str, torch.Tensor], found: dict[str, torch.Tensor]
 
 
 def refuse_not_finite(weights: Mapping[str, torch.Tensor], origin: object) -> None:
-    """Refuse weights as a training that diverged or a damaged file leaves them.
+    """Refuse weights of a diverged training or a damaged file.
 
     Args:
-        weights: by their names.
+        weights: weights by name.
         origin: the file, for the message.
 
     Raises:
-        CaseError: there is NaN or infinity among them.
+        CaseError: a value is NaN or infinite.
     """
     broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
         raise CaseError(
-            f"{origin}: {len(broken)} of {len(weights)} tensors hold NaN or infinite values "
+            f"{origin}: {len(broken)} of {len(weights)} tensors contain NaN or infinite values "
             f"({_some(broken)}); use another file, or train again"
         )
 

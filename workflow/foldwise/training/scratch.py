@@ -1,4 +1,4 @@
-"""Copies of caches on a disk of the node, shared by all jobs of a user that run there."""
+"""Copies of caches on the node's disk, shared by all jobs of a user that run there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MARGIN = 0.05
 
 
 def node_scratch() -> Path | None:
-    """The node's own disk, as Slurm or the system names it."""
+    """The node's own disk, as named by Slurm or the system."""
     named = os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR")
     return Path(named) if named and Path(named).is_dir() else None
 
@@ -34,14 +34,14 @@ def staged(
 ) -> Iterator[dict[str, str]]:
     """Copy HDF5 files, and those that they link to, to a folder that all jobs of the node share.
 
-    Either all files are copied or the originals are used, with a message why. A copy is used if size and time
-    of change are the original's, and it takes its name only when it is whole. The last job that leaves
-    removes everything; locks and copies of a killed job are taken over by the next one.
+    Either all files are copied, or the originals are used and the reason is logged. A copy is used if its
+    size and modification time are the original's, and it gets its name only when it is complete. The last job
+    to leave removes everything; locks and copies of a killed job are taken over by the next one.
 
     Args:
         paths: files to read.
-        root: folder on the node's disk; None: there is none.
-        give_up: asked while waiting and between copies.
+        root: folder on the node's disk; None: no such folder.
+        give_up: called while waiting and between copies.
 
     Yields:
         Path → the path to read instead.
@@ -53,21 +53,21 @@ def staged(
             folder = stack.enter_context(_joined(root.resolve() / f"foldwise-{os.getuid()}"))
             sources = {path: os.path.realpath(path) for path in paths}
             _copy_all(_with_links(sources.values()), folder, give_up)
-            made = {path: str(_place(source, folder)) for path, source in sources.items()}
+            copies = {path: str(_place(source, folder)) for path, source in sources.items()}
         except (OSError, CaseError) as error:
             stack.close()
-            logging.warning("caches are read where they are, and not staged: %s", error)
-            made = {path: path for path in paths}
-        yield made
+            logging.warning("caches are read in place, not staged: %s", error)
+            copies = {path: path for path in paths}
+        yield copies
 
 
 @contextmanager
 def _joined(folder: Path) -> Iterator[Path]:
-    """Use a folder together with other processes; the last one removes it."""
+    """Share a folder with other processes; the last one removes it."""
     path = folder / "users.lock"
     while True:
         folder.mkdir(mode=0o700, exist_ok=True)
-        # Between any two of these lines the last user of before may take the folder away: then once more.
+        # Between any two of these lines the previous last user may remove the folder: then try again.
         with suppress(FileNotFoundError):
             facts = folder.lstat()
             if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
@@ -82,7 +82,7 @@ def _joined(folder: Path) -> Iterator[Path]:
     finally:
         with users, suppress(OSError):
             fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Under another name first, so that nobody can join while it is being removed.
+            # Renamed first, so that no process can join while it is being removed.
             folder.rename(folder.with_name(f"{folder.name}.{os.getpid()}.old"))
             for old in folder.parent.glob(f"{folder.name}.*.old"):
                 shutil.rmtree(old, ignore_errors=True)
@@ -106,17 +106,19 @@ def _with_links(sources: Iterable[str]) -> list[str]:
 
 
 def _copy_all(sources: Sequence[str], folder: Path, give_up: Callable[[], bool]) -> None:
-    """Copy what is not there yet; one process at a time, which alone may judge the room."""
+    """Copy missing files; one process at a time, so that the free space is known."""
     begun = time.monotonic()
     with _locked(folder / "copying.lock", give_up):
         missing = [source for source in sources if not _same(source, _place(source, folder))]
         needed = sum(os.stat(source).st_size for source in missing)  # noqa: PTH116
         free = shutil.disk_usage(folder).free
         if needed > (1 - MARGIN) * free:
-            raise CaseError(f"{needed / 2**20:.0f} MiB are needed, {folder} has {free / 2**20:.0f} MiB free")
+            raise CaseError(
+                f"{needed / 2**20:.0f} MiB are needed, but {folder} has {free / 2**20:.0f} MiB free"
+            )
         for source in missing:
             if give_up():
-                raise CaseError("the job has to stop")
+                raise CaseError("the job must stop")
             _copy(source, _place(source, folder))
     logging.info(
         "staged in %s: %d files; %d of them copied, %.0f MiB in %.1f s",
@@ -129,7 +131,7 @@ def _locked(path: Path, give_up: Callable[[], bool]) -> Iterator[None]:
     lock = FileLock(path)
     while not lock.is_locked:
         if give_up():
-            raise CaseError("the job has to stop while another one copies")
+            raise CaseError("the job must stop while another one copies")
         with suppress(Timeout):
             lock.acquire(timeout=0.2)
     try:
@@ -148,14 +150,14 @@ def _copy(source: str, target: Path) -> None:
             os.fsync(file.fileno())
         os.utime(part, ns=(facts.st_atime_ns, facts.st_mtime_ns))
         if not _same(source, part):
-            raise CaseError(f"{source} changed while it was copied, or the node's disk keeps no exact times")
+            raise CaseError(f"{source} changed during copying, or the node's disk does not keep exact times")
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
 
 
 def _place(source: str, folder: Path) -> Path:
-    """Where a file's copy lies: relative links between files hold."""
+    """Path of a file's copy; relative links between files stay valid."""
     return folder / source.lstrip("/")
 
 

@@ -1,4 +1,4 @@
-"""The order of training: which items make the batch of a step, and its random generators."""
+"""The order of training: which items are in the batch of a step, and its random generators."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from foldwise.files import CaseError
 from foldwise.processes import end_with_parent
 
-# A batch that takes longer never comes: a process that reads hangs, or its file system does. s.
+# Longest wait for a batch: beyond it, a loader process or its file system hangs. s.
 STALLED_S = 1800
 
 
 class Items(Protocol):
-    """Training items addressed by a whole number, each a pure function of it."""
+    """Training items addressed by an integer, each a pure function of it."""
 
     def __getitem__(self, number: int) -> Any:
         """The item; tensors in a dict."""
@@ -33,7 +33,7 @@ class Items(Protocol):
 class StepSampler:
     """Item numbers of the batches of steps `start` to `stop`: a pure function of the step.
 
-    Of several processes, each gets the share (its number, number of processes) of every batch.
+    Each of several processes gets a share (its number, number of processes) of every batch.
     """
 
     def __init__(self, start: int, stop: int, batch: int, share: tuple[int, int] = (0, 1)) -> None:
@@ -58,9 +58,9 @@ def batches(
     pin: bool,
     share: tuple[int, int] = (0, 1),
 ) -> Generator[dict[str, torch.Tensor]]:
-    """Batches of forward passes `start` to `stop`; the number of workers changes speed and nothing else.
+    """Batches of forward passes `start` to `stop`; the number of workers affects only speed.
 
-    Close the generator, or use it up: its workers end then.
+    Close or exhaust the generator to end its workers.
 
     Raises:
         CaseError: the workers cannot all be started.
@@ -73,7 +73,7 @@ def batches(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
-        # Its own generator: the loader would otherwise draw from the one that drop-out uses.
+        # A separate generator: the loader would otherwise draw from the one that drop-out uses.
         generator=torch.Generator(),
         worker_init_fn=_start_worker if workers else None,
         timeout=STALLED_S if workers else 0,
@@ -86,10 +86,10 @@ def batches(
         except OSError as error:
             problem = str(error)
             _end_all_but(others)
-        # Not within the block above: the half-made iterator ends with it, and its complaints come first.
+        # Not within the block above: the incomplete iterator ends with it, and its errors appear first.
         if feed is None:
             raise CaseError(
-                f"{workers} processes to read training data cannot be started ({problem}): raise the limit "
+                f"{workers} loader processes cannot be started ({problem}): raise the limit "
                 f"of open files (ulimit -n) or the size of /dev/shm, or give the rule `train` fewer threads"
             )
         yield from feed
@@ -100,7 +100,7 @@ def batches(
 
 
 def _end_all_but(others: set[BaseProcess]) -> None:
-    """End the processes that read: they ignore SIGTERM, and Python would wait for them at its exit."""
+    """End the loader processes: they ignore SIGTERM, and Python would wait for them at exit."""
     left = set(multiprocessing.active_children()) - others
     for process in left:
         process.kill()
@@ -109,7 +109,7 @@ def _end_all_but(others: set[BaseProcess]) -> None:
 
 
 def collate(items: list[dict[str, torch.Tensor]]) -> Any:
-    """A batch of items; images of cases stored in different types take the type that holds them all."""
+    """A batch of items; images stored in different types are converted to a type that holds them all."""
     for name in items[0]:
         kind = functools.reduce(torch.promote_types, (item[name].dtype for item in items))
         items = [{**item, name: item[name].to(kind)} for item in items]
@@ -125,12 +125,12 @@ class _Addressed(Dataset[Any]):
 
 
 def _start_worker(worker: int) -> None:
-    # One thread each: workers decompress, and must not fight with the training process.
+    # One thread each: workers decompress, and must not compete with the training process.
     torch.set_num_threads(1)
     # Slurm signals every process of a job; the training process saves first and then ends its workers.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end_with_parent()
-    # Otherwise an item that cannot be sent (no free file descriptors) is dropped, and waited for in vain.
+    # Otherwise an item that cannot be sent (no free file descriptors) is dropped but still awaited.
     Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
 
 
@@ -140,7 +140,7 @@ def _end_worker(error: Exception, item: Any) -> None:
 
 
 def reader_killed(error: BaseException | None) -> bool:
-    """Whether torch says that a worker was killed; it does so in the midst of whatever this process does."""
+    """Whether torch reports a killed worker; it does so at any point of this process's work."""
     while error is not None:
         if "DataLoader worker" in str(error) and "by signal: Killed" in str(error):
             return True

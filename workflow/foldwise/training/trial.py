@@ -1,4 +1,4 @@
-"""What a training would refuse, found without data: classes and their arguments, shapes, files of weights."""
+"""Errors of a training found without data: classes and their arguments, shapes, files of weights."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from foldwise.training.pretrained import fitting
 
 
 def try_model(kind: type[Learner[Any]], model: Model, task: dict[str, Any], whole: bool = True) -> Step:
-    """Make all that a training is made of, and count what a step holds.
+    """Build all parts of a training, and count the memory of a step.
 
     Args:
         kind: class of its learner.
         model: its settings.
         task: what is learnt.
-        whole: whether the patch and the like are known already; they are not before a plan is made.
+        whole: whether the patch and similar are known already; they are not before planning.
 
     Returns:
-        What a step holds; of a frozen network, or without a plan, the weights alone.
+        The memory of a step; for a frozen network, or without a plan, only the weights.
 
     Raises:
-        CaseError: everything that is wrong, a line each.
+        CaseError: all problems, one line each.
     """
     problems: list[str] = []
 
@@ -42,11 +42,11 @@ def try_model(kind: type[Learner[Any]], model: Model, task: dict[str, Any], whol
             return make()
         except CaseError as error:
             problems.append(str(error))
-        except Exception as error:  # wrong values raise any kind
+        except Exception as error:  # wrong values raise any type
             problems.append(f"{type(error).__name__}: {error}")
         return None
 
-    # Networks and schedules that are only tried warn of what would be wrong if they were used.
+    # Networks and schedules warn of problems that would only matter in use, not in a trial.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         learner = attempt(lambda: kind(model, task))
@@ -68,12 +68,12 @@ def try_model(kind: type[Learner[Any]], model: Model, task: dict[str, Any], whol
 
 
 def _network(learner: Learner[Any]) -> nn.Module:
-    """The network: with shapes alone, unless files of weights belong to it."""
+    """The network, with only shapes unless it reads files of weights."""
     return learner.network() if learner.reads_weights else shapes_only(learner.build_network)
 
 
 def _try_schedule(model: Model, learner: Learner[Any], network: nn.Module) -> None:
-    """Take a step of the optimiser and all of the schedule, on parameters of one number each."""
+    """Take a step of the optimiser and run the whole schedule, on parameters with one number each."""
     try:
         groups = [
             {**one, "params": [_small(p) for p in one["params"]]} if isinstance(one, dict) else _small(one)
@@ -93,7 +93,7 @@ def _try_schedule(model: Model, learner: Learner[Any], network: nn.Module) -> No
         scheduler = make_scheduler(model.scheduler, optimiser, model.training.epochs)
     except CaseError:
         raise
-    except Exception as error:  # parts that are no list, and the like
+    except Exception as error:  # e.g. parts that are not a list
         raise CaseError(f"{named}: {error}") from error
     plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
     for epoch in range(1, model.training.epochs + 1):
@@ -107,7 +107,7 @@ def _try_schedule(model: Model, learner: Learner[Any], network: nn.Module) -> No
 
 
 def _small(parameter: nn.Parameter) -> nn.Parameter:
-    made = nn.Parameter(torch.zeros([1] * parameter.ndim), parameter.requires_grad)
-    if made.requires_grad:
-        made.grad = torch.zeros_like(made)
-    return made
+    small = nn.Parameter(torch.zeros([1] * parameter.ndim), parameter.requires_grad)
+    if small.requires_grad:
+        small.grad = torch.zeros_like(small)
+    return small

@@ -1,1 +1,1 @@
-"""Video: decoding, the frame cache, and windows and clips of it."""
+"""Video: decoding, the frame cache, and its windows and clips."""

@@ -1,4 +1,4 @@
-"""Frames of a video file or of a folder of numbered images, in presentation order, thinned by time stamp."""
+"""Frames of a video file or of a folder of numbered images, in presentation order, sampled by time stamp."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from PIL import Image
 from foldwise.files import CaseError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-# Containers are remuxed with a frame more or less; a transfer that was cut off lacks many.
+# Remuxing may change the count by a frame; an interrupted transfer lacks many.
 MISSING_SHARE = 0.02
-# Share of the steps between frames that are equal in a video of constant rate, even one with holes.
+# Share of equal steps between frames in a video of constant rate, even with gaps.
 STEADY_SHARE = 0.9
 Edit = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a source says of itself; for most containers without decoding.
+    """A source's properties; for most containers read without decoding.
 
     Attributes:
         frames: their number.
@@ -48,8 +48,8 @@ class Frame:
     """A frame.
 
     Attributes:
-        number: its place in the source in presentation order, from 0; for images, the number in the name.
-        time_s: its presentation time after the source's first frame; for images, after their `first`.
+        number: its index in the source in presentation order, from 0; for images, the number in the name.
+        time_s: its presentation time after the source's first frame; for images, after that of `first`.
         rgb: (height, width, 3) uint8.
     """
 
@@ -59,14 +59,14 @@ class Frame:
 
 
 def probe(path: Path, *, rate: float | None = None) -> VideoInfo:
-    """Read a source's size, rate and length; where the container does not count its frames, packets are.
+    """Read a source's size, rate and length; if the container does not count its frames, packets are counted.
 
     Args:
         path: a video file, or a folder of numbered images.
         rate: images per second of a folder.
 
     Raises:
-        CaseError: nothing there, no video in it, or no frames.
+        CaseError: the path does not exist, contains no video, or no frames.
     """
     if path.is_dir():
         return _probe_images(path, _rate_of(path, rate))
@@ -74,7 +74,7 @@ def probe(path: Path, *, rate: float | None = None) -> VideoInfo:
         count, length = stream.frames, _seconds(stream.duration, stream.time_base)
         nominal = float(stream.average_rate or stream.guessed_rate or 0)
         if not count or length is None:
-            # What such a container says of its length is often an estimate; its packets know.
+            # The length in such a container is often an estimate; its packets are exact.
             try:
                 sizes = [(packet.size, packet.pts) for packet in container.demux(stream)]
             except av.error.FFmpegError as error:
@@ -85,7 +85,7 @@ def probe(path: Path, *, rate: float | None = None) -> VideoInfo:
                 span = (max(stamps) - min(stamps)) * len(stamps) / (len(stamps) - 1)
                 length = float(span * (stream.time_base or 1))
         if not count:
-            raise CaseError(f"{path}: a video of zero frames")
+            raise CaseError(f"{path}: a video without frames")
         length = length or (count / nominal if nominal else 0.0)
         fps = count / length if length else nominal
         height, width = stream.codec_context.height, stream.codec_context.width
@@ -102,19 +102,19 @@ def read_frames(
 ) -> Iterator[Frame]:
     """Yield the frames of a source in presentation order; memory does not grow with its length.
 
-    Thinning goes by time stamps, so that a variable frame rate is sampled evenly in time: for each multiple
-    of 1/`fps` the nearest frame is taken (of two as near the earlier), each frame once at most.
+    Sampling uses time stamps, so a variable frame rate is sampled evenly in time: for each multiple of
+    1/`fps` the nearest frame is taken (the earlier of two equally near), each frame at most once.
 
     Args:
         path: a video file, or a folder of numbered images (`000016.jpg`, `video01-17.png`).
         fps: frames per second to keep; None: all.
         edit: applied to each kept frame (height, width, 3) uint8, e.g. a crop.
-        rate: of a folder, images per second of their numbering.
-        first: of a folder, the number that stands for time 0.
+        rate: for a folder, images per second of their numbering.
+        first: for a folder, the number at time 0.
 
     Raises:
-        CaseError: not a video, no frames, damaged ones, two sizes of frames, or a source that breaks off; the
-            message says after which frame.
+        CaseError: not a video, no frames, damaged frames, frames of two sizes, or a source that ends early;
+            the message gives the last frame.
     """
     if fps is not None and fps <= 0:
         raise CaseError(f"{path}: cannot keep {fps} frames per second; give a positive number")
@@ -128,8 +128,8 @@ def read_frames(
         size = size or frame.rgb.shape
         if frame.rgb.shape != size:
             raise CaseError(
-                f"{path}: frame {frame.number} is {_by(frame.rgb.shape)}, the ones before are {_by(size)}; "
-                f"all frames must have one size"
+                f"{path}: frame {frame.number} is {_by(frame.rgb.shape)}, earlier ones are {_by(size)}; "
+                f"all frames must have the same size"
             )
         yield frame
 
@@ -137,17 +137,17 @@ def read_frames(
 def sample_frames(path: Path, count: int, *, rate: float | None = None) -> list[np.ndarray]:
     """A few frames (height, width, 3) uint8 spread over a source, found by seeking.
 
-    Where a container cannot seek, fewer come, all from its beginning.
+    If a container cannot seek, fewer are returned, all from its beginning.
 
     Raises:
-        CaseError: not a video, no frames, or a source that breaks off before its end.
+        CaseError: not a video, no frames, or a source that ends early.
     """
     if path.is_dir():
         files = list(image_files(path).values())
         places = np.unique(np.linspace(0, len(files) - 1, count).astype(int))
         return [_opener(files[place])() for place in places]
     length = probe(path).duration_s
-    made = []
+    sampled = []
     with _opened(path) as (container, stream):
         base = stream.time_base or Fraction(1, 25)
         start = stream.start_time or 0
@@ -160,15 +160,15 @@ def sample_frames(path: Path, count: int, *, rate: float | None = None) -> list[
                 at = f"{length * part / count:.0f} s ({_reason(error)})"
                 raise CaseError(f"{path}: cannot be decoded at {at}; copy or convert it again") from error
             if frame is None and not part:
-                raise CaseError(f"{path}: a video of zero frames")
+                raise CaseError(f"{path}: a video without frames")
             if frame is not None:
-                made.append(_converter(frame)())
-    return made
+                sampled.append(_converter(frame)())
+    return sampled
 
 
 @dataclass(frozen=True)
 class _Stamped:
-    """A frame that is turned into RGB only if it is kept."""
+    """A frame that is converted to RGB only if it is kept."""
 
     number: int
     time: Fraction
@@ -177,7 +177,7 @@ class _Stamped:
 
 def _thin(frames: Iterator[_Stamped], fps: Fraction) -> Iterator[_Stamped]:
     """The frames nearest to 0, 1/fps, 2/fps, … in time."""
-    # A frame is nearest to what lies between the middles towards its neighbours; the last one's interval is
+    # A frame is nearest to times between the midpoints to its neighbours; the last one's interval is
     # taken as symmetric.
     left = Fraction(-1)
     before: _Stamped | None = None
@@ -208,7 +208,7 @@ def _video(path: Path) -> Iterator[_Stamped]:
                     damaged += frame.is_corrupt
                     stamp = frame.pts * base if frame.pts is not None else last + step
                     start = stamp if start is None else start
-                    # Broken muxers repeat or lose stamps; order of presentation is what counts.
+                    # Broken muxers repeat or lose stamps; the presentation order is what matters.
                     time = max(stamp - start, last) if number else Fraction(0)
                     steps.append(time - last)
                     last = time
@@ -217,8 +217,8 @@ def _video(path: Path) -> Iterator[_Stamped]:
         except av.error.FFmpegError as error:
             raise CaseError(_broken(path, number, promised, _reason(error))) from error
         if not number:
-            raise CaseError(f"{path}: a video of zero frames")
-        # Matroska counts no frames, and gives the length of the longest of its streams.
+            raise CaseError(f"{path}: a video without frames")
+        # Matroska counts no frames, and gives the length of its longest stream.
         known = not promised and len(container.streams) == 1 and container.duration
         length = container.duration / av.time_base if known else 0.0
         short = float(last + step) < length * (1 - MISSING_SHARE) - 1
@@ -229,21 +229,21 @@ def _video(path: Path) -> Iterator[_Stamped]:
                 f"{path}: {damaged} of {number} decoded frames are damaged; copy the file again, or cut the "
                 f"damaged part out and convert it"
             )
-        # A container that counts its frames has been heard above; its gaps are meant.
+        # A container that counts its frames was checked above; its gaps are intended.
         if not promised and (gap := _missing(steps[1:])):
             raise CaseError(
-                f"{path}: {gap}; copy the file again. If the gaps are meant, remux it to MP4, which counts "
-                f"its frames"
+                f"{path}: {gap}; copy the file again. If the gaps are intended, remux it to MP4, which "
+                f"counts its frames"
             )
 
 
 def _missing(steps: Sequence[Fraction]) -> str:
-    """What seems to be missing of a video whose frames otherwise come at one rate, or nothing."""
+    """The frames that seem missing from a video of otherwise constant rate; empty if none."""
     if not steps:
         return ""
     usual = sorted(steps)[len(steps) // 2]
     gaps = [round(step / usual) - 1 if usual else 0 for step in steps]
-    # Stamps are rounded to the container's clock; of a variable rate nothing can be said.
+    # Stamps are rounded to the container's clock; for a variable rate nothing can be inferred.
     if sum(gap == 0 for gap in gaps) < STEADY_SHARE * len(gaps) or sum(gaps) <= MISSING_SHARE * len(gaps) + 1:
         return ""
     first = next(number for number, gap in enumerate(gaps) if gap > 0)
@@ -260,7 +260,7 @@ def _converter(frame: Any) -> Callable[[], np.ndarray]:
 
 
 def _on_black(rgba: np.ndarray) -> np.ndarray:
-    """A transparent picture as seen on black: below full transparency lies white, or noise."""
+    """A transparent picture on black: fully transparent pixels may hold white, or noise."""
     opaque = rgba[..., 3:].astype(np.uint16)
     return ((rgba[..., :3] * opaque + 127) // 255).astype(np.uint8)
 
@@ -269,10 +269,10 @@ def _rgb(image: Image.Image, path: Path) -> np.ndarray:
     """Pixels (height, width, 3) uint8 of an image.
 
     Raises:
-        CaseError: more than 8 bits a channel, which Pillow would cut off.
+        CaseError: more than 8 bits per channel, which Pillow would clip.
     """
     if image.mode[0] in "IF":
-        raise CaseError(f"{path}: an image of more than 8 bits ({image.mode}); convert it to 8 bits")
+        raise CaseError(f"{path}: an image with more than 8 bits ({image.mode}); convert it to 8 bits")
     if image.has_transparency_data:
         return _on_black(np.asarray(image.convert("RGBA")))
     return np.asarray(image.convert("RGB"))
@@ -280,7 +280,7 @@ def _rgb(image: Image.Image, path: Path) -> np.ndarray:
 
 def _broken(path: Path, number: int, promised: int, reason: str) -> str:
     if not number:
-        return f"{path}: no frame can be decoded ({reason}); is it a whole video file?"
+        return f"{path}: no frame can be decoded ({reason}); is it a complete video file?"
     of = f" of {promised}" if promised else ""
     return f"{path}: decoding stops after frame {number - 1}{of} ({reason}); copy or convert the file again"
 
@@ -299,10 +299,10 @@ class _opened:  # noqa: N801
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise CaseError(f"{self.path}: not readable as a video ({_reason(error)})") from error
         streams = self.container.streams.video
-        # Text is a video to FFmpeg, which renders it as terminal art.
+        # FFmpeg reads text as a video and renders it as terminal art.
         if not streams or self.container.format.name == "tty":
             self.container.close()
-            raise CaseError(f"{self.path}: no video in it")
+            raise CaseError(f"{self.path}: contains no video")
         return self.container, streams[0]
 
     def __exit__(self, *_: object) -> None:
@@ -310,7 +310,7 @@ class _opened:  # noqa: N801
 
 
 def image_files(folder: Path) -> dict[int, Path]:
-    """Images of a folder by the number in their names (the last one, if there are several), in its order.
+    """Images of a folder by the number in their names (the last number, if there are several), in this order.
 
     Raises:
         CaseError: no images, a name without a number, or two of one number.
@@ -321,13 +321,13 @@ def image_files(folder: Path) -> dict[int, Path]:
             continue
         numbers = re.findall(r"\d+", path.stem)
         if not numbers:
-            raise CaseError(f"{path}: no number in the name; images of a video are numbered")
+            raise CaseError(f"{path}: no number in the name; images of a video must be numbered")
         number = int(numbers[-1])
         if number in found:
-            raise CaseError(f"{folder}: {found[number].name} and {path.name} carry the same number")
+            raise CaseError(f"{folder}: {found[number].name} and {path.name} have the same number")
         found[number] = path
     if not found:
-        raise CaseError(f"{folder}: a video of zero frames: no images ({', '.join(IMAGE_SUFFIXES)}) in it")
+        raise CaseError(f"{folder}: a video without frames: contains no images ({', '.join(IMAGE_SUFFIXES)})")
     return dict(sorted(found.items()))
 
 
@@ -365,12 +365,12 @@ def _probe_images(folder: Path, rate: float) -> VideoInfo:
 def find_border(
     frames: Sequence[np.ndarray], dark: int = 24, share: float = 0.02
 ) -> tuple[int, int, int, int]:
-    """Where the picture lies within a black border: top, bottom, left, right as of a slice.
+    """The picture within a black border: top, bottom, left, right as in a slice.
 
     Args:
-        frames: (height, width, 3) uint8 from all over the video.
+        frames: (height, width, 3) uint8 from all parts of the video.
         dark: largest value of a black pixel.
-        share: of a row's or column's pixels that must ever be brighter.
+        share: share of a row's or column's pixels that must be brighter at some time.
     """
     height, width = frames[0].shape[:2]
     bright = np.max([frame.max(2) for frame in frames], axis=0) > dark
@@ -379,7 +379,7 @@ def find_border(
         lines = np.flatnonzero(bright.mean(axis) > share)
         edges += [int(lines[0]), int(lines[-1]) + 1] if len(lines) else [0, (height, width)[1 - axis]]
     top, bottom, left, right = edges
-    # A video that is dark nearly everywhere has no border worth cutting.
+    # A video that is dark almost everywhere has no border to crop.
     if (bottom - top) * (right - left) < height * width / 4:
         return 0, height, 0, width
     return top, bottom, left, right
@@ -387,7 +387,7 @@ def find_border(
 
 def _rate_of(path: Path, rate: float | None) -> float:
     if path.is_dir() and (rate is None or rate <= 0):
-        raise CaseError(f"{path}: a folder of images needs to be told how many images make a second")
+        raise CaseError(f"{path}: a folder of images needs a rate in images per second")
     return rate or 0.0
 
 
@@ -396,7 +396,7 @@ def _seconds(ticks: int | None, base: Fraction | None) -> float | None:
 
 
 def _reason(error: Exception) -> str:
-    """FFmpeg's words alone: the exception's own text repeats number and path."""
+    """Only FFmpeg's words: the exception's text repeats number and path."""
     return str(getattr(error, "strerror", None) or error)
 
 

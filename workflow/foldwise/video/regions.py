@@ -1,4 +1,4 @@
-"""Regions of a clip without a network: the ultrasound fan, the object in a box, what lies between keys."""
+"""Regions of a clip without a network: the ultrasound fan, the object in a box, the frames between keys."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from scipy import ndimage
 from skimage import filters, measure, morphology
 
 Box = tuple[int, int, int, int]
-# The fan is searched on pictures of about this size, in pixels, and found to that precision.
+# The fan is searched on pictures of about this size, in pixels, which limits its precision.
 FAN_SIZE = 256
-# Scanners show black as nearly 0; speckle within the fan exceeds this somewhere in time.
+# Scanners show black as nearly 0; speckle within the fan exceeds this at some time.
 FAN_LEVEL = 12
-# Parts of the fan beyond a shadow hold at least this share of the change of its largest part.
+# Parts of the fan beyond a shadow have at least this share of the change of its largest part.
 FAN_SHARE = 0.05
-# Grey values between the darkest and the brightest part of a box that holds more than noise.
+# Grey values between the darkest and the brightest part of a box that contains more than noise.
 LEAST_CONTRAST = 10
 
 
 def find_fan(frames: np.ndarray) -> np.ndarray:
-    """Where a scanner shows its echoes: the sector or rectangle that changes, without text, rulers and logos.
+    """The area of a scanner's echoes: the sector or rectangle that changes, without text, rulers and logos.
 
     Over time most of the fan lights up, and little else changes. The brightest value of each pixel is
-    thresholded, thin bridges to text are opened, and the components that hold most of the change are kept; a
-    fan is nearly convex, so their convex hull takes its shadows in.
+    thresholded, thin bridges to text are opened, and the components with most of the change are kept; a
+    fan is nearly convex, so their convex hull includes its shadows.
 
     Args:
         frames: (n, height, width, 3) uint8, spread over the clip.
 
     Returns:
-        (height, width) bool; empty where nothing lights up.
+        (height, width) bool; empty if nothing lights up.
     """
     grey = frames.max(axis=-1)
     height, width = grey.shape[1:]
@@ -40,7 +40,7 @@ def find_fan(frames: np.ndarray) -> np.ndarray:
     lit = filters.gaussian(small.max(axis=0).astype(np.float32), 1) > FAN_LEVEL
     radius = max(1, round(0.012 * min(small.shape[1:])))
     lit = morphology.opening(morphology.closing(lit, morphology.disk(radius)), morphology.disk(radius))
-    # A still has no change; there the brightness tells as much as can be told.
+    # A still image has no change; only its brightness is available.
     change = small.astype(np.float32).std(axis=0) if len(small) > 1 else small[0].astype(np.float32)
     labels = measure.label(lit, connectivity=1)
     sums = np.bincount(labels.ravel(), weights=change.ravel())[1:]
@@ -59,23 +59,23 @@ def object_in_box(image: np.ndarray, box: Box) -> np.ndarray:
         box: x0, y0, x1, y1 in pixels, the last ones excluded.
 
     Returns:
-        (height, width) bool; empty where the box has no contrast.
+        (height, width) bool; empty if the box has no contrast.
     """
     x0, y0, x1, y1 = box
-    made = np.zeros(image.shape[:2], bool)
+    mask = np.zeros(image.shape[:2], bool)
     inside = image[y0:y1, x0:x1].max(axis=-1).astype(np.float32)
     if inside.size == 0:
-        return made
+        return mask
     smooth = filters.gaussian(inside, max(1.0, 0.01 * min(inside.shape)))
     if np.ptp(smooth) < LEAST_CONTRAST:
-        return made
+        return mask
     bright = _largest_component(smooth > filters.threshold_otsu(smooth))
-    made[y0:y1, x0:x1] = ndimage.binary_fill_holes(bright)
-    return made
+    mask[y0:y1, x0:x1] = ndimage.binary_fill_holes(bright)
+    return mask
 
 
 def box_of(mask: np.ndarray) -> Box | None:
-    """The least box x0, y0, x1, y1 (the last ones excluded) round a mask; None round an empty one."""
+    """The smallest box x0, y0, x1, y1 (the last ones excluded) around a mask; None for an empty mask."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return None
@@ -102,30 +102,30 @@ def propagate(found: Mapping[int, np.ndarray], count: int) -> np.ndarray:
     """Masks of all frames from those of some, by shape-based interpolation (Raya and Udupa 1990).
 
     Between two frames the signed distances to the outlines are averaged, weighted by the distance in time;
-    before the first and after the last one, that one's mask stays. Empty masks are passed over.
+    before the first and after the last, its mask is repeated. Empty masks are skipped.
 
     Args:
         found: frame → (height, width) bool; at least one.
-        count: frames in all.
+        count: total number of frames.
 
     Returns:
         (count, height, width) bool.
     """
     shape = next(iter(found.values())).shape
-    made = np.zeros((count, *shape), bool)
+    masks = np.zeros((count, *shape), bool)
     keys = [key for key in sorted(found) if found[key].any()]
     if not keys:
-        return made
-    made[: keys[0] + 1], made[keys[-1] :] = found[keys[0]], found[keys[-1]]
+        return masks
+    masks[: keys[0] + 1], masks[keys[-1] :] = found[keys[0]], found[keys[-1]]
     distances = {keys[0]: _signed_distance(found[keys[0]])}
     for left, right in itertools.pairwise(keys):
         distances[right] = _signed_distance(found[right])
-        made[left], made[right] = found[left], found[right]
+        masks[left], masks[right] = found[left], found[right]
         for frame in range(left + 1, right):
             share = (frame - left) / (right - left)
-            made[frame] = (1 - share) * distances[left] + share * distances[right] > 0
+            masks[frame] = (1 - share) * distances[left] + share * distances[right] > 0
         del distances[left]
-    return made
+    return masks
 
 
 def iou(one: np.ndarray, other: np.ndarray) -> float:

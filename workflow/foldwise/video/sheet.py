@@ -20,7 +20,7 @@ class VideoCase(sheet.Case):
     """A video.
 
     Attributes:
-        video: a video file, or, where a system takes such, a folder of numbered images.
+        video: a video file, or, for some systems, a folder of numbered images.
     """
 
     video: Path
@@ -31,14 +31,14 @@ def read_video_table(path: Path, columns: tuple[str, ...]) -> Table:
 
     Args:
         path: the sheet.
-        columns: that mean something; `video` among them.
+        columns: columns with a meaning, including `video`.
 
     Raises:
-        CaseError: no such file, no header, or a column that is missing or not known.
+        CaseError: no such file, no header, or a missing or unknown column.
     """
     table = read_table(path, columns)
     if "video" not in table.header:
-        raise CaseError(f"{path}: line 1: needs a column `video`")
+        raise CaseError(f"{path}: line 1: no column `video`")
     return table
 
 
@@ -47,10 +47,10 @@ def videos_in(source: Path, *, folders: bool) -> dict[str, Path]:
 
     Args:
         source: the folder.
-        folders: whether a folder in it is a video, too: of numbered images.
+        folders: whether a folder of numbered images in it is also a video.
 
     Raises:
-        CaseError: no folder, nothing in it, or two videos of one name.
+        CaseError: not a folder, nothing in it, or two videos with one name.
     """
     if not source.is_dir():
         raise CaseError(f"{source}: neither a sample sheet nor a folder of videos")
@@ -61,20 +61,22 @@ def videos_in(source: Path, *, folders: bool) -> dict[str, Path]:
             continue
         name = path.name if is_folder else path.stem
         if not name.isprintable():
-            raise CaseError(f"{source}: {name!r} holds a character that cannot be printed; rename the video")
+            raise CaseError(
+                f"{source}: {name!r} contains a character that cannot be printed; rename the video"
+            )
         if name in found:
-            raise CaseError(f"{source}: two videos are named {name!r}")
+            raise CaseError(f"{source}: two videos have the name {name!r}")
         found[name] = path
     if not found:
         also = ", or folders of images" if folders else ""
-        raise CaseError(f"{source}: no videos in it ({', '.join(VIDEO_SUFFIXES)}{also})")
+        raise CaseError(f"{source}: contains no videos ({', '.join(VIDEO_SUFFIXES)}{also})")
     return found
 
 
 def check_twins(cases: Sequence[VideoCase], found: Findings) -> None:
-    """A video under two names could be learnt from and tested on."""
+    """Find videos under two names, which could be used for both training and testing."""
     of_video: dict[str, VideoCase] = {}
     for case in cases:
         first = of_video.setdefault(os.path.normpath(case.video), case)
         if first is not case:
-            found.add(case, f"{case.video}: is the video of case {first.name}, too")
+            found.add(case, f"{case.video}: is also the video of case {first.name}")

@@ -1,14 +1,14 @@
 """The frame cache: one HDF5 file per video, read by frame number at training speed.
 
 Layout (n frames of height × width):
-    frames      (n, height, width, 3) uint8, Blosc2-LZ4HC, a frame a chunk   (encoding `raw`)
+    frames      (n, height, width, 3) uint8, Blosc2-LZ4HC, one frame per chunk  (encoding `raw`)
     jpeg        (bytes,) uint8: the frames' JPEG files one after another     (encoding `jpeg`)
-    offsets     (n + 1,) int64: where each begins and the last one ends      (encoding `jpeg`)
+    offsets     (n + 1,) int64: start of each, and end of the last      (encoding `jpeg`)
     number      (n,) int64: a frame's number in its source
     time_s      (n,) float64: its presentation time. s.
     …           further arrays, e.g. labels per frame
 Attributes: format, case, content (hash of all of the above), encoding, frames, height, width, fps, and the
-caller's own.
+caller's.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from foldwise.video.decode import Frame
 
 FORMAT = "foldwise-frames-1"
 Encoding = Literal["raw", "jpeg"]
-# JPEG bytes are not compressed again; small chunks, since a random frame reads whole ones.
+# JPEG bytes are not compressed again; small chunks, since reading a frame reads whole chunks.
 JPEG_CHUNK = 1 << 16
-# Arrays above this are compressed: masks are as large as frames and mostly constant, rows of labels small.
+# Larger arrays are compressed: masks are as large as frames and mostly constant, label rows are small.
 SMALL = 1 << 16
 Arrays = Mapping[str, np.ndarray]
 
@@ -48,17 +48,17 @@ def write_frames(
     attrs: Mapping[str, Any] | None = None,
     arrays: Arrays | Callable[[np.ndarray, np.ndarray], Arrays] | None = None,
 ) -> int:
-    """Write a video's frames as they come, atomically; memory does not grow with their number.
+    """Write a stream of frames atomically; memory does not grow with their number.
 
     Args:
         path: the file.
         case: its name.
-        frames: of one size.
+        frames: frames of one size.
         encoding: `raw` is exact; `jpeg` is about a tenth of its size.
-        quality: of the JPEGs, 1 to 100.
-        attrs: further attributes; `fps` is worked out from the frames' times where it is not given.
-        arrays: further arrays by name; or a function that makes them of the frames' numbers and times, for
-            what is known only when the frames are.
+        quality: JPEG quality, 1 to 100.
+        attrs: further attributes; `fps` is computed from the frames' times if not given.
+        arrays: further arrays by name; or a function that computes them from the frames' numbers and times,
+            for values known only once the frames are.
 
     Returns:
         The number of frames.
@@ -76,14 +76,14 @@ def write_frames(
                 writer = _Raw(file, shape) if encoding == "raw" else _Jpeg(file, quality)
             if frame.rgb.shape != shape:
                 raise CaseError(
-                    f"case {case}: frame {frame.number} is {frame.rgb.shape[1]}×{frame.rgb.shape[0]}, the "
-                    f"ones before are {shape[1]}×{shape[0]}; all frames must have one size"
+                    f"case {case}: frame {frame.number} is {frame.rgb.shape[1]}×{frame.rgb.shape[0]}, "
+                    f"earlier ones are {shape[1]}×{shape[0]}; all frames must have the same size"
                 )
             writer.add(frame.rgb)
             numbers.append(frame.number)
             times.append(frame.time_s)
         if writer is None:
-            raise CaseError(f"case {case}: no frame is left to store")
+            raise CaseError(f"case {case}: no frames to store")
         digest = writer.close()
         stored = {"number": np.array(numbers, np.int64), "time_s": np.array(times, np.float64)}
         stored |= arrays(stored["number"], stored["time_s"]) if callable(arrays) else arrays or {}
@@ -110,13 +110,13 @@ def open_frames(path: Path | str) -> h5py.File:
     """Open a frame cache read-only.
 
     Raises:
-        CaseError: the file is missing, truncated, or not one of ours.
+        CaseError: the file is missing, truncated, or not a frame cache.
     """
     return open_hdf5(path, FORMAT)
 
 
 def read(file: h5py.File, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Frames (n, height, width, 3) uint8 at the given places of the cache, in that order, repeats too."""
+    """Frames (n, height, width, 3) uint8 at the given indices of the cache, in that order, with repeats."""
     wanted = np.asarray(numbers, np.int64)
     places, inverse = np.unique(wanted, return_inverse=True)
     if len(places) and not 0 <= places[0] <= places[-1] < file.attrs["frames"]:
@@ -149,7 +149,7 @@ class _Writer(Protocol):
 
 
 class _Raw:
-    """Exact frames. One a chunk: windows begin anywhere, and a chunk of four reads half as fast."""
+    """Exact frames. One per chunk: windows start anywhere, and chunks of four read half as fast."""
 
     def __init__(self, file: h5py.File, shape: tuple[int, ...]) -> None:
         self.dataset = file.create_dataset(
@@ -181,10 +181,10 @@ class _Jpeg:
     def add(self, rgb: np.ndarray) -> None:
         buffer = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(rgb, np.uint8)).save(buffer, "JPEG", quality=self.quality)
-        made = np.frombuffer(buffer.getvalue(), np.uint8)
-        self.waiting.append(made)
-        self.bytes += len(made)
-        self.offsets.append(self.offsets[-1] + len(made))
+        encoded = np.frombuffer(buffer.getvalue(), np.uint8)
+        self.waiting.append(encoded)
+        self.bytes += len(encoded)
+        self.offsets.append(self.offsets[-1] + len(encoded))
         if self.bytes >= 16 * JPEG_CHUNK:
             self._flush()
 
@@ -210,5 +210,5 @@ def _lz4() -> dict[str, Any]:
 
 def _hash(digest: Any, name: str, array: np.ndarray) -> None:
     digest.update(str((name, str(array.dtype), array.shape)).encode())
-    with suppress(ValueError):  # an empty array has no buffer to look at
+    with suppress(ValueError):  # an empty array has no buffer
         digest.update(array.data)

@@ -1,4 +1,4 @@
-"""Clips of a video: which frames, which part of them, and how they are changed for training."""
+"""Clips of a video: their frames, views and training augmentation."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-# Random resized crops: aspect ratios, as EVL and most of the field have them.
+# Aspect ratios of random resized crops, as in EVL and most of the field.
 ASPECTS = (3 / 4, 4 / 3)
 
 
 def dense_draw(count: int, frames: int, rate: int, random: np.random.Generator) -> np.ndarray:
-    """Numbers of `frames` frames, `rate` apart from a random start; past the end the last one repeats.
+    """Numbers of `frames` frames, `rate` apart from a random start; past the end the last one is repeated.
 
     Args:
         count: frames of the video.
-        frames: of the clip.
+        frames: frames of the clip.
         rate: step between them.
         random: draws the start.
     """
@@ -29,13 +29,13 @@ def dense_draw(count: int, frames: int, rate: int, random: np.random.Generator) 
 
 
 def dense_views(count: int, frames: int, rate: int, views: int) -> np.ndarray:
-    """Numbers (views, frames) of clips spread evenly over a video; one view is the middle.
+    """Numbers (views, frames) of clips spread evenly over a video; a single view is the middle.
 
     Args:
         count: frames of the video.
-        frames: of a clip.
+        frames: frames of a clip.
         rate: step between them.
-        views: clips.
+        views: number of clips.
     """
     room = max(count - (rate * (frames - 1) + 1), 0)
     starts = [room // 2] if views == 1 else [round(room * view / (views - 1)) for view in range(views)]
@@ -47,32 +47,32 @@ def segment_draw(count: int, frames: int, random: np.random.Generator) -> np.nda
 
     Args:
         count: frames of the video.
-        frames: of the clip.
-        random: draws them.
+        frames: frames of the clip.
+        random: draws the frames.
     """
     edges = _half_up((count - 1) / frames * np.arange(frames + 1))
     return random.integers(edges[:-1], edges[1:], endpoint=True)
 
 
 def segment_views(count: int, frames: int, views: int) -> np.ndarray:
-    """Numbers (views, frames): in view v of n, the place (v + ½)/n of each equal part of the video.
+    """Numbers (views, frames): in view v of n, the position (v + ½)/n of each equal part of the video.
 
     Args:
         count: frames of the video.
-        frames: of a clip.
-        views: clips.
+        frames: frames of a clip.
+        views: number of clips.
     """
     places = np.arange(frames)[None] + (np.arange(views)[:, None] + 0.5) / views
     return _half_up((count - 1) / frames * places)
 
 
 def spatial_views(clip: torch.Tensor, size: int, views: int) -> list[torch.Tensor]:
-    """Squares of a clip (…, height, width): its shorter side made `size`, then cut along the longer one.
+    """Squares of a clip (…, height, width): shorter side resized to `size`, longer side cropped.
 
     Args:
         clip: frames.
         size: edge of the squares.
-        views: 1: the middle; more: evenly from the start to the end.
+        views: 1: the middle; more: evenly spaced from start to end.
     """
     height, width = clip.shape[-2:]
     scale = size / min(height, width)
@@ -88,12 +88,12 @@ def spatial_views(clip: torch.Tensor, size: int, views: int) -> list[torch.Tenso
 def random_resized_crop(
     clip: torch.Tensor, size: int, area: tuple[float, float], random: np.random.Generator
 ) -> torch.Tensor:
-    """A random part of a clip (…, height, width), the same of all frames, as a square of `size`.
+    """A random part of a clip (…, height, width), the same for all frames, as a square of `size`.
 
     Args:
         clip: frames.
         size: edge of the square.
-        area: least and largest share of the frame.
+        area: smallest and largest share of the frame.
         random: draws the part.
     """
     height, width = clip.shape[-2:]
@@ -105,7 +105,7 @@ def random_resized_crop(
             top = int(random.integers(height - high + 1))
             left = int(random.integers(width - wide + 1))
             return F.resized_crop(clip, top, left, high, wide, [size, size], antialias=True)
-    # No part of that area and aspect fits: the largest square in the middle.
+    # No part with that area and aspect fits: take the largest central square.
     return spatial_views(clip, size, 1)[0]
 
 
@@ -116,22 +116,22 @@ def rand_augment(clip: torch.Tensor, operations: int, magnitude: int, seed: int)
         clip: frames.
         operations: applied one after another.
         magnitude: 0 to 30.
-        seed: of the draw; torch's own generator is left as it was.
+        seed: seed of the draw; torch's global generator is not changed.
     """
     transform = v2.RandAugment(operations, magnitude, interpolation=v2.InterpolationMode.BILINEAR)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made: torch.Tensor = transform(clip)
-    return made
+        changed: torch.Tensor = transform(clip)
+    return changed
 
 
 def normalised(clip: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """A clip (T, 3, height, width) in 0 … 255 as (3, T, height, width) with the given mean and deviation."""
     scaled = clip.float() / 255
-    made = (scaled - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-    return made.transpose(0, 1)
+    scaled_clip = (scaled - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    return scaled_clip.transpose(0, 1)
 
 
 def _half_up(values: np.ndarray) -> np.ndarray:
-    """Rounded to whole numbers, halves upwards (numpy's own rounding takes them to even numbers)."""
+    """Rounded to integers, halves upwards (numpy rounds them to even numbers)."""
     return np.floor(values + 0.5).astype(int)

@@ -20,11 +20,11 @@ Size = tuple[int, int]
 class Windows:
     """Training windows; the n-th is a pure function of (seed, n).
 
-    Every pass over the data has each window of each video once, in an order drawn anew; inside a window
+    Every pass over the data has each window of each video once, in a new random order; inside a window
     frames stay in order. A window has one crop and one mirroring.
 
     Attributes:
-        total: windows of one pass: n + 1 − length of a video of n frames.
+        total: windows of one pass: n + 1 − length for a video of n frames.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class Windows:
 
         Args:
             caches: frame caches.
-            length: frames of a window.
+            length: number of frames of a window.
             seed: whole numbers.
-            crop: height and width of what is cut out, at a random place.
+            crop: height and width of the crop, at a random place.
             flip: mirror half of the windows left to right.
-            arrays: of the caches, by frame, that come with a window.
+            arrays: per-frame arrays of the caches to include in a window.
 
         Raises:
             CaseError: a video is shorter than a window, or its frames are smaller than the crop.
@@ -57,7 +57,7 @@ class Windows:
             with open_frames(path) as file:
                 frames, size = int(file.attrs["frames"]), (file.attrs["height"], file.attrs["width"])
             if frames < length:
-                raise CaseError(f"{path}: {frames} frame(s), a window has {length}; leave this video out")
+                raise CaseError(f"{path}: {frames} frame(s), a window has {length}; remove this video")
             if size[0] < crop[0] or size[1] < crop[1]:
                 raise CaseError(f"{path}: frames of {size[1]}×{size[0]} are smaller than the crop {crop}")
             counts.append(frames + 1 - length)
@@ -88,10 +88,10 @@ class Windows:
         frames = frames[:, y : y + self.crop[0], x : x + self.crop[1]]
         if self.flip and random.random() < 0.5:
             frames = frames[:, :, ::-1]
-        made = {"frames": torch.from_numpy(np.ascontiguousarray(frames))}
+        window = {"frames": torch.from_numpy(np.ascontiguousarray(frames))}
         for name in self.arrays:
-            made[name] = torch.from_numpy(file[name][first : first + self.length])
-        return made
+            window[name] = torch.from_numpy(file[name][first : first + self.length])
+        return window
 
     def __getstate__(self) -> dict[str, object]:
         """Open files stay in the process that opened them."""
@@ -108,7 +108,7 @@ class Windows:
 
 
 def blocks(file: h5py.File, size: int, crop: Size) -> Iterator[torch.Tensor]:
-    """All frames of a video in order, (up to `size`, height, width, 3) uint8 at a time, cut out centrally."""
+    """All frames of a video in order, (up to `size`, height, width, 3) uint8 at a time, cropped centrally."""
     count, height, width = (int(file.attrs[name]) for name in ("frames", "height", "width"))
     y, x = (height - crop[0]) // 2, (width - crop[1]) // 2
     if min(y, x) < 0:

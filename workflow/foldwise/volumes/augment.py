@@ -20,15 +20,15 @@ def augment(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Change each sample of a batch at random.
 
-    Where voxels are more than three times as long one way as another, rotation is about that axis alone, as
-    in nnU-Net: turned out of their plane, slices would be smeared.
+    If voxels are more than three times as long along one axis as along another, rotation is only about that
+    axis, as in nnU-Net: rotated out of their plane, slices would be smeared.
 
     Args:
         image: (batch, channels, x, y, z), normalised floats.
         label: (batch, x, y, z), integers; moved exactly as the image, never interpolated.
-        spacing: (batch, 3) in mm; rotations are rigid in mm also where voxels are not cubes.
-        settings: what may change.
-        generator: on the image's device; the result is a function of its state alone.
+        spacing: (batch, 3) in mm; rotations are rigid in mm even if voxels are not cubes.
+        settings: the allowed changes.
+        generator: on the image's device; the result depends only on its state.
         across: axis across the slices (0 to 2) if rotation is about it alone and it is not zoomed.
     """
 
@@ -36,7 +36,7 @@ def augment(
         return torch.rand(*shape, generator=generator, device=image.device)
 
     batch = image.shape[0]
-    # Every number is drawn whatever is used, so that one setting does not move another's draws.
+    # All numbers are always drawn, so that one setting does not affect another's draws.
     flips = draw(batch, 3) < 0.5
     moved, angles, zoom = draw(batch), draw(batch, 3) * 2 - 1, draw(batch) * 2 - 1
     touched, amounts = draw(batch, 4), draw(batch, 4)
@@ -60,7 +60,7 @@ def augment(
 
 
 def _free_axes(spacing: torch.Tensor, across: int | None) -> torch.Tensor:
-    """1 for each axis (batch, 3) about which a sample may be turned, else 0."""
+    """1 for each axis (batch, 3) about which a sample may be rotated, else 0."""
     if across is not None:
         return torch.eye(3, device=spacing.device)[across].expand(len(spacing), 3)
     coarse = F.one_hot(spacing.argmax(1), 3).to(spacing)
@@ -70,15 +70,15 @@ def _free_axes(spacing: torch.Tensor, across: int | None) -> torch.Tensor:
 
 def rotation(angles: torch.Tensor) -> torch.Tensor:
     """Rotation matrices (n, 3, 3) about the axes x, then y, then z, from angles (n, 3) in radians."""
-    made = torch.eye(3, device=angles.device).expand(len(angles), 3, 3)
+    matrices = torch.eye(3, device=angles.device).expand(len(angles), 3, 3)
     for axis in range(3):
         first, second = (axis + 1) % 3, (axis + 2) % 3
         cos, sin = torch.cos(angles[:, axis]), torch.sin(angles[:, axis])
         step = torch.eye(3, device=angles.device).repeat(len(angles), 1, 1)
         step[:, first, first], step[:, first, second] = cos, -sin
         step[:, second, first], step[:, second, second] = sin, cos
-        made = step @ made
-    return made
+        matrices = step @ matrices
+    return matrices
 
 
 def warp(
@@ -87,7 +87,7 @@ def warp(
     """Resample a batch through matrices (batch, 3, 3) about its centre, in mm: output point → input point."""
     half = spacing * torch.tensor(image.shape[2:], device=image.device) / 2
     relative = matrices * half[:, None, :] / half[:, :, None]
-    # torch's grids name the last axis first.
+    # torch's grids have the last axis first.
     theta = F.pad(relative.flip(1, 2), (0, 1))
     grid = F.affine_grid(theta, [len(image), 1, *image.shape[2:]], align_corners=False)
     moved = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
@@ -108,8 +108,8 @@ def _intensity(
     amounts: torch.Tensor,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    made = []
-    # Taken over at once: on a GPU every number asked for alone would wait for all that was queued.
+    changed = []
+    # Transferred at once: on a GPU, every single read would wait for all queued work.
     chosen, drawn = (touched < settings.intensity_probability).tolist(), amounts.tolist()
     for sample, on, amount in zip(image, chosen, drawn, strict=True):
         gamma, contrast, brightness = (2 * number - 1 for number in amount[:3])
@@ -125,5 +125,5 @@ def _intensity(
         if settings.noise and on[3]:
             noise = torch.randn(sample.shape, generator=generator, device=sample.device)
             sample = sample + noise * amount[3] * settings.noise
-        made.append(sample)
-    return torch.stack(made)
+        changed.append(sample)
+    return torch.stack(changed)

@@ -1,14 +1,14 @@
-"""The HDF5 file of a case: arrays in their native type, in chunks that suit patches.
+"""The HDF5 file of a case: arrays in their native type, in chunks suited to patches.
 
 Layout (axes x, y, z in RAS orientation):
     image       (channels, x, y, z), int16, uint8 or float32; Blosc2-LZ4HC chunks
-    label       (x, y, z) uint8, int16 of more than 255 classes: 0 background, then 1… in the order of the
+    label       (x, y, z) uint8, int16 for more than 255 classes: 0 background, then 1… in the order of the
                 attribute `classes`
     weight      (x, y, z) uint8 or float32: the weighted sampler's map
     weight_sum  sums of `weight` over its chunks, so that a draw reads a single chunk
-    foreground/<class>   (n, 3) int16, int32 of longer axes: voxels of the class, at most `max_foreground`
+    foreground/<class>   (n, 3) int16, int32 for longer axes: voxels of the class, at most `max_foreground`
 Attributes: format, case, content (hash of the arrays), classes, spacing, affine, lineage (JSON), statistics
-(JSON, per channel), fill (per channel; what lies outside the array).
+(JSON, per channel), fill (per channel; value outside the array).
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from foldwise.hdf5 import create_hdf5, open_hdf5
 from foldwise.volumes.geometry import Lineage
 
 FORMAT = "foldwise-volume-2"
-# Fewer steps between the lowest and the highest value than a 12-bit scanner has are a loss.
+# Fewer steps between lowest and highest value than a 12-bit scanner has mean a loss.
 LEAST_STEPS = 4096
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What is written to a case's file.
+    """The contents of a case's file.
 
     Attributes:
         image: (channels, x, y, z).
         label: (x, y, z), 0 background then 1… in the order of `classes`; None without a label.
         weight: (x, y, z), non-negative; None without a weight map.
-        lineage: how the grid came from its source.
+        lineage: how the grid was derived from its source.
         classes: names, in the order of the label's values.
     """
 
@@ -55,10 +55,10 @@ class Contents:
 def compact(image: np.ndarray) -> np.ndarray:
     """The smallest of uint8, int16 and float32 that holds the values.
 
-    Whole numbers up to 2²⁴ stay exact; others, and float64, are rounded to float32's seven digits.
+    Integers up to 2²⁴ stay exact; others, and float64, are rounded to float32's seven digits.
 
     Raises:
-        CaseError: float32 does not reach the values, or cannot tell them apart.
+        CaseError: the values exceed float32's range or precision.
     """
     if image.dtype.kind == "f" and image.dtype.itemsize <= 4:
         return image.astype(np.float32, copy=False)
@@ -70,16 +70,16 @@ def compact(image: np.ndarray) -> np.ndarray:
     largest = low if abs(low) > abs(high) else high
     if abs(largest) > float(np.finfo(np.float32).max):
         raise CaseError(
-            f"its value {largest:g} is out of the range of float32 (±3.4e38); correct or rescale it"
+            f"its value {largest:g} is outside the range of float32 (±3.4e38); correct or rescale it"
         )
-    made = image.astype(np.float32)
+    rounded = image.astype(np.float32)
     steps = (high - low) / float(np.spacing(np.abs(np.float32(largest))))
-    if 0 < steps < LEAST_STEPS and (made != image).any():
+    if 0 < steps < LEAST_STEPS and (rounded != image).any():
         raise CaseError(
-            f"its values from {low:.15g} to {high:.15g} need more precision than float32 has; subtract "
+            f"its values from {low:.15g} to {high:.15g} need more precision than float32 offers; subtract "
             f"an offset"
         )
-    return made
+    return rounded
 
 
 def write_case(
@@ -118,7 +118,7 @@ def open_case(path: Path | str) -> h5py.File:
     """Open a case's file read-only.
 
     Raises:
-        CaseError: the file is missing, cut off, or not one of ours.
+        CaseError: the file is missing, truncated, or not a cache.
     """
     return open_hdf5(path, FORMAT)
 
@@ -145,9 +145,9 @@ def lineage_of(file: h5py.File) -> Lineage:
 
 
 def _store(file: h5py.File, name: str, array: np.ndarray, chunk: tuple[int, ...]) -> None:
-    # Chunks of equal size along an axis: HDF5 stores a cut-off last one at full size.
+    # Chunks of equal size along an axis: HDF5 stores a partial last one at full size.
     even = tuple(-(-n // -(-n // c)) for c, n in zip(chunk, array.shape, strict=True))
-    # LZ4's slow compressor: read as fast as LZ4 and smaller; chest CTs come out below their .nii.gz.
+    # LZ4's slow compressor: reads as fast as LZ4 but is smaller; chest CTs are smaller than as .nii.gz.
     compression = hdf5plugin.Blosc2(cname="lz4hc", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE)
     file.create_dataset(name, data=array, chunks=even, compression=compression)
 
@@ -169,7 +169,7 @@ def _chunk_sums(weight: np.ndarray, chunk: tuple[int, ...]) -> np.ndarray:
 
 def _statistics(channel: np.ndarray) -> dict[str, Any]:
     low, high = np.percentile(channel, [0.5, 99.5])
-    made = {
+    facts = {
         "mean": channel.mean(dtype=np.float64),
         "std": channel.std(dtype=np.float64),
         "percentile_0.5": low,
@@ -177,9 +177,9 @@ def _statistics(channel: np.ndarray) -> dict[str, Any]:
     }
     filled = channel[channel != 0]
     if filled.size:
-        made["nonzero_mean"] = filled.mean(dtype=np.float64)
-        made["nonzero_std"] = filled.std(dtype=np.float64)
-    return {key: float(value) for key, value in made.items()}
+        facts["nonzero_mean"] = filled.mean(dtype=np.float64)
+        facts["nonzero_std"] = filled.std(dtype=np.float64)
+    return {key: float(value) for key, value in facts.items()}
 
 
 def _content_hash(arrays: list[np.ndarray], affine: np.ndarray) -> str:

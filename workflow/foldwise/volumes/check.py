@@ -1,4 +1,4 @@
-"""Volumes and their sheet, checked before anything runs: everything that is wrong, in one message."""
+"""Checks of volumes and their sheet before anything runs: all problems in one message."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from foldwise.volumes.size import Size
 from foldwise.volumes.targets import unnamed
 from foldwise.volumes.volume import Header, is_nifti, read_header, read_volume, same_grid, spacing_of
 
-# Headers wait for the disk, most of all on network file systems; label voxels for the processor.
+# Reading headers waits for the disk, above all on network file systems; label voxels need the processor.
 HEADER_THREADS = 16
 LABEL_THREADS = 2
 
@@ -36,11 +36,11 @@ def check_volumes(
     """Check a sheet and the files that it names.
 
     Args:
-        sheet: as read.
-        data: what the labels mean.
-        split: the cross-validation that is asked for; None: these are not all cases.
+        sheet: the sheet as read.
+        data: meaning of the labels.
+        split: the requested cross-validation; None: these are not all cases.
         labels: also read the labels' voxels and compare their values with `data.labels`.
-        produced: says of a missing file whether the workflow makes it itself.
+        produced: whether the workflow itself produces a missing file.
         needs_weight: why every training case must have a weight map, or None.
     """
     found = Findings(sheet)
@@ -98,9 +98,9 @@ def _headers(present: dict[Path, Case], found: Findings) -> dict[Path, Header]:
 
 def _fault(header: Header, image: bool) -> str | None:
     if len(header.shape) != 3 and not (image and len(header.shape) == 4):
-        return f"a 3-D volume is expected, this one has shape {header.shape}"
+        return f"expected a 3-D volume, found shape {header.shape}"
     if not np.isfinite(header.affine).all():
-        return "its affine holds NaN or infinite values"
+        return "its affine contains NaN or infinite values"
     if min(spacing_of(header.affine)) < 1e-6 or abs(np.linalg.det(header.affine)) < 1e-12:
         return f"its voxel size is {spacing_of(header.affine)} mm, or its axes are not independent"
     return None
@@ -115,11 +115,11 @@ def _check_grids(case: Case, headers: dict[Path, Header], found: Findings) -> No
         if other is None or same_grid(reference, other):
             continue
         if other.shape[:3] != reference.shape[:3]:
-            what = f"shape {other.shape} is not the image's {reference.shape}"
+            what = f"shape {other.shape} differs from the image's {reference.shape}"
         else:
             apart = np.abs(other.affine - reference.affine).max()
-            what = f"its affine is not the image's (largest difference of an entry {apart:.3g})"
-        found.add(case, f"{path}: {what}; was it flipped or resampled alone?")
+            what = f"its affine differs from the image's (largest difference of an entry {apart:.3g})"
+        found.add(case, f"{path}: {what}; was only this file flipped or resampled?")
 
 
 def _check_channels(cases: Collection[Case], headers: dict[Path, Header], found: Findings) -> None:
@@ -131,7 +131,7 @@ def _check_channels(cases: Collection[Case], headers: dict[Path, Header], found:
     usual = max(counts.values(), key=list(counts.values()).count, default=0)
     for case, count in counts.items():
         if count != usual:
-            found.add(case, f"{case.images[0]}: {count} channel(s), the other cases have {usual}")
+            found.add(case, f"{case.images[0]}: {count} channel(s), but the other cases have {usual}")
 
 
 def _check_labels(cases: list[Case], data: Data, found: Findings) -> None:
@@ -155,6 +155,6 @@ def _check_labels(cases: list[Case], data: Data, found: Findings) -> None:
                     if set(values.tolist()) <= {0, 255}
                     else ""
                 )
-                found.add(case, f"{case.label}: label values that data.labels does not name: {listed}{hint}")
+                found.add(case, f"{case.label}: label values that are not in data.labels: {listed}{hint}")
             elif not values.any():
                 found.add(case, f"{case.label}: no foreground", warning=True)

@@ -13,25 +13,25 @@ import pydicom
 from foldwise.files import CaseError
 from foldwise.volumes.volume import LPS_TO_RAS, Header
 
-# Contours are text of limited length; below this, in voxels, two coordinates are the same.
+# Contours are text of limited length; coordinates closer than this, in voxels, count as equal.
 ROUNDING = 3
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 
 def rasterise(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    """Voxels (x, y) whose centres lie inside an odd number of polygons, or of a polygon's windings.
+    """Voxels (x, y) with centres inside an odd number of polygons, or of a polygon's windings.
 
     A centre on an edge is inside if the polygon lies towards larger x, or y: neighbours never share a voxel.
 
     Args:
-        polygons: corners in voxel indices, (n, 2) each; closed by themselves.
-        shape: of the slice.
+        polygons: corners in voxel indices, (n, 2) each; closed implicitly.
+        shape: shape of the slice.
     """
     toggles = np.zeros((shape[0] + 1, shape[1]), np.int32)
     for polygon in polygons:
         corners = np.round(polygon, ROUNDING)
         ends = np.stack([corners, np.roll(corners, -1, axis=0)], axis=1)
-        # Both ways along an edge must give the same crossing, or keyholes leave a trace.
+        # Both directions along an edge must give the same crossing, or keyholes leave a trace.
         down = ends[:, 0, 1] > ends[:, 1, 1]
         ends[down] = ends[down, ::-1]
         (x0, y0), (x1, y1) = ends[:, 0].T, ends[:, 1].T
@@ -50,16 +50,16 @@ def contour_mask(
     """A structure of an RTSTRUCT on a series' grid.
 
     Args:
-        contours: items of its ContourSequence; open ones and points are passed over.
+        contours: items of its ContourSequence; open ones and points are skipped.
         name: for messages.
         header: of the series.
-        thickness: of its slices, in mm; 0: their distance.
+        thickness: thickness of its slices, in mm; 0: their distance.
 
     Raises:
-        CaseError: a contour does not lie in a slice, or there are none that enclose anything.
+        CaseError: a contour does not lie in a slice, or no contour encloses anything.
     """
     spacing = float(np.linalg.norm(header.affine[:3, 2]))
-    # Only of slices with gaps between them is half a slice less than half the distance.
+    # Half a slice is less than half the distance only if slices have gaps between them.
     reach = min(thickness or spacing, spacing) / spacing / 2
     lps_to_index = np.linalg.inv(header.affine) @ LPS_TO_RAS
     slices: dict[int, dict[bytes, np.ndarray]] = defaultdict(dict)
@@ -80,7 +80,7 @@ def contour_mask(
             away = (height - min(max(z, 0), header.shape[2] - 1)) * spacing
             raise CaseError(f"{where} lies {abs(away):.2f} mm from the nearest slice")
         heights[z].append(height)
-        # The same contour twice would cancel itself.
+        # The same contour twice would cancel itself out.
         corners = np.round(index[:, :2], ROUNDING)
         slices[z][corners.tobytes()] = corners
     for z, found in heights.items():
@@ -95,11 +95,11 @@ def contour_mask(
 
 
 def segment_mask(segmentation: hd.seg.Segmentation, number: int, header: Header, path: Path) -> np.ndarray:
-    """A segment of a SEG on a series' grid; its frames may have any order and axes, and empty ones may lack.
+    """A segment of a SEG on a series' grid; frames may have any order and axes; empty ones may be missing.
 
     Args:
-        segmentation: as read.
-        number: of the segment.
+        segmentation: the SEG as read.
+        number: number of the segment.
         header: of the series.
         path: of the SEG, for messages.
 
@@ -131,7 +131,7 @@ def segment_mask(segmentation: hd.seg.Segmentation, number: int, header: Header,
         y, x = np.nonzero(inside)
         voxels = np.round(np.c_[x, y, np.ones(len(x))] @ to_index.T)[:, :3].astype(int)
         if len(voxels) and ((voxels < 0) | (voxels >= header.shape)).any():
-            raise CaseError(f"{path}: frame {i} reaches outside the series")
+            raise CaseError(f"{path}: frame {i} extends outside the series")
         mask[tuple(voxels.T)] = True
     return mask
 

@@ -1,4 +1,4 @@
-"""Pixels of DICOM files as they are stored, and the type that a series' values need."""
+"""Stored pixels of DICOM files, and the type required by a series' values."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 
 
 def scale_of(header: pydicom.Dataset) -> tuple[float, float]:
-    """Slope and intercept of a slice; 1 and 0 where there are none."""
+    """Slope and intercept of a slice; 1 and 0 if absent."""
     slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
     return 1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)
 
 
 def dtype_of(headers: Iterable[pydicom.Dataset]) -> np.dtype[Any]:
-    """The narrowest integer type for all that the slices can hold, or float32 if slopes make fractions."""
+    """The narrowest integer type for all possible values of the slices, or float32 for fractional slopes."""
     ends = []
     for header in headers:
         slope, intercept = scale_of(header)
@@ -47,29 +47,29 @@ def read_pixels(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Read a file of one slice.
 
     Returns:
-        The stored values, (rows, columns), before slope and intercept; and where they are padding, or None
-        if they are nowhere.
+        The stored values, (rows, columns), before slope and intercept; and a mask of padding, or None
+        without any.
 
     Raises:
-        Exception: they cannot be read; pydicom and ITK have many kinds.
+        Exception: the pixels cannot be read; pydicom and ITK raise many types.
     """
     dataset = pydicom.dcmread(file, specific_tags=[*PIXELS, *PADDING, "PixelData"])
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is not None and syntax.is_encapsulated:
         stored = _decode(dataset)
     else:
-        stored = pixel_array(dataset, correct_unused_bits=False)  # padding may lie in these bits
+        stored = pixel_array(dataset, correct_unused_bits=False)  # padding may be in these bits
     if stored.shape != (dataset.Rows, dataset.Columns):
         raise ValueError(f"shape {stored.shape}, expected {(dataset.Rows, dataset.Columns)}")
     padding = None
     if ends := [dataset[keyword].value for keyword in PADDING if dataset.get(keyword) is not None]:
-        # Some writers state it unsigned where the pixels are signed, or the other way round.
+        # Some writers store it as unsigned for signed pixels, or the other way round.
         ends = np.array(ends, np.int64).astype(stored.dtype).tolist()
         padding = (stored >= min(ends)) & (stored <= max(ends))
         padding = padding if padding.any() else None
     width = 8 * stored.dtype.itemsize
     if dataset.BitsStored < width:
-        # Bits above the stored ones are no values; they may hold an overlay.
+        # Bits above the stored ones are not values; they may hold an overlay.
         clean = (stored << (width - 1 - dataset.HighBit)) >> (width - dataset.BitsStored)
         if padding is not None and (clean[padding] != stored[padding]).any():
             raise ValueError(f"PixelPaddingValue {ends[0]} does not fit BitsStored {dataset.BitsStored}")
@@ -80,7 +80,7 @@ def read_pixels(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
 def _decode(dataset: pydicom.Dataset) -> np.ndarray:
     """Compressed pixels, by ITK, which decodes more than pydicom.
 
-    ITK gets a copy with nothing but the pixels, since it would rescale them, and invert MONOCHROME1.
+    ITK gets a copy with only the pixels, since it would otherwise rescale them and invert MONOCHROME1.
     """
     bare = pydicom.Dataset()
     bare.file_meta = FileMetaDataset()

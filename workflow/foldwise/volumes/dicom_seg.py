@@ -1,4 +1,4 @@
-"""A label map as a DICOM Segmentation object that refers to the series it was made from."""
+"""A label map as a DICOM Segmentation object that refers to its source series."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from foldwise.files import CaseError, atomic_path
 from foldwise.volumes.dicom_series import open_series
 from foldwise.volumes.volume import Volume, is_dicom_folder, same_grid, series_header
 
-# The standard demands these of every image, with or without a value.
+# The standard requires these in every image, with or without a value.
 MAY_BE_EMPTY = (
     *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"),
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
@@ -34,7 +34,7 @@ _ABNORMAL = re.compile(r"lesion|nodule|o?edema|infarct|cyst|cavity|consolidation
 
 
 def property_codes(name: str) -> tuple[Code, Code]:
-    """SNOMED category and type of a class, as general as its name alone allows."""
+    """SNOMED category and type of a class, as specific as its name allows."""
     if _NEOPLASMS.search(name):
         return ABNORMAL, NEOPLASM
     return (ABNORMAL, ABNORMAL) if _ABNORMAL.search(name) else (ANATOMY, ANATOMY)
@@ -51,25 +51,25 @@ def write_dicom_seg(
 ) -> None:
     """Write a label map as a binary DICOM Segmentation with one segment per class, atomically.
 
-    Slices without any segment are left out; an empty map keeps all its slices, since there is no object
+    Slices without any segment are left out; an empty map keeps all its slices, since no object exists
     without frames.
 
     Args:
         labels: on the series' grid.
-        series: folder with the one series that was segmented.
-        classes: class name → voxel value; the segments come in this order, classes without voxels included.
+        series: folder with the segmented series, and no other.
+        classes: class name → voxel value; segments have this order, including classes without voxels.
         path: file to write (.dcm).
         properties: class name → its category and type; default: `property_codes`.
-        description: of the new series.
-        series_number: of the new series.
+        description: description of the new series.
+        series_number: number of the new series.
 
     Raises:
-        CaseError: the map is not on the series' grid, or no object can refer to the series.
+        CaseError: the map is not on the series' grid, or an object cannot refer to the series.
     """
     if not is_dicom_folder(series):
         raise CaseError(f"{series}: not a folder with a DICOM series, to which a segmentation could refer")
     if not classes:
-        raise CaseError(f"{path}: a segmentation needs a class")
+        raise CaseError(f"{path}: a segmentation needs at least one class")
     found = open_series(series)
     if not same_grid(labels, series_header(found)):
         raise CaseError(f"{path}: the label map is not on the grid of {series}")
@@ -81,7 +81,7 @@ def write_dicom_seg(
         for number, name in enumerate(classes, start=1)
     ]
     try:
-        made = hd.seg.Segmentation(
+        segmentation = hd.seg.Segmentation(
             source_images=[_source(file, labels.spacing[2]) for file in found.files],
             # Ours is (x, y, z), DICOM's frames are (rows, columns); the sources are in the order of z.
             pixel_array=segments.transpose(2, 1, 0),
@@ -100,9 +100,9 @@ def write_dicom_seg(
             omit_empty_frames=bool(segments.any()),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CaseError(f"{series}: no DICOM Segmentation can refer to it ({error})") from error
+        raise CaseError(f"{series}: a DICOM Segmentation cannot refer to it ({error})") from error
     with atomic_path(path) as temporary:
-        made.save_as(temporary)
+        segmentation.save_as(temporary)
 
 
 def _describe(number: int, name: str, properties: tuple[Code, Code]) -> hd.seg.SegmentDescription:
@@ -121,7 +121,7 @@ def _describe(number: int, name: str, properties: tuple[Code, Code]) -> hd.seg.S
 
 
 def _source(file: Path, step: float) -> pydicom.Dataset:
-    """The header of a slice, with what de-identification often removes and a segmentation repeats."""
+    """The header of a slice, with elements that segmentations repeat but de-identification often removes."""
     dataset = pydicom.dcmread(file, stop_before_pixels=True)
     for keyword in MAY_BE_EMPTY:
         if keyword not in dataset:

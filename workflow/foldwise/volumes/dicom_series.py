@@ -1,4 +1,4 @@
-"""A DICOM series as a volume: the place and the values of every slice, none taken from another."""
+"""A DICOM series as a volume: position and values of every slice, read slice by slice."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from foldwise.files import CaseError
 from foldwise.volumes.dicom_pixels import PIXELS, dtype_of, read_pixels, scale_of
 
-# A slice may lie so far, in steps of the stack, from its place on an even grid.
+# Largest distance of a slice from its position on an even grid, in steps of the stack.
 PLACE = 0.1
-# Directions may differ by so much (a millimetre per metre): cosines are rounded when they are written.
+# Largest difference of directions (a millimetre per metre): cosines are rounded when written.
 DIRECTION = 1e-3
-# The length of compressed pixels, and what ends them, as a number from little-endian bytes.
+# The length of compressed pixels, and their end marker, as numbers from little-endian bytes.
 UNDEFINED, DELIMITER = 0xFFFFFFFF, 0xE0DDFFFE
 SUFFIXES = {".dcm", ".dicom", ".ima"}
 
@@ -36,13 +36,13 @@ TAGS = (
 
 @dataclass(frozen=True)
 class Series:
-    """A series that is a volume.
+    """A series that forms a volume.
 
     Attributes:
         files: one per slice, in the order of z.
         shape: voxels along (x, y, z): columns, rows, slices.
         affine: 4×4, voxel index to millimetres in DICOM's LPS.
-        dtype: of the values after every slice's own slope and intercept.
+        dtype: type of the values after each slice's slope and intercept.
         scales: (slope, intercept) of each slice.
     """
 
@@ -54,30 +54,30 @@ class Series:
 
 
 def open_series(folder: Path) -> Series:
-    """Read the headers of a folder's one series; pixels are left alone.
+    """Read the headers of a folder's single series; pixels are not read.
 
-    Folders within, hidden files and files of other kinds are passed over, a file that may be a slice never.
+    Subfolders, hidden files and files of other types are skipped, but never a file that may be a slice.
 
     Raises:
-        CaseError: no or several series, a file that cannot be read, or slices that are not one volume.
+        CaseError: no or several series, a file that cannot be read, or slices that do not form one volume.
     """
     files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and not path.is_dir()]
     headers = read_headers(files, folder)
     count = len({str(header.get("SeriesInstanceUID")) for header in headers.values()})
     if count != 1:
-        raise CaseError(f"{folder}: holds {count} DICOM series, exactly one is expected")
+        raise CaseError(f"{folder}: contains {count} DICOM series, expected exactly one")
     return arrange(headers, folder)
 
 
 def read_headers(files: Iterable[Path], where: Path) -> dict[Path, pydicom.Dataset]:
-    """The headers of the images among files.
+    """The headers of the images among some files.
 
     Args:
-        files: of any kind.
-        where: they lie, for messages.
+        files: files of any type.
+        where: their folder, for messages.
 
     Raises:
-        CaseError: a file cannot be read and may be a slice: it begins as DICOM or is named as a slice.
+        CaseError: a file cannot be read and may be a slice: it starts as DICOM or is named like a slice.
     """
     headers: dict[Path, pydicom.Dataset] = {}
     broken: dict[Path, str] = {}
@@ -88,7 +88,7 @@ def read_headers(files: Iterable[Path], where: Path) -> dict[Path, pydicom.Datas
                 headers[file] = header
         except InvalidDicomError:
             foreign.append(file)
-        except Exception as error:  # pydicom raises many kinds for a broken file
+        except Exception as error:  # pydicom raises many types for a broken file
             broken[file] = str(error)
     broken |= lost_slices(foreign, headers)
     if broken:
@@ -97,30 +97,28 @@ def read_headers(files: Iterable[Path], where: Path) -> dict[Path, pydicom.Datas
 
 
 def lost_slices(foreign: Iterable[Path], slices: Iterable[Path]) -> dict[Path, str]:
-    """Files that are not DICOM though named as slices are, or as those in their folder; and what they are."""
+    """Files that are not DICOM but named like slices, or like those in their folder; with the reason."""
     kinds = {(path.parent, _suffix(path)) for path in slices}
     lost = [path for path in foreign if _suffix(path) in SUFFIXES or (path.parent, _suffix(path)) in kinds]
-    return {path: "does not begin as DICOM" if path.stat().st_size else "is empty" for path in lost}
+    return {path: "does not start as DICOM" if path.stat().st_size else "is empty" for path in lost}
 
 
 def describe(broken: Mapping[Path, str]) -> str:
-    """A message that names broken files, each with its fault."""
+    """A message that names broken files, each with its problem."""
     named = "; ".join(f"{file.name} {fault}" for file, fault in sorted(broken.items())[:5])
     more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
-    return (
-        f"broken files: slices may be missing ({named}{more}); copy them again, or move away what is no slice"
-    )
+    return f"broken files: slices may be missing ({named}{more}); copy them again, or move away non-slices"
 
 
 def arrange(headers: Mapping[Path, pydicom.Dataset], where: Path) -> Series:
-    """Put the slices of one series in order and check that they are a volume.
+    """Sort the slices of one series and check that they form a volume.
 
     Args:
-        headers: file → its header, as by `read_headers`.
-        where: they lie, for messages.
+        headers: file → its header, from `read_headers`.
+        where: their folder, for messages.
 
     Raises:
-        CaseError: they are no volume; the message says why.
+        CaseError: they do not form a volume; the message gives the reason.
     """
     _one("PatientID", "patients", headers, where)
     _one("FrameOfReferenceUID", "frames of reference", headers, where)
@@ -140,7 +138,7 @@ def arrange(headers: Mapping[Path, pydicom.Dataset], where: Path) -> Series:
         if apart.max() > tolerance:
             raise CaseError(
                 f"{where}: {keyword} of {files[0].name} is {headers[files[0]][keyword].value}, "
-                f"of {files[apart.argmax()].name} {headers[files[apart.argmax()]][keyword].value}"
+                f"that of {files[apart.argmax()].name} {headers[files[apart.argmax()]][keyword].value}"
             )
     first = headers[files[0]]
     along = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
@@ -159,45 +157,45 @@ def arrange(headers: Mapping[Path, pydicom.Dataset], where: Path) -> Series:
 
 
 def read_voxels(series: Series) -> np.ndarray:
-    """The values of a series, (x, y, z), each slice by its own slope, intercept, depth and sign.
+    """The values of a series, (x, y, z), each slice with its own slope, intercept, depth and sign.
 
-    MONOCHROME1 concerns the display alone and inverts nothing. Padding above every measured value takes the
-    lowest one; other padding stays, since most scanners write a value below that of air.
+    MONOCHROME1 concerns only the display and inverts nothing. Padding above every measured value becomes the
+    lowest one; other padding is kept, since most scanners write a value below that of air.
 
     Raises:
         CaseError: the pixels of a file cannot be read.
     """
-    made = np.empty(series.shape[::-1], series.dtype)
+    values = np.empty(series.shape[::-1], series.dtype)
     lowest, highest = np.inf, -np.inf
     padded: dict[int, np.ndarray] = {}
     # Exact for all values of the types that `dtype_of` chooses.
-    wide = np.float64 if made.dtype.kind == "f" else np.int64
+    wide = np.float64 if values.dtype.kind == "f" else np.int64
     for z, (file, (slope, intercept)) in enumerate(zip(series.files, series.scales, strict=True)):
         try:
             stored, padding = read_pixels(file)
             unscaled = (slope, intercept) == (1, 0)
-            made[z] = stored if unscaled else stored.astype(wide) * wide(slope) + wide(intercept)
-        except Exception as error:  # pydicom and ITK raise many kinds for a broken file
+            values[z] = stored if unscaled else stored.astype(wide) * wide(slope) + wide(intercept)
+        except Exception as error:  # pydicom and ITK raise many types for a broken file
             raise CaseError(f"{file}: its pixels cannot be read ({error})") from error
         if padding is None:
-            lowest, highest = min(lowest, made[z].min()), max(highest, made[z].max())
+            lowest, highest = min(lowest, values[z].min()), max(highest, values[z].max())
             continue
-        measured = made[z][~padding]
+        measured = values[z][~padding]
         if measured.size:
             lowest, highest = min(lowest, measured.min()), max(highest, measured.max())
-        if made[z][padding].max() > highest:
+        if values[z][padding].max() > highest:
             padded[z] = padding
     for z, padding in padded.items():
-        made[z][padding & (made[z] > highest)] = lowest
-    return made.transpose()
+        values[z][padding & (values[z] > highest)] = lowest
+    return values.transpose()
 
 
 def _header(file: Path) -> pydicom.Dataset | None:
-    """The header of an image, or None for a DICOM file of another kind.
+    """The header of an image, or None for another type of DICOM file.
 
     Raises:
-        InvalidDicomError: it does not begin as DICOM.
-        Exception: it is cut off; pydicom has many kinds.
+        InvalidDicomError: it does not start as DICOM.
+        Exception: it is truncated; pydicom raises many types.
     """
     with file.open("rb") as stream:
         header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(TAGS))
@@ -207,19 +205,19 @@ def _header(file: Path) -> pydicom.Dataset | None:
         if whole is None:
             kind = header.file_meta.get("MediaStorageSOPClassUID")
             if "Rows" in header or kind is None or "Image Storage" in kind.name:
-                raise ValueError("has no pixels; is it cut off?")
+                raise ValueError("has no pixels; is it truncated?")
             return None
         if not whole:
-            raise ValueError("has fewer pixels than it states; is it cut off?")
+            raise ValueError("has fewer pixels than it states; is it truncated?")
         return header
 
 
 def _pixels_are_whole(stream: BufferedReader, header: pydicom.Dataset) -> bool | None:
-    """Whether the file has all the pixels that its header states, judged by lengths alone; None: it has none.
+    """Whether the file has all the pixels that its header states, judged only by lengths; None: no pixels.
 
     Args:
-        stream: where pydicom stopped before the pixels.
-        header: as read so far.
+        stream: positioned where pydicom stopped before the pixels.
+        header: header as read so far.
     """
     implicit, little = header.original_encoding
     order = "<" if little else ">"
@@ -242,7 +240,7 @@ def _pixels_are_whole(stream: BufferedReader, header: pydicom.Dataset) -> bool |
 
 
 def _suffix(path: Path) -> str:
-    """The end of a file's name in small letters; a number, as in names made of UIDs, is none."""
+    """The suffix of a file's name in lower case; a number, as in names from UIDs, is not a suffix."""
     return "" if path.suffix[1:].isdigit() else path.suffix.lower()
 
 
@@ -251,21 +249,21 @@ def _one(keyword: str, what: str, headers: Mapping[Path, pydicom.Dataset], where
     if len(owners) > 1:
         named = ", ".join(map(str, list(owners.values())[:2]))
         raise CaseError(
-            f"{where}: its files carry {len(owners)} {keyword}s ({named}): {len(owners)} {what} in one series"
+            f"{where}: its files have {len(owners)} {keyword}s ({named}): {len(owners)} {what} in one series"
         )
 
 
 def _unusable(header: pydicom.Dataset) -> str | None:
-    """Why an image is no slice of a volume, or None."""
+    """Why an image is not a slice of a volume, or None."""
     photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
     if header.get("SamplesPerPixel", 1) != 1 or not photometric.startswith("MONOCHROME"):
         return f"is a colour picture ({photometric}), not a slice"
     if int(header.get("NumberOfFrames") or 1) > 1:
-        return f"holds {header.NumberOfFrames} frames; write the series as one file per slice, or as NIfTI"
+        return f"contains {header.NumberOfFrames} frames; write the series as one file per slice, or as NIfTI"
     if "MOSAIC" in (header.get("ImageType") or []):
-        return "is a mosaic of several slices; write the series as NIfTI, e.g. by dcm2niix"
+        return "is a mosaic of several slices; write the series as NIfTI, e.g. with dcm2niix"
     if header.get("ModalityLUTSequence"):
-        return "has a ModalityLUTSequence in place of RescaleSlope; write the series as NIfTI"
+        return "has a ModalityLUTSequence instead of RescaleSlope; write the series as NIfTI"
     needed = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
     sizes = {"PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3}
     for keyword in needed:
@@ -273,12 +271,12 @@ def _unusable(header: pydicom.Dataset) -> str | None:
             return f"has no {keyword}"
     for keyword, size in sizes.items():
         if not header.get(keyword):
-            return f"has no {keyword}; without it no voxel's place is known"
+            return f"has no {keyword}; without it the positions of voxels are unknown"
         if (
             np.shape(header[keyword].value) != (size,)
             or not np.isfinite(np.array(header[keyword].value, float)).all()
         ):
-            return f"has {keyword} {header[keyword].value}; {size} numbers are expected"
+            return f"has {keyword} {header[keyword].value}; expected {size} numbers"
     if min(map(float, header.PixelSpacing)) <= 0:
         return f"has PixelSpacing {header.PixelSpacing}"
     along = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
@@ -296,15 +294,15 @@ def _unusable(header: pydicom.Dataset) -> str | None:
 def _step(
     header: pydicom.Dataset, files: Sequence[Path], places: np.ndarray, normal: np.ndarray, where: Path
 ) -> np.ndarray:
-    """From a slice to the next, in LPS millimetres.
+    """The step from a slice to the next, in LPS millimetres.
 
     Raises:
-        CaseError: the slices, sorted along the normal, are not in line and evenly apart.
+        CaseError: the slices, sorted along the normal, are not in line and evenly spaced.
     """
     if len(files) == 1:
         thickness = abs(float(header.get("SliceThickness") or header.get("SpacingBetweenSlices") or 0))
         if not thickness:
-            raise CaseError(f"{where}: a single slice without SliceThickness; how thick it is is not known")
+            raise CaseError(f"{where}: a single slice without SliceThickness; its thickness is unknown")
         return normal * thickness
     height = (places - places[0]) @ normal
     steps = np.diff(height)
@@ -316,14 +314,14 @@ def _step(
         jumps = np.linalg.norm(np.diff(across, axis=0), axis=1)
         z = int(jumps.argmax())
         raise CaseError(
-            f"{where}: its slices do not lie in line: {files[z + 1].name} is shifted sideways by "
-            f"{jumps[z]:.2f} mm against {files[z].name}"
+            f"{where}: its slices are not in line: {files[z + 1].name} is shifted sideways by "
+            f"{jumps[z]:.2f} mm relative to {files[z].name}"
         )
     if np.linalg.norm(lean) > DIRECTION:
         angle = np.rad2deg(np.arctan(np.linalg.norm(lean)))
         raise CaseError(
-            f"{where}: its slices are tilted by {angle:.1f}° against the stack (gantry tilt); straighten the "
-            f"series first, e.g. by dcm2niix"
+            f"{where}: its slices are tilted by {angle:.1f}° relative to the stack (gantry tilt); straighten "
+            f"the series first, e.g. with dcm2niix"
         )
     if np.abs(height - mean * np.arange(len(files))).max() > PLACE * mean:
         z, whole = int(steps.argmax()), steps / steps.min()
@@ -344,11 +342,11 @@ def _refuse_repeats(files: Sequence[Path], steps: np.ndarray, where: Path) -> No
     counts = np.diff(np.flatnonzero(np.r_[True, steps >= 1e-3, True]))
     if counts.min() == counts.max():
         raise CaseError(
-            f"{where}: its {len(files)} files lie at {len(counts)} positions, {counts[0]} at the same "
-            f"position each: several time points, echoes or phases in one series; leave one in the folder"
+            f"{where}: its {len(files)} files have {len(counts)} positions, {counts[0]} files at each "
+            f"position: several time points, echoes or phases in one series; keep one in the folder"
         )
     z = int(steps.argmin())
     raise CaseError(
-        f"{where}: {files[z].name} and {files[z + 1].name} lie at the same position; one is there twice, or "
-        f"the series holds several time points"
+        f"{where}: {files[z].name} and {files[z + 1].name} are at the same position; one exists twice, or "
+        f"the series contains several time points"
     )

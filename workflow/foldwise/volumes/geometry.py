@@ -1,4 +1,4 @@
-"""Boxes, crops and resampling that keep the affine exact, and the way back to the source grid."""
+"""Boxes, crops and resampling that keep the affine exact, and the transformation back to the source grid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Int3 = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Box:
-    """A box of whole voxels: its first corner and its shape, axes as stored (x, y, z)."""
+    """A box of whole voxels: first corner and shape, axes as stored (x, y, z)."""
 
     start: Int3
     shape: Int3
@@ -29,7 +29,7 @@ class Box:
 
 
 def bounding_box(mask: np.ndarray, margin_mm: float, spacing: tuple[float, ...]) -> Box:
-    """The smallest box round a mask's non-zero voxels, grown by a margin and clipped to the array.
+    """The smallest box around a mask's non-zero voxels, grown by a margin and clipped to the array.
 
     Raises:
         ValueError: the mask is empty.
@@ -47,7 +47,7 @@ def bounding_box(mask: np.ndarray, margin_mm: float, spacing: tuple[float, ...])
 
 
 def crop(volume: Volume, box: Box) -> Volume:
-    """Cut a box out; the affine's origin moves to the box's first voxel: t' = R·start + t."""
+    """Crop to a box; the affine's origin moves to the box's first voxel: t' = R·start + t."""
     affine = volume.affine.copy()
     affine[:3, 3] += volume.affine[:3, :3] @ np.asarray(box.start, float)
     return Volume(volume.data[box.slices], affine)
@@ -55,12 +55,12 @@ def crop(volume: Volume, box: Box) -> Volume:
 
 @dataclass(frozen=True)
 class Lineage:
-    """How a cached grid came from its source: crop, then orientation to RAS, then resampling.
+    """How a cached grid was derived from its source: crop, then orientation to RAS, then resampling.
 
     Attributes:
         source_shape: voxels of the source (x, y, z).
         source_affine: the source's affine, 16 numbers row by row.
-        box: the part of the source that was kept.
+        box: the kept part of the source.
         shape: voxels of the cached grid, RAS axes.
     """
 
@@ -85,11 +85,11 @@ class Lineage:
         return int3(np.array(self.box.shape)[np.argsort(io_orientation(self.affine)[:, 0])])
 
     def to_box(self, data: np.ndarray) -> np.ndarray:
-        """Bring values of the cached grid back to the box in the source's own orientation.
+        """Map values of the cached grid back to the box in the source's orientation.
 
         Args:
             data: (x, y, z) on the cached grid; floats are interpolated linearly, other types are
-                copied by nearest neighbour. Nothing is interpolated where the grid was not resampled.
+                copied by nearest neighbour. Nothing is interpolated if the grid was not resampled.
         """
         turned = resample(data, self._turned_shape)
         back = ornt_transform(axcodes2ornt(("R", "A", "S")), io_orientation(self.affine))
@@ -118,7 +118,7 @@ class Lineage:
 
 
 def grid_for(volume: Volume, spacing: tuple[float, float, float] | None) -> Int3:
-    """Shape of a volume resampled to `spacing` (mm); its own shape for None."""
+    """Shape of a volume resampled to `spacing` (mm); its current shape for None."""
     if spacing is None:
         return int3(volume.data.shape)
     extent = np.array(volume.data.shape) * volume.spacing
@@ -128,13 +128,13 @@ def grid_for(volume: Volume, spacing: tuple[float, float, float] | None) -> Int3
 def resample(data: np.ndarray, shape: Int3) -> np.ndarray:
     """Resample an array to another shape of the same extent (voxel borders, not centres, coincide).
 
-    Floats are interpolated linearly, with a Gaussian against aliasing where the grid becomes coarser;
+    Floats are interpolated linearly, with a Gaussian against aliasing if the grid becomes coarser;
     other types are taken from the nearest voxel.
     """
     if data.shape == tuple(shape):
         return data
     linear = np.issubdtype(data.dtype, np.floating)
-    made = resize(
+    resampled = resize(
         data,
         shape,
         order=1 if linear else 0,
@@ -142,20 +142,20 @@ def resample(data: np.ndarray, shape: Int3) -> np.ndarray:
         anti_aliasing=linear,
         preserve_range=True,
     )
-    return made.astype(data.dtype, copy=False)
+    return resampled.astype(data.dtype, copy=False)
 
 
 def resample_labels(labels: np.ndarray, shape: Int3) -> np.ndarray:
-    """Resample a label map: each class linearly, then the largest; smoother than nearest neighbour."""
+    """Resample a label map: each class linearly, then the largest value; smoother than nearest neighbour."""
     if labels.shape == tuple(shape):
         return labels
     best = np.full(shape, 0.5, np.float32)
-    made = np.zeros(shape, labels.dtype)
+    resampled = np.zeros(shape, labels.dtype)
     for value in np.unique(labels[labels > 0]):
         share = resample((labels == value).astype(np.float32), shape)
-        made[share > best] = value
+        resampled[share > best] = value
         np.maximum(best, share, out=best)
-    return made
+    return resampled
 
 
 def resized(volume: Volume, shape: Int3) -> Volume:
@@ -167,12 +167,12 @@ def resized(volume: Volume, shape: Int3) -> Volume:
 def _resized_affine(affine: np.ndarray, old: tuple[int, ...], new: tuple[int, ...]) -> np.ndarray:
     factor = np.array(old) / np.array(new)
     scale = np.diag([*factor, 1.0])
-    # The first voxel's centre moves because the borders stay: half a new voxel less half an old one.
+    # The first voxel's centre moves because the borders stay: half a new voxel minus half an old one.
     scale[:3, 3] = (factor - 1) / 2
     return affine @ scale
 
 
 def int3(values: Any) -> Int3:
-    """Three whole numbers as a tuple."""
+    """Three integers as a tuple."""
     x, y, z = (int(value) for value in values)
     return x, y, z

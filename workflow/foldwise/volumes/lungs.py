@@ -1,7 +1,7 @@
 """Lungs and thoracic region of a CT in HU, by thresholds, components and distances; no network.
 
-The morphology runs on a grid of about 2.5 mm, which no radius here needs finer; the lung's border is then
-taken from the full resolution again.
+The morphology runs on a grid of about 2.5 mm, fine enough for all radii used; the lung's border is then
+refined at full resolution.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ Spacing = tuple[float, ...]
 
 WORKING_MM = 2.5
 HULL_MM = 5.0
-# Free air and gas lie near -1000 HU, lung tissue, emphysema included, well above this.
+# Free air and gas are near -1000 HU; lung tissue, including emphysema, is well above this.
 GAS_HU = -960.0
 CORE_HU = -500.0
-# Area on the scan's sides over volume^(2/3) of a piece: a cube on one side has 1. A lung that a crop cuts
-# stays below; air, foam and clothes round a patient lie well above.
+# Area on the scan's sides over volume^(2/3) of a piece: a cube touching one side has 1. A lung cut by a crop
+# stays below; air, foam and clothes around a patient are well above.
 MAX_CONTACT = 2.0
-# Chest wall, pleura and mediastinal fat that belong to the thoracic cage round the lungs' hull. mm.
+# Chest wall, pleura and mediastinal fat included in the thoracic cage around the lungs' hull. mm.
 WALL_MM = 20.0
-# A lung below this share of the other's volume may be filled or collapsed; it may reach so much lower. mm.
+# A lung below this share of the other's volume may be filled or collapsed; it may extend this much lower. mm.
 FILLED, LOWER_MM = 0.7, 50.0
-# What both lungs of a child or an adult can hold; a scan may show a part of them.
+# Volume of both lungs of a child or an adult; a scan may show only a part of them.
 LITRES = (0.15, 14.0)
 
 
 @dataclass(frozen=True)
 class Lungs:
-    """What was found, on the CT's own grid.
+    """The lungs found, on the CT's grid.
 
     Attributes:
         mask: both lungs (x, y, z) without airways, closed over vessels and small pleural tumours.
         region: the thoracic cage: hull of the lungs, with mediastinum, hila and inner chest wall.
-        smaller: the smaller lung's share of the larger one's volume, parted at the patient's middle.
+        smaller: the smaller lung's share of the larger one's volume, separated at the patient's middle.
         seconds: step → time taken, in s.
     """
 
@@ -63,12 +63,12 @@ def find_lungs(ct: Volume, *, air_hu: float = -320, closing_mm: float = 10) -> L
     """Find both lungs and the thoracic region.
 
     Args:
-        ct: CT in HU, any orientation and spacing; the lungs may be cut off by the scan's border.
-        air_hu: voxels below are air or lung.
+        ct: CT in HU, any orientation and spacing; the lungs may be cut by the scan's border.
+        air_hu: voxels below this are air or lung.
         closing_mm: radius of the closing.
 
     Raises:
-        CaseError: the values are not HU, or nothing in the scan is a lung.
+        CaseError: the values are not HU, or the scan contains no lung.
     """
     seconds: dict[str, float] = {}
 
@@ -80,7 +80,7 @@ def find_lungs(ct: Volume, *, air_hu: float = -320, closing_mm: float = 10) -> L
 
     with timed("shrink"):
         refuse_other_units(ct.data)
-        # The sides are mirrored and the trachea is sought in axial slices, so the axes have to be known.
+        # The sides are mirrored and the trachea is searched in axial slices, so the axes must be known.
         turned = ct.oriented("RAS")
         hu, spacing, factors = _shrunk(turned)
     with timed("components"):
@@ -121,13 +121,13 @@ def refuse_other_units(data: np.ndarray) -> None:
     """Raise if the values cannot be HU.
 
     Raises:
-        CaseError: no air, or no soft tissue, where HU has them.
+        CaseError: no air, or no soft tissue, at their HU values.
     """
     sample = data[::4, ::4, ::2]
     low, high = float(sample.min()), float(sample.max())
     remedy = "apply the file's rescale slope and intercept (unsigned CTs often lack an offset of -1024)"
     if low > -300:
-        raise CaseError(f"not in HU: the lowest value is {low:g}, air would be near -1000; {remedy}")
+        raise CaseError(f"not in HU: the lowest value is {low:g}, but air would be near -1000; {remedy}")
     tissue = float(((sample > -200) & (sample < 300)).mean())
     if high < 0 or tissue < 0.02:
         raise CaseError(
@@ -139,7 +139,7 @@ def refuse_other_units(data: np.ndarray) -> None:
 def _shrunk(ct: Volume) -> tuple[np.ndarray, tuple[float, ...], tuple[int, ...]]:
     """Mean of whole blocks of voxels of about the working size: HU, their spacing, and voxels per block."""
     factors = tuple(max(1, int(WORKING_MM / step + 0.25)) for step in ct.spacing)
-    # Padding outside the field of view lies below air and must not pull means down.
+    # Padding outside the field of view is below air and must not lower the means.
     image = sitk.GetImageFromArray(ct.data.transpose())
     image = sitk.Clamp(image, sitk.sitkFloat32, -1024, 1500)
     pad = [-n % f for n, f in zip(ct.data.shape, factors, strict=True)]
@@ -149,8 +149,8 @@ def _shrunk(ct: Volume) -> tuple[np.ndarray, tuple[float, ...], tuple[int, ...]]
 
 
 def _lung_parts(hu: np.ndarray, spacing: Spacing, air_hu: float) -> np.ndarray:
-    """Air-filled pieces that are neither free air, foam round the patient, nor gas in bowel or stomach."""
-    # A partly filled wall between lung and bowel stays a wall at this lower threshold.
+    """Air-filled pieces that are neither free air, foam around the patient, nor gas in bowel or stomach."""
+    # A partial-volume wall between lung and bowel remains a wall at this lower threshold.
     pieces = cc3d.connected_components(hu < min(CORE_HU, air_hu), connectivity=6)
     sizes = np.bincount(pieces.ravel())
     touching = np.zeros(len(sizes))
@@ -173,7 +173,7 @@ def _lung_parts(hu: np.ndarray, spacing: Spacing, air_hu: float) -> np.ndarray:
 
 
 def _body(hu: np.ndarray, lungs: np.ndarray, spacing: Spacing) -> np.ndarray:
-    """The patient, filled, without table and clothes: the large piece of tissue round the lungs."""
+    """The patient, filled, without table and clothes: the large piece of tissue around the lungs."""
     tissue = hu > -300
     core = cc3d.largest_k(_eroded(tissue, spacing, 4), k=1, connectivity=6) > 0
     body = _dilated(core, spacing, 6) & tissue | lungs
@@ -183,7 +183,7 @@ def _body(hu: np.ndarray, lungs: np.ndarray, spacing: Spacing) -> np.ndarray:
 
 
 def _largest_parts(parts: np.ndarray, spacing: Spacing) -> np.ndarray:
-    """The two lungs, or the one piece that they form; a far smaller second piece is no lung."""
+    """The two lungs, or the one piece that they form; a much smaller second piece is not a lung."""
     pieces = cc3d.connected_components(parts, connectivity=6)
     sizes = np.bincount(pieces.ravel(), minlength=2)
     sizes[0] = 0
@@ -192,14 +192,14 @@ def _largest_parts(parts: np.ndarray, spacing: Spacing) -> np.ndarray:
     litres = sizes[chosen].sum() * float(np.prod(spacing)) / 1e6
     if not LITRES[0] <= litres <= LITRES[1]:
         raise CaseError(
-            f"no lungs found: the largest air-filled pieces hold {litres:.2f} l, lungs hold {LITRES[0]} to "
+            f"no lungs found: the largest air-filled pieces have {litres:.2f} l, expected {LITRES[0]} to "
             f"{LITRES[1]} l; is this a chest CT in HU, with the right spacing?"
         )
     return np.isin(pieces, chosen)
 
 
 def _airways(hu: np.ndarray, parts: np.ndarray, body: np.ndarray, spacing: Spacing) -> np.ndarray:
-    """Trachea and main bronchi: gas grown from the trachea, as far as it does not leak into the lungs."""
+    """Trachea and main bronchi: gas grown from the trachea, without leaking into the lungs."""
     seed = _trachea(hu, body, spacing)
     if seed is None:
         return np.zeros_like(parts)
@@ -208,7 +208,7 @@ def _airways(hu: np.ndarray, parts: np.ndarray, body: np.ndarray, spacing: Spaci
     for limit in (-950, -925, -900, -875, -850, -800):
         grown = cc3d.connected_components((hu < limit) & body | seed, connectivity=6)
         grown = np.isin(grown, np.setdiff1d(np.unique(grown[seed]), 0))
-        # Trachea and main bronchi hold well under 150 ml; a leak is litres at once.
+        # Trachea and main bronchi have well under 150 ml; a leak has litres.
         if grown.sum() * voxel_ml > max(150, 2 * seed.sum() * voxel_ml):
             break
         airway = grown
@@ -238,13 +238,13 @@ def _trachea(hu: np.ndarray, body: np.ndarray, spacing: Spacing) -> np.ndarray |
 
 
 def _closed(parts: np.ndarray, spacing: Spacing, radius: float) -> np.ndarray:
-    """Closing of each lung by itself, so that the mediastinum between them stays out; then holes filled."""
+    """Closing of each lung separately, so that the mediastinum stays out; then holes are filled."""
     closed = np.zeros_like(parts)
     pad = [int(np.ceil(radius / step)) + 1 for step in spacing]
     x, y, z = (slice(p, p + n) for p, n in zip(pad, parts.shape, strict=True))
     pieces = cc3d.connected_components(parts, connectivity=6)
     for number in np.setdiff1d(np.unique(pieces), 0):
-        # The border repeats outwards: a lung cut by the scan's edge is not eroded there.
+        # Border values are repeated outwards: a lung cut by the scan's edge is not eroded there.
         lung = np.pad(pieces == number, [(p, p) for p in pad], mode="edge")
         lung = _eroded(_dilated(lung, spacing, radius), spacing, radius)
         closed |= lung[x, y, z]
@@ -255,7 +255,7 @@ def _closed(parts: np.ndarray, spacing: Spacing, radius: float) -> np.ndarray:
 
 
 def _middle(hu: np.ndarray, spacing: Spacing) -> float:
-    """Where the patient's middle lies along x, in voxels; a table is too thin to count."""
+    """The patient's middle along x, in voxels; a table is too thin to matter."""
     steps = tuple(max(1, round(HULL_MM / step)) for step in spacing)
     tissue = hu[:: steps[0], :: steps[1], :: steps[2]] > -300
     core = cc3d.largest_k(ndimage.binary_erosion(tissue, iterations=2), k=1, connectivity=6)
@@ -264,7 +264,7 @@ def _middle(hu: np.ndarray, spacing: Spacing) -> float:
 
 
 def _reach(found: np.ndarray, middle: float, spacing: Spacing) -> tuple[slice, slice, slice]:
-    """The box in which everything else happens: what is near the lungs, or where a filled one may lie."""
+    """The box for all further steps: the surroundings of the lungs, and possible places of a filled one."""
     near = WALL_MM + 2 * HULL_MM
     x, y, z = bounding_box(found, near, spacing).slices
     left = min(x.start, math.floor(2 * middle) - x.stop + 1)
@@ -278,8 +278,8 @@ def _region(
 ) -> tuple[np.ndarray, float]:
     """Hull of the lungs and of their mirror image, with the chest wall's inner part, inside the body.
 
-    The mirror image stands in for a lung, or for the part of one, that is collapsed, or filled by tumour or
-    fluid. Where much of a lung is gone, it may reach lower than the other: fluid pushes the diaphragm down.
+    The mirror image replaces a lung, or a part of one, that is collapsed, or filled by tumour or
+    fluid. If much of a lung is missing, it may extend lower than the other: fluid pushes the diaphragm down.
 
     Returns:
         The region, and the smaller lung's share of the larger one's volume.
@@ -308,7 +308,7 @@ def _refined(
     factors: tuple[int, ...],
     air_hu: float,
 ) -> np.ndarray:
-    """The lung's border at full resolution: air next to the lungs found, and what the closing filled."""
+    """The lung's border at full resolution: air next to the lungs found, and voxels filled by the closing."""
     shape = data.shape
     near = _enlarged(_dilated(parts, spacing, 1.01 * max(spacing)) & ~airways, factors, shape)
     core = _enlarged(_eroded(closed, spacing, 0.6 * min(spacing)) | (closed & ~parts), factors, shape)

@@ -11,10 +11,10 @@ from scipy.spatial import KDTree
 
 from foldwise.volumes.geometry import bounding_box
 
-# BraTS's distance where only one of both masks is empty: the diagonal of its 240×240×155 mm images.
+# BraTS's distance if only one of the two masks is empty: the diagonal of its 240×240×155 mm images.
 BRATS_WORST_MM = 373.13
 
-# Files store spacings as float32: a distance that equals the tolerance on paper must count as within it.
+# Files store spacings as float32: a distance nominally equal to the tolerance must count as within it.
 ROUNDING_MM = 1e-3
 NAN = float("nan")
 
@@ -30,11 +30,11 @@ def score(
 ) -> list[dict[str, float | int | str | bool]]:
     """Score a case.
 
-    Where truth and prediction are both empty, overlaps and distances are NaN and `empty` is set: the case is
-    left out of means and counted, as in nnU-Net. Where only one is empty, every score is the worst there is:
+    If truth and prediction are both empty, overlaps and distances are NaN and `empty` is set: the case is
+    left out of means and counted, as in nnU-Net. If only one is empty, every score is the worst possible:
     overlaps 0, HD95 the diagonal of the image (as in BraTS), so that missing a tumour never improves a mean.
     Lesions are 26-connected components; one is found if a predicted voxel lies in it, and a predicted
-    component that overlaps none is false. Lesion recall is NaN where there is no lesion.
+    component that overlaps none is false. Lesion recall is NaN without lesions.
 
     HD95 is the larger of both directions' 95th percentiles; ASSD the mean over both surfaces' voxels of the
     distance to the other; surface Dice (Nikolov et al. 2018, arXiv:1809.04430) the share of both surfaces
@@ -47,7 +47,7 @@ def score(
         spacing: voxel edges in mm.
         values: class or region → its voxel values.
         tolerance_mm: tolerance of the surface Dice.
-        brats: follow BraTS instead: where both are empty, overlaps are 1 and distances 0; where only one is,
+        brats: follow BraTS instead: if both are empty, overlaps are 1 and distances 0; if only one is,
             distances are 373.13 mm.
 
     Returns:
@@ -79,7 +79,7 @@ def score(
 
 
 def _cut(found: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both masks cut to the box of their union, outside of which nothing is to be counted."""
+    """Both masks cropped to the box of their union; there is nothing to count outside."""
     union = found | real
     if not union.any():
         return found[:1, :1, :1], real[:1, :1, :1]
@@ -133,14 +133,14 @@ def surface_distances(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distances in mm from each surface voxel of one mask to the nearest of the other, in both directions.
 
-    A surface voxel has a face neighbour outside its mask; beyond the array's edge is outside.
+    A surface voxel has a face neighbour outside its mask; voxels beyond the array count as outside.
 
     Args:
         first: mask (x, y, z), not empty.
         second: mask of the same shape, not empty.
         spacing: voxel edges in mm.
     """
-    # Trees of surface voxels, not distance maps: two far lesions span a large box but have few voxels.
+    # Trees of surface voxels, not distance maps: two distant lesions span a large box but have few voxels.
     points = [np.argwhere(mask & ~binary_erosion(mask)) * np.array(spacing) for mask in (first, second)]
     to_second, _ = KDTree(points[1]).query(points[0])
     to_first, _ = KDTree(points[0]).query(points[1])

@@ -15,15 +15,15 @@ from foldwise.volumes.cache import open_case
 from foldwise.volumes.geometry import Int3, int3
 from foldwise.volumes.settings import Intensity, Sampling
 
-# Files kept open by a worker; a thousand cases would exhaust its file descriptors.
+# Files kept open by a worker; a thousand would exhaust its file descriptors.
 MAX_OPEN = 64
 
 
 class Patches:
-    """Items addressed by a whole number; every process opens the files for itself, read-only.
+    """Items addressed by an integer; every process opens the files itself, read-only.
 
     An item is a dict: image (channels, x, y, z) in its stored type, label (x, y, z), spacing (3) in mm,
-    and scaling (channels, 5) as `scaling` makes it.
+    and scaling (channels, 5) as returned by `scaling`.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Patches:
         intensity: Sequence[Intensity],
         seed: Sequence[int],
     ) -> None:
-        """Keep what is needed to draw; no file is opened yet."""
+        """Store the arguments; no file is opened yet."""
         self.caches = tuple(caches)
         self.patch = patch
         self.sampling = sampling
@@ -44,7 +44,7 @@ class Patches:
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """Draw item `number`."""
-        # Every pass over the cases has its own order, so that all cases come equally often.
+        # Every pass over the cases has its own order, so that all cases are drawn equally often.
         turn, place = divmod(number, len(self.caches))
         order = np.random.default_rng([*self.seed, 0, turn]).permutation(len(self.caches))
         random = np.random.default_rng([*self.seed, 1, number])
@@ -75,7 +75,7 @@ class Patches:
 
 
 def draw_centre(file: h5py.File, sampling: Sampling, random: np.random.Generator) -> Int3:
-    """Draw a patch centre by the mixture of samplers; any voxel of the case can be one.
+    """Draw a patch centre by the mixture of samplers; any voxel of the case can be the centre.
 
     The label sampler falls back to a uniform draw in a case without foreground.
     """
@@ -109,7 +109,7 @@ def _weighted_voxel(file: h5py.File, random: np.random.Generator) -> np.ndarray 
     sums = file["weight_sum"][()]
     if not sums.sum():
         return None
-    # First a chunk in proportion to its sum, then a voxel in it: exact, and only one chunk is read.
+    # First a chunk in proportion to its sum, then a voxel in it: exact, and reads only one chunk.
     chunk = np.unravel_index(random.choice(sums.size, p=sums.ravel() / sums.sum()), sums.shape)
     size = np.array(file["weight"].chunks)
     start = np.array(chunk) * size
@@ -120,10 +120,10 @@ def _weighted_voxel(file: h5py.File, random: np.random.Generator) -> np.ndarray 
 
 
 def place_patch(centre: Int3, patch: Int3, shape: Int3, overhang: float) -> Int3:
-    """First voxel of a patch round a centre; along some axes it may be negative.
+    """First voxel of a patch around a centre; it may be negative along some axes.
 
-    Along an axis on which the volume is no larger than the patch, the volume lies in its middle. On the
-    others the patch reaches beyond the border by at most `overhang` of its size.
+    Along an axis on which the volume is no larger than the patch, the volume is centred in it. Along the
+    others the patch extends beyond the border by at most `overhang` of its size.
     """
     size, whole = np.array(patch), np.array(shape)
     allowed = (overhang * size).astype(int)
@@ -133,11 +133,11 @@ def place_patch(centre: Int3, patch: Int3, shape: Int3, overhang: float) -> Int3
 
 
 def read_patch(dataset: h5py.Dataset, corner: Int3, patch: Int3, fill: np.ndarray | float) -> np.ndarray:
-    """Read a patch; what lies outside the array gets `fill`.
+    """Read a patch; values outside the array are `fill`.
 
     Args:
         dataset: (x, y, z) or (channels, x, y, z).
-        corner: its first voxel, perhaps outside the array.
+        corner: its first voxel, possibly outside the array.
         patch: shape of the patch.
         fill: one value, or one per channel.
     """
@@ -149,15 +149,15 @@ def read_patch(dataset: h5py.Dataset, corner: Int3, patch: Int3, fill: np.ndarra
     inner = dataset[..., x, y, z]
     if (low == begin).all() and (high == end).all():
         return inner
-    made = np.empty((*dataset.shape[:-3], *patch), dataset.dtype)
-    made[...] = np.reshape(fill, (-1, 1, 1, 1)) if made.ndim == 4 else fill
+    values = np.empty((*dataset.shape[:-3], *patch), dataset.dtype)
+    values[...] = np.reshape(fill, (-1, 1, 1, 1)) if values.ndim == 4 else fill
     x, y, z = (slice(a, b) for a, b in zip(low - begin, high - begin, strict=True))
-    made[..., x, y, z] = inner
-    return made
+    values[..., x, y, z] = inner
+    return values
 
 
 def scaling(file: h5py.File, intensity: Sequence[Intensity]) -> torch.Tensor:
-    """How a channel is normalised: (channels, 5) of low clip, high clip, shift, factor, 1 if 0 stays 0.
+    """Normalisation of each channel: (channels, 5) of low clip, high clip, shift, factor, 1 if 0 stays 0.
 
     Args:
         file: a cache.
@@ -190,8 +190,8 @@ def normalise(image: torch.Tensor, scaling: torch.Tensor) -> torch.Tensor:
 
     Args:
         image: (..., channels, x, y, z), any type.
-        scaling: (..., channels, 5) as `scaling` makes it.
+        scaling: (..., channels, 5) as returned by `scaling`.
     """
     low, high, shift, factor, keep = scaling[..., None, None, None].unbind(-4)
-    made = image.float().clamp(low, high).sub(shift).mul(factor)
-    return made.masked_fill_((image == 0) & (keep > 0), 0) if keep.any() else made
+    scaled = image.float().clamp(low, high).sub(shift).mul(factor)
+    return scaled.masked_fill_((image == 0) & (keep > 0), 0) if keep.any() else scaled

@@ -1,4 +1,4 @@
-"""Phantom chest CTs for the demo and the tests: a function of their name alone, the same on every machine."""
+"""Phantom chest CTs for the demo and the tests: determined by their name alone, the same on every machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from foldwise.volumes.volume import Volume
 
-# Stored axis orders and spacings (mm) met in clinical files; every scan draws one of each.
+# Stored axis orders and spacings (mm) of clinical files; every scan draws one of each.
 ORIENTATIONS = ("LPS", "RAS", "LAS", "PIR", "RPI", "SRA", "LPI", "ASL")
 SPACINGS = ((2.4, 2.4, 3.0), (2.2, 2.2, 4.0), (2.8, 2.8, 2.8), (2.6, 2.6, 5.0), (3.0, 3.0, 2.5))
 HU = {"air": -1000, "fat": -95, "muscle": 45, "bone": 380, "heart": 40, "vessel": 40, "lung": -850}
@@ -37,7 +37,7 @@ def make_phantom(name: str, spacing: tuple[float, float, float] | None = None) -
 
     Args:
         name: digits name the patient (p03a and p03b are one), the rest the scan. Patients whose number is a
-            multiple of five are stored obliquely, turned by 10° about the patient's long axis.
+            multiple of five are stored obliquely, rotated by 10° about the patient's long axis.
         spacing: voxel edges in mm (R, A, S axes); default: one of `SPACINGS`.
     """
     patient = np.random.default_rng(zlib.crc32("".join(c for c in name if c.isdigit()).encode()))
@@ -46,7 +46,7 @@ def make_phantom(name: str, spacing: tuple[float, float, float] | None = None) -
     scale = patient.uniform(0.9, 1.08)
     extent = np.array([360, 270, 300]) * scale + scan.uniform(0, 25, 3)
     shape = np.rint(extent / step).astype(int)
-    # Coordinates in mm about the middle of the chest, x to the patient's right as in RAS's first axis.
+    # Coordinates in mm from the middle of the chest, x to the patient's right as in RAS's first axis.
     axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, step, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
     x, y, z = x / scale, y / scale, z / scale
@@ -82,8 +82,8 @@ def make_phantom(name: str, spacing: tuple[float, float, float] | None = None) -
 
 def _noise(random: np.random.Generator, shape: np.ndarray, blur: np.ndarray) -> np.ndarray:
     """Correlated noise of standard deviation 1; `blur` in voxels."""
-    made = gaussian_filter(random.standard_normal(shape), blur)
-    return np.asarray(made / made.std())
+    noise = gaussian_filter(random.standard_normal(shape), blur)
+    return np.asarray(noise / noise.std())
 
 
 def _body(hu: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -146,7 +146,7 @@ def _vessels(
     x: np.ndarray, y: np.ndarray, z: np.ndarray, random: np.random.Generator, lungs: np.ndarray
 ) -> np.ndarray:
     """Trees of tubes that branch from both hila and thin out."""
-    made = np.zeros(lungs.shape, bool)
+    vessels = np.zeros(lungs.shape, bool)
     grid = [np.ravel(a) for a in (x, y, z)]
     tips = [
         (np.array([s * 30.0, -8.0, 5.0]), d / np.linalg.norm(d), 6.0, 38.0)
@@ -157,12 +157,12 @@ def _vessels(
         grown = []
         for start, direction, radius, length in tips:
             end = start + direction * length
-            _tube(made, grid, start, end, radius)
+            _tube(vessels, grid, start, end, radius)
             for _ in range(2):
                 turned = direction + random.normal(0, 0.45, 3)
                 grown.append((end, turned / np.linalg.norm(turned), radius * 0.72, length * 0.78))
         tips = grown
-    return made & lungs
+    return vessels & lungs
 
 
 def _tube(
@@ -193,13 +193,13 @@ def _tumours(
     inner: np.ndarray,
 ) -> np.ndarray:
     """One to three irregular tumours, about a third of them at the pleura; `inner` is the depth in mm."""
-    made = np.zeros(lungs.shape, bool)
+    tumours = np.zeros(lungs.shape, bool)
     growth = scan.uniform(1.0, 1.1)
     for _ in range(patient.integers(1, 4)):
         radius = patient.uniform(9, 19)
         pleural = patient.random() < 0.35
         depth = (0.35 * radius, 0.75 * radius) if pleural else (1.15 * radius, 60.0)
-        # Drawn as a rank among places at that depth, so that two scans of a patient agree on any grid.
+        # Drawn as a rank among positions at that depth, so that two scans of a patient agree on any grid.
         height = patient.uniform(0.15, 0.85)
         rank = patient.random()
         bumps = patient.normal(0, 1, (6, 3)), patient.uniform(0, 2 * np.pi, 6)
@@ -216,6 +216,6 @@ def _tumours(
             np.sin((a * dx + b * dy + c * dz) / radius * 1.6 + phase)
             for (a, b, c), phase in zip(*bumps, strict=True)
         )
-        made |= distance < growth * radius * (1 + 0.07 * surface)
-    # Tumours may grow a few mm into the chest wall, not through it.
-    return made & (lungs | (distance_transform_edt(~lungs) < 2))
+        tumours |= distance < growth * radius * (1 + 0.07 * surface)
+    # Tumours may grow a few mm into the chest wall, but not through it.
+    return tumours & (lungs | (distance_transform_edt(~lungs) < 2))

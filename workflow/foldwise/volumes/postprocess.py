@@ -12,11 +12,11 @@ from foldwise.volumes.targets import Targets
 
 
 def largest_foreground(labels: np.ndarray, targets: Targets) -> np.ndarray:
-    """Keep the largest 26-connected component of all labelled voxels together, and clear the others.
+    """Keep the largest 26-connected component of all labelled voxels together, and clear all others.
 
     Args:
         labels: label map (x, y, z); not changed.
-        targets: what the values mean.
+        targets: meaning of the values.
     """
     return np.where(_largest(labels > 0), labels, 0).astype(labels.dtype)
 
@@ -24,31 +24,31 @@ def largest_foreground(labels: np.ndarray, targets: Targets) -> np.ndarray:
 def largest_component(labels: np.ndarray, targets: Targets) -> np.ndarray:
     """Keep each class's or region's largest 26-connected component.
 
-    Voxels of the others are cleared, or given to the region round them.
+    Voxels of the others are cleared, or assigned to the surrounding region.
 
     Args:
         labels: label map (x, y, z); not changed.
-        targets: what the values mean.
+        targets: meaning of the values.
     """
-    made = labels.copy()
+    result = labels.copy()
     for name, values in targets.values.items():
-        mask = np.isin(made, values)
-        made[mask & ~_largest(mask)] = targets.without(name)
-    return made
+        mask = np.isin(result, values)
+        result[mask & ~_largest(mask)] = targets.without(name)
+    return result
 
 
 def fill_holes(labels: np.ndarray, targets: Targets) -> np.ndarray:
-    """Fill holes: background that a class or region encloses in 3-D gets its value; other classes stay.
+    """Fill holes: background that a class or region encloses in 3-D gets its value; other classes are kept.
 
     Args:
         labels: label map (x, y, z); not changed.
-        targets: what the values mean.
+        targets: meaning of the values.
     """
-    made = labels.copy()
+    result = labels.copy()
     for name, values in targets.values.items():
         filled = binary_fill_holes(np.isin(labels, values))
-        made[filled & (made == 0)] = targets.value(name)
-    return made
+        result[filled & (result == 0)] = targets.value(name)
+    return result
 
 
 def helps(before: Sequence[float], after: Sequence[float]) -> bool:

@@ -1,4 +1,4 @@
-"""A case's prediction as HDF5, and the way back to a label map in the source's own grid."""
+"""A case's prediction as HDF5, and its conversion to a label map on the source's grid."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def write_prediction(
     Args:
         path: HDF5 file.
         case: its name.
-        probabilities: (names, x, y, z), 0 to 1, background left out; stored in 255 steps.
+        probabilities: (names, x, y, z), 0 to 1, without background; stored in 255 steps.
         lineage: the grid's lineage.
-        targets: what was predicted; its names are the first axis.
+        targets: the predicted targets; their names are the first axis.
 
     Raises:
         CaseError: a probability is not finite.
@@ -64,24 +64,25 @@ def quantise(probabilities: np.ndarray, together: bool) -> np.ndarray:
 
     Args:
         probabilities: 0 to 1.
-        together: with the background's they are 1 in all. Rounding errors of many classes can add up to more
-            than a step, and the background is what the classes leave; there they are carried from class to
-            class.
+        together: whether they sum to 1 with the background's. Rounding errors of many classes can add up to
+            more
+                than a step, and the background is what the classes leave; there they are carried from class
+                to class.
     """
     steps = probabilities * 255
-    made = np.rint(steps).astype(np.uint8)
+    quantised = np.rint(steps).astype(np.uint8)
     if together:
-        off = np.abs(made.sum(0, dtype=np.float32) - steps.sum(0)) > 1
+        off = np.abs(quantised.sum(0, dtype=np.float32) - steps.sum(0)) > 1
         sums = np.rint(steps[:, off].cumsum(0))
-        made[:, off] = np.diff(sums, axis=0, prepend=0)
-    return made
+        quantised[:, off] = np.diff(sums, axis=0, prepend=0)
+    return quantised
 
 
 def open_prediction(path: Path) -> h5py.File:
     """Open a prediction read-only.
 
     Raises:
-        CaseError: the file is missing, truncated, or no prediction.
+        CaseError: the file is missing, truncated, or not a prediction.
     """
     return open_hdf5(path, FORMAT)
 
@@ -93,23 +94,23 @@ def classes_of(path: Path) -> dict[str, int]:
 
 
 def label_map(path: Path, postprocess: Sequence[str] = ()) -> Volume:
-    """The predicted label map in the source's grid, with the label files' own values.
+    """The predicted label map in the source's grid, with the label files' values.
 
-    Probabilities are interpolated linearly to the source's voxels before labels are told from them, so
-    borders are finer than those of an interpolated label map.
+    Probabilities are interpolated linearly to the source's voxels before labels are reconstructed from them,
+    so borders are finer than those of an interpolated label map.
 
     Args:
-        path: what `write_prediction` wrote.
+        path: a file from `write_prediction`.
         postprocess: steps, keys of `POSTPROCESSES`.
     """
     with open_prediction(path) as file:
         lineage, targets = lineage_of(file), _targets_of(file)
         box = np.stack([lineage.to_box(p.astype(np.float32)) for p in file["probability"]])
     values = np.array([0, *targets.classes.values()])
-    made = values.astype(label_type(values.max()))[targets.decode(box)]
+    labels = values.astype(label_type(values.max()))[targets.decode(box)]
     for step in postprocess:
-        made = POSTPROCESSES[step](made, targets)
-    return lineage.to_source(made)
+        labels = POSTPROCESSES[step](labels, targets)
+    return lineage.to_source(labels)
 
 
 def probability_maps(path: Path) -> dict[str, Volume]:

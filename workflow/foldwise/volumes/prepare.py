@@ -1,4 +1,4 @@
-"""From source volumes to lung masks, from these to a case's crop, and from the crop to its cache."""
+"""From source volumes to lung masks, to a case's crop, and to its cache."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def mask_case(
     region: Path,
     facts: Path,
 ) -> None:
-    """Write a case's lung mask and region (uint8 NIfTI on the image's grid) and what was seen.
+    """Write a case's lung mask and region (uint8 NIfTI on the image's grid) and the findings.
 
     Raises:
         CaseError: no lungs were found, or the region misses more labelled voxels than allowed; the
@@ -58,13 +58,13 @@ def mask_case(
         if missed is not None and missed > settings.max_missed:
             raise CaseError(
                 f"case {case}: {missed:.1%} of the labelled voxels of {label} lie outside the thoracic "
-                f"region, {settings.max_missed:.1%} are allowed (prepare.lung_mask.max_missed); look at "
-                f"the case, or use crop.to: none"
+                f"region, but only {settings.max_missed:.1%} are allowed (prepare.lung_mask.max_missed); "
+                f"check the case, or use crop.to: none"
             )
     if lungs.smaller < FILLED:
         logging.warning(
             "case %s: one lung has %.0f %% of the other's volume; if it is filled or collapsed, the region "
-            "holds the other one's mirror image in its place. Check the region: %s",
+            "contains the mirror image of the other lung in its place. Check the region: %s",
             case,
             100 * lungs.smaller,
             region,
@@ -96,14 +96,14 @@ def crop_case(
         images: source files on one grid, one per channel, or a 4-D NIfTI with all of them.
         label: label map on the same grid, or None.
         weight: weight map on the same grid, or None.
-        inside: mask which the box encloses (`crop.to` region or lungs), or None.
+        inside: mask that the box encloses (`crop.to` region or lungs), or None.
         settings: the crop.
         classes: class name → voxel value.
-        folder: an existing folder; gets image0.nii.gz, image1.nii.gz, …, label.nii.gz, weight.nii.gz, and of
-            a labelled case foreground.npy: grey values (channels, n ≤ 10,000) float32 of labelled voxels.
+        folder: an existing folder; receives image0.nii.gz, image1.nii.gz, …, label.nii.gz, weight.nii.gz, and
+            for a labelled case foreground.npy: grey values (channels, n ≤ 10,000) float32 of labelled voxels.
 
     Raises:
-        CaseError: grids differ, a label value is not named, voxels are NaN, an image is constant, or the
+        CaseError: grids differ, a label value is unknown, voxels are NaN, an image is constant, or the
             mask is empty.
     """
     volumes = [(volume, path) for path in images for volume in _read_image(path)]
@@ -119,7 +119,7 @@ def crop_case(
         try:
             box = geometry.bounding_box(mask, settings.margin_mm, first.spacing)
         except ValueError:
-            raise CaseError(f"{inside}: the mask is empty, nothing to crop to") from None
+            raise CaseError(f"{inside}: the mask is empty, so there is nothing to crop to") from None
     kept = []
     for volume, path in volumes:
         kept.append(geometry.crop(_on_grid(volume, first, path), box))
@@ -148,31 +148,31 @@ def crop_case(
         map_ = geometry.crop(_on_grid(read_volume(weight), first, weight), box)
         if not (np.isfinite(map_.data) & (map_.data >= 0)).all():
             raise CaseError(
-                f"{weight}: negative, infinite or NaN weights; a weight map is zero or more everywhere"
+                f"{weight}: negative, infinite or NaN weights; a weight map must be zero or more everywhere"
             )
         write_volume(_compact(map_, weight), folder / "weight.nii.gz")
     write_json(folder / "crop.json", facts)
 
 
 def read_labels(path: Path, classes: dict[str, int]) -> Volume:
-    """Read a label map; its values stay, in the smallest type that holds those of all classes.
+    """Read a label map; its values are kept, in the smallest type that holds those of all classes.
 
     Raises:
-        CaseError: it holds values that `classes` does not name.
+        CaseError: it contains values that are not in `classes`.
     """
     volume = read_volume(path)
     values, counts = np.unique(volume.data, return_counts=True)
     if listed := unnamed(values, counts, classes):
-        raise CaseError(f"{path}: label values that data.labels does not name: {listed}; named: {classes}")
+        raise CaseError(f"{path}: label values that are not in data.labels: {listed}; known: {classes}")
     return Volume(volume.data.astype(label_type(max(classes.values()))), volume.affine)
 
 
 def cache_case(case: str, folder: Path, settings: Cache, classes: dict[str, int], path: Path) -> None:
-    """Turn a cropped case to RAS, resample it if asked, and write its HDF5 file.
+    """Reorient a cropped case to RAS, resample it if requested, and write its HDF5 file.
 
     Args:
         case: its name.
-        folder: what `crop_case` wrote.
+        folder: folder from `crop_case`.
         settings: the cache.
         classes: class name → voxel value in the label file.
         path: the HDF5 file.
@@ -204,19 +204,19 @@ def cache_case(case: str, folder: Path, settings: Cache, classes: dict[str, int]
         label = geometry.resample_labels(label, shape)
     if (folder / "weight.nii.gz").exists():
         weight = geometry.resample(read_volume(folder / "weight.nii.gz").oriented().data, shape)
-    # One type for all channels, as one array holds them.
+    # One type for all channels, since one array holds them.
     image = compact(np.stack(channels))
     contents = Contents(image, label, weight, lineage, tuple(classes))
     write_case(path, case, contents, settings.chunk, settings.max_foreground)
 
 
 def prepare_scan(entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
-    """Make a new scan's cache as the workflow does for others, and return its path.
+    """Write a new scan's cache as the workflow does for others, and return its path.
 
     Args:
         entry: the scan.
-        state: what the model's file holds.
-        folder: for the files.
+        state: contents of the model's file.
+        folder: folder for the files.
 
     Raises:
         CaseError: the scan cannot be used.
@@ -234,22 +234,22 @@ def prepare_scan(entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         crop_case(images, None, None, inside, prepare.crop, classes, cropped)
     found, wanted = read_json(folder / "crop" / "crop.json")["channels"], state["task"]["channels"]
     if found != wanted:
-        raise CaseError(f"{found} image channel(s), the model takes {wanted}")
+        raise CaseError(f"{found} image channel(s), but the model takes {wanted}")
     path = folder / f"{entry.case}.h5"
     cache_case(entry.case, folder / "crop", cache, classes, path)
     return path
 
 
 def _read_image(path: Path) -> list[Volume]:
-    made = []
+    volumes = []
     for volume in read_channels(path):
         if np.issubdtype(volume.data.dtype, np.floating) and not np.isfinite(volume.data).all():
             bad = int((~np.isfinite(volume.data)).sum())
             raise CaseError(f"{path}: {bad} voxels are NaN or infinite; repair the file")
         if volume.data.min() == volume.data.max():
             raise CaseError(f"{path}: every voxel is {volume.data.flat[0]}; the image is empty")
-        made.append(_compact(volume, path))
-    return made
+        volumes.append(_compact(volume, path))
+    return volumes
 
 
 def _compact(volume: Volume, path: Path) -> Volume:
@@ -262,8 +262,8 @@ def _compact(volume: Volume, path: Path) -> Volume:
 def _on_grid(volume: Volume, reference: Volume, path: Path) -> Volume:
     if not same_grid(volume, reference):
         raise CaseError(
-            f"{path}: its grid (shape {volume.data.shape}) is not that of the case's first image "
-            f"(shape {reference.data.shape}); resample it there"
+            f"{path}: its grid (shape {volume.data.shape}) differs from that of the case's first image "
+            f"(shape {reference.data.shape}); resample it to that grid"
         )
     return volume
 

@@ -1,4 +1,4 @@
-"""Settings that systems of volumes share: data, preparation, cache, patches, scores, files."""
+"""Settings shared by volume systems: data, preparation, cache, patches, scores, files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from foldwise.volumes.targets import LARGEST_LABEL, MOST_CLASSES, Targets
 
 Triple = tuple[float, float, float]
 Voxels = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-# Labels where none are named.
+# Default labels.
 TUMOUR = {"tumour": 1}
 Postprocess = Literal["largest_foreground", "largest_component", "fill_holes"]
 
@@ -34,7 +34,7 @@ Ordered = (BeforeValidator(_of_pairs), PlainSerializer(_as_pairs, when_used="jso
 
 
 class Data(settings.Data):
-    """Which cases there are and what their labels mean."""
+    """The cases and the meaning of their labels."""
 
     labels: Annotated[dict[Name, Annotated[int, Field(ge=1, le=LARGEST_LABEL)]], *Ordered] = Field(
         TUMOUR,
@@ -47,7 +47,7 @@ class Data(settings.Data):
     regions: Annotated[dict[Name, Annotated[list[Name], Field(min_length=1)]], *Ordered] = Field(
         {},
         description="Overlapping regions → their classes, e.g. `{whole: [oedema, core], core: [core]}`: "
-        "nested or disjoint, each with an output of its own (sigmoid). Empty: the classes themselves "
+        "nested or disjoint, each with a separate output (sigmoid). Empty: the classes themselves "
         "(soft-max).",
         json_schema_extra=affects("index", "plan", "memory"),
     )
@@ -83,27 +83,27 @@ class LungMask(Section):
     closing_mm: float = Field(
         10,
         ge=0,
-        description="Radius of the closing that keeps vessels and pleural tumours in. mm.",
+        description="Radius of the closing that includes vessels and pleural tumours. mm.",
         json_schema_extra=affects("lungs"),
     )
     max_missed: Share = Field(
         0.05,
-        description="A case fails when more than this share of its labelled voxels lies outside the region.",
+        description="A case fails if more than this share of its labelled voxels lies outside the region.",
         json_schema_extra=affects("lungs"),
     )
 
 
 class Crop(Section):
-    """The box that is kept of every scan, and what happens outside the anatomy."""
+    """The box kept from every scan, and the treatment of voxels outside the anatomy."""
 
     to: Literal["region", "lungs", "nonzero", "none"] = Field(
         "region",
-        description="What the box encloses: the thoracic region, the lungs alone, voxels that are not 0 in "
+        description="What the box encloses: the thoracic region, the lungs only, voxels that are not 0 in "
         "any channel (MR without its skull), or the whole scan.",
         json_schema_extra=affects("crop"),
     )
     margin_mm: float = Field(
-        10, ge=0, description="Margin round the box on every side. mm.", json_schema_extra=affects("crop")
+        10, ge=0, description="Margin of the box on every side. mm.", json_schema_extra=affects("crop")
     )
     outside: Literal["keep", "zero", "mean"] = Field(
         "keep",
@@ -130,7 +130,7 @@ class Cache(Section):
 
     spacing: Triple | None = Field(
         None,
-        description="Resample to this voxel size (x, y, z; RAS axes); null keeps it. mm.",
+        description="Resample to this voxel size (x, y, z; RAS axes); null: keep it. mm.",
         json_schema_extra=affects("cache", "plan", "memory"),
     )
     shape: Voxels | None = Field(
@@ -144,7 +144,7 @@ class Cache(Section):
     max_foreground: int = Field(
         20000,
         ge=1,
-        description="Foreground coordinates kept per class (drawn evenly if more).",
+        description="Maximum number of foreground coordinates kept per class (drawn evenly if more).",
         json_schema_extra=affects("cache"),
     )
 
@@ -163,7 +163,7 @@ class Cache(Section):
 
 
 class Sampling(Section):
-    """Where training patches are centred: a mixture of three samplers, given as fractions."""
+    """Centres of training patches: a mixture of three samplers, given as fractions."""
 
     label: Share = Field(
         0.8, description="Fraction centred on a voxel of a drawn class.", json_schema_extra=affects("train")
@@ -182,8 +182,8 @@ class Sampling(Section):
     )
     overhang: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.5,
-        description="Largest share of a patch, per side, beyond the border of a volume larger than it; 0.5: "
-        "any voxel can be the very centre, 0: patches stay inside. A volume smaller than the patch is "
+        description="Maximum share of a patch, per side, beyond the border of a larger volume; 0.5: "
+        "any voxel can be the centre; 0: patches stay inside. A volume smaller than the patch is "
         "centred in it.",
         json_schema_extra=affects("train"),
     )
@@ -239,25 +239,25 @@ class Augmentation(Section):
 
 
 class Intensity(Section):
-    """How grey values become network inputs."""
+    """Conversion of grey values to network inputs."""
 
     clip: tuple[float, float] | Literal["percentiles"] | None = Field(
         (-1000, 600),
-        description="Values outside are clipped: two numbers (HU for CT), the case's own percentiles 0.5 "
+        description="Values outside are clipped: two numbers (HU for CT), the case's percentiles 0.5 "
         "and 99.5, or null.",
         json_schema_extra=affects("train", "predict", "plan"),
     )
     scale: Literal["window", "zscore", "zscore_nonzero"] | tuple[float, float] = Field(
         "window",
-        description="The clip window mapped to [-1, 1]; the case's own z-score, over all voxels or over "
-        "those that are not 0 (which stay 0); or a given mean and standard deviation.",
+        description="The clip window mapped to [-1, 1]; the case's z-score, over all voxels or over "
+        "those that are not 0 (0 stays 0); or a given mean and standard deviation.",
         json_schema_extra=affects("train", "predict", "plan"),
     )
 
     @model_validator(mode="after")
     def _sensible(self) -> Intensity:
         if isinstance(self.clip, tuple) and self.clip[0] >= self.clip[1]:
-            raise ValueError("the window's lower end must lie below its upper end")
+            raise ValueError("the window's lower end must be below its upper end")
         if self.scale == "window" and not isinstance(self.clip, tuple):
             raise ValueError("scale: window needs a clip of two numbers; or use `scale: zscore`")
         if isinstance(self.scale, tuple) and self.scale[1] <= 0:
@@ -273,9 +273,8 @@ class Evaluate(Section):
     )
     empty: Literal["leave_out", "brats"] = Field(
         "leave_out",
-        description="Truth and prediction both empty: left out of the means and counted; or, as BraTS has "
-        "it, Dice 1 and HD95 0. Only one empty: Dice 0, and HD95 the scan's diagonal; or, as BraTS has it, "
-        "373.13 mm.",
+        description="Truth and prediction both empty: left out of the means and counted; or, as in BraTS, "
+        "Dice 1 and HD95 0. Only one empty: Dice 0 and HD95 the scan's diagonal; or, as in BraTS, 373.13 mm.",
         json_schema_extra=affects("score"),
     )
     postprocess: Annotated[
@@ -298,13 +297,13 @@ class Export(Section):
     )
     dicom_seg: bool = Field(
         False,
-        description="Also write <case>.dcm, a DICOM-SEG, where the scan is DICOM.",
+        description="Also write <case>.dcm, a DICOM-SEG, if the scan is DICOM.",
         json_schema_extra=affects("export"),
     )
 
 
 class VolumeExperiment(Experiment):
-    """What every experiment on volumes has."""
+    """The common part of all experiments on volumes."""
 
     data: Data = Field(description="Cases and labels.")
     prepare: Prepare = Field(Prepare(), description="Masks and crops.")

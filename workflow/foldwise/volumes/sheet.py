@@ -23,7 +23,7 @@ class Case(sheet.Case):
 
     Attributes:
         images: one path per channel, in the order of the columns `image` or `image_<channel>`.
-        label: label map on the images' grid, or None: such a case is only predicted.
+        label: label map on the images' grid, or None: the case is only predicted.
         weight: weight map for the weighted sampler, on the images' grid, or None.
     """
 
@@ -38,7 +38,7 @@ class Case(sheet.Case):
 
     @property
     def labelled(self) -> bool:
-        """Whether there is a label."""
+        """Whether the case has a label."""
         return self.label is not None
 
 
@@ -46,14 +46,14 @@ def read_sheet(data: Data) -> Sheet[Case]:
     """Read the sheet without touching the files that it names.
 
     Raises:
-        CaseError: no such file, no header, or a column that is missing or not known.
+        CaseError: no such file, no header, or a missing or unknown column.
     """
     path = data.sheet
     table = sheet.read_table(path, COLUMNS, IMAGE)
     images = [column for column in table.header if re.fullmatch(IMAGE, column)]
     if not images or ("image" in images and len(images) > 1):
         raise CaseError(
-            f"{path}: line 1: needs a column `case` and either `image` or one `image_<channel>` each"
+            f"{path}: line 1: needs a column `case` and either `image` or one `image_<channel>` per channel"
         )
     folder = data.root
 
@@ -66,14 +66,14 @@ def read_sheet(data: Data) -> Sheet[Case]:
 
 
 def read_new_cases(source: Path) -> list[Case]:
-    """Scans to be predicted, from a sample sheet or a folder; labels in the sheet are not looked at.
+    """Scans to predict, from a sample sheet or a folder; labels in the sheet are ignored.
 
     In a folder, a file is a case, or a channel of one if its name ends in `_0000`, `_0001`, … as in nnU-Net:
-    from 0000 on and without a gap, since other numbers count cases or years. A folder within is a DICOM
+    from 0000 without gaps, since other numbers count cases or years. A subfolder is a DICOM
     series.
 
     Raises:
-        CaseError: nothing to predict, two scans of one name, or a sheet with faults.
+        CaseError: nothing to predict, two scans with one name, or errors in the sheet.
     """
     if source.is_file():
         read = read_sheet(Data(sheet=source))
@@ -88,14 +88,16 @@ def read_new_cases(source: Path) -> list[Case]:
             continue
         name = path.name[: -len(suffix)] if suffix else path.name
         if (other := named.setdefault(name, path)) is not path:
-            raise CaseError(f"{source}: {other.name} and {path.name} are two scans of one name; rename one")
+            raise CaseError(f"{source}: {other.name} and {path.name} are two scans with one name; rename one")
     found = _cases(named)
     if not found:
         raise CaseError(
-            f"{source}: no scans in it ({', '.join(VOLUME_SUFFIXES)}, or folders of a DICOM series)"
+            f"{source}: contains no scans ({', '.join(VOLUME_SUFFIXES)}, or folders of a DICOM series)"
         )
     if wrong := [name for name in found if not name.isprintable()]:
-        raise CaseError(f"{source}: {wrong[0]!r} holds a character that cannot be printed; rename the scan")
+        raise CaseError(
+            f"{source}: {wrong[0]!r} contains a character that cannot be printed; rename the scan"
+        )
     return [
         Case(name, name, "", line, tuple(paths), None, None)
         for line, (name, paths) in enumerate(found.items(), start=1)
@@ -106,7 +108,7 @@ def _cases(named: Mapping[str, Path]) -> dict[str, list[Path]]:
     """The files of each case, from the files' names without their suffixes.
 
     Raises:
-        CaseError: a case is there in one file and in channels.
+        CaseError: a case exists both as one file and as channels.
     """
     found: dict[str, list[Path]] = {}
     for name, path in named.items():

@@ -1,4 +1,4 @@
-"""What the header of a volume tells the forecast of memory."""
+"""Facts from a volume's header for the forecast of memory."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from math import prod
 
 @dataclass(frozen=True)
 class Size:
-    """What a header tells of a case.
+    """Facts about a case from its header.
 
     Attributes:
         shape: voxels of one channel of the source.
         spacing: voxel edges in mm.
         channels: image channels.
-        labelled: whether there is a label.
+        labelled: whether it has a label.
     """
 
     shape: tuple[int, ...]

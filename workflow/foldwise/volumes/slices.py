@@ -19,12 +19,12 @@ def plane(axis: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Window:
-    """A box of a slice's voxels seen as a square input: resized with its proportions in mm, and centred.
+    """A box of a slice's voxels as a square input: resized with its proportions in mm, and centred.
 
     Attributes:
         start: first row and column of the box; may lie outside the slice.
         shape: rows and columns of the box.
-        inner: rows and columns that the box takes in the input.
+        inner: rows and columns of the box in the input.
         size: edge of the input.
     """
 
@@ -56,7 +56,7 @@ class Window:
     def to_input(self, image: torch.Tensor, fill: float = 0) -> torch.Tensor:
         """(n, channels, rows, columns) of whole slices to (n, channels, size, size).
 
-        Smoothed where it becomes coarser; `fill` lies round the box and beyond the slice.
+        Smoothed if it becomes coarser; `fill` is used around the box and beyond the slice.
         """
         rows, columns = image.shape[2:]
         top, left = self.start
@@ -84,5 +84,5 @@ class Window:
     def points(self, points: np.ndarray) -> np.ndarray:
         """Points (n, 2) as row and column of a slice's voxels, in pixels of the input."""
         scale = np.divide(self.inner, self.shape)
-        made: np.ndarray = (points - self.start + 0.5) * scale - 0.5 + self._pad
-        return made
+        pixels: np.ndarray = (points - self.start + 0.5) * scale - 0.5 + self._pad
+        return pixels

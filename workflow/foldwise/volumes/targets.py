@@ -1,4 +1,4 @@
-"""What is learnt, predicted and scored: classes that exclude each other, or regions that overlap."""
+"""Targets of learning, prediction and scoring: classes that exclude each other, or regions that overlap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from foldwise.files import CaseError
 
-# The names of more no longer fit an attribute of HDF5.
+# The names of more would not fit an attribute of HDF5.
 MOST_CLASSES = 2000
 LARGEST_LABEL = np.iinfo(np.int32).max
 
@@ -18,7 +18,7 @@ LARGEST_LABEL = np.iinfo(np.int32).max
 def label_type(largest: int) -> type[np.uint8 | np.int16 | np.int32]:
     """The smallest of uint8, int16 and int32 that holds labels up to `largest`.
 
-    Every reader of NIfTI knows these three, and torch calculates with them.
+    Every reader of NIfTI knows these three, and torch supports them.
     """
     if largest <= np.iinfo(np.uint8).max:
         return np.uint8
@@ -34,18 +34,18 @@ def unnamed(values: np.ndarray, counts: np.ndarray, classes: dict[str, int]) -> 
 
 @dataclass(frozen=True)
 class Targets:
-    """Outputs of a network, and the way from label files to them and back.
+    """Outputs of a network, and the conversion between them and label files.
 
     Label files hold the values of `classes`; caches hold class numbers, 1… in the order of `classes`. Without
     regions a network has an output per class, and one for background. With regions it has one per region,
-    which is 1 wherever any of the region's classes is (BraTS: whole tumour, tumour core, enhancing tumour).
+    which is 1 where any of the region's classes is (BraTS: whole tumour, tumour core, enhancing tumour).
 
     Attributes:
         classes: class → its voxel value in the label files.
         regions: region → its classes; any two regions are nested or disjoint.
 
     Raises:
-        CaseError: regions that name unknown classes, or from which labels could not be told again.
+        CaseError: regions that name unknown classes, or from which labels could not be reconstructed.
     """
 
     classes: dict[str, int]
@@ -54,18 +54,20 @@ class Targets:
     def __post_init__(self) -> None:
         for name, members in self.regions.items():
             if unknown := set(members) - set(self.classes):
-                raise CaseError(f"region {name} names {', '.join(sorted(unknown))}, which labels does not")
+                raise CaseError(f"region {name} names {', '.join(sorted(unknown))}, which are not in labels")
             if not self._own(name):
-                raise CaseError(f"region {name} is the sum of smaller regions, so no label could mean it")
+                raise CaseError(
+                    f"region {name} is the union of smaller regions, so no label could stand for it"
+                )
         for first in self.regions.values():
             for second in self.regions.values():
                 both = set(first) & set(second)
                 if both and both not in (set(first), set(second)):
-                    raise CaseError(f"regions {first} and {second} overlap, but neither holds the other")
+                    raise CaseError(f"regions {first} and {second} overlap, but neither contains the other")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of what is scored: the regions, else the classes."""
+        """Names of the targets: the regions, else the classes."""
         return tuple(self.regions or self.classes)
 
     @cached_property
@@ -79,19 +81,19 @@ class Targets:
     def membership(self) -> np.ndarray:
         """(names, 1 + classes) bool: whether a class number belongs to a name."""
         numbers = {name: number for number, name in enumerate(self.classes, start=1)}
-        made = np.zeros((len(self.names), 1 + len(self.classes)), bool)
+        belongs = np.zeros((len(self.names), 1 + len(self.classes)), bool)
         for row, name in enumerate(self.names):
-            made[row, [numbers[c] for c in self.regions.get(name, (name,))]] = True
-        return made
+            belongs[row, [numbers[c] for c in self.regions.get(name, (name,))]] = True
+        return belongs
 
     def decode(self, probabilities: np.ndarray) -> np.ndarray:
         """Class numbers of the most probable labels, 0 for background.
 
         A voxel belongs to a region if the region's probability is over one half, and that of every region
-        round it; it gets the own class of the smallest one.
+        around it; it gets the own class of the smallest one.
 
         Args:
-            probabilities: (names, x, y, z), 0 to 255, background left out.
+            probabilities: (names, x, y, z), 0 to 255, without background.
         """
         shape, kind = probabilities.shape[1:], label_type(len(self.classes))
         if not self.regions:
@@ -99,13 +101,13 @@ class Targets:
             best = probabilities.max(0)
             return np.where(best > background, 1 + probabilities.argmax(0), 0).astype(kind)
         numbers = {name: number for number, name in enumerate(self.classes, start=1)}
-        made = np.zeros(shape, kind)
+        labels = np.zeros(shape, kind)
         inside = {name: probabilities[row] > 127.5 for row, name in enumerate(self.names)}
         for name in sorted(self.regions, key=lambda name: -len(self.regions[name])):
             for outer in self._outer(name):
                 inside[name] &= inside[outer]
-            made[inside[name]] = numbers[self._own(name)[0]]
-        return made
+            labels[inside[name]] = numbers[self._own(name)[0]]
+        return labels
 
     def value(self, name: str) -> int:
         """The voxel value of a name: its class's, or that of a region's own class."""
@@ -114,7 +116,7 @@ class Targets:
         return self.classes[self._own(name)[0]]
 
     def without(self, name: str) -> int:
-        """The value of a voxel that is taken out of a name: the smallest surrounding region's, or 0."""
+        """The value of a voxel removed from a name: the smallest surrounding region's, or 0."""
         outer = self._outer(name)
         return self.value(min(outer, key=lambda region: len(self.regions[region]))) if outer else 0
 

@@ -1,4 +1,4 @@
-"""A volume in memory, and how it is read from and written to files with its geometry untouched."""
+"""A volume in memory, read from and written to files with unchanged geometry."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nibabel.orientations import (
 from foldwise.files import CaseError, atomic_path
 from foldwise.volumes.dicom_series import Series, open_series, read_voxels
 
-# ITK keeps points in LPS, nibabel and this package in RAS: x and y change sign between the two.
+# ITK stores points in LPS, nibabel and this package in RAS: x and y change sign between the two.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -30,7 +30,7 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 @dataclass(frozen=True)
 class Header:
-    """What a volume's header says, read without its voxels.
+    """A volume's header, read without its voxels.
 
     Attributes:
         shape: voxels along the stored axes (x, y, z); more than three for a 4-D file.
@@ -50,10 +50,10 @@ class Header:
 
 @dataclass(frozen=True)
 class Volume:
-    """An array with its place in the world.
+    """An array with its position in space.
 
     Attributes:
-        data: voxels, axes (x, y, z) in the order in which the file stores them.
+        data: voxels, axes (x, y, z) in the order stored in the file.
         affine: 4×4, voxel index to millimetres in RAS+.
     """
 
@@ -66,7 +66,7 @@ class Volume:
         return spacing_of(self.affine)
 
     def oriented(self, codes: str = "RAS") -> Volume:
-        """The same volume with its axes permuted and flipped to `codes`; no voxel changes."""
+        """The same volume with its axes permuted and flipped to `codes`; no voxel value changes."""
         here = io_orientation(self.affine)
         turn = ornt_transform(here, axcodes2ornt(tuple(codes)))
         data = apply_orientation(self.data, turn)
@@ -80,7 +80,7 @@ def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a file's name is that of a NIfTI."""
+    """Whether a file has a NIfTI name."""
     return path.name.endswith(NIFTI_SUFFIXES)
 
 
@@ -102,7 +102,7 @@ def read_header(path: Path) -> Header:
 
     Raises:
         CaseError: the file cannot be read as a volume, its voxels are complex numbers or colours, or a
-            folder holds no or several series.
+            folder contains no or several series.
     """
     try:
         if is_nifti(path):
@@ -113,15 +113,15 @@ def read_header(path: Path) -> Header:
             header = _itk_header(path)
     except CaseError:
         raise
-    except Exception as error:  # readers raise a dozen unrelated kinds for a broken file
+    except Exception as error:  # readers raise a dozen unrelated types for a broken file
         raise CaseError(f"{path}: not readable as a volume ({_first_line(error)})") from error
     if header.dtype.kind == "c":
         raise CaseError(
-            f"{path}: its voxels are complex numbers; real ones are expected, such as their magnitude"
+            f"{path}: its voxels are complex numbers; expected real ones, such as their magnitude"
         )
     if header.dtype.kind not in "biuf":
         raise CaseError(
-            f"{path}: its voxels are colours (RGB), several values a voxel; one grey value is expected"
+            f"{path}: its voxels are colours (RGB), several values per voxel; expected one grey value"
         )
     return header
 
@@ -131,15 +131,15 @@ def read_volume(path: Path, dtype: Literal["native"] | type = "native") -> Volum
 
     Args:
         path: as for `read_header`.
-        dtype: "native" keeps the stored type; where the file scales its values they are float32, or float64
+        dtype: "native" keeps the stored type; if the file scales its values they are float32, or float64
             if float32 could not hold them.
 
     Raises:
-        CaseError: as for `read_header`; also a volume which is not 3-D.
+        CaseError: as for `read_header`; also a volume that is not 3-D.
     """
     header = read_header(path)
     if len(header.shape) != 3:
-        raise CaseError(f"{path}: a 3-D volume is expected, this one has shape {header.shape}")
+        raise CaseError(f"{path}: expected a 3-D volume, found shape {header.shape}")
     data = _voxels(path, header)
     return Volume(data if dtype == "native" else data.astype(dtype, copy=False), header.affine)
 
@@ -148,11 +148,11 @@ def read_channels(path: Path) -> list[Volume]:
     """Read an image file as its channels: one volume, or those along the fourth axis of a 4-D NIfTI.
 
     Raises:
-        CaseError: as for `read_header`; also a volume which is neither 3-D nor a 4-D NIfTI.
+        CaseError: as for `read_header`; also a volume that is neither 3-D nor a 4-D NIfTI.
     """
     header = read_header(path)
     if len(header.shape) not in (3, 4) or (len(header.shape) == 4 and not is_nifti(path)):
-        raise CaseError(f"{path}: a 3-D volume or a 4-D NIfTI is expected, this one has shape {header.shape}")
+        raise CaseError(f"{path}: expected a 3-D volume or a 4-D NIfTI, found shape {header.shape}")
     data = _voxels(path, header)
     channels = [data] if data.ndim == 3 else [data[..., number] for number in range(header.channels)]
     return [Volume(channel, header.affine) for channel in channels]
@@ -172,7 +172,7 @@ def _voxels(path: Path, header: Header) -> np.ndarray:
     except Exception as error:
         raise CaseError(f"{path}: its voxels cannot be read ({_first_line(error)})") from error
     data = np.asarray(data).reshape(header.shape)
-    # Big-endian files exist; torch and HDF5 filters want native order.
+    # Big-endian files exist; torch and HDF5 filters need native order.
     return data.astype(data.dtype.newbyteorder("="), copy=False)
 
 
@@ -219,7 +219,7 @@ def write_volume(volume: Volume, path: Path) -> None:
 
 
 def same_grid(first: Header | Volume, second: Header | Volume, tolerance_mm: float = 1e-2) -> bool:
-    """Whether two volumes share shape and place: no corner of the grid is more than the tolerance away.
+    """Whether two volumes share shape and position: all corners of the grids agree within the tolerance.
 
     Channels of a 4-D file do not matter.
     """
@@ -236,7 +236,7 @@ def _itk_header(path: Path) -> Header:
         raise CaseError(f"{path}: no such file")
     with path.open("rb") as stream:
         if stream.read(132)[128:] == b"DICM":
-            raise CaseError(f"{path}: a DICOM file; name the folder that holds the files of its series")
+            raise CaseError(f"{path}: a DICOM file; give the folder that contains the files of its series")
     reader = _information(path)
     size, dtype = reader.GetSize(), _dtype(reader)
     spacing, origin, direction = reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()
@@ -258,8 +258,8 @@ def _information(path: Path) -> sitk.ImageFileReader:
 def _dtype(reader: sitk.ImageFileReader) -> np.dtype[Any]:
     if (count := reader.GetNumberOfComponents()) != 1:
         raise CaseError(
-            f"{reader.GetFileName()}: has {count} components, several values a voxel (channels, colours or "
-            f"layers of a segmentation); one is expected: write each to a file of its own"
+            f"{reader.GetFileName()}: has {count} components, several values per voxel (channels, colours or "
+            f"layers of a segmentation); expected one: write each to a separate file"
         )
     pixel = sitk.GetArrayViewFromImage(sitk.Image(1, 1, 1, reader.GetPixelIDValue()))
     return np.dtype(pixel.dtype)

@@ -1,7 +1,7 @@
 """Serve a session to a browser on this machine: the page, the slices, and rounds of hints.
 
-Only who has the address has the token in it; the server listens on 127.0.0.1, and refuses other names in the
-Host header, so that no page of the web can reach it by a name of its own.
+Only the address contains the token; the server listens on 127.0.0.1, and refuses other names in the Host
+header, so that no web page can reach it under a different name.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ FILES = {"": "index.html", "page.js": "page.js", "style.css": "style.css"}
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'self'; img-src data:; frame-ancestors 'none'; base-uri 'none'",
-    # The address holds the token.
+    # The address contains the token.
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-# More than any scribble has, and little enough to be read at once.
+# More than any scribble has, and small enough to be read at once.
 LONGEST = 4_000_000
 
 Sent = TypeVar("Sent", bound="Change")
@@ -63,7 +63,7 @@ class Marks(BaseModel):
     nothing: bool = False
 
     def hints(self) -> Hints:
-        """As the library has them."""
+        """The hints in the library's form."""
 
         def points(given: list[Point]) -> np.ndarray:
             return np.array(given, float).reshape(-1, 2)
@@ -74,7 +74,7 @@ class Marks(BaseModel):
 
 
 class Change(BaseModel):
-    """What every request for a change says: the version of the session that its page shows."""
+    """The common part of all changing requests: the version of the session that the page shows."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -82,17 +82,17 @@ class Change(BaseModel):
 
 
 class Asked(Change):
-    """A round."""
+    """A request for a round."""
 
     slice: int
     marks: list[Marks]
 
 
 class Server:
-    """The application round one session; what changes the session happens one after the other."""
+    """The application around one session; changes of the session run one after another."""
 
     def __init__(self, annotation: Annotation, mask: Path, quality: Path, token: str) -> None:
-        """Take a session, where to save it, and the token of the address."""
+        """Store a session, where to save it, and the token of the address."""
         self.annotation, self.mask, self.quality = annotation, mask, quality
         self._token, self._lock = token.encode(), threading.Lock()
         low, high = np.percentile(annotation.stack.image.numpy(), [0.5, 99.5])
@@ -116,20 +116,20 @@ class Server:
     def _guarded(
         self, answer: Callable[[Request], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
-        """Answer only who knows the token; tell of unusable hints in a person's words."""
+        """Answer only requests with the token; report unusable hints in plain words."""
 
         async def guarded(request: Request) -> Response:
             given = request.path_params["token"].encode()
             if not secrets.compare_digest(given, self._token):
                 raise HTTPException(404)
             try:
-                made = await answer(request)
+                response = await answer(request)
             except OutdatedError as error:
-                made = JSONResponse({"error": str(error)}, 409)
+                response = JSONResponse({"error": str(error)}, 409)
             except CaseError as error:
-                made = JSONResponse({"error": str(error)}, 422)
-            made.headers.update(HEADERS)
-            return made
+                response = JSONResponse({"error": str(error)}, 422)
+            response.headers.update(HEADERS)
+            return response
 
         return guarded
 
@@ -168,9 +168,9 @@ class Server:
         return await self._alone(lambda: self.annotation.save(self.mask, self.quality), asked.version)
 
     async def _alone(self, change: Callable[[], None], version: str | None = None) -> Response:
-        """Change the session in a thread, after whatever changes it now, and tell how it stands.
+        """Change the session in a thread, after any running change, and return its state.
 
-        Nothing is changed for a page that shows another version of it: its user has not seen the present one.
+        Nothing is changed for a page that shows another version: its user has not seen the current one.
         """
 
         def locked() -> dict[str, Any]:
@@ -178,8 +178,8 @@ class Server:
                 self.annotation.refresh()
                 if version not in (None, self.annotation.workspace.seen):
                     raise OutdatedError(
-                        "Another page or command changed this session meanwhile, so nothing was done. Its "
-                        "present state is shown, with your hints: look again, then repeat."
+                        "Another page or command has changed this session, so nothing was done. Its "
+                        "current state is shown, with your hints: check it, then repeat."
                     )
                 change()
                 return self._facts()
@@ -219,9 +219,9 @@ def serve(annotation: Annotation, mask: Path, quality: Path, port: int = 0) -> N
 
     Args:
         annotation: the session.
-        mask: NIfTI that a click on Save writes.
-        quality: CSV likewise.
-        port: 0 takes a free one.
+        mask: NIfTI written by Save.
+        quality: CSV written by Save.
+        port: 0: any free port.
 
     Raises:
         CaseError: the port is taken.
@@ -232,12 +232,12 @@ def serve(annotation: Annotation, mask: Path, quality: Path, port: int = 0) -> N
     try:
         listening.bind((HOST, port))
     except OSError as error:
-        raise CaseError(f"port {port}: {error.strerror}; use another one, or 0 for a free one") from error
+        raise CaseError(f"port {port}: {error.strerror}; use another one, or 0 for any free port") from error
     address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"
     folder = _shown(str(annotation.workspace.folder))
-    print(f"Open {address}\nCtrl+C ends it; every round is kept in {folder}", flush=True)
+    print(f"Open {address}\nPress Ctrl+C to stop; every round is kept in {folder}", flush=True)
     application = Server(annotation, mask, quality, token).application()
-    # No access log: it would hold the token.
+    # No access log: it would contain the token.
     config = uvicorn.Config(application, access_log=False, log_level="warning", server_header=False)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     uvicorn.Server(config).run(sockets=[listening])
@@ -257,7 +257,7 @@ async def _read(request: Request, kind: type[Sent]) -> Sent:
 
 
 def _shown(name: str) -> str:
-    """A file's name as text: bytes that are not UTF-8 could neither be sent nor printed."""
+    """A file's name as text: bytes that are not UTF-8 could be neither sent nor printed."""
     return os.fsencode(name).decode(errors="replace")
 
 

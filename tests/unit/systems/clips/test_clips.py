@@ -43,16 +43,16 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def caches(clips: Path) -> list[str]:
-    """Caches of all cases, and files of regions beside them."""
+    """Caches of all cases, and files of regions next to them."""
     sheet = read_sheet(Data(sheet=clips / "clips.csv", classes=CLASSES))
-    made = []
+    paths = []
     for case in sheet.cases:
         path = clips / "cache" / f"{case.name}.h5"
         cache_clip(case.name, case.video, case.label, Cache(size=32, encoding="raw"), path)
         regions = clips / "regions" / f"{case.name}.h5"
         find_regions(case.name, path, "", None, Regions(method="fan"), regions, regions.with_suffix(".json"))
-        made.append(str(path))
-    return made
+        paths.append(str(path))
+    return paths
 
 
 def model(**more: Any) -> Model:
@@ -60,7 +60,7 @@ def model(**more: Any) -> Model:
 
 
 def problems(folder: Path, edit: Callable[[str], str], **data: Any) -> str:
-    """What the check says of an edited copy of the sheet."""
+    """The check's problems with an edited copy of the sheet."""
     sheet = folder / "edited.csv"
     sheet.write_text(edit((folder / "clips.csv").read_text(encoding="utf-8")), encoding="utf-8")
     values = settings_of(sheet)
@@ -90,11 +90,11 @@ class TestCheck:
         write_video(clips / "still.mp4", frames_of("low", 0)[:1])
         found = problems(clips, lambda text: text.replace("k1_0.avi", "still.mp4"))
         assert "line 3: case k1_0" in found
-        assert "one frame only" in found
+        assert "only one frame" in found
 
     def test_labels_and_patients(self, clips: Path) -> None:
         found = problems(clips, lambda text: text.replace(",low", ",2", 1))
-        assert "case k1_0: label '2' is none of high, low (0 to 1)" in found
+        assert "case k1_0: label '2' is not one of high, low (0 to 1)" in found
         found = problems(clips, lambda text: text.replace("k1_0,p1", "k1_0,p0"))
         assert "line 3: case k1_0: patient p0 is low here and high in case k0_0" in found
         both = "k6_0,p1,k1_0.avi,low,test\n"
@@ -104,7 +104,7 @@ class TestCheck:
                 "\n".join(f"{x}," for x in text.split()).replace("label,", "label,split") + "\n" + both
             ),
         )
-        assert "case k6_0: patient p1 is in the fixed test set, and in training as case k1_0" in found
+        assert "case k6_0: patient p1 is in the fixed test set and also in training, as case k1_0" in found
 
     def test_prompts(self, clips: Path) -> None:
         def with_box(box: str) -> str:
@@ -118,8 +118,8 @@ class TestCheck:
             )
 
         assert with_box("2 3 40 30") == ""
-        assert "case k1_0: box '2 3 70 30' reaches beyond the video, which is 64×48" in with_box("2 3 70 30")
-        assert "four whole numbers are expected" in with_box("2 3 40")
+        assert "case k1_0: box '2 3 70 30' extends beyond the video, which is 64×48" in with_box("2 3 70 30")
+        assert "expected four integers" in with_box("2 3 40")
         assert "is empty" in with_box("9 3 4 30")
 
     def test_class_without_cases(self, clips: Path) -> None:
@@ -128,10 +128,10 @@ class TestCheck:
     def test_parts_are_prepared_again_for_what_concerns_them(self, clips: Path) -> None:
         def part_of(**more: Any) -> dict[str, Any]:
             given: dict[str, Any] = {"prepare": {"regions": {"method": "fan"}}, **more}
-            made: dict[str, Any] = json.loads(
+            part: dict[str, Any] = json.loads(
                 unread(**settings_of(clips / "clips.csv", **given)).depends.part()
             )
-            return made
+            return part
 
         first = part_of()
         assert part_of(experiment="other", models={"other": {**SMALL, "input": "crop"}}) == first
@@ -145,21 +145,21 @@ class TestCheck:
         assert encoded() != first
         assert encoded(optimiser={"name": "AdamW", "lr": 0.1}) == encoded()
         assert encoded(features={"views": 3}) != encoded()
-        # What a part's own Snakemake makes of it lies where the whole one looks for it.
+        # A part's Snakemake writes files where the main one expects them.
         inner, outer = unread(**encoded()), unread(**{**encoded(), "experiment": "whole", "seed": 3})
         assert inner.preparation.made == outer.preparation.made
 
     def test_a_video_under_two_names(self, clips: Path) -> None:
         found = problems(clips, lambda text: text.replace("k2_0.mov", "./k0_0.mp4"))
         assert "line 4: case k2_0" in found
-        assert "is the video of case k0_0, too" in found
+        assert "is also the video of case k0_0" in found
 
     @pytest.mark.parametrize(
         ("size", "blocks", "message"),
         [
             (32, 3, ""),
-            (64, 3, "takes frames of 32 px, and clip.size is 64"),
-            (32, 4, "has 3 blocks, 4 are asked for"),
+            (64, 3, "takes frames of 32 px, but clip.size is 64"),
+            (32, 4, "has 3 blocks, but 4 are required"),
         ],
     )
     def test_clip_of_another_size(self, tmp_path: Path, size: int, blocks: int, message: str) -> None:
@@ -182,7 +182,7 @@ class TestCheck:
         ("change", "message"),
         [
             ({"input": "crop"}, "models.small.input needs regions"),
-            ({"features": {"views": 2}}, "features are stored of EVL's frozen network"),
+            ({"features": {"views": 2}}, "features can only be stored for EVL's frozen network"),
             ({"network": {"name": "EVL"}}, "EVL needs `weights`"),
             ({"input": "channel", "clip": {"rand_augment": {}}}, "RandAugment would move the frames"),
             ({"clip": {"every": 0}}, "a step of at least 1 frame"),
@@ -230,7 +230,7 @@ class TestCache:
 
     def test_shrunk_with_label(self, caches: list[str]) -> None:
         with open_hdf5(caches[1]) as file:
-            # 48×64 with the shorter side made 32.
+            # 48×64 with the shorter side resized to 32.
             assert (file.attrs["frames"], file.attrs["height"], file.attrs["width"]) == (8, 32, 43)
             assert (file.attrs["source_width"], file.attrs["source_height"]) == (64, 48)
             assert label_of(file) == "low"
@@ -241,7 +241,7 @@ class TestCache:
         assert len({content_of(tmp_path / f"{label}.h5") for label in ("high", "low", "")}) == 3
 
     def test_thinned_to_one_frame(self, clips: Path, tmp_path: Path) -> None:
-        with pytest.raises(CaseError, match=r"case k: .*one frame only"):
+        with pytest.raises(CaseError, match=r"case k: .*only one frame"):
             cache_clip("k", clips / "k0_0.mp4", "", Cache(fps=1), tmp_path / "k.h5")
         assert not (tmp_path / "k.h5").exists()
 
@@ -334,10 +334,10 @@ class TestLearner:
     def test_class_weights_balance(self, caches: list[str]) -> None:
         three = [caches[0], caches[1], caches[3]]
         values = {**SMALL, "class_weights": "balanced", "training": {"steps_per_epoch": None, "batch": 2}}
-        made = ClipsLearner.fitted(validate(Model, values), three)
+        fitted = ClipsLearner.fitted(validate(Model, values), three)
         # Of three cases one is high and two are low: 3 / (2 · 1) and 3 / (2 · 2).
-        assert made.class_weights == {"high": 1.5, "low": 0.75}
-        assert made.training.steps_per_epoch == 2
+        assert fitted.class_weights == {"high": 1.5, "low": 0.75}
+        assert fitted.training.steps_per_epoch == 2
 
     def test_top_k_of_two_classes(self, caches: list[str]) -> None:
         learner = ClipsLearner(model(), TASK)
@@ -430,7 +430,7 @@ class TestFeatures:
 
     def test_other_size(self, tmp_path: Path) -> None:
         network = {"name": "EVL", "weights": str(save_clip(tmp_path)), "blocks": 2}
-        with pytest.raises(CaseError, match="clips are 64 px, these CLIP weights take 32"):
+        with pytest.raises(CaseError, match="clips are 64 px, these CLIP weights need 32"):
             make_vision(model(network=network, features={}, clip={**SMALL["clip"], "size": 64}))
 
 
@@ -460,10 +460,10 @@ class TestIndex:
         before = [fold.test for fold in index.folds]
         facts = {entry.case: {"review": "", "iou": 0.8} for entry in index.entries}
         facts["h3"] = {"review": "no region found", "iou": None}
-        made = update_index(index, facts, tmp_path / "regions")
-        assert {e.case for e in index.entries} - {e.case for e in made.entries} == {"h3"}
-        assert made["h4"].files["mask"] == (str(tmp_path / "regions" / "h4.h5"),)
-        for old, new in zip(index.folds, made.folds, strict=True):
+        updated = update_index(index, facts, tmp_path / "regions")
+        assert {e.case for e in index.entries} - {e.case for e in updated.entries} == {"h3"}
+        assert updated["h4"].files["mask"] == (str(tmp_path / "regions" / "h4.h5"),)
+        for old, new in zip(index.folds, updated.folds, strict=True):
             assert set(new.test) == set(old.test) - {"h3"}
             assert set(new.train) == set(old.train) - {"h3"}
         assert [fold.test for fold in index.folds] == before

@@ -1,4 +1,4 @@
-"""Scores of classifications, worked out by hand."""
+"""Scores of classifications, computed by hand."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ CLASSES = ("a", "b", "c")
 TRUTH = np.array([0, 0, 1, 1, 2])
 FOUND = np.array(
     [
-        [0.8, 0.1, 0.1],  # right
-        [0.3, 0.6, 0.1],  # taken for b
-        [0.2, 0.7, 0.1],  # right
-        [0.1, 0.5, 0.4],  # right
-        [0.1, 0.5, 0.4],  # taken for b
+        [0.8, 0.1, 0.1],  # correct
+        [0.3, 0.6, 0.1],  # predicted as b
+        [0.2, 0.7, 0.1],  # correct
+        [0.1, 0.5, 0.4],  # correct
+        [0.1, 0.5, 0.4],  # predicted as b
     ]
 )
 
@@ -42,27 +42,27 @@ class TestMeasure:
     """One set of predictions."""
 
     def test_by_hand(self) -> None:
-        made = measure(TRUTH, FOUND, CLASSES)
-        assert made["", "accuracy"] == pytest.approx(3 / 5)
-        assert [made[name, "recall"] for name in CLASSES] == [0.5, 1, 0]
-        assert made["", "balanced_accuracy"] == pytest.approx(0.5)
-        # b: two hits of two, four claimed.
-        assert [made[name, "f1"] for name in CLASSES] == pytest.approx([2 / 3, 4 / 6, 0])
+        scores = measure(TRUTH, FOUND, CLASSES)
+        assert scores["", "accuracy"] == pytest.approx(3 / 5)
+        assert [scores[name, "recall"] for name in CLASSES] == [0.5, 1, 0]
+        assert scores["", "balanced_accuracy"] == pytest.approx(0.5)
+        # b: two of two found, four predicted.
+        assert [scores[name, "f1"] for name in CLASSES] == pytest.approx([2 / 3, 4 / 6, 0])
         # a against the rest: 0.8 beats 0.2, 0.1, 0.1; 0.3 too.
         # b: 0.7 beats 0.1, 0.6, 0.5; 0.5 beats 0.1 and ties with 0.5.
-        assert made["a", "auc"] == 1
-        assert made["b", "auc"] == pytest.approx((3 + 1.5) / 6)
-        assert made["c", "auc"] == pytest.approx((3 + 0.5) / 4)
+        assert scores["a", "auc"] == 1
+        assert scores["b", "auc"] == pytest.approx((3 + 1.5) / 6)
+        assert scores["c", "auc"] == pytest.approx((3 + 0.5) / 4)
         logs = [math.log(p) for p in (0.8, 0.3, 0.7, 0.5, 0.4)]
-        assert made["", "log_loss"] == pytest.approx(-sum(logs) / 5)
+        assert scores["", "log_loss"] == pytest.approx(-sum(logs) / 5)
         squares = [0.06, 0.86, 0.14, 0.42, 0.62]
-        assert made["", "brier"] == pytest.approx(sum(squares) / 5)
+        assert scores["", "brier"] == pytest.approx(sum(squares) / 5)
 
     def test_absent_class_has_none(self) -> None:
-        made = measure(TRUTH[:4], FOUND[:4], CLASSES)
-        assert math.isnan(made["c", "recall"])
-        assert math.isnan(made["c", "auc"])
-        assert made["", "balanced_accuracy"] == pytest.approx(0.75)
+        scores = measure(TRUTH[:4], FOUND[:4], CLASSES)
+        assert math.isnan(scores["c", "recall"])
+        assert math.isnan(scores["c", "auc"])
+        assert scores["", "balanced_accuracy"] == pytest.approx(0.75)
         alone = measure(TRUTH[:1], FOUND[:1], CLASSES)
         assert math.isnan(alone["", "auc"])
         assert alone["", "accuracy"] == 1
@@ -70,19 +70,20 @@ class TestMeasure:
     def test_like_scikit_learn(self) -> None:
         random = np.random.default_rng(0)
         truth, found = random.integers(3, size=200), random.dirichlet([1, 1, 1], 200)
-        made = measure(truth, found, CLASSES)
+        scores = measure(truth, found, CLASSES)
         best = found.argmax(1)
-        assert made["", "balanced_accuracy"] == pytest.approx(library.balanced_accuracy_score(truth, best))
-        assert made["", "f1"] == pytest.approx(library.f1_score(truth, best, average="macro"))
-        assert made["", "auc"] == pytest.approx(library.roc_auc_score(truth, found, multi_class="ovr"))
-        assert made["", "log_loss"] == pytest.approx(library.log_loss(truth, found))
+        assert scores["", "balanced_accuracy"] == pytest.approx(library.balanced_accuracy_score(truth, best))
+        assert scores["", "f1"] == pytest.approx(library.f1_score(truth, best, average="macro"))
+        assert scores["", "auc"] == pytest.approx(library.roc_auc_score(truth, found, multi_class="ovr"))
+        assert scores["", "log_loss"] == pytest.approx(library.log_loss(truth, found))
 
 
 class TestCalibration:
     """Confidence against accuracy."""
 
     def test_by_hand(self) -> None:
-        # Confidences 0.8, 0.6, 0.7, 0.5, 0.5 in bins of a tenth, right edges in: alone but the last two.
+        # Confidences 0.8, 0.6, 0.7, 0.5, 0.5 in bins of a tenth, right edges in: one each, except the last
+        # two.
         assert reliability(TRUTH, FOUND) == [
             (0.5, 0.5, 2),
             (pytest.approx(0.6), 0, 1),
@@ -111,11 +112,11 @@ class TestSummary:
 
     def test_folds_and_levels(self) -> None:
         table = rows(FOUND, TRUTH, ["x", "x", "y", "y", "z"], [0, 0, 1, 1, 1])
-        made = summarise(table, ["balanced_accuracy", "recall"], resamples=50)
-        scores = by_name(made)
+        summary = summarise(table, ["balanced_accuracy", "recall"], resamples=50)
+        scores = by_name(summary)
         clips = scores[CLIPS, "balanced_accuracy"]
         assert clips["mean"] == pytest.approx(0.5)
-        # Fold 0 has class a alone, recall 1/2; fold 1 has b and c, recalls 1 and 0.
+        # Fold 0 has only class a, recall 1/2; fold 1 has b and c, recalls 1 and 0.
         assert clips["fold_mean"] == pytest.approx(0.5)
         assert clips["fold_std"] == pytest.approx(0)
         assert clips["n"] == 5
@@ -126,7 +127,7 @@ class TestSummary:
         assert scores["a, patients", "recall"]["mean"] == 1
 
     def test_interval_covers_the_truth_and_is_over_patients(self) -> None:
-        """Ten clips of each of 40 patients, all right or all wrong: the interval is that of 40 throws."""
+        """Ten clips for each of 40 patients, all correct or all wrong: the interval is that of 40 draws."""
         random = np.random.default_rng(1)
         right = np.repeat(random.random(40) < 0.7, 10)
         truth = np.repeat(random.integers(3, size=40), 10)
@@ -134,13 +135,13 @@ class TestSummary:
         patients = np.repeat(np.arange(40), 10)
         sure = np.eye(3)[found] * 0.9 + 0.1 / 3
         table = rows(sure, truth, [f"g{n}" for n in patients], [int(n) % 5 for n in patients])
-        made = by_name(summarise(table, ["accuracy"], resamples=300))
+        summary = by_name(summarise(table, ["accuracy"], resamples=300))
         share = right.mean()
         error = math.sqrt(share * (1 - share) / 40)
-        row = made[CLIPS, "accuracy"]
+        row = summary[CLIPS, "accuracy"]
         assert row["mean"] == pytest.approx(share)
         assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * error, rel=0.2)
 
     def test_one_patient_has_no_interval(self) -> None:
-        made = summarise(rows(FOUND[:2], TRUTH[:2], ["x", "x"], [0, 0]), ["accuracy"], resamples=5)
-        assert made["low"].isna().all()
+        summary = summarise(rows(FOUND[:2], TRUTH[:2], ["x", "x"], [0, 0]), ["accuracy"], resamples=5)
+        assert summary["low"].isna().all()

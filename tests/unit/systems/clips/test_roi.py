@@ -1,4 +1,4 @@
-"""Regions of a case: prompts, key frames, agreement with given masks, and what goes on the review list."""
+"""Regions of a case: prompts, key frames, agreement with given masks, and the review list."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COUNT, SIZE = 9, (64, 96)
 
 
 def moving_disc() -> np.ndarray:
-    """(frames, 64, 96) bool: a disc of radius 12 that moves one pixel a frame to the right."""
+    """(frames, 64, 96) bool: a disc of radius 12 that moves one pixel per frame to the right."""
     rows, columns = np.indices(SIZE)
     return np.stack([(rows - 32) ** 2 + (columns - 40 - n) ** 2 <= 144 for n in range(COUNT)])
 
@@ -56,10 +56,10 @@ class TestPrompts:
     """Boxes from the sheet, a mask, or the fan."""
 
     def test_box_of_the_sheet(self, cache: Path, tmp_path: Path) -> None:
-        made = find(cache, tmp_path, "20 10 80 56")
-        assert (made.box_source, made.box) == ("sheet", (10, 5, 40, 28))
-        assert made.keys == [0, 4, 8]
-        assert made.review == ""
+        facts = find(cache, tmp_path, "20 10 80 56")
+        assert (facts.box_source, facts.box) == ("sheet", (10, 5, 40, 28))
+        assert facts.keys == [0, 4, 8]
+        assert facts.review == ""
         with open_hdf5(tmp_path / "r" / "k.h5") as file:
             masks = file["masks"][()].astype(bool)
             assert file["masks"].dtype == np.uint8
@@ -67,13 +67,13 @@ class TestPrompts:
         truth = half(moving_disc())
         # Found in three frames, interpolated in six.
         assert min(iou(mask, real) for mask, real in zip(masks, truth, strict=True)) > 0.8
-        assert made.share == pytest.approx(truth.mean(), rel=0.1)
+        assert facts.share == pytest.approx(truth.mean(), rel=0.1)
 
     def test_fan_without_a_prompt(self, cache: Path, tmp_path: Path) -> None:
-        made = find(cache, tmp_path, method="fan")
-        assert made.box_source == "fan"
+        facts = find(cache, tmp_path, method="fan")
+        assert facts.box_source == "fan"
         with open_hdf5(tmp_path / "r" / "k.h5") as file:
-            assert file["masks"][()].min() == 1  # all of the frame is lit
+            assert file["masks"][()].min() == 1  # the whole frame is lit
 
     def test_given_mask_is_prompt_and_measure(self, cache: Path, tmp_path: Path) -> None:
         folder = tmp_path / "given"
@@ -81,17 +81,17 @@ class TestPrompts:
         for number in (0, 8):
             Image.fromarray(moving_disc()[number].astype(np.uint8) * 255).save(folder / f"{number:04}.png")
         before = {path.name: file_hash(path) for path in folder.iterdir()}
-        made = find(cache, tmp_path, mask=folder)
-        assert made.box_source == "mask"
-        assert made.iou is not None
-        # Of a box that is tight, Otsu's threshold still finds the disc.
-        assert made.iou > 0.75
-        assert made.review == ""
+        facts = find(cache, tmp_path, mask=folder)
+        assert facts.box_source == "mask"
+        assert facts.iou is not None
+        # In a tight box, Otsu's threshold still finds the disc.
+        assert facts.iou > 0.75
+        assert facts.review == ""
         assert {path.name: file_hash(path) for path in folder.iterdir()} == before
 
     @pytest.mark.parametrize(
         ("box", "message"),
-        [("0 0 97 10", "reaches beyond the video, which is 96×64"), ("1 2 3", "four whole numbers")],
+        [("0 0 97 10", "extends beyond the video, which is 96×64"), ("1 2 3", "four integers")],
     )
     def test_wrong_box(self, cache: Path, tmp_path: Path, box: str, message: str) -> None:
         with pytest.raises(CaseError, match=message):
@@ -127,22 +127,22 @@ class TestPrompts:
 
 
 class TestReview:
-    """What a person has to look at."""
+    """Cases that a person must review."""
 
     def test_disagreement(self, cache: Path, tmp_path: Path) -> None:
         """The given mask is elsewhere; the box of the sheet leads to the disc."""
         other = np.zeros(SIZE, np.uint8)
         other[50:60, 4:20] = 255
         Image.fromarray(other).save(tmp_path / "m.png")
-        made = find(cache, tmp_path, "20 10 80 56", tmp_path / "m.png")
-        assert made.iou == 0
-        assert made.review == "the new region and the given mask disagree: IoU 0.00"
+        facts = find(cache, tmp_path, "20 10 80 56", tmp_path / "m.png")
+        assert facts.iou == 0
+        assert facts.review == "the new region and the given mask disagree: IoU 0.00"
         accepted = find(cache, tmp_path, "20 10 80 56", tmp_path / "m.png", agreement=0)
         assert accepted.review == ""
 
     def test_nothing_found(self, cache: Path, tmp_path: Path) -> None:
-        made = find(cache, tmp_path, "2 2 12 12")
-        assert made.review == "no region found"
+        facts = find(cache, tmp_path, "2 2 12 12")
+        assert facts.review == "no region found"
         with open_hdf5(tmp_path / "r" / "k.h5") as file:
             assert not file.attrs["region_found"]
 
@@ -155,13 +155,13 @@ class TestFile:
         find_regions(
             "k", cache, "", None, Regions(method="fan"), folder / "r" / "k.h5", folder / "r" / "k.json"
         )
-        with open_hdf5(folder / "r" / "k.h5") as made, open_hdf5(cache) as file:
-            assert np.array_equal(read(made, [0, 5]), read(file, [0, 5]))
-            assert made.attrs["content"] != file.attrs["content"]
-            assert json.loads(made.attrs["provenance"])["method"] == "fan"
+        with open_hdf5(folder / "r" / "k.h5") as regions, open_hdf5(cache) as file:
+            assert np.array_equal(read(regions, [0, 5]), read(file, [0, 5]))
+            assert regions.attrs["content"] != file.attrs["content"]
+            assert json.loads(regions.attrs["provenance"])["method"] == "fan"
         moved = folder.rename(folder.with_name("elsewhere"))
-        with open_hdf5(moved / "r" / "k.h5") as made:
-            assert read(made, [3]).shape == (1, 32, 48, 3)
+        with open_hdf5(moved / "r" / "k.h5") as regions:
+            assert read(regions, [3]).shape == (1, 32, 48, 3)
         moved.rename(folder)
 
     def test_content_follows_the_masks(self, cache: Path, tmp_path: Path) -> None:
@@ -173,12 +173,12 @@ class TestFile:
 
 
 def test_medsam(cache: Path, tmp_path: Path) -> None:
-    """The network is asked on key frames with the scaled box, and its weights and scores are kept."""
+    """The network is applied to key frames with the scaled box; its weights and scores are recorded."""
     torch.save(tiny_weights(), tmp_path / "medsam.pth")
-    made = find(cache, tmp_path, "20 10 80 56", method="medsam", weights=tmp_path / "medsam.pth", smallest=0)
-    assert len(made.model) == 64
-    assert made.score is not None
+    facts = find(cache, tmp_path, "20 10 80 56", method="medsam", weights=tmp_path / "medsam.pth", smallest=0)
+    assert len(facts.model) == 64
+    assert facts.score is not None
     with open_hdf5(tmp_path / "r" / "k.h5") as file:
         scores = file["score"][()]
     assert np.isfinite(scores).tolist() == [n in (0, 4, 8) for n in range(COUNT)]
-    assert made.score == pytest.approx(float(scores[[0, 4, 8]].mean()))
+    assert facts.score == pytest.approx(float(scores[[0, 4, 8]].mean()))

@@ -31,7 +31,7 @@ def sector(shape: tuple[int, int] = (120, 160)) -> np.ndarray:
 
 
 class TestFan:
-    """What a scanner shows."""
+    """The area that a scanner shows."""
 
     def test_sector_without_its_text(self) -> None:
         random = np.random.default_rng(0)
@@ -61,7 +61,7 @@ class TestFan:
 
 
 class TestObject:
-    """The stand-in for a network."""
+    """The substitute for a network."""
 
     def test_bright_disc_in_the_box(self) -> None:
         image = np.full((60, 80, 3), 40, np.uint8)
@@ -108,7 +108,7 @@ def test_boxes() -> None:
     assert box_of(mask) is None
     mask[2:5, 3:9] = True
     assert box_of(mask) == (3, 2, 9, 5)
-    # A third of the longer edge 6 is 2 pixels, cut off at the frame.
+    # A third of the longer edge 6 is 2 pixels, clipped at the frame.
     assert padded_box((3, 2, 9, 5), 1 / 3, 10, 12) == (1, 0, 11, 7)
 
 

@@ -1,4 +1,4 @@
-"""MedSAM's own checkpoints in transformers' classes, and MedSAM's conventions for images and boxes."""
+"""MedSAM's checkpoints in transformers' classes, and MedSAM's conventions for images and boxes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from sam_weights import original_shapes, tiny_weights
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file as MedSAM's training writes it."""
+    """A file in the form of MedSAM's training."""
     path = tmp_path_factory.mktemp("medsam") / "medsam.pth"
     torch.save({"model": tiny_weights(), "epoch": 3}, path)
     return path
 
 
 class TestConversion:
-    """Layer by layer, from the original's names."""
+    """Layer by layer, from the original names."""
 
     def test_real_names_and_shapes(self) -> None:
-        """All of medsam_vit_b's weights find their place, and transformers' ViT-B has no other."""
+        """All of medsam_vit_b's weights are used, and transformers' ViT-B has no others."""
         shapes = original_shapes()
-        # Image encoder and mask decoder: the 93.73 million that MedSAM trains.
+        # Image encoder and mask decoder: the 93.73 million trained by MedSAM.
         trained = [torch.Size(s).numel() for n, s in shapes.items() if not n.startswith("prompt_encoder")]
         assert sum(trained) == 93_729_252
         model = from_original({name: torch.empty(s, device="meta") for name, s in shapes.items()})
@@ -52,15 +52,15 @@ class TestConversion:
         places = torch.arange(3 * 64 * 64, dtype=torch.float64)
         image = (0.5 + 0.5 * torch.sin(places * 0.37)).reshape(1, 3, 64, 64).float()
         with torch.no_grad():
-            made = model(
+            outputs = model(
                 pixel_values=image,
                 input_boxes=torch.tensor([[[10.0, 12.0, 50.0, 40.0]]]),
                 multimask_output=False,
             )
-        mask = made.pred_masks[0, 0, 0]
+        mask = outputs.pred_masks[0, 0, 0]
         assert mask.shape == (16, 16)
         np.testing.assert_allclose(mask[::5, ::5].numpy(), EXPECTED_MASK, rtol=0, atol=5e-6)
-        assert float(made.iou_scores[0, 0, 0]) == pytest.approx(EXPECTED_SCORE, rel=1e-4)
+        assert float(outputs.iou_scores[0, 0, 0]) == pytest.approx(EXPECTED_SCORE, rel=1e-4)
 
     def test_file_of_training(self, checkpoint: Path) -> None:
         model = load_medsam(checkpoint)
@@ -76,7 +76,7 @@ class TestConversion:
                            tiny_weights()["mask_decoder.iou_token.weight"])  # fmt: skip
         again.mask_decoder.iou_token.weight.data[0, 0] = float("nan")
         again.save_pretrained(tmp_path)
-        with pytest.raises(CaseError, match=r"hold NaN .*\(mask_decoder\.iou_token\.weight\)"):
+        with pytest.raises(CaseError, match=r"contain NaN .*\(mask_decoder\.iou_token\.weight\)"):
             load_medsam(tmp_path)
 
     @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ class TestConversion:
         [
             ("mask_decoder.iou_token.weight", None, "mask_decoder.iou_token.weight is missing"),
             ("image_encoder.pos_embed", None, "vision_encoder.pos_embed is missing"),
-            ("image_encoder.extra", torch.zeros(1), "vision_encoder.extra is not SAM's"),
-            ("mask_decoder.iou_token.weight", torch.zeros(1, 8), r"is \(1, 8\), not \(1, 16\)"),
+            ("image_encoder.extra", torch.zeros(1), "vision_encoder.extra does not belong to SAM"),
+            ("mask_decoder.iou_token.weight", torch.zeros(1, 8), r"is \(1, 8\), expected \(1, 16\)"),
         ],
     )
     def test_other_weights(self, name: str, value: torch.Tensor | None, message: str) -> None:
@@ -100,12 +100,12 @@ class TestConversion:
     def test_nothing_is_executed(self, tmp_path: Path) -> None:
         path = tmp_path / "bad.pth"
         torch.save({"model": Path("x")}, path)
-        with pytest.raises(CaseError, match="not readable as weights alone"):
+        with pytest.raises(CaseError, match="not readable as plain weights"):
             load_medsam(path)
 
 
 class TestConventions:
-    """What goes into the network and what comes out."""
+    """Inputs and outputs of the network."""
 
     def test_pixels(self, checkpoint: Path) -> None:
         """The whole image, squeezed to a square, from 0 to 1; a flat one is 0."""
@@ -127,16 +127,16 @@ class TestConventions:
         found = network(image, (12, 6, 60, 42))
         assert found.mask.shape == (48, 96)
         with torch.no_grad():
-            made = network.model(
+            outputs = network.model(
                 pixel_values=network.pixels(image),
                 input_boxes=torch.tensor([[[8.0, 8.0, 40.0, 56.0]]]),
                 multimask_output=False,
             )
         logits = torch.nn.functional.interpolate(
-            made.pred_masks[:, 0].sigmoid(), (48, 96), mode="bilinear", align_corners=False
+            outputs.pred_masks[:, 0].sigmoid(), (48, 96), mode="bilinear", align_corners=False
         )
         assert np.array_equal(found.mask, logits[0, 0].numpy() > 0.5)
-        assert found.score == pytest.approx(float(made.iou_scores[0, 0, 0]))
+        assert found.score == pytest.approx(float(outputs.iou_scores[0, 0, 0]))
 
 
 EXPECTED_MASK = [

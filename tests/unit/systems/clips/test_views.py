@@ -1,4 +1,4 @@
-"""Which frames a clip has, which part of them, and that all frames are changed alike."""
+"""The frames of a clip, their views, and equal changes of all frames."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TestDense:
 
 
 class TestSegments:
-    """One frame of each equal part."""
+    """One frame from each equal part."""
 
     def test_draws_from_each_part_with_both_ends(self) -> None:
         # (9 − 1) / 4 = 2: edges 0, 2, 4, 6, 8.
@@ -87,21 +87,21 @@ class TestSpace:
 
     def test_crop_is_the_same_of_all_frames(self) -> None:
         frame = torch.randint(0, 256, (1, 3, 20, 30), dtype=torch.uint8)
-        made = random_resized_crop(frame.expand(4, -1, -1, -1), 8, (0.1, 0.5), random(3))
-        assert made.shape == (4, 3, 8, 8)
-        assert all(torch.equal(made[0], other) for other in made)
+        cropped = random_resized_crop(frame.expand(4, -1, -1, -1), 8, (0.1, 0.5), random(3))
+        assert cropped.shape == (4, 3, 8, 8)
+        assert all(torch.equal(cropped[0], other) for other in cropped)
         again = random_resized_crop(frame.expand(4, -1, -1, -1), 8, (0.1, 0.5), random(3))
-        assert torch.equal(made, again)
+        assert torch.equal(cropped, again)
 
     def test_crop_takes_the_area_asked_for(self) -> None:
-        # On a horizontal and a vertical ramp the mean step tells the part's width and height.
+        # On a horizontal and a vertical ramp the mean step gives the part's width and height.
         ramp = torch.arange(200.0)
         clip = torch.stack([ramp.expand(200, 200), ramp[:, None].expand(200, 200)])[None]
         areas = []
         for seed in range(40):
-            made = random_resized_crop(clip, 50, (0.2, 0.3), random(seed))[0]
-            wide = float((made[0, :, 1:] - made[0, :, :-1])[:, 5:-5].mean()) * 50
-            high = float((made[1, 1:] - made[1, :-1])[5:-5].mean()) * 50
+            part = random_resized_crop(clip, 50, (0.2, 0.3), random(seed))[0]
+            wide = float((part[0, :, 1:] - part[0, :, :-1])[:, 5:-5].mean()) * 50
+            high = float((part[1, 1:] - part[1, :-1])[5:-5].mean()) * 50
             areas.append(wide * high / 200**2)
             assert 0.7 < wide / high < 1.4
         assert 0.18 < min(areas) < 0.23 < 0.27 < max(areas) < 0.32
@@ -114,10 +114,10 @@ class TestRandAugment:
         frame = torch.randint(0, 256, (1, 3, 24, 24), dtype=torch.uint8)
         changed = 0
         for seed in range(6):
-            made = rand_augment(frame.expand(3, -1, -1, -1), 2, 20, seed)
-            assert torch.equal(made[0], made[1])
-            assert torch.equal(made[0], made[2])
-            changed += not torch.equal(made[0], frame[0])
+            augmented = rand_augment(frame.expand(3, -1, -1, -1), 2, 20, seed)
+            assert torch.equal(augmented[0], augmented[1])
+            assert torch.equal(augmented[0], augmented[2])
+            changed += not torch.equal(augmented[0], frame[0])
         assert changed >= 4
 
     def test_depends_on_the_seed_alone(self) -> None:
@@ -133,6 +133,6 @@ class TestRandAugment:
 def test_normalised() -> None:
     clip = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     clip[:, 1] = 255
-    made = normalised(clip, (0.5, 0.5, 0.25), (0.5, 0.25, 0.25))
-    assert made.shape == (3, 2, 4, 4)
-    assert made[:, 0, 0, 0].tolist() == pytest.approx([-1, 2, -1])
+    values = normalised(clip, (0.5, 0.5, 0.25), (0.5, 0.25, 0.25))
+    assert values.shape == (3, 2, 4, 4)
+    assert values[:, 0, 0, 0].tolist() == pytest.approx([-1, 2, -1])

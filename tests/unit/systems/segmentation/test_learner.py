@@ -1,4 +1,4 @@
-"""The segmentation system: windows, dimensions, losses and mirror images against values known beforehand."""
+"""The segmentation system: windows, dimensions, losses and mirror images against known values."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ SHAPES = [(20, 18, 12), (9, 30, 7), (33, 8, 5)]
 
 
 class Pointwise(nn.Module):
-    """Logits of a voxel are 0 and its own first-channel value: what it predicts is known without windows."""
+    """Logits of a voxel are 0 and its first-channel value: its prediction is known without windows."""
 
     def __init__(self, middle: int = 0) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ def test_every_voxel_is_predicted_from_its_own_place(
 
 
 def test_neighbours_are_in_their_order(tmp_path: Path) -> None:
-    """The first of three channels is the slice before; at the border it holds the fill."""
+    """The first of three channels is the previous slice; at the border it contains the fill."""
     path = write(tmp_path / "c.h5", (16, 16, 6))
     system = SegmentationLearner(model(dimensions="2.5d"), task(ONE, 1))
     found = system._probabilities([Pointwise(0)], path)[0]
@@ -99,13 +99,13 @@ def test_neighbours_are_in_their_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dimensions", ["3d", "2d", "2.5d", "slab"])
 @pytest.mark.parametrize("sampling", [{"label": 1, "uniform": 0}, {"label": 0, "uniform": 1}])
 def test_training_in_every_dimension(tmp_path: Path, dimensions: str, sampling: dict[str, float]) -> None:
-    """A network of the right kind is made, all of its weights learn, and an empty case is no trouble."""
+    """The right kind of network is built, all its weights learn, and an empty case causes no problem."""
     paths = [write(tmp_path / f"{n}.h5", (20, 18, 9), channels=2, seed=n) for n in range(2)]
     paths.append(write(tmp_path / "empty.h5", (12, 18, 9), channels=2, empty=True))
     patch = [8, 8, 32] if dimensions == "slab" else [32, 32, 16]
     settings = model(dimensions=dimensions, sampling=sampling, patch=patch, training={"batch": 3})
     fitted = SegmentationLearner.fitted(settings, paths[:2])
-    # A slab takes the whole plane (20 × 18 here), rounded up, whatever the patch says.
+    # A slab covers the whole plane (20 × 18 here), rounded up, regardless of the patch.
     assert fitted.patch == ((32, 32, 32) if dimensions == "slab" else (32, 32, 16))
     system = SegmentationLearner(fitted, task(TWO, 2))
     network = system.network()
@@ -122,7 +122,7 @@ def test_training_in_every_dimension(tmp_path: Path, dimensions: str, sampling: 
 
 
 def test_mirroring_averages_over_all_turns(tmp_path: Path) -> None:
-    """A network that looks one voxel to the left sees left and right neighbour half each when mirrored."""
+    """A network that reads the voxel to the left averages left and right neighbours when mirrored."""
 
     class Left(Pointwise):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -137,7 +137,7 @@ def test_mirroring_averages_over_all_turns(tmp_path: Path) -> None:
 
 
 class Fixed(nn.Module):
-    """Gives the same outputs whatever it sees."""
+    """Returns the same outputs for any input."""
 
     def __init__(self, *outputs: torch.Tensor) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ def test_cross_entropy_of_classes_and_regions_by_hand() -> None:
     logits = torch.randn(1, 3, 1, 1, 4, generator=torch.Generator().manual_seed(0))
     expected = nn.functional.cross_entropy(logits, label)
     assert loss_of(TWO, label, logits, loss={"name": "CrossEntropyLoss"}) == pytest.approx(float(expected))
-    # Outer holds both classes, inner the second one.
+    # Outer contains both classes, inner the second one.
     wanted = torch.tensor([[[[[0.0, 1, 1, 1]]], [[[0.0, 0, 1, 1]]]]]).reshape(1, 2, 1, 1, 4)
     expected = nn.functional.binary_cross_entropy_with_logits(logits[:, :2], wanted)
     found = loss_of(NESTED, label, logits[:, :2], loss={"name": "BCEWithLogitsLoss"})
@@ -211,7 +211,7 @@ def test_deep_supervision_halves_each_coarser_output() -> None:
         nn.functional.cross_entropy(fine, label) + 0.5 * nn.functional.cross_entropy(coarse, small)
     ) / 1.5
     assert loss_of(ONE, label, fine, coarse, loss=entropy) == pytest.approx(float(expected))
-    # MONAI's DynUNet stacks its outputs at full size behind the batch.
+    # MONAI's DynUNet stacks its full-size outputs on an axis after the batch.
     stacked = torch.stack([fine, fine * 2], 1)
     expected = (
         nn.functional.cross_entropy(fine, label) + 0.5 * nn.functional.cross_entropy(fine * 2, label)
@@ -220,7 +220,7 @@ def test_deep_supervision_halves_each_coarser_output() -> None:
 
 
 def test_soft_max_losses_are_refused_for_regions() -> None:
-    with pytest.raises(CaseError, match="DiceCELoss lets only one class win"):
+    with pytest.raises(CaseError, match="DiceCELoss allows only one class per voxel"):
         SegmentationLearner(model(loss={"name": "DiceCELoss"}), task(NESTED, 1))
 
 
@@ -232,7 +232,7 @@ def test_one_intensity_per_channel_or_one_for_all() -> None:
 
 
 def test_validation_scores_each_region(tmp_path: Path) -> None:
-    """Everything is called outer region and nothing inner: Dice 2n/(n + all) and 0."""
+    """Everything is predicted as outer region and nothing as inner: Dice 2n/(n + all) and 0."""
     path = write(tmp_path / "c.h5", (16, 16, 8))
     with open_case(path) as file:
         count = int((file["label"][()] > 0).sum())
@@ -248,7 +248,7 @@ def test_validation_scores_each_region(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("labelled", "score"), [(False, np.nan), (True, 0.5)])
 def test_validation_without_the_structure_has_no_score(tmp_path: Path, labelled: bool, score: float) -> None:
-    """Everything is called a tumour: 0 for the empty case, which says nothing of tumours, 1 for the full."""
+    """Everything is predicted as tumour: 0 for the empty case, which is not informative, 1 for the full."""
     shape = (16, 16, 8)
     lineage = Lineage(shape, tuple(np.eye(4).ravel()), Box((0, 0, 0), shape), shape)
     paths = []
@@ -261,15 +261,15 @@ def test_validation_without_the_structure_has_no_score(tmp_path: Path, labelled:
 
 
 class TestChoose:
-    """Post-processing chosen on predictions of known Dice, and what a killed job leaves for the next one."""
+    """Post-processing chosen on predictions of known Dice, and the work that a killed job leaves behind."""
 
     @staticmethod
     def case(folder: Path, name: str, found: list[int], truth: list[int]) -> Entry:
         shape = (len(found), 3, 3)
         lineage = Lineage(shape, tuple(np.eye(4).ravel()), Box((0, 0, 0), shape), shape)
-        made, label = np.zeros((1, *shape), np.float32), np.zeros(shape, np.uint8)
-        made[0, :, 1, 1], label[:, 1, 1] = found, truth
-        write_prediction(folder / f"{name}.h5", name, made, lineage, ONE)
+        probabilities, label = np.zeros((1, *shape), np.float32), np.zeros(shape, np.uint8)
+        probabilities[0, :, 1, 1], label[:, 1, 1] = found, truth
+        write_prediction(folder / f"{name}.h5", name, probabilities, lineage, ONE)
         write_volume(Volume(label, np.eye(4)), folder / f"{name}.nii.gz")
         return Entry(name, name, {"label": (str(folder / f"{name}.nii.gz"),)}, "", {}, 1.0)
 
@@ -292,13 +292,14 @@ class TestChoose:
         return seen
 
     def test_dice_by_hand(self, tmp_path: Path) -> None:
-        # Without the island 1 instead of 2·3/(4 + 3); the other case is right anyway, and nothing has holes.
+        # Without the island 1 instead of 2·3/(4 + 3); the other case is correct anyway, and nothing has
+        # holes.
         island = self.case(tmp_path, "a", [1, 1, 1, 0, 1, 0], [1, 1, 1, 0, 0, 0])
         right = self.case(tmp_path, "b", [0, 1, 1, 0, 0, 0], [0, 1, 1, 0, 0, 0])
         assert self.choose(tmp_path, [island, right]) == ["largest_component"]
         steps = read_json(tmp_path / "state" / "a.json")["dice"]
         assert steps == {"": [6 / 7], "largest_component": [1], "largest_component+fill_holes": [1]}
-        # Two true parts: 1 falls to 2·2/(2 + 4), further than the first case rises.
+        # Two true parts: 1 falls to 2·2/(2 + 4), more than the first case rises.
         two = self.case(tmp_path, "b", [1, 1, 0, 0, 1, 1], [1, 1, 0, 0, 1, 1])
         assert self.choose(tmp_path, [island, two]) == []
 

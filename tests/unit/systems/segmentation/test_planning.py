@@ -40,72 +40,72 @@ def fingerprint(
 
 def test_the_hippocampus_is_planned_as_nnunet_plans_it() -> None:
     """Patch, levels, features and batch of nnU-Net v2.8 on the 45 volumes (3d_fullres)."""
-    made = plan_model(
+    planned = plan_model(
         fingerprint((36, 51, 36), 1.0, cases=45), (1, 1, 1), {}, Targets({"a": 1, "p": 2}), 1, 4
     )
-    assert made["patch"] == [40, 56, 40]
-    assert made["training"] == {"batch": 2}
-    assert made["network"]["filters"] == [32, 64, 128, 256]
-    assert made["network"]["strides"] == [[1, 1, 1]] + 3 * [[2, 2, 2]]
-    assert made["network"]["kernel_size"] == 4 * [[3, 3, 3]]
-    assert made["intensity"] == [{"clip": None, "scale": "zscore"}]
+    assert planned["patch"] == [40, 56, 40]
+    assert planned["training"] == {"batch": 2}
+    assert planned["network"]["filters"] == [32, 64, 128, 256]
+    assert planned["network"]["strides"] == [[1, 1, 1]] + 3 * [[2, 2, 2]]
+    assert planned["network"]["kernel_size"] == 4 * [[3, 3, 3]]
+    assert planned["intensity"] == [{"clip": None, "scale": "zscore"}]
 
 
 def test_levels_of_thick_slices() -> None:
     """nnU-Net's prostate: planes are halved first, with flat kernels, until voxels are nearly cubes."""
-    made = topology([320, 320, 20], [0.62, 0.62, 3.6])
-    assert made.kernels[:3] == [[3, 3, 1], [3, 3, 1], [3, 3, 3]]
-    assert made.strides[:4] == [[1, 1, 1], [2, 2, 1], [2, 2, 1], [2, 2, 2]]
+    levels = topology([320, 320, 20], [0.62, 0.62, 3.6])
+    assert levels.kernels[:3] == [[3, 3, 1], [3, 3, 1], [3, 3, 3]]
+    assert levels.strides[:4] == [[1, 1, 1], [2, 2, 1], [2, 2, 1], [2, 2, 2]]
     # 20 slices are halved twice: below 8 there would be fewer than 4.
-    assert np.prod(made.strides, axis=0)[2] == 4
+    assert np.prod(levels.strides, axis=0)[2] == 4
 
 
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (0.7, 0.7, 5), (3, 0.5, 0.5)])
 @pytest.mark.parametrize("patch", [(8, 8, 8), (128, 96, 64), (20, 256, 256)])
 def test_levels_leave_four_voxels(patch: tuple[int, ...], spacing: tuple[float, ...]) -> None:
-    made = topology(patch, spacing)
-    assert len(made.kernels) == len(made.strides) <= 6
-    assert (np.array(patch) / made.multiples >= 4).all()
+    levels = topology(patch, spacing)
+    assert len(levels.kernels) == len(levels.strides) <= 6
+    assert (np.array(patch) / levels.multiples >= 4).all()
 
 
 @pytest.mark.parametrize("memory", [3, 4, 11, 24])
 def test_more_memory_never_shrinks_the_patch_and_is_kept_to(memory: float) -> None:
     seen = fingerprint((512, 512, 250), (0.8, 0.8, 1.25), ct=True)
-    made = plan_model(seen, (0.8, 0.8, 1.25), {}, ONE, 1, memory)
-    assert training_gib(validate(Model, made), ONE, 1) <= memory
+    planned = plan_model(seen, (0.8, 0.8, 1.25), {}, ONE, 1, memory)
+    assert training_gib(validate(Model, planned), ONE, 1) <= memory
     larger = plan_model(seen, (0.8, 0.8, 1.25), {}, ONE, 1, 2 * memory)
-    assert np.prod(larger["patch"]) * larger["training"]["batch"] >= np.prod(made["patch"]) * 2
-    assert (np.array(made["patch"]) % topology(made["patch"], (0.8, 0.8, 1.25)).multiples == 0).all()
+    assert np.prod(larger["patch"]) * larger["training"]["batch"] >= np.prod(planned["patch"]) * 2
+    assert (np.array(planned["patch"]) % topology(planned["patch"], (0.8, 0.8, 1.25)).multiples == 0).all()
 
 
 def test_ct_is_clipped_and_scaled_by_its_labelled_voxels() -> None:
-    (made,) = plan_model(fingerprint(96, 1.0, ct=True), (1, 1, 1), {}, ONE, 1, 8)["intensity"]
-    assert made == {"clip": [-900.0, 300.0], "scale": [-200.0, 150.0]}
+    (intensity,) = plan_model(fingerprint(96, 1.0, ct=True), (1, 1, 1), {}, ONE, 1, 8)["intensity"]
+    assert intensity == {"clip": [-900.0, 300.0], "scale": [-200.0, 150.0]}
 
 
 def test_mostly_empty_scans_are_scaled_by_what_is_there() -> None:
-    made = plan_model(fingerprint(96, 1.0, nonzero=0.3), (1, 1, 1), {}, ONE, 1, 8)
-    assert made["intensity"] == [{"clip": None, "scale": "zscore_nonzero"}]
+    planned = plan_model(fingerprint(96, 1.0, nonzero=0.3), (1, 1, 1), {}, ONE, 1, 8)
+    assert planned["intensity"] == [{"clip": None, "scale": "zscore_nonzero"}]
 
 
 @pytest.mark.parametrize("dimensions", ["2d", "2.5d", "slab"])
 def test_other_dimensions(dimensions: str) -> None:
     spacing = (0.6, 0.6, 3.6)
-    made = plan_model(fingerprint((320, 320, 20), spacing), spacing, {"dimensions": dimensions}, ONE, 1, 8)
+    planned = plan_model(fingerprint((320, 320, 20), spacing), spacing, {"dimensions": dimensions}, ONE, 1, 8)
     flat = dimensions != "slab"
-    assert len(made["network"]["strides"][0]) == (2 if flat else 3)
-    assert made["patch"][:2] == [320, 320]
+    assert len(planned["network"]["strides"][0]) == (2 if flat else 3)
+    assert planned["patch"][:2] == [320, 320]
     if flat:
-        assert made["training"]["batch"] > 8
+        assert planned["training"]["batch"] > 8
 
 
 def test_what_is_given_is_kept() -> None:
     given = {"patch": [32, 32, 32], "training": {"batch": 5}}
-    made = plan_model(fingerprint(200, 1.0), (1, 1, 1), given, ONE, 1, 8)
-    assert made["patch"] == [32, 32, 32]
-    assert made["training"]["batch"] == 5
-    assert made["network"]["strides"] == [[1, 1, 1]] + 3 * [[2, 2, 2]]
-    with pytest.raises(CaseError, match=r"patch \[512, 512, 512\] and batch 2 takes .* 4 GiB are allowed"):
+    planned = plan_model(fingerprint(200, 1.0), (1, 1, 1), given, ONE, 1, 8)
+    assert planned["patch"] == [32, 32, 32]
+    assert planned["training"]["batch"] == 5
+    assert planned["network"]["strides"] == [[1, 1, 1]] + 3 * [[2, 2, 2]]
+    with pytest.raises(CaseError, match=r"patch \[512, 512, 512\] and batch 2 needs .* 4 GiB are allowed"):
         plan_model(fingerprint(600, 1.0), (1, 1, 1), {"patch": [512, 512, 512]}, ONE, 1, 4)
 
 
@@ -119,7 +119,7 @@ def test_target_spacing() -> None:
 
 
 def test_the_fingerprint_of_crops_turned_any_way(tmp_path: Path) -> None:
-    """Axes are RAS whatever the files say; grey values are those under the label."""
+    """Axes are RAS for any stored orientation; grey values are those under the label."""
     for number, codes in enumerate(("RAS", "PIR", "LSA")):
         image = np.full((10, 20, 30), 7, np.int16)
         image[0, 0, 0] = -1000
@@ -132,13 +132,13 @@ def test_the_fingerprint_of_crops_turned_any_way(tmp_path: Path) -> None:
         folder.mkdir()
         files = [tmp_path / f"image{number}.nii.gz"], tmp_path / f"label{number}.nii.gz"
         crop_case(*files, None, None, Crop(to="none"), {"a": 1}, folder)
-    made = read_fingerprint([tmp_path / f"crop{n}" for n in range(3)], None)
-    assert made.shapes.tolist() == [[10, 20, 30]] * 3
-    assert np.allclose(made.spacings, [1, 2, 3])
-    assert made.ct
-    assert made.grey[0]["mean"] == pytest.approx(25)
-    assert made.grey[0]["std"] == pytest.approx(np.std([10, 20, 30, 40]))
-    assert made.grey[0]["percentile_99.5"] == pytest.approx(np.percentile([10, 20, 30, 40] * 3, 99.5))
+    facts = read_fingerprint([tmp_path / f"crop{n}" for n in range(3)], None)
+    assert facts.shapes.tolist() == [[10, 20, 30]] * 3
+    assert np.allclose(facts.spacings, [1, 2, 3])
+    assert facts.ct
+    assert facts.grey[0]["mean"] == pytest.approx(25)
+    assert facts.grey[0]["std"] == pytest.approx(np.std([10, 20, 30, 40]))
+    assert facts.grey[0]["percentile_99.5"] == pytest.approx(np.percentile([10, 20, 30, 40] * 3, 99.5))
 
 
 def test_a_plan_fills_the_gaps_only(tmp_path: Path) -> None:
@@ -148,15 +148,15 @@ def test_a_plan_fills_the_gaps_only(tmp_path: Path) -> None:
     path.write_text(text)
     assert yaml.safe_load(text)["fingerprint"]["memory_gib"] == 4
     given = {"network": {"name": "UNet", "channels": [4]}, "training": {"epochs": 7}}
-    made = with_plan(Model, given, path, "models", "unet")
-    assert (made.patch, made.training.batch, made.training.epochs) == ((8, 8, 8), 3, 7)
-    # A network is never half of one and half of the other.
-    assert made.network.arguments == {"channels": [4]}
+    completed = with_plan(Model, given, path, "models", "unet")
+    assert (completed.patch, completed.training.batch, completed.training.epochs) == ((8, 8, 8), 3, 7)
+    # A network is never mixed from both.
+    assert completed.network.arguments == {"channels": [4]}
     assert with_plan(Cache, {}, path, "cache").spacing == (1.0, 1.0, 1.5)
     assert with_plan(Cache, {"spacing": [2, 2, 2]}, path, "cache").spacing == (2, 2, 2)
     experiment = {"experiment": "e", "data": {"sheet": "s.csv"}, "models": {"unet": given}, "plan": {}}
     whole = complete(validate(Settings, experiment), path)
-    assert whole.models["unet"] == made
+    assert whole.models["unet"] == completed
     assert whole.cache.spacing == (1.0, 1.0, 1.5)
     path.write_text("models: {unet: {pach: [8, 8, 8]}}")
     with pytest.raises(CaseError, match=r"pach: unknown key; did you mean `patch`"):

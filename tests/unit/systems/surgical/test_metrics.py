@@ -1,4 +1,4 @@
-"""Scores of surgical phases and tools, against values worked out by hand."""
+"""Scores of surgical phases and tools, against values computed by hand."""
 
 import math
 
@@ -19,7 +19,7 @@ from foldwise.systems.surgical.metrics import (
     video_rows,
 )
 
-# At 0.2 frames per second 10 s are two frames.
+# At 0.2 frames per second, 10 s are two frames.
 SLOW = 0.2
 TRUTH = np.array([0] * 6 + [1] * 6)
 FOUND = np.array([0, 0, 0, 0, 1, 1, 0, 1, 1, 1, 1, 2])
@@ -33,7 +33,7 @@ def test_strict_relaxed_and_legacy_forgive_different_frames() -> None:
     assert strict(TRUTH, FOUND).tolist() == bits("111100011110")
     # Early into phase 1, late out of phase 0, and early into phase 2: all within two frames.
     assert relaxed(TRUTH, FOUND, SLOW).tolist() == bits("111111111111")
-    # The released script forgives the late frame alone: what it finds at the end it writes at the start.
+    # The released script forgives only the late frame: a match at the end is written at the start.
     assert legacy(TRUTH, FOUND, SLOW).tolist() == bits("111100111110")
 
 
@@ -77,8 +77,8 @@ def test_the_tolerance_is_ten_seconds_at_the_given_rate() -> None:
 
 
 def scores(correct: np.ndarray, phase: int) -> list[float]:
-    made = phase_scores(TRUTH, FOUND, correct, phase)
-    return [made[name] for name in ("precision", "recall", "jaccard", "f1")]
+    measured = phase_scores(TRUTH, FOUND, correct, phase)
+    return [measured[name] for name in ("precision", "recall", "jaccard", "f1")]
 
 
 def test_scores_of_a_phase() -> None:
@@ -90,15 +90,15 @@ def test_scores_of_a_phase() -> None:
     forgiven = legacy(TRUTH, FOUND, SLOW)
     assert scores(forgiven, 0)[:3] == pytest.approx([5 / 5, 5 / 6, 5 / 7])
     assert scores(forgiven, 1)[:3] == pytest.approx([5 / 6, 5 / 6, 5 / 8])
-    # 7 hits of 6 true frames are cut at 1.
+    # 7 hits of 6 true frames are clipped to 1.
     assert scores(relaxed(TRUTH, FOUND, SLOW), 0) == [1, 1, 1, 1]
     assert all(math.isnan(value) for value in scores(right, 2))
 
 
 def test_a_phase_that_is_never_found_scores_zero() -> None:
     truth, found = np.array([0, 0, 1]), np.array([0, 0, 0])
-    made = phase_scores(truth, found, strict(truth, found), 1)
-    assert made == {"precision": 0, "recall": 0, "jaccard": 0, "f1": 0}
+    measured = phase_scores(truth, found, strict(truth, found), 1)
+    assert measured == {"precision": 0, "recall": 0, "jaccard": 0, "f1": 0}
 
 
 def test_segments() -> None:
@@ -139,9 +139,9 @@ def test_segment_f1(found: list[int], overlap: float, expected: float) -> None:
 
 
 def test_average_precision() -> None:
-    # Ranked: there, not, there, not: (1/1 + 2/3) / 2.
-    made = average_precision(np.array([1, 0, 1, 0]), np.array([0.9, 0.8, 0.7, 0.1]))
-    assert made == pytest.approx(5 / 6)
+    # Ranked: present, absent, present, absent: (1/1 + 2/3) / 2.
+    precision = average_precision(np.array([1, 0, 1, 0]), np.array([0.9, 0.8, 0.7, 0.1]))
+    assert precision == pytest.approx(5 / 6)
     assert math.isnan(average_precision(np.zeros(3), np.ones(3)))
 
 

@@ -88,7 +88,7 @@ def test_wrong_phase_files_get_one_line(tmp_path: Path, text: str, words: str) -
         ("Frame\tHook\tGrasper\n0\t0\t1\n", "tools in another order: Hook, Grasper; data.tools are Grasper"),
         ("Frame\tGrasper\tClipper\n0\t0\t1\n", "other tools: Grasper, Clipper"),
         ("Frame\tGrasper\tHook\n0\t0\t0.3\n", "line 2: '0.3'"),
-        ("Grasper\tHook\n0\t0\n", "begins with `Frame`"),
+        ("Grasper\tHook\n0\t0\n", "expected `Frame`"),
     ],
 )
 def test_wrong_tool_files_get_one_line(tmp_path: Path, text: str, words: str) -> None:
@@ -103,13 +103,13 @@ def test_wrong_tool_files_get_one_line(tmp_path: Path, text: str, words: str) ->
 def prepared(tmp_path: Path, count: int = 1, **cache: Any) -> list[str]:
     sheet = write_operations(tmp_path / "source", count)
     data = validate(Data, data_settings(sheet))
-    made = []
+    paths = []
     for case in read_sheet(data).cases:
         path = tmp_path / f"{case.name}.h5"
         settings = validate(Cache, {"fps": 1, "size": [32, 40], "cut_border": False, **cache})
         cache_video(case.name, case.video, case.phases, case.tools, data, settings, path)
-        made.append(str(path))
-    return made
+        paths.append(str(path))
+    return paths
 
 
 def test_annotation_is_thinned_with_the_frames(tmp_path: Path) -> None:
@@ -202,12 +202,12 @@ def test_every_wrong_input_gets_one_line(tmp_path: Path) -> None:
     sheet.write_text(text)
     found = problems(tmp_path, sheet).splitlines()
     expected = [
-        ("line 2: case op0:", "row of frame 21, but the video ends after 4 s"),
-        ("line 3: case op1:", "line 2: phase 'Cutting' is not known"),
+        ("line 2: case op0:", "row for frame 21, but the video ends after 4 s"),
+        ("line 3: case op1:", "line 2: phase 'Cutting' is unknown"),
         ("line 4: case op2:", "tools in another order"),
         ("line 5: case op3:", "not readable as a video"),
-        ("line 6: case op4:", "a video of zero frames"),
-        ("line 8: case op6:", "is the video of case op5, too"),
+        ("line 6: case op4:", "a video without frames"),
+        ("line 8: case op6:", "is also the video of case op5"),
         ("line 9: case op8:", "op7-phase.txt: no such file"),
         ("line 10:", "case op8: already on line 9"),
     ]
@@ -226,7 +226,7 @@ def test_rows_without_an_image_are_found(tmp_path: Path) -> None:
     sheet.write_text(sheet.read_text().replace("op0.mp4", "images"))
     found = problems(tmp_path, sheet).splitlines()
     assert len(found) == 2
-    assert all("1 row(s) of frames that have no image, the first one frame 10" in line for line in found)
+    assert all("1 row(s) for frames without an image, the first is frame 10" in line for line in found)
 
 
 # Networks and losses
@@ -265,17 +265,17 @@ def test_a_window_has_one_crop_and_one_mirroring(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 255, (12, 14, 3), np.uint8)
     write_frames(tmp_path / "v.h5", "v", [Frame(n, float(n), image) for n in range(9)])
     windows = Windows([str(tmp_path / "v.h5")], 3, (1,), crop=(8, 9), flip=True)
-    made = [windows[number]["frames"] for number in range(40)]
-    assert all(torch.equal(item[0], item[1]) and torch.equal(item[0], item[2]) for item in made)
-    different = {item[0].numpy().tobytes() for item in made}
+    drawn = [windows[number]["frames"] for number in range(40)]
+    assert all(torch.equal(item[0], item[1]) and torch.equal(item[0], item[2]) for item in drawn)
+    different = {item[0].numpy().tobytes() for item in drawn}
     assert len(different) > 20
     mirrored = sum(
         any(np.array_equal(item[0].numpy()[:, ::-1], image[y : y + 8, x : x + 9])
             for y in range(5) for x in range(6))
-        for item in made
+        for item in drawn
     )  # fmt: skip
     assert 10 <= mirrored <= 30
-    assert torch.equal(windows[17]["frames"], made[17])
+    assert torch.equal(windows[17]["frames"], drawn[17])
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"])
@@ -359,8 +359,8 @@ def test_a_frozen_backbone_stays_as_it_is() -> None:
 
 def test_the_schedule_is_a_function_of_the_item() -> None:
     training = {"epochs": 10, "steps_per_epoch": 3, "batch": 2, "accumulate": 2}
-    made = model("mtrcnet_cl", training=training, steps=[0.4, 0.2])
-    steps = [schedule_step(made, number) for number in range(10 * 12)]
+    settings = model("mtrcnet_cl", training=training, steps=[0.4, 0.2])
+    steps = [schedule_step(settings, number) for number in range(10 * 12)]
     assert steps == [1] * 48 + [2] * 24 + [3] * 48
     short = model("mtrcnet_cl", steps=[0.9, 0.05])
     assert [schedule_step(short, number) for number in range(0, 12, 4)] == [1, 2, 3]
@@ -378,7 +378,7 @@ def test_the_temporal_network_sees_the_past_alone() -> None:
     differs = (network(changed) != before).any(-1)[:, 0]
     assert not differs[:, :20].any()
     assert differs[:, 20].all()
-    # A stage looks 2 · (1 + 2 + 4) frames back; two stages twice as many.
+    # A stage looks back 2 · (1 + 2 + 4) frames; two stages twice as many.
     assert not differs[0, 20 + 15 :].any()
     assert not differs[1, 20 + 29 :].any()
     assert differs[1, 20 + 15 :].any()
@@ -390,9 +390,9 @@ def test_every_frame_of_a_video_is_predicted_by_its_window(tmp_path: Path) -> No
     system = SurgicalLearner(model("mtrcnet_cl"), TASK)
     network = system.network().eval()
     system.predict([network], path, tmp_path / "p.h5")
-    made = read_prediction(tmp_path / "p.h5")
-    assert made.phase.shape == (24, 3)
-    assert made.tool.shape == (24, 2)
+    predicted = read_prediction(tmp_path / "p.h5")
+    assert predicted.phase.shape == (24, 3)
+    assert predicted.tool.shape == (24, 2)
     with open_frames(path) as file, torch.no_grad():
         from foldwise.video.windows import blocks
 
@@ -404,8 +404,8 @@ def test_every_frame_of_a_video_is_predicted_by_its_window(tmp_path: Path) -> No
             place = frame - first
             phase = answer["phase"][0, place].softmax(0).numpy()
             tool = (answer["tool"][0, place].sigmoid() + answer["mapped"][0, place].sigmoid()).numpy() / 2
-            np.testing.assert_allclose(made.phase[frame], phase, atol=1e-5)
-            np.testing.assert_allclose(made.tool[frame], tool, atol=1e-5)
+            np.testing.assert_allclose(predicted.phase[frame], phase, atol=1e-5)
+            np.testing.assert_allclose(predicted.tool[frame], tool, atol=1e-5)
 
 
 def test_a_video_shorter_than_the_window_is_predicted(tmp_path: Path) -> None:
@@ -436,12 +436,12 @@ def test_class_weights_come_from_the_training_videos(tmp_path: Path) -> None:
         write_frames(path, str(video), frames, arrays=arrays, attrs={"phases": list(PHASES)})
         paths.append(str(path))
     training = {**SMALL["training"], "steps_per_epoch": None}
-    made = SurgicalLearner.fitted(model("mtrcnet", tool_weights="balanced", training=training), paths)
+    fitted = SurgicalLearner.fitted(model("mtrcnet", tool_weights="balanced", training=training), paths)
     # 4 frames of phase 0, 3 of phase 1: the median is 3.5. Tool 0: 5 without, 2 with; tool 1 never.
-    assert made.phase_weights == pytest.approx([3.5 / 4, 3.5 / 3, 1])
-    assert made.tool_weights == pytest.approx([2.5, 1])
+    assert fitted.phase_weights == pytest.approx([3.5 / 4, 3.5 / 3, 1])
+    assert fitted.tool_weights == pytest.approx([2.5, 1])
     # Two videos of 4 frames have two windows of 3 each.
-    assert made.training.steps_per_epoch == 2
+    assert fitted.training.steps_per_epoch == 2
 
 
 def test_validation_without_annotation_has_no_score(tmp_path: Path) -> None:
@@ -453,7 +453,7 @@ def test_validation_without_annotation_has_no_score(tmp_path: Path) -> None:
 
 
 class _StopsAfter(Budget):
-    """A time limit that is near after some steps."""
+    """A time limit that is reached after some steps."""
 
     def __init__(self, steps: int) -> None:
         super().__init__(None)
@@ -467,13 +467,13 @@ class _StopsAfter(Budget):
         return "stopped" if self.left <= 0 else None
 
 
-def trained(folder: Path, made: Model, paths: list[str], *stops: int) -> dict[str, torch.Tensor]:
-    """Weights of a training in jobs that end after some steps, and a last one to the end."""
-    run = Run(made, paths[:1], paths[1:], (0, 0), "f", folder)
+def trained(folder: Path, settings: Model, paths: list[str], *stops: int) -> dict[str, torch.Tensor]:
+    """Weights of a training in jobs that stop after some steps, and a last job that finishes it."""
+    run = Run(settings, paths[:1], paths[1:], (0, 0), "f", folder)
     for number, steps in enumerate([*stops, 1000], start=1):
         folder.mkdir(exist_ok=True)
         attempts = Attempts(folder / "attempts.jsonl", number)
-        trainer = Trainer(run, SurgicalLearner(made, TASK), attempts, _StopsAfter(steps))
+        trainer = Trainer(run, SurgicalLearner(settings, TASK), attempts, _StopsAfter(steps))
         trainer.fit()
     assert trainer.finished
     assert trainer.best is not None
@@ -483,9 +483,9 @@ def trained(folder: Path, made: Model, paths: list[str], *stops: int) -> dict[st
 def test_a_schedule_that_is_broken_off_ends_bit_equal(tmp_path: Path) -> None:
     paths = prepared(tmp_path, 2)
     training = {**SMALL["training"], "epochs": 4, "steps_per_epoch": 2, "validate_every": 2}
-    made = SurgicalLearner.fitted(model("mtrcnet_cl", training=training), paths[:1])
-    whole = trained(tmp_path / "whole", made, paths)
-    parts = trained(tmp_path / "parts", made, paths, 1, 3)
+    fitted = SurgicalLearner.fitted(model("mtrcnet_cl", training=training), paths[:1])
+    whole = trained(tmp_path / "whole", fitted, paths)
+    parts = trained(tmp_path / "parts", fitted, paths, 1, 3)
     assert int(whole["step"]) == 3
     assert whole.keys() == parts.keys()
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
@@ -504,8 +504,8 @@ def test_the_backbone_learns_at_its_own_rate(tmp_path: Path) -> None:
 def test_settings_that_contradict_each_other_are_refused() -> None:
     base = {"experiment": "e", "system": "surgical", "data": {"sheet": "s.csv"}}
     for models, words in (
-        ({"a": {"kind": "tecno"}}, "both or none"),
-        ({"a": {"kind": "tecno", "features": "b"}}, "no model with a backbone"),
+        ({"a": {"kind": "tecno"}}, "both or neither"),
+        ({"a": {"kind": "tecno", "features": "b"}}, "not a model with a backbone"),
         ({"a": {"kind": "mtrcnet_cl", "training": {"patience": 3}}}, "patience"),
         ({"a": {"kind": "mtrcnet_cl", "training": {"epochs": 2}}}, "three steps"),
         ({"a": {"crop": [300, 300]}}, "larger than the frames"),

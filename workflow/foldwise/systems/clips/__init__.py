@@ -1,1 +1,1 @@
-"""Classification of video clips: ultrasound and alike."""
+"""Classification of video clips: ultrasound and similar."""

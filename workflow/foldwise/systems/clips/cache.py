@@ -15,17 +15,17 @@ from foldwise.video.store import write_frames
 
 
 def cache_clip(case: str, video: Path, label: str, settings: Cache, path: Path) -> int:
-    """Decode a clip, shrink and thin its frames, and write them with its class; returns their number.
+    """Decode a clip, shrink and subsample its frames, and write them with its class; returns their number.
 
     Args:
         case: its name.
         video: the file.
         label: its class by name, or "".
         settings: of the cache.
-        path: HDF5 file to write; attributes source_width and source_height hold the video's own size.
+        path: HDF5 file to write; attributes source_width and source_height hold the video's size.
 
     Raises:
-        CaseError: the video cannot be decoded, or a single frame is left.
+        CaseError: the video cannot be decoded, or only one frame is left.
     """
     info = probe(video)
 
@@ -44,15 +44,15 @@ def cache_clip(case: str, video: Path, label: str, settings: Cache, path: Path) 
         encoding=settings.encoding,
         quality=settings.quality,
         attrs={"source_width": info.width, "source_height": info.height},
-        # An array and no attribute, so that the cache's hash covers it.
+        # An array, not an attribute, so that the cache's hash covers it.
         arrays={"label": np.array(list(label.encode("utf-8")), np.uint8)},
     )
     if count < 2:
         path.unlink()
-        raise CaseError(f"case {case}: {video}: one frame only; a clip has at least two")
+        raise CaseError(f"case {case}: {video}: only one frame; a clip needs at least two")
     return count
 
 
 def label_of(file: h5py.File) -> str:
-    """The class of a case as stored with its frames; "" without one."""
+    """The class of a case stored with its frames; "" without one."""
     return bytes(file["label"][()]).decode("utf-8")

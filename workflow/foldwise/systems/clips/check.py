@@ -1,4 +1,4 @@
-"""What is wrong with clips, classes and weights."""
+"""Checks of clips, classes and weights."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from foldwise.video.decode import VideoInfo
 
 
 def check_prompt(case: ClipCase, info: VideoInfo) -> list[tuple[str, bool]]:
-    """Problems of a clip's length, box and mask, each with whether it is a warning alone."""
+    """Problems of a clip's length, box and mask, each with whether it is only a warning."""
     size = f"{info.width}×{info.height}"
-    made = []
+    problems = []
     if info.frames < 2:
-        made.append(f"{case.video}: one frame only; a clip has at least two")
+        problems.append(f"{case.video}: only one frame; a clip needs at least two")
     try:
         box = box_from(case.box)
         if box is not None and (box[2] > info.width or box[3] > info.height):
-            made.append(f"box {case.box!r} reaches beyond the video, which is {size}")
+            problems.append(f"box {case.box!r} extends beyond the video, which is {size}")
         if case.mask is not None and case.mask.is_file():
             with Image.open(case.mask) as image:
                 if image.size != (info.width, info.height):
                     found = f"{image.size[0]}×{image.size[1]}"
-                    made.append(f"{case.mask}: the mask is {found}, the video {size}")
+                    problems.append(f"{case.mask}: the mask is {found}, the video {size}")
     except CaseError as error:
-        made.append(str(error))
+        problems.append(str(error))
     except OSError as error:
-        made.append(f"{case.mask}: not readable as an image ({error})")
-    return [(text, False) for text in made]
+        problems.append(f"{case.mask}: not readable as an image ({error})")
+    return [(text, False) for text in problems]
 
 
 def check_classes(sheet: Sheet[ClipCase], settings: Settings, found: Findings) -> None:
-    """One class for a patient; no class without cases; a warning where a fold must lack a class."""
+    """Find patients of several classes and classes without cases; warn if a fold must lack a class."""
     names = class_names(settings.data)
     for case in sheet.cases:
         if case.label and case.label not in names:
-            found.add(case, f"label {case.label!r} is none of {', '.join(names)} (0 to {len(names) - 1})")
+            found.add(case, f"label {case.label!r} is not one of {', '.join(names)} (0 to {len(names) - 1})")
     of_patient: dict[str, ClipCase] = {}
     patients = defaultdict(set)
     for case in sheet.cases:
@@ -52,8 +52,8 @@ def check_classes(sheet: Sheet[ClipCase], settings: Settings, found: Findings) -
         if first.label != case.label:
             found.add(
                 case,
-                f"patient {case.group} is {case.label} here and {first.label} in case {first.name}; a "
-                f"patient has one class",
+                f"patient {case.group} is {case.label} here and {first.label} in case {first.name}; each "
+                f"patient must have one class",
             )
         if case.trains:
             patients[case.label].add(case.group)
@@ -65,11 +65,11 @@ def check_classes(sheet: Sheet[ClipCase], settings: Settings, found: Findings) -
         elif len(patients[name]) < settings.split.folds and settings.split.file is None:
             first = next(case for case in sheet.cases if case.label == name)
             few = f"class {name} has {len(patients[name])} patient(s) for {settings.split.folds} folds"
-            found.add(first, f"{few}: some folds have none to be tested on", warning=True)
+            found.add(first, f"{few}: some folds have none to test on", warning=True)
 
 
 def check_weights(settings: Settings) -> list[str]:
-    """Files of weights that are not there, and CLIPs that are made for other clips."""
+    """Missing files of weights, and CLIP models that do not fit the clips."""
     regions = settings.prepare.regions
     wanted = [("prepare.regions.weights", regions.weights)] if regions and regions.weights else []
     problems = []
@@ -85,19 +85,19 @@ def check_weights(settings: Settings) -> list[str]:
 
 
 def _clip_problem(folder: Path, model: Model) -> str:
-    """Why a folder is no CLIP for a model, by its config.json alone; "" if it may be one."""
+    """Why a folder is not a CLIP for a model, by its config.json alone; "" if it may be one."""
     path = folder / "config.json"
     config = read_json(path) if path.is_file() else None
     if not isinstance(config, dict):
-        return "is no folder with a model of transformers (config.json, model.safetensors)"
+        return "is not a folder with a model of transformers (config.json, model.safetensors)"
     evl = model.network.plain == "EVL"
     if (kind := config.get("model_type")) not in ("clip", *(["clip_vision_model"] if evl else [])):
         return f"is a model of type {kind!r}, not 'clip'"
     vision = config.get("vision_config", {}) if kind == "clip" else config
-    # What transformers takes where a config is silent.
+    # Defaults of transformers for values missing from a config.
     size, blocks = vision.get("image_size", 224), vision.get("num_hidden_layers", 12)
     if size != model.clip.size:
-        return f"takes frames of {size} px, and clip.size is {model.clip.size}"
+        return f"takes frames of {size} px, but clip.size is {model.clip.size}"
     if evl and (asked := model.network.arguments.get("blocks", 4)) > blocks:
-        return f"has {blocks} blocks, {asked} are asked for"
+        return f"has {blocks} blocks, but {asked} are required"
     return ""

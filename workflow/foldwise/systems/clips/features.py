@@ -1,8 +1,8 @@
-"""Features of a frozen network, computed once per case, so that an epoch costs the decoder alone.
+"""Features of a frozen network, computed once per case, so that an epoch only trains the decoder.
 
 Layout of a case's file (HDF5): train_tokens (K, D, T, 1 + P, width) float16 and train_attention (K, D, 2, T,
-P, P) float16 of K augmented training clips; test_tokens and test_attention likewise of the testing views; and
-the cache's label. Attributes: format, case, content, and source, the file that the clips are from.
+P, P) float16 of K augmented training clips; test_tokens and test_attention, the same of the testing views;
+and the cache's label. Attributes: format, case, content, and source, the file that the clips are from.
 """
 
 from __future__ import annotations
@@ -38,41 +38,41 @@ def write_features(source: str | Path, model: Model, vision: FrozenVision, path:
     Raises:
         CaseError: a feature is not finite in half precision.
     """
-    assert model.features is not None, "the settings ask for no features"
+    assert model.features is not None, "the settings request no features"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with open_hdf5(source) as file, atomic_path(path) as temporary, create_hdf5(temporary) as made:
-        case = made.attrs["case"] = str(file.attrs["case"])
-        # The draws depend on case and number alone: the same in every experiment.
+    with open_hdf5(source) as file, atomic_path(path) as temporary, create_hdf5(temporary) as stored:
+        case = stored.attrs["case"] = str(file.attrs["case"])
+        # The draws depend only on case and number: they are the same in every experiment.
         draws = (
             training_clip(file, model, np.random.default_rng([zlib.crc32(case.encode()), number]))[None]
             for number in range(model.features.views)
         )
         digest = hashlib.sha256(bytes(vision.digest.tolist()))
-        _store(made, "train", draws, vision, device, digest)
-        _store(made, "test", evaluation_clips(file, model), vision, device, digest)
-        made["label"] = file["label"][()]
+        _store(stored, "train", draws, vision, device, digest)
+        _store(stored, "test", evaluation_clips(file, model), vision, device, digest)
+        stored["label"] = file["label"][()]
         digest.update(file["label"][()].tobytes())
         own = {"format": FORMAT, "case": case, "source": str(source), "content": digest.hexdigest()}
-        made.attrs.update(own)
+        stored.attrs.update(own)
 
 
 def make_vision(model: Model) -> FrozenVision:
     """The frozen network of a model.
 
     Raises:
-        CaseError: its weights are not to be read, or are for other sizes of frames.
+        CaseError: its weights cannot be read, or are for other frame sizes.
     """
     arguments = model.network.arguments
     vision = FrozenVision(arguments["weights"], int(arguments.get("blocks", 4)))
     if vision.size != model.clip.size:
         raise CaseError(
-            f"clips are {model.clip.size} px, these CLIP weights take {vision.size}; set clip.size"
+            f"clips are {model.clip.size} px, these CLIP weights need {vision.size}; set clip.size"
         )
     return vision
 
 
 def _store(
-    made: h5py.File,
+    output: h5py.File,
     name: str,
     clips: Iterable[torch.Tensor],
     vision: FrozenVision,
@@ -86,10 +86,10 @@ def _store(
             features = vision.features(batch.to(device))
         for kind, part in zip(("tokens", "attention"), features, strict=True):
             array = np.ascontiguousarray(part.half().cpu().numpy())
-            refuse_not_finite(str(made.attrs["case"]), array)
+            refuse_not_finite(str(output.attrs["case"]), array)
             key = f"{name}_{kind}"
-            if key not in made:
-                made.create_dataset(
+            if key not in output:
+                output.create_dataset(
                     key,
                     shape=(0, *array.shape[1:]),
                     maxshape=(None, *array.shape[1:]),
@@ -99,7 +99,7 @@ def _store(
                         cname="lz4", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE
                     ),
                 )
-            dataset = made[key]
+            dataset = output[key]
             dataset.resize(len(dataset) + len(array), axis=0)
             dataset[-len(array) :] = array
             digest.update(array.data)

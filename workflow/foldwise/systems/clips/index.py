@@ -11,15 +11,15 @@ from foldwise.index import Entry, Fold, Index
 
 
 def update_index(index: Index, facts: Mapping[str, Mapping[str, Any]], regions: Path) -> Index:
-    """The same folds with the accepted cases alone, whose masks are now the new ones.
+    """The same folds with only the accepted cases, now with the new masks.
 
     Args:
-        index: as made from the sheet; it is not changed.
-        facts: case → what was found of its region.
+        index: built from the sheet; it is not changed.
+        facts: case → facts about its region.
         regions: folder of the files of regions.
 
     Raises:
-        CaseError: a fold is left without a case to train or to test on.
+        CaseError: a fold is left without a case to train on or to test on.
     """
     accepted = {case for case, found in facts.items() if not found["review"]}
     entries = tuple(
@@ -43,7 +43,7 @@ def update_index(index: Index, facts: Mapping[str, Mapping[str, Any]], regions: 
             what = "test on" if kept.train else "train on"
             raise CaseError(
                 f"data.update_labels: fold {number} is left without a case to {what}: {len(entries)} of "
-                f"{len(index.entries)} regions were accepted; the others say why in {regions}/<case>.json"
+                f"{len(index.entries)} regions were accepted; see {regions}/<case>.json for the others"
             )
         folds.append(kept)
     return Index(index.task, entries, tuple(folds))

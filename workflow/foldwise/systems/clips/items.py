@@ -1,4 +1,4 @@
-"""What the network sees of a case: clips for training and for testing, or stored features."""
+"""The network's inputs from a case: clips for training and for testing, or stored features."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from foldwise.video.views import (
 class Clips:
     """Training items by number, each a pure function of (seed, number).
 
-    An item is a dict: `clip` (channels, T, size, size) float32 and `label`, the class's number; of stored
-    features, `clip` holds the tokens (D, T, 1 + P, width) and `attention` (D, 2, T, P, P) comes too.
+    An item is a dict: `clip` (channels, T, size, size) float32 and `label`, the class's number; with stored
+    features, `clip` holds the tokens (D, T, 1 + P, width), and there is also `attention` (D, 2, T, P, P).
     """
 
     def __init__(
         self, caches: Sequence[str], model: Model, classes: Sequence[str], seed: Sequence[int]
     ) -> None:
-        """Keep what is needed; files are opened when an item is asked for."""
+        """Store the arguments; files are opened when an item is requested."""
         self.caches, self.model, self.classes, self.seed = tuple(caches), model, tuple(classes), tuple(seed)
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
@@ -44,12 +44,12 @@ class Clips:
         order = np.random.default_rng([*self.seed, 0, turn]).permutation(len(self.caches))
         random = np.random.default_rng([*self.seed, 1, number])
         with open_hdf5(self.caches[order[place]]) as file:
-            made = {"label": torch.tensor(self.classes.index(label_of(file)))}
+            target = {"label": torch.tensor(self.classes.index(label_of(file)))}
             if "train_tokens" not in file:
-                return {**made, "clip": training_clip(file, self.model, random)}
+                return {**target, "clip": training_clip(file, self.model, random)}
             view = int(random.integers(len(file["train_tokens"])))
             return {
-                **made,
+                **target,
                 "clip": torch.from_numpy(file["train_tokens"][view]),
                 "attention": torch.from_numpy(file["train_attention"][view]),
             }
@@ -61,7 +61,7 @@ def training_clip(file: h5py.File, model: Model, random: np.random.Generator) ->
     Args:
         file: a frame cache, or a file of regions.
         model: its settings.
-        random: of every draw.
+        random: for all draws.
     """
     clip = model.clip
     count = int(file.attrs["frames"])
@@ -93,9 +93,9 @@ def evaluation_clips(file: h5py.File, model: Model) -> Iterator[torch.Tensor]:
 
 
 def seen(file: h5py.File, numbers: np.ndarray, model: Model) -> torch.Tensor:
-    """Frames (T, channels, height, width) uint8 as `model.input` wants them; a region's channel is 0 or 255.
+    """Frames (T, channels, height, width) uint8 as `model.input` requires; a region's channel is 0 or 255.
 
-    A case without a region is seen whole: blanked, there would be nothing to see.
+    A case without a region is shown whole: blanking would leave nothing.
     """
     frames = torch.from_numpy(read(file, numbers)).permute(0, 3, 1, 2)
     if model.input == "whole":

@@ -28,7 +28,7 @@ class ClipsLearner(Learner[Model]):
     """Clip classification: soft-max over classes, averaged over spatial and temporal views."""
 
     def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
-        """Take a model's settings and what is learnt: `classes`, and `sentences` if there are any."""
+        """Take a model's settings and what is learnt: `classes`, and `sentences` if any."""
         super().__init__(model, task)
         # The weights of a frozen network are a folder.
         self.frozen = self.reads_weights = model.network.plain in FROZEN
@@ -36,12 +36,12 @@ class ClipsLearner(Learner[Model]):
         self.sentences: list[str] = list(task.get("sentences", ()))
         weights = model.class_weights
         if isinstance(weights, dict) and (unknown := set(weights) - set(self.classes)):
-            raise CaseError(f"class_weights names {sorted(unknown)[0]}, which data.classes does not")
+            raise CaseError(f"class_weights names {sorted(unknown)[0]}, which data.classes does not list")
         self._loss = build("loss", model.loss, **self._weights())
 
     @classmethod
     def fit(cls, model: Model, caches: Sequence[str]) -> Model:
-        """The model with the classes' weights, and with the library of a network of frames."""
+        """The model with the classes' weights, and with the library of its frame network."""
         frames = model.network.arguments.get("network")
         if model.network.plain == "FrameAverage" and isinstance(frames, dict) and "name" in frames:
             found = explicit("frame network", validate(Named, frames))
@@ -58,17 +58,17 @@ class ClipsLearner(Learner[Model]):
         return model
 
     def try_loss(self, outputs: Any) -> None:
-        """Refuse outputs for `sample` (None: not known) of another shape than asked, and a loss of no use."""
+        """Refuse outputs for `sample` (None: not known) with a wrong shape, and an unusable loss."""
         wanted = (self.model.training.batch, len(self.classes))
         if outputs is not None and getattr(outputs, "shape", None) != wanted:
-            made = tuple(getattr(outputs, "shape", ())) or type(outputs).__name__
+            shape = tuple(getattr(outputs, "shape", ())) or type(outputs).__name__
             raise CaseError(
-                f"network {self.model.network.name} makes {made} of a batch of clips, {wanted} is expected"
+                f"network {self.model.network.name} returns {shape} for a batch of clips, expected {wanted}"
             )
         try_loss(self._loss, ramp(*wanted), torch.arange(wanted[0]) % wanted[1])
 
     def refusal(self, reason: str) -> str:
-        """What to tell a user whose network cannot take the clips."""
+        """Message to a user whose network cannot take the clips."""
         clip = self.model.clip
         return (
             f"network {self.model.network.name} cannot take clips of {clip.frames} frames of "
@@ -81,8 +81,8 @@ class ClipsLearner(Learner[Model]):
         return torch.empty(self.model.training.batch, channels, clip.frames, clip.size, clip.size)
 
     def build_network(self) -> nn.Module:
-        """The network, on torch's default device, without a dry pass."""
-        made: nn.Module = build(
+        """The network, on torch's default device, without a trial pass."""
+        network: nn.Module = build(
             "clip network",
             self.model.network,
             num_classes=len(self.classes),
@@ -94,8 +94,8 @@ class ClipsLearner(Learner[Model]):
             out_channels=len(self.classes),
         )
         if self.model.input == "channel":
-            add_channel(made)
-        return made
+            add_channel(network)
+        return network
 
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
         """Clips of the given caches, or their stored features."""
@@ -104,9 +104,9 @@ class ClipsLearner(Learner[Model]):
     def loss(
         self, network: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Generator
     ) -> dict[str, torch.Tensor]:
-        """The loss of a batch, and the shares of it whose class is the first, or among the first k, found.
+        """The loss of a batch, and its top-1 and top-k accuracies.
 
-        k is 5, or the number of classes where there are fewer.
+        k is 5, or the number of classes if there are fewer.
         """
         logits = _logits(network, batch["clip"], batch.get("attention")).float()
         loss = self._loss.to(logits.device)(logits, batch["label"])
@@ -119,7 +119,7 @@ class ClipsLearner(Learner[Model]):
         }
 
     def examples(self, caches: Sequence[str], seed: Sequence[int], count: int, folder: Path) -> None:
-        """Write sample<n>_<class>.png, the frames of a training clip side by side; nothing of features."""
+        """Write sample<n>_<class>.png, a training clip's frames side by side; nothing for stored features."""
         items = self.items(caches, seed)
         for number in range(0 if self.model.features else count):
             item = items[number]
@@ -130,7 +130,7 @@ class ClipsLearner(Learner[Model]):
     def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
         """Scores of validation cases; `score` is the mean, over classes, of the true class's probability.
 
-        It is finer than the balanced accuracy, which a handful of cases moves in large steps.
+        It is finer than the balanced accuracy, which changes in large steps with a few cases.
         """
         classes, probabilities = [], []
         for path in caches:
@@ -161,15 +161,15 @@ class ClipsLearner(Learner[Model]):
         with open_hdf5(cache) as file:
             for network in networks:
                 network.eval()
-                made = [
+                batches = [
                     self._probabilities(network, *(part.to(device) for part in view))
                     for view in self._inputs(file)
                 ]
-                total = total + torch.cat(made).double().cpu().numpy()
+                total = total + torch.cat(batches).double().cpu().numpy()
         return np.asarray(total / len(networks))
 
     def _inputs(self, file: Any) -> Any:
-        """What the network takes of each temporal view: clips, or stored tokens and attention."""
+        """The network's input for each temporal view: clips, or stored tokens and attention."""
         if "test_tokens" in file:
             for tokens, attention in zip(file["test_tokens"], file["test_attention"], strict=True):
                 yield torch.from_numpy(tokens)[None], torch.from_numpy(attention)[None]
@@ -188,7 +188,7 @@ class ClipsLearner(Learner[Model]):
         return {"weight": torch.tensor([weights.get(name, 1.0) for name in self.classes])}
 
     def _look(self, clip: torch.Tensor) -> np.ndarray:
-        """Frames of a clip (channels, T, size, size) in a row, as they were before normalisation."""
+        """Frames of a clip (channels, T, size, size) in a row, with normalisation undone."""
         mean = torch.tensor(self.model.clip.mean)[:, None, None, None]
         std = torch.tensor(self.model.clip.std)[:, None, None, None]
         frames = ((clip[:3] * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
@@ -196,7 +196,7 @@ class ClipsLearner(Learner[Model]):
 
 
 def add_channel(network: nn.Module) -> None:
-    """Let a network take a fourth channel, mixed into the three by learned weights that begin at zero.
+    """Let a network take a fourth channel, mixed into the three by learned weights that start at zero.
 
     Pretrained weights keep their names and their effect.
     """
@@ -210,5 +210,5 @@ def add_channel(network: nn.Module) -> None:
 
 
 def _logits(network: nn.Module, clips: torch.Tensor, attention: torch.Tensor | None = None) -> torch.Tensor:
-    made: torch.Tensor = network(clips) if attention is None else network(clips, attention)
-    return made
+    logits: torch.Tensor = network(clips) if attention is None else network(clips, attention)
+    return logits

@@ -25,10 +25,11 @@ def measure(
 ) -> dict[tuple[str, str], float]:
     """All scores of one set of predictions.
 
-    Of all classes together (under ""): accuracy; balanced_accuracy, the mean recall of the classes present;
+    For all classes together (under ""): accuracy; balanced_accuracy, the mean recall of the classes present;
     auc and f1, means over the classes that have one; log_loss; brier, the sum over classes of squared errors
     (Brier 1950); ece, the expected calibration error of the likeliest class in ten equal bins (Guo et al.
-    2017). Of each class: recall, f1 and auc, one against the rest. NaN where a class is absent, or alone.
+    2017). For each class: recall, f1 and auc, one against the rest. NaN if a class is absent, or the only
+    one.
 
     Args:
         truth: (n,) numbers of classes.
@@ -40,25 +41,25 @@ def measure(
     """
     found = probabilities.argmax(axis=1)
     table = confusion_matrix(truth, found, labels=range(len(classes)))
-    made: dict[tuple[str, str], float] = {}
+    scores: dict[tuple[str, str], float] = {}
     for number, name in enumerate(classes):
         hit, real, claimed = table[number, number], table[number].sum(), table[:, number].sum()
-        made[name, "recall"] = hit / real if real else NAN
-        made[name, "f1"] = 2 * hit / (real + claimed) if real else NAN
+        scores[name, "recall"] = hit / real if real else NAN
+        scores[name, "f1"] = 2 * hit / (real + claimed) if real else NAN
         mixed = 0 < real < len(truth)
-        made[name, "auc"] = roc_auc_score(truth == number, probabilities[:, number]) if mixed else NAN
+        scores[name, "auc"] = roc_auc_score(truth == number, probabilities[:, number]) if mixed else NAN
     own = probabilities[np.arange(len(truth)), truth]
-    made["", "accuracy"] = float(np.mean(found == truth))
+    scores["", "accuracy"] = float(np.mean(found == truth))
     for name, metric in (("balanced_accuracy", "recall"), ("f1", "f1"), ("auc", "auc")):
-        made["", name] = _mean([made[c, metric] for c in classes])
-    made["", "log_loss"] = float(-np.log(np.clip(own, 1e-7, None)).mean())
-    made["", "brier"] = float(((probabilities - np.eye(len(classes))[truth]) ** 2).sum(axis=1).mean())
-    made["", "ece"] = calibration_error(truth, probabilities)
-    return made
+        scores["", name] = _mean([scores[c, metric] for c in classes])
+    scores["", "log_loss"] = float(-np.log(np.clip(own, 1e-7, None)).mean())
+    scores["", "brier"] = float(((probabilities - np.eye(len(classes))[truth]) ** 2).sum(axis=1).mean())
+    scores["", "ece"] = calibration_error(truth, probabilities)
+    return scores
 
 
 def calibration_error(truth: np.ndarray, probabilities: np.ndarray) -> float:
-    """Expected calibration error: |accuracy − confidence| of bins of confidence, weighted by their size."""
+    """Expected calibration error: |accuracy − confidence| over bins of confidence, weighted by their size."""
     total = 0.0
     for confidence, accuracy, count in reliability(truth, probabilities):
         total += count / len(truth) * abs(accuracy - confidence)
@@ -81,14 +82,14 @@ def probability_columns(rows: pd.DataFrame) -> list[str]:
 
 
 def per_patient(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per patient: the mean of its clips' probabilities, and their class, which is one."""
+    """A row per patient: the mean of its clips' probabilities, and their common class."""
     columns = probability_columns(rows)
     means = rows.groupby(["group", "fold"], sort=False)[columns].mean()
     return means.join(rows.groupby(["group", "fold"], sort=False)["class"].first()).reset_index()
 
 
 def arrays(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Classes' numbers, probabilities and the classes' names of a table of predictions."""
+    """Class numbers, probabilities and class names of a table of predictions."""
     columns = probability_columns(rows)
     classes = [column.removeprefix(PROBABILITY) for column in columns]
     truth = rows["class"].map({name: number for number, name in enumerate(classes)}).to_numpy(int)
@@ -102,12 +103,12 @@ def predicted(rows: pd.DataFrame) -> list[str]:
 
 
 def summarise(rows: pd.DataFrame, metrics: Sequence[str], resamples: int = RESAMPLES) -> pd.DataFrame:
-    """Scores over all held-out cases and over folds, of clips and of patients.
+    """Scores over all held-out cases and over folds, for clips and for patients.
 
     Args:
         rows: of one or more models: columns model, case, group, fold, class (the truth) and
             probability_<class>.
-        metrics: which scores.
+        metrics: names of the scores.
         resamples: bootstrap resamples of the patients, with replacement.
 
     Returns:
@@ -115,7 +116,7 @@ def summarise(rows: pd.DataFrame, metrics: Sequence[str], resamples: int = RESAM
         fold_mean and fold_std (over the folds' values, ddof 1), low and high (percentiles 2.5 and 97.5), n,
         excluded (folds without a value).
     """
-    made: list[dict[str, object]] = []
+    summaries: list[dict[str, object]] = []
     for model, part in rows.groupby("model", sort=False):
         for level, table in ((CLIPS, part), (PATIENTS, per_patient(part))):
             truth, probabilities, classes = arrays(table)
@@ -130,7 +131,7 @@ def summarise(rows: pd.DataFrame, metrics: Sequence[str], resamples: int = RESAM
                 low, high = interval([values[name, metric] for values in drawn])
                 of_class = name if level == CLIPS else f"{name}, patients"
                 real = int((truth == classes.index(name)).sum()) if name else len(truth)
-                made.append(
+                summaries.append(
                     {
                         "model": model,
                         "class": of_class if name else level,
@@ -146,19 +147,19 @@ def summarise(rows: pd.DataFrame, metrics: Sequence[str], resamples: int = RESAM
                     }
                 )
     order = {metric: place for place, metric in enumerate(metrics)}
-    made.sort(key=lambda row: order[str(row["metric"])])
-    return pd.DataFrame(made)
+    summaries.sort(key=lambda row: order[str(row["metric"])])
+    return pd.DataFrame(summaries)
 
 
 def _bootstrap(rows: pd.DataFrame, resamples: int) -> list[dict[tuple[str, str], float]]:
-    """Scores of resamples of the patients; none if there is a single one."""
+    """Scores of resamples of the patients; none for a single patient."""
     truth, probabilities, classes = arrays(rows)
     members = [np.flatnonzero(rows["group"].to_numpy() == group) for group in rows["group"].unique()]
-    made = []
+    scores = []
     for drawn in resampled(len(members), resamples):
         chosen = np.concatenate([members[number] for number in drawn])
-        made.append(measure(truth[chosen], probabilities[chosen], classes))
-    return made
+        scores.append(measure(truth[chosen], probabilities[chosen], classes))
+    return scores
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -34,14 +34,14 @@ def read_prediction(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (classes,) and those of each view (views, classes).
 
     Raises:
-        CaseError: the file is missing, cut off, or no such prediction.
+        CaseError: the file is missing, truncated, or not such a prediction.
     """
     with open_hdf5(path, FORMAT) as file:
         return file["probabilities"][()], file["views"][()]
 
 
 def read_classes(path: Path) -> list[str]:
-    """Names of the classes that a prediction is about."""
+    """Names of the classes of a prediction."""
     with open_hdf5(path, FORMAT) as file:
         return [str(name) for name in file.attrs["classes"]]
 

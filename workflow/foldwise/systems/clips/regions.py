@@ -1,8 +1,8 @@
-"""Regions of a case: found in key frames, carried through the clip, and compared with a mask that was given.
+"""Regions of a case: found in key frames, propagated through the clip, and compared with a given mask.
 
 The file of a case (HDF5) is its frame cache with masks: `masks` (n, height, width) uint8, 0 or 1, on the
 cache's frames; `score` (n,) float32, the network's own estimate of a key frame's IoU, NaN elsewhere. The
-frames are links into the cache. Attributes besides the cache's: region_box (x0, y0, x1, y1 round all
+frames are links into the cache. Further attributes: region_box (x0, y0, x1, y1 around all
 frames' masks), region_found, provenance (JSON).
 """
 
@@ -38,7 +38,7 @@ from foldwise.video.regions import (
 )
 from foldwise.video.store import open_frames, read
 
-# Frames from which the fan is told.
+# Number of frames from which the fan is found.
 FAN_FRAMES = 24
 # From an image and a box to a mask and a score.
 Finder = Callable[[np.ndarray, Box], tuple[np.ndarray, float]]
@@ -46,19 +46,19 @@ Finder = Callable[[np.ndarray, Box], tuple[np.ndarray, float]]
 
 @dataclass(frozen=True)
 class RegionFacts:
-    """What is known of a case's region.
+    """Facts about a case's region.
 
     Attributes:
         case: its name.
-        method: as the settings name it.
+        method: as named in the settings.
         model: hash of the network's weights, or "".
         box_source: sheet, mask or fan.
-        box: prompt of the first key frame, x0, y0, x1, y1 in pixels of the cached frames; None without one.
+        box: prompt for the first key frame, x0, y0, x1, y1 in pixels of the cached frames; None without one.
         keys: frames in which the region was searched.
         score: mean of the network's own estimates, or None.
-        share: mean share of the frame that the region takes.
+        share: mean share of the frame that the region covers.
         iou: mean IoU with the given mask in the frames that have one, or None.
-        review: why a person should look at it; "" if accepted.
+        review: why a person should check it; "" if accepted.
     """
 
     case: str
@@ -83,12 +83,12 @@ def find_regions(
         cache: its frames.
         box: "x0 y0 x1 y1" in pixels of the video, or "".
         mask: a given mask, an image or a folder of images by frame number; never changed.
-        settings: how.
+        settings: the method and its values.
         path: HDF5 file to write.
         facts: JSON file to write.
 
     Raises:
-        CaseError: a box or mask that does not fit the video, or no such weights.
+        CaseError: a box or mask does not fit the video, or the weights are missing.
     """
     finder, model = make_finder(settings)
     with open_frames(cache) as file:
@@ -112,7 +112,7 @@ def find_regions(
         agreement = float(np.mean([iou(masks[n], g) for n, g in given.items()])) if given else None
         share = float(masks.mean())
         known = [score for score in scores.values() if np.isfinite(score)]
-        made = RegionFacts(
+        found_facts = RegionFacts(
             case=case,
             method=settings.method,
             model=model,
@@ -124,16 +124,16 @@ def find_regions(
             iou=agreement,
             review=_review(share, agreement, settings),
         )
-        _write(path, cache, file, masks, scores, made)
-    write_json(facts, asdict(made))
-    return made
+        _write(path, cache, file, masks, scores, found_facts)
+    write_json(facts, asdict(found_facts))
+    return found_facts
 
 
 def make_finder(settings: Regions) -> tuple[Finder, str]:
-    """What finds an object in a box, and the hash of its weights ("" without any)."""
+    """The function that finds an object in a box, and the hash of its weights ("" without any)."""
     if settings.method != "medsam":
         return (lambda image, box: (object_in_box(image, box), float("nan"))), ""
-    # Only here, since importing torch and transformers takes seconds.
+    # Imported only here, since torch and transformers take seconds to import.
     from foldwise.networks.clip import weights_digest
     from foldwise.networks.medsam import MedSAM, load_medsam
 
@@ -147,18 +147,18 @@ def read_given(path: Path, file: h5py.File, case: str) -> dict[int, np.ndarray]:
     """A given mask on the cached frames: frame → (height, width) bool.
 
     Args:
-        path: an image, which is of the first frame, or a folder of images by frame number.
+        path: an image, which is for the first frame, or a folder of images by frame number.
         file: the frame cache.
         case: for messages.
 
     Raises:
-        CaseError: no image, not of the video's size, or none of a cached frame.
+        CaseError: not an image, not of the video's size, or no mask of a cached frame.
     """
     height, width = int(file.attrs["height"]), int(file.attrs["width"])
     source = (int(file.attrs["source_width"]), int(file.attrs["source_height"]))
     places = {int(number): place for place, number in enumerate(file["number"][()])}
     files = image_files(path) if path.is_dir() else {int(file["number"][0]): path}
-    made = {}
+    masks = {}
     for number, image_path in files.items():
         if number not in places:
             continue
@@ -170,19 +170,19 @@ def read_given(path: Path, file: h5py.File, case: str) -> dict[int, np.ndarray]:
                         f"{source[0]}×{source[1]}"
                     )
                 whole = Image.fromarray(_marked(image))
-                made[places[number]] = np.asarray(whole.resize((width, height), Image.Resampling.NEAREST))
+                masks[places[number]] = np.asarray(whole.resize((width, height), Image.Resampling.NEAREST))
         except OSError as error:
             raise CaseError(f"case {case}: {image_path}: not readable as an image ({error})") from error
-    if not made:
+    if not masks:
         raise CaseError(f"case {case}: {path}: has no mask of a cached frame")
-    return made
+    return masks
 
 
 def _marked(image: Image.Image) -> np.ndarray:
-    """Pixels of a mask, whatever its depth: those that are neither 0, or black, nor transparent."""
+    """Marked pixels of a mask of any depth: those that are not 0 or black and not transparent."""
     if image.mode.startswith(("I", "F")):
         return np.asarray(image) > 0
-    # Not as grey values: those of dark colours of a palette are 0.
+    # Not as grey values: dark colours of a palette would become 0.
     colours = np.asarray(image.convert("RGBA"))
     return np.asarray(colours[..., :3].any(-1) & (colours[..., 3] > 0))
 
@@ -190,7 +190,7 @@ def _marked(image: Image.Image) -> np.ndarray:
 def _boxes(
     file: h5py.File, box: str, given: dict[int, np.ndarray], case: str
 ) -> tuple[str, Callable[[int], Box | None]]:
-    """Where the prompts are from, and a function from a frame to its box."""
+    """The source of the prompts, and a function from a frame to its box."""
     if (wanted := box_from(box)) is not None:
         scaled = _scaled(wanted, file, case)
         return "sheet", lambda frame: scaled
@@ -206,10 +206,10 @@ def _fan(file: h5py.File) -> np.ndarray:
 
 
 def _scaled(box: Box, file: h5py.File, case: str) -> Box:
-    """A box of the video in pixels of the cached frames."""
+    """A box of the video, in pixels of the cached frames."""
     source = (int(file.attrs["source_width"]), int(file.attrs["source_height"]))
     if box[2] > source[0] or box[3] > source[1]:
-        raise CaseError(f"case {case}: box {box} reaches beyond the video, which is {source[0]}×{source[1]}")
+        raise CaseError(f"case {case}: box {box} extends beyond the video, which is {source[0]}×{source[1]}")
     x, y = int(file.attrs["width"]) / source[0], int(file.attrs["height"]) / source[1]
     return round(box[0] * x), round(box[1] * y), max(1, round(box[2] * x)), max(1, round(box[3] * y))
 
@@ -237,15 +237,15 @@ def _write(
         "region_found": not facts.review.startswith("no region"),
         "provenance": json.dumps(asdict(facts)),
     }
-    with atomic_path(path) as temporary, create_hdf5(temporary) as made:
+    with atomic_path(path) as temporary, create_hdf5(temporary) as output:
         for name in file:
-            # The cache lies in a folder beside this one's: the link holds when both are moved.
-            made[name] = h5py.ExternalLink(os.path.relpath(cache, path.parent), f"/{name}")
-        made.create_dataset(
+            # The cache's folder is next to this one's: the link stays valid when both are moved.
+            output[name] = h5py.ExternalLink(os.path.relpath(cache, path.parent), f"/{name}")
+        output.create_dataset(
             "masks",
             data=stored,
             chunks=(1, *stored.shape[1:]),
             compression=hdf5plugin.Blosc2(cname="lz4hc", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE),
         )
-        made["score"] = score
-        made.attrs.update({**dict(file.attrs), **own})
+        output["score"] = score
+        output.attrs.update({**dict(file.attrs), **own})

@@ -1,4 +1,4 @@
-"""What the report shows of clips: scores of clips and patients, confusion, ROC, calibration, and mistakes."""
+"""The report of clips: scores of clips and patients, confusion, ROC, calibration, and mistakes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ METRICS = (
     Column("log_loss", "log loss", 3),
     Column("brier", "Brier score", 3),
     Column("ece", "calibration error", 3),
-    Column("correct", "share right", 3),
+    Column("correct", "share correct", 3),
     Column("p_true", "probability of the truth", 3),
 )
 CASE_METRICS = (
@@ -49,24 +49,25 @@ CASE_METRICS = (
     Column("confidence", "confidence", 3),
 )
 ABOUT = (
-    "Each clip is predicted by the model of the fold that held its patient out; probabilities are averaged "
-    "over the clip's views, and over a patient's clips. Balanced accuracy is the mean recall of the classes; "
-    "guessing brings it to one over their number. AUC and F1 of all are means over classes, one against the "
-    "rest; the calibration error takes ten bins."
+    "Each clip is predicted by the model of the fold in which its patient was held out; probabilities are "
+    "averaged over the clip's views, and over a patient's clips. Balanced accuracy is the mean recall of the "
+    "classes; guessing reaches one over their number. Overall AUC and F1 are means over classes, one against "
+    "the rest; the calibration error uses ten bins."
 )
 EXCLUDED = (
-    "A fold in which a class is absent, or alone, has no recall or AUC of it, and is counted as left out."
+    "A fold in which a class is absent, or the only one, has no recall or AUC for it, and is counted as left "
+    "out."
 )
 # Mistakes shown, and frames of each.
 MISTAKES, FRAMES = 4, 6
-# A wrong prediction of at least this probability is worth a remark.
+# Wrong predictions with at least this probability get a remark.
 CONFIDENT = 0.9
 
 
 def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
     """Confusion matrices, ROC and reliability, and film strips of the most confident mistakes."""
     rows = model.metrics
-    made = [
+    shown = [
         Picture(
             confusion(rows),
             "Confusion of clips and of patients, counts; a row is a true class",
@@ -82,15 +83,15 @@ def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
     for row in mistakes(rows):
         path = source_of(model.predictions[row["case"]], experiment.caches / f"{row['case']}.h5")
         text = (
-            f"{row['case']} (patient {row['group']}): {row['class']}, taken for {row['predicted']} with "
+            f"{row['case']} (patient {row['group']}): {row['class']}, predicted as {row['predicted']} with "
             f"{number(row['confidence'], 2)}"
         )
-        made.append(Picture(film_strip(path), text, f"frames of {row['case']} with its region outlined"))
-    return made
+        shown.append(Picture(film_strip(path), text, f"frames of {row['case']} with its region outlined"))
+    return shown
 
 
 def mistakes(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """The wrong predictions of highest confidence, at most one of a patient, most confident first."""
+    """The wrong predictions of highest confidence, at most one per patient, most confident first."""
     rows = rows.assign(predicted=predicted(rows))
     wrong = rows[rows["predicted"] != rows["class"]].sort_values("confidence", ascending=False, kind="stable")
     return [{str(k): v for k, v in row.items()} for row in wrong.drop_duplicates("group").to_dict("records")][
@@ -146,7 +147,7 @@ def characteristics(rows: pd.DataFrame) -> str:
 
 
 def film_strip(path: Path) -> str:
-    """Frames of a case, evenly over time, with its region outlined where there is one, as a data address.
+    """Frames of a case, evenly spaced over time, with its region outlined if there is one, as a data address.
 
     Args:
         path: frame cache, or file of regions.
@@ -165,29 +166,29 @@ def film_strip(path: Path) -> str:
 
 
 def source_of(prediction: Path, cache: Path) -> Path:
-    """The frames that a model saw, with their regions if it had them; else the cache."""
+    """The file that a model saw: frames with regions if it had them, else the cache."""
     path = read_source(prediction)
     return path if path.exists() else cache
 
 
 def concerns(rows: pd.DataFrame) -> list[dict[str, str]]:
-    """Clips predicted wrong with much confidence."""
-    made = []
+    """Clips predicted wrongly with high confidence."""
+    found = []
     for row in rows.assign(predicted=predicted(rows)).to_dict("records") if len(rows) else ():
         if row["predicted"] != row["class"] and row["confidence"] >= CONFIDENT:
-            text = f"taken for {row['predicted']} with a probability of {row['confidence']:.2f}"
-            made.append({"case": str(row["case"]), "class": str(row["class"]), "text": text})
-    return made
+            text = f"predicted as {row['predicted']} with a probability of {row['confidence']:.2f}"
+            found.append({"case": str(row["case"]), "class": str(row["class"]), "text": text})
+    return found
 
 
 def remarks(cases: Mapping[str, Any], data: Path) -> list[Remark]:
     """The review list: cases without a region, or whose region and given mask disagree."""
-    made = []
+    listed = []
     for case, facts in cases.items():
         path = Path(facts["regions"]) / f"{case}.json" if facts.get("regions") else None
         if path is not None and path.exists() and (review := read_json(path)["review"]):
-            made.append(Remark(case, f"{review}; the given labels are unchanged"))
-    return made
+            listed.append(Remark(case, f"{review}; the given labels are unchanged"))
+    return listed
 
 
 def files(experiment: Experiment, folder: Path) -> None:
@@ -201,7 +202,7 @@ def files(experiment: Experiment, folder: Path) -> None:
 
 
 def summary(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Scores of clips and patients, pooled and over folds; of differences of cases, their means."""
+    """Scores of clips and patients, pooled and over folds; for differences of cases, their means."""
     if not probability_columns(rows):
         return fold_summary(rows, metrics)
     return summarise(rows, metrics)
@@ -222,7 +223,7 @@ VIEW = View(
     about=ABOUT,
     excluded=EXCLUDED,
     pictures_title="Predictions",
-    pictures_note="Film strips show the most confident mistakes, one of a patient, with the region that the "
+    pictures_note="Film strips show the most confident mistakes, one per patient, with the region that the "
     "model was given.",
     rank="p_true",
     pictures=pictures,

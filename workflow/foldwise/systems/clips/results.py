@@ -1,4 +1,4 @@
-"""What becomes of predicted clips: scores, and files that other programs read."""
+"""From predicted clips to scores, and files for other programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ClipsResults(Results):
     def score_case(
         self, prediction: Path, entry: Entry, task: Mapping[str, Any], evaluate: Evaluate, chosen: Chosen
     ) -> Rows:
-        """One row; none without a class."""
+        """One row; no row without a class."""
         classes: list[str] = task["classes"]
         if not (label := entry.facts["label"]):
             return []

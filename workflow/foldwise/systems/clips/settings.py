@@ -18,7 +18,7 @@ FROZEN = ("EVL", "ZeroShotCLIP")
 
 
 class Data(settings.Data):
-    """Which clips there are and what their classes mean."""
+    """The clips and the meaning of their classes."""
 
     classes: Annotated[list[Name], Field(min_length=2)] | Path = Field(
         description="Names of the classes, in the order of their numbers from 0; or a JSON file with such a "
@@ -27,14 +27,14 @@ class Data(settings.Data):
     )
     sentences: list[str] | Path | None = Field(
         None,
-        description="A sentence per class for ZeroShotCLIP, in the same order; or a text file with one a "
+        description="A sentence per class for ZeroShotCLIP, in the same order; or a text file with one per "
         "line (`data_classes.txt`).",
         json_schema_extra=affects("index"),
     )
     update_labels: bool = Field(
         False,
-        description="Train on a new index (index-updated.pkl) of the cases alone whose new region was "
-        "accepted, with the new masks; the old index stays.",
+        description="Train on a new index (index-updated.pkl) of only the cases whose new region was "
+        "accepted, with the new masks; the old index is kept.",
         json_schema_extra=affects("index"),
     )
 
@@ -42,50 +42,52 @@ class Data(settings.Data):
     @classmethod
     def _distinct(cls, classes: list[str] | Path) -> list[str] | Path:
         if isinstance(classes, list) and len(set(classes)) != len(classes):
-            raise ValueError("a class stands twice")
+            raise ValueError("a class is listed twice")
         return classes
 
 
 class Regions(Section):
-    """Where the object of interest is, in every frame (rule `roi`)."""
+    """The object of interest in every frame (rule `roi`)."""
 
     method: Literal["medsam", "threshold", "fan"] = Field(
         "threshold",
-        description="medsam: the network, prompted with a box. threshold: a classical stand-in, the largest "
-        "bright component of the box. fan: what the scanner shows, without text and rulers around it.",
+        description="medsam: the network, prompted with a box. threshold: a classical method, the largest "
+        "bright component of the box. fan: the image area of the scanner, without text and rulers around it.",
         json_schema_extra=affects("regions", "memory"),
     )
     weights: Path | None = Field(
         None,
-        description="MedSAM's own checkpoint (.pth), or a folder with a SamModel of transformers.",
+        description="MedSAM's checkpoint (.pth), or a folder with a SamModel of transformers.",
         json_schema_extra=affects("regions", "check"),
     )
     key_every: int = Field(
         8,
         ge=1,
-        description="The region is searched in every n-th frame and interpolated between. Frames.",
+        description="The region is searched in every n-th frame and interpolated in between. Frames.",
         json_schema_extra=affects("regions", "memory"),
     )
     agreement: Share = Field(
         0.5,
-        description="A case whose new region has a smaller IoU with its given mask is to be reviewed.",
+        description="Cases whose new region has a smaller IoU with the given mask need review.",
         json_schema_extra=affects("regions"),
     )
     smallest: Share = Field(
         0.005,
-        description="A region of a smaller share of the frame counts as none, to be reviewed.",
+        description="A region with a smaller share of the frame counts as missing; the case needs review.",
         json_schema_extra=affects("regions"),
     )
 
     @model_validator(mode="after")
     def _weights(self) -> Regions:
         if (self.method == "medsam") != (self.weights is not None):
-            raise ValueError("method: medsam needs `weights`, and the other methods have none")
+            raise ValueError(
+                "`weights` is required for method: medsam, and not allowed for the other methods"
+            )
         return self
 
 
 class Prepare(Section):
-    """Before training."""
+    """Preparation before training."""
 
     regions: Regions | None = Field(None, description="Find regions.")
 
@@ -96,7 +98,7 @@ class Cache(Section):
     size: int | None = Field(
         256,
         ge=16,
-        description="Shrink frames to this shorter side; smaller ones stay. null: never. Pixels.",
+        description="Shrink frames to this shorter side; smaller ones are kept. null: never. Pixels.",
         json_schema_extra=affects("cache", "memory"),
     )
     fps: float | None = Field(
@@ -110,14 +112,17 @@ class Cache(Section):
         description="jpeg: small. raw: exact values, compressed without loss.",
         json_schema_extra=affects("cache", "memory"),
     )
-    quality: int = Field(90, ge=1, le=100, description="Of the JPEGs.", json_schema_extra=affects("cache"))
+    quality: int = Field(90, ge=1, le=100, description="JPEG quality.", json_schema_extra=affects("cache"))
 
 
 class RandAugment(Section):
     """Random changes of grey values and shape (Cubuk et al. 2020), the same for all frames of a clip."""
 
     operations: int = Field(
-        2, ge=1, description="Changes, one after another.", json_schema_extra=affects("train", "features")
+        2,
+        ge=1,
+        description="Number of changes, applied one after another.",
+        json_schema_extra=affects("train", "features"),
     )
     magnitude: int = Field(
         7, ge=0, le=30, description="Their strength.", json_schema_extra=affects("train", "features")
@@ -125,12 +130,12 @@ class RandAugment(Section):
 
 
 class Clip(Section):
-    """What of a video the network sees."""
+    """The part of a video that the network sees."""
 
     frames: int = Field(
         8,
         ge=1,
-        description="Frames of a clip.",
+        description="Number of frames of a clip.",
         json_schema_extra=affects("train", "predict", "features", "memory"),
     )
     every: int | Literal["segments"] = Field(
@@ -147,7 +152,7 @@ class Clip(Section):
     )
     area: tuple[Share, Share] = Field(
         (0.08, 1.0),
-        description="Random resized crops take this share of a training frame.",
+        description="Random resized crops keep this share of a training frame.",
         json_schema_extra=affects("train", "predict", "features"),
     )
     mirror: bool = Field(
@@ -158,23 +163,23 @@ class Clip(Section):
     rand_augment: RandAugment | None = Field(RandAugment(), description="Augmentation; null: none.")
     mean: Three = Field(
         (0.48145466, 0.4578275, 0.40821073),
-        description="Of the values 0 to 1; CLIP's.",
+        description="Means of values 0 to 1; default: CLIP's.",
         json_schema_extra=affects("train", "predict", "features"),
     )
     std: Three = Field(
         (0.26862954, 0.26130258, 0.27577711),
-        description="Likewise.",
+        description="Standard deviations of values 0 to 1; default: CLIP's.",
         json_schema_extra=affects("train", "predict", "features"),
     )
     spatial_views: Literal[1, 3] = Field(
         1,
-        description="Squares along the longer side, averaged in testing.",
+        description="Number of squares along the longer side, averaged in testing.",
         json_schema_extra=affects("train", "predict", "features", "memory"),
     )
     temporal_views: int = Field(
         3,
         ge=1,
-        description="Clips over the video, averaged in testing.",
+        description="Number of clips over the video, averaged in testing.",
         json_schema_extra=affects("train", "predict", "features"),
     )
 
@@ -183,7 +188,7 @@ class Clip(Section):
         if not 0 < self.area[0] <= self.area[1]:
             raise ValueError("area: the first share must be above 0 and not above the second")
         if isinstance(self.every, int) and self.every < 1:
-            raise ValueError("every: a step of at least 1 frame, or `segments`")
+            raise ValueError("every: set a step of at least 1 frame, or `segments`")
         return self
 
 
@@ -193,7 +198,7 @@ class Features(Section):
     views: int = Field(
         4,
         ge=1,
-        description="Augmented training clips stored per case; an epoch draws one.",
+        description="Number of augmented training clips stored per case; each epoch draws one.",
         json_schema_extra=affects("train", "features"),
     )
 
@@ -205,7 +210,7 @@ class Model(AnyModel):
         Named.model_validate({"name": "r2plus1d_18"}),
         description="From torchvision.models.video (r2plus1d_18, mvit_v2_s, swin3d_t, s3d, …), "
         "monai.networks.nets, or Foldwise: FrameAverage (`network`: a 2-D network of torchvision.models or "
-        "monai.networks.nets for each frame), EVL and ZeroShotCLIP (`weights`: a folder of CLIP). Classes, "
+        "monai.networks.nets for each frame), EVL and ZeroShotCLIP (`weights`: a CLIP folder). Classes, "
         "frames and sizes are filled in.",
         json_schema_extra=affects("train", "predict", "features", "memory"),
     )
@@ -222,7 +227,7 @@ class Model(AnyModel):
     input: Literal["whole", "crop", "blank", "channel"] = Field(
         "whole",
         description="The whole frame; cropped to the region; its background blanked; or the region as a "
-        "fourth channel. All but whole need prepare.regions; a case without a region is seen whole.",
+        "fourth channel. All but whole need prepare.regions; cases without a region are shown whole.",
         json_schema_extra=affects("train", "predict", "features", "memory"),
     )
     margin: Share = Field(
@@ -237,12 +242,12 @@ class Model(AnyModel):
     def _fits(self) -> Model:
         name = self.network.plain
         if self.features is not None and name != "EVL":
-            raise ValueError(f"features are stored of EVL's frozen network; {name} has none")
+            raise ValueError(f"features can only be stored for EVL's frozen network; {name} has none")
         if self.input == "channel" and name in FROZEN:
             raise ValueError(f"{name} is frozen and cannot learn a fourth channel; use crop or blank")
         if self.input == "channel" and self.clip.rand_augment is not None:
             raise ValueError(
-                "RandAugment would move the frames and not the region; set clip.rand_augment: null"
+                "RandAugment would move the frames but not the region; set clip.rand_augment: null"
             )
         if name in FROZEN and "weights" not in self.network.arguments:
             raise ValueError(f"{name} needs `weights`, a folder of CLIP weights")
@@ -250,7 +255,7 @@ class Model(AnyModel):
 
 
 class Evaluate(Section):
-    """Scores; there is nothing to set."""
+    """Scores; no settings."""
 
 
 class Export(Section):
@@ -264,7 +269,9 @@ class Export(Section):
 class Settings(Experiment):
     """An experiment."""
 
-    system: Literal["clips"] = Field(description="The family.", json_schema_extra=affects("index", "report"))
+    system: Literal["clips"] = Field(
+        description="The kind of experiment.", json_schema_extra=affects("index", "report")
+    )
     data: Data = Field(description="Clips and classes.")
     prepare: Prepare = Field(Prepare(), description="Regions.")
     cache: Cache = Field(Cache(), description="The HDF5 cache.")

@@ -1,4 +1,4 @@
-"""The sample sheet of clips, and the files that say what the classes are."""
+"""The sample sheet of clips, and the files that define the classes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class ClipCase(VideoCase):
     """A clip.
 
     Attributes:
-        label: its class, by name; "" without one. What is no class stays as it was written.
+        label: its class, by name; "" without one. Text that is not a class is kept as written.
         box: "x0 y0 x1 y1" in pixels of the video, or "".
-        mask: an image of the region on the video's grid, or a folder of such by frame number; or None.
+        mask: an image of the region on the video's grid, or a folder of such images by frame number; or None.
     """
 
     label: str
@@ -45,7 +45,7 @@ def read_sheet(data: Data) -> Sheet[ClipCase]:
     """Read the sheet without touching the videos.
 
     Raises:
-        CaseError: no such file, no header, or a column that is missing or not known.
+        CaseError: no such file, no header, or a missing or unknown column.
     """
     table = read_video_table(data.sheet, COLUMNS)
     names, folder = class_names(data), data.root
@@ -66,10 +66,10 @@ def read_sheet(data: Data) -> Sheet[ClipCase]:
 
 
 def read_new_cases(source: Path) -> list[ClipCase]:
-    """Clips to be predicted, from a sample sheet or a folder of videos; labels are not looked at.
+    """Clips to predict, from a sample sheet or a folder of videos; labels are ignored.
 
     Raises:
-        CaseError: nothing to predict, or a sheet with faults.
+        CaseError: nothing to predict, or errors in the sheet.
     """
     if source.is_file():
         sheet = read_sheet(Data(sheet=source, classes=["no", "class"]))
@@ -86,7 +86,7 @@ def class_names(data: Data) -> list[str]:
     """Names of the classes in the order of their numbers.
 
     Raises:
-        CaseError: the file with them is no JSON list of at least two different names.
+        CaseError: their file is not a JSON list of at least two different names.
     """
     if not isinstance(data.classes, Path):
         return list(data.classes)
@@ -98,17 +98,17 @@ def class_names(data: Data) -> list[str]:
         or len(set(names)) != len(names)
     ):
         raise CaseError(
-            f"{data.classes}: a JSON list of the classes' names is expected, in the order of their numbers: "
-            f'["first", "second"]; each once, of letters, digits, `_`, `.` and `-`'
+            f"{data.classes}: expected a JSON list of the classes' names, in the order of their numbers: "
+            f'["first", "second"]; each name once, with only letters, digits, `_`, `.` and `-`'
         )
     return names
 
 
 def class_sentences(data: Data) -> list[str]:
-    """A sentence per class in their order; none if the experiment has none.
+    """A sentence per class, in class order; none if the experiment has none.
 
     Raises:
-        CaseError: a sentence is missing or left over, or sentences that name classes name the wrong ones.
+        CaseError: a sentence is missing, there are too many, or sentences name the wrong classes.
     """
     if data.sentences is None:
         return []
@@ -128,7 +128,7 @@ def class_sentences(data: Data) -> list[str]:
         if others and name not in _named(sentences[number], names):
             raise CaseError(
                 f"{origin}: line {number + 1} names {others[0]}, but class {number} is {name}; the sentences "
-                f"must stand in the order of the classes"
+                f"must be in the order of the classes"
             )
     if len(sentences) > len(names):
         raise CaseError(f"{origin}: {len(sentences)} sentences for {len(names)} classes")
@@ -136,31 +136,31 @@ def class_sentences(data: Data) -> list[str]:
 
 
 def class_of(text: str, names: Sequence[str]) -> str:
-    """The class that a label means, a name or a number; the text itself if it is none."""
+    """The class for a label, which is a name or a number; the text itself if it is neither."""
     if text in names:
         return text
     return names[int(text)] if re.fullmatch(r"\d+", text) and int(text) < len(names) else text
 
 
 def box_from(text: str) -> Box | None:
-    """The box x0, y0, x1, y1 that a cell holds; None for an empty cell.
+    """The box x0, y0, x1, y1 in a cell; None for an empty cell.
 
     Raises:
-        CaseError: not four whole numbers, or an empty box.
+        CaseError: not four integers, or an empty box.
     """
     if not text:
         return None
     parts = re.split(r"[\s,;]+", text.strip())
     if len(parts) != 4 or not all(re.fullmatch(r"\d+", part) for part in parts):
-        raise CaseError(f"box {text!r}: four whole numbers are expected, `x0 y0 x1 y1` in pixels")
+        raise CaseError(f"box {text!r}: expected four integers, `x0 y0 x1 y1` in pixels")
     x0, y0, x1, y1 = (int(part) for part in parts)
     if x0 >= x1 or y0 >= y1:
-        raise CaseError(f"box {text!r}: is empty; x0 < x1 and y0 < y1 are expected")
+        raise CaseError(f"box {text!r}: is empty; expected x0 < x1 and y0 < y1")
     return x0, y0, x1, y1
 
 
 def _named(sentence: str, names: Sequence[str]) -> list[str]:
-    """Classes whose name stands in a sentence; underscores may be written as spaces."""
+    """Classes whose name appears in a sentence; underscores may be written as spaces."""
     words = _words(sentence)
     return [name for name in names if _words(name) in words]
 

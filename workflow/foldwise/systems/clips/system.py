@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from foldwise.systems.clips.learner import ClipsLearner
     from foldwise.systems.clips.results import ClipsResults
 
-# SAM's image encoder on one image of 1024², its weights included.
+# SAM's image encoder on one image of 1024², including its weights.
 MEDSAM_MIB = 4000
-# A frame as JPEG of quality 90, and as raw values compressed, as shares of its values.
+# Size of a frame relative to its values: as JPEG of quality 90, and as compressed raw values.
 SHARES = {"jpeg": 0.08, "raw": 0.45}
-# What a frozen transformer holds of a frame, in bytes; and its weights, where nothing is counted.
+# Bytes that a frozen transformer holds per frame; and its weights, which are not counted.
 FRAME_BYTES, FROZEN_WEIGHTS = 12 * 2**20, 150 * 10**6
-# Bytes of a frame that is decoded, resized, and waits in a codec's buffers.
+# Bytes of a frame that is decoded, resized, and kept in a codec's buffers.
 CODEC_FRAMES = 40
 
 
@@ -45,11 +45,11 @@ class Clips(VideoSystem[Settings, ClipCase]):
     settings = Settings
 
     def read_sheet(self, data: Data) -> Sheet[ClipCase]:
-        """Read the sheet, and the files that say what the classes are, without touching the videos."""
+        """Read the sheet, and the files that define the classes, without touching the videos."""
         return read_sheet(data)
 
     def look(self, settings: Settings, case: ClipCase, deep: bool) -> tuple[VideoInfo, Sequence[Finding]]:
-        """The video's header, and the box or mask that goes with it."""
+        """The video's header, and the clip's box or mask."""
         info = probe(case.video)
         return info, check_prompt(case, info)
 
@@ -72,7 +72,7 @@ class Clips(VideoSystem[Settings, ClipCase]):
         }
 
     def notes(self, settings: Settings, sheet: Sheet[ClipCase]) -> Sequence[str]:
-        """How many clips each class has."""
+        """Number of clips of each class."""
         counted = Counter(case.label for case in sheet.cases if case.labelled)
         classes = ", ".join(f"{name} {counted[name]}" for name in class_names(settings.data))
         return [f"clips of each class: {classes}"]
@@ -82,7 +82,7 @@ class Clips(VideoSystem[Settings, ClipCase]):
         return ClipPreparation(settings, sheet)
 
     def preparing_models(self, settings: Settings) -> Mapping[str, Model]:
-        """Those whose frozen networks' features are stored."""
+        """Models whose frozen networks' features are stored."""
         return {name: model for name, model in settings.models.items() if model.features is not None}
 
     def preparation_weights(self, settings: Settings) -> Mapping[Path, Callable[[Path], Any]]:
@@ -95,7 +95,7 @@ class Clips(VideoSystem[Settings, ClipCase]):
         return _task(settings.data)
 
     def rows_of(self, settings: Settings, cases: Sequence[ClipCase]) -> list[Any]:
-        """The rows with their classes, and what the classes' files say."""
+        """The rows with their classes, and the contents of the classes' files."""
         rows = [[c.name, c.group, c.label, [str(path) for path in c.files]] for c in cases]
         return [rows, _task(settings.data)]
 
@@ -127,25 +127,25 @@ class Clips(VideoSystem[Settings, ClipCase]):
         return ClipsResults()
 
     def weights(self, settings: Settings, name: str) -> list[Path]:
-        """Those to start from, and those of a frozen network."""
+        """Pretrained weights, and those of a frozen network."""
         network = settings.models[name].network
         frozen = [Path(network.arguments["weights"])] if network.plain in FROZEN else []
         return super().weights(settings, name) + frozen
 
     def kept(self, settings: Settings, name: str) -> dict[str, Any]:
-        """Cache, and regions for those models alone that see them."""
+        """Cache, and regions for models that use them."""
         prepare = Prepare() if settings.models[name].input == "whole" else settings.prepare
         return {"cache": dump(settings.cache), "prepare": dump(prepare)}
 
     def new_entries(self, source: Path) -> list[Entry]:
-        """Clips to be predicted."""
+        """Clips to predict."""
         return [
             Entry(case.name, case.group, _files(case), "", {"label": "", "box": case.box}, 0)
             for case in read_new_cases(source)
         ]
 
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
-        """Make the frame cache or the file of regions that the model's network takes."""
+        """Write the frame cache or the file of regions that the model's network takes."""
         from foldwise.systems.clips.cache import cache_clip
         from foldwise.systems.clips.regions import find_regions
 
@@ -156,15 +156,15 @@ class Clips(VideoSystem[Settings, ClipCase]):
         cache_clip(entry.case, Path(entry.files["video"][0]), "", cache, path)
         if model.input == "whole" or prepare.regions is None:
             return path
-        made = folder / "regions" / f"{entry.case}.h5"
+        found = folder / "regions" / f"{entry.case}.h5"
         mask = Path(entry.files["mask"][0]) if "mask" in entry.files else None
-        facts = made.with_suffix(".json")
-        find_regions(entry.case, path, entry.facts["box"], mask, prepare.regions, made, facts)
-        return made
+        facts = found.with_suffix(".json")
+        find_regions(entry.case, path, entry.facts["box"], mask, prepare.regions, found, facts)
+        return found
 
 
 class ClipPreparation(Preparation[ClipCase]):
-    """Caches, regions and features, keyed by what made them.
+    """Caches, regions and features, keyed by their settings.
 
     Attributes:
         regions: folder of the files of regions.
@@ -199,11 +199,11 @@ class ClipPreparation(Preparation[ClipCase]):
 
     @property
     def noticed(self) -> str | None:
-        """What was found of the cases' regions."""
+        """Facts about the cases' regions."""
         return f"{self.regions}/{{case}}.json" if self._finder else None
 
     def inputs(self, model: str) -> str:
-        """Features, or what they would be made from."""
+        """Features, or the files that they would be computed from."""
         if model in self._keys:
             return self.encoded.replace("{encoded}", self._keys[model]) + "/{case}.h5"
         return self._before_features(model)
@@ -211,35 +211,35 @@ class ClipPreparation(Preparation[ClipCase]):
     def roi_inputs(self, name: str) -> Inputs:
         """Inputs of a case's region: its frames, a given mask, and the network's weights."""
         case = self.cases[name]
-        made: Inputs = {"cache": self.cached.format(case=name)}
+        inputs: Inputs = {"cache": self.cached.format(case=name)}
         if case.mask is not None:
-            made["mask"] = str(case.mask)
+            inputs["mask"] = str(case.mask)
         if self._finder is not None and self._finder.weights is not None:
             path = self._finder.weights
             inner = sorted(str(p) for p in path.iterdir() if p.is_file()) if path.is_dir() else []
-            made["weights"] = inner or [str(path)]
-        return made
+            inputs["weights"] = inner or [str(path)]
+        return inputs
 
     def encoder(self, encoded: str) -> str:
-        """A model whose features have a key; those of equal keys are equal."""
+        """A model whose features have a key; equal keys mean equal features."""
         return next(model for model, key in self._keys.items() if key == encoded)
 
     def encoding(self, encoded: str) -> Model:
-        """What makes the features of a key."""
+        """The settings that determine the features of a key."""
         return encoding_of(self._models[self.encoder(encoded)])
 
     def encoded_from(self, encoded: str, case: str) -> str:
-        """The file that a case's features of a key are made from."""
+        """The file from which a case's features of a key are computed."""
         return self._before_features(self.encoder(encoded)).format(case=case)
 
     def _before_features(self, model: str) -> str:
-        """Pattern of what a model's clips are drawn from: the caches, or the files of regions."""
+        """Pattern of the files from which a model's clips are drawn: the caches, or the files of regions."""
         whole = self._models[model].input == "whole"
         return self.cached if whole else f"{self.regions}/{{case}}.h5"
 
 
 class ClipsFootprint(Footprint[Settings]):
-    """From headers and the networks' shapes; of a frozen network it is a guess."""
+    """From headers and the networks' shapes; for a frozen network it is an estimate."""
 
     typical = VideoInfo(frames=300, fps=25, height=720, width=960, duration_s=12)
 
@@ -261,10 +261,10 @@ class ClipsFootprint(Footprint[Settings]):
         """The cache, and the regions."""
         frames, height, width = _cached_size(size, settings)
         values = frames * height * width
-        made = {"cache": 3 * values * SHARES[settings.cache.encoding] / 2**20}
+        disk = {"cache": 3 * values * SHARES[settings.cache.encoding] / 2**20}
         if settings.prepare.regions is not None:
-            made["regions"] = 0.02 * values / 2**20
-        return made
+            disk["regions"] = 0.02 * values / 2**20
+        return disk
 
     def counted(self, settings: Settings, name: str) -> Model | None:
         """The model, unless its network is frozen."""
@@ -272,7 +272,7 @@ class ClipsFootprint(Footprint[Settings]):
         return None if model.network.plain in FROZEN else model
 
     def guess(self, settings: Settings, name: str) -> Step:
-        """What a frozen network holds of a batch of clips."""
+        """Memory that a frozen network holds for a batch of clips."""
         model = settings.models[name]
         held = model.training.batch * model.clip.frames * FRAME_BYTES
         return Step(FROZEN_WEIGHTS // 5, held, 0, held)
@@ -294,7 +294,7 @@ class ClipsFootprint(Footprint[Settings]):
 
 
 def encoding_of(model: Model) -> Model:
-    """A model with only what decides on its features; all else as by default."""
+    """A model with only the settings that determine its features; all others at their defaults."""
     network = {"name": model.network.plain}
     network |= {k: v for k, v in model.network.arguments.items() if k in ("weights", "blocks")}
     kept = values_for(model, "features")
@@ -302,7 +302,7 @@ def encoding_of(model: Model) -> Model:
 
 
 def try_medsam(weights: Path) -> None:
-    """Read MedSAM's weights as its stage does."""
+    """Read MedSAM's weights as the stage does."""
     from foldwise.networks.medsam import load_medsam
 
     load_medsam(weights)
@@ -326,7 +326,7 @@ def _files(case: ClipCase) -> dict[str, tuple[str, ...]]:
 
 
 def _entry(case: ClipCase, classes: list[str], caches: Path) -> Entry:
-    """An entry: folds deal out the patients of a class, and among them those of as many clips."""
+    """An entry: folds balance patients by class, and within a class by number of clips."""
     return Entry(
         case=case.name,
         group=case.group,

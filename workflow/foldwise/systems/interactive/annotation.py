@@ -20,13 +20,13 @@ from foldwise.volumes.volume import read_header, write_volume
 
 
 class Annotation:
-    """A session with a scan and a model; every round is on disk before the next one can begin."""
+    """A session with a scan and a model; every round is on disk before the next one can start."""
 
     def __init__(self, volumes: list[Path], model: Path, folder: Path) -> None:
-        """Prepare the scan, or take up the session in the folder.
+        """Prepare the scan, or resume the session in the folder.
 
         Raises:
-            CaseError: scan or model cannot be used, or the session is of others.
+            CaseError: the scan or model cannot be used, or the session belongs to others.
         """
         self.trained: Trained = read_trained(model)
         self.volumes = volumes
@@ -45,14 +45,14 @@ class Annotation:
         images = tuple(str(path) for path in self.volumes)
         entry = Entry("case", "case", {"images": images}, "", {}, 0)
         with tempfile.TemporaryDirectory(prefix=".prepared.", dir=folder) as temporary:
-            made = prepare_scan(entry, self.trained.state, Path(temporary))
-            made.replace(self.workspace.scan)
+            prepared = prepare_scan(entry, self.trained.state, Path(temporary))
+            prepared.replace(self.workspace.scan)
 
     def round(self, place: int, hints: dict[int, Hints]) -> None:
-        """A round on a slice of the stack.
+        """Do a round on a slice of the stack.
 
         Raises:
-            CaseError: the hints are of no use, or another process changed the session; it stays as it was.
+            CaseError: the hints cannot be used, or another process changed the session; it stays as it was.
         """
         self.workspace.refuse_outdated()
         state = self.propagator.round(self.state, place, hints)
@@ -60,21 +60,21 @@ class Annotation:
         self.state = state
 
     def undo(self) -> None:
-        """Take the last round back."""
+        """Undo the last round."""
         self.workspace.undo()
         self.state = self.workspace.state(self._empty)
 
     def refresh(self) -> None:
-        """Take up what another process did to the session."""
+        """Read changes that another process made to the session."""
         if self.workspace.version != self.workspace.seen:
             self.state = self.workspace.state(self._empty)
 
     def save(self, mask: Path, quality: Path) -> None:
-        """Write the mask in the scan's own geometry, and the quality of every slice.
+        """Write the mask in the scan's geometry, and the quality of every slice.
 
         Raises:
-            CaseError: a file that another hand wrote or changed would be replaced, or another process changed
-                the session.
+            CaseError: a file that this session did not write, or that was edited since, would be replaced; or
+                another process changed the session.
         """
         self.workspace.refuse_outdated()
         self.workspace.refuse_foreign(mask, quality)
@@ -98,21 +98,21 @@ class Annotation:
         }
 
     def remark(self) -> str:
-        """What a person must know of the last round: objects not found, hints not followed; else empty."""
+        """What a person must know about the last round: objects not found, hints not followed; else empty."""
         state, names = self.state, self.targets.names
         if not state.hinted:
             return ""
         not_found = state.not_found()
-        made = [
-            f"{names[number]}: not found on any slice; mark it by a scribble or a box where it is clear."
+        remarks = [
+            f"{names[number]}: not found on any slice; mark it with a scribble or a box where it is clear."
             for number in not_found
         ]
         rest = [number for number in range(len(names)) if number not in not_found]
         for place in sorted(state.hinted):
             if (state.quality[rest, place] < HALF).any():
                 index = self.stack.places.slice_in_source(place)
-                made.append(f"The mask does not follow the hints on slice {index}.")
-        return " ".join(made)
+                remarks.append(f"The mask does not follow the hints on slice {index}.")
+        return " ".join(remarks)
 
 
 def _digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Several trained networks as one: the mean of what they say at every step."""
+"""Several trained networks as one: the mean of their outputs at every step."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from foldwise.systems.interactive.network import InteractiveNetwork
 
 
 class Committee(nn.Module):
-    """Networks of one model, e.g. of all folds; each has its own memory, and the masks are the mean.
+    """Networks of one model, e.g. of all folds; each has its own memory, and the masks are averaged.
 
-    It answers as an `InteractiveNetwork` does. Memories lie side by side along their first axis.
+    It has the interface of an `InteractiveNetwork`. Memories are stacked along their first axis.
     """
 
     def __init__(self, networks: Sequence[InteractiveNetwork]) -> None:
         super().__init__()
         self.members = nn.ModuleList(networks)
-        # The part that propagates is this one too, but not as a module within itself.
+        # The propagating part is this object itself, but not registered as a module within itself.
         object.__setattr__(self, "memory", self)
 
     def hint(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -28,7 +28,7 @@ class Committee(nn.Module):
         return torch.stack([network.hint(inputs) for network in self._networks]).mean(0)
 
     def encode(self, image: torch.Tensor) -> Queries:
-        """What each network asks its memory."""
+        """Each network's query to its memory."""
         return Queries([network.memory.encode(image) for network in self._networks])
 
     def memorise(self, image: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,19 +38,19 @@ class Committee(nn.Module):
 
     def segment(self, queries: Queries, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Mean logits (1, objects, H, W)."""
-        made = [
+        outputs = [
             network.memory.segment(query, keys[number : number + 1], values[number : number + 1])
             for number, (network, query) in enumerate(zip(self._networks, queries.members, strict=True))
         ]
-        return torch.stack(made).mean(0)
+        return torch.stack(outputs).mean(0)
 
     def quality(self, queries: Queries, probabilities: torch.Tensor) -> torch.Tensor:
         """Mean logits of the predicted IoU (1, objects)."""
-        made = [
+        outputs = [
             network.memory.quality(query, probabilities)
             for network, query in zip(self._networks, queries.members, strict=True)
         ]
-        return torch.stack(made).mean(0)
+        return torch.stack(outputs).mean(0)
 
     @property
     def _networks(self) -> list[InteractiveNetwork]:
@@ -58,7 +58,7 @@ class Committee(nn.Module):
 
 
 class Queries:
-    """A query of each network, on the same slices."""
+    """The queries of all networks, for the same slices."""
 
     def __init__(self, members: Sequence[Query]) -> None:
         self.members = list(members)

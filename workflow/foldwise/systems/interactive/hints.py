@@ -1,4 +1,4 @@
-"""Hints on a slice: what a person marks, and how a network sees it."""
+"""Hints on a slice: a person's marks, and their encoding for a network."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from scipy.ndimage import distance_transform_edt
 
 from foldwise.volumes.slices import Window
 
-# Channels of hints: marks inside, marks outside, extreme points, the box, the mask so far.
+# Hint channels: marks inside, marks outside, extreme points, the box, the mask so far.
 CHANNELS = 5
-# Full width at half maximum of a mark, of an input of 512, and its least.
+# Full width at half maximum of a mark for an input of 512 pixels, and its minimum.
 FWHM, LEAST_FWHM = 10 / 512, 3.0
-# How far a crop reaches beyond hints that enclose the object, as a share of their longer side.
+# Margin of a crop beyond hints that enclose the object, as a share of their longer side.
 MARGIN = 0.5
 
 
@@ -30,9 +30,9 @@ class Hints:
 
     Attributes:
         inside: (n, 2) points of the object: clicks, or the voxels of a scribble.
-        outside: (n, 2) points that are not of it.
+        outside: (n, 2) points outside it.
         extreme: (n, 2) its topmost, bottommost, leftmost and rightmost points.
-        box: (2, 2) opposite corners of a box round it, or no points.
+        box: (2, 2) opposite corners of a box around it, or no points.
         nothing: the object is not on this slice.
     """
 
@@ -56,7 +56,7 @@ class Hints:
         return replace(self, **values)
 
     def shifted(self, random: np.random.Generator, most: float) -> Hints:
-        """Points moved at random by at most `most` voxels, as a hand does; scribbles stay."""
+        """Points moved at random by at most `most` voxels, like a hand; scribbles stay."""
         if not most:
             return self
 
@@ -67,11 +67,11 @@ class Hints:
 
 
 def window_of(hints: Hints, previous: np.ndarray, spacing: tuple[float, float], size: int) -> Window:
-    """What the hint network looks at: round hints and mask if they enclose the object, else the whole slice.
+    """The hint network's window: around hints and mask if they enclose the object, else the whole slice.
 
     Args:
         hints: on the slice.
-        previous: mask so far (rows, columns), perhaps empty.
+        previous: mask so far (rows, columns), possibly empty.
         spacing: mm between rows and between columns.
         size: edge of the input.
     """
@@ -81,7 +81,7 @@ def window_of(hints: Hints, previous: np.ndarray, spacing: tuple[float, float], 
         return whole
     points = np.concatenate([hints.marks, hints.outside, np.argwhere(previous)])
     low, high = np.floor(points.min(0)), np.ceil(points.max(0))
-    # In mm, so that the crop is as wide beyond rows as beyond columns.
+    # In mm, so that the margin is the same along rows and columns.
     margin = np.ceil(MARGIN * ((high - low + 1) * spacing).max() / np.array(spacing))
     start = np.maximum(low - margin, 0).astype(int)
     stop = np.minimum(high + margin + 1, (rows, columns)).astype(int)
@@ -93,29 +93,29 @@ def window_of(hints: Hints, previous: np.ndarray, spacing: tuple[float, float], 
 def hint_maps(hints: Hints, window: Window) -> np.ndarray:
     """The first four hint channels (4, size, size) float32, 0 to 1.
 
-    Marks are Gaussians about their points (the largest one counts), the box is filled.
+    Marks are Gaussians about their points (the largest value counts), the box is filled.
     """
-    made = np.zeros((CHANNELS - 1, window.size, window.size), np.float32)
+    maps = np.zeros((CHANNELS - 1, window.size, window.size), np.float32)
     width = max(LEAST_FWHM, FWHM * window.size)
     for channel, points in enumerate((hints.inside, hints.outside, hints.extreme)):
-        made[channel] = _marks(window.points(points), window.size, width)
+        maps[channel] = _marks(window.points(points), window.size, width)
     if len(hints.box):
         corners = np.clip(np.rint(window.points(hints.box)), 0, window.size - 1).astype(int)
         (top, left), (bottom, right) = corners.min(0), corners.max(0)
-        made[3, top : bottom + 1, left : right + 1] = 1
-    return made
+        maps[3, top : bottom + 1, left : right + 1] = 1
+    return maps
 
 
 def hint_input(
     image: torch.Tensor, hints: Hints, seen: np.ndarray, window: Window, fill: float
 ) -> torch.Tensor:
-    """What the hint network sees of a slice: (1, channels + hint channels, size, size).
+    """The hint network's input for a slice: (1, channels + hint channels, size, size).
 
     Args:
         image: (1, channels, rows, columns), normalised.
         hints: on the slice.
         seen: mask so far (rows, columns).
-        window: the part to look at.
+        window: the part of the slice to use.
         fill: grey value beyond the slice.
     """
     maps = torch.from_numpy(hint_maps(hints, window))[None]
@@ -124,11 +124,11 @@ def hint_input(
 
 
 def followed(hints: Hints, mask: np.ndarray) -> float:
-    """How well a mask (rows, columns) follows hints: 0 if it is empty or elsewhere, 1 if nothing contradicts.
+    """How well a mask (rows, columns) follows hints: 0 if empty or elsewhere, 1 if it contradicts none.
 
-    The least of: the share of the points inside that it holds, the share of the points outside that it leaves
-    out, and the IoU of its bounding box and that of the extreme points or of the box. Both boxes are a voxel
-    wider on each side, since hands are no more precise.
+    The minimum of: the share of the inside points within it, the share of the outside points not within it,
+    and the IoU of its bounding box with that of the extreme points or the box. Both boxes are enlarged by a
+    voxel on each side, since hands are no more precise.
     """
     if hints.nothing:
         return float(not mask.any())
@@ -144,7 +144,7 @@ def followed(hints: Hints, mask: np.ndarray) -> float:
 
 
 def _share(points: np.ndarray, mask: np.ndarray) -> float:
-    """How many of the points lie in the mask."""
+    """Share of the points that lie in the mask."""
     rows, columns = np.clip(np.rint(points).astype(int), 0, np.array(mask.shape) - 1).T
     return float(mask[rows, columns].mean())
 
@@ -163,5 +163,5 @@ def _marks(points: np.ndarray, size: int, width: float) -> np.ndarray:
     away = np.ones((size, size), bool)
     away[pixels[:, 0], pixels[:, 1]] = False
     distance = distance_transform_edt(away)
-    made: np.ndarray = np.exp(-4 * np.log(2) * (distance / width) ** 2).astype(np.float32)
-    return made
+    marks: np.ndarray = np.exp(-4 * np.log(2) * (distance / width) ** 2).astype(np.float32)
+    return marks

@@ -1,4 +1,4 @@
-"""Names of the choices that settings and library share."""
+"""Names of options that settings and library share."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Literal, get_args
 # What is memorised in training, and the loss of the memory network.
 Mode = Literal["mask", "recurrent", "threshold"]
 Loss = Literal["ce", "iou", "both"]
-# What a person marks; hybrid: one of the others.
+# Kinds of marks; hybrid: one of the others.
 Kind = Literal["extreme", "box", "points", "scribble", "hybrid"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-# Who chooses the next slice. Only `predicted` can be had without the truth; the others say how good it is.
+# How the next slice is chosen. Only `predicted` works without the truth; the others show how good it is.
 Choice = Literal["predicted", "oracle", "random"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)

@@ -1,4 +1,4 @@
-"""Interactive segmentation: two networks that learn together, and sessions with a simulated user."""
+"""Interactive segmentation: two networks trained together, and sessions with a simulated user."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from foldwise.volumes.volume import Volume, write_volume
 
 
 class InteractiveLearner(Learner[Model]):
-    """Hints, propagation and predicted quality; `evaluate` says which sessions `predict` simulates."""
+    """Hints, propagation and predicted quality; `evaluate` defines the sessions that `predict` simulates."""
 
     def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
         """Take the settings and what is learnt: `targets`, and the images' `channels`."""
@@ -48,16 +48,16 @@ class InteractiveLearner(Learner[Model]):
 
     @classmethod
     def fit(cls, model: Model, caches: Sequence[str]) -> Model:
-        """The model as it is; its file of weights must be there."""
+        """The unchanged model; its file of weights must exist."""
         if model.trunk.weights is not None and not model.trunk.weights.exists():
-            raise CaseError(f"{model.trunk.weights}: no such file; trunk.weights names it")
+            raise CaseError(f"{model.trunk.weights}: no such file (trunk.weights)")
         return model
 
     def network(self) -> nn.Module:
-        """Both networks; their trunks begin with given weights, if the file is (still) there."""
+        """Both networks; their trunks start from given weights, if the file (still) exists."""
         network = build_network(self.model, self.channels)
         path = self.model.trunk.weights
-        # A trained model is rebuilt where this file may be missing, and its weights are replaced.
+        # The file may be missing when a trained model is rebuilt; its weights are replaced anyway.
         if path is not None and path.exists():
             for trunk in network.trunks:
                 load_trunk(trunk, path, self.channels, self.model.trunk.name)
@@ -90,10 +90,10 @@ class InteractiveLearner(Learner[Model]):
         if self.model.trunk.weights is not None:
             freeze_statistics(network)
         model = self.model
-        made: dict[str, torch.Tensor] = network(
+        parts: dict[str, torch.Tensor] = network(
             batch, self.objects, model.memory.mode, model.memory.iou_threshold, model.loss
         )
-        return made
+        return parts
 
     def examples(self, caches: Sequence[str], seed: Sequence[int], count: int, folder: Path) -> None:
         """Write sample<n>_image.nii.gz and _mask.nii.gz (slices along z), and sample<n>_hints.nii.gz."""
@@ -111,7 +111,7 @@ class InteractiveLearner(Learner[Model]):
     def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
         """Mean Dice over cases and objects after sessions with predicted choice; it is the score.
 
-        NaN if no case holds any object: there is nothing to hint at.
+        NaN if no case holds any object: there is nothing to mark.
         """
         first, last, labelled = [], [], False
         for number, path in enumerate(caches):
@@ -129,10 +129,10 @@ class InteractiveLearner(Learner[Model]):
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
         """Write a case's sessions: every kind of hints, every choice, every round.
 
-        Of a case without a label there are none: no user can be simulated.
+        A case without a label has no sessions: no user can be simulated.
         """
         evaluate = self.evaluate
-        assert isinstance(evaluate, Evaluate), "sessions are simulated as the evaluate section says"
+        assert isinstance(evaluate, Evaluate), "sessions need the section evaluate"
         stack, truth = self._case(cache)
         network = networks[0] if len(networks) == 1 else Committee([_whole(n) for n in networks])
         memory, trunk = self.model.memory, self.model.trunk
@@ -154,8 +154,8 @@ class InteractiveLearner(Learner[Model]):
             for kind in evaluate.hints:
                 for choice in CHOICES if evaluate.compare else CHOICES[:1]:
                     rounds = self._session(network, stack, truth, kind, choice, 0, evaluate.rounds)
-                    for made in rounds:
-                        writer.add(kind, choice, made)
+                    for round_ in rounds:
+                        writer.add(kind, choice, round_)
                     if (kind, choice) == (evaluate.export, "predicted"):
                         writer.finish(rounds[-1].state)
 
@@ -180,11 +180,11 @@ class InteractiveLearner(Learner[Model]):
     ) -> list[Round]:
         network.eval()
         propagator = propagator_of(_whole(network), stack, self.model, self.targets)
-        # Every choice begins with the same hints.
+        # Every choice starts from the same hints.
         random = np.random.default_rng(seed)
         return list(simulate(propagator, truth, kind, choice, rounds or self.model.validation_rounds, random))
 
-    # What the forecast counts.
+    # For the forecast.
 
     def build_network(self) -> nn.Module:
         """The networks with a forward pass of a whole training step."""
@@ -196,12 +196,12 @@ class InteractiveLearner(Learner[Model]):
         return torch.empty(model.training.batch, model.frames.count, self.channels, model.size, model.size)
 
     def refusal(self, reason: str) -> str:
-        """What to tell a user whose network cannot be made."""
+        """Message to a user whose network cannot be built."""
         return f"trunk {self.model.trunk.name} cannot take slices of {self.model.size} pixels: {reason}"
 
 
 class WholeStep(nn.Module):
-    """A training step of both networks as a module of one input, of which what it keeps can be counted."""
+    """A training step of both networks as a module with one input, so that its memory can be counted."""
 
     def __init__(self, network: InteractiveNetwork, learner: InteractiveLearner) -> None:
         super().__init__()
@@ -213,12 +213,12 @@ class WholeStep(nn.Module):
         mask = torch.zeros(batch, frames, size, size, device=image.device, dtype=torch.uint8)
         inputs = torch.empty(batch, self.network.hint_inputs, size, size, device=image.device)
         target = torch.zeros(batch, size, size, device=image.device, dtype=torch.bool)
-        made = {"image": image, "mask": mask, "hint_input": inputs, "hint_target": target}
-        return self.learner.loss(self.network, made, torch.Generator())["loss"]
+        sample = {"image": image, "mask": mask, "hint_input": inputs, "hint_target": target}
+        return self.learner.loss(self.network, sample, torch.Generator())["loss"]
 
 
 def freeze_statistics(network: nn.Module) -> None:
-    """Keep the batch statistics with which given trunks came, as is usual for small batches."""
+    """Keep the batch statistics of the given trunks, as is usual for small batches."""
     for trunk in _whole(network).trunks:
         for module in trunk.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -226,14 +226,14 @@ def freeze_statistics(network: nn.Module) -> None:
 
 
 def _whole(network: nn.Module) -> Any:
-    """The network itself, without what Fabric wraps about it."""
+    """The network itself, without Fabric's wrapper."""
     return getattr(network, "module", network)
 
 
 def _dice(found: np.ndarray, truth: np.ndarray, objects: int) -> list[float]:
-    made = []
+    scores = []
     for number in range(1, objects + 1):
         one, other = found == number, truth == number
         if size := int(one.sum() + other.sum()):
-            made.append(2 * int((one & other).sum()) / size)
-    return made
+            scores.append(2 * int((one & other).sum()) / size)
+    return scores

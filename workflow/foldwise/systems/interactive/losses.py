@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-# Cross entropy takes its logarithm of p + this, so that a single pixel cannot cost more than 7.
+# Cross entropy takes the logarithm of p + this, so that a single pixel cannot cost more than 7.
 EPSILON = 1e-3
 
 
@@ -21,10 +21,11 @@ def cross_entropy(probabilities: torch.Tensor, target: torch.Tensor) -> torch.Te
 
 
 def lovasz_softmax(probabilities: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Lovász-softmax (Berman et al. 2018, arXiv:1705.08790): the Jaccard loss made convex in the errors.
+    """Lovász-softmax (Berman et al. 2018, arXiv:1705.08790): a convex extension of the Jaccard loss.
 
-    Over the classes present in an image, then over the images. For errors m sorted downwards, the loss of a
-    class is Σ mᵢ · (Δ(i) − Δ(i−1)), where Δ(i) is the Jaccard loss if just the first i pixels were wrong.
+    Mean over the classes present in an image, then over the images. For errors m in descending order, a
+    class's loss is Σ mᵢ · (Δ(i) − Δ(i−1)), where Δ(i) is the Jaccard loss if only the first i pixels were
+    wrong.
 
     Args:
         probabilities: (B, classes, H, W), background first.
@@ -46,7 +47,7 @@ def lovasz_softmax(probabilities: torch.Tensor, target: torch.Tensor) -> torch.T
 
 
 def soft_iou(probabilities: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Σ min(p, t) / Σ max(p, t) of each object (B, K); 1 where both are empty.
+    """Σ min(p, t) / Σ max(p, t) of each object (B, K); 1 if both are empty.
 
     Args:
         probabilities: (B, K, H, W).
@@ -54,7 +55,7 @@ def soft_iou(probabilities: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """
     both = torch.minimum(probabilities, target).sum((2, 3))
     either = torch.maximum(probabilities, target).sum((2, 3))
-    # A pixel's worth of soft residue on an empty slice is no mistake worth a look.
+    # Soft residue of up to a pixel on an empty slice is not a mistake worth a look.
     return (both + 1) / (either + 1)
 
 

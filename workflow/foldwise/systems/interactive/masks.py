@@ -1,4 +1,4 @@
-"""What a session gives: masks in the source's grid, and the quality of every slice."""
+"""Results of a session: masks in the source's grid, and the quality of every slice."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ def mask_in_source(state: State, lineage: Lineage, axis: str, targets: Targets) 
     """The objects as a label map in the source's grid, with their values in the label files.
 
     Args:
-        state: of a session.
+        state: of the session.
         lineage: of the prepared scan.
-        axis: across the slices.
-        targets: whose names are the objects.
+        axis: the axis across the slices.
+        targets: their names are the objects.
     """
     maps = np.moveaxis(state.probabilities, 1, 1 + AXES.index(axis))
     box = np.stack([lineage.to_box(part.astype(np.float32)) for part in maps])
     best, rest = box.max(0), 255 - box.sum(0)
     values = np.array([targets.value(name) for name in targets.names])
     kind = label_type(values.max())
-    made = np.where(best > rest, values.astype(kind)[box.argmax(0)], 0).astype(kind)
-    return lineage.to_source(made)
+    labels = np.where(best > rest, values.astype(kind)[box.argmax(0)], 0).astype(kind)
+    return lineage.to_source(labels)
 
 
 def quality_rows(state: State, names: tuple[str, ...], places: Places) -> list[dict[str, Any]]:
     """A row per slice and object: slice (index along the source's own axis), object, quality, hinted, voxels.
 
-    The quality is that of `State`; None where nothing is known.
+    The quality is that of `State`; None where it is unknown.
     """
     areas, suggestion = state.areas(), state.suggestion()
     return [
@@ -53,5 +53,5 @@ def quality_rows(state: State, names: tuple[str, ...], places: Places) -> list[d
 
 
 def rounded(quality: float) -> float | None:
-    """A quality for people: four digits; None where nothing is known."""
+    """A quality for people: four digits; None if it is unknown."""
     return None if np.isnan(quality) else round(float(quality), 4)

@@ -1,4 +1,4 @@
-"""A trained interactive model from its file, and a prepared scan as the stack of slices it works on."""
+"""A trained interactive model from its file, and a prepared scan as a stack of slices."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Trained:
     """A model of the interactive system.
 
     Attributes:
-        network: in evaluation mode, on the device at hand.
+        network: in evaluation mode, on the available device.
         settings: of the model.
-        targets: whose names are the objects.
-        state: what the file holds; it says how scans are prepared.
+        targets: their names are the objects.
+        state: contents of the file, including how scans are prepared.
         digest: hash of the file.
     """
 
@@ -58,12 +58,12 @@ def read_trained(path: Path) -> Trained:
     """Read a model's file.
 
     Raises:
-        CaseError: not a model of the interactive system, or its weights are not of the trunk it names.
+        CaseError: not a model of the interactive system, or its weights do not fit its trunk.
     """
     state = read_model(path)
     if state.get("system") != "interactive":
         raise CaseError(
-            f"{path}: a model of the system {state.get('system')}; one of the interactive system is needed"
+            f"{path}: a model of the system {state.get('system')}; expected one of the interactive system"
         )
     settings = validate(Model, state["settings"], origin=str(path))
     network = build_network(settings, state["task"]["channels"])
@@ -71,7 +71,7 @@ def read_trained(path: Path) -> Trained:
         network.load_state_dict(state["network"])
     except RuntimeError as error:
         raise CaseError(
-            f"{path}: its weights are not those of the trunk {settings.trunk.name} that it names "
+            f"{path}: its weights do not fit its trunk {settings.trunk.name} "
             f"({str(error).splitlines()[-1].strip()})"
         ) from None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -91,8 +91,8 @@ class Stack:
     Attributes:
         image: (slices, channels, rows, columns), normalised.
         spacing: mm between rows and between columns.
-        lineage: the way back to the source.
-        places: between voxels of the source and of the stack.
+        lineage: the transformation back to the source.
+        places: maps between voxels of the source and of the stack.
         axis: x, y or z of RAS, across the slices.
     """
 

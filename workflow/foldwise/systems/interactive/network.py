@@ -1,4 +1,4 @@
-"""Both networks of an interactive model, and what a training step asks of them."""
+"""Both networks of an interactive model, and their training losses."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from foldwise.systems.interactive.losses import cross_entropy, lovasz_softmax, p
 
 
 class InteractiveNetwork(nn.Module):
-    """A hint network that segments one slice, and a memory network that takes the mask to the others."""
+    """A hint network that segments one slice, and a memory network that propagates the mask to the others."""
 
     def __init__(
         self, trunk: str, channels: int, *, keys: int, values: int, width: int, hint_width: int
     ) -> None:
-        """Make both with random weights.
+        """Build both with random weights.
 
         Args:
             trunk: name of a ResNet.
@@ -36,7 +36,7 @@ class InteractiveNetwork(nn.Module):
 
     @property
     def trunks(self) -> list[nn.Module]:
-        """The modules that weights of a ResNet fit."""
+        """The modules that a ResNet's weights fit."""
         memory = self.memory
         return [memory.memory_trunk, memory.query_trunk, self.hint.trunk, memory.quality_head]
 
@@ -44,10 +44,10 @@ class InteractiveNetwork(nn.Module):
         self, batch: dict[str, torch.Tensor], objects: int, mode: Mode, threshold: float, loss: Loss
     ) -> dict[str, torch.Tensor]:
         """The losses of a training batch."""
-        made = propagation_loss(self.memory, batch["image"], batch["mask"], objects, mode, threshold, loss)
+        parts = propagation_loss(self.memory, batch["image"], batch["mask"], objects, mode, threshold, loss)
         hint = pyramid_loss(self.hint(batch["hint_input"]), batch["hint_target"])
-        total = made["propagation_loss"] + made["quality_loss"] + hint
-        return {"loss": total, **made, "hint_loss": hint}
+        total = parts["propagation_loss"] + parts["quality_loss"] + hint
+        return {"loss": total, **parts, "hint_loss": hint}
 
 
 def propagation_loss(
@@ -69,9 +69,9 @@ def propagation_loss(
         network: in training.
         image: (B, T, C, H, W), the reference first.
         mask: (B, T, H, W) object numbers.
-        objects: how many there are.
-        mode: what is memorised.
-        threshold: of the mode `threshold`.
+        objects: number of objects.
+        mode: what is stored in memory.
+        threshold: threshold of the mode `threshold`.
         loss: cross entropy, Lovász-softmax, or their sum.
 
     Returns:
@@ -88,7 +88,7 @@ def propagation_loss(
         target = mask[:, step]
         parts.append(_overlap_loss(probabilities, target, loss))
         iou = soft_iou(probabilities[:, 1:], truth[:, step]).detach()
-        # Cross entropy has its least value where the squared error has, at the mean IoU, and no flat ends.
+        # Cross entropy has its minimum where the squared error has, at the mean IoU, but no flat ends.
         predicted = network.quality(query, probabilities.detach())
         errors.append(F.binary_cross_entropy_with_logits(predicted, iou))
         if step < frames - 1:
@@ -108,12 +108,12 @@ def _apart(mask: torch.Tensor, objects: int) -> torch.Tensor:
 
 
 def _overlap_loss(probabilities: torch.Tensor, target: torch.Tensor, loss: Loss) -> torch.Tensor:
-    made = torch.zeros((), device=probabilities.device)
+    total = torch.zeros((), device=probabilities.device)
     if loss in ("ce", "both"):
-        made = made + cross_entropy(probabilities, target)
+        total = total + cross_entropy(probabilities, target)
     if loss in ("iou", "both"):
-        made = made + lovasz_softmax(probabilities, target)
-    return made
+        total = total + lovasz_softmax(probabilities, target)
+    return total
 
 
 def _memorised(

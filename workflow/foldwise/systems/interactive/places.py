@@ -1,4 +1,4 @@
-"""Between the voxels of a source file and the stack of slices that the networks see."""
+"""Mapping between the voxels of a source file and the stack of slices that the networks see."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from foldwise.volumes.slices import AXES, plane
 
 
 class Places:
-    """Coordinates of a source (its voxels, as its file has them) and of a stack (slice, row, column).
+    """Coordinates of a source (voxels as in its file) and of a stack (slice, row, column).
 
     Attributes:
-        source_axis: the axis of the source (0 to 2) along which the slices lie, or nearly so.
+        source_axis: the axis of the source (0 to 2) that is across the slices, at least approximately.
     """
 
     def __init__(self, lineage: Lineage, axis: str) -> None:
-        """Take a cached grid's lineage and the slicing axis (x, y or z of RAS)."""
+        """Store a cached grid's lineage and the slicing axis (x, y or z of RAS)."""
         order = [AXES.index(axis), *plane(axis)]
         self._order = order
         self._shape = tuple(lineage.shape[number] for number in order)
@@ -37,17 +37,17 @@ class Places:
         stack = np.asarray(places, float).reshape(-1, 3)
         cached = np.empty_like(stack)
         cached[:, self._order] = stack
-        made: np.ndarray = apply_affine(np.linalg.inv(self._to_cache), cached)
-        return made
+        voxels: np.ndarray = apply_affine(np.linalg.inv(self._to_cache), cached)
+        return voxels
 
     def slice_in_source(self, place: int) -> int:
-        """The index along the source's own axis of the slice nearest to one of the stack."""
+        """The index along the source's axis of the slice nearest to a slice of the stack."""
         middle = [place, (self._shape[1] - 1) / 2, (self._shape[2] - 1) / 2]
         along = self.to_source(np.array(middle))[0, self.source_axis]
         return int(np.clip(np.rint(along), 0, self._source_shape[self.source_axis] - 1))
 
     def slice_of_source(self, index: int) -> int:
-        """The slice of the stack nearest to an index along the source's own axis; it may lie outside."""
+        """The slice of the stack nearest to an index along the source's axis; it may lie outside."""
         middle = (np.array(self._source_shape) - 1) / 2
         middle[self.source_axis] = index
         return int(np.rint(self.to_stack(middle)[0, 0]))

@@ -1,8 +1,8 @@
-"""Sessions of one case as HDF5, from which scores, files and the report are made.
+"""Sessions of one case as HDF5, the basis of scores, files and the report.
 
     probabilities          (objects, slices, rows, columns) uint8: the exported session's last round
-    quality                (objects, slices) float32: of the same
-    hinted                 slices that got hints in it
+    quality                (objects, slices) float32: of the same round
+    hinted                 slices with hints in that session
     <hints>/<choice>/<n>   a round: `mask` (slices, rows, columns) uint8 object numbers, `quality` and `iou`
                            (objects, slices) float32, predicted and true; attributes slice, seconds
 Attributes: format, case, axis, targets, lineage (JSON), memory_bytes.
@@ -33,15 +33,15 @@ FORMAT = "foldwise-sessions-1"
 
 @dataclass(frozen=True)
 class Scored:
-    """A round as it was recorded.
+    """A round as recorded.
 
     Attributes:
-        hints: what was marked.
-        choice: who chose the slice.
-        number: of the round, from 1.
-        place: the slice that got hints.
+        hints: kind of marks.
+        choice: how the slice was chosen.
+        number: number of the round, from 1.
+        place: the slice with the new hints.
         hinted: all slices with hints so far.
-        seconds: that it took.
+        seconds: its duration.
         mask: object numbers (slices, rows, columns).
         quality: predicted IoU (objects, slices).
         iou: true IoU (objects, slices).
@@ -59,29 +59,29 @@ class Scored:
 
 
 class Writer:
-    """An open record; rounds are written one by one, so that only one is ever in memory."""
+    """An open record; rounds are written one by one, so that only one is in memory."""
 
     def __init__(self, file: h5py.File, truth: np.ndarray, objects: int) -> None:
         self.file, self.truth, self.objects = file, truth, objects
 
-    def add(self, hints: str, choice: str, made: Round) -> None:
-        """A round of a session."""
-        group = self.file.create_group(f"{hints}/{choice}/{made.number}")
-        mask = made.state.objects()
+    def add(self, hints: str, choice: str, round_: Round) -> None:
+        """Write a round of a session."""
+        group = self.file.create_group(f"{hints}/{choice}/{round_.number}")
+        mask = round_.state.objects()
         _store(group, "mask", mask)
-        group["quality"] = made.state.quality
+        group["quality"] = round_.state.quality
         group["iou"] = slice_iou(mask, self.truth, self.objects).astype(np.float32)
-        group.attrs.update({"slice": made.place, "seconds": made.seconds})
+        group.attrs.update({"slice": round_.place, "seconds": round_.seconds})
 
     def finish(self, state: State) -> None:
-        """What is exported."""
+        """Write the state to export."""
         _store(self.file, "probabilities", state.probabilities)
         self.file["quality"] = state.quality
         self.file["hinted"] = np.array(state.hinted, np.int32)
 
 
 class Record:
-    """A record that was written, open for reading."""
+    """A written record, open for reading."""
 
     def __init__(self, file: h5py.File) -> None:
         self._file = file
@@ -93,12 +93,12 @@ class Record:
 
     @property
     def simulated(self) -> bool:
-        """Whether there are sessions: not of a case without a label."""
+        """Whether the record has sessions; a case without a label has none."""
         return "probabilities" in self._file
 
     @property
     def state(self) -> State:
-        """What is exported."""
+        """The state to export."""
         hinted = tuple(self._file["hinted"][()].tolist())
         return State(self._file["probabilities"][()], self._file["quality"][()], hinted)
 
@@ -125,7 +125,7 @@ class Record:
 
 
 def in_source(mask: np.ndarray, record: Record) -> np.ndarray:
-    """Object numbers of a round as a label map in the source's grid, with the objects' own values."""
+    """Object numbers of a round as a label map in the source's grid, with the objects' values."""
     targets = record.targets
     values = np.array([0, *(targets.value(name) for name in targets.names)])
     volume = np.moveaxis(mask, 0, AXES.index(record.axis))
@@ -143,7 +143,7 @@ def open_record(path: Path) -> h5py.File:
     """Open a record read-only.
 
     Raises:
-        CaseError: no such file, or no record of this version.
+        CaseError: no such file, or not a record of this version.
     """
     return open_hdf5(path, FORMAT)
 

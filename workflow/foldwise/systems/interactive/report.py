@@ -1,4 +1,4 @@
-"""What the report shows of interactive segmentation: Dice over rounds, choices of slices, quality."""
+"""The report of interactive segmentation: Dice over rounds, choices of slices, quality."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METRICS = (
     Column("assd_mm", "ASSD (mm)", 2),
     Column("surface_dice", "surface Dice", 3),
     Column("quality_r", "r of quality", 2),
-    Column("seconds", "seconds a round", 2),
+    Column("seconds", "seconds per round", 2),
 )
 CASE_METRICS = (
     Column("dice", "Dice", 3),
@@ -35,7 +35,7 @@ CASE_METRICS = (
     Column("truth_ml", "truth (ml)", 2),
     Column("volume_ml", "found (ml)", 2),
     Column("quality_r", "r of quality", 2),
-    Column("seconds", "s a round", 2),
+    Column("seconds", "s per round", 2),
 )
 CHOOSERS = {"predicted": "predicted quality", "oracle": "oracle (true quality)", "random": "random"}
 KEYS = ["hints", "choice", "round"]
@@ -51,7 +51,7 @@ def _last(model: ModelResults) -> ModelResults:
         if not len(rows):
             return rows
         rows = rows[rows["choice"] == "predicted"]
-        # A session ends early where no slice is left to look at.
+        # A session ends early if no slice is left to look at.
         ends = rows.groupby(["case", "class", "hints"])["round"].transform("max")
         rows = rows[rows["round"] == ends]
         return rows.assign(**{"class": rows["class"] + ", " + rows["hints"]})
@@ -62,25 +62,25 @@ def _last(model: ModelResults) -> ModelResults:
 def over_rounds(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     """Means over cases and objects: a row per kind of hints and choice of slices, a column per round.
 
-    A session that ended early counts with its last round in those after it.
+    A session that ended early counts with its last round in all later rounds.
     """
     rounds = range(1, int(rows["round"].max()) + 1)
     sessions = rows.pivot_table(index=["hints", "choice", "case", "class"], columns="round", values=metric)
     whole = sessions.reindex(columns=rounds).ffill(axis=1)
-    made = whole.groupby(level=["hints", "choice"], sort=False).mean()
+    means = whole.groupby(level=["hints", "choice"], sort=False).mean()
     kinds = dict.fromkeys(rows["hints"])
-    wanted = [(kind, choice) for kind in kinds for choice in CHOICES if (kind, choice) in made.index]
-    return made.loc[wanted]
+    wanted = [(kind, choice) for kind in kinds for choice in CHOICES if (kind, choice) in means.index]
+    return means.loc[wanted]
 
 
 def tables(model: ModelResults) -> list[Table]:
-    """Scores over rounds, and how well quality and time are."""
+    """Scores over rounds, and figures on quality and time."""
     rows = model.metrics
-    made = []
+    shown_tables = []
     for column in (METRICS[0], METRICS[2], METRICS[4]):
         means = over_rounds(rows, column.key)
         rounds = tuple(Column(f"round{n}", f"round {n}", column.digits) for n in means.columns)
-        made.append(
+        shown_tables.append(
             Table(
                 f"{column.title} after each round: means over held-out cases and objects. Slices after the "
                 f"first are chosen by the predicted quality; for comparison by the true one (oracle) and at "
@@ -97,14 +97,14 @@ def tables(model: ModelResults) -> list[Table]:
     seconds = rows["seconds"]
     facts = [
         ("correlation of predicted and true IoU of slices", correlation(predicted, true)),
-        ("their mean absolute difference", float(np.abs(predicted - true).mean()) if len(true) else np.nan),
-        ("slices that this is of", float(len(true))),
-        ("seconds a round, mean", float(seconds.mean())),
-        ("seconds a round, longest", float(seconds.max())),
-        ("memory of a propagation at most (MiB)", _memory(model) / 2**20),
+        ("mean absolute difference of both", float(np.abs(predicted - true).mean()) if len(true) else np.nan),
+        ("number of these slices", float(len(true))),
+        ("seconds per round, mean", float(seconds.mean())),
+        ("seconds per round, longest", float(seconds.max())),
+        ("peak memory of a propagation (MiB)", _memory(model) / 2**20),
     ]
     columns = (Column("fact", "measure", text=True), Column("value", "value", 3))
-    made.append(
+    shown_tables.append(
         Table(
             "Quality and cost. The quality is of slices without hints where the object may be, in sessions "
             "with predicted choice. The memory does not grow with the volume.",
@@ -112,21 +112,21 @@ def tables(model: ModelResults) -> list[Table]:
             [{"fact": fact, "value": value} for fact, value in facts],
         )
     )
-    return made
+    return shown_tables
 
 
 def _rows(means: pd.DataFrame) -> list[dict[str, Any]]:
-    made = []
+    listed = []
     for row in means.rename(columns=lambda number: f"round{number}").reset_index().to_dict("records"):
-        made.append({**{str(key): value for key, value in row.items()}, "choice": CHOOSERS[row["choice"]]})
-    return made
+        listed.append({**{str(key): value for key, value in row.items()}, "choice": CHOOSERS[row["choice"]]})
+    return listed
 
 
 def _records(model: ModelResults) -> Iterator[tuple[Record, list[Scored]]]:
     for path in model.predictions.values():
         with open_record(path) as file:
             record = Record(file)
-            yield record, [made for made in record.rounds() if made.choice == "predicted"]
+            yield record, [round_ for round_ in record.rounds() if round_.choice == "predicted"]
 
 
 def _memory(model: ModelResults) -> int:
@@ -134,14 +134,14 @@ def _memory(model: ModelResults) -> int:
 
 
 def quality_of(model: ModelResults) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and true IoU of all slices of all rounds with predicted choice."""
-    found = [np.stack(pairs(made)) for _, rounds in _records(model) for made in rounds]
+    """Predicted and true IoU for all slices of all rounds with predicted choice."""
+    found = [np.stack(pairs(round_)) for _, rounds in _records(model) for round_ in rounds]
     predicted, true = np.concatenate([np.zeros((2, 0)), *found], axis=1)
     return predicted, true
 
 
 def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
-    """Dice over rounds by who chose the slices, and predicted against true quality."""
+    """Dice over rounds by choice of slices, and predicted against true quality."""
     means = over_rounds(model.metrics)
     kinds = list(dict.fromkeys(means.index.get_level_values("hints")))
     figure = Figure(figsize=(2.6 * (len(kinds) + 1), 2.9), layout="constrained")
@@ -153,10 +153,10 @@ def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
     )
-    made = [
+    shown_pictures = [
         Picture(
             picture(figure),
-            "Mean Dice over rounds, by who chose the slices.",
+            "Mean Dice over rounds, by choice of slices.",
             "Curves of mean Dice over rounds, for each kind of hints; the table above gives the numbers",
         )
     ]
@@ -167,14 +167,14 @@ def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
         axes.plot([0, 1], [0, 1], color="0.7", lw=1)
         axes.plot(predicted, true, ".", ms=2, alpha=0.3, color=PALETTE[0])
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted IoU", ylabel="true IoU")
-        made.append(
+        shown_pictures.append(
             Picture(
                 picture(scatter),
                 "Predicted and true IoU of slices without hints where the object may be.",
                 "Scatter of predicted against true IoU; the table above gives their correlation",
             )
         )
-    return made
+    return shown_pictures
 
 
 def _rounds_panel(axes: Axes, means: pd.DataFrame, title: str) -> None:
@@ -193,10 +193,10 @@ VIEW = View(
     metrics=METRICS,
     case_metrics=CASE_METRICS,
     score=("val_dice", "validation Dice"),
-    about="Scores are taken on the grid of the source files. A simulated user, who sees the truth of one "
-    "slice at a time, gave hints; unless said otherwise, the predicted quality alone chose the slices after "
-    "the first, and scores are of the last round.",
-    excluded="Left out and counted: cases in which truth and mask are empty, and of correlations those with "
+    about="Scores are computed on the grid of the source files. A simulated user, who sees the truth of one "
+    "slice at a time, gave hints; unless stated otherwise, the predicted quality alone chose the slices "
+    "after the first, and scores are those of the last round.",
+    excluded="Left out and counted: cases in which truth and mask are empty, and for correlations those with "
     "fewer than three slices to compare.",
     class_title="object, hints",
     pictures_title="Rounds",

@@ -1,4 +1,4 @@
-"""What becomes of simulated sessions: scores of every round, masks and the quality of slices as files."""
+"""From simulated sessions to scores of every round, and masks and the quality of slices as files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class InteractiveResults(Results):
     def score_case(
         self, prediction: Path, entry: Entry, task: Mapping[str, Any], evaluate: Evaluate, chosen: Chosen
     ) -> Rows:
-        """A row per object, kind of hints, choice of slices, and round.
+        """One row per object, kind of hints, choice of slices, and round.
 
         Further columns: slice (in the stack), seconds of the round, and quality_r, the correlation of
         predicted and true IoU over the slices without hints where the object may be.
@@ -42,15 +42,15 @@ class InteractiveResults(Results):
         with open_record(prediction) as file:
             record = Record(file)
             truth = read_labels(Path(entry.files["label"][0]), record.targets.classes)
-            for made in record.rounds():
-                session = {"hints": made.hints, "choice": made.choice}
+            for round_ in record.rounds():
+                session = {"hints": round_.hints, "choice": round_.choice}
                 facts = {
-                    "round": made.number,
-                    "slice": made.place,
-                    "seconds": made.seconds,
-                    "quality_r": correlation(*pairs(made)),
+                    "round": round_.number,
+                    "slice": round_.place,
+                    "seconds": round_.seconds,
+                    "quality_r": correlation(*pairs(round_)),
                 }
-                for row in _scored(made, record, truth, evaluate.tolerance_mm):
+                for row in _scored(round_, record, truth, evaluate.tolerance_mm):
                     rows.append({"class": row["class"], **session, **{n: row[n] for n in KEPT}, **facts})
         return rows
 
@@ -65,13 +65,15 @@ class InteractiveResults(Results):
             record = Record(file)
             if not record.simulated:
                 logging.info(
-                    "case %s has no label: no hints could be simulated, nothing is exported", entry.case
+                    "case %s has no label: no hints could be simulated, so nothing is exported", entry.case
                 )
                 return {}
             state = record.state
         for number in state.not_found():
             name = record.targets.names[number]
-            logging.warning("case %s: %s was found on no slice; the mask is without it", entry.case, name)
+            logging.warning(
+                "case %s: %s was not found on any slice; it is missing from the mask", entry.case, name
+            )
         mask = mask_in_source(state, record.lineage, record.axis, record.targets)
         write_volume(mask, folder / f"{entry.case}.nii.gz")
         rows = quality_rows(state, record.targets.names, Places(record.lineage, record.axis))
@@ -86,22 +88,22 @@ class InteractiveResults(Results):
         return VIEW
 
 
-def _scored(made: Scored, record: Record, truth: Volume, tolerance_mm: float) -> list[dict[str, Any]]:
-    found = in_source(made.mask, record)
+def _scored(round_: Scored, record: Record, truth: Volume, tolerance_mm: float) -> list[dict[str, Any]]:
+    found = in_source(round_.mask, record)
     return list(
         score_volume(found, truth.data, truth.spacing, record.targets.values, tolerance_mm=tolerance_mm)
     )
 
 
-def pairs(made: Scored) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and true IoU of slices without hints, less those where an object surely is not (1)."""
-    predicted = made.quality < 1
-    predicted[:, list(made.hinted)] = False
-    return made.quality[predicted], made.iou[predicted]
+def pairs(round_: Scored) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and true IoU of slices without hints, except where an object is certainly absent (1)."""
+    predicted = round_.quality < 1
+    predicted[:, list(round_.hinted)] = False
+    return round_.quality[predicted], round_.iou[predicted]
 
 
 def correlation(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Pearson's r; NaN of fewer than three pairs, or where either does not vary."""
+    """Pearson's r; NaN for fewer than three pairs, or if either is constant."""
     if len(predicted) < 3 or not np.ptp(predicted) or not np.ptp(true):
         return float("nan")
     return float(np.corrcoef(predicted, true)[0, 1])

@@ -1,4 +1,4 @@
-"""Sessions with a simulated person: where the next hints are given, and the masks after each round."""
+"""Sessions with a simulated person: the place of the next hints, and the masks after each round."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Round:
     """A round of a simulated session.
 
     Attributes:
-        number: from 1.
-        place: the slice that got hints.
-        state: after it.
-        seconds: that the hint and the propagation took.
+        number: number, from 1.
+        place: the slice with the new hints.
+        state: state after it.
+        seconds: duration of the hint and the propagation.
     """
 
     number: int
@@ -39,18 +39,18 @@ def simulate(
     rounds: int,
     random: np.random.Generator,
 ) -> Iterator[Round]:
-    """Rounds of a session; fewer than asked for if no slice is left to choose.
+    """Rounds of a session; fewer than requested if no slice is left to choose.
 
-    The first hints are given where the objects are largest, as a person would. The truth then decides
-    what the person marks on a slice, and, unless the choice is labelled `oracle`, never on which.
+    The first hints are given where the objects are largest, as a person would. After that, the truth decides
+    what the person marks on a slice, but never which slice, unless the choice is labelled `oracle`.
 
     Args:
         propagator: of the volume.
         truth: object numbers (slices, rows, columns).
-        kind: of hints.
-        choice: of the slices after the first.
-        rounds: how many.
-        random: of hints and choices.
+        kind: kind of hints.
+        choice: how the slices after the first are chosen.
+        rounds: number of rounds.
+        random: for hints and choices.
     """
     objects = len(propagator.names)
     state = State.empty(objects, truth.shape)
@@ -73,7 +73,7 @@ def marked(
 
 
 def chosen(state: State, truth: np.ndarray, choice: Choice, random: np.random.Generator) -> int | None:
-    """The slice for the next hints: the predicted, the truly worst, or any of those with a mask."""
+    """The next slice for hints: the worst by prediction, the worst by truth, or a random one with a mask."""
     if choice == "predicted":
         return state.suggestion()
     found = state.objects()
@@ -87,17 +87,17 @@ def chosen(state: State, truth: np.ndarray, choice: Choice, random: np.random.Ge
 
 
 def slice_iou(found: np.ndarray, truth: np.ndarray, objects: int) -> np.ndarray:
-    """True IoU (objects, slices); 1 where an object is neither there nor found.
+    """True IoU (objects, slices); 1 where an object is neither present nor found.
 
     Args:
         found: object numbers (slices, rows, columns).
-        truth: the same.
-        objects: how many there are.
+        truth: true object numbers, of the same shape.
+        objects: number of objects.
     """
-    made = np.ones((objects, len(found)))
+    scores = np.ones((objects, len(found)))
     for number in range(objects):
         one, other = found == number + 1, truth == number + 1
         either = (one | other).sum((1, 2))
         both = (one & other).sum((1, 2))
-        np.divide(both, either, out=made[number], where=either > 0)
-    return made
+        np.divide(both, either, out=scores[number], where=either > 0)
+    return scores

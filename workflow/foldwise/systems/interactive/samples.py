@@ -19,21 +19,21 @@ from foldwise.volumes.patches import normalise, scaling
 from foldwise.volumes.settings import Augmentation, Intensity
 from foldwise.volumes.slices import AXES, Window, plane
 
-# How far extreme points and corners miss, as a share of the object's own extent.
+# Error of extreme points and corners, as a share of the object's extent.
 JITTER = 0.05
-# Share of hints drawn with a mask shown already: what a neighbouring slice's would be.
+# Share of hints drawn with a mask already shown: that of a neighbouring slice.
 SHOWN = 0.5
 FARTHEST = 3
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Slices between two that follow each other in a sample: at first few, later more.
+    """Distance between consecutive slices of a sample: at first small, later larger.
 
     Attributes:
         first: largest step from slice to slice at the start.
         last: largest step at the end.
-        every: samples after which it grows by one.
+        every: number of samples after which it grows by one.
     """
 
     first: int
@@ -62,17 +62,17 @@ class Samples:
         augmentation: Augmentation | None,
         seed: Sequence[int],
     ) -> None:
-        """Name what samples are made of.
+        """Store the sources and properties of samples.
 
         Args:
-            caches: of the cases.
-            membership: (objects, 1 + classes) bool: whether a class number of the label is of an object.
-            axis: across the slices.
+            caches: caches of the cases.
+            membership: (objects, 1 + classes) bool: whether a class number of the label belongs to an object.
+            axis: the axis across the slices.
             size: edge of the network's input.
-            frames: slices of a sample.
-            curriculum: how far they lie apart.
-            kinds: of hints, drawn evenly.
-            intensity: how grey values are scaled.
+            frames: number of slices of a sample.
+            curriculum: their distances.
+            kinds: kinds of hints, drawn evenly.
+            intensity: scaling of grey values.
             augmentation: random changes, or None.
             seed: whole numbers.
 
@@ -83,7 +83,7 @@ class Samples:
         self.frames, self.curriculum, self.kinds = frames, curriculum, list(kinds)
         self.intensity, self.augmentation, self.seed = intensity, augmentation, list(seed)
         self.filled: dict[str, np.ndarray] = {}
-        # Which slices hold an object is a fact of the label; an empty case teaches nothing here.
+        # The label determines which slices hold an object; an empty case teaches nothing here.
         self.caches = [path for path in self.caches if self._filled(path).any()]
         if not self.caches:
             raise CaseError("no training case has a voxel of the objects to segment")
@@ -102,16 +102,16 @@ class Samples:
         image, label, spacing, fill = self._read(path, [*places, hinted, shown], random)
         count = len(places)
         window = Window.round((0, 0), (label.shape[1], label.shape[2]), spacing, self.size)
-        made = window.to_input(image[:count], fill)
+        inputs = window.to_input(image[:count], fill)
         parts = (label[:count, None] == torch.arange(1, len(self.membership) + 1)[:, None, None]).float()
         share = window.to_input(parts)
         best, which = share.max(1)
         mask = torch.where(best > 0.5, which + 1, 0).to(torch.uint8)
         hint_input, hint_target = self._hint(image[count], label[count:], spacing, fill, random)
-        return {"image": made, "mask": mask, "hint_input": hint_input, "hint_target": hint_target}
+        return {"image": inputs, "mask": mask, "hint_input": hint_input, "hint_target": hint_target}
 
     def _case(self, number: int) -> str:
-        """Every case once, in an order of its own, before any comes again."""
+        """Every case once, in random order, before any case is repeated."""
         turn, place = divmod(number, len(self.caches))
         order = np.random.default_rng(np.random.SeedSequence([*self.seed, 1, turn])).permutation(
             len(self.caches)
@@ -119,23 +119,23 @@ class Samples:
         return self.caches[order[place]]
 
     def _filled(self, path: str) -> np.ndarray:
-        """(objects, slices) bool: where an object is."""
+        """(objects, slices) bool: where an object is present."""
         if path not in self.filled:
             axis = AXES.index(self.axis)
             with open_case(path) as file:
-                made = np.zeros((len(self.membership), file["label"].shape[axis]), bool)
-                # The stored coordinates, since reading whole labels of many large cases takes minutes.
+                where_filled = np.zeros((len(self.membership), file["label"].shape[axis]), bool)
+                # From the stored coordinates, since reading whole labels of many large cases takes minutes.
                 for number, name in enumerate(file.attrs["classes"], start=1):
                     where = np.unique(file["foreground"][name][:, axis])
                     for row in np.flatnonzero(self.membership[:, number]):
-                        made[row, where] = True
-            self.filled[path] = made
+                        where_filled[row, where] = True
+            self.filled[path] = where_filled
         return self.filled[path]
 
     def _places(self, filled: np.ndarray, skip: int, random: np.random.Generator) -> list[int]:
-        """Slices of a sample: growing numbers, then turned round so that the reference comes first.
+        """Slices of a sample in increasing order, but those up to the reference reversed: it comes first.
 
-        They may reach one step beyond the object, so that a network learns where to stop.
+        They may extend one step beyond the object, so that a network learns where to stop.
         """
         whole = np.flatnonzero(filled.any(0))
         low, high = max(0, int(whole[0]) - skip), min(filled.shape[1] - 1, int(whole[-1]) + skip)
@@ -148,7 +148,7 @@ class Samples:
         return [*numbers[: reference + 1][::-1].tolist(), *numbers[reference + 1 :].tolist()]
 
     def _hinted(self, filled: np.ndarray, random: np.random.Generator) -> tuple[int, int]:
-        """A slice to give hints on, and the one whose mask is shown there."""
+        """A slice for the hints, and the slice whose mask is shown there."""
         chosen = int(random.choice(np.flatnonzero(filled.any(0))))
         away = int(random.integers(1, FARTHEST + 1)) * int(random.choice([-1, 1]))
         return chosen, int(np.clip(chosen + away, 0, filled.shape[1] - 1))
@@ -156,7 +156,7 @@ class Samples:
     def _read(
         self, path: str, places: Sequence[int], random: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[float, float], float]:
-        """Slices of a case, augmented alike: images, object numbers, mm per row and column, and the fill."""
+        """Slices of a case, augmented equally: images, object numbers, mm per row and column, the fill."""
         with open_case(path) as file:
             image = read_slices(file["image"], self.axis, places)
             label = read_slices(file["label"], self.axis, places)
@@ -185,7 +185,7 @@ class Samples:
         fill: float,
         random: np.random.Generator,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the hint network sees and shall find of the first slice; the second may lend its mask."""
+        """The hint network's input and target for the first slice; the second may provide the mask shown."""
         present = [n for n in range(1, len(self.membership) + 1) if (label[0] == n).any()]
         number = int(random.choice(present)) if present else 1
         truth = (label[0] == number).numpy()
@@ -196,13 +196,13 @@ class Samples:
         extent = np.ptp(np.argwhere(truth), 0).max() if truth.any() else 0
         hints = draw_hints(truth, seen, kind, random, jitter=JITTER * float(extent))
         window = window_of(hints, seen, spacing, self.size)
-        made = hint_input(image[None], hints, seen, window, fill)[0]
+        inputs = hint_input(image[None], hints, seen, window, fill)[0]
         target = window.to_input(torch.from_numpy(truth).float()[None, None])[0, 0] > 0.5
-        return made, target
+        return inputs, target
 
 
 def read_slices(dataset: h5py.Dataset, axis: str, places: Sequence[int]) -> np.ndarray:
-    """Slices (n, [channels,] rows, columns) of a volume ([channels,] x, y, z), in the order asked for."""
+    """Slices (n, [channels,] rows, columns) of a volume ([channels,] x, y, z), in the order given."""
     first = min(places)
     number = dataset.ndim - 3 + AXES.index(axis)
     where = tuple(
@@ -213,9 +213,9 @@ def read_slices(dataset: h5py.Dataset, axis: str, places: Sequence[int]) -> np.n
 
 
 def objects_of(label: np.ndarray, membership: np.ndarray) -> np.ndarray:
-    """Object numbers, 1… in the order of the rows of `membership`, of class numbers; 0 elsewhere."""
+    """Object numbers for class numbers: 1… in the order of the rows of `membership`; 0 elsewhere."""
     numbers = np.zeros(membership.shape[1], np.uint8)
     for number, row in enumerate(membership, start=1):
         numbers[row] = number
-    made: np.ndarray = numbers[label]
-    return made
+    objects: np.ndarray = numbers[label]
+    return objects

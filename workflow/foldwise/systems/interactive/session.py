@@ -1,4 +1,4 @@
-"""Rounds of a session: a mask from hints on one slice, taken to the others, and how good it is on each."""
+"""Rounds of a session: a mask from hints on one slice, propagated to the others, and its quality on each."""
 
 from __future__ import annotations
 
@@ -16,30 +16,28 @@ from foldwise.systems.interactive.losses import soft_iou
 from foldwise.systems.interactive.network import InteractiveNetwork
 from foldwise.volumes.slices import Window
 
-# Slices whose query is encoded at once: faster than one by one, and few enough to be no matter of memory.
+# Slices whose query is encoded at once: faster than one by one, and few enough for memory.
 AHEAD = 8
-# Every n-th slice that is passed stays in memory.
+# Every n-th passed slice stays in memory.
 EVERY = 5
-# An object is surely there, or may be there, where so much of the input has so high a probability: 100 pixels
-# of 512 × 512.
+# An object is certainly present, or may be present, where this share of the input has this probability: 100
+# pixels of 512 × 512.
 SURE, MAYBE, AREA = 0.95, 0.05, 100 / 512**2
-# A hinted slice has failed if its mask follows fewer of the hints; and a mask that ends at a slice with a
-# larger share of its largest area has been lost there.
+# A hinted slice has failed if its mask follows a smaller share of the hints; a mask that ends at a slice with
+# a larger share of its largest area has been lost there.
 HALF = 0.5
-NOT_FINITE = (
-    "the networks answer with NaN or infinite values; look at the scan's values, or train the model again"
-)
+NOT_FINITE = "the networks return NaN or infinite values; check the scan's values, or train the model again"
 
 
 @dataclass(frozen=True)
 class State:
-    """What a session knows after a round.
+    """The state of a session after a round.
 
     Attributes:
-        probabilities: (objects, slices, rows, columns) uint8, 255 is certain.
+        probabilities: (objects, slices, rows, columns) uint8, 255: certain.
         quality: (objects, slices) float32. Predicted IoU, at most as high as the probabilities allow; 1 where
-            the object is surely not; 0 where its mask is lost. Where hints were given: the share of them that
-            the mask follows. NaN: nothing is known, since no mask of the object was found or asked for.
+            the object is certainly absent; 0 where its mask is lost. Where hints were given: the share of
+            them that the mask follows. NaN: unknown, since no mask of the object was found or requested.
         hinted: slices with hints, in the order in which they were given.
     """
 
@@ -53,18 +51,18 @@ class State:
         return cls(np.zeros((objects, *shape), np.uint8), np.full((objects, shape[0]), np.nan, np.float32))
 
     def objects(self, place: int | None = None) -> np.ndarray:
-        """Object numbers (slices, rows, columns) uint8, 0 for background; of one slice if it is named."""
+        """Object numbers (slices, rows, columns) uint8, 0 for background; of one slice if given."""
         found = self.probabilities if place is None else self.probabilities[:, place]
         rest = 255 - found.sum(0, dtype=np.int32)
         return np.where(found.max(0) > rest, found.argmax(0) + 1, 0).astype(np.uint8)
 
     def lowest(self) -> np.ndarray:
-        """The quality of each slice's worst object; NaN where nothing is known of any."""
-        made: np.ndarray = np.fmin.reduce(self.quality, axis=0)
-        return made
+        """The quality of each slice's worst object; NaN where no quality is known."""
+        least: np.ndarray = np.fmin.reduce(self.quality, axis=0)
+        return least
 
     def not_found(self) -> list[int]:
-        """Objects (places among the names) without a voxel on any slice."""
+        """Objects (indices among the names) without a voxel on any slice."""
         areas = self.areas()
         return [number for number in range(len(areas)) if not areas[number].any()]
 
@@ -75,9 +73,9 @@ class State:
         return np.stack(counts, 1)
 
     def suggestion(self) -> int | None:
-        """The slice to look at next: the lowest quality below 1, of equals the nearest to the last hints.
+        """The slice to look at next: the lowest quality below 1; among equals, the nearest to the last hints.
 
-        Slices with hints come last, and only where the mask does not follow them.
+        Slices with hints come last, and only if the mask does not follow them.
         """
         lowest = self.lowest()
         open_ = [n for n in range(len(lowest)) if lowest[n] < (HALF if n in self.hinted else 1)]
@@ -90,7 +88,7 @@ class State:
 
 
 class Memory:
-    """Keys and values of at most `capacity` slices: hinted ones, the one before, and every fifth passed.
+    """Keys and values of at most `capacity` slices: hinted ones, the previous one, and every fifth passed.
 
     When it is full, the oldest slice passed is forgotten.
     """
@@ -107,7 +105,7 @@ class Memory:
         self.pinned.append(entry)
 
     def add(self, entry: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """Take the slice just segmented."""
+        """Add the slice just segmented."""
         if self.previous is not None and self.count % EVERY == 0:
             self.passed.append(self.previous)
         self.previous = entry
@@ -125,12 +123,12 @@ class Memory:
 
 
 def memory_bytes(capacity: int, objects: int, size: int, keys: int, values: int) -> int:
-    """Most that a memory holds: float32 keys and values at stride 16, whatever the volume's size. Bytes."""
+    """Maximum size of a memory in bytes: float32 keys and values at stride 16, for any volume's size."""
     return capacity * objects * (size // STRIDE) ** 2 * (keys + values) * 4
 
 
 class Propagator:
-    """Rounds on one volume."""
+    """Performs rounds on one volume."""
 
     def __init__(
         self,
@@ -142,7 +140,7 @@ class Propagator:
         size: int,
         capacity: int,
     ) -> None:
-        """Take a volume.
+        """Store a volume.
 
         Args:
             network: in evaluation mode.
@@ -156,9 +154,7 @@ class Propagator:
             CaseError: the volume is a single slice.
         """
         if len(image) < 2:
-            raise CaseError(
-                "the volume has one slice along the slicing axis; there is nothing to propagate to"
-            )
+            raise CaseError("the volume has one slice along the slicing axis; propagation needs at least two")
         self.network, self.image, self.spacing = network, image, spacing
         self.names, self.size, self.capacity = tuple(objects), size, capacity
         self.shape: tuple[int, ...] = (len(image), *image.shape[2:])
@@ -168,31 +164,33 @@ class Propagator:
 
     @torch.inference_mode()
     def round(self, state: State, place: int, hints: Mapping[int, Hints]) -> State:
-        """Hints on a slice, and what follows for all slices up to the next hinted ones.
+        """Apply hints on a slice, and update all slices up to the next hinted ones.
 
         Args:
-            state: before; it is left as it is.
-            place: the slice.
-            hints: object (its place among the names) → its hints; other objects keep their mask there.
+            state: state before; it is not changed.
+            place: the slice with the hints.
+            hints: object (its index among the names) → its hints; other objects keep their mask there.
 
         Raises:
-            CaseError: no hints, hints outside the volume, or an answer that is not finite.
+            CaseError: no hints, hints outside the volume, or an output that is not finite.
         """
         self.refuse(place, hints)
         found = self._from_hints(state, place, hints)
         probabilities, quality = state.probabilities.copy(), state.quality.copy()
         probabilities[:, place] = _stored(found)
-        made = State(probabilities, quality, (*[n for n in state.hinted if n != place], place))
-        seen = made.objects(place)
+        after = State(probabilities, quality, (*[n for n in state.hinted if n != place], place))
+        seen = after.objects(place)
         for number, given in hints.items():
             if given:
                 quality[number, place] = followed(given, seen == number + 1)
         for step in (1, -1):
             places = range(place + step, len(self.image) if step > 0 else -1, step)
             border = next((n for n in places if n in state.hinted), None)
-            self._propagate(made, place, range(place + step, places.stop if border is None else border, step))
-        _doubt(made)
-        return made
+            self._propagate(
+                after, place, range(place + step, places.stop if border is None else border, step)
+            )
+        _doubt(after)
+        return after
 
     def refuse(self, place: int, hints: Mapping[int, Hints]) -> None:
         """Raise a CaseError if hints on a slice cannot be used."""
@@ -203,7 +201,7 @@ class Propagator:
             raise CaseError(f"no hint on slice {place}: the scribble or the list of points is empty")
         for number, given in hints.items():
             points = np.concatenate([given.marks, given.outside])
-            # Half a voxel beyond a centre is still in the slice; corners and jitter may be there.
+            # Half a voxel beyond a centre is still in the slice; corners and jitter may reach there.
             beyond = (points < -0.5) | (points > np.array([rows, columns]) - 0.5)
             if beyond.any():
                 row, column = points[beyond.any(1)][0]
@@ -214,7 +212,7 @@ class Propagator:
             if not given.nothing and not len(given.marks):
                 raise CaseError(
                     f"object {self.names[number]}: slice {place} has only marks outside the object; mark it "
-                    f"inside too, or say that it is not on this slice"
+                    f"inside too, or state that it is not on this slice"
                 )
 
     def _from_hints(self, state: State, place: int, hints: Mapping[int, Hints]) -> torch.Tensor:
@@ -237,7 +235,7 @@ class Propagator:
         return apart / apart.sum(0).clamp_min(1)
 
     def _entry(self, state: State, place: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """A slice's key and value with its present masks."""
+        """A slice's key and value with its current masks."""
         masks = torch.from_numpy(state.probabilities[:, place] / np.float32(255))[None]
         image = self.window.to_input(self.image[place : place + 1], self.fill)
         return self.network.memory.memorise(
@@ -262,7 +260,7 @@ class Propagator:
             self._keep(state, part, query, torch.cat(seen))
 
     def _keep(self, state: State, part: Sequence[int], query: Query, found: torch.Tensor) -> None:
-        """Write slices' masks and quality into the state; the quality of several is predicted at once."""
+        """Write slices' masks and quality into the state; quality is predicted for several slices at once."""
         if not found.isfinite().all():
             raise CaseError(NOT_FINITE)
         quality = self.network.memory.quality(query, found).sigmoid().nan_to_num(0)
@@ -270,7 +268,7 @@ class Propagator:
         on_slice = self.window.to_slice(apart.cpu(), self.shape[1], self.shape[2])
         least = AREA * self.size**2
         sure, maybe = ((apart > limit).sum((2, 3)) > least for limit in (SURE, MAYBE))
-        # Without a sure pixel a mask is worth no more than it would be if the probabilities were right.
+        # Without a certain pixel, a mask is worth no more than its probabilities imply.
         quality = torch.where(sure, quality, torch.minimum(quality, soft_iou(apart, (apart > 0.5).float())))
         said = torch.where(maybe, quality, 1).cpu().numpy()
         for number, place in enumerate(part):
@@ -286,10 +284,10 @@ class Propagator:
 
 
 def _doubt(state: State) -> None:
-    """Set the quality of an object to 0 where its mask is lost, and to NaN where it was never asked for."""
+    """Set the quality of an object to 0 where its mask is lost, and to NaN where it was never requested."""
     hinted = np.isin(np.arange(state.quality.shape[1]), state.hinted)
     for number, (quality, areas) in enumerate(zip(state.quality, state.areas(), strict=True), start=1):
-        # A person said of these that the object is not there.
+        # A person marked the object as absent on these.
         absent = hinted & (quality == 1) & (areas == 0)
         if areas.any():
             large = areas > HALF * areas.max()
@@ -309,5 +307,5 @@ def _doubt(state: State) -> None:
 def _stored(probabilities: torch.Tensor) -> np.ndarray:
     if not torch.isfinite(probabilities).all():
         raise CaseError(NOT_FINITE)
-    made: np.ndarray = probabilities.mul(255).round().to(torch.uint8).numpy()
-    return made
+    stored: np.ndarray = probabilities.mul(255).round().to(torch.uint8).numpy()
+    return stored

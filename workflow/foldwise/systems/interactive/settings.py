@@ -20,7 +20,7 @@ MOST_OBJECTS = 255
 
 
 class Trunk(Section):
-    """The ResNet of which both networks are made."""
+    """The ResNet in both networks."""
 
     name: Literal["resnet18", "resnet34", "resnet50"] = Field(
         "resnet50",
@@ -29,8 +29,8 @@ class Trunk(Section):
     )
     weights: Path | None = Field(
         None,
-        description="Its state dict as torchvision has it, e.g. of ImageNet; every trunk of the model begins "
-        "with it, and batch normalisation keeps its statistics. null: random weights.",
+        description="Its state dict in torchvision's form, e.g. of ImageNet; every trunk of the model starts "
+        "from it, and batch normalisation keeps its statistics. null: random weights.",
         json_schema_extra=affects("train", "memory"),
     )
     keys: int = Field(
@@ -67,7 +67,7 @@ class Frames(Section):
     count: int = Field(
         3,
         ge=2,
-        description="Slices of a sample, the reference among them.",
+        description="Number of slices of a sample, including the reference.",
         json_schema_extra=affects("train", "memory"),
     )
     first_skip: int = Field(
@@ -94,24 +94,24 @@ class Frames(Section):
 
 
 class Memory(Section):
-    """What is memorised of slices that were segmented."""
+    """The memory of segmented slices."""
 
     mode: Mode = Field(
         "recurrent",
-        description="In training, a slice that was segmented is memorised with its truth (mask), its own "
+        description="In training, a segmented slice is memorised with its truth (mask), its own "
         "soft prediction (recurrent), or its prediction where that is good and its truth elsewhere "
         "(threshold).",
         json_schema_extra=affects("train", "memory"),
     )
     iou_threshold: Share = Field(
         0.65,
-        description="What is good enough for the mode `threshold`: a soft IoU above this.",
+        description="Mode `threshold`: a prediction is good if its soft IoU is above this.",
         json_schema_extra=affects("train"),
     )
     capacity: int = Field(
         8,
         ge=4,
-        description="Slices in memory at most when a volume is segmented; the log states the bytes.",
+        description="Maximum number of slices in memory in segmenting a volume; the log gives the bytes.",
         json_schema_extra=affects("train", "predict", "memory"),
     )
 
@@ -150,12 +150,12 @@ class Model(AnyModel):
         description="Grey values, per volume; a list: one entry per channel.",
     )
     augmentation: Augmentation | None = Field(
-        Augmentation(), description="Random changes, alike for all slices of a sample; null: none."
+        Augmentation(), description="Random changes, the same for all slices of a sample; null: none."
     )
     validation_rounds: int = Field(
         2,
         ge=1,
-        description="Rounds of the simulated user that choose the best epoch, with predicted choice.",
+        description="Number of rounds of the simulated user (predicted choice) that choose the best epoch.",
         json_schema_extra=affects("train"),
     )
 
@@ -174,18 +174,18 @@ class Evaluate(Section):
     rounds: int = Field(
         3,
         ge=1,
-        description="Rounds of a session; the first one is that of the start slice.",
+        description="Number of rounds of a session; the first one is on the start slice.",
         json_schema_extra=affects("predict", "score"),
     )
     hints: OneOrMore[Kind] = Field(
         ["extreme", "box", "points", "scribble", "hybrid"],
-        description="Kinds of hints, a session for each.",
+        description="Kinds of hints, one session each.",
         json_schema_extra=affects("predict", "score"),
     )
     compare: bool = Field(
         True,
-        description="Also run sessions whose slices are chosen by the truth (oracle) and at random, to "
-        "compare the predicted choice with. Their rows are labelled so, and nothing is exported of them.",
+        description="Also run sessions with slices chosen by the truth (oracle) and at random, to "
+        "compare with the predicted choice. Their rows are labelled accordingly; they are not exported.",
         json_schema_extra=affects("predict", "score"),
     )
     export: Kind = Field(
@@ -200,7 +200,7 @@ class Evaluate(Section):
     @model_validator(mode="after")
     def _exported(self) -> Evaluate:
         if self.export not in self.hints:
-            raise ValueError(f"export: {self.export} is not among the hints")
+            raise ValueError(f"export: {self.export} is not one of the hints")
         return self
 
 
@@ -212,7 +212,7 @@ class Settings(VolumeExperiment):
     """An experiment of interactive segmentation."""
 
     system: Literal["interactive"] = Field(
-        "interactive", description="The family of experiments.", json_schema_extra=affects("index", "report")
+        "interactive", description="The kind of experiment.", json_schema_extra=affects("index", "report")
     )
     models: dict[Name, Model] = Field(
         {"vmn": Model()}, min_length=1, description="Model name → its settings."
@@ -224,10 +224,12 @@ class Settings(VolumeExperiment):
     def _apart(self) -> Settings:
         targets = self.data.targets()
         if (targets.membership.sum(0) > 1).any():
-            raise ValueError("data.regions overlap; the objects of an interactive experiment must not")
+            raise ValueError(
+                "data.regions overlap; the objects of an interactive experiment must not overlap"
+            )
         if len(targets.names) > MOST_OBJECTS:
             raise ValueError(
                 f"{len(targets.names)} objects; an interactive experiment has at most {MOST_OBJECTS}: name "
-                f"fewer, or put classes together in data.regions"
+                f"fewer, or combine classes in data.regions"
             )
         return self

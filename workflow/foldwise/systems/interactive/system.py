@@ -42,7 +42,7 @@ class Interactive(VolumeSystem[Settings]):
             return checked
         warning = (
             f"{len(unlabelled)} case(s) without a label, e.g. {unlabelled[0]}: no user can be simulated for "
-            f"them; segment such scans by `python -m foldwise.annotate`"
+            f"them; segment such scans with `python -m foldwise.annotate`"
         )
         return replace(checked, warnings=(*checked.warnings, warning))
 
@@ -66,7 +66,7 @@ class Interactive(VolumeSystem[Settings]):
         return InteractiveResults()
 
     def weights(self, settings: Settings, name: str) -> list[Path]:
-        """Those of the trunk, and those of the whole model."""
+        """Weights of the trunk, and of the whole model."""
         trunk = settings.models[name].trunk.weights
         return ([trunk] if trunk else []) + super().weights(settings, name)
 
@@ -83,7 +83,7 @@ class Interactive(VolumeSystem[Settings]):
 
 
 class InteractiveFootprint(VolumeFootprint[Settings]):
-    """What a step of both networks holds, and a volume with its sessions."""
+    """Memory of a step of both networks, and of a volume with its sessions."""
 
     def model_mib(
         self, stage: str, settings: Settings, name: str, sizes: Sequence[Size], step: Step
@@ -94,7 +94,8 @@ class InteractiveFootprint(VolumeFootprint[Settings]):
         channels = max((size.channels for size in sizes), default=1)
         voxels = max((cached_voxels(size, settings.cache) for size in sizes), default=0)
         source = max((size.voxels for size in sizes), default=0)
-        # Normalised image, label, object numbers, a state and its copy; in the source, one mask's scores.
+        # Normalised image, label, object numbers, a state and its copy; on the source grid, the scores of one
+        # mask.
         whole = voxels * (4 * channels + 4 + 6 * objects) + source * (12 + 4 * objects)
         networks = settings.split.folds if stage == "ensemble" else 1
         # A slice at a time, a few encoded ahead.

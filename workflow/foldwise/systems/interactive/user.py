@@ -10,25 +10,25 @@ from skimage.morphology import skeletonize
 from foldwise.systems.interactive.hints import Hints, no_points
 from foldwise.systems.interactive.kinds import KINDS, Kind
 
-# A part of a mistake worth a click, in voxels.
+# Smallest part of a mistake worth a click, in voxels.
 WORTH = 4
 
 
 def draw_hints(
     truth: np.ndarray, seen: np.ndarray, kind: Kind, random: np.random.Generator, jitter: float = 0
 ) -> Hints:
-    """What a person marks for an object on a slice.
+    """A person's marks for an object on a slice.
 
-    extreme: the four extreme points. box: a box. points: a click in the middle of each part, and where a mask
-    is shown already, one in the middle of its largest miss and of its largest excess. scribble: along the
-    middle line of the object, and of the largest excess. hybrid: one of these at random.
+    extreme: the four extreme points. box: a box. points: a click in the middle of each part; if a mask is
+    already shown, one in the middle of its largest miss and of its largest excess. scribble: along the middle
+    line of the object, and of the largest excess. hybrid: one of these at random.
 
     Args:
         truth: the object on this slice (rows, columns).
-        seen: the mask that is shown there, perhaps empty.
-        kind: what is marked.
-        random: draws among equals.
-        jitter: how far extreme points and corners miss their place at most. Voxels.
+        seen: the mask shown there, possibly empty.
+        kind: kind of marks.
+        random: for random draws.
+        jitter: maximum error of extreme points and corners. Voxels.
     """
     if not truth.any():
         return Hints(nothing=True)
@@ -76,8 +76,8 @@ def _middle(part: np.ndarray) -> np.ndarray:
 
 
 def _line(part: np.ndarray) -> np.ndarray:
-    made: np.ndarray = skeletonize(part)
-    return made if made.any() else part
+    line: np.ndarray = skeletonize(part)
+    return line if line.any() else part
 
 
 def _points(points: list[np.ndarray]) -> np.ndarray:

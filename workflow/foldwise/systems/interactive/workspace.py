@@ -1,9 +1,9 @@
-"""A session on disk: the prepared scan, and one file for every round, so that the next call goes on from it.
+"""A session on disk: the prepared scan, and one file per round, so that the next call continues from it.
 
 session.json       the scan, the model, and the hashes of both
 case.h5            the prepared scan
-round_0001.npz     the state after the first round and the hints that led to it; and so on
-written.json       hashes of the masks and tables written, so that no file of another hand is replaced
+round_0001.npz     the state after the first round and the hints that led to it; etc.
+written.json       hashes of the masks and tables written, so that no foreign file is replaced
 
 Several processes may open a folder. A round's file is only ever created, never replaced, and only by a
 process that knows the round before it.
@@ -30,38 +30,39 @@ FIELDS = ("inside", "outside", "extreme", "box")
 
 
 class OutdatedError(CaseError):
-    """Another page or command changed the session meanwhile."""
+    """Another page or command has changed the session."""
 
 
 class Workspace:
     """A session's folder.
 
     Attributes:
-        seen: the `version` that this process read or made last; a change is refused where another is there.
+        seen: the last `version` that this process read or wrote; changes are refused if the folder has
+            another one.
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        """Begin a session, or go on with the one in the folder.
+        """Start a session, or continue the one in the folder.
 
         Args:
-            folder: made if it is missing.
-            facts: what may not change between calls, as JSON values: hashes of scan and model.
+            folder: created if missing.
+            facts: facts that must not change between calls, as JSON values: hashes of scan and model.
 
         Raises:
-            CaseError: the session there is of another scan or model, or files of another origin are there.
+            CaseError: the session there belongs to another scan or model, or the folder holds foreign files.
         """
         self.folder = folder
         path = folder / "session.json"
         given = {"version": VERSION, **facts}
         if not path.exists():
-            # A session writes these; what lies there under such a name is not a session's.
+            # A session writes these names; without a session, such files are foreign.
             mine = [*self._files, *(folder / name for name in ("case.h5", "mask.nii.gz", "quality.csv"))]
             if there := [file for file in mine if file.exists()]:
                 raise CaseError(
-                    f"{there[0]}: not of a session, and a new one here would replace it; use another folder"
+                    f"{there[0]}: not part of a session; a new one here would replace it; use another folder"
                 )
             folder.mkdir(parents=True, exist_ok=True)
-            # Another process may begin it at the same time; then its facts are compared below.
+            # Another process may start it at the same time; then its facts are compared below.
             with suppress(FileExistsError), _created(path) as temporary:
                 temporary.write_text(json.dumps(given, indent=2) + "\n", encoding="utf-8")
         self.seen = self.version
@@ -71,8 +72,8 @@ class Workspace:
         if changed := [key for key in given if before.get(key) != given[key]]:
             key = changed[0]
             raise CaseError(
-                f"{folder}: the session there was begun with another {key} ({before.get(key)}, now "
-                f"{given[key]}); go on with that one, or use another folder. Nothing was changed"
+                f"{folder}: the session there was started with another {key} ({before.get(key)}, now "
+                f"{given[key]}); continue with that one, or use another folder. Nothing was changed"
             )
 
     @property
@@ -82,7 +83,7 @@ class Workspace:
 
     @property
     def rounds(self) -> int:
-        """How many rounds there are."""
+        """Number of rounds."""
         return len(self._files)
 
     @property
@@ -91,9 +92,9 @@ class Workspace:
 
     @property
     def version(self) -> str:
-        """Which round is the last: its number and when it was written, since an undone number comes again."""
+        """The last round: its number and the time it was written, since an undone number is used again."""
         for path in reversed(self._files):
-            with suppress(FileNotFoundError):  # just taken back
+            with suppress(FileNotFoundError):  # just undone
                 return f"{_number(path)}-{path.stat().st_mtime_ns}"
         return "0"
 
@@ -109,21 +110,23 @@ class Workspace:
         path = self._files[-1]
         try:
             with np.load(path, allow_pickle=False) as file:
-                made = State(file["probabilities"], file["quality"], tuple(file["hinted"].tolist()))
-        except Exception as error:  # a cut-off archive raises half a dozen kinds
-            raise CaseError(f"{path}: not a readable round ({error}); delete it to go back by one") from error
-        if made.probabilities.shape != empty.probabilities.shape:
+                before = State(file["probabilities"], file["quality"], tuple(file["hinted"].tolist()))
+        except Exception as error:  # a truncated archive raises half a dozen kinds
             raise CaseError(
-                f"{path}: holds masks of shape {made.probabilities.shape}, this scan has "
+                f"{path}: not a readable round ({error}); delete it to go back one round"
+            ) from error
+        if before.probabilities.shape != empty.probabilities.shape:
+            raise CaseError(
+                f"{path}: contains masks of shape {before.probabilities.shape}, this scan has "
                 f"{empty.probabilities.shape}; use another folder"
             )
-        return made
+        return before
 
     def add(self, state: State, place: int, hints: Mapping[int, Hints]) -> None:
-        """Keep a round: whole, or not at all.
+        """Store a round, whole or not at all.
 
         Raises:
-            OutdatedError: another process added or took back a round.
+            OutdatedError: another process added or undid a round.
         """
         self.refuse_outdated()
         number = _number(self._files[-1]) + 1 if self._files else 1
@@ -141,16 +144,16 @@ class Workspace:
         self.seen = self.version
 
     def undo(self) -> None:
-        """Take the last round back.
+        """Undo the last round.
 
         Raises:
-            CaseError: there is none.
-            OutdatedError: another process added or took back a round.
+            CaseError: there is no round.
+            OutdatedError: another process added or undid a round.
         """
         files = self._files
         self.refuse_outdated()
         if not files:
-            raise CaseError(f"{self.folder}: no round to take back")
+            raise CaseError(f"{self.folder}: no round to undo")
         try:
             files[-1].unlink()
         except FileNotFoundError:
@@ -158,21 +161,21 @@ class Workspace:
         self.seen = self.version
 
     def refuse_foreign(self, *paths: Path) -> None:
-        """Make sure that files to be replaced were written by this session and not edited since.
+        """Ensure that files to replace were written by this session and not edited since.
 
         Raises:
-            CaseError: one was not, or was.
+            CaseError: a file was not, or was edited.
         """
         for path in paths:
             if path.exists() and (not path.is_file() or file_hash(path) not in self._written()):
                 raise CaseError(
                     f"{path}: was not written by this session, or was changed since, and is not replaced. "
-                    f"Move it elsewhere, or name other files by --mask and --quality. All rounds are kept in "
-                    f"{self.folder}"
+                    f"Move it elsewhere, or name other files with --mask and --quality. All rounds are kept "
+                    f"in {self.folder}"
                 )
 
     def remember(self, *paths: Path) -> None:
-        """Note that files were written by this session."""
+        """Record that files were written by this session."""
         write_json(self._list, sorted({*self._written(), *map(file_hash, paths)}))
 
     @property
@@ -183,27 +186,27 @@ class Workspace:
         return list(read_json(self._list)) if self._list.exists() else []
 
     def refuse_outdated(self) -> None:
-        """Make sure that this process knows the last round.
+        """Ensure that this process has read the last round.
 
         Raises:
-            OutdatedError: it does not.
+            OutdatedError: it has not.
         """
         if self.version != self.seen:
             raise self._outdated()
 
     def _outdated(self) -> OutdatedError:
         return OutdatedError(
-            f"{self.folder}: another page or command changed this session meanwhile; nothing was done. Look "
-            f"at its present state, then try again"
+            f"{self.folder}: another page or command has changed this session; nothing was done. Look "
+            f"at its current state, then try again"
         )
 
 
 @contextmanager
 def _created(path: Path) -> Iterator[Path]:
-    """Give a temporary file that takes a name if the block ends well and nobody else has taken it.
+    """Yield a temporary file that takes a name if the block succeeds and the name is still free.
 
     Raises:
-        FileExistsError: somebody has.
+        FileExistsError: the name is taken.
     """
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:

@@ -29,9 +29,9 @@ from foldwise.volumes.predictions import write_prediction
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, write_volume
 
-# In-plane sizes of a slab are multiples of this, which every usual network's total stride divides.
+# In-plane sizes of a slab are multiples of this, divisible by the total stride of all usual networks.
 SLAB_MULTIPLE = 32
-# Edge of the outputs on which losses are tried.
+# Edge of the outputs used to try losses.
 SMALL = 16
 
 
@@ -54,7 +54,7 @@ class SegmentationLearner(Learner[Model]):
 
     @classmethod
     def fit(cls, model: Model, caches: Sequence[str]) -> Model:
-        """The model with the plane of a slab, which holds the largest training case."""
+        """The model with the plane of a slab, which is as large as the largest training case."""
         if model.dimensions != "slab":
             return model
         shapes = []
@@ -67,22 +67,22 @@ class SegmentationLearner(Learner[Model]):
         return model.model_copy(update={"patch": int3(whole)})
 
     def refusal(self, reason: str) -> str:
-        """What to tell a user whose network cannot take the patch."""
+        """Message to a user whose network cannot take the patch."""
         return (
             f"network {self.model.network.name} cannot take patches of {self._size}: {reason}; "
-            f"a larger patch, or edges that are multiples of the network's total stride, may do"
+            f"try a larger patch, or edges that are multiples of the network's total stride"
         )
 
     def try_loss(self, outputs: Any) -> None:
-        """Refuse outputs for `sample` (None: not known) of another shape than asked, and a loss of no use."""
+        """Refuse outputs for `sample` (None: not known) with a wrong shape, and an unusable loss."""
         size, batch = self._size, self.model.training.batch
         wanted = (batch, self.outputs, *size)
         shapes = [tuple(head.shape) for head in _heads(outputs, 2 + len(size))] if outputs is not None else []
-        # Heads may be coarser than the patch: the truth is, then.
+        # Heads may be coarser than the patch; so is their truth.
         if any(shape[:2] != wanted[:2] or len(shape) != len(wanted) for shape in shapes):
             raise CaseError(
-                f"network {self.model.network.name} makes {shapes[0] if len(shapes) == 1 else shapes} of a "
-                f"batch of patches, {wanted} is expected"
+                f"network {self.model.network.name} returns {shapes[0] if len(shapes) == 1 else shapes} for "
+                f"a batch of patches, expected {wanted}"
             )
         spread = [SMALL] * len(size)
         label = torch.arange(2 * SMALL ** len(size)).reshape(2, *spread) % self.targets.membership.shape[1]
@@ -95,12 +95,12 @@ class SegmentationLearner(Learner[Model]):
 
     @property
     def _size(self) -> tuple[int, ...]:
-        """A patch's shape as the network sees it: without the slice axis where that became channels."""
+        """A patch's shape as the network sees it: without the slice axis if it became channels."""
         return tuple(n for axis, n in enumerate(self.patch) if not (self.flat and axis == self.axis))
 
     def build_network(self) -> nn.Module:
-        """The network, on torch's default device, without a dry pass."""
-        made: nn.Module = build(
+        """The network, on torch's default device, without a trial pass."""
+        model_network: nn.Module = build(
             "network",
             self.model.network,
             spatial_dims=len(self._size),
@@ -109,7 +109,7 @@ class SegmentationLearner(Learner[Model]):
             img_size=self._size,
             num_classes=self.outputs,
         )
-        return made
+        return model_network
 
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
         """Patches of the given caches."""
@@ -119,7 +119,7 @@ class SegmentationLearner(Learner[Model]):
     def inputs(
         self, batch: dict[str, torch.Tensor], generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the network sees of a batch, and the class numbers that it shall find, augmented."""
+        """The network's input from a batch and the target class numbers, both augmented."""
         image, label = normalise(batch["image"], batch["scaling"]), batch["label"]
         if self.model.augmentation is not None:
             across = None if self.model.dimensions == "3d" else self.axis
@@ -129,7 +129,7 @@ class SegmentationLearner(Learner[Model]):
     def loss(
         self, network: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Generator
     ) -> dict[str, torch.Tensor]:
-        """The loss of a batch; with deep supervision, each coarser output weighs half of the one before."""
+        """The loss of a batch; with deep supervision, each coarser output has half the previous weight."""
         image, label = self.inputs(batch, generator)
         heads = _heads(network(image), image.ndim)
         weights = [0.5**number for number in range(len(heads))]
@@ -145,7 +145,7 @@ class SegmentationLearner(Learner[Model]):
         return torch.stack([loss(head, self._wanted(loss, label)) for loss in losses]).sum()
 
     def _wanted(self, loss: nn.Module, label: torch.Tensor) -> torch.Tensor:
-        """The target in the form that a loss takes."""
+        """The target in the form required by a loss."""
         if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
             return label
         if self.targets.regions or type(loss).__module__.startswith("torch.nn"):
@@ -168,7 +168,7 @@ class SegmentationLearner(Learner[Model]):
     def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
         """Mean Dice over whole volumes on the cached grid; a target absent from a case is left out.
 
-        NaN if no case holds any target: false positives alone do not say how well targets are found.
+        NaN if no case holds any target: false positives alone do not show how well targets are found.
         """
         values, labelled = [], False
         for path in caches:
@@ -200,8 +200,8 @@ class SegmentationLearner(Learner[Model]):
         for network in networks:
             network.eval()
             logits = self._logits(network, image, fill)
-            made = logits.sigmoid_() if self.targets.regions else logits.softmax(0)[1:]
-            total = made if total is None else total.add_(made)
+            found = logits.sigmoid_() if self.targets.regions else logits.softmax(0)[1:]
+            total = found if total is None else total.add_(found)
         assert total is not None, "at least one network is needed"
         return total.div_(len(networks))
 
@@ -225,15 +225,15 @@ class SegmentationLearner(Learner[Model]):
             with self.autocast(device):
                 return slide(whole[None], forward)[0][:, *inside].float()
         count, reach = image.shape[1 + self.axis], self.patch[self.axis]
-        made = []
+        planes = []
         for first in range(0, count, inference.batch):
             part = [
                 self._flattened(whole.narrow(1 + self.axis, number, reach)[None])
                 for number in range(first, min(count, first + inference.batch))
             ]
             with self.autocast(device):
-                made.append(slide(torch.cat(part), forward).float())
-        return torch.cat(made).movedim(0, 1 + self.axis)[:, *inside]
+                planes.append(slide(torch.cat(part), forward).float())
+        return torch.cat(planes).movedim(0, 1 + self.axis)[:, *inside]
 
     def _flattened(self, image: torch.Tensor) -> torch.Tensor:
         """(batch, channels, x, y, z) with its slices as channels: (batch, channels · slices, …)."""
@@ -249,7 +249,7 @@ def _look(values: torch.Tensor, affine: np.ndarray, path: Path) -> None:
 
 
 def patch_of(model: Model) -> Int3:
-    """What is read for one training sample: the patch, of a single slice or as many as the input has."""
+    """The size read for one training sample: the patch, with one slice or as many as the input has."""
     depth = {"2d": 1, "2.5d": model.slices}.get(model.dimensions)
     if depth is None:
         return model.patch
@@ -263,7 +263,7 @@ def _losses(wanted: list[Named] | None, regions: bool) -> list[nn.Module]:
         wanted = [Named(name=name) for name in names]
     if regions and any(one.plain == "DiceCELoss" for one in wanted):
         raise CaseError(
-            "loss DiceCELoss lets only one class win; for overlapping regions use "
+            "loss DiceCELoss allows only one class per voxel; for overlapping regions use "
             "`loss: [{name: DiceLoss}, {name: BCEWithLogitsLoss}]`"
         )
     filled = (
@@ -273,14 +273,14 @@ def _losses(wanted: list[Named] | None, regions: bool) -> list[nn.Module]:
 
 
 def _heads(output: torch.Tensor | Sequence[torch.Tensor], ndim: int) -> list[torch.Tensor]:
-    """Outputs of a network, the finest first; deep supervision gives a list, or an axis after the batch."""
+    """Outputs of a network, finest first; deep supervision returns a list, or an axis after the batch."""
     if not isinstance(output, torch.Tensor):
         return list(output)
     return list(output.unbind(1)) if output.ndim == ndim + 1 else [output]
 
 
 def _mirrored(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The mean output over all mirror images of a window, turned back."""
+    """The mean output over all mirror images of a window, mirrored back."""
 
     def forward(image: torch.Tensor) -> torch.Tensor:
         axes = range(2, image.ndim)
@@ -294,9 +294,9 @@ def _mirrored(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
 def _padded(
     image: torch.Tensor, fill: torch.Tensor, patch: Int3, flat: int | None
 ) -> tuple[torch.Tensor, tuple[slice, ...]]:
-    """A volume in the middle of an array no smaller than the patch, and where its voxels lie in the output.
+    """A volume centred in an array at least as large as the patch, and its position in the output.
 
-    Along the axis that becomes channels, half a patch is added on both sides, and the output has none of it.
+    Along the axis that becomes channels, half a patch is added on both sides, and is absent from the output.
     """
     size, smallest = np.array(image.shape[1:]), np.array(patch)
     before = np.maximum(0, (smallest - size) // 2)

@@ -28,13 +28,13 @@ BASE_FEATURES, MOST_FEATURES = 32, {2: 512, 3: 320}
 SMALLEST_EDGE = 4
 # A batch holds at most this share of all voxels of the training cases.
 BATCH_SHARE = 0.05
-# Voxels of the first patch that is tried, before memory and the cases' size cut it down.
+# Voxels of the first patch to try, before memory and the cases' size reduce it.
 FIRST_PATCH = {2: 2048**2, 3: 256**3}
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What the training cases are like; axes are RAS.
+    """Properties of the training cases; axes are RAS.
 
     Attributes:
         cases: their number.
@@ -54,11 +54,12 @@ class Fingerprint:
 
 
 def read_fingerprint(crops: Sequence[Path], ct: bool | None) -> Fingerprint:
-    """Take the fingerprint of cropped training cases.
+    """Compute the fingerprint of cropped training cases.
 
     Args:
         crops: folders of the crop stage.
-        ct: whether the first channel is a CT; None: if most cases reach below −500 there, as air in HU does.
+        ct: whether the first channel is a CT; None: decided by whether most cases have values below −500
+            there, as air does in HU.
 
     Raises:
         CaseError: no case has a labelled voxel.
@@ -72,9 +73,7 @@ def read_fingerprint(crops: Sequence[Path], ct: bool | None) -> Fingerprint:
     spacings = np.array([np.array(one["spacing"])[axes] for one, axes in zip(facts, order, strict=True)])
     values = np.concatenate([np.load(folder / "foreground.npy") for folder in crops], axis=1)
     if not values.shape[1]:
-        raise CaseError(
-            f"{crops[0].parent}: no training case has a labelled voxel; there is nothing to plan for"
-        )
+        raise CaseError(f"{crops[0].parent}: no training case has a labelled voxel; nothing can be planned")
     grey = [
         {
             "percentile_0.5": float(np.percentile(channel, 0.5)),
@@ -92,7 +91,7 @@ def read_fingerprint(crops: Sequence[Path], ct: bool | None) -> Fingerprint:
 
 
 def target_spacing(fingerprint: Fingerprint) -> tuple[float, float, float]:
-    """The median spacing in mm; of a coarse axis with few slices the 10th percentile, to keep thin slices."""
+    """Median spacing in mm; for a coarse axis with few slices the 10th percentile, to keep thin slices."""
     middle = np.median(fingerprint.spacings, axis=0)
     shape = np.median(fingerprint.shapes, axis=0)
     worst = int(middle.argmax())
@@ -116,14 +115,14 @@ class Topology:
 
     @property
     def multiples(self) -> np.ndarray:
-        """What a patch's edges must be multiples of."""
+        """Each edge of a patch must be a multiple of these."""
         return np.prod(self.strides, axis=0)
 
 
 def topology(patch: Sequence[int], spacing: Sequence[float], most_levels: int = 6) -> Topology:
-    """Levels for a patch: an axis is halved while enough voxels are left and none is more than twice as fine.
+    """Levels for a patch: an axis is halved while enough voxels remain and no axis is over twice as fine.
 
-    A coarse axis waits for the finer ones, with kernels of 1 until they are within a factor of two.
+    A coarse axis is halved only when the finer ones are within a factor of two, with kernels of 1 until then.
     """
     size, step = np.array(patch, float), np.array(spacing, float)
     kernels: list[list[int]] = []
@@ -167,30 +166,31 @@ def plan_model(
     Args:
         fingerprint: of the training cases.
         spacing: target voxel size in mm.
-        given: what the experiment sets itself; a patch, batch or network in it is kept, and planned round.
+        given: values set in the experiment; a patch, batch or network among them is kept, and the rest
+            planned to fit.
         targets: what is learnt.
         channels: image channels.
-        memory_gib: GPU memory that training may take.
+        memory_gib: GPU memory available to training.
 
     Returns:
         Settings of a model: network, patch, intensity, sampling, training and inference.
 
     Raises:
-        CaseError: not even the smallest patch fits into the memory.
+        CaseError: even the smallest patch does not fit into the memory.
     """
     planned = {
         "intensity": _intensity(fingerprint),
         "sampling": {"overhang": 0.0},
         "inference": {"mirror": True},
     }
-    # A preliminary model tells the dimensions, and what the memory is counted with.
+    # A preliminary model gives the dimensions, and the settings for counting memory.
     model = validate(Model, merged(planned, given), origin="plan")
     axes = [a for a in range(3) if not (model.dimensions in ("2d", "2.5d") and "xyz"[a] == model.slice_axis)]
     shape = np.median(fingerprint.shapes * fingerprint.spacings / np.array(spacing), axis=0)
     step = np.array(spacing)[axes]
     everything = float((np.prod(fingerprint.shapes * fingerprint.spacings, axis=1) / np.prod(spacing)).sum())
 
-    def made(patch: np.ndarray, batch: int) -> tuple[dict[str, Any], float]:
+    def planned_with(patch: np.ndarray, batch: int) -> tuple[dict[str, Any], float]:
         full = np.array(model.patch)
         full[axes] = patch
         settings = planned | {
@@ -217,23 +217,23 @@ def plan_model(
     # Several GPUs share the batch evenly.
     batch, gpus = int(training.get("batch", 2)), int(training.get("gpus", 1))
     if "network" in given and "patch" not in given:
-        patch = _accepted(patch, lambda larger: made(larger, batch)[0])
-    settings, gib = made(patch, batch)
+        patch = _accepted(patch, lambda larger: planned_with(larger, batch)[0])
+    settings, gib = planned_with(patch, batch)
     while gib > memory_gib:
         multiples = topology(patch.tolist(), step.tolist()).multiples
         able = free & (patch - multiples >= 2 * SMALLEST_EDGE)
         if not able.any():
             raise CaseError(
-                f"plan: training with patch {settings['patch']} and batch {batch} takes {gib:.1f} GiB, "
-                f"{memory_gib:g} GiB are allowed (plan.memory)"
+                f"plan: training with patch {settings['patch']} and batch {batch} needs {gib:.1f} GiB, but "
+                f"only {memory_gib:g} GiB are allowed (plan.memory)"
             )
         axis = int(np.where(able, patch / shape[axes], -1).argmax())
         patch[axis] -= multiples[axis]
         patch = _rounded_up(patch, step)
-        settings, gib = made(patch, batch)
+        settings, gib = planned_with(patch, batch)
     most = max(2, int(BATCH_SHARE * everything / np.prod(patch)))
     while "batch" not in training and batch + gpus <= most:
-        larger, gib = made(patch, batch + gpus)
+        larger, gib = planned_with(patch, batch + gpus)
         if gib > memory_gib:
             break
         settings, batch = larger, batch + gpus
@@ -241,7 +241,7 @@ def plan_model(
 
 
 def training_gib(model: Model, targets: Targets, channels: int) -> float:
-    """GPU memory of training a segmentation model in GiB, as counted on shapes alone."""
+    """GPU memory of training a segmentation model in GiB, counted from shapes alone."""
     from foldwise.systems.segmentation.learner import SegmentationLearner
     from foldwise.training.memory import count_step, gpu_gib
 
@@ -274,26 +274,26 @@ def plan_text(
         width=110,
     )
     return (
-        "# Planned from the training cases. Edit `cache` and `models` as you like and run again: what "
-        "depends on\n"
-        "# them is redone. What the experiment sets itself goes before. Delete the file to plan anew.\n"
+        "# Planned from the training cases. You may edit `cache` and `models` and run again: everything that "
+        "depends\n"
+        "# on them is redone. Values set in the experiment override the plan. Delete it to plan again.\n"
         + text
     )
 
 
 def complete(settings: Settings, plan: Path) -> Settings:
-    """An experiment's settings with the plan's in the gaps; `plan` is null if no model is left to plan.
+    """An experiment's settings completed by the plan; `plan` is null if no model is left to plan.
 
     Raises:
-        CaseError: the plan is not readable, or what it says is wrong.
+        CaseError: the plan is not readable, or its values are wrong.
     """
     given = dump(settings, given=True)
     planned = read_plan(plan)
     names = settings.models.keys()
     if (strange := planned.models.keys() - names) and (lacking := names - planned.models.keys()):
         raise CaseError(
-            f"{plan}: plans models.{min(strange)}, which the experiment has not, and no "
-            f"models.{min(lacking)}; delete it to plan anew"
+            f"{plan}: plans models.{min(strange)}, which the experiment lacks, and no "
+            f"models.{min(lacking)}; delete it to plan again"
         )
     models = {
         name: merged(planned.models.get(name, {}), dump(model, given=True))
@@ -308,7 +308,7 @@ def complete(settings: Settings, plan: Path) -> Settings:
             origin=f"settings with {plan}",
         )
     except CaseError as error:
-        raise CaseError(f"{error}\nMend {plan}, or delete it to plan anew.") from None
+        raise CaseError(f"{error}\nCorrect {plan}, or delete it to plan again.") from None
 
 
 def _intensity(fingerprint: Fingerprint) -> list[dict[str, Any]]:
@@ -343,7 +343,7 @@ def _accepted(patch: np.ndarray, settings_of: Callable[[np.ndarray], Mapping[str
 
 
 def _rounded_up(patch: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """The patch with edges that its own levels divide."""
+    """The patch, with edges rounded up to multiples of its levels' strides."""
     for _ in range(3):  # a larger patch may have one more level
         multiples = topology(patch.tolist(), spacing.tolist()).multiples
         patch = np.maximum(multiples * np.ceil(patch / multiples), multiples).astype(int)

@@ -1,4 +1,4 @@
-"""What the report shows of segmentations: their metrics, pictures of cases, and cases to look at."""
+"""The report of segmentations: metrics, pictures of cases, and cases to look at."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from foldwise.volumes.cache import open_case
 from foldwise.volumes.lungs import FILLED
 from foldwise.volumes.predictions import open_prediction
 
-# The first one ranks cases and heads the page.
+# The first one ranks cases and appears at the top of the page.
 METRICS = (
     Column("dice", "Dice", 3),
     Column("jaccard", "Jaccard", 3),
@@ -32,7 +32,7 @@ METRICS = (
     Column("lesion_recall", "lesion recall", 2),
     Column("false_lesions", "false lesions", 2),
 )
-# Of a single case, counts say more than their ratios.
+# For a single case, counts are more informative than ratios.
 CASE_METRICS = (
     Column("dice", "Dice", 3),
     Column("hd95_mm", "HD95 (mm)", 1),
@@ -45,11 +45,12 @@ CASE_METRICS = (
     Column("false_lesions", "false"),
 )
 EXCLUDED = (
-    "Left out and counted: of overlaps and distances the cases in which truth and prediction are empty, of "
-    "lesion recall those without a true lesion. Where only one of both is empty, HD95 is the scan's diagonal."
+    "Left out and counted: for overlaps and distances, the cases in which truth and prediction are empty; "
+    "for lesion recall, those without a true lesion. If only one of the two is empty, HD95 is the scan's "
+    "diagonal."
 )
 
-# Of Okabe and Ito's palette: told apart by colour-blind readers, and bright on a grey scan.
+# Of Okabe and Ito's palette: distinguishable for colour-blind readers, and bright on a grey scan.
 COLOURS = {"truth": "#56B4E9", "prediction": "#E69F00"}
 # The lung window of radiology: centre −500 HU, width 1500 HU.
 LUNG_WINDOW_HU = (-1250.0, 250.0)
@@ -59,32 +60,32 @@ SLAB = 64
 
 def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
     """The best, the median and the worst case, in three planes."""
-    made = []
+    shown = []
     for which, case, dice in three_cases(model.metrics):
         image = overlay(experiment.caches / f"{case}.h5", model.predictions[case])
         alternative = f"{which} case, {case}: three planes with outlines of truth and prediction"
-        made.append(Picture(image, f"{which.capitalize()}: {case}, Dice {number(dice, 3)}", alternative))
-    return made
+        shown.append(Picture(image, f"{which.capitalize()}: {case}, Dice {number(dice, 3)}", alternative))
+    return shown
 
 
 def chosen(choice: Mapping[str, Any]) -> str:
-    """The post-processing that was kept."""
+    """The chosen post-processing."""
     return ", ".join(choice["postprocess"])
 
 
 def remarks(cases: Mapping[str, Any], data: Path) -> list[Remark]:
     """Cases whose label lies partly outside the thoracic region, or whose lungs differ much in volume."""
-    made = []
+    listed = []
     for case in cases:
         path = data / "lungs" / f"{case}.json"
         facts = read_json(path) if path.exists() else {}
         if share := facts.get("label_missed_by_region"):
-            made.append(Remark(case, f"{share:.2%} of the label lies outside the thoracic region"))
+            listed.append(Remark(case, f"{share:.2%} of the label lies outside the thoracic region"))
         if (smaller := facts.get("smaller_lung", 1)) < FILLED:
-            made.append(
+            listed.append(
                 Remark(case, f"one lung has {smaller:.0%} of the other's volume: filled or collapsed?")
             )
-    return made
+    return listed
 
 
 def three_cases(rows: pd.DataFrame) -> list[tuple[str, str, float]]:
@@ -95,7 +96,7 @@ def three_cases(rows: pd.DataFrame) -> list[tuple[str, str, float]]:
     """
     ranked = rows.groupby("case")["dice"].mean().dropna().sort_values(ascending=False, kind="stable")
     places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
-    # The later name wins a place that two names share.
+    # If two names share a place, the later name gets it.
     chosen = {place: which for which, place in places.items() if len(ranked)}
     return [(which, str(ranked.index[place]), float(ranked.iloc[place])) for place, which in chosen.items()]
 
@@ -103,12 +104,12 @@ def three_cases(rows: pd.DataFrame) -> list[tuple[str, str, float]]:
 def overlay(cache: Path, prediction: Path) -> str:
     """Three planes through a case with truth and prediction drawn, as a data address.
 
-    Of each plane the slice is shown in which the truth, or for an empty truth the prediction, has its largest
-    area. All are drawn to one scale in mm and as radiologists see them: the patient's right, and in the
+    Each plane shows the slice in which the truth, or for an empty truth the prediction, has its largest
+    area. All are drawn to the same scale in mm, in radiological convention: the patient's right, and in the
     sagittal plane the front, on the left.
 
     Args:
-        cache: HDF5 in RAS orientation: image (channels, x, y, z), label (x, y, z) if there is one.
+        cache: HDF5 in RAS orientation: image (channels, x, y, z), label (x, y, z) if it exists.
         prediction: HDF5 with a label on the same grid.
     """
     with open_case(cache) as file, open_prediction(prediction) as predicted:
@@ -142,12 +143,12 @@ def overlay(cache: Path, prediction: Path) -> str:
 
 
 def concerns(rows: pd.DataFrame) -> list[dict[str, str]]:
-    """Cases that a reader should look at, with the reason: rows of case, class and text."""
-    made = []
+    """Cases that a reader should look at, with reasons: rows of case, class and text."""
+    listed = []
     for row in rows.to_dict("records"):
         if text := _concern(row):
-            made.append({"case": str(row["case"]), "class": str(row["class"]), "text": text})
-    return made
+            listed.append({"case": str(row["case"]), "class": str(row["class"]), "text": text})
+    return listed
 
 
 def _concern(row: Mapping[Any, Any]) -> str | None:
@@ -169,7 +170,7 @@ def _others(axis: int) -> tuple[int, int]:
 
 
 def _centre(labels: list[h5py.Dataset]) -> list[int]:
-    """Per axis the slice with the largest area of the first label that is not empty, else the middle."""
+    """For each axis, the slice with the largest area of the first non-empty label, else the middle."""
     for label in labels:
         areas = _areas(label)
         if areas[0].any():
@@ -189,7 +190,7 @@ def _areas(label: h5py.Dataset) -> list[np.ndarray]:
 
 
 def _window(images: list[np.ndarray]) -> tuple[float, float]:
-    """Darkest and brightest shown value, the same for all planes: CT is int16 and holds air."""
+    """Darkest and brightest displayed value, the same for all planes: CT is int16 and holds air."""
     values = np.concatenate([image.ravel() for image in images])
     if values.dtype == np.int16 and values.min() < -500:
         return LUNG_WINDOW_HU
@@ -223,7 +224,7 @@ VIEW = View(
     metrics=METRICS,
     case_metrics=CASE_METRICS,
     score=("val_dice", "validation Dice"),
-    about="Scores are taken on the grid of the source files.",
+    about="Scores are computed on the grid of the source files.",
     excluded=EXCLUDED,
     pictures_title="Best, median and worst case",
     pictures_note="R: the patient's right, A: front. Drawn before post-processing.",

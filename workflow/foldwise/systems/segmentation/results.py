@@ -1,4 +1,4 @@
-"""What becomes of predicted volumes: post-processing chosen, scores, and files that other programs read."""
+"""From predicted volumes to chosen post-processing, scores, and files for other programs."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class SegmentationResults(Results):
         evaluate: Evaluate,
         state: Path,
     ) -> dict[str, Any]:
-        """Keep, of the post-processing steps in order, those that raise the mean Dice of these cases."""
+        """Choose the post-processing steps, tried in order, that raise the mean Dice of these cases."""
         targets = Targets.from_dict(task["targets"])
         kept: list[str] = []
         for step in evaluate.postprocess:
             tried = [*kept, step]
             before, after = [], []
             for number, entry in enumerate(entries, start=1):
-                made = _remembered(predictions[entry.case], entry, targets, [kept, tried], state)
-                before += made[0]
-                after += made[1]
+                dices = _remembered(predictions[entry.case], entry, targets, [kept, tried], state)
+                before += dices[0]
+                after += dices[1]
                 if number % 50 == 0:
                     logging.info("%s: %d of %d cases", step, number, len(entries))
             if helps(before, after):
@@ -76,10 +76,10 @@ class SegmentationResults(Results):
     def export_case(
         self, prediction: Path, entry: Entry, export: Export, chosen: Chosen, folder: Path
     ) -> Mapping[str, Rows]:
-        """Write <case>.nii.gz, a label map with the user's own values in the source's grid.
+        """Write <case>.nii.gz, a label map with the user's label values in the source's grid.
 
-        With `probabilities`, <case>_<class>_probability.nii.gz (float32, 0 to 1) comes too; of a DICOM
-        folder, `dicom_seg` makes <case>.dcm too.
+        With `probabilities`, <case>_<class>_probability.nii.gz (float32, 0 to 1) is written too; for a DICOM
+        folder with `dicom_seg`, also <case>.dcm.
         """
         labels = label_map(prediction, chosen["postprocess"])
         write_volume(labels, folder / f"{entry.case}.nii.gz")
@@ -88,7 +88,7 @@ class SegmentationResults(Results):
                 write_volume(volume, folder / f"{entry.case}_{name}_probability.nii.gz")
         source = Path(entry.files["images"][0])
         if export.dicom_seg and is_dicom_folder(source):
-            # Only here, since importing it takes seconds.
+            # Imported only here, since it takes seconds to import.
             from foldwise.volumes.dicom_seg import write_dicom_seg
 
             write_dicom_seg(labels, source, classes_of(prediction), folder / f"{entry.case}.dcm")
@@ -127,23 +127,23 @@ def _dices(
     found, truth = label_map(prediction).data, read_labels(label, targets.classes).data
     labelled = (found > 0) | (truth > 0)
     if labelled.any():
-        # No step labels a voxel outside the box of what is labelled already. One voxel more on each side:
+        # No step labels a voxel outside the box of the labelled voxels. One more voxel on each side:
         # cc3d fails on some arrays that are one voxel thin.
         box = bounding_box(labelled, 1, (1.0, 1.0, 1.0)).slices
         found, truth = found[box], truth[box]
-    made = []
+    dices = []
     for steps in tried:
         processed = found
         for step in steps:
             processed = POSTPROCESSES[step](processed, targets)
-        made.append(_dice(processed, truth, targets))
-    return made
+        dices.append(_dice(processed, truth, targets))
+    return dices
 
 
 def _dice(found: np.ndarray, truth: np.ndarray, targets: Targets) -> list[float]:
-    made = []
+    dices = []
     for values in targets.values.values():
         a, b = np.isin(found, values), np.isin(truth, values)
         size = int(a.sum() + b.sum())
-        made.append(2 * int((a & b).sum()) / size if size else float("nan"))
-    return made
+        dices.append(2 * int((a & b).sum()) / size if size else float("nan"))
+    return dices

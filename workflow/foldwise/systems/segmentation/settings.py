@@ -27,7 +27,9 @@ class Inference(Section):
     """Sliding-window prediction."""
 
     overlap: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.5, description="Overlap of windows.", json_schema_extra=affects("train", "predict")
+        0.5,
+        description="Overlap of windows, as a share of their size.",
+        json_schema_extra=affects("train", "predict"),
     )
     batch: int = Field(
         2,
@@ -65,8 +67,8 @@ class Model(AnyModel):
     dimensions: Literal["3d", "slab", "2.5d", "2d"] = Field(
         "3d",
         description="3d: patches as given. slab: whole slices, as many as `patch` has along `slice_axis`. "
-        "2d: single slices, in patches as given in the plane. 2.5d: these with `slices` neighbours "
-        "as channels.",
+        "2d: single slices, in patches with the given size in the plane. 2.5d: the same with `slices` "
+        "neighbours as channels.",
         json_schema_extra=affects("train", "predict", "memory", "plan"),
     )
     slice_axis: Literal["x", "y", "z"] = Field(
@@ -106,23 +108,23 @@ PRESETS_GIB = {"small": 4.0, "medium": 11.0, "large": 24.0}
 class Plan(Section):
     """Spacing, patch, batch, network and grey values from the training cases (rule `plan`).
 
-    What the experiment sets itself is left alone.
+    Values set in the experiment override the plan.
     """
 
     memory: Literal["small", "medium", "large"] | Annotated[float, Field(gt=0)] = Field(
         "medium",
-        description="GPU memory that training may take: small 4, medium 11, large 24, or a number. GiB.",
+        description="GPU memory available to training: small 4, medium 11, large 24, or a number. GiB.",
         json_schema_extra=affects("plan", "memory"),
     )
     ct: bool | None = Field(
         None,
-        description="Whether the first channel is a CT in HU; null: if its values say so.",
+        description="Whether the first channel is a CT in HU; null: decided from its values.",
         json_schema_extra=affects("plan"),
     )
 
     @property
     def gib(self) -> float:
-        """GPU memory that training may take, in GiB."""
+        """GPU memory available to training, in GiB."""
         return PRESETS_GIB[self.memory] if isinstance(self.memory, str) else self.memory
 
 
@@ -130,9 +132,9 @@ class Settings(VolumeExperiment):
     """A segmentation experiment."""
 
     system: Literal["segmentation"] = Field(
-        "segmentation", description="The family of experiments.", json_schema_extra=affects("index", "report")
+        "segmentation", description="The kind of experiment.", json_schema_extra=affects("index", "report")
     )
-    plan: Plan | None = Field(None, description="Plan the rest from the training cases.")
+    plan: Plan | None = Field(None, description="Plan all other values from the training cases.")
     models: dict[Name, Model] = Field(
         {"unet": Model()}, min_length=1, description="Model name → its settings."
     )
@@ -144,7 +146,7 @@ class Settings(VolumeExperiment):
         for name, model in self.models.items():
             if unknown := set(model.sampling.label_weights) - {*self.data.labels, "background"}:
                 raise ValueError(
-                    f"models.{name}.sampling.label_weights names {', '.join(sorted(unknown))}, "
-                    f"which data.labels does not"
+                    f"models.{name}.sampling.label_weights lists {', '.join(sorted(unknown))}, "
+                    f"which are not in data.labels"
                 )
         return self

@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 
 class Segmentation(VolumeSystem[Settings]):
-    """Patches, sliding windows, and a plan where one is asked for."""
+    """Patches, sliding windows, and a plan if requested."""
 
     name = "segmentation"
     settings = Settings
 
     def needs_weight(self, settings: Settings) -> str | None:
-        """The name of a model that samples by weight, where no lung mask is made."""
+        """The model that samples by weight, if no lung mask is computed."""
         weighted = [name for name, model in settings.models.items() if model.sampling.weighted]
         lungs = settings.prepare.lung_mask is not None
         return f"model {weighted[0]} samples by weight" if weighted and not lungs else None
 
     def complete(self, settings: Settings, plan: Path | None) -> Settings:
-        """The settings with the plan's in the gaps; of a plan of all models, nothing is left to plan."""
+        """The settings completed by the plan; once all models are planned, nothing is left to plan."""
         from foldwise.systems.segmentation.planning import complete
 
         return complete(settings, plan) if plan is not None and plan.exists() else settings
@@ -57,15 +57,15 @@ class Segmentation(VolumeSystem[Settings]):
 
 
 class SegmentationFootprint(VolumeFootprint[Settings]):
-    """What a step holds, and the whole volumes of testing."""
+    """Memory of a step, and of the whole volumes in testing."""
 
     def counted(self, settings: Settings, name: str) -> Model | None:
         """The model, unless it is still to be planned."""
         return settings.models[name] if settings.plan is None else None
 
     def guess(self, settings: Settings, name: str) -> Step:
-        """As much as a plan may take."""
-        assert settings.plan is not None, "only planned models are guessed"
+        """The memory that a plan may use."""
+        assert settings.plan is not None, "only planned models are estimated"
         kept = int(settings.plan.gib * 2**30)
         return Step(20 * 10**6, kept, 0, kept // 3)
 
@@ -77,7 +77,7 @@ class SegmentationFootprint(VolumeFootprint[Settings]):
         outputs = len(settings.data.targets().names) + 1
         channels = max((size.channels for size in sizes), default=1)
         cached = max((cached_voxels(size, settings.cache) for size in sizes), default=0)
-        # The sliding window: the image, the sum of outputs and of weights; then probabilities and labels.
+        # The sliding window: the image, the sums of outputs and of weights; then probabilities and labels.
         window = (step.forward + 2 * step.largest) * model.inference.batch / model.training.batch
         whole = cached * (4 * channels + 4 * outputs * 2 + 12) + window
         if stage == "train":

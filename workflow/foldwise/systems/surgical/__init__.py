@@ -1,1 +1,1 @@
-"""Surgical workflow: which tools are seen and which phase it is, in every frame of a video."""
+"""Surgical workflow: tools and phase in every frame of a video."""

@@ -1,8 +1,8 @@
 """Phase and tool annotations as text files, in the form of Cholec80, and their rows for given frames.
 
 Phases: header `Frame Phase`, then `<frame> <name>`. Tools: header `Frame <tool> <tool> …`, then `<frame>` and
-a 0 or 1 per tool. Cells are parted by tabs (or blanks). Frames count from 0 at the annotation's own rate, 25
-per second in Cholec80, whatever the rate of the frames that are kept.
+a 0 or 1 per tool. Cells are separated by tabs (or spaces). Frames count from 0 at the annotation's rate, 25
+per second in Cholec80, regardless of the rate of the kept frames.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from foldwise.files import CaseError, atomic_path
 
-# No row says anything of a frame.
+# Value of a frame without a row.
 UNKNOWN = -1
 
 
@@ -44,7 +44,7 @@ class Track:
 
     @property
     def step(self) -> int:
-        """Frames from a row to the next, as most rows have it."""
+        """Frames from one row to the next, for most rows."""
         if len(self.frames) < 2:
             return 1
         steps, counts = np.unique(np.diff(self.frames), return_counts=True)
@@ -52,7 +52,7 @@ class Track:
 
     @property
     def end(self) -> int:
-        """The first frame that the annotation says nothing of any more."""
+        """The first frame beyond the annotation."""
         return int(self.frames[-1]) + self.step
 
 
@@ -64,18 +64,18 @@ def read_phases(path: Path, phases: Sequence[str]) -> Track:
         phases: names in the order of their numbers.
 
     Raises:
-        CaseError: not such a file, or a name that is not one of `phases`.
+        CaseError: not such a file, or a name that is not in `phases`.
     """
     header, rows = _read(path)
     if [name.lower() for name in header] != ["frame", "phase"]:
-        raise CaseError(f"{path}: line 1: {' '.join(header)!r}; a phase file begins with `Frame Phase`")
+        raise CaseError(f"{path}: line 1: {' '.join(header)!r}; expected `Frame Phase` in a phase file")
     number = {name: n for n, name in enumerate(phases)}
     values = []
     for line, (_, cells) in enumerate(rows, start=2):
         if cells[0] not in number:
             near = difflib.get_close_matches(cells[0], phases, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"data.phases are {', '.join(phases)}"
-            raise CaseError(f"{path}: line {line}: phase {cells[0]!r} is not known; {hint}")
+            raise CaseError(f"{path}: line {line}: phase {cells[0]!r} is unknown; {hint}")
         values.append(number[cells[0]])
     return Track(_frames(path, rows), np.array(values, np.int8))
 
@@ -93,7 +93,7 @@ def read_tools(path: Path, tools: Sequence[str]) -> Track:
     header, rows = _read(path)
     if header[0].lower() != "frame" or len(header) < 2:
         raise CaseError(
-            f"{path}: line 1: {' '.join(header)!r}; a tool file begins with `Frame` and the tools' names"
+            f"{path}: line 1: {' '.join(header)!r}; expected `Frame` and the tools' names in a tool file"
         )
     if tuple(header[1:]) != tuple(tools):
         found = ", ".join(header[1:])
@@ -101,7 +101,7 @@ def read_tools(path: Path, tools: Sequence[str]) -> Track:
         raise CaseError(f"{path}: line 1: {what}: {found}; data.tools are {', '.join(tools)}")
     for line, (_, cells) in enumerate(rows, start=2):
         if wrong := [cell for cell in cells if cell not in ("0", "1")]:
-            raise CaseError(f"{path}: line {line}: {wrong[0]!r}; a tool is there (1) or not (0)")
+            raise CaseError(f"{path}: line {line}: {wrong[0]!r}; expected 1 (tool present) or 0 (absent)")
     values = np.array([cells for _, cells in rows]).astype(np.int8)
     return Track(_frames(path, rows), values)
 
@@ -116,7 +116,7 @@ def read_header(path: Path) -> list[str]:
 
 
 def write_phases(path: Path, frames: Sequence[int] | np.ndarray, names: Sequence[str]) -> None:
-    """Write a phase file: a frame and the name of its phase a row."""
+    """Write a phase file: one row per frame with the name of its phase."""
     _write(path, ["Frame", "Phase"], zip(map(int, frames), names, strict=True))
 
 
@@ -127,9 +127,9 @@ def write_tools(
 
     Args:
         path: the file.
-        frames: of the rows.
+        frames: frames of the rows.
         tools: names of the columns.
-        values: (n, tools), whole numbers; or probabilities, which are written with six digits.
+        values: (n, tools), integers; or probabilities, which are written with six digits.
     """
     whole = np.issubdtype(values.dtype, np.integer) or values.dtype == bool
     cells = [[str(int(v)) if whole else f"{v:.6f}" for v in row] for row in values]
@@ -140,16 +140,15 @@ def write_tools(
 def labels_of(
     frames: np.ndarray, phases: Track | None, tools: Track | None
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """The annotation of frames that were kept, thinned with them.
+    """The annotation of kept frames.
 
     Args:
         frames: (n,) int64 in the annotation's numbering.
-        phases: or None where there is no such file.
-        tools: likewise.
+        phases: the phase annotation, or None.
+        tools: the tool annotation, or None.
 
-    Returns:
-        Which frames the annotation reaches, (n,) bool: those after its end are to be dropped; and for the
-        others (m,) phases and (m, tools) tools, None where there is no file.
+    Which frames the annotation covers, (n,) bool: later frames are to be dropped; and for the covered ones
+    (m,) phases and (m, tools) tools, None without a file.
     """
     ends = [track.end for track in (phases, tools) if track is not None]
     reached = frames < min(ends) if ends else np.ones(len(frames), bool)
@@ -183,7 +182,7 @@ def _frames(path: Path, rows: Sequence[tuple[str, list[str]]]) -> np.ndarray:
     before = -1
     for line, (cell, _) in enumerate(rows, start=2):
         if not cell.isdecimal():
-            raise CaseError(f"{path}: line {line}: {cell!r}; a row begins with its frame's number")
+            raise CaseError(f"{path}: line {line}: {cell!r}; a row must start with its frame's number")
         if int(cell) <= before:
             raise CaseError(f"{path}: line {line}: frame {cell} after frame {before}; frames must increase")
         before = int(cell)

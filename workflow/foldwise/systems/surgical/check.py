@@ -1,4 +1,4 @@
-"""What is wrong between a video and its annotation."""
+"""Check that a video and its annotation fit."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from foldwise.systems.surgical.settings import Data
 from foldwise.systems.surgical.sheet import SurgicalCase
 from foldwise.video.decode import VideoInfo, image_files
 
-# An annotation may go on for so long after the last frame. s.
+# An annotation may continue this long after the last frame. s.
 SLACK_S = 1.0
 
 
 def problems_of(case: SurgicalCase, data: Data, info: VideoInfo) -> list[tuple[str, bool]]:
-    """Problems of a case's annotation, each with whether it is a warning alone.
+    """Problems of a case's annotation, each with whether it is only a warning.
 
     Raises:
         CaseError: an annotation is not readable.
     """
     tracks = dict(zip(("phases", "tools"), read_tracks(data, case.phases, case.tools), strict=True))
-    made: list[tuple[str, bool]] = []
+    problems: list[tuple[str, bool]] = []
     for kind, track in tracks.items():
         if track is not None:
-            made += _beyond(case, data, info, track, getattr(case, kind))
+            problems += _beyond(case, data, info, track, getattr(case, kind))
     ends = {kind: track.end for kind, track in tracks.items() if track is not None}
     rate = _rate(data, info)
     for kind, end in ends.items():
         if (lost := info.duration_s - end / rate - _first(case, data)) > SLACK_S:
-            text = f"ends {lost:.0f} s before the video; the frames after it are left out"
-            made.append((f"{getattr(case, kind)}: {text}", True))
-    return made
+            text = f"ends {lost:.0f} s before the video; later frames are left out"
+            problems.append((f"{getattr(case, kind)}: {text}", True))
+    return problems
 
 
 def _beyond(
@@ -47,26 +47,26 @@ def _beyond(
         return []
     first = int(track.frames[np.searchsorted(track.frames, last, side="right")])
     text = (
-        f"{path}: row of frame {first}, but the video ends after {info.duration_s:.0f} s "
+        f"{path}: row for frame {first}, but the video ends after {info.duration_s:.0f} s "
         f"(frame {last:.0f} at {_rate(data, info):g} per second; data.annotation_fps)"
     )
     return [(text, False)]
 
 
 def _without_image(folder: Path, data: Data, track: Track, path: Path) -> list[tuple[str, bool]]:
-    """Rows of frames for which a folder has no image."""
+    """Rows for frames without an image in the folder."""
     numbers = np.array(list(image_files(folder)))
     rows, frames = track.frames, numbers
     if data.annotation_fps is not None:
         frames = np.rint((numbers - data.first_image) / data.images_fps * data.annotation_fps)
         between = round(data.annotation_fps / data.images_fps)
         if track.step < between:
-            # Of an annotation denser than the images, only the rows at an image's time can have one.
+            # If the annotation is denser than the images, only rows at an image's time can have an image.
             rows = rows[rows % between == 0]
     missing = np.setdiff1d(rows, frames)
     if not len(missing):
         return []
-    text = f"{path}: {len(missing)} row(s) of frames that have no image, the first one frame {missing[0]}"
+    text = f"{path}: {len(missing)} row(s) for frames without an image, the first is frame {missing[0]}"
     return [(f"{text} (data.first_image, data.images_fps, data.annotation_fps)", False)]
 
 
@@ -75,7 +75,7 @@ def _rate(data: Data, info: VideoInfo) -> float:
 
 
 def _first(case: SurgicalCase, data: Data) -> float:
-    """Time of a folder's first image, for lengths that are counted from it. s."""
+    """Time of a folder's first image, from which its length is counted. s."""
     if not case.video.is_dir():
         return 0.0
     return (data.first_image - min(image_files(case.video))) / data.images_fps

@@ -1,7 +1,7 @@
 """The bank of frame features that a temporal network learns from: one HDF5 file per video and fold.
 
 Arrays: features (n, width) float32, and the cache's number, time_s, row, phase and tool. Attributes: those of
-the cache, and `model` and `settings`, the file and the settings (JSON) of the model whose backbone made them.
+the cache, and `model` and `settings`, the file and the settings (JSON) of the model with the backbone.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ def open_video(path: Path | str) -> h5py.File:
     """Open a video's frame cache or its features.
 
     Raises:
-        CaseError: neither.
+        CaseError: it is neither.
     """
     return open_hdf5(path, FRAMES, FORMAT)
 
 
 class Videos:
-    """Training items of a temporal network: whole videos, in an order drawn anew for each pass."""
+    """Training items of a temporal network: whole videos, in a new random order for each pass."""
 
     def __init__(self, banks: Sequence[str], seed: Sequence[int]) -> None:
-        """Keep the files' names."""
+        """Store the files' names."""
         self.banks, self.seed = list(banks), tuple(seed)
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The surgical system's side that learns and predicts: windows of frames, or whole videos of features."""
+"""Training and prediction of the surgical system: windows of frames, or whole videos of features."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from foldwise.video.windows import Windows, blocks
 
 # Windows of features per forward pass of the LSTM in prediction.
 BATCH_WINDOWS = 256
-# Largest weight of a tool's presence.
+# Maximum weight of a tool's presence.
 MOST = 10.0
 
 
 class Network(nn.Module):
-    """A backbone, and what makes phases and tools of its features."""
+    """A backbone, and a head that turns its features into phases and tools."""
 
     def __init__(self, trunk: nn.Module, head: MTRCNet | TeCNO, frozen: bool = False) -> None:
         """Join both.
@@ -55,7 +55,7 @@ class Network(nn.Module):
     def forward(self, x: torch.Tensor, step: int = 1) -> Any:
         """Logits of windows of frames (B, S, 3, height, width), or of features (B, n, width).
 
-        Where the trunk does not learn (frozen, or in the second step), its running statistics stay too.
+        If the trunk does not learn (frozen, or in the second step), its running statistics also stay.
         """
         if x.ndim == 5:
             if self.training:
@@ -72,10 +72,10 @@ class SurgicalLearner(Learner[Model]):
     """Phases and tools of frames, from windows of them or from whole videos of features."""
 
     def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
-        """Keep the settings.
+        """Store the settings.
 
         Args:
-            model: as `fitted` made it.
+            model: as returned by `fitted`.
             task: with `phases` and `tools`, the names in the order of their numbers.
         """
         super().__init__(model, task)
@@ -85,7 +85,7 @@ class SurgicalLearner(Learner[Model]):
 
     @classmethod
     def fit(cls, model: Model, caches: Sequence[str]) -> Model:
-        """The model with the weights of classes, and a temporal one with the backbone of its features."""
+        """The model with the weights of classes, and a temporal model with the backbone of its features."""
         changed: dict[str, Any] = {}
         phases, tools = _labels(caches)
         if model.phase_weights == "balanced":
@@ -108,7 +108,7 @@ class SurgicalLearner(Learner[Model]):
         return Windows(caches, model.window, (0,), crop=model.crop, flip=False).total
 
     def refusal(self, reason: str) -> str:
-        """What to tell a user whose backbone cannot take the crop."""
+        """Message to a user whose backbone cannot take the crop."""
         height, width = self.model.crop
         return f"backbone {self.model.backbone.name} cannot take crops of {width}×{height}: {reason}"
 
@@ -119,16 +119,18 @@ class SurgicalLearner(Learner[Model]):
         return torch.empty(model.training.batch, frames, 3, *model.crop)
 
     def try_loss(self, outputs: Any) -> None:
-        """Refuse a backbone whose outputs for `sample` (None: not known) are not one for each frame."""
+        """Refuse a backbone without exactly one output per frame of `sample` (outputs None: not known)."""
         frames = (self.model.training.batch, self.sample().shape[1])
-        made = outputs.values() if isinstance(outputs, Mapping) else () if outputs is None else outputs
-        if any(tuple(one.shape[:2]) != frames or one.ndim != 3 for one in made):
-            raise CaseError(f"backbone {self.model.backbone.name}: gives no vector of features for a frame")
+        tensors = outputs.values() if isinstance(outputs, Mapping) else () if outputs is None else outputs
+        if any(tuple(one.shape[:2]) != frames or one.ndim != 3 for one in tensors):
+            raise CaseError(
+                f"backbone {self.model.backbone.name}: does not return one feature vector per frame"
+            )
 
     def build_network(self) -> nn.Module:
-        """The network, on torch's default device, without a dry pass."""
+        """The network, on torch's default device, without a trial pass."""
         model = self.model
-        # MONAI's networks ask for these; how many outputs is the same, since the last layer is taken off.
+        # MONAI's networks require these; the number of outputs is irrelevant: the last layer is removed.
         frames = {"spatial_dims": 2, "in_channels": 3, "n_input_channels": 3, "out_channels": 1000}
         trunk, width = take_head(build("frame network", model.backbone, **frames))
         if model.kind == "tecno":
@@ -143,7 +145,7 @@ class SurgicalLearner(Learner[Model]):
         return Network(trunk, head, frozen=model.backbone_lr == 0)
 
     def parameters(self, network: nn.Module) -> list[dict[str, Any]]:
-        """Two groups for the optimiser: the head, and the backbone at its own share of the learning rate."""
+        """Two groups for the optimiser: the head, and the backbone with its share of the learning rate."""
         head = {"params": list(network.get_submodule("head").parameters())}
         if self.model.kind == "tecno" or not self.model.backbone_lr:
             return [head]
@@ -167,8 +169,8 @@ class SurgicalLearner(Learner[Model]):
         model = self.model
         if model.kind == "tecno":
             weights = self._weights(model.phase_weights, batch["phase"].device)
-            made = [phase_loss(logits, batch["phase"], weights) for logits in network(batch["features"])]
-            return {"loss": torch.stack(made).mean()}
+            terms = [phase_loss(logits, batch["phase"], weights) for logits in network(batch["features"])]
+            return {"loss": torch.stack(terms).mean()}
         step = int(batch["step"][0])
         answer = network(self.inputs(batch["frames"], generator), step)
         device = batch["frames"].device
@@ -187,11 +189,11 @@ class SurgicalLearner(Learner[Model]):
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     def inputs(self, frames: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """What the network sees of frames (…, height, width, 3) uint8: (…, 3, height, width).
+        """The network's input from frames (…, height, width, 3) uint8: (…, 3, height, width).
 
         Args:
-            frames: windows (B, S, …) where they are augmented.
-            generator: for the augmentation; None: none.
+            frames: windows (B, S, …) if they are augmented.
+            generator: for the augmentation; None: no augmentation.
         """
         x = frames.movedim(-1, -3).float().div_(255)
         if generator is not None and self.model.augmentation is not None:
@@ -212,9 +214,9 @@ class SurgicalLearner(Learner[Model]):
             Image.fromarray(np.concatenate(list(rgb.numpy()), 1)).save(folder / f"sample{number}.png")
 
     def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
-        """Phase accuracy, the mean over videos, and mAP over their frames; the first of them is the score.
+        """Phase accuracy, averaged over videos, and mAP over their frames; the first one is the score.
 
-        NaN if no phase is annotated and no tool is ever there.
+        NaN if no phase is annotated and no tool ever present.
         """
         accuracies, truths, probabilities = [], [], []
         for path in caches:
@@ -227,23 +229,23 @@ class SurgicalLearner(Learner[Model]):
                     known = (file["tool"][()] != UNKNOWN).any(1)
                     truths.append(file["tool"][()][known])
                     probabilities.append(tool[known])
-        made: dict[str, float] = {}
+        scores: dict[str, float] = {}
         if accuracies:
-            made["val_phase_accuracy"] = float(np.mean(accuracies))
+            scores["val_phase_accuracy"] = float(np.mean(accuracies))
         if truths:
             truth, found = np.concatenate(truths), np.concatenate(probabilities)
             aps = [average_precision(truth[:, n], found[:, n]) for n in range(len(self.tools))]
-            made["val_tool_map"] = float(np.nanmean(aps)) if not np.isnan(aps).all() else math.nan
-        score = next((value for value in made.values() if not math.isnan(value)), math.nan)
-        # A network whose schedule is not through never goes before one whose is.
+            scores["val_tool_map"] = float(np.nanmean(aps)) if not np.isnan(aps).all() else math.nan
+        score = next((value for value in scores.values() if not math.isnan(value)), math.nan)
+        # A network with an unfinished schedule always ranks below one that has finished it.
         unfinished = self.model.kind == "mtrcnet_cl" and int(network.state_dict()["step"]) < 3
-        return {"score": score - unfinished, **made}
+        return {"score": score - unfinished, **scores}
 
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
         """Write the mean probabilities of the networks for every frame of a video."""
         with open_video(cache) as file:
             phase, tool = self._answer(networks, file)
-            made = Prediction(
+            prediction = Prediction(
                 case=str(file.attrs["case"]),
                 rows=file["row"][()],
                 times=file["time_s"][()],
@@ -253,7 +255,7 @@ class SurgicalLearner(Learner[Model]):
                 phase=phase,
                 tool=tool,
             )
-        write_prediction(path, made)
+        write_prediction(path, prediction)
 
     def write_features(self, network: nn.Module, cache: str, path: Path, origin: str) -> None:
         """Write the backbone's features of every frame of a video, for a temporal network.
@@ -276,13 +278,13 @@ class SurgicalLearner(Learner[Model]):
             network.eval()
             features = self._features(network, file)
             with self.autocast(features.device):
-                made = self._whole(network, features)
+                logits = self._whole(network, features)
             frames = len(features)
             empty = torch.zeros(frames, 0)
-            phases.append(made["phase"].float().softmax(1).cpu() if "phase" in made else empty)
-            tool = made["tool"].float().sigmoid().cpu() if "tool" in made else empty
-            if "mapped" in made:
-                tool = (tool + made["mapped"].float().sigmoid().cpu()) / 2
+            phases.append(logits["phase"].float().softmax(1).cpu() if "phase" in logits else empty)
+            tool = logits["tool"].float().sigmoid().cpu() if "tool" in logits else empty
+            if "mapped" in logits:
+                tool = (tool + logits["mapped"].float().sigmoid().cpu()) / 2
             tools.append(tool)
         return torch.stack(phases).mean(0).numpy(), torch.stack(tools).mean(0).numpy()
 
@@ -300,16 +302,16 @@ class SurgicalLearner(Learner[Model]):
 
     @torch.no_grad()
     def _features(self, network: nn.Module, file: h5py.File) -> torch.Tensor:
-        """Features (n, width) of every frame: read from a bank, or made of the frames."""
+        """Features (n, width) of every frame: read from a bank, or computed from the frames."""
         device = next(network.parameters()).device
         if "features" in file:
             return torch.from_numpy(file["features"][()]).to(device)
         trunk = network.get_submodule("trunk").eval()
-        made = []
+        parts = []
         for block in blocks(file, self.model.batch_frames, self.model.crop):
             with self.autocast(device):
-                made.append(trunk(self.inputs(block.to(device))).float())
-        return torch.cat(made)
+                parts.append(trunk(self.inputs(block.to(device))).float())
+        return torch.cat(parts)
 
     @staticmethod
     def _weights(values: str | list[float], device: torch.device) -> torch.Tensor | None:
@@ -317,7 +319,7 @@ class SurgicalLearner(Learner[Model]):
 
 
 class _Scheduled:
-    """Windows that carry the step of the schedule in which they are learnt, a function of their number."""
+    """Windows with the step of the schedule in which they are used, a function of their number."""
 
     def __init__(self, windows: Windows, model: Model) -> None:
         self.windows, self.model = windows, model
@@ -331,9 +333,9 @@ def schedule_step(model: Model, number: int) -> int:
     if model.kind != "mtrcnet_cl":
         return 1
     training = model.training
-    assert training.steps_per_epoch is not None, "the epoch's steps are filled in by `fitted`"
+    assert training.steps_per_epoch is not None, "`fitted` sets steps_per_epoch"
     epoch = number // (training.batch * training.accumulate * training.steps_per_epoch)
-    # Each step has an epoch at least.
+    # Each step has at least one epoch.
     first = min(max(1, round(model.steps[0] * training.epochs)), training.epochs - 2)
     second = min(max(1, round(model.steps[1] * training.epochs)), training.epochs - first - 1)
     return 1 + (epoch >= first) + (epoch >= first + second)
@@ -354,7 +356,7 @@ def _labels(caches: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _median_frequency(counts: np.ndarray) -> list[float]:
-    """Median frequency by frequency (Eigen and Fergus 2015); a phase that no video has weighs 1."""
+    """Median frequency over frequency (Eigen and Fergus 2015); a phase absent from all videos weighs 1."""
     there = counts[counts > 0]
     median = np.median(there) if there.size else 1.0
     return [float(median / count) if count else 1.0 for count in counts]
@@ -366,7 +368,7 @@ def _presence_weights(counts: np.ndarray) -> list[float]:
 
 
 def _jittered(x: torch.Tensor, amounts: dict[str, float], generator: torch.Generator) -> torch.Tensor:
-    """Brightness, contrast and saturation of windows (B, S, 3, height, width), drawn once for each window."""
+    """Brightness, contrast and saturation of windows (B, S, 3, height, width), drawn once per window."""
 
     def factor(name: str) -> torch.Tensor:
         drawn = torch.rand(len(x), generator=generator, device=x.device)

@@ -1,4 +1,4 @@
-"""Losses of phases and tools; frames without annotation count nothing."""
+"""Losses of phases and tools; frames without annotation do not count."""
 
 from __future__ import annotations
 
@@ -44,16 +44,17 @@ def tool_loss(logits: torch.Tensor, tools: torch.Tensor, weights: torch.Tensor |
 def correlation_loss(
     tool: torch.Tensor, mapped: torch.Tensor, form: Literal["kl", "released"]
 ) -> torch.Tensor:
-    """How far the tools seen are from those that the phase branch implies: sum over tools, mean over frames.
+    """Divergence of the tools from those that the phase branch implies: sum over tools, mean over frames.
 
     With p = σ(tool) and q = σ(mapped): `kl` is KL(q ‖ p) of Bernoulli variables,
-    q log(q/p) + (1 − q) log((1 − q)/(1 − p)); `released` is |Σ q (log q − p)|, what the released code of
-    MTRCNet-CL computes by giving the library's divergence a probability where it expects a logarithm.
+    q log(q/p) + (1 − q) log((1 − q)/(1 − p)); `released` is |Σ q (log q − p)|, the value that the released
+    code of MTRCNet-CL computes by passing a probability to the library's divergence, which expects a
+    logarithm.
 
     Args:
         tool: (..., tools) logits.
         mapped: the same, the target.
-        form: which of both.
+        form: which of the two.
     """
     tool, mapped = tool.float(), mapped.float()
     frames = tool[..., 0].numel()

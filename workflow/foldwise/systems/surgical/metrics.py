@@ -1,9 +1,9 @@
 """Scores of phases and tools of one video.
 
-Frame scores come in three forms. `strict` forgives nothing. `relaxed` is the protocol of M2CAI 2016 as it is
-meant: within 10 s of the border of a true segment, the phase on the other side of it counts as correct.
-`legacy` is what the widely used evaluation script does instead: it tests the end of a segment and forgives at
-its start. Figures of the three must not be compared with one another (Funke et al., Metrics Matter in
+Frame scores come in three forms. `strict` forgives nothing. `relaxed` is the protocol of M2CAI 2016 as
+intended: within 10 s of the border of a true segment, the phase on the other side of it counts as correct.
+`legacy` is what the widely used evaluation script computes instead: it tests the end of a segment and
+forgives at its start. Values of different forms must not be compared (Funke et al., Metrics Matter in
 Surgical Phase Recognition, arXiv 2305.13961).
 """
 
@@ -69,12 +69,12 @@ def phase_scores(truth: np.ndarray, found: np.ndarray, correct: np.ndarray, phas
 
 
 def strict(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Frames (n,) bool whose phase is right."""
+    """Frames (n,) bool with the correct phase."""
     return np.asarray(truth == found)
 
 
 def relaxed(truth: np.ndarray, found: np.ndarray, fps: float) -> np.ndarray:
-    """Frames (n,) bool that are right, or forgiven within 10 s of a true border; Cholec80's numbers."""
+    """Frames (n,) bool that are correct, or forgiven within 10 s of a true border; Cholec80's numbers."""
     return _forgiven(truth, found, fps, legacy=False)
 
 
@@ -101,14 +101,14 @@ def _forgiven(truth: np.ndarray, found: np.ndarray, fps: float, legacy: bool) ->
 
 
 def canonical(phases: Sequence[str]) -> np.ndarray | None:
-    """Cholec80's number of each phase, whatever their order; None if they are other phases."""
+    """Cholec80's number of each phase, in any order; None if they are other phases."""
     if sorted(phases) != sorted(CHOLEC80_PHASES):
         return None
     return np.array([CHOLEC80_PHASES.index(name) for name in phases])
 
 
 def edit_score(truth: np.ndarray, found: np.ndarray) -> float:
-    """1 − Levenshtein distance of both sequences of segments, by the longer one's length (Lea et al.)."""
+    """1 − Levenshtein distance of both sequences of segments over the longer one's length (Lea et al.)."""
     real, seen = ([phase for phase, _, _ in segments(track)] for track in (truth, found))
     return Levenshtein.normalized_similarity(real, seen) if real or seen else math.nan
 
@@ -135,7 +135,7 @@ def segment_f1(truth: np.ndarray, found: np.ndarray, overlap: float) -> float:
 
 
 def average_precision(truth: np.ndarray, probability: np.ndarray) -> float:
-    """Average precision of a tool over frames; NaN for a tool that is never there."""
+    """Average precision of a tool over frames; NaN for a tool that is never present."""
     return float(average_precision_score(truth, probability)) if truth.any() else math.nan
 
 
@@ -148,10 +148,10 @@ def video_rows(
         truth: (n,) phase numbers, negative where unknown.
         found: (n,) predicted numbers.
         phases: names, in the order of the numbers.
-        fps: of the frames; sets how many of them 10 s are.
+        fps: rate of the frames; determines how many of them are 10 s.
 
     Returns:
-        Scores of the video, and of each phase. Relaxed ones only for the phases of Cholec80.
+        Scores of the video, and of each phase. Relaxed scores only for the phases of Cholec80.
     """
     known = truth >= 0
     truth, found = truth[known], found[known]

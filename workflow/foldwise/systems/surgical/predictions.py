@@ -16,17 +16,17 @@ FORMAT = "foldwise-surgical-prediction-1"
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was predicted of a video of n frames.
+    """The prediction for a video of n frames.
 
     Attributes:
         case: its name.
         rows: (n,) int64, the frames in the annotation's numbering.
-        times: (n,) of the frames. s.
+        times: (n,) times of the frames. s.
         fps: frames per second.
-        phases: names; () of a model without phases.
-        tools: names; () of a model without tools.
+        phases: names; () for a model without phases.
+        tools: names; () for a model without tools.
         phase: (n, phases) probabilities that sum to 1.
-        tool: (n, tools) probabilities, each for itself.
+        tool: (n, tools) probabilities, independent of each other.
     """
 
     case: str
@@ -39,27 +39,27 @@ class Prediction:
     tool: np.ndarray
 
 
-def write_prediction(path: Path, made: Prediction) -> None:
+def write_prediction(path: Path, prediction: Prediction) -> None:
     """Write a prediction atomically.
 
     Raises:
         CaseError: a probability is not finite.
     """
-    for probabilities in (made.phase, made.tool):
-        refuse_not_finite(made.case, probabilities)
+    for probabilities in (prediction.phase, prediction.tool):
+        refuse_not_finite(prediction.case, probabilities)
     with atomic_path(path) as temporary, create_hdf5(temporary) as file:
-        file["row"], file["time_s"] = made.rows, made.times
-        file["phase"] = made.phase.astype(np.float32)
-        file["tool"] = made.tool.astype(np.float32)
-        file.attrs.update({"format": FORMAT, "case": made.case, "fps": made.fps})
-        file.attrs.update({"phases": list(made.phases), "tools": list(made.tools)})
+        file["row"], file["time_s"] = prediction.rows, prediction.times
+        file["phase"] = prediction.phase.astype(np.float32)
+        file["tool"] = prediction.tool.astype(np.float32)
+        file.attrs.update({"format": FORMAT, "case": prediction.case, "fps": prediction.fps})
+        file.attrs.update({"phases": list(prediction.phases), "tools": list(prediction.tools)})
 
 
 def read_prediction(path: Path) -> Prediction:
     """Read a prediction.
 
     Raises:
-        CaseError: not one.
+        CaseError: not a prediction.
     """
     with open_hdf5(path, FORMAT) as file:
         return Prediction(

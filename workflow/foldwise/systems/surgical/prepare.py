@@ -16,12 +16,12 @@ from foldwise.systems.surgical.settings import Cache, Data
 from foldwise.video.decode import Edit, Frame, find_border, read_frames, sample_frames
 from foldwise.video.store import write_frames
 
-# Frames from which the border is found.
+# Number of frames from which the border is found.
 LOOKED_AT = 12
 
 
 def read_tracks(data: Data, phases: Path | None, tools: Path | None) -> tuple[Track | None, Track | None]:
-    """The annotations that a case has, of those that the experiment asks for."""
+    """The annotations of a case that the experiment uses."""
     return (
         read_phases(phases, data.phases) if phases is not None and data.phases else None,
         read_tools(tools, data.tools) if tools is not None and data.tools else None,
@@ -29,7 +29,7 @@ def read_tracks(data: Data, phases: Path | None, tools: Path | None) -> tuple[Tr
 
 
 def row_of(frame: Frame, data: Data) -> int:
-    """A frame's number in the annotation's counting."""
+    """A frame's number in the annotation's numbering."""
     return frame.number if data.annotation_fps is None else round(frame.time_s * data.annotation_fps)
 
 
@@ -38,21 +38,21 @@ def cache_video(
 ) -> int:
     """Write a video's frame cache with the labels of its frames.
 
-    Arrays beside the frames: `row` (n,) int64, the frame in the annotation's counting; `phase` (n,) int8 and
-    `tool` (n, tools) int8, -1 without annotation. Frames after the end of the annotation are left out; the
-    attribute `dropped` counts them.
+    Arrays in addition to the frames: `row` (n,) int64, the frame in the annotation's numbering; `phase` (n,)
+    int8 and `tool` (n, tools) int8, -1 without annotation. Frames after the end of the annotation are left
+    out; the attribute `dropped` counts them.
 
     Args:
         case: its name.
         video: file, or folder of images.
         phases: annotation, or None.
-        tools: likewise.
+        tools: annotation, or None.
         data: names and rates.
         settings: rate, size and encoding of the frames.
         path: HDF5 file to write.
 
     Returns:
-        The number of frames that were left out.
+        The number of frames left out.
 
     Raises:
         CaseError: the video or an annotation cannot be used.
@@ -80,17 +80,17 @@ def cache_video(
         attrs["dropped"] = dropped
         kept_rows = np.array(rows, np.int64)
         size = len(rows), len(data.tools)
-        made = {
+        arrays = {
             "row": kept_rows,
             "phase": np.full(size[0], UNKNOWN, np.int8) if phase is None else phase.at(kept_rows),
             "tool": np.full(size, UNKNOWN, np.int8) if tool is None else tool.at(kept_rows),
         }
-        if tracks and (made["phase"] == UNKNOWN).all() and (made["tool"] == UNKNOWN).all():
+        if tracks and (arrays["phase"] == UNKNOWN).all() and (arrays["tool"] == UNKNOWN).all():
             raise CaseError(
                 f"case {case}: no kept frame has a row in the annotation; see data.annotation_fps, "
                 f"data.images_fps and data.first_image"
             )
-        return made
+        return arrays
 
     attrs: dict[str, Any] = {"phases": list(data.phases), "tools": list(data.tools)}
     if settings.fps is not None:
@@ -105,7 +105,7 @@ def cache_video(
 
 
 def _editing(video: Path, data: Data, settings: Cache) -> Edit:
-    """What is done to each frame: the border cut, then resized."""
+    """The function applied to each frame: crop the border, then resize."""
     box: tuple[int, int, int, int] | None = None
     if settings.cut_border:
         box = find_border(sample_frames(video, LOOKED_AT, rate=data.images_fps))

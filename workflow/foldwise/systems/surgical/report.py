@@ -1,4 +1,4 @@
-"""What the report shows of surgical videos: scores of phases and tools, and ribbons."""
+"""The report of surgical videos: scores of phases and tools, and ribbons."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ CASE_METRICS = (
     Column("average_precision", "AP", 3),
 )
 ABOUT = (
-    "Scores are of every cached frame that is annotated, at the rate in the column fps: per phase within a "
+    "Scores use every annotated cached frame, at the rate in the column fps: per phase within a "
     "video, then the mean over videos; (phases) is the mean over a video's phases, its accuracy, and its "
     "segments; (tools) the mean over tools. Strict forgives nothing. Relaxed forgives neighbouring phases "
-    "within 10 s of a true transition, as the M2CAI protocol means it; legacy relaxed is what its released "
-    "script computes. Figures of different forms must not be compared."
+    "within 10 s of a true transition, as intended by the M2CAI protocol; legacy relaxed is what its "
+    "released script computes. Values of different forms must not be compared."
 )
 EXCLUDED = "A phase or tool that a video does not have is left out of its means."
 
 
 def summary(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Means over folds and cases, of those classes and metrics that belong together."""
-    made = fold_summary(rows, [metric for metric in metrics if metric in rows])
-    return made[made["n"] > 0].reset_index(drop=True)
+    """Means over folds and cases, for classes and metrics that belong together."""
+    means = fold_summary(rows, [metric for metric in metrics if metric in rows])
+    return means[means["n"] > 0].reset_index(drop=True)
 
 
 def concerns(rows: pd.DataFrame) -> list[dict[str, str]]:
-    """Videos of which frames after the end of the annotation were left out: rows of case, class and text."""
+    """Videos with frames left out after the end of the annotation: rows of case, class and text."""
     whole = rows[rows["class"].isin((ALL_PHASES, ALL_TOOLS))].drop_duplicates("case")
     return [
         {
@@ -76,13 +76,13 @@ def concerns(rows: pd.DataFrame) -> list[dict[str, str]]:
 
 def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
     """Ribbons of the best, the median and the worst video."""
-    made = []
+    shown = []
     for which, case, value in _three(model.metrics):
         prediction = read_prediction(model.predictions[case])
         figure = ribbon(prediction, truth_of(str(experiment.caches / f"{case}.h5")), 0.5)
         caption = f"{which}: {case}, {value:.3f}"
-        made.append(Picture(picture(figure), caption, f"Phases and tools over time, {caption}"))
-    return made
+        shown.append(Picture(picture(figure), caption, f"Phases and tools over time, {caption}"))
+    return shown
 
 
 def _three(rows: pd.DataFrame) -> list[tuple[str, str, float]]:
@@ -107,7 +107,7 @@ VIEW = View(
     excluded=EXCLUDED,
     class_title="phase or tool",
     pictures_title="Best, median and worst video",
-    pictures_note="Grey: not annotated. Of a tool the upper half is the truth, the lower one the prediction.",
+    pictures_note="Grey: not annotated. Tools: the upper half is the truth, the lower half the prediction.",
     pictures=pictures,
     concerns=concerns,
     summary=summary,

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from foldwise.systems.surgical.annotations import UNKNOWN
 from foldwise.systems.surgical.predictions import Prediction
 
-# Of Okabe and Ito's palette and of Tol's, told apart by colour-blind readers.
+# Of Okabe and Ito's palette and of Tol's, distinguishable for colour-blind readers.
 COLOURS = (
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"),
     *("#332288", "#999933", "#882255", "#44AA99", "#117733"),
@@ -20,49 +20,55 @@ COLOURS = (
 UNKNOWN_COLOUR = "#DDDDDD"
 
 
-def ribbon(made: Prediction, truth: tuple[np.ndarray, np.ndarray] | None, threshold: float) -> Figure:
-    """The picture.
+def ribbon(prediction: Prediction, truth: tuple[np.ndarray, np.ndarray] | None, threshold: float) -> Figure:
+    """Draw the ribbons.
 
     Args:
-        made: the prediction.
+        prediction: the video's prediction.
         truth: phases (n,) and tools (n, tools), -1 where unknown; or None.
-        threshold: from which a tool is there.
+        threshold: probability from which a tool counts as present.
     """
     phase, tool = truth if truth is not None else (None, None)
     bands: list[tuple[str, np.ndarray]] = []
-    if made.phases:
+    if prediction.phases:
         if phase is not None and (phase != UNKNOWN).any():
             bands.append(("true phase", phase))
-        bands.append(("predicted", made.phase.argmax(1)))
+        bands.append(("predicted", prediction.phase.argmax(1)))
     tools = tool if tool is not None and (tool != UNKNOWN).any() else None
-    rows = len(bands) + len(made.tools)
-    figure = Figure(figsize=(9.6, 0.9 + 0.32 * rows + (0.3 if made.phases else 0)), layout="constrained")
+    rows = len(bands) + len(prediction.tools)
+    figure = Figure(
+        figsize=(9.6, 0.9 + 0.32 * rows + (0.3 if prediction.phases else 0)), layout="constrained"
+    )
     panels = figure.subplots(rows, 1, squeeze=False)[:, 0]
-    colours = ListedColormap([UNKNOWN_COLOUR, *(COLOURS[n % len(COLOURS)] for n in range(len(made.phases)))])
+    colours = ListedColormap(
+        [UNKNOWN_COLOUR, *(COLOURS[n % len(COLOURS)] for n in range(len(prediction.phases)))]
+    )
     for axes, (title, values) in zip(panels, bands, strict=False):
         shown = values[None].astype(int) + 1
         axes.imshow(shown, aspect="auto", cmap=colours, vmin=0, vmax=colours.N - 1, interpolation="nearest")
         axes.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
     for number, axes in enumerate(panels[len(bands) :]):
-        lines = [(made.tool[:, number] >= threshold).astype(int)]
+        lines = [(prediction.tool[:, number] >= threshold).astype(int)]
         if tools is not None:
             lines.insert(0, (tools[:, number] == 1).astype(int))
-        # The upper half is the truth, the lower one the prediction.
+        # The upper half is the truth, the lower half the prediction.
         marks = ListedColormap(["#FFFFFF", "#333333"])
         axes.imshow(np.stack(lines), aspect="auto", cmap=marks, vmin=0, vmax=1, interpolation="nearest")
-        axes.set_ylabel(made.tools[number], rotation=0, ha="right", va="center", fontsize=8)
+        axes.set_ylabel(prediction.tools[number], rotation=0, ha="right", va="center", fontsize=8)
     for axes in panels:
         axes.set_yticks([])
         axes.tick_params(labelbottom=axes is panels[-1], labelsize=8)
-    panels[-1].set_xlabel(f"frame ({made.fps:g} per second)", fontsize=8)
-    if made.phases:
-        patches = [Patch(color=COLOURS[n % len(COLOURS)], label=name) for n, name in enumerate(made.phases)]
+    panels[-1].set_xlabel(f"frame ({prediction.fps:g} per second)", fontsize=8)
+    if prediction.phases:
+        patches = [
+            Patch(color=COLOURS[n % len(COLOURS)], label=name) for n, name in enumerate(prediction.phases)
+        ]
         figure.legend(handles=patches, loc="outside upper center", ncols=4, fontsize=7, frameon=False)
     return figure
 
 
 def write_ribbon(
-    made: Prediction, truth: tuple[np.ndarray, np.ndarray] | None, threshold: float, path: Path
+    prediction: Prediction, truth: tuple[np.ndarray, np.ndarray] | None, threshold: float, path: Path
 ) -> None:
     """Write the picture as PNG."""
-    ribbon(made, truth, threshold).savefig(path, format="png", dpi=100)
+    ribbon(prediction, truth, threshold).savefig(path, format="png", dpi=100)

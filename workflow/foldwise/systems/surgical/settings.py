@@ -14,13 +14,13 @@ from foldwise.systems.surgical.metrics import CHOLEC80_PHASES
 
 Pixels = Annotated[int, Field(ge=1)]
 Triple = tuple[float, float, float]
-# What a temporal model takes over from the model whose features it gets.
+# Settings that a temporal model takes over from the model that provides its features.
 BACKBONE = ("backbone", "crop", "mean", "std")
 CHOLEC80_TOOLS = ("Grasper", "Bipolar", "Hook", "Scissors", "Clipper", "Irrigator", "SpecimenBag")
 
 
 class Data(settings.Data):
-    """Which videos there are and what is annotated."""
+    """The videos and their annotations."""
 
     phases: list[Name] = Field(
         list(CHOLEC80_PHASES),
@@ -43,7 +43,7 @@ class Data(settings.Data):
     images_fps: float = Field(
         1,
         gt=0,
-        description="Images per second, where a video is a folder of numbered images.",
+        description="Images per second, if a video is a folder of numbered images.",
         json_schema_extra=affects("cache", "index"),
     )
     first_image: int = Field(
@@ -54,19 +54,19 @@ class Data(settings.Data):
     def _distinct(self) -> Data:
         for names in (self.phases, self.tools):
             if len(set(names)) != len(names):
-                raise ValueError("a phase or a tool is named twice")
+                raise ValueError("a phase or a tool is listed twice")
         if not self.phases and not self.tools:
-            raise ValueError("neither phases nor tools are named; there is nothing to learn")
+            raise ValueError("list phases, tools or both; otherwise nothing can be learnt")
         return self
 
 
 class Cache(Section):
-    """The frames that are kept of a video."""
+    """The frames kept from a video."""
 
     fps: float | None = Field(
         1,
         gt=0,
-        description="Frames kept per second, the nearest by time stamp; null: all.",
+        description="Frames kept per second, nearest by time stamp; null: all.",
         json_schema_extra=affects("cache"),
     )
     size: tuple[Pixels, Pixels] = Field(
@@ -76,15 +76,15 @@ class Cache(Section):
     )
     cut_border: bool = Field(
         True,
-        description="Cut the black border round the endoscope's picture first.",
+        description="First crop the black border around the endoscope's picture.",
         json_schema_extra=affects("cache"),
     )
     encoding: Literal["jpeg", "raw"] = Field(
         "jpeg",
-        description="jpeg: about a tenth of the disk; raw: exact (Blosc2-LZ4).",
+        description="jpeg: about a tenth of the disk space; raw: exact (Blosc2-LZ4).",
         json_schema_extra=affects("cache"),
     )
-    quality: int = Field(95, ge=1, le=100, description="Of the JPEGs.", json_schema_extra=affects("cache"))
+    quality: int = Field(95, ge=1, le=100, description="JPEG quality.", json_schema_extra=affects("cache"))
 
 
 class Augmentation(Section):
@@ -110,13 +110,13 @@ class Temporal(Section):
     stages: int = Field(
         2,
         ge=1,
-        description="Stages, each of which refines the last one's answer.",
+        description="Number of stages; each refines the previous one's output.",
         json_schema_extra=affects("train", "predict", "memory"),
     )
     layers: int = Field(
         8,
         ge=1,
-        description="Layers of a stage; the i-th looks 2 · 2^i frames back.",
+        description="Number of layers of a stage; layer i looks back 2 · 2^i frames.",
         json_schema_extra=affects("train", "predict", "memory"),
     )
     channels: int = Field(
@@ -140,23 +140,23 @@ class Model(AnyModel):
     backbone: Named = Field(
         Named(name="resnet50"),
         description="A classifier of torchvision.models, foldwise.networks or monai.networks.nets (in 2-D), "
-        "looked up in this order; its last layer is taken off.",
+        "looked up in this order; its last layer is removed.",
         json_schema_extra=affects("train", "predict", "memory"),
     )
     features: Name | None = Field(
         None,
-        description="tecno: the model whose backbone gives the features.",
+        description="tecno: the model whose backbone provides the features.",
         json_schema_extra=affects("train", "predict", "memory"),
     )
     window: int = Field(
         10,
         ge=1,
-        description="Consecutive frames of a sample, never of two videos.",
+        description="Number of consecutive frames of a sample, all from one video.",
         json_schema_extra=affects("train", "predict", "memory"),
     )
     crop: tuple[Pixels, Pixels] = Field(
         (224, 224),
-        description="Height and width of what is cut out of a frame, one place per window. Pixels.",
+        description="Height and width of the crop from a frame, at the same place in a window. Pixels.",
         json_schema_extra=affects("train", "predict", "memory"),
     )
     mean: Triple = Field(
@@ -166,7 +166,7 @@ class Model(AnyModel):
     )
     std: Triple = Field(
         (0.2528, 0.2135, 0.2104),
-        description="Divides them then.",
+        description="Divisor after the subtraction.",
         json_schema_extra=affects("train", "predict"),
     )
     hidden: int = Field(
@@ -181,14 +181,14 @@ class Model(AnyModel):
     )
     phase_weights: Literal["balanced", "none"] | list[float] = Field(
         "balanced",
-        description="Weights of the phases in the cross entropy; balanced: median frequency by frequency, "
+        description="Weights of the phases in the cross entropy; balanced: median frequency over frequency, "
         "in the training fold; or a number per phase.",
         json_schema_extra=affects("train"),
     )
     tool_weights: Literal["balanced", "none"] | list[float] = Field(
         "none",
-        description="Weights of a tool's presence; balanced: frames without it by frames with it, in the "
-        "training fold, 10 at most; or a number per tool.",
+        description="Weights of a tool's presence; balanced: frames without over frames with it, in the "
+        "training fold, at most 10; or a number per tool.",
         json_schema_extra=affects("train"),
     )
     correlation: float = Field(
@@ -203,7 +203,7 @@ class Model(AnyModel):
     steps: tuple[Share, Share] = Field(
         (0.4, 0.2),
         description="mtrcnet_cl: shares of the epochs in which both branches learn without correlation, then "
-        "the mapping alone; in the rest everything but the mapping learns, with it.",
+        "the mapping alone; in the rest, all but the mapping learn, with correlation.",
         json_schema_extra=affects("train"),
     )
     augmentation: Augmentation | None = Field(Augmentation(), description="Augmentation; null: none.")
@@ -215,14 +215,14 @@ class Model(AnyModel):
     )
     training: Training = Field(
         Training(epochs=25, steps_per_epoch=None, batch=8, validate_every=1),
-        description="The loop; a sample is a window (tecno: a video). Here by default 25 epochs, batches of "
+        description="Training loop; a sample is a window (tecno: a video). Defaults: 25 epochs, batches of "
         "8 (tecno: 1), validated every epoch, and steps_per_epoch null: every sample once.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, values: Any) -> Any:
-        # A loop that is set in part keeps the other defaults of this system.
+        # A partly set loop keeps the other defaults of this system.
         if isinstance(values, dict) and isinstance(values.get("training"), dict | None):
             own: dict[str, Any] = {"epochs": 25, "steps_per_epoch": None, "batch": 8, "validate_every": 1}
             if values.get("kind") == "tecno":
@@ -233,14 +233,16 @@ class Model(AnyModel):
     @model_validator(mode="after")
     def _consistent(self) -> Model:
         if (self.kind == "tecno") != (self.features is not None):
-            raise ValueError("`features` names the model that `kind: tecno` builds on; both or none")
+            raise ValueError("`features` names the model that `kind: tecno` builds on; set both or neither")
         if self.kind == "tecno" and self.training.batch != 1:
-            raise ValueError("tecno learns from a video at a time: training.batch: 1, or accumulate")
+            raise ValueError("tecno learns from one video at a time: set training.batch: 1, or accumulate")
         if self.kind == "mtrcnet_cl":
             if self.training.patience is not None:
-                raise ValueError("patience would end mtrcnet_cl before its third step; leave it out")
+                raise ValueError("patience would end mtrcnet_cl before its third step; remove it")
             if self.training.epochs < 3 or sum(self.steps) >= 1:
-                raise ValueError("mtrcnet_cl has three steps: 3 epochs or more, and shares below 1 together")
+                raise ValueError(
+                    "mtrcnet_cl has three steps: set 3 or more epochs, and shares with a sum below 1"
+                )
         return self
 
 
@@ -249,7 +251,7 @@ class Evaluate(Section):
 
     threshold: Share = Field(
         0.5,
-        description="A tool is there if its probability reaches this.",
+        description="A tool counts as present if its probability reaches this.",
         json_schema_extra=affects("score", "export"),
     )
 
@@ -266,7 +268,7 @@ class Settings(Experiment):
     """A surgical experiment."""
 
     system: Literal["surgical"] = Field(
-        "surgical", description="The family of experiments.", json_schema_extra=affects("index", "report")
+        "surgical", description="The kind of experiment.", json_schema_extra=affects("index", "report")
     )
     data: Data = Field(description="Videos and annotations.")
     cache: Cache = Field(Cache(), description="The HDF5 cache.")
@@ -281,13 +283,15 @@ class Settings(Experiment):
         height, width = self.cache.size
         for name, model in self.models.items():
             if model.kind != "tool" and not self.data.phases:
-                raise ValueError(f"models.{name} learns phases, and data.phases names none")
+                raise ValueError(f"models.{name} learns phases, but data.phases is empty")
             if model.kind in ("tool", "mtrcnet", "mtrcnet_cl") and not self.data.tools:
-                raise ValueError(f"models.{name} learns tools, and data.tools names none")
+                raise ValueError(f"models.{name} learns tools, but data.tools is empty")
             if model.features is not None:
                 source = self.models.get(model.features)
                 if source is None or source.kind == "tecno":
-                    raise ValueError(f"models.{name}.features: {model.features} is no model with a backbone")
+                    raise ValueError(
+                        f"models.{name}.features: {model.features} is not a model with a backbone"
+                    )
             elif model.crop[0] > height or model.crop[1] > width:
                 raise ValueError(f"models.{name}.crop is larger than the frames of cache.size")
             for weights, names in (

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from foldwise.systems.surgical.learner import SurgicalLearner
     from foldwise.systems.surgical.results import SurgicalResults
 
-# FFmpeg's decoder of a 1080p video with its threads' frames, and the frames looked at for the border.
+# FFmpeg's decoder of a 1080p video with its threads' frames, and the frames used to find the border.
 DECODER_MIB = 350
-# The frame caches that a reading process keeps open, with HDF5's own caches; measured with 80 videos.
+# The frame caches that a loader process keeps open, with HDF5's caches; measured with 80 videos.
 OPEN_MIB = 80
-# Frames of features that a whole video may have: four hours at one frame per second.
+# Maximum number of feature frames of a video: four hours at one frame per second.
 LONG = 4 * 3600
 WIDTH = 2048
 # Bytes of a stored pixel: JPEG at a quality of 95, and LZ4.
@@ -52,7 +52,7 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         return read_sheet(data)
 
     def look(self, settings: Settings, case: SurgicalCase, deep: bool) -> tuple[VideoInfo, Sequence[Finding]]:
-        """The video's header, and every row of its annotations; `deep` decodes frames from all over it."""
+        """The video's header, and every row of its annotations; `deep` decodes frames from all its parts."""
         info = probe(case.video, rate=settings.data.images_fps)
         if deep:
             sample_frames(case.video, 4, rate=settings.data.images_fps)
@@ -102,7 +102,7 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         return SurgicalResults()
 
     def tried(self, settings: Settings, name: str) -> Model:
-        """A temporal model with the backbone whose features it gets."""
+        """A temporal model with the backbone that provides its features."""
         model = settings.models[name]
         if model.features is None:
             return model
@@ -114,7 +114,7 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         return {"data": dump(settings.data), "cache": dump(settings.cache)}
 
     def new_entries(self, source: Path) -> list[Entry]:
-        """Videos, from a sheet, or from a folder of videos or of folders of images."""
+        """Videos, from a sheet, a folder of videos, or a folder of folders of images."""
         if not source.is_file():
             return [_new(name, name, path) for name, path in videos_in(source, folders=True).items()]
         sheet = read_sheet(Data(sheet=source))
@@ -122,7 +122,7 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         return [_new(case.name, case.group, case.video) for case in sheet.cases]
 
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
-        """Make a new video's frame cache."""
+        """Write a new video's frame cache."""
         from foldwise.systems.surgical.prepare import cache_video
 
         data = validate(Data, state["prepared"]["data"], origin="model")
@@ -133,11 +133,11 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
 
 
 class SurgicalPreparation(Preparation[SurgicalCase]):
-    """Frame caches, keyed by what made them, and banks of features by model and fold.
+    """Frame caches, keyed by their settings, and banks of features by model and fold.
 
     Attributes:
         bank: pattern of the folder of a fold's features.
-        backbones: models whose backbones give features to others.
+        backbones: models whose backbones provide features to others.
     """
 
     stages = ("frames",)
@@ -165,12 +165,12 @@ class SurgicalPreparation(Preparation[SurgicalCase]):
 
 
 class SurgicalFootprint(Footprint[Settings]):
-    """A video is never whole in memory, its features are."""
+    """A video is never held in memory as a whole, but its features are."""
 
     typical = VideoInfo(frames=3600 * 25, fps=25, height=1080, width=1920, duration_s=3600)
 
     def case_mib(self, stage: str, size: VideoInfo, settings: Settings) -> float:
-        """Peak of making a frame cache, whatever the video's length."""
+        """Peak memory of writing a frame cache, for any length of video."""
         return forecast.BASE_MIB + DECODER_MIB
 
     def disk_mib(self, size: VideoInfo, settings: Settings) -> dict[str, float]:
@@ -181,12 +181,12 @@ class SurgicalFootprint(Footprint[Settings]):
         return {"cache": round(stored / 2**20, 1)}
 
     def counted(self, settings: Settings, name: str) -> Model:
-        """The model with a backbone: of a temporal one, that whose features it gets."""
+        """The model with a backbone; for a temporal model, the one that provides its features."""
         model = settings.models[name]
         return settings.models[model.features] if model.features else model
 
     def model_mib(self, stage: str, settings: Settings, name: str, sizes: Sequence[Any], step: Step) -> float:
-        """Peak memory of training, testing or making features, on a CPU, in MiB."""
+        """Peak memory of training, testing or computing features, on a CPU, in MiB."""
         model = settings.models[name]
         video = 4 * LONG * WIDTH
         source = self.counted(settings, name)
@@ -196,7 +196,7 @@ class SurgicalFootprint(Footprint[Settings]):
         if stage != "train":
             return ceil(TORCH_MIB + (8 * step.weights + predicting) / 2**20)
         if model.kind == "tecno":
-            # The backbone lies idle in the model; the temporal network is small beside the features.
+            # The backbone is idle in the model; the temporal network is small compared with the features.
             kept = 4 * LONG * model.temporal.channels * 8 * model.temporal.layers * model.temporal.stages
             return ceil(TORCH_MIB + (8 * step.weights + 3 * video + kept) / 2**20)
         batch = 4 * prod(model.crop) * 3 * samples

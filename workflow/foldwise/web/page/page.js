@@ -1,4 +1,4 @@
-// The page of a session. A slice is rows × columns; on the screen rows run right to left and columns bottom to
+// The page of a session. A slice is rows × columns; on screen, rows run right to left and columns bottom to
 // top, so that a patient's right is on the left and the front or the head is up.
 
 const element = (id) => document.getElementById(id);
@@ -54,7 +54,7 @@ async function show(place) {
   const turn = ++wanted;
   const [grey, objects] = await Promise.all([ask(`image/${place}`), ask(`mask/${place}`)].map(
     async (answer) => new Uint8Array(await (await answer).arrayBuffer())));
-  if (turn !== wanted) return; // a later slice was asked for meanwhile
+  if (turn !== wanted) return; // a later slice was requested in the meantime
   image = grey;
   mask = objects;
   const index = session.source_slices[place];
@@ -65,7 +65,7 @@ async function show(place) {
 }
 
 function discardMarks() {
-  if (history.length) say("Hints on the slice before were discarded: a round is about one slice.");
+  if (history.length) say("Hints on the previous slice were discarded: a round uses one slice.");
   marks = new Map();
   history = [];
   pen = false;
@@ -85,13 +85,13 @@ function fit() {
 function draw() {
   if (!image) return;
   const [, rows, columns] = session.shape;
-  const context = picture.getContext("2d"), made = context.createImageData(rows, columns);
+  const context = picture.getContext("2d"), pixels = context.createImageData(rows, columns);
   const level = Number(element("level").value), width = Number(element("window").value);
   const opacity = element("shown").checked ? element("opacity").value / 100 : 0;
   const put = (row, column, colour, share) => {
     const at = 4 * ((columns - 1 - column) * rows + (rows - 1 - row));
-    for (let part = 0; part < 3; part++) made.data[at + part] = made.data[at + part] * (1 - share) + colour[part] * share;
-    made.data[at + 3] = 255;
+    for (let part = 0; part < 3; part++) pixels.data[at + part] = pixels.data[at + part] * (1 - share) + colour[part] * share;
+    pixels.data[at + 3] = 255;
   };
   for (let row = 0; row < rows; row++) {
     for (let column = 0; column < columns; column++) {
@@ -110,15 +110,15 @@ function draw() {
     for (const point of outline(given.box).filter(inside)) put(...point, [255, 255, 255], 1);
   }
   if (document.activeElement === picture && inside(cross)) put(...cross, pen ? [255, 80, 80] : [0, 255, 255], 0.8);
-  context.putImageData(made, 0, 0);
+  context.putImageData(pixels, 0, 0);
 }
 
 function outline(box) {
   if (box.length < 2) return box;
-  const [[a, b], [c, d]] = box, made = [];
-  for (let row = Math.min(a, c); row <= Math.max(a, c); row++) made.push([row, b], [row, d]);
-  for (let column = Math.min(b, d); column <= Math.max(b, d); column++) made.push([a, column], [c, column]);
-  return made;
+  const [[a, b], [c, d]] = box, points = [];
+  for (let row = Math.min(a, c); row <= Math.max(a, c); row++) points.push([row, b], [row, d]);
+  for (let column = Math.min(b, d); column <= Math.max(b, d); column++) points.push([a, column], [c, column]);
+  return points;
 }
 
 function drawStrip() {
@@ -136,7 +136,7 @@ function drawStrip() {
       // The mask does not follow the hints.
       if (quality !== null && quality < 0.5) context.fillRect(from, high * 0.6, width, high * 0.4);
     } else if (quality !== null && (session.filled[place] || quality < 1)) {
-      // A lost mask has quality 0, and must be seen.
+      // A lost mask has quality 0, and must be visible.
       const tall = high * Math.max(0.15, 0.8 * quality);
       context.fillStyle = `color-mix(in oklab, ${colour("--good")} ${Math.round(100 * quality)}%, ${colour("--bad")})`;
       context.fillRect(from, high - tall, width, tall);
@@ -189,7 +189,7 @@ async function change(doing, path, body, done) {
     say([done(), session.message].filter(Boolean).join(" "), Boolean(session.message));
     return true;
   } catch (error) {
-    if (error.status === 409) { // the session was changed elsewhere; the hints stay
+    if (error.status === 409) { // the session was changed elsewhere; the hints are kept
       take(await (await ask("session")).json());
       await show(here());
     }
@@ -218,7 +218,7 @@ const actions = {
   nothing: () => round([{ object: Number(chosen("object")), nothing: true }]),
   clear: () => { marks = new Map(); history = []; pen = false; refreshButtons(); draw(); },
   jump: () => session.suggestion !== null && show(session.suggestion),
-  undo: async () => { await change("Undoing…", "undo", {}, () => "The last round was taken back."); await show(here()); },
+  undo: async () => { await change("Undoing…", "undo", {}, () => "The last round was undone."); await show(here()); },
   save: () => change("Saving…", "save", {}, () => `Saved as ${session.saves}.`),
 };
 
@@ -273,7 +273,7 @@ picture.addEventListener("pointermove", (event) => drawing && move(voxel(event))
 for (const end of ["pointerup", "pointercancel"]) picture.addEventListener(end, () => { drawing = false; });
 
 picture.addEventListener("keydown", (event) => {
-  // On the screen rows run right to left and columns bottom to top.
+  // On screen, rows run right to left and columns bottom to top.
   const steps = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
   if (steps[event.key]) {
     const [, rows, columns] = session.shape, [row, column] = steps[event.key];

@@ -371,12 +371,12 @@ class TestFaults:
     def test_a_training_longer_than_its_limit_takes_four_jobs(
         self, alone: Callable[..., Workflow], undisturbed: Path
     ) -> None:
-        made = alone("limit", SLOW, resources=(*GPU, "train:runtime=1"))
-        # On a machine with much else to do, ten jobs of a minute may not be enough; a second call goes on.
-        while made.start().wait(timeout=1400):
-            assert len(made.rows()) < 30, made.said[-3000:]
-        made.equals(undisturbed)
-        rows = made.rows()
+        workflow = alone("limit", SLOW, resources=(*GPU, "train:runtime=1"))
+        # On a busy machine, ten jobs of a minute may not be enough; a second call continues.
+        while workflow.start().wait(timeout=1400):
+            assert len(workflow.rows()) < 30, workflow.said[-3000:]
+        workflow.equals(undisturbed)
+        rows = workflow.rows()
         jobs = [str(row["slurm_job_id"]) for row in rows]
         assert len(set(jobs)) == len(jobs) >= 4
         # It saved its state each time, and no step was done twice.

@@ -182,7 +182,7 @@ def check_killed_stages(opened: Opened[Any, Any], experiment: Mapping[str, Any])
     before = pd.read_csv(metrics)["case"]
     metrics.unlink()
     _snakemake(experiment, str(metrics))
-    assert pd.read_csv(metrics)["case"].equals(before), "scores that are made again must be of the same cases"
+    assert pd.read_csv(metrics)["case"].equals(before), "scores computed again must be of the same cases"
 
 
 def _check_items(learner: Learner[Any], train: Sequence[str]) -> None:

@@ -173,5 +173,5 @@ def test_classes_in_another_order_are_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "c.h5")
     write(tmp_path / "c.h5", np.zeros((1, 4, 4, 4), np.int16))
     check_classes([path], ("a", "b"))
-    with pytest.raises(CaseError, match=r"c\.h5: its labels are a, b, in this order; to be learnt are b, a"):
+    with pytest.raises(CaseError, match=r"c\.h5: its labels are a, b, in this order; expected b, a"):
         check_classes([path], ("b", "a"))

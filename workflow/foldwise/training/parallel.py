@@ -1,8 +1,8 @@
 """One training on several devices: one process each, their communication, and their common end.
 
-Fabric starts the processes by running the command again. Systems call their networks several times a step
-and through other methods than `forward`, which the usual wrapper (DistributedDataParallel) does not allow; so
-gradients are averaged here, once per step of the optimiser. Everything else goes through a separate group
+Fabric starts the processes by running the command again. Gradients are averaged here, once per step of the
+optimiser, and not within `backward` by DistributedDataParallel, where a process that runs out of memory leaves
+the others waiting for the whole time limit of their group. Everything else goes through a separate group
 on the CPU, in which waiting for hours for the first process's validation costs nothing.
 """
 

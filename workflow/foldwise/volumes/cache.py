@@ -134,8 +134,8 @@ def check_classes(caches: Sequence[str], classes: Sequence[str]) -> None:
             stored = tuple(str(name) for name in file.attrs["classes"])
         if stored != tuple(classes):
             raise CaseError(
-                f"{path}: its labels are {', '.join(stored)}, in this order; to be learnt are "
-                f"{', '.join(classes)}. Delete the file, and it is made again"
+                f"{path}: its labels are {', '.join(stored)}, in this order; expected {', '.join(classes)}. "
+                "Delete the file; it will be written again"
             )
 
 

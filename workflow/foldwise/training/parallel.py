@@ -1,9 +1,9 @@
 """One training on several devices: one process each, their communication, and their common end.
 
 Fabric starts the processes by running the command again. Gradients are averaged here, once per step of the
-optimiser, and not within `backward` by DistributedDataParallel, where a process that runs out of memory leaves
-the others waiting for the whole time limit of their group. Everything else goes through a separate group
-on the CPU, in which waiting for hours for the first process's validation costs nothing.
+optimiser, and not within `backward` by DistributedDataParallel, where a process that runs out of memory
+leaves the others waiting for the whole time limit of their group. Everything else goes through a separate
+group on the CPU, in which waiting for hours for the first process's validation costs nothing.
 """
 
 from __future__ import annotations

@@ -30,21 +30,6 @@ ROOT = Path(__file__).parents[2]
 AFFINE = np.diag([-2.0, 2.0, 3.0, 1.0])
 
 
-def test_every_placeholder_of_a_shell_line_is_quoted() -> None:
-    """Except numbers."""
-    found = []
-    for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")):
-        for rule in re.split(r"^(?= *(?:use )?rule )", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
-            _, _, shell = rule.partition("shell:\n")
-            found += [(path.name, field) for field in re.findall(r"\{([^{}]*)\}", shell.split("\n\n")[0])]
-    assert len(found) >= 40
-    open_ones = [one for one in found if not one[1].endswith(":q")]
-    assert {field for _, field in open_ones} == {
-        *("threads", "resources.mem_mb", "resources.runtime", "resources.checkpoint_min"),
-        *("resources.attempt", "resources.stage_caches"),
-    }
-
-
 def test_the_submit_command_holds_no_name_of_a_file() -> None:
     profile = yaml.safe_load(
         (ROOT / "profiles" / "slurm-generic" / "config.yaml").read_text(encoding="utf-8")

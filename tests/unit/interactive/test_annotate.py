@@ -20,11 +20,13 @@ from interactive_scans import Bright, Says, trained, write_ball, write_model
 # Stored back to front along y, 2 mm slices along z.
 AFFINE = np.array([[1.0, 0, 0, -10], [0, -1, 0, 30], [0, 0, 2, 5], [0, 0, 0, 1]])
 
+READ = "foldwise.systems.interactive.annotation.read_trained"
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_ball(tmp_path / "scan.nii.gz", AFFINE)
-    monkeypatch.setattr("foldwise.annotate.read_trained", lambda _: trained(Bright().eval()))
+    monkeypatch.setattr(READ, lambda _: trained(Bright().eval()))
     return tmp_path
 
 
@@ -99,7 +101,7 @@ def test_a_missed_object_is_told(
 ) -> None:
     """The mask is written and reported as empty; the next slice is adjacent to the hints."""
     missing = Says(hinted=-20, propagated=-20).eval()
-    monkeypatch.setattr("foldwise.annotate.read_trained", lambda _: trained(missing))
+    monkeypatch.setattr(READ, lambda _: trained(missing))
     summary = call(folder, capsys, "--box", *["9", "8", "8", "21", "20", "8"])
     assert summary["next_slice"] in (7, 9)
     assert "ball: not found on any slice" in str(summary["message"])
@@ -208,7 +210,7 @@ def test_an_answer_that_is_not_finite(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = Bright().eval()
-    monkeypatch.setattr("foldwise.annotate.read_trained", lambda _: trained(network))
+    monkeypatch.setattr(READ, lambda _: trained(network))
     segment = network.segment
     monkeypatch.setattr(network, "segment", lambda *given: segment(*given) * float("nan"))
     (folder / "points.csv").write_text("x,y,z,kind\n15,14,8,inside\n", encoding="utf-8")

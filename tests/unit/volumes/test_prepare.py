@@ -11,7 +11,9 @@ import SimpleITK as sitk
 
 from foldwise.files import CaseError
 from foldwise.index import Entry
-from foldwise.stages import crop, frames, lung_mask
+from foldwise.stages.crop import crop
+from foldwise.stages.frames import frames
+from foldwise.stages.lung_mask import lung_mask
 from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.geometry import Box, Lineage
@@ -261,7 +263,7 @@ def test_a_stage_replaces_neither_its_source_nor_a_folder_of_someone_else(
     for stage, flags, message in (
         (crop, ["--images", scan, "--folder", str(folder)], "mydata: is not replaced"),
         (crop, ["--images", scan, "--folder", scan], "--images and --folder are both"),
-        (frames, ["--video", scan, "--data", "{}", "--cache", scan], "--video and --cache are both"),
+        (frames, ["--video", scan, "--data", "sheet: a", "--cache", scan], "--video and --cache are both"),
         (lung_mask, ["--image", scan, "--mask", str(tmp_path / "link.nii.gz"), *ours], "--image and --mask"),
         (lung_mask, ["--image", "a", "--mask", "b", "--region", "c", "--facts", "c"], "--region and --facts"),
     ):

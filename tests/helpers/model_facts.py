@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from foldwise.evaluate import read_model
 from foldwise.settings import validate
 from foldwise.systems import system_of
+from foldwise.training.model_file import read_model
 from foldwise.training.pretrained import load_pretrained
 from foldwise.training.steps import step_seed
 

@@ -91,6 +91,8 @@ def _command(arguments: list[str]) -> int:
     sys.path[:1] = [str(Path.cwd()), *filter(None, more)]
     importlib.invalidate_caches()
     sys.argv = arguments
+    if arguments[0] in ("snakemake", "foldwise.stages.check"):
+        _start_counter()
     code: Any = 0
     try:
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
@@ -108,6 +110,16 @@ def _command(arguments: list[str]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     return code if isinstance(code, int) else int(code is not None)
+
+
+def _start_counter() -> None:
+    """Fork the process that tries models, too, while there are no threads that could hold a lock."""
+    from foldwise.experiment import trial
+
+    spawn, fork = trial.get_context, multiprocessing.get_context("fork")
+    trial.get_context = lambda method: fork  # type: ignore[assignment]
+    trial._counter().submit(int).result()
+    trial.get_context = spawn
 
 
 def _warm_up() -> None:
@@ -131,9 +143,6 @@ def _warm_up() -> None:
     # A fork copies what the garbage collector touches.
     gc.collect()
     gc.freeze()
-    # The process that tries models is forked, too, and not started afresh.
-    fork = multiprocessing.get_context("fork")
-    foldwise.experiment.trial.get_context = lambda method: fork  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

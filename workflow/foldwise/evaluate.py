@@ -22,7 +22,7 @@ from foldwise.section import values_for
 from foldwise.settings import validate
 from foldwise.systems import system_of
 from foldwise.training.learner import Learner
-from foldwise.training.pretrained import refuse_not_finite
+from foldwise.training.model_file import read_model
 
 # Leading columns of metrics.csv; the metrics follow them.
 KEYS = ("case", "group", "fold", "class")
@@ -43,26 +43,6 @@ class Trained:
     networks: list[nn.Module]
     task: dict[str, Any]
     states: list[dict[str, Any]]
-
-
-def read_model(path: Path) -> dict[str, Any]:
-    """Read a file that the train stage wrote; nothing in it is executed.
-
-    Raises:
-        CaseError: the model is missing, not one of Foldwise, or its weights are not finite.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state["network"], state["settings"], state["task"], state["system"]
-    except Exception as error:
-        raise CaseError(f"{path}: not a model of Foldwise ({error}); train it again") from error
-    try:
-        system_of(state["system"])
-    except CaseError as error:
-        package = f", of the package {state['package']}" if "package" in state else ""
-        raise CaseError(f"{path}: a model of the system {state['system']}{package}: {error}") from error
-    refuse_not_finite(state["network"], path)
-    return dict(state)
 
 
 def read_trained(
@@ -87,6 +67,11 @@ def read_trained(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     states = [read_model(path) for path in paths]
     for path, state in zip(paths, states, strict=True):
+        try:
+            system_of(state["system"])
+        except CaseError as error:
+            package = f", of the package {state['package']}" if "package" in state else ""
+            raise CaseError(f"{path}: a model of the system {state['system']}{package}: {error}") from error
         if system is not None and state["system"] != system:
             raise CaseError(f"{path}: a model of the system {state['system']}; --system {system} was given")
         if task is not None and (apart := _difference(state["task"], task)):

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from foldwise.evaluate import read_model
 from foldwise.files import CaseError, file_hash
 from foldwise.settings import validate
 from foldwise.systems.interactive.network import InteractiveNetwork
 from foldwise.systems.interactive.places import Places
 from foldwise.systems.interactive.session import Propagator
 from foldwise.systems.interactive.settings import Model
+from foldwise.training.model_file import read_model
 from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.geometry import Lineage
 from foldwise.volumes.patches import normalise, scaling

@@ -151,3 +151,17 @@ def open_record(path: Path) -> h5py.File:
 def _store(group: h5py.Group, name: str, array: np.ndarray) -> None:
     compression = hdf5plugin.Blosc2(cname="zstd", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE)
     group.create_dataset(name, data=array, chunks=True, compression=compression)
+
+
+def pairs(round_: Scored) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and true IoU of slices without hints, except where an object is certainly absent (1)."""
+    predicted = round_.quality < 1
+    predicted[:, list(round_.hinted)] = False
+    return round_.quality[predicted], round_.iou[predicted]
+
+
+def correlation(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Pearson's r; NaN for fewer than three pairs, or if either is constant."""
+    if len(predicted) < 3 or not np.ptp(predicted) or not np.ptp(true):
+        return float("nan")
+    return float(np.corrcoef(predicted, true)[0, 1])

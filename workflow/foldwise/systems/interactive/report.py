@@ -16,8 +16,7 @@ from foldwise.report.results import Experiment, ModelResults
 from foldwise.report.tables import Column, Table
 from foldwise.report.view import Picture, View
 from foldwise.systems.interactive.kinds import CHOICES
-from foldwise.systems.interactive.record import Record, Scored, open_record
-from foldwise.systems.interactive.results import correlation, pairs
+from foldwise.systems.interactive.record import Record, Scored, correlation, open_record, pairs
 
 METRICS = (
     Column("dice", "Dice", 3),

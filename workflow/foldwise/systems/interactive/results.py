@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from foldwise.files import write_text
@@ -16,7 +15,7 @@ from foldwise.report.view import View
 from foldwise.systems.base import Chosen, Results, Rows
 from foldwise.systems.interactive.masks import mask_in_source, quality_rows
 from foldwise.systems.interactive.places import Places
-from foldwise.systems.interactive.record import Record, Scored, in_source, open_record
+from foldwise.systems.interactive.record import Record, Scored, correlation, in_source, open_record, pairs
 from foldwise.systems.interactive.settings import Evaluate, Export
 from foldwise.volumes.metrics import score as score_volume
 from foldwise.volumes.prepare import read_labels
@@ -93,17 +92,3 @@ def _scored(round_: Scored, record: Record, truth: Volume, tolerance_mm: float) 
     return list(
         score_volume(found, truth.data, truth.spacing, record.targets.values, tolerance_mm=tolerance_mm)
     )
-
-
-def pairs(round_: Scored) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and true IoU of slices without hints, except where an object is certainly absent (1)."""
-    predicted = round_.quality < 1
-    predicted[:, list(round_.hinted)] = False
-    return round_.quality[predicted], round_.iou[predicted]
-
-
-def correlation(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Pearson's r; NaN for fewer than three pairs, or if either is constant."""
-    if len(predicted) < 3 or not np.ptp(predicted) or not np.ptp(true):
-        return float("nan")
-    return float(np.corrcoef(predicted, true)[0, 1])

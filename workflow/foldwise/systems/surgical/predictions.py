@@ -10,8 +10,12 @@ import numpy as np
 
 from foldwise.files import atomic_path
 from foldwise.hdf5 import create_hdf5, open_hdf5, refuse_not_finite
+from foldwise.video.store import open_frames
 
 FORMAT = "foldwise-surgical-prediction-1"
+
+# Rows of all phases, and of all tools.
+ALL_PHASES, ALL_TOOLS = "(phases)", "(tools)"
 
 
 @dataclass(frozen=True)
@@ -76,3 +80,9 @@ def read_prediction(path: Path) -> Prediction:
 
 def _names(values: Sequence[object]) -> tuple[str, ...]:
     return tuple(str(value) for value in values)
+
+
+def truth_of(cache: str) -> tuple[np.ndarray, np.ndarray]:
+    """Phases (n,) and tools (n, tools) of a cache, -1 where unknown."""
+    with open_frames(cache) as file:
+        return file["phase"][()], file["tool"][()]

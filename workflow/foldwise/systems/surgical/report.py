@@ -11,8 +11,7 @@ from foldwise.report.results import Experiment, ModelResults
 from foldwise.report.tables import Column
 from foldwise.report.view import Picture, View
 from foldwise.statistics import fold_summary
-from foldwise.systems.surgical.predictions import read_prediction
-from foldwise.systems.surgical.results import ALL_PHASES, ALL_TOOLS, truth_of
+from foldwise.systems.surgical.predictions import ALL_PHASES, ALL_TOOLS, read_prediction, truth_of
 from foldwise.systems.surgical.ribbon import ribbon
 
 SHARES = (("accuracy", "accuracy"), ("precision", "precision"), ("recall", "recall"), ("jaccard", "Jaccard"))

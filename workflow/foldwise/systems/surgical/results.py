@@ -15,20 +15,12 @@ from foldwise.report.view import View
 from foldwise.systems.base import Chosen, Results, Rows
 from foldwise.systems.surgical.annotations import UNKNOWN, write_phases, write_tools
 from foldwise.systems.surgical.metrics import average_precision, video_rows
-from foldwise.systems.surgical.predictions import Prediction, read_prediction
+from foldwise.systems.surgical.predictions import ALL_PHASES, ALL_TOOLS, Prediction, read_prediction, truth_of
 from foldwise.systems.surgical.settings import Evaluate, Export
 from foldwise.video.store import open_frames
 
+
 # The class of rows for all phases or all tools of a video.
-ALL_PHASES, ALL_TOOLS = "(phases)", "(tools)"
-
-
-def truth_of(cache: str) -> tuple[np.ndarray, np.ndarray]:
-    """Phases (n,) and tools (n, tools) of a cache, -1 where unknown."""
-    with open_frames(cache) as file:
-        return file["phase"][()], file["tool"][()]
-
-
 class SurgicalResults(Results):
     """Scores of phases and tools, and files in the annotation's format."""
 

@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ TIMINGS = ("seconds", "data_wait", "peak_mib", "peak_gpu_mib")
 
 def command(index: Path, folder: Path, *more: str, settings: object = SETTINGS) -> list[str]:
     return [
-        *(sys.executable, "-m", "foldwise.stages.train", "--settings", json.dumps(settings)),
+        *(python(), "-m", "foldwise.stages.train", "--settings", json.dumps(settings)),
         *("--index", str(index), "--fold", "0", "--state", str(folder / "state")),
         *("--model", str(folder / "model.pt"), "--log", str(folder / "log.csv")),
         *("--provenance", str(folder / "provenance.json"), "--checkpoint-min", "0.005", *more),
@@ -32,7 +31,6 @@ def command(index: Path, folder: Path, *more: str, settings: object = SETTINGS) 
 
 
 def finish(command: list[str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    command = [python(), *command[1:]] if command[0] == sys.executable else command
     return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=timeout, env=environment())
 
 

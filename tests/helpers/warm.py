@@ -78,11 +78,20 @@ def _answer(link: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    if arguments[0] in ("snakemake", "foldwise.stages.check"):
+        _start_counter()
     link.sendall(os.getpid().to_bytes(8, "big"))
+    threading.Thread(target=_end_with, args=(link,), daemon=True).start()
     code = _command(arguments)
     link.sendall(bytes([code & 255]))
     # Tidying so many modules away takes seconds.
     os._exit(code & 255)
+
+
+def _end_with(link: socket.socket) -> None:
+    """Let a signal that kills the client kill this process, too."""
+    link.recv(1)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _command(arguments: list[str]) -> int:
@@ -91,8 +100,6 @@ def _command(arguments: list[str]) -> int:
     sys.path[:1] = [str(Path.cwd()), *filter(None, more)]
     importlib.invalidate_caches()
     sys.argv = arguments
-    if arguments[0] in ("snakemake", "foldwise.stages.check"):
-        _start_counter()
     code: Any = 0
     try:
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
@@ -103,9 +110,8 @@ def _command(arguments: list[str]) -> int:
     except BaseException:
         traceback.print_exc()
         code = 1
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    # As an interpreter ends: pools and other threads, then what is registered.
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from foldwise.front_door import container_image, use_this_checkout
 from foldwise.names import fault, refuse_names
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 from synthetic import scan
+from warm import python
 
 ROOT = Path(__file__).parents[2]
 # Unquoted, or in double or single quotes, a shell would create a file X from it.
@@ -249,15 +249,7 @@ def test_the_whole_workflow_in_hostile_names(tmp_path: Path) -> None:
     (work / f"{NAME}.yaml").write_text(yaml.safe_dump(experiment), encoding="utf-8")
     done = subprocess.run(
         [
-            *(
-                sys.executable,
-                "-m",
-                "snakemake",
-                "--snakefile",
-                str(checkout / "Snakefile"),
-                "all",
-                "predict",
-            ),
+            *(python(), "-m", "snakemake", "--snakefile", str(checkout / "Snakefile"), "all", "predict"),
             *("--profile", str(checkout / "profiles" / "local"), "--cores", "1"),
             *("--set-scatter", "prepare=1", "--configfile", f"{NAME}.yaml"),
         ],

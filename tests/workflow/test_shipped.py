@@ -92,8 +92,9 @@ class Job:
         """Its command with other settings."""
         options = list(self.options)
         if settings:
-            place = options.index("--settings") + 1
-            options[place] = json.dumps(merged(json.loads(options[place]), settings))
+            (place,) = (n for n, word in enumerate(options) if word.startswith("--settings="))
+            flag, _, given = options[place].partition("=")
+            options[place] = f"{flag}={json.dumps(merged(json.loads(given), settings))}"
         return [self.module, *options]
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+import trainings
 from experiments import unread
 from foldwise.files import CaseError
 from foldwise.settings import Training, validate
@@ -19,7 +21,7 @@ from foldwise.training import checkpoint
 from foldwise.training.parallel import make_fabric
 from foldwise.training.steps import StepSampler, step_seed
 from synthetic import write_cached_set
-from trainings import SETTINGS, assert_same, command, environment, finish, weights
+from trainings import SETTINGS, assert_same, environment, finish, weights
 
 TRAINING = {"epochs": 2, "steps_per_epoch": 4, "batch": 2, "gpus": 2, "validate_every": 1, "examples": 0}
 TWO: dict[str, Any] = {**SETTINGS, "training": TRAINING}
@@ -41,6 +43,11 @@ def broken(*args):
 SegmentationLearner.loss = broken
 run(train.main)
 """
+
+
+def command(*args: Any, **more: Any) -> list[str]:
+    """With a process of its own, whose parent the others know."""
+    return [sys.executable, *trainings.command(*args, **more)[1:]]
 
 
 @pytest.fixture(scope="module")

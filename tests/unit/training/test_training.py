@@ -106,11 +106,10 @@ def test_a_signal_to_all_processes_saves_too(index: Path, undisturbed: Path, tmp
 def in_budgets(index: Path, folder: Path, jobs: int = 20) -> list[int]:
     """Exit codes of jobs that end by their time budget, until one finishes.
 
-    The budget counts from the start of the process, most of which is imports here: if a busy machine
-    leaves no time for more than a few steps, the next job gets more.
+    If a busy machine leaves no time for more than a few steps, the next job gets more.
     """
     codes: list[int] = []
-    minutes, done = 0.3, 0
+    minutes, done = 0.05, 0
     while len(codes) < jobs and (not codes or codes[-1] != 0):
         code = finish(command(index, folder, "--budget-min", str(minutes))).returncode
         steps = [json.loads(line)["step"] for line in (folder / "state" / "attempts.jsonl").open()]

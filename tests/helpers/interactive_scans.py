@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from foldwise.annotate import Annotation
 from foldwise.networks.memory import Query
 from foldwise.settings import validate
 from foldwise.systems.interactive import model as models
+from foldwise.systems.interactive.annotation import Annotation
 from foldwise.systems.interactive.network import InteractiveNetwork
 from foldwise.systems.interactive.settings import Model
 from foldwise.volumes.settings import Cache, Prepare
@@ -154,5 +154,7 @@ def annotation(
 ) -> Annotation:
     """A session whose network is `Bright`, or the given one."""
     used = (network or Bright()).eval()
-    monkeypatch.setattr("foldwise.annotate.read_trained", lambda _: trained(used, **more))
+    monkeypatch.setattr(
+        "foldwise.systems.interactive.annotation.read_trained", lambda _: trained(used, **more)
+    )
     return Annotation([scan], Path("model.pt"), folder)

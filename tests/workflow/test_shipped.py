@@ -430,4 +430,4 @@ def test_an_experiment_is_planned_and_trained_for_two_steps(name: str, desk: Des
 def in_order(jobs: list[Job]) -> list[Job]:
     """The jobs up to the first fold's models; a model that uses another one's features comes last."""
     wanted = [job for job in jobs if job.rule in RULES and job.wildcards.get("fold", "0") == "0"]
-    return sorted(wanted, key=lambda job: ("--features" in job.options, RULES.index(job.rule)))
+    return sorted(wanted, key=lambda job: ("--features=" in " ".join(job.options), RULES.index(job.rule)))

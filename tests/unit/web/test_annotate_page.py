@@ -17,7 +17,7 @@ import uvicorn
 from playwright.sync_api import Page, expect, sync_playwright
 from starlette.testclient import TestClient
 
-from foldwise.annotate import Annotation
+from foldwise.systems.interactive.annotation import Annotation
 from foldwise.systems.interactive.hints import Hints
 from foldwise.systems.interactive.workspace import OutdatedError
 from foldwise.web.server import Server

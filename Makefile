@@ -6,7 +6,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: help setup setup-dev demo test lint format lock reference clean
+.PHONY: help setup setup-dev demo test-fast test lint format lock reference clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -36,7 +36,10 @@ demo: setup  ## run the whole workflow on generated chest CTs; minutes on two co
 	  d = s['models']['unet']['tumour']['dice']; print(f\"mean out-of-fold tumour Dice: {d['mean']:.3f}\")"
 	@echo "report: $$PWD/results/demo/report.html"
 
-test: setup-dev  ## run the tests (those on Slurm where it is installed)
+test-fast: setup-dev  ## run the quick tests, of the library alone
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm" tests/unit
+
+test: setup-dev  ## run all tests (those on Slurm where it is installed)
 	@# A file's tests share costly fixtures, so they stay together; there is one Slurm cluster, so its tests come alone.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm"
 	$(BIN)/python -m pytest -m slurm

@@ -23,6 +23,8 @@ from synthetic import ball
 SIZE = 32
 BRIGHT = 200
 BALL = Targets({"ball": 1})
+# Where a session reads its model.
+READ = "foldwise.systems.interactive.annotation.read_trained"
 EXPERIMENT: dict[str, Any] = {
     "experiment": "balls",
     "system": "interactive",

@@ -15,12 +15,10 @@ from foldwise import annotate
 from foldwise.files import CaseError
 from foldwise.systems.interactive.model import read_trained
 from foldwise.volumes.volume import Volume, write_volume
-from interactive_scans import Bright, Says, trained, write_ball, write_model
+from interactive_scans import READ, Bright, Says, trained, write_ball, write_model
 
 # Stored back to front along y, 2 mm slices along z.
 AFFINE = np.array([[1.0, 0, 0, -10], [0, -1, 0, 30], [0, 0, 2, 5], [0, 0, 0, 1]])
-
-READ = "foldwise.systems.interactive.annotation.read_trained"
 
 
 @pytest.fixture

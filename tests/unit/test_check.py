@@ -185,6 +185,7 @@ def test_a_thousand_headers_in_seconds(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 10
 
 
+@pytest.mark.slow
 def test_forecast_grows_with_what_drives_it(tmp_path: Path) -> None:
     settings_ = settings(tmp_path)
     footprint = Segmentation().footprint

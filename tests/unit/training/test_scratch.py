@@ -250,6 +250,7 @@ def test_it_is_no_reason_to_make_anything_again() -> None:
         assert as_json(asked, given=given) == as_json(not_asked, given=given)
 
 
+@pytest.mark.slow
 def test_training_reads_the_copies(tmp_path: Path, root: Path) -> None:
     index = write_cached_set(tmp_path / "set")
     settings = {

@@ -87,6 +87,7 @@ def until(process: subprocess.Popen[str], words: str) -> None:
     pytest.fail("".join(read))
 
 
+@pytest.mark.slow
 def test_two_devices_learn_what_one_does(index: Path, tmp_path: Path) -> None:
     """Without randomness within a pass or dependence on other samples, up to rounding."""
     base = {
@@ -109,6 +110,7 @@ def test_two_devices_learn_what_one_does(index: Path, tmp_path: Path) -> None:
     assert events == ["start", "finished"]
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_it_ends_bit_equal(index: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     done = finish(command(index, whole, "--workers", "0", settings=TWO))
@@ -135,6 +137,7 @@ def test_stopped_and_killed_it_ends_bit_equal(index: Path, tmp_path: Path) -> No
     assert_same(parts, whole)
 
 
+@pytest.mark.slow
 def test_an_exception_of_the_second_process_ends_all(index: Path, tmp_path: Path) -> None:
     (tmp_path / "broken_train.py").write_text(BROKEN)
     arguments = [
@@ -154,6 +157,7 @@ def test_an_exception_of_the_second_process_ends_all(index: Path, tmp_path: Path
     assert "this one is broken" in last["traceback"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_number_of_devices_is_left_behind(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -50,6 +50,7 @@ def undisturbed(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_ends_bit_equal(index: Path, undisturbed: Path, tmp_path: Path) -> None:
     moments = random.Random(7)
     attempts = tmp_path / "state" / "attempts.jsonl"
@@ -82,6 +83,7 @@ def test_killed_at_random_moments_ends_bit_equal(index: Path, undisturbed: Path,
     assert_same(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_signal_to_all_processes_saves_too(index: Path, undisturbed: Path, tmp_path: Path) -> None:
     """Slurm's SIGTERM reaches loader workers as well; they must not end training before it has saved."""
     process = subprocess.Popen(
@@ -121,6 +123,7 @@ def in_budgets(index: Path, folder: Path, jobs: int = 20) -> list[int]:
     return codes
 
 
+@pytest.mark.slow
 def test_a_time_budget_cuts_training_into_jobs(index: Path, undisturbed: Path, tmp_path: Path) -> None:
     codes = in_budgets(index, tmp_path)
     assert set(codes[:-1]) == {75}
@@ -128,6 +131,7 @@ def test_a_time_budget_cuts_training_into_jobs(index: Path, undisturbed: Path, t
     assert_same(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_cut_off_checkpoint_is_passed_over(index: Path, undisturbed: Path, tmp_path: Path) -> None:
     assert in_budgets(index, tmp_path, jobs=1) == [75]
     last = tmp_path / "state" / "checkpoint.pt"
@@ -138,6 +142,7 @@ def test_a_cut_off_checkpoint_is_passed_over(index: Path, undisturbed: Path, tmp
     assert_same(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_other_settings_start_afresh_and_say_so(index: Path, tmp_path: Path) -> None:
     short = {**SETTINGS, "training": {**SETTINGS["training"], "epochs": 1}}  # type: ignore[dict-item]
     assert finish(command(index, tmp_path, settings=short)).returncode == 0
@@ -157,6 +162,7 @@ def test_other_settings_start_afresh_and_say_so(index: Path, tmp_path: Path) -> 
     assert all(torch.equal(tensor, first[name]) for name, tensor in weights(tmp_path).items())
 
 
+@pytest.mark.slow
 def test_a_bug_is_not_retried_for_ever(index: Path, tmp_path: Path) -> None:
     broken = {**SETTINGS, "optimiser": {"name": "SGD", "lr": 1e30}}
     for attempt in ("1", "2"):
@@ -441,6 +447,7 @@ def training(**more: object) -> dict[str, object]:
     return {**SETTINGS, "training": {**SETTINGS["training"], **more}}  # type: ignore[dict-item]
 
 
+@pytest.mark.slow
 def test_models_that_are_kept(index: Path, undisturbed: Path, tmp_path: Path) -> None:
     """Every second epoch's model, the last two, the last instead of the best; training itself is the same."""
     wanted = training(save_every=2, save_last=2, keep="last", examples=2)
@@ -457,6 +464,7 @@ def test_models_that_are_kept(index: Path, undisturbed: Path, tmp_path: Path) ->
     assert len(list((tmp_path / "state" / "examples").glob("*_image0.nii.gz"))) == 2
 
 
+@pytest.mark.slow
 def test_what_is_kept_beside_the_model_is_no_reason_to_train_again(index: Path, tmp_path: Path) -> None:
     assert finish(command(index, tmp_path)).returncode == 0
     done = finish(command(index, tmp_path, settings=training(save_every=1, examples=3)))
@@ -501,6 +509,7 @@ def test_schedules_by_name() -> None:
         make_scheduler(Named(name="StpLR"), optimiser(), 3)
 
 
+@pytest.mark.slow
 def test_a_plateau_is_one_of_the_validation_score(index: Path, tmp_path: Path) -> None:
     """Without patience, the rate is reduced after each validation that is not the best so far."""
     plateau = {"name": "ReduceLROnPlateau", "patience": 0, "factor": 0.5, "threshold": 0}

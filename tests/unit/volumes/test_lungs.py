@@ -61,6 +61,7 @@ def test_trachea_stays_out(chest: tuple[Volume, Volume, Volume]) -> None:
 @pytest.mark.parametrize(
     "codes", ["".join(c) for c in itertools.islice(itertools.permutations("LPS"), 6)] + ["RAI", "LAI"]
 )
+@pytest.mark.slow
 def test_orientation_changes_nothing(chest: tuple[Volume, Volume, Volume], codes: str) -> None:
     image = chest[0]
     turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
@@ -79,6 +80,7 @@ def test_a_scan_cropped_inside_the_chest(chest: tuple[Volume, Volume, Volume]) -
 
 
 @pytest.mark.parametrize("padding", [-2000, -3024])
+@pytest.mark.slow
 def test_padding_below_air(chest: tuple[Volume, Volume, Volume], padding: int) -> None:
     image = chest[0]
     x, y, _ = np.indices(image.data.shape)
@@ -131,6 +133,7 @@ def test_a_filled_lung_may_reach_lower_than_the_other_one(chest: tuple[Volume, V
     assert missed < 0.01
 
 
+@pytest.mark.slow
 def test_lungs_that_differ_much_are_named(
     tmp_path: Path, chest: tuple[Volume, Volume, Volume], caplog: pytest.LogCaptureFixture
 ) -> None:

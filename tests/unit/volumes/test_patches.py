@@ -58,6 +58,7 @@ def test_uniform_reaches_every_voxel_evenly(tmp_path: Path) -> None:
     assert chisquare(seen.ravel()).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_weighted_draws_in_proportion(tmp_path: Path) -> None:
     weight = np.zeros(SHAPE, np.float32)
     weight[0, 0, 0], weight[9, 8, 7], weight[3, 4, 5] = 1, 2, 5

@@ -20,6 +20,7 @@ def litres(phantom: Phantom) -> float:
     return float(phantom.lungs.data.sum() * np.prod(phantom.lungs.spacing) / 1e6)
 
 
+@pytest.mark.slow
 def test_the_same_name_is_the_same_scan(phantoms: dict[str, Phantom]) -> None:
     again = make_phantom("p04")
     assert np.array_equal(again.image.data, phantoms["p04"].image.data)

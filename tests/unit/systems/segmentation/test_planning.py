@@ -69,6 +69,7 @@ def test_levels_leave_four_voxels(patch: tuple[int, ...], spacing: tuple[float, 
 
 
 @pytest.mark.parametrize("memory", [3, 4, 11, 24])
+@pytest.mark.slow
 def test_more_memory_never_shrinks_the_patch_and_is_kept_to(memory: float) -> None:
     seen = fingerprint((512, 512, 250), (0.8, 0.8, 1.25), ct=True)
     planned = plan_model(seen, (0.8, 0.8, 1.25), {}, ONE, 1, memory)
@@ -89,6 +90,7 @@ def test_mostly_empty_scans_are_scaled_by_what_is_there() -> None:
 
 
 @pytest.mark.parametrize("dimensions", ["2d", "2.5d", "slab"])
+@pytest.mark.slow
 def test_other_dimensions(dimensions: str) -> None:
     spacing = (0.6, 0.6, 3.6)
     planned = plan_model(fingerprint((320, 320, 20), spacing), spacing, {"dimensions": dimensions}, ONE, 1, 8)

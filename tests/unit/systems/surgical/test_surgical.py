@@ -480,6 +480,7 @@ def trained(folder: Path, settings: Model, paths: list[str], *stops: int) -> dic
     return dict(trainer.best["network"])
 
 
+@pytest.mark.slow
 def test_a_schedule_that_is_broken_off_ends_bit_equal(tmp_path: Path) -> None:
     paths = prepared(tmp_path, 2)
     training = {**SMALL["training"], "epochs": 4, "steps_per_epoch": 2, "validate_every": 2}

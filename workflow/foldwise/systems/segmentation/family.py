@@ -133,7 +133,7 @@ class Family:
 
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
         """Patches of the given caches."""
-        check_classes(caches, tuple(self.targets.classes))
+        check_classes(caches, self.targets.classes)
         return Patches(caches, self.patch, self.model.sampling, self.model.intensity, seed)
 
     def inputs(

@@ -105,3 +105,9 @@ def test_several_classes_without_their_order_are_refused() -> None:
     assert Targets.from_dict({"classes": {"a": 3}, "regions": {}}).classes == {"a": 3}
     with pytest.raises(CaseError, match=r"a, b: the order of these classes is not recorded.*Train again"):
         Targets.from_dict({"classes": {"a": 3, "b": 7}, "regions": {}})
+
+
+@pytest.mark.parametrize("labels", [[["a", 1], ["a", 2]], [[["a"], 1]], [["a", 1, 2]], [1], "a"])
+def test_what_is_no_mapping_is_refused(labels: object) -> None:
+    with pytest.raises(CaseError, match="labels: Input should be a valid dictionary"):
+        validate(Data, {"sheet": "s.csv", "labels": labels})

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,18 +123,19 @@ def open_case(path: Path | str) -> h5py.File:
     return open_hdf5(path, FORMAT)
 
 
-def check_classes(caches: Sequence[str], classes: Sequence[str]) -> None:
+def check_classes(caches: Iterable[str], classes: Iterable[str]) -> None:
     """Check that labels were numbered in the order in which they are learnt.
 
     Raises:
         CaseError: a cache has other classes, or another order of them.
     """
+    expected = tuple(classes)
     for path in caches:
         with open_case(path) as file:
             stored = tuple(str(name) for name in file.attrs["classes"])
-        if stored != tuple(classes):
+        if stored != expected:
             raise CaseError(
-                f"{path}: its labels are {', '.join(stored)}, in this order; expected {', '.join(classes)}. "
+                f"{path}: its labels are {', '.join(stored)}, in this order; expected {', '.join(expected)}. "
                 "Delete the file; it will be written again"
             )
 

@@ -20,8 +20,12 @@ Postprocess = Literal["largest_foreground", "largest_component", "fill_holes"]
 
 
 def _of_pairs(value: Any) -> Any:
-    pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
-    return dict(value) if pairs else value
+    """A mapping from what `_as_pairs` makes; anything else stays, and is refused as no mapping."""
+    if not isinstance(value, list):
+        return value
+    pairs = [one for one in value if isinstance(one, list) and len(one) == 2 and isinstance(one[0], str)]
+    mapping = dict(pairs)
+    return mapping if len(mapping) == len(value) else value
 
 
 def _as_pairs(value: dict[str, Any]) -> list[Any]:

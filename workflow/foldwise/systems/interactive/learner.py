@@ -65,7 +65,7 @@ class InteractiveLearner(Learner[Model]):
 
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
         """Slices in the order of a propagation, and hints on one."""
-        check_classes(caches, tuple(self.targets.classes))
+        check_classes(caches, self.targets.classes)
         model, training = self.model, self.model.training
         assert training.steps_per_epoch is not None
         per_epoch = training.steps_per_epoch * training.batch * training.accumulate

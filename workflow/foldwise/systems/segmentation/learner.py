@@ -113,7 +113,7 @@ class SegmentationLearner(Learner[Model]):
 
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
         """Patches of the given caches."""
-        check_classes(caches, tuple(self.targets.classes))
+        check_classes(caches, self.targets.classes)
         return Patches(caches, self.patch, self.model.sampling, self.model.intensity, seed)
 
     def inputs(

@@ -424,6 +424,7 @@ def test_seeds_differ_by_step_and_run() -> None:
     assert len(seeds) == 2500
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_equals_a_larger_batch(index: Path, tmp_path: Path) -> None:
     """Without augmentation and with a loss that averages over samples, 2 × 2 is 1 × 4."""
     base = {
@@ -591,6 +592,7 @@ def test_killed_attempts_are_counted_and_requeued_ones_not(
     assert attempts.killed == 2
 
 
+@pytest.mark.slow
 def test_a_model_says_on_what_it_was_trained(index: Path, undisturbed: Path) -> None:
     state = torch.load(undisturbed / "model.pt", weights_only=True)
     assert state["fold"] == 0

@@ -30,7 +30,10 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
     return float(2 * (first & second).sum() / (first.sum() + second.sum()))
 
 
-@pytest.mark.parametrize("name", ["p02", "p03a", "p07", "p10"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("p02", marks=pytest.mark.slow), "p03a", "p07", pytest.param("p10", marks=pytest.mark.slow)],
+)
 def test_mask_agrees_with_the_true_lungs(name: str) -> None:
     phantom = make_phantom(name, SPACING)
     found = find_lungs(phantom.image)
@@ -44,6 +47,7 @@ def test_mask_agrees_with_the_true_lungs(name: str) -> None:
     assert found.region.sum() < 0.95 * (body | found.mask).sum()
 
 
+@pytest.mark.slow
 def test_trachea_stays_out(chest: tuple[Volume, Volume, Volume]) -> None:
     image, _, lungs = chest
     found = find_lungs(image)
@@ -92,6 +96,7 @@ def test_padding_below_air(chest: tuple[Volume, Volume, Volume], padding: int) -
 
 
 @pytest.mark.parametrize(("side", "share", "stored"), [(0, 0.6, "RAS"), (1, 1.0, "RAS"), (0, 1.0, "SRA")])
+@pytest.mark.slow
 def test_a_filled_lung_stays_in_the_region(
     chest: tuple[Volume, Volume, Volume], side: int, share: float, stored: str
 ) -> None:
@@ -118,6 +123,7 @@ def test_a_filled_lung_stays_in_the_region(
     assert found.smaller < 1.2 * (1 - lung.sum() / whole) + 0.05
 
 
+@pytest.mark.slow
 def test_a_filled_lung_may_reach_lower_than_the_other_one(chest: tuple[Volume, Volume, Volume]) -> None:
     image, _, lungs = chest
     left, right = lungs.data.copy(), lungs.data.copy()

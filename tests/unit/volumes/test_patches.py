@@ -41,6 +41,7 @@ def counts(centres: np.ndarray) -> np.ndarray:
     return counted
 
 
+@pytest.mark.slow
 def test_mixture_keeps_its_fractions(tmp_path: Path) -> None:
     label = np.zeros(SHAPE, np.uint8)
     label[9, 8, 7] = 1  # a corner voxel: it must be a possible centre too
@@ -51,6 +52,7 @@ def test_mixture_keeps_its_fractions(tmp_path: Path) -> None:
     assert (seen > 0).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_uniform_reaches_every_voxel_evenly(tmp_path: Path) -> None:
     with case(tmp_path / "c.h5", np.zeros(SHAPE, np.uint8)) as file:
         seen = counts(draws(file, Sampling(label=0, uniform=1), 20000))
@@ -68,6 +70,7 @@ def test_weighted_draws_in_proportion(tmp_path: Path) -> None:
     assert chisquare(seen[weight > 0], 8000 * weight[weight > 0] / 8).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_label_sampler_weighs_present_classes_only(tmp_path: Path) -> None:
     label = np.zeros(SHAPE, np.uint8)
     label[:5, 0, 0], label[2, 2, 2] = 1, 3

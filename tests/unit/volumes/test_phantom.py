@@ -28,6 +28,7 @@ def test_the_same_name_is_the_same_scan(phantoms: dict[str, Phantom]) -> None:
     assert not np.array_equal(again.image.data.shape, phantoms["p05"].image.data.shape)
 
 
+@pytest.mark.slow
 def test_two_scans_of_a_patient_agree(phantoms: dict[str, Phantom]) -> None:
     first, second = phantoms["p03a"], phantoms["p03b"]
     counts = [cc3d.connected_components(p.label.data, connectivity=26).max() for p in (first, second)]
@@ -36,6 +37,7 @@ def test_two_scans_of_a_patient_agree(phantoms: dict[str, Phantom]) -> None:
     assert not np.array_equal(first.image.affine, second.image.affine)
 
 
+@pytest.mark.slow
 def test_scans_differ_in_geometry(phantoms: dict[str, Phantom]) -> None:
     codes = {aff2axcodes(p.image.affine) for p in phantoms.values()}
     spacings = {tuple(np.round(sorted(p.image.spacing), 2)) for p in phantoms.values()}
@@ -48,6 +50,7 @@ def test_scans_differ_in_geometry(phantoms: dict[str, Phantom]) -> None:
         assert np.allclose(axes.T @ axes, np.eye(3), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tissues_and_sizes(phantoms: dict[str, Phantom]) -> None:
     pleural = 0
     for phantom in phantoms.values():

@@ -126,6 +126,7 @@ class TestSummary:
         assert scores["a", "recall"]["excluded"] == 1
         assert scores["a, patients", "recall"]["mean"] == 1
 
+    @pytest.mark.slow
     def test_interval_covers_the_truth_and_is_over_patients(self) -> None:
         """Ten clips for each of 40 patients, all correct or all wrong: the interval is that of 40 draws."""
         random = np.random.default_rng(1)

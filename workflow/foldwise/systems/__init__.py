@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -26,7 +27,7 @@ def system_of(name: str) -> System[Any, Any]:
         )
     entry = found[name]
     if not isinstance(entry, EntryPoint):
-        return entry
+        return entry()
     try:
         system = entry.load()()
     except Exception as error:  # another package may raise anything
@@ -49,18 +50,12 @@ def origin(name: str) -> str:
 
 def own() -> dict[str, System[Any, Any]]:
     """The systems of this package."""
-    from foldwise.systems.clips.system import Clips
-    from foldwise.systems.interactive.system import Interactive
-    from foldwise.systems.segmentation.system import Segmentation
-    from foldwise.systems.surgical.system import Surgical
-
-    ours: list[System[Any, Any]] = [Segmentation(), Surgical(), Interactive(), Clips()]
-    return {system.name: system for system in ours}
+    return {name: system_of(name) for name in _OWN}
 
 
 @cache
-def _found() -> dict[str, System[Any, Any] | EntryPoint]:
-    found: dict[str, System[Any, Any] | EntryPoint] = {**own()}
+def _found() -> dict[str, Callable[[], System[Any, Any]] | EntryPoint]:
+    found: dict[str, Callable[[], System[Any, Any]] | EntryPoint] = {**_OWN}
     for point in entry_points(group=GROUP):
         if point.name in found:
             other = found[point.name]
@@ -74,3 +69,38 @@ def _found() -> dict[str, System[Any, Any] | EntryPoint]:
 
 def _origin(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+
+
+# Each is imported only when it is asked for: a job needs one system and starts sooner without the others.
+
+
+def _segmentation() -> System[Any, Any]:
+    from foldwise.systems.segmentation.system import Segmentation
+
+    return Segmentation()
+
+
+def _surgical() -> System[Any, Any]:
+    from foldwise.systems.surgical.system import Surgical
+
+    return Surgical()
+
+
+def _interactive() -> System[Any, Any]:
+    from foldwise.systems.interactive.system import Interactive
+
+    return Interactive()
+
+
+def _clips() -> System[Any, Any]:
+    from foldwise.systems.clips.system import Clips
+
+    return Clips()
+
+
+_OWN: dict[str, Callable[[], System[Any, Any]]] = {
+    "segmentation": _segmentation,
+    "surgical": _surgical,
+    "interactive": _interactive,
+    "clips": _clips,
+}

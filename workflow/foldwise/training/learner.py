@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from lightning_fabric.plugins import MixedPrecision
 from pydantic import BaseModel
 from torch import nn
 
 from foldwise.files import CaseError
 from foldwise.networks import first_line, needs_numbers, shapes_only
 from foldwise.settings import Model
-from foldwise.training.parallel import precision_of
 from foldwise.training.steps import Items
 from foldwise.whole import Whole
 
@@ -143,6 +141,8 @@ class Learner(Whole, Generic[AnyModel], abstract=True):
         precision = precision_of(self.model.training.amp, gpu=device.type == "cuda")
         if precision == "32-true":
             return nullcontext()
+        from lightning_fabric.plugins import MixedPrecision  # imports torch's compiler, which takes seconds
+
         return MixedPrecision(precision, device.type).forward_context()
 
     # Training.
@@ -173,3 +173,10 @@ class Learner(Whole, Generic[AnyModel], abstract=True):
     @abstractmethod
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
         """Write a case's prediction (the mean over networks) as HDF5."""
+
+
+def precision_of(amp: str, *, gpu: bool) -> Any:
+    """Fabric's name of a precision: 16-bit half precision is only for GPUs."""
+    if amp == "bf16-mixed":
+        return amp
+    return "16-mixed" if gpu and amp != "off" else "32-true"

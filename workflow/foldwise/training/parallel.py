@@ -29,6 +29,7 @@ from torch import nn
 from foldwise.files import CaseError
 from foldwise.processes import end_with_parent
 from foldwise.settings import Training
+from foldwise.training.learner import precision_of
 
 Value = TypeVar("Value")
 
@@ -86,13 +87,6 @@ def make_fabric(training: Training) -> Fabric:
         # Within a Slurm job, Fabric would treat the job's tasks as its own processes.
         plugins=[LightningEnvironment()],
     )
-
-
-def precision_of(amp: str, *, gpu: bool) -> Any:
-    """Fabric's name of a precision: 16-bit half precision is only for GPUs."""
-    if amp == "bf16-mixed":
-        return amp
-    return "16-mixed" if gpu and amp != "off" else "32-true"
 
 
 @contextmanager

@@ -78,6 +78,10 @@ def _answer(link: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    more = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
+    # The first was this file's folder; `-m` puts the present one there.
+    sys.path[:1] = [str(Path.cwd()), *filter(None, more)]
+    importlib.invalidate_caches()
     if arguments[0] in ("snakemake", "foldwise.stages.check"):
         _start_counter()
     link.sendall(os.getpid().to_bytes(8, "big"))
@@ -95,10 +99,6 @@ def _end_with(link: socket.socket) -> None:
 
 
 def _command(arguments: list[str]) -> int:
-    more = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
-    # The first was this file's folder; `-m` puts the present one there.
-    sys.path[:1] = [str(Path.cwd()), *filter(None, more)]
-    importlib.invalidate_caches()
     sys.argv = arguments
     code: Any = 0
     try:

@@ -17,7 +17,7 @@ from foldwise import __version__
 from foldwise.files import file_hash, short_hash
 from foldwise.processes import output_of
 
-# Direct requirements of Foldwise; every record lists their versions.
+# Direct requirements of Foldwise, in a checkout.
 REQUIREMENTS = Path(__file__).parents[2] / "envs" / "requirements.in"
 
 
@@ -49,10 +49,12 @@ def provenance(settings: Any, inputs: Sequence[Path], **more: Any) -> dict[str, 
 
 
 def packages() -> dict[str, str | None]:
-    """Version of every direct requirement of Foldwise; None if it is missing."""
+    """Version of each direct requirement, None if missing; outside a checkout, of every installed package."""
+    installed = {_plain(one.name): one.version for one in importlib.metadata.distributions()}
+    if not REQUIREMENTS.exists():
+        return {**installed}
     lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
     names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    installed = {_plain(one.name): one.version for one in importlib.metadata.distributions()}
     return {name: installed.get(_plain(name)) for name in names}
 
 

@@ -6,7 +6,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: help setup setup-dev demo test-fast test lint format lock reference clean
+.PHONY: help setup setup-dev demo test-fast test test-local test-slurm lint format lock reference clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -40,8 +40,15 @@ test-fast: setup-dev  ## run the quick tests, of the library alone
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm" tests/unit
 
 test: setup-dev  ## run all tests (those on Slurm where it is installed)
-	@# A file's tests share costly fixtures, so they stay together; there is one Slurm cluster, so its tests come alone.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm"
+	@# Those on Slurm mostly wait: they run at the same time as the others, which give way to them.
+	$(MAKE) --jobs=2 --output-sync=target test-local test-slurm
+
+test-local: setup-dev
+	@# A file's tests share costly fixtures, so they stay together.
+	nice -n 10 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm"
+
+test-slurm: setup-dev
+	@# There is one cluster.
 	$(BIN)/python -m pytest -m slurm
 
 lint: setup-dev  ## formatters, linters and types, as in CI

@@ -8,6 +8,9 @@ import pytest
 
 from slurm_cluster import Cluster, UnavailableError, cluster
 
+# For this process, before torch is imported, and for those that tests start: there is one per core already.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -64,7 +63,6 @@ def snakemake(folder: Path, experiment: dict[str, Any], *more: str, check: bool 
         cwd=folder,
         capture_output=True,
         encoding="utf-8",
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     text = done.stdout + done.stderr
     assert not check or done.returncode == 0, text[-5000:]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -31,11 +30,7 @@ def command(index: Path, folder: Path, *more: str, settings: object = SETTINGS) 
 
 
 def finish(command: list[str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=timeout, env=environment())
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=timeout)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

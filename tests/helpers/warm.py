@@ -42,7 +42,7 @@ def python() -> str:
     server = subprocess.Popen(
         [sys.executable, __file__, address, str(interpreter)],
         stdout=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PATHS)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)},
     )
     assert server.stdout is not None
     assert server.stdout.readline() == b"ready\n"

@@ -256,7 +256,6 @@ def test_the_whole_workflow_in_hostile_names(tmp_path: Path) -> None:
         cwd=work,
         capture_output=True,
         encoding="utf-8",
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     outputs = work / f"results {NAME}" / "tiny"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import pkgutil
 import re
 import shlex
@@ -319,7 +318,6 @@ class Desk:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         # Shown by -s: what each command costs.
         print(f"{time.monotonic() - begun:6.1f} s  {shlex.join(command)[:90]}")

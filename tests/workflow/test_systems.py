@@ -95,7 +95,7 @@ def check(experiment: dict[str, Any], folder: Path, path: str = "") -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": path or os.environ.get("PYTHONPATH", ""), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": path or os.environ.get("PYTHONPATH", "")},
     )
     assert done.returncode == 0, done.stdout[-5000:]
 

@@ -18,7 +18,7 @@ from foldwise.settings import as_json, validate
 from foldwise.systems.segmentation.settings import Settings
 from foldwise.training.scratch import node_scratch, staged
 from synthetic import write_cached_set
-from trainings import command, environment
+from trainings import command
 
 # Stages the files, prints how many it copied and the first one's path, and waits for a line before it leaves.
 JOB = """
@@ -67,7 +67,6 @@ def job(root: Path, files: list[str]) -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         encoding="utf-8",
-        env=environment(),
     )
 
 
@@ -262,7 +261,7 @@ def test_training_reads_the_copies(tmp_path: Path, root: Path) -> None:
         command(index, tmp_path, "--stage-caches", "1", settings=settings),
         capture_output=True,
         encoding="utf-8",
-        env={**environment(), "SLURM_TMPDIR": str(root)},
+        env={**os.environ, "SLURM_TMPDIR": str(root)},
     )
     assert done.returncode == 0, done.stderr
     assert "4 files; 4 of them copied" in done.stderr

@@ -21,7 +21,7 @@ from foldwise.training import checkpoint
 from foldwise.training.parallel import make_fabric
 from foldwise.training.steps import StepSampler, step_seed
 from synthetic import write_cached_set
-from trainings import SETTINGS, assert_same, environment, finish, weights
+from trainings import SETTINGS, assert_same, finish, weights
 
 TRAINING = {"epochs": 2, "steps_per_epoch": 4, "batch": 2, "gpus": 2, "validate_every": 1, "examples": 0}
 TWO: dict[str, Any] = {**SETTINGS, "training": TRAINING}
@@ -59,7 +59,7 @@ def start(arguments: list[str], **more: str) -> subprocess.Popen[str]:
     """In a separate session, so that leftover processes can be found."""
     return subprocess.Popen(
         arguments,
-        env={**environment(), **more},
+        env={**os.environ, **more},
         stderr=subprocess.PIPE,
         encoding="utf-8",
         start_new_session=True,

@@ -34,7 +34,7 @@ from foldwise.training.steps import StepSampler, batches, collate, step_seed
 from foldwise.volumes.patches import Patches
 from foldwise.volumes.settings import Intensity, Sampling
 from synthetic import write_cached_set
-from trainings import SETTINGS, assert_same, command, environment, finish, log, weights
+from trainings import SETTINGS, assert_same, command, finish, log, weights
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,6 @@ def test_killed_at_random_moments_ends_bit_equal(index: Path, undisturbed: Path,
         # Also the number of loader processes changes from job to job.
         process = subprocess.Popen(
             command(index, tmp_path, "--workers", str(len(steps) % 3)),
-            env=environment(),
             stderr=subprocess.DEVNULL,
         )
         while not attempts.exists() or attempts.read_text().count('"start"') == starts:
@@ -88,7 +87,6 @@ def test_a_signal_to_all_processes_saves_too(index: Path, undisturbed: Path, tmp
     """Slurm's SIGTERM reaches loader workers as well; they must not end training before it has saved."""
     process = subprocess.Popen(
         command(index, tmp_path, "--workers", "2", "--checkpoint-min", "60"),
-        env=environment(),
         stderr=subprocess.PIPE,
         encoding="utf-8",
         start_new_session=True,

@@ -1,6 +1,8 @@
 """What holds the package together: no circles, no hub, and no library that knows stages."""
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -55,3 +57,15 @@ def test_no_class_has_more_than_twenty_public_methods() -> None:
         if isinstance(node, ast.ClassDef)
     }
     assert {one: size for one, size in sizes.items() if size > 20} == {}
+
+
+def test_a_job_imports_one_system_and_the_front_door_no_torch() -> None:
+    """Other systems' libraries may be missing, and would take seconds."""
+    code = (
+        "import sys; from foldwise.systems import system_of; system_of('segmentation'); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
+    imported = set(done.stdout.split())
+    assert {name for name in imported if name.startswith("foldwise.systems.clips")} == set()
+    assert {"torch", "av", "transformers"} & imported == set()
+    assert "foldwise.systems.segmentation.system" in imported

@@ -267,7 +267,7 @@ def test_a_stage_replaces_neither_its_source_nor_a_folder_of_someone_else(
         (lung_mask, ["--image", scan, "--mask", str(tmp_path / "link.nii.gz"), *ours], "--image and --mask"),
         (lung_mask, ["--image", "a", "--mask", "b", "--region", "c", "--facts", "c"], "--region and --facts"),
     ):
-        monkeypatch.setattr("sys.argv", [stage.__name__, "--case", "a", *flags])
+        monkeypatch.setattr("sys.argv", ["stage", "--case", "a", *flags])
         with pytest.raises(CaseError, match=message):
             stage.main()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

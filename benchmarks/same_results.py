@@ -38,7 +38,7 @@ LEFT_OUT = re.compile(
     r"(^|/)(logs|benchmarks|state|parts|\.foldwise)/|provenance\.json$|test\.json$|ensemble\.json$"
     r"|summary\.json$|lungs/[^/]*\.json$|\.snakemake_timestamp$|\.foldwise$"
 )
-HASH = re.compile(r"(?<=[a-z])-[0-9a-f]{4,16}(?=[/_.\"]|$)")
+HASH = re.compile(r"(?<=[a-z])[-=][0-9a-f]{4,16}(?=[/_.,\"]|$)")
 # Changes after a finished run; the jobs that follow are compared.
 CHANGES: dict[str, dict[str, Any]] = {
     "seed": {"seed": 1},
@@ -62,13 +62,17 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         sides = [_checkout(commit, folder / side) for commit, side in ((args.before, "a"), (args.after, "b"))]
-        apart = [line for name in args.only for line in _compare(name, folder, sides)]
+        apart = 0
+        for name in args.only:
+            for line in _compare(name, folder, sides):
+                apart += 1
+                print(line, flush=True)
     finally:
         for side in ("a", "b"):
             subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", folder / side], check=False)
         if not args.keep:
             shutil.rmtree(folder, ignore_errors=True)
-    print("\n".join(apart) or "nothing differs")
+    print(f"{apart} differences" if apart else "nothing differs")
     return bool(apart)
 
 
@@ -165,6 +169,7 @@ def _difference(first: Path, second: Path) -> str:
         return next(iter(_hdf5_differences(first, second)), "")
     if kind == ".csv":
         tables = [pd.read_csv(path, dtype=str, keep_default_na=False) for path in (first, second)]
+        tables = [table[~table.isin(TIMES).any(axis=1)].reset_index(drop=True) for table in tables]
         one, two = (table.drop(columns=[c for c in table if c in TIMES]) for table in tables)
         if list(one) != list(two):
             return f"other columns: {sorted(map(str, set(one) ^ set(two)))}"

@@ -29,8 +29,8 @@ def command(index: Path, folder: Path, *more: str, settings: object = SETTINGS) 
     ]
 
 
-def finish(command: list[str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=timeout)
+def finish(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=900)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -67,7 +67,7 @@ def test_profile_gives_gpus_to_gpu_rules_and_keeps_logs(slurm_cluster: Cluster, 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
-        timeout=120,
+        timeout=600,
     )
 
     jobs = finished_jobs(slurm_cluster, folder, 3)
@@ -106,7 +106,7 @@ def test_the_generic_profile_sends_a_comment_and_tells_states(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
-        timeout=120,
+        timeout=600,
     )
     fields = ["JobName", "State", "Partition", "AllocTRES", "Comment", "WorkDir"]
 

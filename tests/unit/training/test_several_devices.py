@@ -119,7 +119,7 @@ def test_stopped_and_killed_it_ends_bit_equal(index: Path, tmp_path: Path) -> No
     process = start(command(index, parts, "--checkpoint-min", "60", settings=TWO))
     until(process, "epoch 1/2")
     process.send_signal(signal.SIGTERM)
-    _, rest = process.communicate(timeout=300)
+    _, rest = process.communicate(timeout=900)
     assert process.returncode == 75, rest
     assert rest.count("SIGTERM received: saved at step") == 1
     assert_nothing_left(process.pid)
@@ -146,7 +146,7 @@ def test_an_exception_of_the_second_process_ends_all(index: Path, tmp_path: Path
     ]
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     process = start(arguments, PYTHONPATH=path)
-    _, text = process.communicate(timeout=300)
+    _, text = process.communicate(timeout=900)
     assert process.returncode == 1, text
     assert text.count("Traceback") == 1, text
     assert text.count("ValueError: this one is broken") == 1

@@ -41,7 +41,7 @@ test-fast: setup-dev  ## run the quick tests, of the library alone
 
 test: setup-dev  ## run all tests (those on Slurm where it is installed)
 	@# Those on Slurm mostly wait: they run at the same time as the others, which give way to them.
-	$(MAKE) --jobs=2 --output-sync=target test-local test-slurm
+	$(MAKE) --jobs=2 test-local test-slurm
 
 test-local: setup-dev
 	@# A file's tests share costly fixtures, so they stay together.

@@ -59,7 +59,7 @@ class Jobs(Generic[AnySettings, AnyCase]):
         self._system, self._settings, self._counts, self._parts = system, settings, counts, parts
         self._checked = checked
 
-    @property
+    @cached_property
     def sizes(self) -> dict[str, Any]:
         """Case → its size, in the form of the system's footprint."""
         known = self._checked.sizes if self._checked else {}

@@ -206,6 +206,12 @@ def source_files(path: Path) -> list[Path]:
     return [file for file in dict.fromkeys(found) if file.is_file()]
 
 
+def files_in(path: Path) -> list[str]:
+    """The files of a folder of weights, whose own time does not show changes; or the file itself."""
+    inner = sorted(str(file) for file in path.iterdir() if file.is_file()) if path.is_dir() else []
+    return inner or [str(path)]
+
+
 def source_hash(paths: Iterable[Path]) -> str:
     """A hash of the content of all files of some sources, in their order."""
     return short_hash([file_hash(file) for path in paths for file in source_files(path)], 32)

@@ -97,8 +97,9 @@ class Jobs(Generic[AnySettings, AnyCase]):
         footprint = self._system.footprint
         if self._checked is None:
             return Step(0, 0, 0, 0)
-        if (counted := footprint.counted(self._settings, model)) is None:
-            return footprint.guess(self._settings, model)
+        counted = footprint.counted(self._settings, model)
+        if isinstance(counted, Step):
+            return counted
         return remembered(self._system, counted, self.task, self._counts)
 
     def training_mib(self, model: str, state: str) -> int:

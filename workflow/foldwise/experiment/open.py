@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from foldwise.experiment.parts import Parts, divided, part_of
 from foldwise.experiment.paths import Paths
 from foldwise.experiment.preparation import Preparation
 from foldwise.experiment.trial import remembered, try_file
-from foldwise.files import CaseError, short_hash, source_files
+from foldwise.files import CaseError, files_in, short_hash, source_files
 from foldwise.index import check_file
 from foldwise.plan import is_planned
 from foldwise.settings import validate
@@ -87,7 +87,7 @@ class Opened(Generic[AnySettings, AnyCase]):
 
     def weights(self, model: str) -> list[str]:
         """Files of pretrained weights of a model."""
-        return [name for path in self.system.weights(self.settings, model) for name in _files(path)]
+        return [name for path in self.system.weights(self.settings, model) for name in files_in(path)]
 
     def source_state(self) -> str:
         """A hash of times and sizes of all new cases' files; their folder's time does not show changes."""
@@ -172,8 +172,3 @@ def try_all(opened: Opened[Any, Any]) -> None:
         attempt(f"models.{name}: ", trying)
     if problems:
         raise CaseError("the experiment cannot be run; nothing was started\n  " + "\n  ".join(problems))
-
-
-def _files(path: Path) -> Sequence[str]:
-    """The files of a folder of weights, so that their changes are seen; or the file itself."""
-    return sorted(str(p) for p in path.iterdir() if p.is_file()) if path.is_dir() else [str(path)]

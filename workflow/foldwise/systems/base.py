@@ -224,13 +224,9 @@ class Footprint(Whole, Generic[AnySettings], abstract=True):
             step: the size of a training step.
         """
 
-    def counted(self, settings: AnySettings, name: str) -> Model | None:
-        """The model whose training step is counted for a model's memory; None: use `guess`."""
+    def counted(self, settings: AnySettings, name: str) -> Model | Step:
+        """The model whose training step is counted for a model's memory, or an estimate of the step."""
         return settings.models[name]
-
-    def guess(self, settings: AnySettings, name: str) -> Step:
-        """The estimated size of a training step that cannot be counted."""
-        raise NotImplementedError
 
 
 class Results(Whole, abstract=True):

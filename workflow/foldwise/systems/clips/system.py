@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from foldwise import forecast
 from foldwise.check import Checked, Findings
 from foldwise.experiment.preparation import Inputs, Preparation
-from foldwise.files import short_hash
+from foldwise.files import files_in, short_hash
 from foldwise.forecast import BASE_MIB, TORCH_MIB, WORKER_MIB, WORKERS, Step
 from foldwise.index import Entry
 from foldwise.section import values_for
@@ -215,9 +215,7 @@ class ClipPreparation(Preparation[ClipCase]):
         if case.mask is not None:
             inputs["mask"] = str(case.mask)
         if self._finder is not None and self._finder.weights is not None:
-            path = self._finder.weights
-            inner = sorted(str(p) for p in path.iterdir() if p.is_file()) if path.is_dir() else []
-            inputs["weights"] = inner or [str(path)]
+            inputs["weights"] = files_in(self._finder.weights)
         return inputs
 
     def encoder(self, encoded: str) -> str:
@@ -246,8 +244,8 @@ class ClipsFootprint(Footprint[Settings]):
     def case_mib(self, stage: str, size: VideoInfo, settings: Settings) -> float:
         """Peak memory of caching a clip, finding its region, or storing features."""
         if stage == "clip_features":
-            featured = [name for name, model in settings.models.items() if model.features]
-            return max(self.model_mib(stage, settings, n, [], self.guess(settings, n)) for n in featured)
+            featured = {name: model for name, model in settings.models.items() if model.features}
+            return max(self.model_mib(stage, settings, n, [], _frozen_step(m)) for n, m in featured.items())
         frames, height, width = _cached_size(size, settings)
         if stage == "clip_cache":
             return ceil(BASE_MIB + CODEC_FRAMES * 3 * size.height * size.width / 2**20)
@@ -266,16 +264,10 @@ class ClipsFootprint(Footprint[Settings]):
             disk["regions"] = 0.02 * values / 2**20
         return disk
 
-    def counted(self, settings: Settings, name: str) -> Model | None:
-        """The model, unless its network is frozen."""
+    def counted(self, settings: Settings, name: str) -> Model | Step:
+        """The model, or what a frozen network holds for a batch of clips."""
         model = settings.models[name]
-        return None if model.network.plain in FROZEN else model
-
-    def guess(self, settings: Settings, name: str) -> Step:
-        """Memory that a frozen network holds for a batch of clips."""
-        model = settings.models[name]
-        held = model.training.batch * model.clip.frames * FRAME_BYTES
-        return Step(FROZEN_WEIGHTS // 5, held, 0, held)
+        return _frozen_step(model) if model.network.plain in FROZEN else model
 
     def model_mib(
         self, stage: str, settings: Settings, name: str, sizes: Sequence[VideoInfo], step: Step
@@ -306,6 +298,11 @@ def try_medsam(weights: Path) -> None:
     from foldwise.networks.medsam import load_medsam
 
     load_medsam(weights)
+
+
+def _frozen_step(model: Model) -> Step:
+    held = model.training.batch * model.clip.frames * FRAME_BYTES
+    return Step(FROZEN_WEIGHTS // 5, held, 0, held)
 
 
 def _cached_size(info: VideoInfo, settings: Settings) -> tuple[int, int, int]:

@@ -59,13 +59,10 @@ class Segmentation(VolumeSystem[Settings]):
 class SegmentationFootprint(VolumeFootprint[Settings]):
     """Memory of a step, and of the whole volumes in testing."""
 
-    def counted(self, settings: Settings, name: str) -> Model | None:
-        """The model, unless it is still to be planned."""
-        return settings.models[name] if settings.plan is None else None
-
-    def guess(self, settings: Settings, name: str) -> Step:
-        """The memory that a plan may use."""
-        assert settings.plan is not None, "only planned models are estimated"
+    def counted(self, settings: Settings, name: str) -> Model | Step:
+        """The model; if it is still to be planned, the memory that a plan may use."""
+        if settings.plan is None:
+            return settings.models[name]
         kept = int(settings.plan.gib * 2**30)
         return Step(20 * 10**6, kept, 0, kept // 3)
 

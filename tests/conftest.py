@@ -8,7 +8,7 @@ import pytest
 
 from slurm_cluster import Cluster, UnavailableError, cluster
 
-# For this process, before torch is imported, and for those that tests start: there is one per core already.
+# One thread for every process of the tests, set before torch is imported: there is a process per core already.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from slurm_cluster import Cluster, UnavailableError, cluster
 
-# One thread for every process of the tests, set before torch is imported: there is a process per core already.
+# One thread for every process of the tests, before torch is imported: there is one process per core already.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

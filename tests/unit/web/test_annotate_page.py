@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -298,8 +299,17 @@ def test_a_missed_object_is_shown_as_failed(page: Page, session: Annotation) -> 
     expect(page.locator("#status")).to_contain_text("ball: not found on any slice")
     expect(page.locator("#status")).to_have_class("error")
     expect(page.locator("#jump")).to_be_enabled()
-    colours = page.locator("#strip").evaluate(
-        """strip => [...Array(16).keys()].map(n => [...strip.getContext("2d").getImageData(
-            (n + 0.5) * strip.width / 16, strip.height - 4, 1, 1).data.slice(0, 3)])"""
-    )
-    assert np.abs(np.array(colours) - [0xE4, 0x57, 0x2E]).max() <= 2
+
+    def furthest() -> int:
+        """Largest difference of the slices' colours from red."""
+        colours = page.locator("#strip").evaluate(
+            """strip => [...Array(16).keys()].map(n => [...strip.getContext("2d").getImageData(
+                (n + 0.5) * strip.width / 16, strip.height - 4, 1, 1).data.slice(0, 3)])"""
+        )
+        return int(np.abs(np.array(colours) - [0xE4, 0x57, 0x2E]).max())
+
+    # The strip is drawn again only when the slice has been fetched, after the status.
+    deadline = time.monotonic() + 30
+    while furthest() > 2 and time.monotonic() < deadline:
+        page.wait_for_timeout(50)
+    assert furthest() <= 2

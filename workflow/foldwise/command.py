@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import functools
 import inspect
+import json
 import logging
 import os
 import sys
@@ -25,6 +26,7 @@ from typing import Annotated, Any, Generic, Literal, NewType, ParamSpec, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from foldwise.files import CaseError
+from foldwise.record import Recorder, recording
 from foldwise.settings import parse, parse_values
 from foldwise.systems import names, system_of
 from foldwise.systems.base import System
@@ -33,6 +35,8 @@ Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
 # A path that a command writes; no other argument may name it.
 Output = NewType("Output", Path)
+# A folder with files of many cases; the stage notes those that it reads (record.used).
+Folder = NewType("Folder", Path)
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,10 @@ class _Argument:
     def writes(self) -> bool:
         return Output in (_plain(self.kind), *get_args(_plain(self.kind)))
 
+    @property
+    def reads(self) -> bool:
+        return Path in (_plain(self.kind), *get_args(_plain(self.kind)))
+
 
 class Stage(Generic[Parameters, Returned]):
     """A function with keyword arguments, and the command built from its signature."""
@@ -103,9 +111,21 @@ class Stage(Generic[Parameters, Returned]):
         return [argument.name for argument in self._arguments]
 
     def main(self) -> int | None:
-        """Read the command line and call the function; returns the exit code, or None for 0."""
+        """Read the command line and call the function; returns the exit code, or None for 0.
+
+        Its outputs hold a record of what they were made from.
+        """
         call: Any = self._function
-        code: int | None = call(**_read(sys.modules[call.__module__].__doc__, self._arguments))
+        given, values = _read(sys.modules[call.__module__].__doc__, self._arguments)
+
+        def paths(of: Callable[[_Argument], bool]) -> list[Path]:
+            return [p for each in self._arguments if of(each) for p in _paths(values.get(each.name))]
+
+        outputs = paths(lambda each: each.writes)
+        recorder = Recorder(call.__name__, given["depends"], given["results"], outputs)
+        with recording(recorder):
+            recorder.read(*paths(lambda each: each.reads), *given["also"])
+            code: int | None = call(**values)
         return code
 
 
@@ -183,8 +203,8 @@ def refuse_twice(named: Iterable[tuple[str, Path, bool]]) -> None:
                 raise CaseError(f"{second} and {first} are both {path}; nothing was read or written")
 
 
-def _read(doc: str | None, arguments: list[_Argument]) -> dict[str, Any]:
-    """The values given on the command line."""
+def _read(doc: str | None, arguments: list[_Argument]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The words given on the command line, and the arguments' values."""
     system = _system_of_line() if any(a.kind is System for a in arguments) else None
     command_line = argparse.ArgumentParser(
         description=doc,
@@ -197,6 +217,10 @@ def _read(doc: str | None, arguments: list[_Argument]) -> dict[str, Any]:
         command_line.add_argument(
             each.flag, required=each.required and not each.is_section, help=text.replace("%", "%%"), **extra
         )
+    record = command_line.add_argument_group("for the outputs' records; rules give these")
+    record.add_argument("--depends", type=json.loads, help="everything that the rule depends on, as JSON")
+    record.add_argument("--results", type=Path, help="folder of all results")
+    record.add_argument("--also", type=Path, action="append", default=[], help="file that settings name")
     given = vars(command_line.parse_args())
     values = {}
     for each in arguments:
@@ -206,7 +230,7 @@ def _read(doc: str | None, arguments: list[_Argument]) -> dict[str, Any]:
         if text is not None or each.kind is System:
             values[each.name] = _value(each, text, system)
     refuse_twice((a.flag, path, a.writes) for a in arguments for path in _paths(values.get(a.name)))
-    return values
+    return given, values
 
 
 def _system_of_line() -> System[Any, Any]:

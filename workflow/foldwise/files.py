@@ -10,7 +10,7 @@ import pickle
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,21 @@ def naming(case: str) -> Iterator[None]:
         raise CaseError(f"case {case}: {str(error).removeprefix(f'case {case}: ')}") from error
 
 
+# Called with every finished file or folder and its final name, before it gets that name.
+Seal = Callable[[Path, Path], None]
+_seals: list[Seal] = []
+
+
+@contextmanager
+def sealing(seal: Seal) -> Iterator[None]:
+    """Call `seal(temporary, path)` for every file and folder that the block writes atomically."""
+    _seals.append(seal)
+    try:
+        yield
+    finally:
+        _seals.remove(seal)
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary file next to `path`; it is renamed to `path` if the block succeeds, else deleted.
@@ -51,6 +66,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
+        for seal in _seals:
+            seal(temporary, path)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         # mkstemp makes private files; shared cluster folders expect the user's umask.
@@ -72,6 +89,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
+        for seal in _seals:
+            seal(temporary, path)
         (temporary / MARKER).write_text("".join(f"{name}\n" for name in _names(temporary)), encoding="utf-8")
         temporary.chmod(0o777 & ~_umask())
         refuse_foreign(path)

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from foldwise.experiment.made import judge, settle
 from foldwise.experiment.open import Opened, open_experiment, try_all
 from foldwise.experiment.parts import leave_word
 from foldwise.experiment.trial import forget_counter
 from foldwise.files import CaseError
 from foldwise.names import refuse_names
+from foldwise.store import Memory
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,11 +75,25 @@ def front_door(
             if opened.settings.part is None:
                 try_all(opened)
                 leave_word(opened.paths, opened.parts)
+            _settle(opened)
     except CaseError as error:
         _stop(str(error))
     finally:
         forget_counter()
     return opened
+
+
+def _settle(opened: Opened[Any, Any]) -> None:
+    """Let Snakemake know which outputs are stale, and print an example."""
+    memory = Memory(Path(opened.paths.known) if opened.settings.part is None else None)
+    levels = judge(opened, memory)
+    memory.save()
+    for path in settle(levels, Path(opened.paths.stale)):
+        print(f"warning: {path}: its time could not be set; does it belong to another user?", file=sys.stderr)
+    stale = [found for level in levels for found in level if found.known and found.why]
+    if stale:
+        first = f"{stale[0].made.path} ({stale[0].why})"
+        print(f"{len(stale)} output(s) are stale, the first is {first}", file=sys.stderr)
 
 
 def _stop(text: str) -> NoReturn:

@@ -271,6 +271,20 @@ class Experiment(Section):
         "$TMPDIR) if there is room; jobs of a node share them.",
         json_schema_extra=affects(),
     )
+    verify: Literal["changed", "always"] = Field(
+        "changed",
+        exclude=True,
+        description="When the content of a source is read again to find out whether it changed: if its size "
+        "or times differ from the recorded ones, or in every call.",
+        json_schema_extra=affects(),
+    )
+    versions: Literal["rerun", "keep"] = Field(
+        "rerun",
+        exclude=True,
+        description="What happens to results made with other minor versions of the libraries that change "
+        "numbers, e.g. torch.",
+        json_schema_extra=affects(),
+    )
     part: str | None = Field(
         None,
         description="Part of the cases that this call processes; set by the jobs that prepare parts.",

@@ -16,8 +16,8 @@ from foldwise.files import CaseError, read_json, short_hash, write_json
 class Memory:
     """Plain values in one JSON file, e.g. counts of networks, and hashes of files. Threads may share it."""
 
-    def __init__(self, path: Path) -> None:
-        """Read the file, if it exists; a broken one is an empty memory."""
+    def __init__(self, path: Path | None) -> None:
+        """Read the file, if it exists; a broken one is an empty memory. None: nothing is kept."""
         self._path, self._lock = path, threading.Lock()
         self._known, self._new = self._read(), dict[str, Any]()
 
@@ -34,13 +34,13 @@ class Memory:
     def save(self) -> None:
         """Write what is new, with what other processes have written in the meantime."""
         with self._lock:
-            if self._new:
+            if self._new and self._path is not None:
                 write_json(self._path, {**self._read(), **self._new})
                 self._new = {}
 
     def _read(self) -> dict[str, Any]:
         try:
-            found = read_json(self._path)
+            found = read_json(self._path) if self._path is not None else {}
         except CaseError:
             return {}
         return found if isinstance(found, dict) else {}

@@ -2,6 +2,7 @@ rule cache:
     input:
         crop=rules.crop.output[0],
         plan=PREPARED.plan or [],
+        stale=PATHS.stale,
     output:
         PREPARED.cached,
     log:
@@ -12,7 +13,7 @@ rule cache:
         mem_mb=lambda wildcards, attempt: JOBS.mib("cache", wildcards.case, attempt),
         runtime=20,
     params:
-        depends=DEPENDS.on("cache"),
+        depends=lambda wildcards: DEPENDS.case("cache", wildcards.case),
         request=lambda wildcards, input, output: request(
             case=wildcards.case,
             crop=input.crop,
@@ -22,4 +23,4 @@ rule cache:
             cache=output[0],
         ),
     shell:
-        "python -m foldwise.stages.cache {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.cache {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

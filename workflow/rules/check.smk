@@ -2,6 +2,7 @@ rule check:
     input:
         sheet=str(SETTINGS.data.sheet),
         files=[str(path) for case in EXPERIMENT.sheet.cases for path in case.files],
+        stale=PATHS.stale,
     output:
         f"{PATHS.experiment}/check.json",
     log:
@@ -23,4 +24,4 @@ rule check:
             out=output[0],
         ),
     shell:
-        "python -m foldwise.stages.check {params.request:q} 2>&1 | tee {log:q}"
+        "python -m foldwise.stages.check {params.request:q} --depends={params.depends:q} 2>&1 | tee {log:q}"

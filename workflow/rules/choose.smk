@@ -4,6 +4,7 @@ rule choose:
         predictions=expand(
             rules.test.output.predictions, fold=EXPERIMENT.folds, allow_missing=True
         ),
+        stale=PATHS.stale,
     output:
         f"{PATHS.experiment}/{{model}}/choice.json",
     log:
@@ -25,4 +26,4 @@ rule choose:
             facts=output[0],
         ),
     shell:
-        "python -m foldwise.stages.choose {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.choose {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

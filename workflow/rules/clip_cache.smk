@@ -1,6 +1,7 @@
 rule clip_cache:
     input:
         lambda wildcards: str(EXPERIMENT.cases[wildcards.case].video),
+        stale=PATHS.stale,
     output:
         PREPARED.cached,
     log:
@@ -13,8 +14,7 @@ rule clip_cache:
         ),
         runtime=20,
     params:
-        depends=DEPENDS.on("cache"),
-        label=lambda wildcards: EXPERIMENT.cases[wildcards.case].label,
+        depends=lambda wildcards: DEPENDS.case("clip_cache", wildcards.case),
         request=lambda wildcards, input, output: request(
             case=wildcards.case,
             video=input[0],
@@ -23,4 +23,4 @@ rule clip_cache:
             cache=output[0],
         ),
     shell:
-        "python -m foldwise.stages.clip_cache {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.clip_cache {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

@@ -6,6 +6,7 @@ rule clip_features:
         weights=lambda wildcards: EXPERIMENT.weights(
             PREPARED.encoder(wildcards.encoded)
         ),
+        stale=PATHS.stale,
     output:
         f"{PREPARED.encoded}/{{case}}.h5",
     log:
@@ -22,11 +23,12 @@ rule clip_features:
         runtime=60,
         device=1,
     params:
-        # The folder's name contains what it depends on.
+        depends=lambda wildcards: DEPENDS.case("clip_features", wildcards.case),
         request=lambda wildcards, input, output: request(
             source=input.source,
+            also=input.weights,
             settings=as_json(PREPARED.encoding(wildcards.encoded)),
             features=output[0],
         ),
     shell:
-        "python -m foldwise.stages.clip_features {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.clip_features {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

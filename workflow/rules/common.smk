@@ -8,7 +8,7 @@ itself is built from input, output and threads, so it causes no rerun.
 import json
 from pathlib import Path
 
-from foldwise.command import request
+from foldwise import command
 from foldwise.experiment.preparation import per_case
 from foldwise.front_door import front_door, use_this_checkout
 from foldwise.settings import as_json
@@ -33,6 +33,11 @@ PREPARED = EXPERIMENT.preparation
 PARTS = EXPERIMENT.parts
 JOBS = EXPERIMENT.jobs
 DEPENDS = EXPERIMENT.depends
+
+
+def request(**values):
+    """A stage's request; the folder of results lets its outputs name each other wherever that folder is."""
+    return command.request(results=SETTINGS.results, **values)
 
 
 wildcard_constraints:

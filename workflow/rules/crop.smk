@@ -1,6 +1,7 @@
 rule crop:
     input:
         unpack(lambda wildcards: PREPARED.crop_inputs(wildcards.case)),
+        stale=PATHS.stale,
     output:
         directory(f"{PREPARED.crops}/{{case}}"),
     log:
@@ -11,7 +12,7 @@ rule crop:
         mem_mb=lambda wildcards, attempt: JOBS.mib("crop", wildcards.case, attempt),
         runtime=20,
     params:
-        depends=DEPENDS.on("crop"),
+        depends=lambda wildcards: DEPENDS.case("crop", wildcards.case),
         request=lambda wildcards, input, output: request(
             case=wildcards.case,
             images=list(input.images),
@@ -23,4 +24,4 @@ rule crop:
             folder=output[0],
         ),
     shell:
-        "python -m foldwise.stages.crop {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.crop {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

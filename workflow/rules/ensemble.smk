@@ -8,6 +8,7 @@ rule ensemble:
         caches=lambda wildcards: PARTS.ready(
             EXPERIMENT.others, PREPARED.ensemble_inputs(wildcards.model)
         ),
+        stale=PATHS.stale,
     output:
         predictions=directory(f"{PATHS.ensemble}/predictions"),
         export=directory(f"{PATHS.ensemble}/export"),
@@ -25,7 +26,7 @@ rule ensemble:
         runtime=JOBS.minutes("ensemble"),
         device=1,
     params:
-        depends=DEPENDS.on("index", "predict", "score", "export"),
+        depends=DEPENDS.ensemble(),
         request=lambda wildcards, input, output: request(
             system=SETTINGS.system,
             settings=as_json(SETTINGS.evaluate),
@@ -42,4 +43,4 @@ rule ensemble:
             facts=output.facts,
         ),
     shell:
-        "python -m foldwise.stages.ensemble {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.ensemble {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

@@ -3,6 +3,7 @@ rule export:
         index=PATHS.index,
         predictions=rules.test.output.predictions,
         facts=rules.test.output.facts,
+        stale=PATHS.stale,
     output:
         directory(f"{PATHS.fold}/export"),
     log:
@@ -23,4 +24,4 @@ rule export:
             folder=output[0],
         ),
     shell:
-        "python -m foldwise.stages.export {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.export {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

@@ -3,6 +3,7 @@ rule features:
         index=PATHS.made_index,
         model=f"{PATHS.fold}/model.pt",
         caches=PARTS.ready(EXPERIMENT.training, PREPARED.cached),
+        stale=PATHS.stale,
     output:
         directory(PREPARED.bank),
     log:
@@ -17,6 +18,7 @@ rule features:
         runtime=JOBS.minutes("features"),
         device=1,
     params:
+        depends=DEPENDS.on("features"),
         request=lambda wildcards, input, output: request(
             index=input.index,
             model=input.model,
@@ -24,4 +26,4 @@ rule features:
             folder=output[0],
         ),
     shell:
-        "python -m foldwise.stages.features {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.features {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

@@ -1,6 +1,7 @@
 rule frames:
     input:
         unpack(lambda wildcards: PREPARED.sources(wildcards.case)),
+        stale=PATHS.stale,
     output:
         PREPARED.cached,
     log:
@@ -14,7 +15,7 @@ rule frames:
         mem_mb=lambda wildcards, attempt: JOBS.mib("frames", wildcards.case),
         runtime=120,
     params:
-        depends=DEPENDS.on("cache"),
+        depends=lambda wildcards: DEPENDS.case("frames", wildcards.case),
         request=lambda wildcards, input, output: request(
             case=wildcards.case,
             video=input.video,
@@ -25,4 +26,4 @@ rule frames:
             cache=output[0],
         ),
     shell:
-        "python -m foldwise.stages.frames {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.frames {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

@@ -2,6 +2,7 @@ rule index:
     input:
         prepared=PARTS.ready(EXPERIMENT.training, PREPARED.indexed),
         file=SETTINGS.split.file or [],
+        stale=PATHS.stale,
     output:
         index=PATHS.made_index,
         splits=f"{PATHS.experiment}/splits.json",
@@ -24,4 +25,4 @@ rule index:
             splits=output.splits,
         ),
     shell:
-        "python -m foldwise.stages.index {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.index {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

@@ -1,6 +1,7 @@
 rule lung_mask:
     input:
         unpack(lambda wildcards: PREPARED.sources(wildcards.case)),
+        stale=PATHS.stale,
     output:
         mask=f"{PREPARED.lungs}/{{case}}.mask.nii.gz",
         region=f"{PREPARED.lungs}/{{case}}.region.nii.gz",
@@ -15,7 +16,7 @@ rule lung_mask:
         mem_mb=lambda wildcards, attempt: JOBS.mib("lung_mask", wildcards.case, attempt),
         runtime=20,
     params:
-        depends=DEPENDS.on("lungs"),
+        depends=lambda wildcards: DEPENDS.case("lung_mask", wildcards.case),
         request=lambda wildcards, input, output: request(
             case=wildcards.case,
             image=input.images[0],
@@ -26,4 +27,4 @@ rule lung_mask:
             facts=output.facts,
         ),
     shell:
-        "python -m foldwise.stages.lung_mask {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.lung_mask {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

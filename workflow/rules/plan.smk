@@ -1,6 +1,7 @@
 rule plan:
     input:
         cases=PARTS.ready(EXPERIMENT.training, PREPARED.indexed),
+        stale=PATHS.stale,
     output:
         PATHS.plan,
     log:
@@ -11,7 +12,7 @@ rule plan:
         mem_mb=JOBS.mib("plan"),
         runtime=JOBS.minutes("plan"),
     params:
-        depends=[DEPENDS.on("plan"), DEPENDS.on_models("plan", "memory")],
+        depends=DEPENDS.plan(),
         request=lambda wildcards, output: request(
             settings=as_json(SETTINGS.plan),
             data=as_json(SETTINGS.data),
@@ -21,4 +22,4 @@ rule plan:
             out=output[0],
         ),
     shell:
-        "python -m foldwise.stages.plan {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.plan {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

@@ -5,6 +5,7 @@ rule predict_part:
         ),
         choice=rules.choose.output,
         source=SETTINGS.predict.source if SETTINGS.predict else [],
+        stale=PATHS.stale,
     output:
         f"{PATHS.predicted}/part{{part}}of{{parts}}.json",
     log:
@@ -32,7 +33,7 @@ rule predict_part:
             facts=output[0],
         ),
     shell:
-        "python -m foldwise.stages.predict {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.predict {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"
 
 
 rule predict:

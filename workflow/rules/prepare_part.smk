@@ -4,6 +4,7 @@ rule prepare_part:
             str(path) for case in PARTS.cases(wildcards.share) for path in case.files
         ],
         plan=lambda wildcards: PARTS.plan(wildcards.folder),
+        stale=PATHS.stale,
     output:
         f"{PREPARED.data}/parts/{{folder}}/{{share}}.json",
     log:
@@ -16,8 +17,9 @@ rule prepare_part:
         runtime=lambda wildcards: JOBS.part_minutes(wildcards.share),
     params:
         depends=DEPENDS.part(),
+        rows=lambda wildcards: DEPENDS.rows(PARTS.cases(wildcards.share)),
         request=lambda wildcards, output, threads, resources: request(
-            settings=DEPENDS.part(),
+            settings=DEPENDS.part_settings(),
             part=wildcards.share,
             target=PARTS.target(wildcards.folder),
             rules=list(PREPARED.stages),

@@ -18,6 +18,7 @@ rule report:
             if EXPERIMENT.others
             else []
         ),
+        stale=PATHS.stale,
     output:
         html=f"{PATHS.experiment}/report.html",
         csv=f"{PATHS.experiment}/summary.csv",
@@ -39,4 +40,4 @@ rule report:
             caches=PREPARED.caches,
         ),
     shell:
-        "python -m foldwise.stages.report {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.report {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

@@ -1,6 +1,7 @@
 rule roi:
     input:
         unpack(lambda wildcards: PREPARED.roi_inputs(wildcards.case)),
+        stale=PATHS.stale,
     output:
         regions=f"{PREPARED.regions}/{{case}}.h5",
         facts=f"{PREPARED.regions}/{{case}}.json",
@@ -13,16 +14,16 @@ rule roi:
         mem_mb=lambda wildcards, attempt: JOBS.mib("roi", wildcards.case, attempt),
         runtime=60,
     params:
-        depends=DEPENDS.on("regions"),
-        box=lambda wildcards: EXPERIMENT.cases[wildcards.case].box,
+        depends=lambda wildcards: DEPENDS.case("roi", wildcards.case),
         request=lambda wildcards, input, output: request(
             case=wildcards.case,
             cache=input.cache,
             box=EXPERIMENT.cases[wildcards.case].box,
             mask=input.get("mask"),
+            also=input.get("weights"),
             settings=as_json(SETTINGS.prepare.regions),
             regions=output.regions,
             facts=output.facts,
         ),
     shell:
-        "python -m foldwise.stages.roi {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.roi {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

@@ -3,6 +3,7 @@ rule test:
         index=PATHS.index,
         model=rules.train.output.model,
         caches=lambda wildcards: EXPERIMENT.trained_on(wildcards.model, wildcards.fold),
+        stale=PATHS.stale,
     output:
         predictions=directory(f"{PATHS.fold}/predictions"),
         metrics=f"{PATHS.fold}/metrics.csv",
@@ -33,4 +34,4 @@ rule test:
             facts=output.facts,
         ),
     shell:
-        "python -m foldwise.stages.test {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.test {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

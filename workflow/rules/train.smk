@@ -4,6 +4,7 @@ rule train:
         caches=lambda wildcards: EXPERIMENT.trained_on(wildcards.model, wildcards.fold),
         plan=PREPARED.plan or [],
         pretrained=lambda wildcards: EXPERIMENT.weights(wildcards.model),
+        stale=PATHS.stale,
     output:
         model=f"{PATHS.fold}/model.pt",
         log=f"{PATHS.fold}/log.csv",
@@ -41,6 +42,7 @@ rule train:
             plan=PREPARED.plan,
             prepared=DEPENDS.kept(wildcards.model),
             index=input.index,
+            also=input.pretrained,
             features=PREPARED.features(wildcards.model, wildcards.fold),
             fold=wildcards.fold,
             seed=SETTINGS.seed,
@@ -55,4 +57,4 @@ rule train:
             stage_caches=resources.stage_caches,
         ),
     shell:
-        "python -m foldwise.stages.train {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.train {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

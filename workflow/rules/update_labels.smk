@@ -3,6 +3,7 @@ rule update_labels:
         # By its path: the rule that writes the index is read later.
         index=PATHS.made_index,
         regions=PARTS.ready(EXPERIMENT.training, rules.roi.output.facts),
+        stale=PATHS.stale,
     output:
         index=PATHS.index,
         splits=f"{PATHS.experiment}/splits-updated.json",
@@ -14,6 +15,7 @@ rule update_labels:
         mem_mb=JOBS.mib("index"),
         runtime=JOBS.minutes("update_labels"),
     params:
+        depends=DEPENDS.on("index"),
         request=lambda wildcards, input, output: request(
             index=input.index,
             regions=PREPARED.regions,
@@ -21,4 +23,4 @@ rule update_labels:
             splits=output.splits,
         ),
     shell:
-        "python -m foldwise.stages.update_labels {params.request:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.update_labels {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

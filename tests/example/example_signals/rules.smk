@@ -4,6 +4,7 @@
 rule signal_cache:
     input:
         lambda wildcards: str(EXPERIMENT.cases[wildcards.case].signal),
+        stale=PATHS.stale,
     output:
         PREPARED.cached,
     log:
@@ -14,8 +15,7 @@ rule signal_cache:
         ),
         runtime=5,
     params:
-        depends=DEPENDS.on("cache"),
-        label=lambda wildcards: EXPERIMENT.cases[wildcards.case].label,
+        depends=lambda wildcards: DEPENDS.case("signal_cache", wildcards.case),
         request=lambda wildcards, input, output: request(
             case=wildcards.case,
             signal=input[0],
@@ -24,4 +24,4 @@ rule signal_cache:
             cache=output[0],
         ),
     shell:
-        "python -m example_signals.prepare {params.request:q} > {log:q} 2>&1"
+        "python -m example_signals.prepare {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

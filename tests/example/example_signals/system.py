@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from example_signals.settings import Cache, Data, Settings
 from foldwise import sheet
 from foldwise.check import Checked, Findings, check_groups, present_files
-from foldwise.experiment.preparation import Preparation
+from foldwise.experiment.preparation import CaseStage, Preparation
 from foldwise.files import CaseError, short_hash
 from foldwise.forecast import BASE_MIB, TORCH_MIB, Step
 from foldwise.index import Entry
@@ -136,14 +136,14 @@ class Signals(System[Settings, Case]):
 class SignalPreparation(Preparation[Case]):
     """Caches, in a folder named after the settings that affect them."""
 
-    stages = ("signal_cache",)
-
     def __init__(self, settings: Settings, sheet: Sheet[Case]) -> None:
         """Name the folders."""
         super().__init__(sheet)
         made_by = short_hash(values_for(settings, "cache"), 4)
         self.data = f"{settings.results}/data/{settings.data.sheet.stem}"
         self.caches = f"{self.data}/cache-{made_by}"
+        caching = CaseStage[Case]("cache", (self.cached,), lambda case: [str(case.signal), case.label])
+        self.stages = {"signal_cache": caching}
 
 
 class SignalFootprint(Footprint[Settings]):

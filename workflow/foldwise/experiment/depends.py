@@ -7,12 +7,14 @@ user's call and in its jobs, so it must not use anything that only the user's ca
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from foldwise.experiment.preparation import Preparation
 from foldwise.files import short_hash
 from foldwise.section import Work, values_for
 from foldwise.settings import Experiment, dump
+from foldwise.sheet import Case
 from foldwise.systems.base import System
 
 PREPARING: tuple[Work, ...] = ("lungs", "crop", "cache", "regions", "features")
@@ -26,11 +28,25 @@ class Depends:
         self._system, self._settings, self._preparation = system, settings, preparation
         # Values that a plan may fill in are not defaults.
         self._given = preparation.plan is not None
+        self._known: dict[tuple[Work, ...], str] = {}
+
+    def case(self, stage: str, case: str) -> str:
+        """The settings and the values of the sheet that a stage of a case's preparation depends on."""
+        described = self._preparation.stages[stage]
+        return f"[{self.on(described.work)}, {_json(described.given(self._preparation.cases[case]))}]"
+
+    def rows(self, cases: Sequence[Case]) -> str:
+        """A hash of the values of the sheet that the preparation of some cases depends on."""
+        stages = self._preparation.stages.values()
+        return short_hash([[case.name, *(stage.given(case) for stage in stages)] for case in cases], 16)
 
     def on(self, *work: Work) -> str:
         """The settings that affect any of `work`, without those of models."""
-        values = values_for(self._settings, *work, given=self._given)
-        return _json({key: value for key, value in values.items() if key != "models"})
+        # Thousands of cases ask for the same.
+        if work not in self._known:
+            values = values_for(self._settings, *work, given=self._given)
+            self._known[work] = _json({key: value for key, value in values.items() if key != "models"})
+        return self._known[work]
 
     def on_models(self, *work: Work) -> str:
         """The settings of all models that affect any of `work`, as given."""
@@ -47,15 +63,25 @@ class Depends:
         """The sections stored in a model's file: how a new case is prepared."""
         return _json(self._system.kept(self._settings, model))
 
+    def plan(self) -> str:
+        """The settings that planning uses."""
+        return f"[{self.on('plan')}, {self.on_models('plan', 'memory')}]"
+
     def index(self) -> str:
         """What the index depends on: settings, and the rows of training cases."""
-        training = [case for case in self._preparation.cases.values() if case.trains]
-        rows = self._system.rows_of(self._settings, training)
-        return _json([values_for(self._settings, "index"), short_hash(rows)])
+        return _json([values_for(self._settings, "index"), self._rows_of(training=True)])
+
+    def ensemble(self) -> str:
+        """What predictions of the cases outside the cross-validation depend on."""
+        return f"[{self.on('index', 'predict', 'score', 'export')}, {_json(self._rows_of(training=False))}]"
 
     def check(self) -> str:
         """The settings that checks use, and those that determine memory."""
         return _json(values_for(self._settings, *PREPARING, "plan", "index", "check", "memory"))
+
+    def _rows_of(self, training: bool) -> str:
+        cases = [case for case in self._preparation.cases.values() if case.trains == training]
+        return short_hash(self._system.rows_of(self._settings, cases))
 
     def report(self) -> str:
         """All settings: the report shows them."""
@@ -74,6 +100,11 @@ class Depends:
         whole = {"results": str(settings.results), "system": settings.system}
         # With a plan, which lies in the experiment's folder, the caches belong to the experiment.
         return _json({**values, **whole, "experiment": settings.experiment if planned else "part"})
+
+    def part_settings(self) -> str:
+        """The settings that such a job gets: these, and those that decide what is stale."""
+        deciding = {"verify": self._settings.verify, "versions": self._settings.versions}
+        return _json({**json.loads(self.part()), **deciding})
 
 
 def _json(values: Any) -> str:

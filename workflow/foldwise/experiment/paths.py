@@ -12,11 +12,13 @@ class Paths:
     """Paths of an experiment's files.
 
     Attributes:
+        results: folder of all experiments and prepared data.
         experiment: folder of all files except prepared data.
         predict: name of the source of new cases; "" without any.
         updated: whether models learn from the index of accepted regions.
     """
 
+    results: str
     experiment: str
     predict: str = ""
     updated: bool = False
@@ -26,7 +28,13 @@ class Paths:
         """The paths of an experiment."""
         source = settings.predict.source.stem if settings.predict else ""
         updated = bool(getattr(settings.data, "update_labels", False))
-        return cls(f"{settings.results}/{settings.experiment}", source, updated)
+        folder = f"{settings.results}/{settings.experiment}"
+        return cls(str(settings.results), folder, source, updated)
+
+    @property
+    def stale(self) -> str:
+        """An input of every rule: a folder that is newer than stale outputs alone; see made.settle."""
+        return f"{self.results}/.stale-by-its-record"
 
     @property
     def made_index(self) -> str:
@@ -68,6 +76,11 @@ class Paths:
     def counts(self) -> str:
         """File with the stored sizes of networks, for the forecast of memory."""
         return f"{self.experiment}/state/forecast.json"
+
+    @property
+    def known(self) -> str:
+        """File with what is known of sources and outputs by their sizes and times."""
+        return f"{self.experiment}/state/known.json"
 
     @property
     def parts(self) -> str:

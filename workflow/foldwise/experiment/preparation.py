@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic
+from typing import Any, Generic
 
+from foldwise.section import Work
 from foldwise.sheet import AnyCase, Sheet
 
 # Named inputs of a rule.
 Inputs = dict[str, str | list[str]]
+
+
+@dataclass(frozen=True)
+class CaseStage(Generic[AnyCase]):
+    """A rule that prepares a case.
+
+    Attributes:
+        work: what it does, for the settings that affect it.
+        outputs: patterns of its outputs; the first one holds the record of what it was made from.
+        given: function from a case to what the rule takes from the sheet: names of files, and values.
+    """
+
+    work: Work
+    outputs: tuple[str, ...]
+    given: Callable[[AnyCase], Any] = lambda case: None
 
 
 class Preparation(ABC, Generic[AnyCase]):
@@ -22,7 +39,7 @@ class Preparation(ABC, Generic[AnyCase]):
     Attributes:
         data: folder of prepared data.
         caches: folder of <case>.h5.
-        stages: rules that prepare a case, up to its cache.
+        stages: name of a rule → what it makes of a case, in order, up to the cache and beyond.
         plan: file that completes the settings between two stages, or None.
         neural: whether a stage uses a network, so that a job with several stages requests a GPU.
         cases: the cases by name.
@@ -30,7 +47,7 @@ class Preparation(ABC, Generic[AnyCase]):
 
     data: str
     caches: str
-    stages: tuple[str, ...]
+    stages: Mapping[str, CaseStage[AnyCase]]
     plan: str | None = None
     neural: bool = False
 
@@ -71,6 +88,11 @@ class Preparation(ABC, Generic[AnyCase]):
         """Pattern of the inputs for all folds' models of one name: never the features of one fold."""
         pattern = self.inputs(model)
         return pattern if pattern in self.made else self.cached
+
+
+def prepared_file(folder: Path, case: str) -> Path:
+    """A case's file or folder in the folder of the files from which the index is built."""
+    return folder / case if (folder / case).is_dir() else folder / f"{case}.h5"
 
 
 def per_case(cases: Sequence[AnyCase], pattern: str) -> list[str]:

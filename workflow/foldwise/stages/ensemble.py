@@ -10,11 +10,13 @@ from typing import Annotated, Any
 
 import pandas as pd
 
-from foldwise.command import Of, Output, run, stage
+from foldwise.command import Folder, Of, Output, run, stage
 from foldwise.evaluate import KEYS, clear, predict_missing, read_trained, refuse_learnt, unfinished
+from foldwise.experiment.preparation import prepared_file
 from foldwise.files import atomic_folder, atomic_path, file_hash, read_json, write_json
 from foldwise.hdf5 import content_of
 from foldwise.provenance import provenance
+from foldwise.record import used
 from foldwise.section import Section
 from foldwise.settings import Data, dump
 from foldwise.systems.base import System
@@ -29,8 +31,8 @@ def ensemble(
     export: Annotated[Section, Of("export")],
     models: Annotated[list[Path], "one model per fold"],
     choice: Annotated[Path, "choice of the cross-validation"],
-    prepared: Annotated[Path, "folder of the prepared cases"],
-    caches: Annotated[Path, "folder of the caches"],
+    prepared: Annotated[Folder, "folder of the prepared cases"],
+    caches: Annotated[Folder, "folder of the caches"],
     state: Annotated[Path, "folder for unfinished work"],
     predictions: Annotated[Output, "folder of <case>.h5 to write"],
     folder: Annotated[Output, "folder of exported files to write"],
@@ -40,6 +42,7 @@ def ensemble(
     """Predict, score and export all cases outside the cross-validation."""
     results = system.results
     task, entries = system.entries(data, prepared, caches, training=False)
+    used(*(prepared_file(prepared, entry.case) for entry in entries), *(entry.cache for entry in entries))
     trained = read_trained(models, settings, system=system.name, task=task if entries else None)
     contents = {entry.case: content_of(entry.cache) for entry in entries}
     for path, held in zip(models, trained.states, strict=True):

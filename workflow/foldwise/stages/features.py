@@ -12,6 +12,7 @@ from foldwise.evaluate import clear, is_whole, read_trained, unfinished
 from foldwise.files import atomic_folder, file_hash
 from foldwise.hdf5 import content_of
 from foldwise.index import Index
+from foldwise.record import used
 from foldwise.systems.surgical.learner import SurgicalLearner
 
 
@@ -28,6 +29,7 @@ def features(
     trained = read_trained([model], task=read.task)
     learner = trained.learner
     assert isinstance(learner, SurgicalLearner), "the rule is included only for surgical experiments"
+    used(*(entry.cache for entry in read.entries))
     # Features from another model or other data never mix with these.
     contents = {entry.case: content_of(entry.cache) for entry in read.entries}
     work = unfinished(state, file_hash(model), contents)

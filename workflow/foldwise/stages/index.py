@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
-from foldwise.command import Of, Output, run, stage
+from foldwise.command import Folder, Of, Output, run, stage
+from foldwise.experiment.preparation import prepared_file
 from foldwise.files import CaseError
 from foldwise.index import make_index
+from foldwise.record import used
 from foldwise.settings import Data, Split
 from foldwise.systems.base import System
 
@@ -18,15 +19,18 @@ def index(
     system: System[Any, Any],
     settings: Split,
     data: Annotated[Data, Of("data")],
-    prepared: Annotated[Path, "folder of the prepared cases"],
-    caches: Annotated[Path, "folder of the caches"],
+    prepared: Annotated[Folder, "folder of the prepared cases"],
+    caches: Annotated[Folder, "folder of the caches"],
     index: Annotated[Output, "pickle to write"],
     splits: Annotated[Output, "JSON to write"],
 ) -> None:
     """Assign the labelled cases to folds."""
     if settings.file and settings.file.resolve() in (index.resolve(), splits.resolve()):
         raise CaseError(f"{settings.file}: would be overwritten; give --index and --splits other names")
+    if settings.file:
+        used(settings.file)
     task, entries = system.entries(data, prepared, caches)
+    used(*(prepared_file(prepared, entry.case) for entry in entries))
     make_index(entries, task, settings).write(index, splits)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Annotated, Any
 
-from foldwise.command import Output, run, stage
+from foldwise.command import Folder, Output, run, stage
 from foldwise.files import read_json, write_text
+from foldwise.record import used
 from foldwise.systems.segmentation.planning import plan_model, plan_text, read_fingerprint, target_spacing
 from foldwise.systems.segmentation.settings import Plan
 from foldwise.volumes.settings import Data
@@ -21,12 +21,13 @@ def plan(
     data: Data,
     cache: Annotated[dict[str, Any] | None, "values of the section cache set in the experiment"] = None,
     models: Annotated[dict[str, dict[str, Any]] | None, "values of each model set in the experiment"] = None,
-    crops: Annotated[Path, "folder of the crops"],
+    crops: Annotated[Folder, "folder of the crops"],
     out: Annotated[Output, "plan to write (.yaml)"],
 ) -> None:
     """Write the plan of every model."""
     targets, given_cache = data.targets(), cache or {}
     cropped = [crops / case.name for case in read_sheet(data).cases if case.trains]
+    used(*cropped)
     fingerprint = read_fingerprint(cropped, settings.ct)
     channels = read_json(cropped[0] / "crop.json")["channels"]
     spacing = given_cache.get("spacing") or target_spacing(fingerprint)

@@ -15,12 +15,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
-from foldwise.command import Of, Output, run, stage
+from foldwise.command import Folder, Of, Output, run, stage
 from foldwise.evaluate import Trained, clear, is_whole, read_trained, unfinished
 from foldwise.files import CaseError, file_hash, naming, read_json, source_files, source_hash, write_json
 from foldwise.index import Entry
 from foldwise.provenance import provenance
 from foldwise.published import Published
+from foldwise.record import used
 from foldwise.section import Section
 from foldwise.settings import dump
 from foldwise.systems.base import System
@@ -32,11 +33,11 @@ def predict(
     system: System[Any, Any],
     settings: Annotated[Section, Of("export")],
     models: Annotated[list[Path], "model.pt of each fold"],
-    source: Annotated[Path, "sample sheet, or folder of cases"],
+    source: Annotated[Folder, "sample sheet, or folder of cases"],
     choice: Annotated[Path, "choice of the cross-validation (.json)"],
     part: Annotated[int, "number of the part of the cases, from 0"] = 0,
     parts: Annotated[int, "number of parts"] = 1,
-    scratch: Annotated[Path | None, "folder for temporary files; default: the system's"] = None,
+    scratch: Annotated[Folder | None, "folder for temporary files; default: the system's"] = None,
     state: Annotated[Path, "folder for unfinished work"],
     folder: Annotated[Output, "folder of exported files to write"],
     facts: Annotated[Output, "record to write (.json)"],
@@ -48,6 +49,7 @@ def predict(
     trained = read_trained(models, system=system.name)
     everything = system.new_entries(source)
     entries = everything[part::parts]
+    used(*(path for entry in entries for files in entry.files.values() for path in files))
     # Predictions by other models, or of other files with the same name, never mix with these.
     hashes, own = [file_hash(path) for path in models], state / f"{part}of{parts}"
     work = {entry.case: unfinished(own, hashes, entry.case, _content(entry)) for entry in entries}

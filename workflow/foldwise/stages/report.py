@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
-from foldwise.command import Of, run, stage
+from foldwise.command import Folder, Of, run, stage
+from foldwise.record import makes, used
 from foldwise.report.page import write_report
 from foldwise.report.results import read_experiment
 from foldwise.report.usage import usage
@@ -19,12 +19,15 @@ def report(
     *,
     system: System[Any, Any],
     settings: Annotated[Experiment, Of()],
-    folder: Annotated[Path, "folder of the experiment"],
-    data: Annotated[Path, "folder of the prepared data"],
-    caches: Annotated[Path, "folder of the caches"],
+    folder: Annotated[Folder, "folder of the experiment"],
+    data: Annotated[Folder, "folder of the prepared data"],
+    caches: Annotated[Folder, "folder of the caches"],
 ) -> None:
     """Write the report."""
-    view = system.results.view
+    view, models = system.results.view, [folder / model for model in settings.models]
+    used(folder / "check.json", folder / "splits.json", *(model / "ensemble/metrics.csv" for model in models))
+    used(*(path for model in models for path in sorted(model.glob("fold*/*.csv"))))
+    makes(folder / "summary.json")
     read = read_experiment(
         settings.experiment,
         folder,

@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
-from foldwise.command import Of, Output, run, stage
+from foldwise.command import Folder, Of, Output, run, stage
 from foldwise.evaluate import clear, predict_missing, read_trained, refuse_learnt, unfinished
 from foldwise.files import CaseError, atomic_folder, atomic_path, file_hash, write_json
 from foldwise.hdf5 import content_of
 from foldwise.index import Index
 from foldwise.provenance import provenance
+from foldwise.record import used
 from foldwise.section import Section
 from foldwise.settings import dump
 from foldwise.systems.base import System
@@ -24,7 +25,7 @@ def held_out(
     system: System[Any, Any],
     settings: Annotated[Section, Of("evaluate")],
     index: Annotated[Path, "label-path index"],
-    features: Annotated[Path | None, "folder of <case>.h5 to use instead of the caches"] = None,
+    features: Annotated[Folder | None, "folder of <case>.h5 to use instead of the caches"] = None,
     fold: Annotated[int, "fold, from 0"],
     model: Annotated[Path, "the fold's model"],
     state: Annotated[Path, "folder for unfinished work"],
@@ -40,6 +41,7 @@ def held_out(
     if own != fold:
         raise CaseError(f"{model}: the model of fold {own}; --fold {fold} was given")
     choosing = cases.validation if results.chooses(settings) else ()
+    used(*read.caches((*choosing, *cases.test), features).values())
     contents = {
         case: content_of(path) for case, path in read.caches((*choosing, *cases.test), features).items()
     }

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from foldwise.command import Of, Output, run, stage
+from foldwise.command import Folder, Of, Output, run, stage
 from foldwise.index import Index
 from foldwise.plan import merged, read_plan, with_plan
+from foldwise.record import used
 from foldwise.settings import dump
 from foldwise.systems.base import System
 from foldwise.training.budget import Budget
@@ -28,10 +29,10 @@ def train(
         dict[str, Any] | None, "sections kept in the model's file for new cases, as YAML"
     ] = None,
     index: Annotated[Path, "label-path index"],
-    features: Annotated[Path | None, "folder of <case>.h5 to use instead of the caches"] = None,
+    features: Annotated[Folder | None, "folder of <case>.h5 to use instead of the caches"] = None,
     fold: Annotated[int, "fold, from 0"],
     seed: Annotated[int, "seed of the experiment"] = 0,
-    state: Annotated[Path, "folder of checkpoints and history"],
+    state: Annotated[Folder, "folder of checkpoints and history"],
     model: Annotated[Output, "best weights to write (.pt)"],
     log: Annotated[Output, "one row per epoch to write (.csv)"],
     provenance: Annotated[Output, "provenance to write (.json)"],
@@ -57,6 +58,7 @@ def train(
         attempt=attempt,
         stage_caches=stage_caches,
     )
+    used(*job.caches.values())
     return train_fold(job, Budget(budget_min), Made(model, log, provenance))
 
 

@@ -6,9 +6,10 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
-from foldwise.command import Output, run, stage
+from foldwise.command import Folder, Output, run, stage
 from foldwise.files import read_json
 from foldwise.index import Index
+from foldwise.record import used
 from foldwise.systems.clips.index import update_index
 
 
@@ -16,12 +17,13 @@ from foldwise.systems.clips.index import update_index
 def update_labels(
     *,
     index: Annotated[Path, "index built from the sheet"],
-    regions: Annotated[Path, "folder of the regions and their facts"],
+    regions: Annotated[Folder, "folder of the regions and their facts"],
     updated: Annotated[Output, "index to write"],
     splits: Annotated[Output, "readable copy to write (.json)"],
 ) -> None:
     """Write the new index."""
     old = Index.read(index)
+    used(*(regions / f"{entry.case}.json" for entry in old.entries))
     facts = {entry.case: read_json(regions / f"{entry.case}.json") for entry in old.entries}
     new = update_index(old, facts, regions)
     new.write(updated, splits)

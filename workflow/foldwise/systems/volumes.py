@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from foldwise.check import Checked
-from foldwise.experiment.preparation import Inputs, Preparation
+from foldwise.experiment.preparation import CaseStage, Inputs, Preparation
 from foldwise.files import read_json, short_hash
 from foldwise.forecast import BASE_MIB
 from foldwise.index import Entry
@@ -116,7 +116,11 @@ class VolumePreparation(Preparation[Case]):
         self.lungs = f"{self.data}/lungs"
         self.crops = f"{self.data}/crop-{short_hash(crop, 4)}"
         self.caches = f"{self.data}/cache-{short_hash(cache, 4)}"
-        self.stages = (*(("lung_mask",) if self._prepare.lung_mask else ()), "crop", "cache")
+        files = ("mask.nii.gz", "region.nii.gz")
+        masks = (f"{self.lungs}/{{case}}.json", *(f"{self.lungs}/{{case}}.{name}" for name in files))
+        masking = {"lung_mask": CaseStage[Case]("lungs", masks, _sources)} if self._prepare.lung_mask else {}
+        cropping = CaseStage[Case]("crop", (self.indexed,), _sources)
+        self.stages = {**masking, "crop": cropping, "cache": CaseStage("cache", (self.cached,))}
 
     @property
     def indexed(self) -> str:
@@ -125,13 +129,7 @@ class VolumePreparation(Preparation[Case]):
 
     def sources(self, name: str) -> Inputs:
         """A case's source files as named inputs of a rule."""
-        case = self.cases[name]
-        sources: Inputs = {"images": [str(path) for path in case.images]}
-        if case.label is not None:
-            sources["label"] = str(case.label)
-        if case.weight is not None:
-            sources["weight"] = str(case.weight)
-        return sources
+        return _sources(self.cases[name])
 
     def crop_inputs(self, name: str) -> Inputs:
         """Inputs of a case's crop: its sources, the mask to crop to, and the weight map."""
@@ -189,6 +187,15 @@ def plan_of(settings: VolumeExperiment) -> dict[str, Any] | None:
     """The section that asks for a plan, as plain values, if the system has one."""
     plan: dict[str, Any] | None = dump(getattr(settings, "plan", None))
     return plan
+
+
+def _sources(case: Case) -> Inputs:
+    sources: Inputs = {"images": [str(path) for path in case.images]}
+    if case.label is not None:
+        sources["label"] = str(case.label)
+    if case.weight is not None:
+        sources["weight"] = str(case.weight)
+    return sources
 
 
 def _entry(case: Case, facts: dict[str, Any], caches: Path) -> Entry:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from foldwise import forecast
 from foldwise.check import Checked, Findings
-from foldwise.experiment.preparation import Inputs, Preparation
+from foldwise.experiment.preparation import CaseStage, Inputs, Preparation
 from foldwise.files import files_in, short_hash
 from foldwise.forecast import BASE_MIB, TORCH_MIB, WORKER_MIB, WORKERS, Step
 from foldwise.index import Entry
@@ -187,8 +187,13 @@ class ClipPreparation(Preparation[ClipCase]):
             for name, model in settings.models.items()
             if model.features is not None
         }
-        regional = ("roi",) if self._finder else ()
-        self.stages = ("clip_cache", *regional, *(("clip_features",) if self._keys else ()))
+        self.stages = {"clip_cache": CaseStage("cache", (self.cached,), lambda c: [str(c.video), c.label])}
+        if self._finder:
+            found = (f"{self.regions}/{{case}}.json", f"{self.regions}/{{case}}.h5")
+            self.stages["roi"] = CaseStage("regions", found, lambda c: [c.box, c.mask and str(c.mask)])
+        if self._keys:
+            features = dict.fromkeys(self.inputs(model) for model in self._keys)
+            self.stages["clip_features"] = CaseStage("features", tuple(features))
         self.neural = bool(self._keys) or (self._finder is not None and self._finder.method == "medsam")
 
     @property

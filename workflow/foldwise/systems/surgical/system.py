@@ -11,7 +11,7 @@ import numpy as np
 
 from foldwise import forecast
 from foldwise.check import Checked
-from foldwise.experiment.preparation import Inputs, Preparation
+from foldwise.experiment.preparation import CaseStage, Inputs, Preparation
 from foldwise.files import short_hash
 from foldwise.forecast import TORCH_MIB, WORKER_MIB, WORKERS, Step
 from foldwise.index import Entry
@@ -140,14 +140,13 @@ class SurgicalPreparation(Preparation[SurgicalCase]):
         backbones: models whose backbones provide features to others.
     """
 
-    stages = ("frames",)
-
     def __init__(self, settings: Settings, sheet: Sheet[SurgicalCase]) -> None:
         """Name the folders."""
         super().__init__(sheet)
         data = values_for(settings.data, "cache")
         self.data = f"{settings.results}/data/{settings.data.sheet.stem}-{short_hash(data)}"
         self.caches = f"{self.data}/frames-{short_hash(values_for(settings.cache, 'cache'), 4)}"
+        self.stages = {"frames": CaseStage("cache", (self.cached,), _sources)}
         self.bank = f"{settings.results}/{settings.experiment}/{{model}}/fold{{fold}}/features"
         self._sources = {name: model.features for name, model in settings.models.items()}
         self.backbones = sorted({source for source in self._sources.values() if source})
@@ -159,9 +158,7 @@ class SurgicalPreparation(Preparation[SurgicalCase]):
 
     def sources(self, name: str) -> Inputs:
         """A case's source files as named inputs of a rule."""
-        case = self.cases[name]
-        named = {"video": case.video, "phases": case.phases, "tools": case.tools}
-        return {kind: str(path) for kind, path in named.items() if path is not None}
+        return _sources(self.cases[name])
 
 
 class SurgicalFootprint(Footprint[Settings]):
@@ -208,6 +205,11 @@ class SurgicalFootprint(Footprint[Settings]):
 
 def _task(data: Data) -> dict[str, Any]:
     return {"phases": list(data.phases), "tools": list(data.tools), "annotation_fps": data.annotation_fps}
+
+
+def _sources(case: SurgicalCase) -> Inputs:
+    named = {"video": case.video, "phases": case.phases, "tools": case.tools}
+    return {kind: str(path) for kind, path in named.items() if path is not None}
 
 
 def _entry(case: SurgicalCase, data: Data, cache: Path) -> Entry:

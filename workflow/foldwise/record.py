@@ -1,0 +1,237 @@
+"""Records: what a stage's output was made from, stored in the output itself.
+
+A record holds the settings that matter, the identity of every file that was read, and the versions of the
+libraries that change numbers. A stage's command collects it (command.py), and `files.atomic_path` stores it
+before an output gets its name. The front door compares it with what the experiment now says
+(experiment/made.py), so it needs neither the files' times nor Snakemake's own records.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from foldwise.files import CaseError, file_hash, read_pickle, sealing, short_hash, source_files
+
+# The attribute, key or comment with a record; the file with that of a folder.
+KEY = "made_of"
+IN_FOLDER = ".made_of.json"
+# Reading waits for the disk, above all on network file systems.
+THREADS = 8
+# Libraries whose minor releases may change numbers.
+LIBRARIES = (
+    *("av", "connected-components-3d", "monai", "nibabel", "scikit-image", "scipy", "SimpleITK"),
+    *("torch", "torchvision", "transformers"),
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What an output was made from.
+
+    Attributes:
+        stage: name of the stage.
+        depends: the settings and values of the sheet that matter, as the rule gave them.
+        read: path → (stamp, content) of every file and folder that was read; paths within the folder of
+            results are relative to it and begin with `{results}/`.
+        versions: library → its version up to the minor number.
+    """
+
+    stage: str
+    depends: Any
+    read: Mapping[str, Sequence[str]]
+    versions: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything but the names and times of files."""
+        contents = [content for _, content in self.read.values()]
+        return short_hash([self.stage, self.depends, contents, self.versions], 16)
+
+    def text(self) -> str:
+        """The record as JSON."""
+        return json.dumps(
+            {"stage": self.stage, "depends": self.depends, "read": self.read, "versions": self.versions}
+        )
+
+
+def stamp_of(path: Path) -> str:
+    """A hash of size and times of a source's files, or of the record of a folder that has one.
+
+    The time of change (ctime) is included: every write sets it, even if the time of modification is set back.
+    """
+    own = path / IN_FOLDER
+    files = [own] if own.exists() else source_files(path)
+    facts = [(str(file.relative_to(path.parent)), file.stat()) for file in files]
+    return short_hash([[name, f.st_size, f.st_mtime_ns, f.st_ctime_ns] for name, f in facts], 16)
+
+
+def content_of_source(path: Path) -> str:
+    """A hash of the content of a source's files; in a folder, of their names, too."""
+    folder = path.is_dir()
+    return short_hash(
+        [[str(f.relative_to(path)) if folder else "", file_hash(f)] for f in source_files(path)], 32
+    )
+
+
+def identity(path: Path) -> str:
+    """What identifies a file or folder: the fingerprint of its record, else a hash of its content.
+
+    Only formats that nobody edits by hand are identified by their record: HDF5 and whole folders of outputs.
+    """
+    own = record_in(path) if path.is_dir() or path.suffix == ".h5" else None
+    return content_of_source(path) if own is None else own.fingerprint
+
+
+def minor_versions() -> dict[str, str]:
+    """Version of each library in `LIBRARIES` that is installed, up to its minor number."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = ".".join(version(name).split(".")[:2])
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+class Recorder:
+    """Collects a record while a stage runs."""
+
+    def __init__(self, stage: str, depends: Any, results: Path | None, outputs: Sequence[Path]) -> None:
+        """Start a record.
+
+        Args:
+            stage: name of the stage.
+            depends: what its rule says that it depends on; None if it was called by hand.
+            results: folder of all results, if known.
+            outputs: files and folders that the record is stored in.
+        """
+        self._stage, self._depends, self._results, self.outputs = stage, depends, results, {*outputs}
+        self._stamps: dict[Path, str] = {}
+        self._contents: dict[Path, str] = {}
+
+    def read(self, *paths: Path) -> None:
+        """Note files or folders that are about to be read."""
+        for path in paths:
+            if path not in self._stamps and path.exists():
+                self._stamps[path] = stamp_of(path)
+
+    @property
+    def record(self) -> Record:
+        """The record of what was read so far.
+
+        Raises:
+            CaseError: a file changed since it was noted.
+        """
+        new = [path for path in self._stamps if path not in self._contents]
+        with ThreadPoolExecutor(THREADS) as pool:
+            self._contents |= zip(new, pool.map(identity, new), strict=True)
+        for path in new:
+            if stamp_of(path) != self._stamps[path]:
+                raise CaseError(f"{path}: changed while it was read; nothing was written; run again")
+        read = {self._name(path): (stamp, self._contents[path]) for path, stamp in self._stamps.items()}
+        return Record(self._stage, self._depends, read, minor_versions())
+
+    def seal(self, file: Path, path: Path) -> None:
+        """Store the record in a finished file or folder, if it is going to be one of the outputs.
+
+        Args:
+            file: under its temporary name.
+            path: its final name.
+        """
+        if path in self.outputs:
+            store(self.record, file)
+
+    def _name(self, path: Path) -> str:
+        if self._results is not None and path.is_relative_to(self._results):
+            return f"{{results}}/{path.relative_to(self._results)}"
+        return str(path)
+
+
+_current: Recorder | None = None
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Collect what the block reads, and store the record in the outputs that it writes."""
+    global _current
+    _current = recorder
+    try:
+        with sealing(recorder.seal):
+            yield
+    finally:
+        _current = None
+
+
+def used(*paths: Path | str) -> None:
+    """Note files that a stage reads, apart from its arguments, e.g. the caches that an index names."""
+    if _current is not None:
+        _current.read(*map(Path, paths))
+
+
+def makes(path: Path) -> None:
+    """Store the record in another file that the stage is going to write, apart from its arguments."""
+    if _current is not None:
+        _current.outputs.add(path)
+
+
+def current_record() -> Record | None:
+    """The record of what the running stage has read so far; None outside a stage's command."""
+    return None if _current is None else _current.record
+
+
+def store(record: Record, path: Path) -> None:
+    """Store a record in a file or folder. Formats without a place for it stay as they are."""
+    text = record.text()
+    if path.is_dir():
+        (path / IN_FOLDER).write_text(text + "\n", encoding="utf-8")
+    elif path.suffix == ".h5":
+        import h5py
+
+        with h5py.File(path, "r+", locking=False) as file:
+            file.attrs[KEY] = text
+    elif path.suffix == ".json":
+        values = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**values, KEY: json.loads(text)}, indent=2) + "\n", encoding="utf-8")
+    elif path.suffix == ".pkl":
+        path.write_bytes(pickle.dumps({**read_pickle(path), KEY: json.loads(text)}, protocol=4))
+    elif path.suffix == ".yaml":
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"# {KEY}: {text}\n")
+
+
+def record_in(path: Path) -> Record | None:
+    """The record in a file or folder; None if there is none, or the file is missing or broken."""
+    try:
+        found = _read(path)
+        if found is None:
+            return None
+        return Record(found["stage"], found["depends"], found["read"], found["versions"])
+    except (OSError, ValueError, KeyError, TypeError, CaseError):
+        return None
+
+
+def _read(path: Path) -> Any:
+    if path.is_dir():
+        return json.loads((path / IN_FOLDER).read_text(encoding="utf-8"))
+    if path.suffix == ".h5":
+        import h5py
+
+        with h5py.File(path, "r", locking=False) as file:
+            return json.loads(str(file.attrs[KEY])) if KEY in file.attrs else None
+    if path.suffix == ".json":
+        return json.loads(path.read_text(encoding="utf-8")).get(KEY)
+    if path.suffix == ".pkl":
+        return read_pickle(path).get(KEY)
+    if path.suffix == ".yaml":
+        lines = path.read_text(encoding="utf-8").splitlines()
+        marks = [line.removeprefix(f"# {KEY}: ") for line in lines if line.startswith(f"# {KEY}: ")]
+        return json.loads(marks[-1]) if marks else None
+    return None

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from foldwise.experiment.made import judge, settle
 from foldwise.experiment.open import Opened, open_experiment, try_all
 from foldwise.experiment.parts import leave_word
+from foldwise.experiment.stale import judge, settle
 from foldwise.experiment.trial import forget_counter
 from foldwise.files import CaseError
 from foldwise.names import refuse_names

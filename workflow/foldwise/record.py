@@ -3,16 +3,17 @@
 A record holds the settings that matter, the identity of every file that was read, and the versions of the
 libraries that change numbers. A stage's command collects it (command.py), and `files.atomic_path` stores it
 before an output gets its name. The front door compares it with what the experiment now says
-(experiment/made.py), so it needs neither the files' times nor Snakemake's own records.
+(experiment/stale.py), so it needs neither the files' times nor Snakemake's own records.
 """
 
 from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,11 +26,19 @@ KEY = "made_of"
 IN_FOLDER = ".made_of.json"
 # Reading waits for the disk, above all on network file systems.
 THREADS = 8
-# Libraries whose minor releases may change numbers.
-LIBRARIES = (
-    *("av", "connected-components-3d", "monai", "nibabel", "scikit-image", "scipy", "SimpleITK"),
-    *("torch", "torchvision", "transformers"),
-)
+# Libraries whose minor releases may change numbers, by the name of their module.
+LIBRARIES = {
+    "av": "av",
+    "cc3d": "connected-components-3d",
+    "monai": "monai",
+    "nibabel": "nibabel",
+    "scipy": "scipy",
+    "SimpleITK": "SimpleITK",
+    "skimage": "scikit-image",
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "transformers": "transformers",
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Record:
         depends: the settings and values of the sheet that matter, as the rule gave them.
         read: path → (stamp, content) of every file and folder that was read; paths within the folder of
             results are relative to it and begin with `{results}/`.
-        versions: library → its version up to the minor number.
+        versions: library that the stage used → its version up to the minor number.
     """
 
     stage: str
@@ -90,14 +99,13 @@ def identity(path: Path) -> str:
     return content_of_source(path) if own is None else own.fingerprint
 
 
-def minor_versions() -> dict[str, str]:
-    """Version of each library in `LIBRARIES` that is installed, up to its minor number."""
+def minor_versions(modules: Container[str]) -> dict[str, str]:
+    """Version of the libraries with these modules that are installed, up to the minor number."""
     found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = ".".join(version(name).split(".")[:2])
-        except PackageNotFoundError:
-            continue
+    for module, name in LIBRARIES.items():
+        with suppress(PackageNotFoundError):
+            if module in modules:
+                found[name] = ".".join(version(name).split(".")[:2])
     return found
 
 
@@ -137,7 +145,7 @@ class Recorder:
             if stamp_of(path) != self._stamps[path]:
                 raise CaseError(f"{path}: changed while it was read; nothing was written; run again")
         read = {self._name(path): (stamp, self._contents[path]) for path, stamp in self._stamps.items()}
-        return Record(self._stage, self._depends, read, minor_versions())
+        return Record(self._stage, self._depends, read, minor_versions(sys.modules))
 
     def seal(self, file: Path, path: Path) -> None:
         """Store the record in a finished file or folder, if it is going to be one of the outputs.

@@ -90,7 +90,7 @@ def check_names(system: System[Any, Any], opened: Opened[Any, Any]) -> None:
     assert empty.caches == first.caches, "folders of prepared data must not depend on the cases"
     again = open_experiment({**dump(settings), "experiment": "check"}, main=True)
     for name in settings.models:
-        assert again.depends.training(name) == opened.depends.training(name), (
+        assert again.depends.training(name, "0") == opened.depends.training(name, "0"), (
             "what a training depends on must be the same in the user's call and in jobs"
         )
     assert again.depends.index() == opened.depends.index(), "what the index depends on must be the same, too"

@@ -17,7 +17,7 @@ rule choose:
         mem_mb=JOBS.mib("export"),
         runtime=JOBS.minutes("choose"),
     params:
-        depends=DEPENDS.on("choose"),
+        depends=lambda wildcards: DEPENDS.of(wildcards, "choose"),
         request=lambda wildcards, input, output: request(
             system=SETTINGS.system,
             settings=as_json(SETTINGS.evaluate),

@@ -26,7 +26,7 @@ rule ensemble:
         runtime=JOBS.minutes("ensemble"),
         device=1,
     params:
-        depends=DEPENDS.ensemble(),
+        depends=lambda wildcards: DEPENDS.ensemble(wildcards.model),
         request=lambda wildcards, input, output: request(
             system=SETTINGS.system,
             settings=as_json(SETTINGS.evaluate),

@@ -14,7 +14,7 @@ rule export:
         mem_mb=JOBS.mib("export"),
         runtime=JOBS.minutes("export"),
     params:
-        depends=DEPENDS.on("export"),
+        depends=lambda wildcards: DEPENDS.of(wildcards, "export"),
         request=lambda wildcards, input, output: request(
             system=SETTINGS.system,
             settings=as_json(SETTINGS.export),

@@ -5,7 +5,7 @@ rule features:
         caches=PARTS.ready(EXPERIMENT.training, PREPARED.cached),
         stale=PATHS.stale,
     output:
-        directory(PREPARED.bank),
+        directory(PREPARED.banks),
     log:
         f"{PATHS.experiment}/logs/features/{{model}}_fold{{fold}}.log",
     benchmark:
@@ -18,7 +18,7 @@ rule features:
         runtime=JOBS.minutes("features"),
         device=1,
     params:
-        depends=DEPENDS.on("features"),
+        depends=lambda wildcards: DEPENDS.of(wildcards, "features"),
         request=lambda wildcards, input, output: request(
             index=input.index,
             model=input.model,

@@ -17,7 +17,7 @@ rule plan:
             settings=as_json(SETTINGS.plan),
             data=as_json(SETTINGS.data),
             cache=as_json(SETTINGS.cache, given=True),
-            models=DEPENDS.on_models("plan", "memory"),
+            models=json.dumps(DEPENDS.on_models("plan", "memory")),
             crops=PREPARED.crops,
             out=output[0],
         ),

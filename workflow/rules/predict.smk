@@ -4,7 +4,6 @@ rule predict_part:
             rules.train.output.model, fold=EXPERIMENT.folds, allow_missing=True
         ),
         choice=rules.choose.output,
-        source=SETTINGS.predict.source if SETTINGS.predict else [],
         stale=PATHS.stale,
     output:
         f"{PATHS.predicted}/part{{part}}of{{parts}}.json",
@@ -18,13 +17,15 @@ rule predict_part:
         runtime=240,
         device=1,
     params:
-        depends=DEPENDS.on("export"),
-        content=lambda wildcards: EXPERIMENT.source_state(),
+        # The source is no input: Snakemake would take the time of its folder for that of the files in it.
+        depends=lambda wildcards: DEPENDS.of(
+            wildcards, "export", new=EXPERIMENT.new_cases
+        ),
         request=lambda wildcards, input, output: request(
             system=SETTINGS.system,
             settings=as_json(SETTINGS.export),
             models=list(input.models),
-            source=input.source,
+            source=SETTINGS.predict.source,
             choice=input.choice,
             part=wildcards.part,
             parts=wildcards.parts,

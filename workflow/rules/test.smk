@@ -20,7 +20,7 @@ rule test:
         runtime=JOBS.minutes("test"),
         device=1,
     params:
-        depends=DEPENDS.on("predict", "choose", "score"),
+        depends=lambda wildcards: DEPENDS.of(wildcards, "predict", "choose", "score"),
         request=lambda wildcards, input, output: request(
             system=SETTINGS.system,
             settings=as_json(SETTINGS.evaluate),

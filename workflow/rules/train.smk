@@ -32,7 +32,7 @@ rule train:
         stage_caches=int(SETTINGS.stage_caches),
         attempt=lambda wildcards, attempt: attempt,
     params:
-        depends=lambda wildcards: DEPENDS.training(wildcards.model),
+        depends=lambda wildcards: DEPENDS.training(wildcards.model, wildcards.fold),
         request=lambda wildcards, input, output, threads, resources: request(
             system=SETTINGS.system,
             settings=as_json(

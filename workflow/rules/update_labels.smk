@@ -15,7 +15,7 @@ rule update_labels:
         mem_mb=JOBS.mib("index"),
         runtime=JOBS.minutes("update_labels"),
     params:
-        depends=DEPENDS.on("index"),
+        depends=DEPENDS.of((), "index"),
         request=lambda wildcards, input, output: request(
             index=input.index,
             regions=PREPARED.regions,

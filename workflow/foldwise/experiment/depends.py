@@ -7,7 +7,7 @@ user's call and in its jobs, so it must not use anything that only the user's ca
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from foldwise.experiment.preparation import Preparation
@@ -28,36 +28,40 @@ class Depends:
         self._system, self._settings, self._preparation = system, settings, preparation
         # Values that a plan may fill in are not defaults.
         self._given = preparation.plan is not None
-        self._known: dict[tuple[Work, ...], str] = {}
+        self._known: dict[tuple[Work, ...], dict[str, Any]] = {}
 
     def case(self, stage: str, case: str) -> str:
         """The settings and the values of the sheet that a stage of a case's preparation depends on."""
         described = self._preparation.stages[stage]
-        return f"[{self.on(described.work)}, {_json(described.given(self._preparation.cases[case]))}]"
+        given = described.given(self._preparation.cases[case])
+        return _json({"of": [case], "settings": self._values(described.work), "sheet": given})
 
     def rows(self, cases: Sequence[Case]) -> str:
         """A hash of the values of the sheet that the preparation of some cases depends on."""
         stages = self._preparation.stages.values()
         return short_hash([[case.name, *(stage.given(case) for stage in stages)] for case in cases], 16)
 
-    def on(self, *work: Work) -> str:
-        """The settings that affect any of `work`, without those of models."""
-        # Thousands of cases ask for the same.
-        if work not in self._known:
-            values = values_for(self._settings, *work, given=self._given)
-            self._known[work] = _json({key: value for key, value in values.items() if key != "models"})
-        return self._known[work]
+    def of(self, wildcards: Iterable[str], *work: Work, **more: Any) -> str:
+        """The settings that affect any of `work`, without those of models.
 
-    def on_models(self, *work: Work) -> str:
+        Args:
+            wildcards: of the job, so that no output is taken for that of another job.
+            work: what the job does.
+            more: further values, by their names.
+        """
+        return _json({"of": [*wildcards], "settings": self._values(*work), **more})
+
+    def on_models(self, *work: Work) -> dict[str, Any]:
         """The settings of all models that affect any of `work`, as given."""
         models = self._settings.models.items()
-        return _json({name: values_for(model, *work, given=True) for name, model in models})
+        return {name: values_for(model, *work, given=True) for name, model in models}
 
-    def training(self, model: str) -> str:
+    def training(self, model: str, fold: str) -> str:
         """Everything that a training depends on, apart from its files."""
         settings = self._settings
         own = values_for(settings.models[model], "train", given=self._given)
-        return _json([own, settings.seed, self._system.kept(settings, model)])
+        kept = self._system.kept(settings, model)
+        return _json({"of": [model, fold], "model": own, "seed": settings.seed, "prepared": kept})
 
     def kept(self, model: str) -> str:
         """The sections stored in a model's file: how a new case is prepared."""
@@ -65,27 +69,23 @@ class Depends:
 
     def plan(self) -> str:
         """The settings that planning uses."""
-        return f"[{self.on('plan')}, {self.on_models('plan', 'memory')}]"
+        return self.of((), "plan", models=self.on_models("plan", "memory"))
 
     def index(self) -> str:
         """What the index depends on: settings, and the rows of training cases."""
-        return _json([values_for(self._settings, "index"), self._rows_of(training=True)])
+        return self.of((), "index", rows=self._rows_of(training=True))
 
-    def ensemble(self) -> str:
+    def ensemble(self, model: str) -> str:
         """What predictions of the cases outside the cross-validation depend on."""
-        return f"[{self.on('index', 'predict', 'score', 'export')}, {_json(self._rows_of(training=False))}]"
+        return self.of([model], "index", "predict", "score", "export", rows=self._rows_of(training=False))
 
     def check(self) -> str:
         """The settings that checks use, and those that determine memory."""
         return _json(values_for(self._settings, *PREPARING, "plan", "index", "check", "memory"))
 
-    def _rows_of(self, training: bool) -> str:
-        cases = [case for case in self._preparation.cases.values() if case.trains == training]
-        return short_hash(self._system.rows_of(self._settings, cases))
-
     def report(self) -> str:
-        """All settings: the report shows them."""
-        return _json(dump(self._settings))
+        """All settings, since the report shows them; but not where it is."""
+        return _json({key: value for key, value in dump(self._settings).items() if key != "results"})
 
     def part(self) -> str:
         """The settings of a job that prepares a part of the cases, and no others."""
@@ -105,6 +105,17 @@ class Depends:
         """The settings that such a job gets: these, and those that decide what is stale."""
         deciding = {"verify": self._settings.verify, "versions": self._settings.versions}
         return _json({**json.loads(self.part()), **deciding})
+
+    def _values(self, *work: Work) -> dict[str, Any]:
+        """The settings that affect any of `work`, without those of models; thousands of cases ask."""
+        if work not in self._known:
+            values = values_for(self._settings, *work, given=self._given)
+            self._known[work] = {key: value for key, value in values.items() if key != "models"}
+        return self._known[work]
+
+    def _rows_of(self, training: bool) -> str:
+        cases = [case for case in self._preparation.cases.values() if case.trains == training]
+        return short_hash(self._system.rows_of(self._settings, cases))
 
 
 def _json(values: Any) -> str:

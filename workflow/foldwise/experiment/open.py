@@ -16,7 +16,7 @@ from foldwise.experiment.parts import Parts, divided, part_of
 from foldwise.experiment.paths import Paths
 from foldwise.experiment.preparation import Preparation
 from foldwise.experiment.trial import remembered, try_file
-from foldwise.files import CaseError, files_in, short_hash, source_files
+from foldwise.files import CaseError, files_in
 from foldwise.index import check_file
 from foldwise.plan import is_planned
 from foldwise.settings import validate
@@ -89,16 +89,12 @@ class Opened(Generic[AnySettings, AnyCase]):
         """Files of pretrained weights of a model."""
         return [name for path in self.system.weights(self.settings, model) for name in files_in(path)]
 
-    def source_state(self) -> str:
-        """A hash of times and sizes of all new cases' files; their folder's time does not show changes."""
+    @cached_property
+    def new_cases(self) -> list[Any]:
+        """New cases, their files, and their values of the sheet, as plain values."""
         predict = self.settings.predict
-        try:
-            entries = self.system.new_entries(predict.source) if predict else []
-        except CaseError:  # the job reports it
-            return ""
-        paths = [Path(path) for entry in entries for files in entry.files.values() for path in files]
-        states = [(str(file), file.stat()) for path in paths for file in source_files(path)]
-        return short_hash([[name, state.st_size, state.st_mtime_ns] for name, state in states])
+        entries = self.system.new_entries(predict.source) if predict else []
+        return [[entry.case, entry.files, entry.facts] for entry in entries]
 
     def prediction_parts(self, pattern: str) -> list[str]:
         """Outputs of the parts of a prediction of new cases, for every model."""

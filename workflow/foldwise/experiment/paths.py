@@ -33,7 +33,7 @@ class Paths:
 
     @property
     def stale(self) -> str:
-        """An input of every rule: a folder that is newer than stale outputs alone; see made.settle."""
+        """An input of every rule: a folder that is newer than stale outputs alone (experiment/stale.py)."""
         return f"{self.results}/.stale-by-its-record"
 
     @property

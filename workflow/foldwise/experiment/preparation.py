@@ -84,6 +84,10 @@ class Preparation(ABC, Generic[AnyCase]):
         pattern = self.inputs(model)
         return None if pattern == self.cached else str(Path(pattern.format(case="", fold=fold)).parent)
 
+    def bank(self, model: str) -> str | None:
+        """Pattern with {fold} of the folder of features from which other models learn; None: no such folder."""
+        return None
+
     def ensemble_inputs(self, model: str) -> str:
         """Pattern of the inputs for all folds' models of one name: never the features of one fold."""
         pattern = self.inputs(model)

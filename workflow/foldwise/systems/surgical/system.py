@@ -136,7 +136,7 @@ class SurgicalPreparation(Preparation[SurgicalCase]):
     """Frame caches, keyed by their settings, and banks of features by model and fold.
 
     Attributes:
-        bank: pattern of the folder of a fold's features.
+        banks: pattern of the folder of a fold's features.
         backbones: models whose backbones provide features to others.
     """
 
@@ -147,14 +147,18 @@ class SurgicalPreparation(Preparation[SurgicalCase]):
         self.data = f"{settings.results}/data/{settings.data.sheet.stem}-{short_hash(data)}"
         self.caches = f"{self.data}/frames-{short_hash(values_for(settings.cache, 'cache'), 4)}"
         self.stages = {"frames": CaseStage("cache", (self.cached,), _sources)}
-        self.bank = f"{settings.results}/{settings.experiment}/{{model}}/fold{{fold}}/features"
+        self.banks = f"{settings.results}/{settings.experiment}/{{model}}/fold{{fold}}/features"
         self._sources = {name: model.features for name, model in settings.models.items()}
         self.backbones = sorted({source for source in self._sources.values() if source})
 
     def inputs(self, model: str) -> str:
         """The caches, or the features of another model."""
         source = self._sources[model]
-        return self.bank.replace("{model}", source) + "/{case}.h5" if source else self.cached
+        return f"{self.bank(source)}/{{case}}.h5" if source else self.cached
+
+    def bank(self, model: str) -> str | None:
+        """Pattern of the folder of a backbone's features."""
+        return self.banks.replace("{model}", model) if model in self.backbones else None
 
     def sources(self, name: str) -> Inputs:
         """A case's source files as named inputs of a rule."""

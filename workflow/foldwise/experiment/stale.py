@@ -1,0 +1,248 @@
+"""Whether outputs still belong to what the experiment says, by their records.
+
+In every call of a user, the front door compares the record in every output with the settings, the sheet and
+the content of the files that were read. Snakemake learns of it by the times of files, which never depend on
+its own records: a stale output gets a time before that of a folder that is an input of every rule; one that
+is still right, but seems older than its inputs (sources that were touched, results that were copied without
+their times), gets the present time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from foldwise.experiment.open import Opened
+from foldwise.experiment.outputs import Made, all_outputs
+from foldwise.files import SNAKEMAKE, short_hash
+from foldwise.record import (
+    IN_FOLDER,
+    LIBRARIES,
+    Record,
+    content_of_source,
+    minor_versions,
+    record_in,
+    stamp_of,
+)
+from foldwise.store import Memory
+
+# Times of stale outputs, and of the input of every rule that only they are older than. s.
+STALE, MARK = 1.0, 2.0
+# Reading waits for the disk, above all on network file systems.
+THREADS = 16
+
+
+@dataclass
+class Found:
+    """What was found about an output.
+
+    Attributes:
+        made: the output.
+        why: why it is stale; "" if it is not.
+        known: whether it exists and has a record.
+        times: of the sources that it was made from. s.
+    """
+
+    made: Made
+    why: str = ""
+    known: bool = True
+    times: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What is remembered of a record, since opening thousands of files takes long."""
+
+    fingerprint: str
+    depends: str
+    versions: Mapping[str, str]
+    read: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def of(cls, record: Record) -> Brief:
+        """Everything that is compared."""
+        return cls(record.fingerprint, short_hash(record.depends), record.versions, record.read)
+
+
+class Judge:
+    """Compares records with the present."""
+
+    def __init__(self, results: Path, memory: Memory, versions: bool, full: bool) -> None:
+        """Keep what is compared.
+
+        Args:
+            results: folder of all results.
+            memory: remembered hashes and records.
+            versions: whether an output is stale if it was made with other minor versions of libraries.
+            full: read every source again, even if its size and times are those of the record.
+        """
+        self._results, self._memory, self._versions, self._full = results, memory, versions, full
+        self._installed = minor_versions(LIBRARIES)
+
+    def look(self, made: Made) -> Found:
+        """Compare the record of one output."""
+        path = Path(made.path)
+        if made.depends is None:
+            gone = next((one for one in made.after if not Path(one).exists()), None)
+            return Found(made, f"{gone} is missing" if gone else "", known=path.exists())
+        brief = self._brief(path)
+        if brief is None:
+            return Found(made, known=False)
+        why, times = self._apart(path, brief, json.loads(made.depends)), []
+        for name, (stamp, content) in brief.read.items():
+            inner = name.startswith("{results}/")
+            source = self._results / name.removeprefix("{results}/") if inner else Path(name)
+            # What is missing is made again by the workflow, or named by the check.
+            if not source.exists():
+                continue
+            if not inner:
+                times.append(_time(source))
+            if not why and self._content(source, stamp, content, inner) != content:
+                why = f"{source} has changed"
+        return Found(made, why, times=tuple(times))
+
+    def _apart(self, path: Path, brief: Brief, depends: Any) -> str:
+        """The first setting, value of the sheet or version that differs."""
+        if brief.depends != short_hash(depends):
+            record = record_in(path)
+            return _difference(record.depends, depends) if record else "its record is broken"
+        now = {name: self._installed.get(name) for name in brief.versions}
+        return _difference(brief.versions, now) if self._versions else ""
+
+    def _brief(self, path: Path) -> Brief | None:
+        """The record of an output, read only if the file is not the one that is remembered."""
+        carrier = path / IN_FOLDER if path.is_dir() else path
+        if not carrier.exists():
+            return None
+        stamp, known = stamp_of(carrier), self._memory.get("record", str(path))
+        if known is None or known[0] != stamp:
+            record = record_in(path)
+            if record is None:
+                return None
+            known = [stamp, *astuple(Brief.of(record))]
+            self._memory.put(known, "record", str(path))
+        return Brief(*known[1:])
+
+    def _content(self, path: Path, stamp: str, content: str, inner: bool) -> str:
+        """The identity of a file or folder now; read only if it may differ from the record's."""
+        if inner and (path.is_dir() or path.suffix == ".h5"):
+            own = self._brief(path)
+            if own is not None:
+                return own.fingerprint
+        now, always = stamp_of(path), self._full and not inner
+        if now == stamp and not always:
+            return content
+        known = self._memory.get("content", str(path))
+        if known is None or known[0] != now or always:
+            known = [now, content_of_source(path)]
+            self._memory.put(known, "content", str(path))
+        return str(known[1])
+
+
+def judge(opened: Opened[Any, Any], memory: Memory) -> list[list[Found]]:
+    """Compare every output of an experiment with what the experiment says.
+
+    Returns:
+        What was found, in levels as in `all_outputs`; an output that is made from a stale one is stale, too.
+    """
+    settings = opened.settings
+    looking = Judge(settings.results, memory, settings.versions == "rerun", settings.verify == "always")
+    stale: set[str] = set()
+    times: dict[str, tuple[float, ...]] = {}
+    levels = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for level in all_outputs(opened):
+            found = list(pool.map(looking.look, level))
+            for one in found:
+                first = next((path for path in one.made.after if path in stale), None)
+                if one.known and not one.why and first is not None:
+                    one.why = f"{first} is stale"
+                if one.why and one.known:
+                    stale.update(one.made.paths)
+                if one.made.depends is None:
+                    # A part's job reads the sources of all its cases.
+                    one.times = tuple(chain.from_iterable(times.get(path, ()) for path in one.made.after))
+                times[one.made.path] = one.times
+            levels.append(found)
+    return levels
+
+
+def settle(levels: Iterable[Sequence[Found]], mark: Path) -> list[Path]:
+    """Set the times of outputs by what was found, so that Snakemake makes again what is stale and no more.
+
+    Args:
+        levels: what was found.
+        mark: folder that is an input of every rule; created if missing.
+
+    Returns:
+        Outputs whose times could not be set, e.g. those of another user.
+    """
+    mark.mkdir(parents=True, exist_ok=True)
+    _set(mark, MARK)
+    times: dict[str, float] = {}
+    failed: list[Path] = []
+
+    def time_of(path: str) -> float:
+        if path not in times:
+            times[path] = _time(Path(path))
+        return times[path]
+
+    for found in chain.from_iterable(levels):
+        made = found.made
+        if not found.known:
+            continue
+        outputs = [path for path in made.paths if Path(path).exists()]
+        latest = max([*found.times, *map(time_of, made.after)], default=0)
+        if found.why:
+            wrong, seconds = [made.path] if time_of(made.path) > STALE else [], STALE
+        else:
+            wrong, seconds = outputs if min(map(time_of, outputs)) < max(latest, MARK) else [], None
+        for path in wrong:
+            try:
+                _set(Path(path), seconds)
+            except OSError:
+                failed.append(Path(path))
+            times[path] = _time(Path(path))
+    return failed
+
+
+def _set(path: Path, seconds: float | None) -> None:
+    """Set the time of a file, or of a folder as Snakemake takes it; None: now."""
+    if path.is_dir():
+        path /= SNAKEMAKE
+        path.touch()
+    os.utime(path, None if seconds is None else (seconds, seconds))
+
+
+def _time(path: Path) -> float:
+    """Time of a file, or of a folder as Snakemake takes it. s."""
+    with suppress(OSError):
+        return (path / SNAKEMAKE).stat().st_mtime
+    with suppress(OSError):
+        return max(path.stat().st_mtime, path.lstat().st_mtime)
+    return 0
+
+
+def _difference(first: Any, second: Any, name: str = "") -> str:
+    """The first place at which two plain values differ, with both values; empty if they are equal."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        for key in sorted({*first, *second}):
+            if apart := _difference(first.get(key), second.get(key), f"{name}.{key}".strip(".")):
+                return apart
+        return ""
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        found = (_difference(a, b, name) for a, b in zip(first, second, strict=True))
+        return next((apart for apart in found if apart), "")
+    return "" if first == second else f"{name}: {_short(first)} → {_short(second)}".removeprefix(": ")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"

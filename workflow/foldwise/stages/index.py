@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
 from foldwise.command import Of, Output, run, stage
 from foldwise.files import CaseError
-from foldwise.index import make_index
+from foldwise.index import make_index, missing_classes
 from foldwise.settings import Data, Split
 from foldwise.systems.base import System
 
@@ -27,7 +28,10 @@ def index(
     if settings.file and settings.file.resolve() in (index.resolve(), splits.resolve()):
         raise CaseError(f"{settings.file}: would be overwritten; give --index and --splits other names")
     task, entries = system.entries(data, prepared, caches)
-    make_index(entries, task, settings).write(index, splits)
+    made = make_index(entries, task, settings)
+    for text in missing_classes(made):
+        logging.warning(text)
+    made.write(index, splits)
 
 
 if __name__ == "__main__":

@@ -110,5 +110,5 @@ def check_folds(entries: Sequence[Entry], split: Split, found: Findings) -> None
         index = make_index(entries, {}, split)
     except CaseError:  # too few patients, or a wrong split.file: these are found elsewhere
         return
-    for text in missing_classes(index):
+    for text in missing_classes(index, split):
         found.add_general(text, warning=True)

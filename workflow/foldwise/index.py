@@ -262,18 +262,21 @@ def _patients(entries: Sequence[Entry]) -> list[_Patient]:
     ]
 
 
-def missing_classes(index: Index) -> list[str]:
+def missing_classes(index: Index, split: Split | None = None) -> list[str]:
     """A line for each class that a fold lacks in training, validation or testing, with the folds' numbers.
 
-    Folds without a validation share are left out, unless others have one.
+    Args:
+        index: with the folds.
+        split: its settings, if known; without any validation share, they say whether one was wanted.
     """
+    wanted = split is not None and split.file is None and split.validation > 0
     patients = defaultdict(set)
     for entry in index.entries:
         for name in entry.classes:
             patients[name].add(entry.group)
     held = {entry.case: set(entry.classes) for entry in index.entries}
     uses = [("train", "train on"), ("test", "test on")]
-    if any(fold.validation for fold in index.folds):
+    if wanted or any(fold.validation for fold in index.folds):
         uses.insert(1, ("validation", "choose the epoch on"))
     lines = []
     for name in sorted(patients):
@@ -330,7 +333,8 @@ def _own_folds(split: Split, path: Path, groups: Mapping[str, str]) -> tuple[Fol
                 f"{path}: fold {number} does not name {names}; add each to a list, or set split.others: "
                 f"`train` adds such cases to the training share, `leave out` does not use them"
             )
-        logging.info("%s: fold %d does not name %s: %s", path, number, names, split.others)
+        done = "added to its training share" if split.others == "train" else "left out"
+        logging.info("%s: fold %d does not name %s: %s", path, number, names, done)
     return tuple(folds)
 
 

@@ -29,7 +29,7 @@ def index(
         raise CaseError(f"{settings.file}: would be overwritten; give --index and --splits other names")
     task, entries = system.entries(data, prepared, caches)
     made = make_index(entries, task, settings)
-    for text in missing_classes(made):
+    for text in missing_classes(made, settings):
         logging.warning(text)
     made.write(index, splits)
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foldwise.command import Output
 from foldwise.files import CaseError
-from foldwise.index import Entry, Index, check_file, make_index
-from foldwise.settings import Split
+from foldwise.index import Entry, Fold, Index, check_file, make_index, missing_classes
+from foldwise.settings import Split, validate
 from foldwise.stages import index as index_stage
+from foldwise.systems.segmentation.system import Segmentation
+from foldwise.volumes.settings import Data
 
 TASK = {"classes": {"t": 7}}
 
 
-def entry(case: str, group: str | None = None, ml: float = 1.0) -> Entry:
-    return Entry(case, group or case, {"images": (f"{case}.nii",)}, f"{case}.h5", {"ml": ml}, ml)
+def entry(case: str, group: str | None = None, ml: float = 1.0, classes: tuple[str, ...] = ()) -> Entry:
+    return Entry(case, group or case, {"images": (f"{case}.nii",)}, f"{case}.h5", {"ml": ml}, ml, classes)
 
 
 def entries(count: int, per_group: int = 1) -> list[Entry]:
@@ -57,16 +61,99 @@ def test_folds_share_empty_small_and_large_cases() -> None:
             assert [sum(a == 0 for a in held_out), sum(a > 50 for a in held_out)] == [2, 2]
 
 
+@st.composite
+def patients(draw: st.DrawFn, nested: bool = False) -> tuple[list[Entry], int]:
+    """Cases of patients with one class each, or with the first of nested classes; and a number of folds."""
+    folds = draw(st.integers(2, 6))
+    names = "abcdefg"[: draw(st.integers(1, 7))]
+    kinds = draw(st.lists(st.sampled_from(names), min_size=folds + 2, max_size=40))
+    cases = []
+    for group, kind in enumerate(kinds):
+        held = tuple(names[: names.index(kind) + 1]) if nested else (kind,)
+        for number, ml in enumerate(draw(st.lists(st.sampled_from([0.0, 1.0, 5.0]), min_size=1, max_size=4))):
+            cases.append(entry(f"c{group:02d}_{number}", f"g{group:02d}", ml, held))
+    return draw(st.permutations(cases)), folds
+
+
+def having(index: Index, name: str, cases: Sequence[str]) -> int:
+    """The number of patients with a class among some cases."""
+    return len({index[case].group for case in cases if name in index[case].classes})
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@settings(deadline=None, max_examples=80)
+@given(st.data(), st.integers(0, 5), st.sampled_from([0.1, 0.2, 0.5, 1]))
+def test_every_class_is_in_every_share_if_enough_patients_have_it(
+    nested: bool, data: st.DataObject, seed: int, share: float
+) -> None:
+    cases, folds = data.draw(patients(nested))
+    index = make_index(cases, TASK, Split(folds=folds, seed=seed, validation=share))
+    held_out = [len({index[case].group for case in fold.test}) for fold in index.folds]
+    assert max(held_out) - min(held_out) <= 1
+    for name in {name for one in cases for name in one.classes}:
+        tested = [having(index, name, fold.test) for fold in index.folds]
+        assert max(tested) - min(tested) <= 1
+        for fold in index.folds:
+            left = having(index, name, fold.train + fold.validation)
+            assert having(index, name, fold.train) >= min(left, 1)
+            if not nested:
+                validated = having(index, name, fold.validation)
+                assert min(left - 1, 1) <= validated <= max(0.5, share) * left + 1
+    assert (
+        make_index(
+            sorted(cases, key=lambda one: one.case), TASK, Split(folds=folds, seed=seed, validation=share)
+        )
+        == index
+    )
+
+
 @pytest.mark.parametrize("filled", [1, 2, 3, 4])
 def test_the_epoch_is_chosen_on_a_case_with_the_structure_where_two_have_it(filled: int) -> None:
     """And above all, one is used for training."""
-    cases = [entry(f"c{i}", ml=float(i < filled)) for i in range(10)]
+    cases = [
+        entry(f"c{i}", ml=float(i < filled), classes=("tumour" if i < filled else "empty",))
+        for i in range(10)
+    ]
     for seed in range(20):
         for fold in make_index(cases, TASK, Split(folds=5, seed=seed)).folds:
             parts = (fold.train, fold.validation)
             train, validation = (sum(int(case[1:]) < filled for case in part) for part in parts)
             assert train or not validation
             assert validation or train < 2
+
+
+def test_validation_takes_its_share_of_small_and_large_cases() -> None:
+    """Of 20 patients a fifth, one of each block of five similar amounts, and not always the same."""
+    cases = [entry(f"c{i:02d}", ml=float(i)) for i in range(25)]
+    drawn = set()
+    for seed in range(10):
+        for fold in make_index(cases, TASK, Split(folds=5, seed=seed)).folds:
+            ordered = sorted(fold.train + fold.validation, reverse=True)
+            places = [ordered.index(case) for case in sorted(fold.validation, reverse=True)]
+            assert [place // 5 for place in places] == [0, 1, 2, 3]
+            drawn.update(places)
+    assert len(drawn) == 20
+
+
+def test_a_class_that_a_fold_lacks_is_named() -> None:
+    """Six patients of class a, one of class b, and three folds: one tests b, and no fold validates it."""
+    cases = [entry(f"a{i}", classes=("a",)) for i in range(6)] + [entry("b0", classes=("b",))]
+    split = Split(folds=3, validation=0.5)
+    index = make_index(cases, TASK, split)
+    (tests,) = [number for number, fold in enumerate(index.folds) if "b0" in fold.test]
+    others = ", ".join(str(number) for number in range(3) if number != tests)
+    assert missing_classes(index) == [
+        f"class b has 1 patient(s): none to train on in fold {tests}; "
+        f"none to choose the epoch on in fold 0, 1, 2; none to test on in fold {others}"
+    ]
+    # Two patients are one to train on and one to test on: the epoch is chosen on none, if it is to be chosen.
+    pair = [entry(f"{name}{i}", classes=(name,)) for name in "ab" for i in range(2)]
+    for share, lines in ((0.5, ["a", "b"]), (0, [])):
+        split = Split(folds=2, validation=share)
+        expected = [
+            f"class {name} has 2 patient(s): none to choose the epoch on in fold 0, 1" for name in lines
+        ]
+        assert missing_classes(make_index(pair, TASK, split), split) == expected
 
 
 def test_order_of_rows_changes_nothing_and_the_seed_does() -> None:
@@ -122,7 +209,17 @@ def test_an_nnunet_split_file_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folds", "message"),
     [
-        ([{"test": ["c000"]}, {"test": ["c002"]}], "leaks: patient.*g000"),
+        ([{"test": ["c000"]}, {"test": ["c001"]}], "leaks: patient.*g000"),
+        ([{"test": ["c000", "c001"]}, {"test": ["c002"]}], "fold 0 does not name c003; .*split.others"),
+        (
+            [{"test": ["c000", "c001"], "train": ["c002"]}, {"test": ["c002", "c003"]}],
+            "fold 0 does not name c003; ",
+        ),
+        ([{"test": ["c000", "c001", "c000"]}, {"test": ["c002", "c003"]}], "fold 0 names c000 more than"),
+        (
+            [{"test": ["c000"], "train": ["c002", "c003", "c002"]}, {"test": ["c002"]}],
+            "fold 0 names c002 more than once",
+        ),
         ([{"test": ["c000", "c001"]}, {"test": ["c001"]}], "held out in more than one fold: c001"),
         ([{"test": ["c000", "c001"]}, {"test": ["zzz"]}], "zzz"),
         ([{"test": ["c000", "c001"]}, {"test": ["c02"]}], "names c02.*did you mean c002"),
@@ -151,6 +248,44 @@ def test_an_nnunet_split_file_is_taken(tmp_path: Path) -> None:
 def test_split_files_are_checked(tmp_path: Path, folds: object, message: str) -> None:
     with pytest.raises(CaseError, match=message):
         make_index(entries(4, per_group=2), TASK, own(tmp_path, folds))
+
+
+@pytest.mark.parametrize("name", ["val", "test"])
+@pytest.mark.parametrize("listed", [True, False])
+def test_cases_newer_than_the_split_file(
+    tmp_path: Path, name: str, listed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two folds of two cases each, with or without lists of training cases; then case c004 is added."""
+    old = [["c000", "c001"], ["c002", "c003"]]
+    folds = [{name: old[n], **({"train": old[1 - n]} if listed else {})} for n in range(2)]
+    file = own(tmp_path, folds).file
+    groups = {one.case: one.group for one in entries(5)}
+    with pytest.raises(
+        CaseError, match=r"fold 0 does not name c004; add each to a list, or set split.others"
+    ):
+        check_file(Split(file=file, folds=2), groups)
+    caplog.set_level("INFO")
+    for others, new, done in (("train", ["c004"], "added to"), ("leave out", [], "left out")):
+        split = Split(file=file, folds=2, others=others)
+        check_file(split, groups)
+        made = make_index(entries(5), TASK, split).folds
+        assert [sorted(fold.train) for fold in made] == [old[1] + new, old[0] + new]
+        assert [list(fold.test) for fold in made] == old
+        assert f"fold 1 does not name c004: {done}" in caplog.text
+    # A new scan of a patient who is held out must not train.
+    with pytest.raises(CaseError, match=r"fold 0 leaks: patient.*g000"):
+        check_file(Split(file=file, folds=2, others="train"), {**groups, "c004": "g000"})
+
+
+def test_a_single_fold_trains_on_the_rest(tmp_path: Path) -> None:
+    split = Split(file=own(tmp_path, [{"test": ["c000"], "validation": ["c001"]}]).file, folds=1)
+    (fold,) = make_index(entries(4), TASK, split).folds
+    assert fold == Fold(("c002", "c003"), ("c001",), ("c000",))
+
+
+def test_others_are_those_of_a_file() -> None:
+    with pytest.raises(CaseError, match="`others` needs `file`"):
+        validate(Split, {"others": "train"})
 
 
 def test_a_split_file_has_as_many_folds_as_are_trained(tmp_path: Path) -> None:
@@ -184,3 +319,32 @@ def test_a_split_file_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(CaseError, match=r"splits\.json: would be overwritten"):
         index_stage.index.main()
     assert mine.read_text() == "{}"
+
+
+def test_the_index_log_names_the_classes_that_a_fold_lacks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Four scans, one of them empty; the volumes of their crops say which."""
+    sheet, data = tmp_path / "cases.csv", {"sheet": str(tmp_path / "cases.csv"), "labels": {"tumour": 1}}
+    sheet.write_text("case,image,label\n" + "".join(f"c{n},{n}.nii,{n}_l.nii\n" for n in range(4)))
+    for number, ml in enumerate((2.5, 0, 1, 4)):
+        (tmp_path / f"c{number}").mkdir()
+        facts = {"channels": 1, "foreground_ml": {"tumour": ml}}
+        (tmp_path / f"c{number}" / "crop.json").write_text(json.dumps(facts))
+    made = tmp_path / "index.pkl"
+    index_stage.index(
+        system=Segmentation(),
+        settings=Split(folds=2),
+        data=Data.model_validate(data),
+        prepared=tmp_path,
+        caches=tmp_path,
+        index=Output(made),
+        splits=Output(tmp_path / "splits.json"),
+    )
+    index = Index.read(made)
+    assert ["empty" in entry.classes for entry in index.entries] == [False, True, False, False]
+    tests = int("c1" in index.folds[1].test)
+    lacking = (
+        "none to train on in fold {}; none to choose the epoch on in fold 0, 1; none to test on in fold {}"
+    )
+    assert f"class empty has 1 patient(s): {lacking.format(tests, 1 - tests)}" in caplog.text

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
 from pathlib import Path
 from typing import Any
 
 from foldwise.files import CaseError
+from foldwise.index import Entry, enough, make_index, missing_classes
 from foldwise.settings import Split
 from foldwise.sheet import AnyCase, Case, Sheet
 
@@ -58,9 +58,9 @@ class Findings:
         line = f"line {case.line}: case {case.name}: {text}"
         (self._warnings if warning else self._problems).append((case.line, line))
 
-    def add_general(self, text: str) -> None:
-        """Record a problem of the whole sheet; it is listed last."""
-        self._problems.append((10**9, text))
+    def add_general(self, text: str, warning: bool = False) -> None:
+        """Record a problem, or a warning, of the whole sheet; it is listed last."""
+        (self._warnings if warning else self._problems).append((10**9, text))
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -98,9 +98,17 @@ def check_groups(cases: Iterable[Case], split: Split, found: Findings) -> None:
                 first, f"patient {group} is in the fixed test set and also in training, as case {second.name}"
             )
     patients = sum("" in members for members in parts.values())
-    # A fold needs a patient for testing, one for training, and with a validation share one for validation.
-    left = patients - ceil(patients / split.folds)
-    if split.file is None and (patients < split.folds or left < (2 if split.validation else 1)):
+    if split.file is None and not enough(patients, split):
         share = " and a validation share" if split.validation else ""
         text = f"{patients} labelled patient(s) for {split.folds} folds{share}"
         found.add_general(f"{text}; lower split.folds or add labelled cases")
+
+
+def check_folds(entries: Sequence[Entry], split: Split, found: Findings) -> None:
+    """Warn of classes that a fold lacks, for a system whose entries are known before preparation."""
+    try:
+        index = make_index(entries, {}, split)
+    except CaseError:  # too few patients, or a wrong split.file: these are found elsewhere
+        return
+    for text in missing_classes(index, split):
+        found.add_general(text, warning=True)

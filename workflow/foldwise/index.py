@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+import logging
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from foldwise.files import CaseError, read_json, read_pickle, write_json, write_
 from foldwise.section import Strict
 from foldwise.settings import Split, validate
 
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Entry:
         cache: its HDF5 file.
         facts: plain values that the system needs.
         amount: quantity that is balanced over the folds, e.g. labelled volume.
-        stratum: number of its class, if folds are stratified by class; a patient has one class.
+        classes: names of what it holds: its class, its targets, its phases and tools. Every share of a fold
+            gets cases of each class, if enough patients have it.
     """
 
     case: str
@@ -39,7 +44,7 @@ class Entry:
     cache: str
     facts: dict[str, Any]
     amount: float
-    stratum: int = 0
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,11 @@ class Fold:
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.train + self.validation + self.test
 
 
 @dataclass(frozen=True)
@@ -83,14 +93,27 @@ class Index:
         return {entry.case: entry for entry in self.entries}
 
     def caches(self, cases: Sequence[str], features: Path | None = None) -> dict[str, str]:
-        """Case → its HDF5 file: the cache, or the file of that name in a folder of features."""
-        return {
-            case: self[case].cache if features is None else str(features / f"{case}.h5") for case in cases
-        }
+        """Case → its HDF5 file: the cache, or the file of that name in a folder of features.
+
+        Raises:
+            CaseError: a cache is not where the index says.
+        """
+        if features is not None:
+            return {case: str(features / f"{case}.h5") for case in cases}
+        if missing := [case for case in cases if not Path(self[case].cache).exists()]:
+            raise CaseError(
+                f"case {missing[0]}: its cache is not at {self[missing[0]].cache}, where the index says; was the "
+                f"index copied alone? It belongs into the folder of results that holds the caches, too"
+            )
+        return {case: self[case].cache for case in cases}
 
     def write(self, pickle: Path, splits: Path) -> None:
-        """Write the pickle and a readable copy, which a later experiment can use as `split.file`."""
-        values = {"entries": [asdict(e) for e in self.entries], "folds": [asdict(f) for f in self.folds]}
+        """Write the pickle and a readable copy, which a later experiment can use as `split.file`.
+
+        Paths of caches are stored relative to the pickle, so that the results can be moved as a whole.
+        """
+        near = [replace(e, cache=os.path.relpath(e.cache, pickle.parent)) for e in self.entries]
+        values = {"entries": [asdict(e) for e in near], "folds": [asdict(f) for f in self.folds]}
         write_pickle(pickle, {"version": VERSION, "task": self.task, **_plain(values)})
         write_json(splits, {"folds": [_plain(asdict(fold)) for fold in self.folds]})
 
@@ -106,74 +129,183 @@ class Index:
             raise CaseError(f"{path}: not a label-path index of version {VERSION}; delete it and run again")
         return cls(
             values["task"],
-            tuple(_entry(entry) for entry in values["entries"]),
+            tuple(_entry(entry, path.parent) for entry in values["entries"]),
             tuple(_fold(fold) for fold in values["folds"]),
         )
 
 
 def make_index(entries: Sequence[Entry], task: dict[str, Any], split: Split) -> Index:
-    """Assign the cases to folds: by patient, stratified by the cases' `stratum` and `amount`.
+    """Assign the cases to folds: by patient, stratified by the cases' `classes` and `amount`.
 
     Raises:
-        CaseError: too few patients, or a split file that leaks or names unknown cases.
+        CaseError: too few patients, or a split file that leaks, or does not name exactly these cases.
     """
     entries = tuple(sorted(entries, key=lambda entry: entry.case))
     groups = {entry.case: entry.group for entry in entries}
-    folds = _folds(entries, split) if split.file is None else _own_folds(split.file, groups)
+    folds = _folds(entries, split) if split.file is None else _own_folds(split, split.file, groups)
     _refuse_leaks(folds, groups, str(split.file or "the split"))
     return Index(task, entries, folds)
 
 
-def _folds(entries: tuple[Entry, ...], split: Split) -> tuple[Fold, ...]:
-    parts = _parts(entries, split.folds, split.seed)
+def enough(patients: int, split: Split) -> bool:
+    """Whether each fold has a patient for testing, one for training, and one for a validation share."""
+    left = patients - ceil(patients / split.folds)
+    return patients >= split.folds and left >= (2 if split.validation else 1)
+
+
+@dataclass(frozen=True)
+class _Patient:
+    """Cases that stay together, the classes that they hold, and their total amount.
+
+    The last class is "", which all patients have.
+    """
+
+    cases: tuple[str, ...]
+    classes: tuple[str, ...]
+    amount: float
+
+
+def _folds(entries: Sequence[Entry], split: Split) -> tuple[Fold, ...]:
+    patients = _patients(entries)
+    if not enough(len(patients), split):
+        share = " and a validation share" if split.validation else ""
+        raise CaseError(
+            f"{len(patients)} patient(s) cannot be split into {split.folds} folds{share}; lower split.folds "
+            f"or add labelled cases"
+        )
+    random = np.random.default_rng(split.seed)
+    parts = _deal(patients, [1 / split.folds] * split.folds, len(patients) // split.folds, random)
     folds = []
     for number, test in enumerate(parts):
-        rest = tuple(entry for entry in entries if entry not in test)
-        validation: tuple[Entry, ...] = ()
+        rest = [patient for part in parts if part is not test for patient in part]
+        train, validation = rest, list[_Patient]()
         if split.validation > 0:
-            # One of n parts is the required share; two parts are the coarsest split.
-            wanted = max(2, round(1 / split.validation))
-            count = min(wanted, len({entry.group for entry in rest}))
-            validation = _validation(_parts(rest, count, split.seed + number + 1))
-        train = tuple(entry for entry in rest if entry not in validation)
-        folds.append(Fold(_names(train), _names(validation), _names(test)))
+            train, validation = _held_back(rest, split.validation, split.seed + number + 1)
+        folds.append(Fold(_cases(train), _cases(validation), _cases(test)))
     return tuple(folds)
 
 
-def _validation(parts: list[tuple[Entry, ...]]) -> tuple[Entry, ...]:
-    """The first part; another if the first has only empty cases, or leaves only empty ones for training."""
+def _held_back(
+    patients: Sequence[_Patient], share: float, seed: int
+) -> tuple[list[_Patient], list[_Patient]]:
+    """The patients to train on, and those that choose the epoch: this share of them, or at most a half."""
+    share = 1 / max(2, round(1 / share))
+    train, validation = _deal(patients, [1 - share, share], len(patients), np.random.default_rng(seed))
+    learnt = {name for patient in train for name in patient.classes}
+    for patient in list(validation):
+        # A class of a single patient is learnt, not validated.
+        if not learnt.issuperset(patient.classes):
+            validation.remove(patient)
+            train.append(patient)
+            learnt.update(patient.classes)
+    return train, validation
 
-    def filled(part: tuple[Entry, ...]) -> bool:
-        return any(entry.amount > 0 for entry in part)
 
-    def fit(part: tuple[Entry, ...]) -> tuple[bool, bool]:
-        return any(filled(other) for other in parts if other is not part), filled(part)
+def _deal(
+    patients: Sequence[_Patient], shares: Sequence[float], size: int, random: np.random.Generator
+) -> list[list[_Patient]]:
+    """Divide patients into parts that each get their share of every class, and of small and large amounts.
 
-    return max(parts, key=fit)
+    The patients are dealt one by one. Each goes where its rarest class is missing, or else furthest below
+    the part's share, as seats are given to parties (Webster, Sainte-Laguë). The next rarest class decides
+    between equals, and so on to the numbers of patients and of cases, and the amounts. If patients have one
+    class each, every class is therefore dealt as evenly as possible, whatever the numbers.
 
+    Args:
+        patients: in an order that depends on nothing else.
+        shares: of the parts, with a sum of 1.
+        size: number of patients that all parts get before any part gets another; then each gets one at most.
+        random: decides between equals.
+    """
+    counts = Counter(name for patient in patients for name in patient.classes)
+    parts: list[list[_Patient]] = [[] for _ in shares]
+    held: list[Counter[str]] = [Counter() for _ in shares]
+    loads = [(0, 0.0) for _ in shares]
 
-def _parts(entries: tuple[Entry, ...], count: int, seed: int) -> list[tuple[Entry, ...]]:
-    """Split entries into `count` parts that share no patient."""
-    groups = sorted({entry.group for entry in entries})
-    if len(groups) < max(count, 2):
-        raise CaseError(
-            f"{len(groups)} patient(s) cannot be split into {max(count, 2)} parts; lower split.folds "
-            f"or split.validation, or add labelled cases"
+    def rarity(name: str) -> tuple[int, bool, str]:
+        return counts[name], name == "", name
+
+    def rank(classes: Sequence[str], part: int) -> tuple[float, ...]:
+        needs = (
+            (2 * held[part][name] + 1) / shares[part] if held[part][name] else -shares[part]
+            for name in classes
         )
-    random = np.random.default_rng(seed)
-    cases = {group: [e for e in entries if e.group == group] for group in groups}
-    kind = {group: (cases[group][0].stratum, sum(e.amount for e in cases[group])) for group in groups}
-    # Blocked dealing: patients of one stratum and similar amount are dealt one to each part, so every part
-    # gets its share of empty, small and large ones; in a block the fullest patient goes where fewest are.
-    order = sorted(random.permutation(groups), key=lambda group: kind[group])
-    parts: list[list[Entry]] = [[] for _ in range(count)]
-    for first in range(0, len(order), count):
-        free = [int(part) for part in random.permutation(count)]
-        for group in sorted(order[first : first + count], key=lambda group: -len(cases[group])):
-            chosen = min(free, key=lambda part: len(parts[part]))
-            free.remove(chosen)
-            parts[chosen] += cases[group]
-    return [tuple(part) for part in parts]
+        return *needs, *loads[part]
+
+    for patient in _in_order(patients, rarity, round(1 / min(shares)), random):
+        classes = sorted(patient.classes, key=rarity)
+        most = size if min(map(len, parts)) < size else size + 1
+        free = [int(part) for part in random.permutation(len(parts)) if len(parts[part]) < most]
+        chosen = min(free, key=partial(rank, classes))
+        parts[chosen].append(patient)
+        held[chosen].update(classes)
+        cases, amount = loads[chosen]
+        loads[chosen] = cases + len(patient.cases), amount + patient.amount
+    return parts
+
+
+def _in_order(
+    patients: Sequence[_Patient],
+    rarity: Callable[[str], tuple[int, bool, str]],
+    width: int,
+    random: np.random.Generator,
+) -> Iterator[_Patient]:
+    """Patients with the rarest class first, the fullest first; in random order within blocks of `width`."""
+    strata = defaultdict(list)
+    for number in random.permutation(len(patients)):
+        strata[min(map(rarity, patients[number].classes))].append(patients[number])
+    for _, members in sorted(strata.items()):
+        members.sort(key=lambda patient: -patient.amount)
+        for first in range(0, len(members), width):
+            block = members[first : first + width]
+            random.shuffle(block)
+            yield from block
+
+
+def _patients(entries: Sequence[Entry]) -> list[_Patient]:
+    cases = defaultdict(list)
+    for entry in entries:
+        cases[entry.group].append(entry)
+    return [
+        _Patient(
+            tuple(entry.case for entry in members),
+            (*sorted({name for entry in members for name in entry.classes}), ""),
+            sum(entry.amount for entry in members),
+        )
+        for _, members in sorted(cases.items())
+    ]
+
+
+def missing_classes(index: Index, split: Split | None = None) -> list[str]:
+    """A line for each class that a fold lacks in training, validation or testing, with the folds' numbers.
+
+    Args:
+        index: with the folds.
+        split: its settings, if known; without any validation share, they say whether one was wanted.
+    """
+    wanted = split is not None and split.file is None and split.validation > 0
+    patients = defaultdict(set)
+    for entry in index.entries:
+        for name in entry.classes:
+            patients[name].add(entry.group)
+    held = {entry.case: set(entry.classes) for entry in index.entries}
+    uses = [("train", "train on"), ("test", "test on")]
+    if wanted or any(fold.validation for fold in index.folds):
+        uses.insert(1, ("validation", "choose the epoch on"))
+    lines = []
+    for name in sorted(patients):
+        lacking = []
+        for part, use in uses:
+            folds = [
+                str(number)
+                for number, fold in enumerate(index.folds)
+                if not any(name in held[case] for case in getattr(fold, part))
+            ]
+            if folds:
+                lacking.append(f"none to {use} in fold {', '.join(folds)}")
+        if lacking:
+            lines.append(f"class {name} has {len(patients[name])} patient(s): {'; '.join(lacking)}")
+    return lines
 
 
 def check_file(split: Split, groups: Mapping[str, str]) -> None:
@@ -184,38 +316,60 @@ def check_file(split: Split, groups: Mapping[str, str]) -> None:
         groups: labelled training case → its patient.
 
     Raises:
-        CaseError: the file has the wrong form or number of folds, names unknown cases, or leaks.
+        CaseError: the file has the wrong form or number of folds, names unknown cases, leaks, or says nothing
+            about a case.
     """
     if split.file is None:
         return
-    count = len(_own_folds(split.file, groups))
+    count = len(_own_folds(split, split.file, groups))
     if count < split.folds or (count > split.folds and "folds" not in split.model_fields_set):
         raise CaseError(f"{split.file}: has {count} fold(s), split.folds is {split.folds}; set it to {count}")
 
 
-def _own_folds(path: Path, groups: Mapping[str, str]) -> tuple[Fold, ...]:
+def _own_folds(split: Split, path: Path, groups: Mapping[str, str]) -> tuple[Fold, ...]:
     values = read_json(path)
     listed = validate(_Listed, values if isinstance(values, dict) else {"folds": values}, origin=str(path))
-    folds = []
-    for number, fold in enumerate(listed.folds):
-        held_out = fold.val if fold.test is None else fold.test
-        if held_out is None or (fold.test is not None and fold.val is not None):
-            raise CaseError(
-                f"{path}: fold {number} needs a list `test` or, as nnU-Net calls it, `val`, not both; "
-                f"the cases that choose the epoch are listed as `validation`"
-            )
-        rest = [name for name in sorted(groups) if name not in {*held_out, *fold.validation}]
-        train = rest if fold.train is None else fold.train
-        folds.append(Fold(tuple(train), tuple(fold.validation), tuple(held_out)))
-        if unknown := {*train, *fold.validation, *held_out} - groups.keys():
-            near = difflib.get_close_matches(min(unknown), groups, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise CaseError(
-                f"{path}: fold {number} names {', '.join(sorted(unknown))}: not a labelled training "
-                f"case of the sheet{hint}"
-            )
+    given = [_given(fold, f"{path}: fold {number}", groups) for number, fold in enumerate(listed.folds)]
+    # Without a list `train`, the rest trains, but of several folds one must name each case: no other would
+    # hold it out.
+    known = {case for fold in given for case in fold.cases} if len(given) > 1 else set(groups)
+    folds, unnamed = [], {}
+    for number, (lists, fold) in enumerate(zip(listed.folds, given, strict=True)):
+        others = sorted(groups.keys() - set(fold.cases))
+        rest = [case for case in others if case in known and lists.train is None]
+        if new := [case for case in others if case not in rest]:
+            unnamed[number] = ", ".join(new)
+        folds.append(replace(fold, train=(*fold.train, *(others if split.others == "train" else rest))))
     _refuse_leaks(tuple(folds), groups, str(path))
+    for number, names in unnamed.items():
+        if split.others is None:
+            raise CaseError(
+                f"{path}: fold {number} does not name {names}; add each to a list, or set split.others: "
+                f"`train` adds such cases to the training share, `leave out` does not use them"
+            )
+        done = "added to its training share" if split.others == "train" else "left out"
+        logging.info("%s: fold %d does not name %s: %s", path, number, names, done)
     return tuple(folds)
+
+
+def _given(lists: _ListedFold, origin: str, groups: Mapping[str, str]) -> Fold:
+    """The cases that a fold of a file names; its training share may be incomplete."""
+    held_out = lists.val if lists.test is None else lists.test
+    if held_out is None or (lists.test is not None and lists.val is not None):
+        raise CaseError(
+            f"{origin} needs a list `test` or, as nnU-Net calls it, `val`, not both; the cases that choose "
+            f"the epoch are listed as `validation`"
+        )
+    fold = Fold(tuple(lists.train or ()), tuple(lists.validation), tuple(held_out))
+    if unknown := set(fold.cases) - groups.keys():
+        near = difflib.get_close_matches(min(unknown), groups, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise CaseError(
+            f"{origin} names {', '.join(sorted(unknown))}: not a labelled training case of the sheet{hint}"
+        )
+    if twice := [case for case, count in Counter(fold.cases).items() if count > 1]:
+        raise CaseError(f"{origin} names {', '.join(sorted(twice))} more than once")
+    return fold
 
 
 class _ListedFold(Strict):
@@ -229,6 +383,8 @@ class _ListedFold(Strict):
 
 class _Listed(Strict):
     folds: list[_ListedFold] = Field(min_length=1)
+    # The record in an experiment's splits.json.
+    made_of: Any = None
 
 
 def _refuse_leaks(folds: tuple[Fold, ...], group: Mapping[str, str], origin: str) -> None:
@@ -249,12 +405,14 @@ def _refuse_leaks(folds: tuple[Fold, ...], group: Mapping[str, str], origin: str
                 )
 
 
-def _names(entries: Sequence[Entry]) -> tuple[str, ...]:
-    return tuple(sorted(entry.case for entry in entries))
+def _cases(patients: Sequence[_Patient]) -> tuple[str, ...]:
+    return tuple(sorted(case for patient in patients for case in patient.cases))
 
 
-def _entry(values: dict[str, Any]) -> Entry:
-    return Entry(**{**values, "files": {kind: tuple(paths) for kind, paths in values["files"].items()}})
+def _entry(values: dict[str, Any], folder: Path) -> Entry:
+    files = {kind: tuple(paths) for kind, paths in values["files"].items()}
+    cache = os.path.normpath(folder / values["cache"])
+    return Entry(**{**values, "files": files, "cache": cache, "classes": tuple(values["classes"])})
 
 
 def _fold(values: dict[str, Any]) -> Fold:

@@ -88,21 +88,31 @@ class Split(Section):
     validation: Share = Field(
         0.2,
         description="Share of a fold's training patients used to choose the best epoch and the "
-        "post-processing; held-out cases are never used for this. 0: the last epoch is used.",
+        "post-processing; held-out cases are never used for this. It has a patient of each class that two "
+        "training patients have. 0: the last epoch is used.",
         json_schema_extra=affects("index"),
     )
     seed: int = Field(0, ge=0, description="Seed of the assignment.", json_schema_extra=affects("index"))
     file: Path | None = Field(
         None,
-        description="Your own splits.json instead: a list of folds, each with `test` "
-        "and optionally `validation` and `train` case names.",
+        description="Your own splits.json instead, e.g. a copy of another experiment's: a list of folds, "
+        "each with `test` and optionally `validation` and `train` case names; without `train`, the rest "
+        "trains.",
+        json_schema_extra=affects("index"),
+    )
+    others: Literal["train", "leave out"] | None = Field(
+        None,
+        description="Cases that a fold of `file` does not name, e.g. new ones: `train` adds them to its "
+        "training share, `leave out` does not use them; null: they are an error.",
         json_schema_extra=affects("index"),
     )
 
     @model_validator(mode="after")
-    def _one_is_given(self) -> Split:
-        if self.folds == 1 and self.file is None:
+    def _needs_file(self) -> Split:
+        if self.file is None and self.folds == 1:
             raise ValueError("a single fold needs `file`; otherwise set 2 or more")
+        if self.file is None and self.others is not None:
+            raise ValueError("`others` needs `file`")
         return self
 
 

@@ -169,4 +169,6 @@ def _task(data: Data) -> dict[str, Any]:
 
 
 def _entry(case: str, group: str, signal: Path, label: str, cache: str) -> Entry:
-    return Entry(case, group, {"signal": (str(signal),)}, cache, {"label": label}, 1.0)
+    return Entry(
+        case, group, {"signal": (str(signal),)}, cache, {"label": label}, 1.0, (label,) if label else ()
+    )

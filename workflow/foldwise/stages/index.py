@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any
 
 from foldwise.command import Folder, Of, Output, run, stage
 from foldwise.experiment.preparation import prepared_file
 from foldwise.files import CaseError
-from foldwise.index import make_index
+from foldwise.index import make_index, missing_classes
 from foldwise.record import used
 from foldwise.settings import Data, Split
 from foldwise.systems.base import System
@@ -31,7 +32,10 @@ def index(
         used(settings.file)
     task, entries = system.entries(data, prepared, caches)
     used(*(prepared_file(prepared, entry.case) for entry in entries))
-    make_index(entries, task, settings).write(index, splits)
+    made = make_index(entries, task, settings)
+    for text in missing_classes(made, settings):
+        logging.warning(text)
+    made.write(index, splits)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from foldwise.command import Folder, Output, run, stage
 from foldwise.files import read_json
-from foldwise.index import Index
+from foldwise.index import Index, missing_classes
 from foldwise.record import used
 from foldwise.systems.clips.index import update_index
 
@@ -26,6 +26,8 @@ def update_labels(
     used(*(regions / f"{entry.case}.json" for entry in old.entries))
     facts = {entry.case: read_json(regions / f"{entry.case}.json") for entry in old.entries}
     new = update_index(old, facts, regions)
+    for text in missing_classes(new):
+        logging.warning(text)
     new.write(updated, splits)
     logging.info("%d of %d cases accepted", len(new.entries), len(old.entries))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -19,6 +19,8 @@ AnyVideoCase = TypeVar("AnyVideoCase", bound=VideoCase)
 THREADS = 16
 # A problem, and whether it is only a warning.
 Finding = tuple[str, bool]
+# A video's header, problems of the video and its other files, and the classes that it holds.
+Looked = tuple[VideoInfo, Sequence[Finding], Collection[str]]
 
 
 class VideoSystem(System[AnySettings, AnyVideoCase], abstract=True):
@@ -31,20 +33,23 @@ class VideoSystem(System[AnySettings, AnyVideoCase], abstract=True):
         check_twins(sheet.cases, found)
         usable = [case for case in sheet.cases if all(path in present for path in case.files)]
         infos: dict[str, VideoInfo] = {}
+        classes: dict[str, Collection[str]] = {}
 
-        def look(case: AnyVideoCase) -> tuple[VideoInfo | None, Sequence[Finding]]:
+        def look(case: AnyVideoCase) -> Looked | CaseError:
             try:
                 return self.look(settings, case, deep)
             except CaseError as error:
-                return None, [(str(error), False)]
+                return error
 
         with ThreadPoolExecutor(THREADS) as pool:
-            for case, (info, findings) in zip(usable, pool.map(look, usable), strict=True):
+            for case, looked in zip(usable, pool.map(look, usable), strict=True):
+                if isinstance(looked, CaseError):
+                    found.add(case, str(looked))
+                    continue
+                infos[case.name], findings, classes[case.name] = looked
                 for text, warning in findings:
                     found.add(case, text, warning=warning)
-                if info is not None:
-                    infos[case.name] = info
-        self.check_all(settings, sheet, found)
+        self.check_all(settings, sheet, classes, found)
         if settings.part is None:
             check_groups(sheet.cases, settings.split, found)
         facts = {
@@ -53,17 +58,28 @@ class VideoSystem(System[AnySettings, AnyVideoCase], abstract=True):
         return Checked(found.problems, found.warnings, infos, facts, self.notes(settings, sheet))
 
     @abstractmethod
-    def look(
-        self, settings: AnySettings, case: AnyVideoCase, deep: bool
-    ) -> tuple[VideoInfo, Sequence[Finding]]:
-        """A video's header, and problems of the video and its other files.
+    def look(self, settings: AnySettings, case: AnyVideoCase, deep: bool) -> Looked:
+        """A video's header, problems of the video and its other files, and the classes that it holds.
 
         Raises:
             CaseError: a file is not readable.
         """
 
-    def check_all(self, settings: AnySettings, sheet: Sheet[AnyVideoCase], found: Findings) -> None:
-        """Record problems of the cases as a whole; by default none."""
+    def check_all(
+        self,
+        settings: AnySettings,
+        sheet: Sheet[AnyVideoCase],
+        classes: Mapping[str, Collection[str]],
+        found: Findings,
+    ) -> None:
+        """Record problems of the cases as a whole; by default none.
+
+        Args:
+            settings: of the experiment.
+            sheet: the cases.
+            classes: readable case → the classes that it holds.
+            found: where they are recorded.
+        """
 
     @abstractmethod
     def facts(self, settings: AnySettings, case: AnyVideoCase, info: VideoInfo) -> Mapping[str, Any]:

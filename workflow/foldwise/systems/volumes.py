@@ -203,6 +203,7 @@ def _entry(case: Case, facts: dict[str, Any], caches: Path) -> Entry:
     if case.label is not None:
         files["label"] = (str(case.label),)
     volumes = facts.get("foreground_ml", {})
+    present = tuple(name for name, volume in volumes.items() if volume > 0)
     return Entry(
         case=case.name,
         group=case.group,
@@ -210,4 +211,5 @@ def _entry(case: Case, facts: dict[str, Any], caches: Path) -> Entry:
         cache=str(caches / f"{case.name}.h5"),
         facts={"foreground_ml": volumes},
         amount=sum(volumes.values()),
+        classes=present or ("empty",),
     )

@@ -274,9 +274,8 @@ class Trainer:
         if math.isnan(score):
             if self.best is None:
                 logging.warning(
-                    "the validation cases give no score, e.g. because they all lack what is learnt: the "
-                    "last epoch is kept, not the best one, and `patience` has no effect. Other folds "
-                    "(split.seed, split.file) or a larger split.validation may put such cases there"
+                    "the validation cases give no score, e.g. because they lack what is learnt (see "
+                    "logs/index.log): the last epoch is kept, not the best one, and `patience` has no effect"
                 )
             better = math.isnan(best)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,27 @@ class TestCheck:
 
     def test_class_without_cases(self, clips: Path) -> None:
         assert "class middle has no labelled" in problems(clips, str, classes=["high", "low", "middle"])
+
+    def test_a_fold_that_lacks_a_class(self, tmp_path: Path) -> None:
+        """The check names it: here one patient has all clips of class low."""
+        sheet = write_clips(tmp_path, cases=8)
+        sheet.write_text(re.sub(r"(k[357]_0),p\d", r"\1,p1", sheet.read_text("utf-8")), encoding="utf-8")
+
+        def warnings(**more: Any) -> tuple[str, ...]:
+            settings = validate(Settings, {**settings_of(sheet), **more})
+            return Clips().check(settings, read_sheet(settings.data), deep=False).warnings
+
+        _, entries = Clips().entries(Data(sheet=sheet, classes=CLASSES), tmp_path, tmp_path)
+        index = make_index(entries, TASK, Split(folds=2, validation=0.5))
+        tests = int("k1_0" in index.folds[1].test)
+        assert warnings() == (
+            f"class low has 1 patient(s): none to train on in fold {tests}; none to choose the epoch on in "
+            f"fold 0, 1; none to test on in fold {1 - tests}",
+        )
+        splits = tmp_path / "splits.json"
+        splits.write_text(json.dumps([{"test": ["k0_0"]}, {"test": ["k1_0"]}]))
+        # A file that does not name all cases is a problem of its own, which the call reports elsewhere.
+        assert warnings(split={"folds": 2, "file": str(splits)}) == ()
 
     def test_parts_are_prepared_again_for_what_concerns_them(self, clips: Path) -> None:
         def part_of(**more: Any) -> dict[str, Any]:
@@ -384,6 +406,16 @@ class TestLearner:
         with pytest.raises(CaseError, match="did you mean r2plus1d_18"):
             ClipsLearner(model(network={"name": "r2plus1d"}), TASK).network()
 
+    def test_no_epoch_is_chosen_without_a_class(self, caches: list[str]) -> None:
+        """A network that never predicts the missing class would score best."""
+        learner = ClipsLearner(model(), TASK)
+        network = learner.network()
+        scores = learner.validate(network, caches)
+        high = learner.validate(network, caches[::2])
+        assert 0 < scores["score"] < 1
+        assert np.isnan(high["score"])
+        assert np.isfinite(high["val_log_loss"])
+
     def test_learns_where_the_band_is(self, caches: list[str]) -> None:
         torch.manual_seed(0)
         learner = ClipsLearner(model(), TASK)
@@ -468,6 +500,9 @@ class TestIndex:
             assert set(new.train) == set(old.train) - {"h3"}
         assert [fold.test for fold in index.folds] == before
         assert "mask" not in index["h4"].files
+        assert {e.case: e.classes for e in updated.entries} == {
+            e.case: (e.facts["label"],) for e in index.entries if e.case != "h3"
+        }
 
     def test_a_fold_left_empty(self, tmp_path: Path) -> None:
         index = self.index(tmp_path)

@@ -217,6 +217,21 @@ def test_every_wrong_input_gets_one_line(tmp_path: Path) -> None:
         assert words in line
 
 
+def test_rare_phases_and_tools_are_named(tmp_path: Path) -> None:
+    """Of four videos, one has the second tool; there are two folds."""
+    sheet = write_operations(tmp_path, 4, seconds=4)
+    for number in range(4):
+        write_phases(tmp_path / f"op{number}-phase.txt", range(4), list(PHASES[:2]) * 2)
+        tools = np.stack([np.ones(4, int), np.full(4, int(number == 2))], axis=1)
+        write_tools(tmp_path / f"op{number}-tool.txt", range(4), TOOLS, tools)
+    values = {"experiment": "e", "system": "surgical", "data": data_settings(sheet), "split": {"folds": 2}}
+    settings = validate(Settings, values)
+    warnings = Surgical().check(settings, read_sheet(settings.data), deep=False).warnings
+    assert [line for line in warnings if line.startswith("class")] == [
+        f"class {TOOLS[1]} has 1 patient(s) for 2 folds: some folds have none to test on"
+    ]
+
+
 def test_rows_without_an_image_are_found(tmp_path: Path) -> None:
     sheet = write_operations(tmp_path, 4, seconds=4)
     folder = tmp_path / "images"

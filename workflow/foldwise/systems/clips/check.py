@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 
 from PIL import Image
@@ -38,13 +37,13 @@ def check_prompt(case: ClipCase, info: VideoInfo) -> list[tuple[str, bool]]:
 
 
 def check_classes(sheet: Sheet[ClipCase], settings: Settings, found: Findings) -> None:
-    """Find patients of several classes and classes without cases; warn if a fold must lack a class."""
+    """Find patients of several classes, and classes without cases."""
     names = class_names(settings.data)
     for case in sheet.cases:
         if case.label and case.label not in names:
             found.add(case, f"label {case.label!r} is not one of {', '.join(names)} (0 to {len(names) - 1})")
     of_patient: dict[str, ClipCase] = {}
-    patients = defaultdict(set)
+    present = {case.label for case in sheet.cases if case.trains}
     for case in sheet.cases:
         if not case.labelled or case.label not in names:
             continue
@@ -55,17 +54,9 @@ def check_classes(sheet: Sheet[ClipCase], settings: Settings, found: Findings) -
                 f"patient {case.group} is {case.label} here and {first.label} in case {first.name}; each "
                 f"patient must have one class",
             )
-        if case.trains:
-            patients[case.label].add(case.group)
-    for name in names:
-        if settings.part is not None:
-            continue
-        if not patients[name]:
+    for name in names if settings.part is None else ():
+        if name not in present:
             found.add_general(f"class {name} has no labelled training case")
-        elif len(patients[name]) < settings.split.folds and settings.split.file is None:
-            first = next(case for case in sheet.cases if case.label == name)
-            few = f"class {name} has {len(patients[name])} patient(s) for {settings.split.folds} folds"
-            found.add(first, f"{few}: some folds have none to test on", warning=True)
 
 
 def check_weights(settings: Settings) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from foldwise.files import CaseError
-from foldwise.index import Entry, Fold, Index
+from foldwise.index import Fold, Index
 
 
 def update_index(index: Index, facts: Mapping[str, Mapping[str, Any]], regions: Path) -> Index:
@@ -23,13 +24,10 @@ def update_index(index: Index, facts: Mapping[str, Mapping[str, Any]], regions: 
     """
     accepted = {case for case, found in facts.items() if not found["review"]}
     entries = tuple(
-        Entry(
-            entry.case,
-            entry.group,
-            {**entry.files, "mask": (str(regions / f"{entry.case}.h5"),)},
-            entry.cache,
-            {**entry.facts, "region_iou": facts[entry.case]["iou"]},
-            entry.amount,
+        replace(
+            entry,
+            files={**entry.files, "mask": (str(regions / f"{entry.case}.h5"),)},
+            facts={**entry.facts, "region_iou": facts[entry.case]["iou"]},
         )
         for entry in index.entries
         if entry.case in accepted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -130,7 +131,8 @@ class ClipsLearner(Learner[Model]):
     def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
         """Scores of validation cases; `score` is the mean, over classes, of the true class's probability.
 
-        It is finer than the balanced accuracy, which changes in large steps with a few cases.
+        It is finer than the balanced accuracy, which changes in large steps with a few cases. NaN if a class
+        has no case: a network that never predicts it would score best.
         """
         classes, probabilities = [], []
         for path in caches:
@@ -141,8 +143,9 @@ class ClipsLearner(Learner[Model]):
         own = found[np.arange(len(truth)), truth]
         right = found.argmax(1) == truth
         present = np.unique(truth)
+        score = float(np.mean([own[truth == c].mean() for c in present]))
         return {
-            "score": float(np.mean([own[truth == c].mean() for c in present])),
+            "score": score if len(present) == len(self.classes) else math.nan,
             "val_balanced_accuracy": float(np.mean([right[truth == c].mean() for c in present])),
             "val_log_loss": float(-np.log(np.maximum(own, 1e-7)).mean()),
         }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foldwise import forecast
-from foldwise.check import Checked, Findings
+from foldwise.check import Checked, Findings, check_folds
 from foldwise.experiment.preparation import CaseStage, Inputs, Preparation
 from foldwise.files import files_in, short_hash
 from foldwise.forecast import BASE_MIB, TORCH_MIB, WORKER_MIB, WORKERS, Step
@@ -21,7 +21,7 @@ from foldwise.systems.base import Footprint
 from foldwise.systems.clips.check import check_classes, check_prompt, check_weights
 from foldwise.systems.clips.settings import FROZEN, Cache, Data, Model, Prepare, Settings
 from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences, read_new_cases, read_sheet
-from foldwise.systems.videos import Finding, VideoSystem
+from foldwise.systems.videos import Looked, VideoSystem
 from foldwise.video.decode import VideoInfo, probe
 
 if TYPE_CHECKING:
@@ -48,15 +48,23 @@ class Clips(VideoSystem[Settings, ClipCase]):
         """Read the sheet, and the files that define the classes, without touching the videos."""
         return read_sheet(data)
 
-    def look(self, settings: Settings, case: ClipCase, deep: bool) -> tuple[VideoInfo, Sequence[Finding]]:
-        """The video's header, and the clip's box or mask."""
+    def look(self, settings: Settings, case: ClipCase, deep: bool) -> Looked:
+        """The video's header, the clip's box or mask, and its class."""
         info = probe(case.video)
-        return info, check_prompt(case, info)
+        return info, check_prompt(case, info), [case.label]
 
-    def check_all(self, settings: Settings, sheet: Sheet[ClipCase], found: Findings) -> None:
-        """Check classes and files of weights."""
+    def check_all(
+        self,
+        settings: Settings,
+        sheet: Sheet[ClipCase],
+        classes: Mapping[str, Collection[str]],
+        found: Findings,
+    ) -> None:
+        """Check classes, folds and files of weights."""
         class_sentences(settings.data)
         check_classes(sheet, settings, found)
+        if settings.part is None:
+            check_folds([_entry(case, Path()) for case in sheet.cases if case.trains], settings.split, found)
         for text in check_weights(settings):
             found.add_general(text)
 
@@ -104,8 +112,7 @@ class Clips(VideoSystem[Settings, ClipCase]):
     ) -> tuple[dict[str, Any], list[Entry]]:
         """What is learnt, and the entries, from the sheet alone."""
         cases = [case for case in read_sheet(data).cases if case.trains == training]
-        task = _task(data)
-        return task, [_entry(case, task["classes"], caches) for case in cases]
+        return _task(data), [_entry(case, caches) for case in cases]
 
     @property
     def learner(self) -> type[ClipsLearner]:
@@ -327,7 +334,7 @@ def _files(case: ClipCase) -> dict[str, tuple[str, ...]]:
     return files if case.mask is None else {**files, "mask": (str(case.mask),)}
 
 
-def _entry(case: ClipCase, classes: list[str], caches: Path) -> Entry:
+def _entry(case: ClipCase, caches: Path) -> Entry:
     """An entry: folds balance patients by class, and within a class by number of clips."""
     return Entry(
         case=case.name,
@@ -336,5 +343,5 @@ def _entry(case: ClipCase, classes: list[str], caches: Path) -> Entry:
         cache=str(caches / f"{case.name}.h5"),
         facts={"label": case.label},
         amount=1,
-        stratum=classes.index(case.label) if case.label in classes else 0,
+        classes=(case.label,) if case.label else (),
     )

@@ -11,6 +11,7 @@ import pandas as pd
 
 from foldwise.files import write_text
 from foldwise.index import Entry
+from foldwise.record import used
 from foldwise.report.view import View
 from foldwise.systems.base import Chosen, Results, Rows
 from foldwise.systems.interactive.masks import mask_in_source, quality_rows
@@ -40,7 +41,8 @@ class InteractiveResults(Results):
         rows = []
         with open_record(prediction) as file:
             record = Record(file)
-            truth = read_labels(Path(entry.files["label"][0]), record.targets.classes)
+            used(label := entry.files["label"][0])
+            truth = read_labels(Path(label), record.targets.classes)
             for round_ in record.rounds():
                 session = {"hints": round_.hints, "choice": round_.choice}
                 facts = {

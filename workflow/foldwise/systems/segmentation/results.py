@@ -12,6 +12,7 @@ import numpy as np
 
 from foldwise.files import file_hash, read_json, short_hash, source_hash, write_json
 from foldwise.index import Entry
+from foldwise.record import used
 from foldwise.report.view import View
 from foldwise.systems.base import Chosen, Results, Rows
 from foldwise.volumes.geometry import bounding_box
@@ -63,7 +64,8 @@ class SegmentationResults(Results):
             return []
         targets = Targets.from_dict(task["targets"])
         found = label_map(prediction, chosen["postprocess"])
-        truth = read_labels(Path(entry.files["label"][0]), targets.classes)
+        used(label := entry.files["label"][0])
+        truth = read_labels(Path(label), targets.classes)
         return score_volume(
             found.data,
             truth.data,
@@ -91,6 +93,7 @@ class SegmentationResults(Results):
             # Imported only here, since it takes seconds to import.
             from foldwise.volumes.dicom_seg import write_dicom_seg
 
+            used(source)
             write_dicom_seg(labels, source, classes_of(prediction), folder / f"{entry.case}.dcm")
         return {}
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from foldwise.check import Findings
+from foldwise.sheet import Sheet
 from foldwise.systems.surgical.annotations import Track
 from foldwise.systems.surgical.prepare import read_tracks
-from foldwise.systems.surgical.settings import Data
+from foldwise.systems.surgical.settings import Data, Settings
 from foldwise.systems.surgical.sheet import SurgicalCase
 from foldwise.video.decode import VideoInfo, image_files
 
@@ -16,13 +19,16 @@ from foldwise.video.decode import VideoInfo, image_files
 SLACK_S = 1.0
 
 
-def problems_of(case: SurgicalCase, data: Data, info: VideoInfo) -> list[tuple[str, bool]]:
-    """Problems of a case's annotation, each with whether it is only a warning.
+def check_annotation(
+    case: SurgicalCase, data: Data, info: VideoInfo
+) -> tuple[list[tuple[str, bool]], list[str]]:
+    """Problems of a case's annotation, each with whether it is only a warning; and its phases and tools.
 
     Raises:
         CaseError: an annotation is not readable.
     """
-    tracks = dict(zip(("phases", "tools"), read_tracks(data, case.phases, case.tools), strict=True))
+    phases, tools = read_tracks(data, case.phases, case.tools)
+    tracks = {"phases": phases, "tools": tools}
     problems: list[tuple[str, bool]] = []
     for kind, track in tracks.items():
         if track is not None:
@@ -33,7 +39,30 @@ def problems_of(case: SurgicalCase, data: Data, info: VideoInfo) -> list[tuple[s
         if (lost := info.duration_s - end / rate - _first(case, data)) > SLACK_S:
             text = f"ends {lost:.0f} s before the video; later frames are left out"
             problems.append((f"{getattr(case, kind)}: {text}", True))
-    return problems
+    present = [] if phases is None else [data.phases[number] for number in np.unique(phases.values)]
+    if tools is not None:
+        present += [data.tools[number] for number in np.flatnonzero(tools.values.any(axis=0))]
+    return problems, present
+
+
+def check_rare(
+    settings: Settings,
+    sheet: Sheet[SurgicalCase],
+    classes: Mapping[str, Collection[str]],
+    found: Findings,
+) -> None:
+    """Warn of phases and tools in the videos of fewer patients than there are folds.
+
+    Which folds lack them is known once the videos' frames are cached; the index's log names these.
+    """
+    folds = settings.split.folds
+    if settings.part is not None or settings.split.file is not None:
+        return
+    for name in (*settings.data.phases, *settings.data.tools):
+        having = {case.group for case in sheet.cases if case.trains and name in classes.get(case.name, ())}
+        if 0 < len(having) < folds:
+            few = f"class {name} has {len(having)} patient(s) for {folds} folds"
+            found.add_general(f"{few}: some folds have none to test on", warning=True)
 
 
 def _beyond(

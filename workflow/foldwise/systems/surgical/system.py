@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foldwise import forecast
-from foldwise.check import Checked
+from foldwise.check import Checked, Findings
 from foldwise.experiment.preparation import CaseStage, Inputs, Preparation
 from foldwise.files import short_hash
 from foldwise.forecast import TORCH_MIB, WORKER_MIB, WORKERS, Step
@@ -19,10 +19,10 @@ from foldwise.section import values_for
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
 from foldwise.systems.base import Footprint
-from foldwise.systems.surgical.check import problems_of
+from foldwise.systems.surgical.check import check_annotation, check_rare
 from foldwise.systems.surgical.settings import BACKBONE, Cache, Data, Model, Settings
 from foldwise.systems.surgical.sheet import SurgicalCase, read_sheet
-from foldwise.systems.videos import Finding, VideoSystem
+from foldwise.systems.videos import Looked, VideoSystem
 from foldwise.video.decode import VideoInfo, probe, sample_frames
 from foldwise.video.sheet import videos_in
 
@@ -51,12 +51,22 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         """Read the sheet without touching the files that it names."""
         return read_sheet(data)
 
-    def look(self, settings: Settings, case: SurgicalCase, deep: bool) -> tuple[VideoInfo, Sequence[Finding]]:
+    def look(self, settings: Settings, case: SurgicalCase, deep: bool) -> Looked:
         """The video's header, and every row of its annotations; `deep` decodes frames from all its parts."""
         info = probe(case.video, rate=settings.data.images_fps)
         if deep:
             sample_frames(case.video, 4, rate=settings.data.images_fps)
-        return info, problems_of(case, settings.data, info)
+        return info, *check_annotation(case, settings.data, info)
+
+    def check_all(
+        self,
+        settings: Settings,
+        sheet: Sheet[SurgicalCase],
+        classes: Mapping[str, Collection[str]],
+        found: Findings,
+    ) -> None:
+        """Warn of rare phases and tools."""
+        check_rare(settings, sheet, classes, found)
 
     def facts(self, settings: Settings, case: SurgicalCase, info: VideoInfo) -> Mapping[str, Any]:
         """Length, rate and size."""
@@ -225,12 +235,13 @@ def _entry(case: SurgicalCase, data: Data, cache: Path) -> Entry:
     counts = np.bincount(phase[phase >= 0], minlength=len(data.phases)).tolist()
     sources = {"video": case.video, "phases": case.phases, "tools": case.tools}
     files: dict[str, tuple[str, ...]] = {k: (str(path),) for k, path in sources.items() if path is not None}
-    facts = {
+    facts: dict[str, Any] = {
         "frames": len(phase),
         "phases": dict(zip(data.phases, counts, strict=True)),
         "tools": dict(zip(data.tools, (tool == 1).sum(0).tolist(), strict=True)),
     }
-    return Entry(case.name, case.group, files, str(cache), facts, float(len(phase)))
+    present = tuple(name for kind in ("phases", "tools") for name, count in facts[kind].items() if count)
+    return Entry(case.name, case.group, files, str(cache), facts, float(len(phase)), present)
 
 
 def _new(case: str, group: str, video: Path) -> Entry:

@@ -115,7 +115,7 @@ def test_a_fold_s_model_is_tested_on_its_own_fold(
 
 @pytest.mark.parametrize("fold", [-1, 2])
 @pytest.mark.parametrize("stage", ["train", "test"])
-def held_outs_that_are_not_there(
+def test_folds_that_are_not_there(
     index: Path,
     tmp_path: Path,
     save: Save,

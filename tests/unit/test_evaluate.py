@@ -16,16 +16,14 @@ from foldwise.evaluate import marks, read_trained
 from foldwise.files import CaseError
 from foldwise.hdf5 import content_of
 from foldwise.index import Fold, Index
-from foldwise.settings import dump, validate
 from foldwise.stages import features, test, train
 from foldwise.systems.segmentation.learner import SegmentationLearner
 from foldwise.systems.segmentation.results import SegmentationResults
-from foldwise.systems.segmentation.settings import Model
 from foldwise.volumes.predictions import open_prediction
 from foldwise.volumes.targets import Targets
 from synthetic import write_cached_set
+from untrained import write_untrained
 
-SETTINGS = {"network": {"name": "UNet", "channels": [4, 8], "strides": [2]}, "patch": [16, 16, 16]}
 Save = Callable[..., Path]
 
 
@@ -45,20 +43,10 @@ def save(index: Path, tmp_path: Path) -> Save:
 
     def write(name: str, fold: int = 0, **changed: Any) -> Path:
         known = Index.read(index)
-        model = validate(Model, SETTINGS)
-        torch.manual_seed(fold)
-        learnt = [*known.folds[fold].train, *known.folds[fold].validation]
-        state = {
-            "network": SegmentationLearner(model, known.task).network().state_dict(),
-            "settings": dump(model),
-            "system": "segmentation",
-            "task": known.task,
-            "prepared": {"cache": {"spacing": None}},
-            "fold": fold,
-            "learnt": [m for c in learnt for m in marks(known[c], content_of(known[c].cache)).values()],
-        }
-        torch.save(state | changed, tmp_path / name)
-        return tmp_path / name
+        cases = [*known.folds[fold].train, *known.folds[fold].validation]
+        learnt = [m for c in cases for m in marks(known[c], content_of(known[c].cache)).values()]
+        own = {"prepared": {"cache": {"spacing": None}}, "learnt": learnt}
+        return write_untrained(tmp_path / name, known.task, fold, **own | changed)
 
     return write
 

@@ -128,8 +128,9 @@ class Store:
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
-        with suppress(OSError):  # missing, or not empty
-            self.folder.rmdir()
+        if not kept:  # no other job uses the folder
+            with suppress(OSError):  # missing, or not empty
+                self.folder.rmdir()
 
 
 def _mark(name: str) -> str:

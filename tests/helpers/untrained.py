@@ -16,7 +16,7 @@ from foldwise.volumes.settings import Cache, Prepare
 SETTINGS = {"network": {"name": "UNet", "channels": [4, 8], "strides": [2]}, "patch": [16, 16, 16]}
 
 
-def write_untrained(path: Path, task: Mapping[str, Any], fold: int = 0, **changed: Any) -> Path:
+def write_untrained(path: Path, task: Mapping[str, Any], /, fold: int = 0, **changed: Any) -> Path:
     """Write a model's file; each fold has its own random weights."""
     model = validate(Model, SETTINGS)
     torch.manual_seed(fold)

@@ -90,16 +90,22 @@ class Published:
         for name, record in self._records().items():
             case, part = record.get("case"), record.get("part", "")
             another = part != self._part and part.partition("of")[2] == division
-            if outdated(name, record) and not (another if case is None else case in self._others):
-                logging.info("%s: no longer made from %s", self.folder / name, self._source)
-                self._remove(name)
+            others = another if case is None else case in self._others
+            if outdated(name, record) and not others and self._remove(name):
+                logging.info("removed %s: no longer made", self.folder / name)
 
-    def _remove(self, name: str) -> None:
-        """Remove a file if it is as it was written; move it to a folder beside this one if it is not."""
+    def _remove(self, name: str) -> bool:
+        """Remove a file if it is as it was written; move it to a folder beside this one if it is not.
+
+        Returns:
+            Whether it was removed.
+        """
         path, record = self.folder / name, self._record(name)
+        ours = False
         with suppress(FileNotFoundError):  # the user or another part removed it
             digest = file_hash(path)
-            if record.exists() and read_json(record).get("hash") == digest:
+            ours = record.exists() and read_json(record).get("hash") == digest
+            if ours:
                 path.unlink()
             else:
                 aside = self.folder.with_name(f"{self.folder.name}-aside") / digest[:8] / name
@@ -107,6 +113,7 @@ class Published:
                 path.replace(aside)
                 logging.warning("%s: was not written by Foldwise, or was edited; moved to %s", path, aside)
         record.unlink(missing_ok=True)
+        return ours
 
     def _write_record(self, name: str, content: Path, case: str | None) -> None:
         own = {"source": self._source, "part": self._part, "case": case, "key": self._keys[case]}

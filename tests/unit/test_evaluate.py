@@ -1,10 +1,12 @@
 """Accepted models: finite ones, of the required task, on cases that they never saw."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,16 +16,14 @@ from foldwise.evaluate import marks, read_trained
 from foldwise.files import CaseError
 from foldwise.hdf5 import content_of
 from foldwise.index import Fold, Index
-from foldwise.settings import dump, validate
 from foldwise.stages import features, test, train
 from foldwise.systems.segmentation.learner import SegmentationLearner
 from foldwise.systems.segmentation.results import SegmentationResults
-from foldwise.systems.segmentation.settings import Model
 from foldwise.volumes.predictions import open_prediction
 from foldwise.volumes.targets import Targets
 from synthetic import write_cached_set
+from untrained import write_untrained
 
-SETTINGS = {"network": {"name": "UNet", "channels": [4, 8], "strides": [2]}, "patch": [16, 16, 16]}
 Save = Callable[..., Path]
 
 
@@ -43,31 +43,21 @@ def save(index: Path, tmp_path: Path) -> Save:
 
     def write(name: str, fold: int = 0, **changed: Any) -> Path:
         known = Index.read(index)
-        model = validate(Model, SETTINGS)
-        torch.manual_seed(fold)
-        learnt = [*known.folds[fold].train, *known.folds[fold].validation]
-        state = {
-            "network": SegmentationLearner(model, known.task).network().state_dict(),
-            "settings": dump(model),
-            "system": "segmentation",
-            "task": known.task,
-            "prepared": {"cache": {"spacing": None}},
-            "fold": fold,
-            "learnt": [m for c in learnt for m in marks(known[c], content_of(known[c].cache)).values()],
-        }
-        torch.save(state | changed, tmp_path / name)
-        return tmp_path / name
+        cases = [*known.folds[fold].train, *known.folds[fold].validation]
+        learnt = [m for c in cases for m in marks(known[c], content_of(known[c].cache)).values()]
+        own = {"prepared": {"cache": {"spacing": None}}, "learnt": learnt}
+        return write_untrained(tmp_path / name, known.task, fold, **own | changed)
 
     return write
 
 
 @pytest.fixture
 def scored(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pd.DataFrame]:
-    def call(model: Path, fold: int = 0, of: Path = index) -> pd.DataFrame:
+    def call(model: Path, fold: int = 0, of: Path = index, settings: str = "{}") -> pd.DataFrame:
         out = {name: tmp_path / "out" / name for name in ("predictions", "metrics", "facts")}
         named = {"index": of, "fold": fold, "model": model, "state": tmp_path / "state", **out}
         flags = [text for name, value in named.items() for text in (f"--{name}", str(value))]
-        monkeypatch.setattr(sys, "argv", ["test", "--settings", "{postprocess: []}", *flags])
+        monkeypatch.setattr(sys, "argv", ["test", "--settings", settings, *flags])
         test.held_out.main()
         return pd.read_csv(out["metrics"])
 
@@ -113,7 +103,7 @@ def test_a_fold_s_model_is_tested_on_its_own_fold(
 
 @pytest.mark.parametrize("fold", [-1, 2])
 @pytest.mark.parametrize("stage", ["train", "test"])
-def held_outs_that_are_not_there(
+def test_folds_that_are_not_there(
     index: Path,
     tmp_path: Path,
     save: Save,
@@ -198,34 +188,77 @@ def test_only_models_of_one_experiment_are_averaged(index: Path, save: Save, tmp
         read_trained([first, tmp_path / "copy.pt"])
 
 
+@pytest.fixture
+def predicted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the cases that are predicted, in order."""
+    seen: list[str] = []
+    predict = SegmentationLearner.predict
+
+    def counted(self: SegmentationLearner, networks: Any, cache: str, path: Path) -> None:
+        seen.append(Path(cache).stem)
+        predict(self, networks, cache, path)
+
+    monkeypatch.setattr(SegmentationLearner, "predict", counted)
+    return seen
+
+
+def probabilities(folder: Path) -> dict[str, np.ndarray]:
+    found = {}
+    for path in folder.rglob("*.h5"):
+        with open_prediction(path) as file:
+            found[str(file.attrs["case"])] = file["probability"][()]
+    return found
+
+
 def test_unfinished_work_is_of_these_very_data(
-    tmp_path: Path, save: Save, scored: Callable[..., pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    save: Save,
+    scored: Callable[..., pd.DataFrame],
+    predicted: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A job stops after it predicted; then c4 is prepared again, from another scan: that of c5."""
     model, index = save("model.pt"), write_cached_set(tmp_path / "set", 6)
+    caches = index.parent / "caches"
 
-    def stop(*_: Any) -> None:
-        raise RuntimeError("killed")
+    def stopped(settings: str = "{}") -> list[str]:
+        def stop(*_: Any) -> None:
+            raise RuntimeError("killed")
 
-    def predicted(folder: Path) -> list[np.ndarray]:
-        found = []
-        for path in sorted(folder.rglob("*.h5")):
-            with open_prediction(path) as file:
-                found.append(file["probability"][()])
-        return found
+        predicted.clear()
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+            patch.setattr(SegmentationResults, "score", stop)
+            scored(model, of=index, settings=settings)
+        return list(predicted)
 
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "thesis.tex").touch()
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(SegmentationResults, "score", stop)
-        scored(model, of=index)
-    c4, c5 = predicted(tmp_path / "state")
-    assert (c4 != c5).any()
-    caches = index.parent / "caches"
-    (caches / "c4.h5").write_bytes((caches / "c5.h5").read_bytes())
+    assert stopped() == ["c4", "c5"]
+    first = probabilities(tmp_path / "state")
+    assert (first["c4"] != first["c5"]).any()
+    # How scores are computed changes no prediction; c3 is the validation case, for the post-processing.
+    assert stopped("{tolerance_mm: 3, postprocess: largest_component}") == ["c3"]
+    # A truncated file is predicted again.
+    for path in (tmp_path / "state").glob("*.h5"):
+        with open_prediction(path) as file:
+            case = str(file.attrs["case"])
+        if case == "c5":
+            path.write_bytes(path.read_bytes()[:-1])
+    assert stopped() == ["c5"]
+    # Equal voxels in a scan of another size: the prediction refers to the scan's grid.
+    with h5py.File(caches / "c4.h5", "r+") as file:
+        content, lineage = file.attrs["content"], json.loads(file.attrs["lineage"])
+        file.attrs["lineage"] = json.dumps({**lineage, "source_shape": [30, 30, 30]})
+    assert content_of(caches / "c4.h5") == content
+    assert stopped() == ["c4"]
+    with h5py.File(caches / "c5.h5", "r") as new, h5py.File(caches / "c4.h5", "r+") as file:
+        file["image"][()], file["label"][()] = new["image"][()], new["label"][()]
+        file.attrs.update({**new.attrs, "case": "c4"})
+    predicted.clear()
     scored(model, of=index)
-    new, same = predicted(tmp_path / "out")
-    assert (same == c5).all()
-    assert (new == c5).all()
+    assert predicted == ["c4"]
+    last = probabilities(tmp_path / "out")
+    assert (last["c4"] == first["c5"]).all()
+    assert (last["c5"] == first["c5"]).all()
     # At the end, only unfinished work is removed.
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["thesis.tex"]

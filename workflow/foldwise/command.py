@@ -28,6 +28,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from foldwise.files import CaseError
 from foldwise.record import Recorder, recording
 from foldwise.settings import parse, parse_values
+from foldwise.store import Store
 from foldwise.systems import names, system_of
 from foldwise.systems.base import System
 
@@ -248,6 +249,8 @@ def _value(argument: _Argument, given: Any, system: System[Any, Any] | None) -> 
         whole = not isinstance(argument.keys, Keys) and (argument.keys is None or argument.keys.whole)
         return parse(section, given) if whole else parse_values(given)
     kind = _plain(argument.kind)
+    if kind is Store:
+        return Store(Path(given))
     if kind is dict or get_origin(kind) in (dict, Mapping):
         given = parse_values(given)
     try:
@@ -303,4 +306,5 @@ def _plain(kind: Any) -> Any:
 
 
 def _paths(value: Any) -> Iterable[Path]:
-    return [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
+    listed = [value.folder if isinstance(value, Store) else value]
+    return [path for path in (value if isinstance(value, list) else listed) if isinstance(path, Path)]

@@ -1,12 +1,11 @@
-"""Trained models, and predictions that are still missing."""
+"""Trained models, and files that are made from cases, of which a stopped job may have left some."""
 
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,12 @@ from pydantic import BaseModel
 from torch import nn
 
 from foldwise.files import CaseError, file_hash, short_hash
-from foldwise.hdf5 import open_hdf5
+from foldwise.hdf5 import content_of, open_hdf5
 from foldwise.index import Entry
 from foldwise.networks import as_recorded
 from foldwise.section import values_for
 from foldwise.settings import validate
+from foldwise.store import Store
 from foldwise.systems import system_of
 from foldwise.training.learner import Learner
 from foldwise.training.model_file import read_model
@@ -178,47 +178,29 @@ def refuse_learnt(
                 )
 
 
-def unfinished(state: Path, *made_of: Any) -> Path:
-    """A folder for unfinished work, shared with no other model or data.
+def made_from(
+    caches: Mapping[str, str], write: Callable[[str, Path], object], store: Store, *made_of: Any
+) -> dict[str, Path]:
+    """A file for each case: the one that a stopped job left in the store, or else one that is made now.
 
     Args:
-        state: the folder of all unfinished work.
-        made_of: what the work depends on, as JSON values.
-    """
-    return state / short_hash(made_of, 16)
-
-
-def clear(state: Path) -> None:
-    """Remove unfinished work, including that of other models, and nothing else."""
-    for folder in state.glob("[0-9a-f]" * 16):
-        shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # missing, or not empty
-        state.rmdir()
-
-
-def predict_missing(trained: Trained, caches: Mapping[str, str], folder: Path) -> dict[str, Path]:
-    """Predict the cases without a prediction in `folder`, so that a restarted job continues.
-
-    Args:
-        trained: networks to average.
         caches: case → HDF5 file.
-        folder: receives <case>.h5.
+        write: writes a case's file, from (cache, path).
+        store: keeps every file until it is cleared.
+        made_of: what the files depend on apart from the caches, as JSON values.
     """
     paths = {}
     for number, (case, cache) in enumerate(caches.items(), start=1):
-        path = paths[case] = folder / f"{case}.h5"
-        if not is_whole(path):
-            trained.learner.predict(trained.networks, cache, path)
-            logging.info("predicted %s (%d of %d)", case, number, len(caches))
+        key = (*made_of, _identity(cache))
+        found = store.get(case, *key)
+        if found is None:
+            found = store.put(partial(write, cache), case, *key)
+            logging.info("case %s: done (%d of %d)", case, number, len(caches))
+        paths[case] = found
     return paths
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a prediction exists and can be read."""
-    if not path.exists():
-        return False
-    try:
-        open_hdf5(path).close()
-    except CaseError:
-        return False
-    return True
+def _identity(cache: str) -> list[str]:
+    """The content of a cache, and where it is from: equal crops may belong to different scans."""
+    with open_hdf5(cache) as file:
+        return [content_of(cache), str(file.attrs.get("lineage"))]

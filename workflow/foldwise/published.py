@@ -1,7 +1,8 @@
-"""The folder of new cases' predictions: which files Foldwise wrote, and from which state of which source.
+"""The folder of new cases' predictions: it holds what the last call made, and the user's own files.
 
 Every published file has its own record in the hidden folder `.foldwise`, so parts that run at the same time
-need not wait for each other. Only files with a record are ever replaced or removed.
+need not wait for each other. A file that is no longer made, or is made again, is removed if it still is as it
+was written; one that was edited, or never was ours, is moved to a folder beside this one.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from foldwise.files import CaseError, atomic_path, read_json, write_json
+from foldwise.files import CaseError, atomic_path, file_hash, read_json, short_hash, write_json
 
 RECORDS = ".foldwise"
 
@@ -25,7 +26,7 @@ class Published:
     def __init__(
         self, folder: Path, source: Path, cases: Collection[str], keys: Mapping[str, str], part: str
     ) -> None:
-        """Check the folder, and refuse it if it belongs to another source.
+        """Remove what was published from an earlier state of the source.
 
         Args:
             folder: folder of the exported files.
@@ -35,65 +36,101 @@ class Published:
             part: `<number>of<parts>`.
 
         Raises:
-            CaseError: it holds predictions of another source, or a case's file without a record.
+            CaseError: it holds predictions of another source.
         """
-        self.folder, self.cases, self.keys, self.part = folder, cases, keys, part
+        self.folder, self._part = folder, part
+        self._others = set(cases) - set(keys)
+        # No case: tables of all cases of this part.
+        self._keys: dict[Any, str] = {**keys, None: short_hash([part, dict(keys)], 16)}
         # Relative, so that it stays valid when the project is moved.
-        self.source = os.path.relpath(os.path.realpath(source), os.path.realpath(folder))
-        for name, record in self._records():
-            if record["source"] != self.source:
-                other = os.path.normpath(folder / record["source"])
+        self._source = os.path.relpath(os.path.realpath(source), os.path.realpath(folder))
+        for name, record in self._records().items():
+            if record.get("source") != self._source:
+                other = os.path.normpath(folder / record.get("source", ""))
                 raise CaseError(
                     f"{folder}: holds predictions of {other} (e.g. {name}), not of {source}; move the folder "
-                    f"away, or give one of the two sources another name"
+                    f"away, or give another one"
                 )
-        for path in self.folder.rglob("*"):
-            name = path.relative_to(folder).as_posix()
-            ours = name.startswith(f"{RECORDS}/") or self._record(name).exists()
-            if path.is_file() and self._owner(name) in keys and not ours:
-                raise CaseError(
-                    f"{path}: exists, but is not recorded as one of {source}; move the folder {folder} away"
-                )
+        self._forget(lambda name, record: record.get("key") != self._keys.get(record.get("case")))
 
-    def forget(self) -> None:
-        """Remove published files of cases that are gone or changed."""
-        for name, record in self._records():
-            if not self._current(name, record["key"]):
-                logging.info("removed %s: from an earlier state of the source", self.folder / name)
-                (self.folder / name).unlink(missing_ok=True)
-                self._record(name).unlink(missing_ok=True)
+    def publish(self, cases: Path, tables: Path) -> None:
+        """Copy files to their place, each one whole or not at all, and forget those that are no longer made.
 
-    def publish(self, made: Path) -> None:
-        """Copy the files of a folder to their place, each one whole or not at all."""
-        for path in sorted(path for path in made.rglob("*") if path.is_file()):
-            name = path.relative_to(made)
-            owner = self._owner(name.as_posix())
-            if owner is None and not self.part.endswith("of1"):
-                # A table of all cases; every part has its own table.
-                name = name.with_stem(f"{name.stem}-{self.part}")
-            key = self.part if owner is None else self.keys[owner]
-            write_json(self._record(name.as_posix()), {"source": self.source, "key": key})
-            with atomic_path(self.folder / name) as temporary:
-                shutil.copyfile(path, temporary)
+        Args:
+            cases: holds a folder of files for each case.
+            tables: folder of tables of all cases; each of several parts has its own.
+        """
+        made = [
+            self._place(path, path.relative_to(cases / case.name), case.name)
+            for case in sorted(cases.iterdir())
+            for path in _files(case)
+        ]
+        for path in _files(tables):
+            name = path.relative_to(tables)
+            one = self._part.endswith("of1")
+            made.append(self._place(path, name if one else name.with_stem(f"{name.stem}-{self._part}"), None))
+        self._forget(lambda name, record: name not in made)
 
-    def _current(self, name: str, key: str) -> bool:
-        owner = self._owner(name)
-        if owner is None:
-            # A table; tables of concurrent parts stay.
-            return key != self.part and key.rpartition("of")[2] == self.part.rpartition("of")[2]
-        return self.keys.get(owner, key) == key
+    def add(self, path: Path) -> None:
+        """Record a file that the caller has written, if it lies in the folder."""
+        if path.is_relative_to(self.folder):
+            self._write_record(path.relative_to(self.folder).as_posix(), path, None)
 
-    def _owner(self, name: str) -> str | None:
-        """The case that a file belongs to."""
-        last = name.rpartition("/")[2]
-        found = [c for c in self.cases if last.startswith(c) and not last[len(c) : len(c) + 1].isalnum()]
-        return max(found, key=len, default=None)
+    def _place(self, made: Path, within: Path, case: str | None) -> str:
+        name = within.as_posix()
+        self._remove(name)
+        self._write_record(name, made, case)
+        with atomic_path(self.folder / name) as temporary:
+            shutil.copyfile(made, temporary)
+        return name
+
+    def _forget(self, outdated: Callable[[str, Mapping[str, Any]], bool]) -> None:
+        """Remove outdated files, but not those for which another part of this division is responsible."""
+        division = self._part.partition("of")[2]
+        for name, record in self._records().items():
+            case, part = record.get("case"), record.get("part", "")
+            another = part != self._part and part.partition("of")[2] == division
+            others = another if case is None else case in self._others
+            if outdated(name, record) and not others and self._remove(name):
+                logging.info("removed %s: no longer made", self.folder / name)
+
+    def _remove(self, name: str) -> bool:
+        """Remove a file if it is as it was written; move it to a folder beside this one if it is not.
+
+        Returns:
+            Whether it was removed.
+        """
+        path, record = self.folder / name, self._record(name)
+        ours = False
+        with suppress(FileNotFoundError):  # the user or another part removed it
+            digest = file_hash(path)
+            ours = record.exists() and read_json(record).get("hash") == digest
+            if ours:
+                path.unlink()
+            else:
+                aside = self.folder.with_name(f"{self.folder.name}-aside") / digest[:8] / name
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(aside)
+                logging.warning("%s: was not written by Foldwise, or was edited; moved to %s", path, aside)
+        record.unlink(missing_ok=True)
+        return ours
+
+    def _write_record(self, name: str, content: Path, case: str | None) -> None:
+        own = {"source": self._source, "part": self._part, "case": case, "key": self._keys[case]}
+        write_json(self._record(name), {**own, "hash": file_hash(content)})
 
     def _record(self, name: str) -> Path:
         return self.folder / RECORDS / f"{name}.json"
 
-    def _records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _records(self) -> dict[str, dict[str, Any]]:
+        """Name of each published file → its record."""
+        found = {}
         for path in sorted((self.folder / RECORDS).rglob("*.json")):
             with suppress(CaseError):  # another part removed it
                 name = path.relative_to(self.folder / RECORDS).as_posix().removesuffix(".json")
-                yield name, read_json(path)
+                found[name] = read_json(path)
+        return found
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

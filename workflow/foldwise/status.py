@@ -27,6 +27,7 @@ from foldwise.experiment.preparation import per_case
 from foldwise.files import CaseError, read_json
 from foldwise.processes import output_of
 from foldwise.settings import parse_values
+from foldwise.store import Store
 from foldwise.training.attempts import Attempts
 
 COLUMNS = ("model", "fold", "training", "epoch", "loss", "score", "left", "testing", "job")
@@ -135,8 +136,8 @@ def _row(
     if (place / "metrics.csv").exists():
         row["testing"] = "done"
     elif trained:
-        predicted = len(list(Path(opened.paths.work("test", model, str(fold))).rglob("test/*.h5")))
-        row["testing"] = f"{predicted} of {len(held['test'])}" if held else "waiting"
+        kept = Store(Path(opened.paths.work("test", model, str(fold))))
+        row["testing"] = f"{sum(map(kept.has, held['test']))} of {len(held['test'])}" if held else "waiting"
     if job is not None and row["testing"] != "done":
         row["job"] = f"{job.number} {job.state} {job.reason}"
     return row

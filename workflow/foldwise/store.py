@@ -1,16 +1,26 @@
 """What is kept between calls, keyed by everything that it was made from.
 
-Nothing else writes into `state/`. A key is a hash, so what was made from other files, models or settings is
-simply not found; a broken entry counts as not found, too.
+Nothing else writes into `state/`, apart from training, which owns its checkpoints. A key is a hash, so what
+was made from other files, models or settings is simply not found; a broken entry counts as not found, too.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import tempfile
 import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from foldwise.files import CaseError, read_json, short_hash, write_json
+from foldwise.files import CaseError, file_hash, read_json, short_hash, write_json
+
+SUFFIX = ".h5"
+# <name>-<what it was made from>-<content>.h5, each as a hash; a memory; a folder that a killed job left.
+_OWN = re.compile(rf"\.?([0-9a-f]{{12}})-([0-9a-f]{{16}}-[0-9a-f]{{16}}{SUFFIX}|memory\.json.*|\w{{8}})")
 
 
 class Memory:
@@ -31,6 +41,19 @@ class Memory:
             key = short_hash(made_of, 16)
             self._known[key] = self._new[key] = value
 
+    def file_hash(self, path: Path) -> str:
+        """The hash of a file's content, computed again only if the file was written in the meantime.
+
+        Every write sets the time of change (ctime), even if the time of modification is set back.
+        """
+        facts = path.stat()
+        state = (str(path), facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+        found = self.get(*state)
+        if found is None:
+            found = file_hash(path)
+            self.put(found, *state)
+        return str(found)
+
     def save(self) -> None:
         """Write what is new, with what other processes have written in the meantime."""
         with self._lock:
@@ -44,3 +67,71 @@ class Memory:
         except CaseError:
             return {}
         return found if isinstance(found, dict) else {}
+
+
+class Store:
+    """A stage's folder in `state/`: what a stopped job leaves to the next one.
+
+    A file is found only by its name and all that it was made from, and only if it is whole. Jobs that put
+    files of different names may share the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Name the folder, which may be missing."""
+        self.folder = folder
+
+    def get(self, name: str, *made_of: Any) -> Path | None:
+        """The file that was put with the same name and `made_of` (JSON values), or None."""
+        for path in self.folder.glob(f"{_mark(name)}-{short_hash(made_of, 16)}-*"):
+            with suppress(OSError):
+                if path.stem.endswith(f"-{file_hash(path)[:16]}"):
+                    return path
+        return None
+
+    def put(self, write: Callable[[Path], object], name: str, *made_of: Any) -> Path:
+        """Keep the file that `write` writes, and return its path."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{_mark(name)}-", dir=self.folder) as temporary:
+            made = Path(temporary) / f"made{SUFFIX}"
+            write(made)
+            key = f"{_mark(name)}-{short_hash(made_of, 16)}-{file_hash(made)[:16]}"
+            return made.replace(self.folder / f"{key}{SUFFIX}")
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name, whatever it was made from."""
+        return any(self.folder.glob(f"{_mark(name)}-*{SUFFIX}"))
+
+    def memory(self, name: str) -> Memory:
+        """A memory for plain values."""
+        return Memory(self.folder / f"{_mark(name)}-memory.json")
+
+    def give(self, paths: Mapping[str, Path], folder: Path) -> None:
+        """Put files into another folder, too, as <name>.h5; they stay here until `clear`.
+
+        Args:
+            paths: name → file of this store.
+            folder: an existing folder.
+        """
+        for name, path in paths.items():
+            target = folder / f"{name}{SUFFIX}"
+            try:
+                os.link(path, target)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, target)
+
+    def clear(self, but: Iterable[str] = ()) -> None:
+        """Remove all files and memories except those of some names, and nothing that is not the store's."""
+        kept = set(map(_mark, but))
+        for path in self.folder.glob("*"):
+            if (own := _OWN.fullmatch(path.name)) and own[1] not in kept:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+        if not kept:  # no other job uses the folder
+            with suppress(OSError):  # missing, or not empty
+                self.folder.rmdir()
+
+
+def _mark(name: str) -> str:
+    return short_hash(name, 12)

@@ -32,6 +32,7 @@ from foldwise.index import Entry, Index
 from foldwise.section import touches
 from foldwise.settings import Model, dump, validate
 from foldwise.sheet import Sheet
+from foldwise.store import Memory
 from foldwise.systems import system_of
 from foldwise.systems.base import System
 from foldwise.training.attempts import Attempts
@@ -154,7 +155,7 @@ def check_predictions(system: System[Any, Any], opened: Opened[Any, Any], name: 
     for case, path in predictions.items():
         assert path.is_file(), f"{case}: a held-out case must have a prediction"
     entries = [index[case] for case in predictions]
-    chosen = results.choose(predictions, entries, index.task, settings.evaluate, Path("chosen"))
+    chosen = results.choose(predictions, entries, index.task, settings.evaluate, Memory(Path("chosen.json")))
     table = results.score(predictions, entries, 0, index.task, settings.evaluate, chosen)
     assert set(table["case"]) == set(predictions), "every labelled case must be scored"
     written = pd.read_csv(folder / "metrics.csv")

@@ -23,6 +23,7 @@ rule choose:
             settings=as_json(SETTINGS.evaluate),
             index=input.index,
             predictions=list(input.predictions),
+            state=PATHS.work("choose", wildcards.model),
             facts=output[0],
         ),
     shell:

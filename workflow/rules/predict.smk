@@ -29,7 +29,7 @@ rule predict_part:
             choice=input.choice,
             part=wildcards.part,
             parts=wildcards.parts,
-            state=PATHS.work("predict", wildcards.model),
+            state=PATHS.work(Path(PATHS.predicted).name, wildcards.model),
             folder=Path(output[0]).parent,
             facts=output[0],
         ),

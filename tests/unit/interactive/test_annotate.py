@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from dicom_files import Grid, write_series
 from foldwise import annotate
 from foldwise.files import CaseError
+from foldwise.systems.interactive import annotation
 from foldwise.systems.interactive.model import read_trained
 from foldwise.volumes.volume import Volume, write_volume
 from interactive_scans import READ, Bright, Says, trained, write_ball, write_model
@@ -94,6 +99,57 @@ def test_wrong_input_loses_no_round(folder: Path, capsys: pytest.CaptureFixture[
     assert call(folder, capsys, "--nothing", "12")["rounds"] == 2
 
 
+@pytest.mark.parametrize("kind", ["file", "DICOM folder"])
+def test_a_session_is_of_this_very_scan(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The scan is replaced in place, with its size and its time; with DICOM, in one of its files."""
+    if kind == "file":
+        scan = folder / "ball.nii"
+        write_ball(scan, AFFINE)
+    else:
+        scan = folder / "series"
+        write_series(scan, Grid())
+    call(folder, capsys, "--nothing", "3", scan=scan.name)
+    before = {path: path.read_bytes() for path in (folder / "session").iterdir()}
+    one = scan if scan.is_file() else sorted(scan.iterdir())[2]
+    content, written = one.read_bytes(), one.stat()
+    other = content[:-1] + bytes([content[-1] ^ 1])
+    one.write_bytes(other)
+    os.utime(one, ns=(written.st_atime_ns, written.st_mtime_ns))
+    with pytest.raises(CaseError, match="started with another scan"):
+        call(folder, capsys, "--nothing", "4", scan=scan.name)
+    assert {path: path.read_bytes() for path in (folder / "session").iterdir()} == before
+    one.write_bytes(content)
+    assert call(folder, capsys, "--nothing", "4", scan=scan.name)["rounds"] == 2
+    # Replaced between its hash and its preparation.
+    prepare = annotation.prepare_scan
+
+    def late(*given: Any) -> Path:
+        one.write_bytes(other)
+        return prepare(*given)
+
+    monkeypatch.setattr(annotation, "prepare_scan", late)
+    with pytest.raises(CaseError, match="changed while it was read"):
+        call(folder, capsys, "--nothing", "3", "--session", str(folder / "other"), scan=scan.name)
+    assert [path.name for path in (folder / "other").iterdir()] == ["session.json"]
+
+
+def test_a_session_is_of_this_very_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_ball(tmp_path / "scan.nii.gz", AFFINE)
+    write_model(tmp_path / "m.pt")
+    given = ["--model", str(tmp_path / "m.pt"), "--nothing"]
+    call(tmp_path, capsys, *given, "3")
+    before = {path: path.read_bytes() for path in (tmp_path / "session").iterdir()}
+    # That of another fold differs in nothing but its weights.
+    state = torch.load(tmp_path / "m.pt", weights_only=True)
+    state["network"] = {name: value + value.new_ones(1) for name, value in state["network"].items()}
+    torch.save(state, tmp_path / "m.pt")
+    with pytest.raises(CaseError, match="started with another model"):
+        call(tmp_path, capsys, *given, "4")
+    assert {path: path.read_bytes() for path in (tmp_path / "session").iterdir()} == before
+
+
 def test_a_missed_object_is_told(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,8 +226,6 @@ def test_a_real_model_s_file(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_trunk(tmp_path: Path) -> None:
-    import torch
-
     write_model(tmp_path / "model.pt")
     state = torch.load(tmp_path / "model.pt", weights_only=True)
     state["settings"]["trunk"]["name"] = "resnet34"

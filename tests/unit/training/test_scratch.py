@@ -36,6 +36,7 @@ def write(path: Path, value: int, size: int = 1000) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         file["image"] = [value] * size
+        file.attrs["content"] = f"{value} {size}"
     return str(path)
 
 
@@ -140,9 +141,14 @@ def test_what_is_no_whole_copy_is_never_used(files: list[str], root: Path, place
         assert not list(place.rglob("*.part"))
 
 
-def test_a_changed_original_is_copied_again(files: list[str], root: Path) -> None:
+@pytest.mark.parametrize("same_time", [False, True])
+def test_a_changed_original_is_copied_again(files: list[str], root: Path, same_time: bool) -> None:
     with staged(files, root):
+        before = Path(files[0]).stat()
         write(Path(files[0]), 7)
+        if same_time:
+            os.utime(files[0], ns=(before.st_atime_ns, before.st_mtime_ns))
+            assert Path(files[0]).stat().st_size == before.st_size
         with staged(files, root) as copies:
             assert read(copies[files[0]]) == 7
 
@@ -153,6 +159,7 @@ def test_links_to_other_files_hold(tmp_path: Path, root: Path, place: Path) -> N
     region.parent.mkdir()
     with h5py.File(region, "w") as file:
         file["image"] = h5py.ExternalLink("../cache-1/a.h5", "/image")
+        file.attrs["content"] = "5 in a region"
     with staged([str(region)], root) as copies:
         Path(cache).rename(tmp_path / "away.h5")
         assert read(copies[str(region)]) == 5

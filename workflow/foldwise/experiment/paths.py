@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
+from foldwise.files import short_hash
 from foldwise.settings import Experiment
 
 
@@ -14,7 +16,7 @@ class Paths:
     Attributes:
         results: folder of all experiments and prepared data.
         experiment: folder of all files except prepared data.
-        predict: name of the source of new cases; "" without any.
+        predict: name of the source of new cases, with a hash of its path; "" without any.
         updated: whether models learn from the index of accepted regions.
     """
 
@@ -26,7 +28,11 @@ class Paths:
     @classmethod
     def of(cls, settings: Experiment) -> Paths:
         """The paths of an experiment."""
-        source = settings.predict.source.stem if settings.predict else ""
+        source = ""
+        if settings.predict:
+            # Sources in different folders may have the same name.
+            path = os.path.normpath(settings.predict.source)
+            source = f"{settings.predict.source.stem}-{short_hash(path)}"
         updated = bool(getattr(settings.data, "update_labels", False))
         folder = f"{settings.results}/{settings.experiment}"
         return cls(str(settings.results), folder, source, updated)

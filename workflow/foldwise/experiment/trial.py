@@ -1,6 +1,6 @@
 """Trials of models and weights before the run, and the size of a training step, in a process with torch.
 
-Slow results are stored under a hash of everything they depend on: settings, files, libraries and code.
+Slow results are kept by everything that they depend on: settings, contents of files, libraries and code.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from foldwise.files import CaseError, read_json, short_hash, write_json
+from foldwise.files import CaseError, files_in, short_hash
 from foldwise.forecast import Step
 from foldwise.processes import end_with_parent
 from foldwise.section import values_for
 from foldwise.settings import Model
+from foldwise.store import Memory
 from foldwise.systems import system_of
 from foldwise.systems.base import System
 
@@ -51,17 +52,19 @@ def remembered(
     Raises:
         CaseError: all reasons why a training would refuse the settings; or the other process ended early.
     """
-    key = short_hash([sorted(Step.__annotations__), system.name, values_for(model, "memory"), task], 16)
-    tried = None
-    if trying:
-        given = model.model_dump(mode="json")
-        tried = short_hash([_versions(type(system)), system.name, given, task, whole, _files(given)], 16)
-    known = read_json(memory) if memory.exists() else {}
-    if (whole and key not in known) or (tried and tried not in known):
-        step = _elsewhere(_try_model if tried else _count, system.name, model, task, whole)
-        known |= ({key: asdict(step)} if whole else {}) | ({tried: True} if tried else {})
-        write_json(memory, known)
-    return Step(**known[key]) if whole else Step(0, 0, 0, 0)
+    known, given = Memory(memory), model.model_dump(mode="json")
+    counted = (sorted(Step.__annotations__), system.name, values_for(model, "memory"), task)
+    step: Any = known.get(*counted) if whole else asdict(Step(0, 0, 0, 0))
+    tried = (_versions(type(system)), system.name, given, task, whole, _files(given, known)) if trying else ()
+    if step is None or (trying and known.get(*tried) is None):
+        found = _elsewhere(_try_model if trying else _count, system.name, model, task, whole)
+        if whole:
+            step = asdict(found)
+            known.put(step, *counted)
+        if trying:
+            known.put(True, *tried)
+    known.save()
+    return Step(**step)
 
 
 def try_file(path: Path, check: Callable[[Path], Any], memory: Path) -> None:
@@ -75,11 +78,12 @@ def try_file(path: Path, check: Callable[[Path], Any], memory: Path) -> None:
     Raises:
         CaseError: as raised by the check.
     """
-    key = short_hash([_versions(check), check.__qualname__, _files(str(path))], 16)
-    known = read_json(memory) if memory.exists() else {}
-    if key not in known:
+    known = Memory(memory)
+    passed = (_versions(check), check.__qualname__, _files(str(path), known))
+    if known.get(*passed) is None:
         _elsewhere(check, path)
-        write_json(memory, {**known, key: True})
+        known.put(True, *passed)
+    known.save()
 
 
 def _elsewhere(work: Callable[..., Any], *given: Any) -> Any:
@@ -114,20 +118,17 @@ def _code(package: str) -> str:
     return short_hash([path.read_text(encoding="utf-8") for path in files])
 
 
-def _files(given: Any) -> list[Any]:
-    """Name, size and time of change of every file that settings name, and of those in folders."""
+def _files(given: Any, known: Memory) -> list[Any]:
+    """Name and hash of every file that settings name, and of those in folders."""
     if isinstance(given, dict | list):
-        return [
-            found for one in (given.values() if isinstance(given, dict) else given) for found in _files(one)
-        ]
+        listed = given.values() if isinstance(given, dict) else given
+        return [found for one in listed for found in _files(one, known)]
     if not isinstance(given, str) or not given:
         return []
-    path = Path(given)
     try:
-        stats = [(one, one.stat()) for one in (sorted(path.iterdir()) if path.is_dir() else [path])]
+        return [[name, known.file_hash(Path(name))] for name in files_in(Path(given))]
     except (OSError, ValueError):  # not a file name
         return []
-    return [[str(one), stat.st_size, stat.st_mtime_ns] for one, stat in stats]
 
 
 def forget_counter() -> None:

@@ -6,7 +6,6 @@ A restarted job continues with the remaining cases.
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from foldwise.command import Of, Output, run, stage
 from foldwise.files import write_json
 from foldwise.index import Index
 from foldwise.section import Section
+from foldwise.store import Store
 from foldwise.systems.base import System
 
 
@@ -24,17 +24,16 @@ def choose(
     settings: Annotated[Section, Of("evaluate")],
     index: Annotated[Path, "label-path index"],
     predictions: Annotated[list[Path], "folder of each test stage"],
+    state: Annotated[Store, "folder for unfinished work"],
     facts: Annotated[Output, "choice to write (.json)"],
 ) -> None:
     """Write the choice."""
     read = Index.read(index)
     paths = {path.stem: path for folder in predictions for path in sorted(folder.glob("*.h5"))}
-    # Finished cases stay finished if the job is killed.
-    state = facts.with_suffix(".unfinished")
     entries = [read[case] for case in paths]
-    chosen = system.results.choose(paths, entries, read.task, settings, state)
+    chosen = system.results.choose(paths, entries, read.task, settings, state.memory("choice"))
     write_json(facts, {"chosen": chosen, "cases": len(paths)})
-    shutil.rmtree(state, ignore_errors=True)
+    state.clear()
     logging.info("%d cases: %s", len(paths), chosen)
 
 

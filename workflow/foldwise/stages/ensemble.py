@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
 
 from foldwise.command import Folder, Of, Output, run, stage
-from foldwise.evaluate import KEYS, clear, predict_missing, read_trained, refuse_learnt, unfinished
+from foldwise.evaluate import KEYS, made_from, read_trained, refuse_learnt
 from foldwise.experiment.preparation import prepared_file
 from foldwise.files import atomic_folder, atomic_path, file_hash, read_json, write_json
 from foldwise.hdf5 import content_of
 from foldwise.provenance import provenance
 from foldwise.record import used
-from foldwise.section import Section
+from foldwise.section import Section, values_for
 from foldwise.settings import Data, dump
+from foldwise.store import Store
 from foldwise.systems.base import System
 
 
@@ -33,7 +34,7 @@ def ensemble(
     choice: Annotated[Path, "choice of the cross-validation"],
     prepared: Annotated[Folder, "folder of the prepared cases"],
     caches: Annotated[Folder, "folder of the caches"],
-    state: Annotated[Path, "folder for unfinished work"],
+    state: Annotated[Store, "folder for unfinished work"],
     predictions: Annotated[Output, "folder of <case>.h5 to write"],
     folder: Annotated[Output, "folder of exported files to write"],
     metrics: Annotated[Output, "scores of the test set (.csv)"],
@@ -48,20 +49,20 @@ def ensemble(
     for path, held in zip(models, trained.states, strict=True):
         # An unlabelled case may belong to a patient in training.
         refuse_learnt(path, held, [replace(entry, group="") for entry in entries], contents)
-    work = unfinished(state, [file_hash(path) for path in models], dump(settings), contents)
-    cached = predict_missing(trained, {entry.case: entry.cache for entry in entries}, work)
+    predict = partial(trained.learner.predict, trained.networks)
+    made_of = ([file_hash(path) for path in models], values_for(settings, "predict"))
+    cached = made_from({entry.case: entry.cache for entry in entries}, predict, state, *made_of)
     chosen = read_json(choice)["chosen"]
     table = results.score(cached, entries, "ensemble", trained.task, settings, chosen)
     with atomic_folder(folder) as temporary:
         results.export(cached, entries, export, chosen, temporary)
     with atomic_folder(predictions) as temporary:
-        for path in cached.values():
-            shutil.move(path, temporary / path.name)
+        state.give(cached, temporary)
     with atomic_path(metrics) as temporary:
         (table if len(table) else pd.DataFrame(columns=[*KEYS])).to_csv(temporary, index=False)
     origin = provenance(settings=dump(settings), inputs=models)
     write_json(facts, {"chosen": chosen, **origin})
-    clear(state)
+    state.clear()
     logging.info("%d cases predicted", len(cached))
 
 

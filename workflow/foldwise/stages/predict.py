@@ -12,18 +12,20 @@ import tempfile
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from foldwise.command import Folder, Of, Output, run, stage
-from foldwise.evaluate import Trained, clear, is_whole, read_trained, unfinished
-from foldwise.files import CaseError, file_hash, naming, read_json, source_files, source_hash, write_json
+from foldwise.evaluate import Trained, read_trained
+from foldwise.files import CaseError, file_hash, naming, read_json, short_hash, source_files, write_json
 from foldwise.index import Entry
 from foldwise.provenance import provenance
 from foldwise.published import Published
 from foldwise.record import used
 from foldwise.section import Section
 from foldwise.settings import dump
+from foldwise.store import Store
 from foldwise.systems.base import System
 
 
@@ -38,7 +40,7 @@ def predict(
     part: Annotated[int, "number of the part of the cases, from 0"] = 0,
     parts: Annotated[int, "number of parts"] = 1,
     scratch: Annotated[Folder | None, "folder for temporary files; default: the system's"] = None,
-    state: Annotated[Path, "folder for unfinished work"],
+    state: Annotated[Store, "folder for unfinished work"],
     folder: Annotated[Output, "folder of exported files to write"],
     facts: Annotated[Output, "record to write (.json)"],
 ) -> None:
@@ -47,95 +49,117 @@ def predict(
         raise CaseError(f"--part {part}: must be 0 to {parts - 1}")
     chosen = read_json(choice)["chosen"]
     trained = read_trained(models, system=system.name)
-    everything = system.new_entries(source)
-    entries = everything[part::parts]
-    used(*(path for entry in entries for files in entry.files.values() for path in files))
-    # Predictions by other models, or of other files with the same name, never mix with these.
-    hashes, own = [file_hash(path) for path in models], state / f"{part}of{parts}"
-    work = {entry.case: unfinished(own, hashes, entry.case, _content(entry)) for entry in entries}
-    predictions = {case: place / f"{case}.h5" for case, place in work.items()}
-    keys = {case: path.name for case, path in work.items()}
-    published = Published(folder, source, [entry.case for entry in everything], keys, own.name)
-    published.forget()
-    missing = [entry for entry in entries if not is_whole(predictions[entry.case])]
-    logging.info("%d cases, %d of them to do", len(entries), len(missing))
+    everything, hashes = system.new_entries(source), [file_hash(path) for path in models]
+    cases = [_NewCase(entry, hashes) for entry in everything[part::parts]]
+    used(*(path for case in cases for files in case.entry.files.values() for path in files))
+    keys = {case.name: short_hash(case.made_of, 16) for case in cases}
+    published = Published(folder, source, [entry.case for entry in everything], keys, f"{part}of{parts}")
     unexported: list[str] = []
     with tempfile.TemporaryDirectory(dir=scratch, prefix="foldwise-") as temporary:
-        failed = _predict(system, trained, missing, predictions, Path(temporary))
-        exported = Path(temporary) / "export"
+        prepared, exported, tables = (Path(temporary) / name for name in ("prepared", "cases", "tables"))
         exported.mkdir()
-        done = [entry for entry in entries if entry.case not in failed]
+        tables.mkdir()
+        predictions, failed = _predict(system, trained, cases, state, prepared)
+        done = [case.entry for case in cases if case.name in predictions]
         try:
-            system.results.export(predictions, done, settings, chosen, exported)
+            system.results.export(predictions, done, settings, chosen, tables, exported)
         except CaseError as error:
             unexported.append(str(error))
-        published.publish(exported)
+        for case in cases:
+            case.refuse_changed()  # an export may refer to the source
+        published.publish(exported, tables)
     if failed or unexported:
-        what = (
-            f"{len(failed)} of {len(entries)} cases could not be predicted" if failed else "an export failed"
-        )
+        what = f"{len(failed)} of {len(cases)} cases could not be predicted" if failed else "an export failed"
         lines = "\n  ".join([*failed.values(), *unexported])
         raise CaseError(f"{what}; all others are in {folder}:\n  {lines}")
     origin = provenance(settings=dump(settings), inputs=models)
-    write_json(facts, {"cases": [entry.case for entry in entries], "chosen": chosen, **origin})
-    clear(own)
-    clear(state)
+    write_json(facts, {"cases": [case.name for case in cases], "chosen": chosen, **origin})
+    published.add(facts)
+    state.clear(but={entry.case for entry in everything} - keys.keys())
+
+
+class _NewCase:
+    """A new case, and everything that its prediction is made from.
+
+    Attributes:
+        entry: the case.
+        name: its name.
+        made_of: hashes of the models; content and names of its files, since an image's name may give its
+            time; its row.
+    """
+
+    def __init__(self, entry: Entry, models: list[str]) -> None:
+        self.entry, self.name = entry, entry.case
+        self._written = self._last_written()
+        named = [[file.name, file_hash(file)] for file in self._files]
+        self.made_of = [models, named, {kind: len(each) for kind, each in entry.files.items()}, entry.facts]
+
+    def refuse_changed(self) -> None:
+        """Ensure that the files are still those whose hashes are known.
+
+        Raises:
+            CaseError: one was written or replaced.
+        """
+        if self._last_written() != self._written:
+            raise CaseError(f"case {self.name}: its files changed while they were read; run again")
+
+    @property
+    def _files(self) -> list[Path]:
+        paths = [Path(path) for _, each in sorted(self.entry.files.items()) for path in each]
+        return [file for path in paths for file in source_files(path)]
+
+    def _last_written(self) -> list[tuple[int, ...]]:
+        # Every write sets the time of change (ctime), even if the time of modification is set back.
+        facts = [file.stat() for file in self._files]
+        return [(each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in facts]
 
 
 def _predict(
-    system: System[Any, Any],
-    trained: Trained,
-    missing: list[Entry],
-    predictions: Mapping[str, Path],
-    scratch: Path,
-) -> dict[str, str]:
-    """Predict the missing cases; case → why it failed."""
+    system: System[Any, Any], trained: Trained, cases: list[_NewCase], state: Store, scratch: Path
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Predict the cases that no earlier call has predicted; case → prediction, and case → why it failed."""
+    found = {case.name: state.get(case.name, *case.made_of) for case in cases}
+    predictions = {name: path for name, path in found.items() if path is not None}
+    missing = [case for case in cases if case.name not in predictions]
+    logging.info("%d cases, %d of them to do", len(cases), len(missing))
     failed: dict[str, str] = {}
-    if not missing:
-        return failed
     with closing(_prepared(system, missing, trained.states[0], scratch)) as ready:
-        for entry, path in ready:
+        for case, cache in ready:
             try:
-                if isinstance(path, CaseError):
-                    raise path
-                with naming(entry.case):
-                    trained.learner.predict(trained.networks, str(path), predictions[entry.case])
+                if isinstance(cache, CaseError):
+                    raise cache
+                with naming(case.name):
+                    predict = partial(trained.learner.predict, trained.networks, str(cache))
+                    predictions[case.name] = state.put(predict, case.name, *case.made_of)
             except CaseError as error:
-                failed[entry.case] = str(error)
+                failed[case.name] = str(error)
                 logging.error("%s", error)
                 continue
-            logging.info("predicted %s", entry.case)
-            shutil.rmtree(path.parent)
-    return failed
-
-
-def _content(entry: Entry) -> list[Any]:
-    """Everything a new case's prediction depends on: the content and names of its files, and its row."""
-    paths = [Path(path) for kind in sorted(entry.files) for path in entry.files[kind]]
-    # An image's name may give its time.
-    names = [file.name for path in paths for file in source_files(path)]
-    return [source_hash(paths), names, {kind: len(each) for kind, each in entry.files.items()}, entry.facts]
+            logging.info("predicted %s", case.name)
+            shutil.rmtree(scratch / case.name)
+    return predictions, failed
 
 
 def _prepared(
-    system: System[Any, Any], entries: list[Entry], state: Mapping[str, Any], scratch: Path
-) -> Generator[tuple[Entry, Path | CaseError]]:
+    system: System[Any, Any], cases: list[_NewCase], state: Mapping[str, Any], scratch: Path
+) -> Generator[tuple[_NewCase, Path | CaseError]]:
     """Caches of the cases, in order; the next one is prepared while the current one is predicted."""
 
-    def make(entry: Entry) -> Path | CaseError:
+    def make(case: _NewCase) -> Path | CaseError:
         try:
-            with naming(entry.case):
-                return system.prepare_new(entry, state, scratch / entry.case)
+            with naming(case.name):
+                cache = system.prepare_new(case.entry, state, scratch / case.name)
+                case.refuse_changed()
+                return cache
         except CaseError as error:
             return error
 
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(make, entries[0])
-        for number, entry in enumerate(entries):
-            cache = coming.result()
-            if number + 1 < len(entries):
-                coming = pool.submit(make, entries[number + 1])
-            yield entry, cache
+        coming = [pool.submit(make, case) for case in cases[:1]]
+        for number, case in enumerate(cases):
+            cache = coming.pop().result()
+            coming += [pool.submit(make, following) for following in cases[number + 1 : number + 2]]
+            yield case, cache
 
 
 if __name__ == "__main__":

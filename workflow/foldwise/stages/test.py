@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-import shutil
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from foldwise.command import Folder, Of, Output, run, stage
-from foldwise.evaluate import clear, predict_missing, read_trained, refuse_learnt, unfinished
+from foldwise.evaluate import made_from, read_trained, refuse_learnt
 from foldwise.files import CaseError, atomic_folder, atomic_path, file_hash, write_json
 from foldwise.hdf5 import content_of
 from foldwise.index import Index
 from foldwise.provenance import provenance
 from foldwise.record import used
-from foldwise.section import Section
+from foldwise.section import Section, values_for
 from foldwise.settings import dump
+from foldwise.store import Store
 from foldwise.systems.base import System
 
 
@@ -28,7 +29,7 @@ def held_out(
     features: Annotated[Folder | None, "folder of <case>.h5 to use instead of the caches"] = None,
     fold: Annotated[int, "fold, from 0"],
     model: Annotated[Path, "the fold's model"],
-    state: Annotated[Path, "folder for unfinished work"],
+    state: Annotated[Store, "folder for unfinished work"],
     predictions: Annotated[Output, "folder of <case>.h5 to write"],
     metrics: Annotated[Output, "scores to write (.csv)"],
     facts: Annotated[Output, "choices and provenance (.json)"],
@@ -47,21 +48,20 @@ def held_out(
     }
     entries = [read[case] for case in cases.test]
     refuse_learnt(model, trained.states[0], entries, contents)
-    # Predictions by another model, or of other data, never mix with these.
-    work = unfinished(state, file_hash(model), dump(settings), contents)
-    seen = predict_missing(trained, read.caches(choosing, features), work / "validation")
+    predict = partial(trained.learner.predict, trained.networks)
+    made_of = (file_hash(model), values_for(settings, "predict"))
+    seen = made_from(read.caches(choosing, features), predict, state, *made_of)
     validation = [read[case] for case in choosing]
-    chosen = results.choose(seen, validation, read.task, settings, work / "choice")
-    predicted = predict_missing(trained, read.caches(cases.test, features), work / "test")
+    chosen = results.choose(seen, validation, read.task, settings, state.memory("choice"))
+    predicted = made_from(read.caches(cases.test, features), predict, state, *made_of)
     table = results.score(predicted, entries, fold, read.task, settings, chosen)
     with atomic_folder(predictions) as folder:
-        for path in predicted.values():
-            shutil.move(path, folder / path.name)
+        state.give(predicted, folder)
     with atomic_path(metrics) as temporary:
         table.to_csv(temporary, index=False)
     origin = provenance(settings=dump(settings), inputs=[index, model])
     write_json(facts, {"chosen": chosen, **origin})
-    clear(state)
+    state.clear()
     means = table.select_dtypes("number").drop(columns="fold", errors="ignore").mean().head(3)
     logging.info("%d cases: %s", len(predicted), ", ".join(f"mean {k} {v:.4f}" for k, v in means.items()))
 

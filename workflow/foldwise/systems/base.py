@@ -19,6 +19,7 @@ from foldwise.forecast import Step
 from foldwise.index import Entry
 from foldwise.settings import Experiment, Model
 from foldwise.sheet import AnyCase, Sheet
+from foldwise.store import Memory
 from foldwise.whole import Whole
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ class Results(Whole, abstract=True):
         entries: Sequence[Entry],
         task: Mapping[str, Any],
         evaluate: Any,
-        state: Path,
+        memory: Memory,
     ) -> dict[str, Any]:
         """Choose post-processing and similar from the predictions of these cases.
 
@@ -251,7 +252,7 @@ class Results(Whole, abstract=True):
             entries: of these cases.
             task: what is learnt.
             evaluate: the section `evaluate`.
-            state: folder for unfinished work, with which a restarted job continues.
+            memory: values that a restarted job finds again.
         """
         return {}
 
@@ -321,8 +322,17 @@ class Results(Whole, abstract=True):
         export: Any,
         chosen: Chosen,
         folder: Path,
+        apart: Path | None = None,
     ) -> None:
         """Write all cases' files, and the tables of all cases.
+
+        Args:
+            predictions: case → prediction.
+            entries: the cases.
+            export: the section `export`.
+            chosen: what `choose` returned.
+            folder: for the tables, and for the cases' files.
+            apart: where each case's files get a folder of its own instead.
 
         Raises:
             CaseError: files of some cases could not be written; all others were.
@@ -332,8 +342,12 @@ class Results(Whole, abstract=True):
         tables: dict[str, list[Mapping[str, Any]]] = {}
         problems = []
         for entry in entries:
+            place = folder
+            if apart is not None:
+                place = apart / entry.case
+                place.mkdir()
             try:
-                exported = self.export_case(predictions[entry.case], entry, export, chosen, folder)
+                exported = self.export_case(predictions[entry.case], entry, export, chosen, place)
             except CaseError as error:
                 problems.append(f"case {entry.case}: {error}")
                 continue

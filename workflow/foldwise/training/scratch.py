@@ -16,7 +16,7 @@ import h5py
 from filelock import FileLock, Timeout
 
 from foldwise.files import CaseError
-from foldwise.hdf5 import open_hdf5
+from foldwise.hdf5 import content_of, open_hdf5
 
 # Share of the disk's free space that is left to others.
 MARGIN = 0.05
@@ -35,8 +35,8 @@ def staged(
     """Copy HDF5 files, and those that they link to, to a folder that all jobs of the node share.
 
     Either all files are copied, or the originals are used and the reason is logged. A copy is used if its
-    size and modification time are the original's, and it gets its name only when it is complete. The last job
-    to leave removes everything; locks and copies of a killed job are taken over by the next one.
+    content, size and modification time are the original's, and it gets its name only when it is complete. The
+    last job to leave removes everything; locks and copies of a killed job are taken over by the next one.
 
     Args:
         paths: files to read.
@@ -166,4 +166,9 @@ def _same(source: str, copy: Path) -> bool:
         first, second = os.stat(source), copy.stat()  # noqa: PTH116
     except FileNotFoundError:
         return False
-    return (first.st_size, first.st_mtime_ns) == (second.st_size, second.st_mtime_ns)
+    if (first.st_size, first.st_mtime_ns) != (second.st_size, second.st_mtime_ns):
+        return False
+    content = content_of(source)
+    with suppress(CaseError):  # the copy is broken
+        return content_of(copy) == content
+    return False

@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 from foldwise.files import CaseError, read_json
 from foldwise.index import Entry
 from foldwise.settings import validate
+from foldwise.store import Memory
 from foldwise.systems.segmentation.learner import SegmentationLearner
 from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.systems.segmentation.settings import Model
@@ -277,8 +278,9 @@ class TestChoose:
     def choose(folder: Path, entries: list[Entry]) -> list[str]:
         settings = validate(Evaluate, {"postprocess": ["largest_component", "fill_holes"]})
         predictions = {entry.case: folder / f"{entry.case}.h5" for entry in entries}
-        results, state = SegmentationResults(), folder / "state"
-        return list(results.choose(predictions, entries, task(ONE), settings, state)["postprocess"])
+        memory = Memory(folder / "choice.json")
+        chosen = SegmentationResults().choose(predictions, entries, task(ONE), settings, memory)
+        return list(chosen["postprocess"])
 
     @pytest.fixture
     def read(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -297,8 +299,9 @@ class TestChoose:
         island = self.case(tmp_path, "a", [1, 1, 1, 0, 1, 0], [1, 1, 1, 0, 0, 0])
         right = self.case(tmp_path, "b", [0, 1, 1, 0, 0, 0], [0, 1, 1, 0, 0, 0])
         assert self.choose(tmp_path, [island, right]) == ["largest_component"]
-        steps = read_json(tmp_path / "state" / "a.json")["dice"]
-        assert steps == {"": [6 / 7], "largest_component": [1], "largest_component+fill_holes": [1]}
+        # Steps before and after the first one, of both cases; then with the second one.
+        kept = sorted(read_json(tmp_path / "choice.json").values())
+        assert kept == [[6 / 7], *[[1]] * 5]
         # Two true parts: 1 falls to 2·2/(2 + 4), more than the first case rises.
         two = self.case(tmp_path, "b", [1, 1, 0, 0, 1, 1], [1, 1, 0, 0, 1, 1])
         assert self.choose(tmp_path, [island, two]) == []
@@ -318,10 +321,14 @@ class TestChoose:
         read.clear()
         assert self.choose(tmp_path, entries) == ["largest_component"]
         assert read == []
-        (tmp_path / "state" / "a.json").unlink()
         self.case(tmp_path, "b", [1, 1, 0, 1], [1, 1, 0, 1])
         assert self.choose(tmp_path, entries) == []
-        assert set(read) == {"a", "b"}
+        # Of a only the second step without the first one is new.
+        assert sorted(read) == ["a", "b", "b"]
+        (tmp_path / "choice.json").write_text("{cut o", encoding="utf-8")
+        read.clear()
+        assert self.choose(tmp_path, entries) == []
+        assert sorted(read) == ["a", "a", "b", "b"]
         read.clear()
         entries[0] = self.case(tmp_path, "a", [1, 1, 0, 0], [1, 1, 0, 0])
         assert self.choose(tmp_path, entries) == []

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from foldwise.files import file_hash, source_files, write_text
+from foldwise.files import CaseError, file_hash, source_files, write_text
 from foldwise.index import Entry
 from foldwise.systems.interactive.hints import Hints
 from foldwise.systems.interactive.masks import mask_in_source, quality_rows
@@ -31,21 +31,23 @@ class Annotation:
         self.trained: Trained = read_trained(model)
         self.volumes = volumes
         self.header = read_header(volumes[0])
-        facts = {"scan": [_digest(path) for path in volumes], "model": self.trained.digest}
-        self.workspace = Workspace(folder, facts)
+        digests = [_digest(path) for path in volumes]
+        self.workspace = Workspace(folder, {"scan": digests, "model": self.trained.digest})
         if not self.workspace.scan.exists():
-            self._prepare(folder)
+            self._prepare(folder, digests)
         self.stack: Stack = read_stack(self.workspace.scan, self.trained.settings)
         self.targets = self.trained.targets
         self.propagator = propagator_of(self.trained.network, self.stack, self.trained.settings, self.targets)
         self._empty = State.empty(len(self.targets.names), self.propagator.shape)
         self.state = self.workspace.state(self._empty)
 
-    def _prepare(self, folder: Path) -> None:
+    def _prepare(self, folder: Path, digests: list[str]) -> None:
         images = tuple(str(path) for path in self.volumes)
         entry = Entry("case", "case", {"images": images}, "", {}, 0)
         with tempfile.TemporaryDirectory(prefix=".prepared.", dir=folder) as temporary:
             prepared = prepare_scan(entry, self.trained.state, Path(temporary))
+            if [_digest(path) for path in self.volumes] != digests:
+                raise CaseError(f"{self.volumes[0]}: changed while it was read; start with another folder")
             prepared.replace(self.workspace.scan)
 
     def round(self, place: int, hints: dict[int, Hints]) -> None:

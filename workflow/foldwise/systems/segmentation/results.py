@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from foldwise.files import file_hash, read_json, short_hash, source_hash, write_json
+from foldwise.files import file_hash, source_hash
 from foldwise.index import Entry
 from foldwise.record import used
 from foldwise.report.view import View
+from foldwise.store import Memory
 from foldwise.systems.base import Chosen, Results, Rows
 from foldwise.volumes.geometry import bounding_box
 from foldwise.volumes.metrics import score as score_volume
@@ -38,7 +39,7 @@ class SegmentationResults(Results):
         entries: Sequence[Entry],
         task: Mapping[str, Any],
         evaluate: Evaluate,
-        state: Path,
+        memory: Memory,
     ) -> dict[str, Any]:
         """Choose the post-processing steps, tried in order, that raise the mean Dice of these cases."""
         targets = Targets.from_dict(task["targets"])
@@ -47,7 +48,7 @@ class SegmentationResults(Results):
             tried = [*kept, step]
             before, after = [], []
             for number, entry in enumerate(entries, start=1):
-                dices = _remembered(predictions[entry.case], entry, targets, [kept, tried], state)
+                dices = _remembered(predictions[entry.case], entry, targets, [kept, tried], memory)
                 before += dices[0]
                 after += dices[1]
                 if number % 50 == 0:
@@ -106,21 +107,19 @@ class SegmentationResults(Results):
 
 
 def _remembered(
-    prediction: Path, entry: Entry, targets: Targets, tried: Sequence[Sequence[str]], state: Path
+    prediction: Path, entry: Entry, targets: Targets, tried: Sequence[Sequence[str]], memory: Memory
 ) -> list[list[float]]:
     """The Dice of each target after each of several post-processings, computed once."""
     label = Path(entry.files["label"][0])
-    key = short_hash([file_hash(prediction), source_hash([label]), targets.as_dict()], 32)
-    path = state / f"{entry.case}.json"
-    known = read_json(path) if path.exists() else {}
-    if known.get("key") != key:
-        known = {"key": key, "dice": {}}
-    names = ["+".join(steps) for steps in tried]
-    if missing := [steps for steps, name in zip(tried, names, strict=True) if name not in known["dice"]]:
+    used(label)
+    made_of = (file_hash(prediction), source_hash([label]), targets.as_dict())
+    known: dict[str, Any] = {"+".join(steps): memory.get(*made_of, steps) for steps in tried}
+    if missing := [steps for steps in tried if known["+".join(steps)] is None]:
         for steps, dice in zip(missing, _dices(prediction, label, targets, missing), strict=True):
-            known["dice"]["+".join(steps)] = [None if math.isnan(value) else value for value in dice]
-        write_json(path, known)
-    return [[math.nan if value is None else value for value in known["dice"][name]] for name in names]
+            plain = known["+".join(steps)] = [None if math.isnan(value) else value for value in dice]
+            memory.put(plain, *made_of, steps)
+        memory.save()
+    return [[math.nan if value is None else value for value in dices] for dices in known.values()]
 
 
 def _dices(

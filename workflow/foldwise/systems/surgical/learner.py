@@ -257,14 +257,14 @@ class SurgicalLearner(Learner[Model]):
             )
         write_prediction(path, prediction)
 
-    def write_features(self, network: nn.Module, cache: str, path: Path, origin: str) -> None:
+    def write_features(self, network: nn.Module, origin: str, cache: str, path: Path) -> None:
         """Write the backbone's features of every frame of a video, for a temporal network.
 
         Args:
             network: trained.
+            origin: the model's file.
             cache: of the video.
             path: the file.
-            origin: the model's file.
         """
         with open_video(cache) as file:
             features = self._features(network, file).cpu().numpy()

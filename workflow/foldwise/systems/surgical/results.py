@@ -12,6 +12,7 @@ import pandas as pd
 from foldwise.files import atomic_path
 from foldwise.index import Entry
 from foldwise.report.view import View
+from foldwise.store import Memory
 from foldwise.systems.base import Chosen, Results, Rows
 from foldwise.systems.surgical.annotations import UNKNOWN, write_phases, write_tools
 from foldwise.systems.surgical.metrics import average_precision, video_rows
@@ -30,7 +31,7 @@ class SurgicalResults(Results):
         entries: Sequence[Entry],
         task: Mapping[str, Any],
         evaluate: Evaluate,
-        state: Path,
+        memory: Memory,
     ) -> dict[str, Any]:
         """The threshold of the tools, which export needs."""
         return {"threshold": evaluate.threshold}

@@ -1,0 +1,33 @@
+"""Tiny segmentation models with random weights, as the train stage writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foldwise.settings import dump, validate
+from foldwise.systems.segmentation.learner import SegmentationLearner
+from foldwise.systems.segmentation.settings import Model
+from foldwise.volumes.settings import Cache, Prepare
+
+SETTINGS = {"network": {"name": "UNet", "channels": [4, 8], "strides": [2]}, "patch": [16, 16, 16]}
+
+
+def write_untrained(path: Path, task: Mapping[str, Any], /, fold: int = 0, **changed: Any) -> Path:
+    """Write a model's file; each fold has its own random weights."""
+    model = validate(Model, SETTINGS)
+    torch.manual_seed(fold)
+    state = {
+        "network": SegmentationLearner(model, dict(task)).network().state_dict(),
+        "settings": dump(model),
+        "system": "segmentation",
+        "task": dict(task),
+        "prepared": {"prepare": dump(Prepare()), "cache": dump(Cache())},
+        "fold": fold,
+        "learnt": [],
+    }
+    torch.save(state | changed, path)
+    return path

@@ -1,0 +1,272 @@
+"""New scans: every patient gets their own mask, and a folder holds what the last call made."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dicom_files import Grid, write_series
+from experiments import EXPERIMENT
+from foldwise.command import Output
+from foldwise.experiment.paths import Paths
+from foldwise.files import CaseError, write_json
+from foldwise.settings import validate
+from foldwise.stages import predict as stage
+from foldwise.store import Store
+from foldwise.systems import system_of
+from foldwise.systems.segmentation.learner import SegmentationLearner
+from foldwise.systems.segmentation.settings import Settings
+from foldwise.volumes.settings import Export
+from foldwise.volumes.targets import Targets
+from foldwise.volumes.volume import Volume, read_volume, write_volume
+from untrained import write_untrained
+
+GRID = Grid(shape=(20, 18, 5))
+# The element StudyInstanceUID, without which no object can refer to a series, and one of no meaning.
+STUDY, NONE = bytes.fromhex("20000d00"), bytes.fromhex("20000c00")
+Predict = Callable[..., dict[str, np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    task = {"targets": Targets({"tumour": 1}).as_dict(), "channels": 1}
+    folder = tmp_path_factory.mktemp("model")
+    write_json(folder / "choice.json", {"chosen": {"postprocess": []}})
+    return write_untrained(folder / "model.pt", task)
+
+
+@pytest.fixture
+def predicted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the cases that are predicted, in order."""
+    seen: list[str] = []
+    predict = SegmentationLearner.predict
+
+    def counted(self: SegmentationLearner, networks: Any, cache: str, path: Path) -> None:
+        seen.append(Path(cache).stem)
+        predict(self, networks, cache, path)
+
+    monkeypatch.setattr(SegmentationLearner, "predict", counted)
+    return seen
+
+
+@pytest.fixture
+def predict(tmp_path: Path, model: Path) -> Predict:
+    def call(source: Path, folder: Path, part: int = 0, parts: int = 1, **export: Any) -> dict[str, Any]:
+        stage.predict(
+            system=system_of("segmentation"),
+            settings=Export(**{"probabilities": True, **export}),
+            models=[model],
+            source=source,
+            choice=model.parent / "choice.json",
+            part=part,
+            parts=parts,
+            state=Store(tmp_path / "state"),
+            folder=Output(folder),
+            facts=Output(folder / f"part{part}of{parts}.json"),
+        )
+        return volumes(folder)
+
+    return call
+
+
+def volumes(folder: Path) -> dict[str, np.ndarray]:
+    return {path.name: read_volume(path).data for path in folder.glob("*.nii.gz")}
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.name != ".foldwise"}
+
+
+def write_scan(path: Path, seed: int) -> bytes:
+    """An uncompressed scan, so that all have one size."""
+    data = np.random.default_rng(seed).integers(-900, 900, (20, 18, 16)).astype(np.int16)
+    write_volume(Volume(data, np.diag([1.0, 1, 2, 1])), path)
+    return path.read_bytes()
+
+
+class Wards:
+    """Patients A and B as DICOM series with the names, sizes and times of each other's files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        write_series(folder / "A", GRID, stored=self._voxels(1))
+        other = self._voxels(2)
+        shutil.copytree(folder / "A", folder / "B")
+        for z in range(GRID.shape[2]):
+            path = folder / "B" / f"IM{900 - z}"
+            pixels = other[..., z].T.astype(np.int16).tobytes()
+            path.write_bytes(path.read_bytes()[: -len(pixels)] + pixels)
+
+    @staticmethod
+    def _voxels(seed: int) -> np.ndarray:
+        return np.random.default_rng(seed).integers(-900, 900, GRID.shape)
+
+    def admit(self, patient: str, ward: Path, whole: bool = True, name: str = "scan") -> Path:
+        """Put a patient's series into a ward, without an element that an export needs if it is not whole."""
+        shutil.rmtree(ward / name, ignore_errors=True)
+        shutil.copytree(self.folder / patient, ward / name)
+        for path in (ward / name).iterdir():
+            data = path.read_bytes()
+            assert data.count(STUDY) == 1
+            path.write_bytes(data if whole else data.replace(STUDY, NONE))
+            os.utime(path, (1e9, 1e9))
+        return ward
+
+
+@pytest.fixture(scope="module")
+def wards(tmp_path_factory: pytest.TempPathFactory) -> Wards:
+    return Wards(tmp_path_factory.mktemp("wards"))
+
+
+@pytest.mark.parametrize(("first", "second"), ["AB", "BA"])
+@pytest.mark.parametrize("failed", ["export", "another scan"])
+@pytest.mark.parametrize("ward", ["the same", "another"])
+def test_no_patient_gets_another_one_s_mask(
+    predict: Predict, wards: Wards, tmp_path: Path, first: str, second: str, failed: str, ward: str
+) -> None:
+    expected = predict(wards.admit(second, tmp_path / "alone"), tmp_path / "expected")
+    one = tmp_path / "one" / "new"
+    if failed == "export":
+        with pytest.raises(CaseError, match="a DICOM Segmentation cannot refer to it"):
+            predict(wards.admit(first, one, whole=False), tmp_path / "out", dicom_seg=True)
+    else:
+        wards.admit(first, one)
+        (one / "broken.nii").write_bytes(b"no volume")
+        with pytest.raises(CaseError, match="1 of 2 cases could not be predicted"):
+            predict(one, tmp_path / "out")
+        (one / "broken.nii").unlink()
+    before = volumes(tmp_path / "out")
+    assert before.keys() == expected.keys()
+    assert all((before[name] != mask).any() for name, mask in expected.items())
+    assert len(list((tmp_path / "state").glob("*.h5"))) == 1
+    two = one if ward == "the same" else tmp_path / "two" / "new"
+    out = tmp_path / "out" if ward == "the same" else tmp_path / "out2"
+    found = predict(wards.admit(second, two), out, dicom_seg=True)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], mask) for name, mask in expected.items())
+    assert (out / "scan.dcm").exists()
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_good_prediction_outlives_a_failed_export(
+    predict: Predict, wards: Wards, tmp_path: Path, predicted: list[str]
+) -> None:
+    ward, out = wards.admit("A", tmp_path / "new", whole=False), tmp_path / "out"
+    with pytest.raises(CaseError, match="an export failed"):
+        predict(ward, out, dicom_seg=True)
+    assert predicted == ["scan"]
+    before = volumes(out)
+    after = predict(ward, out)
+    assert predicted == ["scan"]
+    assert after.keys() == before.keys()
+    assert all(np.array_equal(after[name], data) for name, data in before.items())
+
+
+def test_each_case_is_kept_by_itself(predict: Predict, tmp_path: Path, predicted: list[str]) -> None:
+    """Another case, or another division into parts, predicts nothing again that is done."""
+    new, out = tmp_path / "new", tmp_path / "out"
+    new.mkdir()
+    for number in (1, 2):
+        write_scan(new / f"s{number}.nii", number)
+    (new / "z.nii").write_bytes(b"no volume")
+    with pytest.raises(CaseError, match="1 of 3"):
+        predict(new, out)
+    write_scan(new / "s0.nii", 0)
+    write_scan(new / "z.nii", 3)
+    predicted.clear()
+    for part in (1, 0):
+        predict(new, out, part, 2)
+    assert predicted == ["z", "s0"]
+    assert not list((tmp_path / "state").iterdir())
+
+
+def test_a_scan_that_is_replaced_meanwhile(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its hash and its preparation: nothing is kept under the hash of the former one."""
+    new, out = tmp_path / "new", tmp_path / "out"
+    new.mkdir()
+    a, b = (write_scan(new / "s.nii", seed) for seed in (1, 2))
+    expected = predict(new, tmp_path / "expected")  # of b
+    kind = type(system_of("segmentation"))
+    prepare = kind.prepare_new
+
+    def late(self: Any, *given: Any) -> Path:
+        (new / "s.nii").write_bytes(b)
+        return prepare(self, *given)
+
+    (new / "s.nii").write_bytes(a)
+    with monkeypatch.context() as patch, pytest.raises(CaseError, match="case s: its files changed while"):
+        patch.setattr(kind, "prepare_new", late)
+        predict(new, out)
+    assert not list((tmp_path / "state").glob("*.h5"))
+    (new / "s.nii").write_bytes(a)
+    found = predict(new, out)
+    assert (found["s.nii.gz"] != expected["s.nii.gz"]).any()
+
+
+def test_a_folder_holds_what_the_last_call_made(
+    predict: Predict, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    new, out = tmp_path / "new", tmp_path / "out"
+    new.mkdir()
+    for number, name in enumerate(("p", "p_tumour", "q")):
+        write_scan(new / f"{name}.nii", number)
+
+    def files(case: str) -> set[str]:
+        return {f"{case}.nii.gz", f"{case}_tumour_probability.nii.gz"}
+
+    predict(new, out)
+    everything = files("p") | files("p_tumour") | files("q")
+    assert names(out) == everything | {"part0of1.json"}
+    # Another division. `p_tumour_probability` belongs to p, although it begins like p_tumour.
+    (out / "notes.txt").write_text("mine")
+    for part in (0, 1):
+        predict(new, out, part, 2)
+    assert names(out) == everything | {"part0of2.json", "part1of2.json", "notes.txt"}
+    # A case that is gone, an export that is switched off, and files that the user edited.
+    (new / "q.nii").unlink()
+    (out / "q.nii.gz").write_bytes(b"edited")
+    (out / "p.nii.gz").write_bytes(b"corrected")
+    with caplog.at_level(logging.INFO):
+        predict(new, out, probabilities=False)
+    assert names(out) == {"p.nii.gz", "p_tumour.nii.gz", "part0of1.json", "notes.txt"}
+    aside = [path for path in (tmp_path / "out-aside").rglob("*") if path.is_file()]
+    assert {path.name: path.read_bytes() for path in aside} == {
+        "p.nii.gz": b"corrected",
+        "q.nii.gz": b"edited",
+    }
+    for path in aside:
+        assert re.search(
+            rf"out/{path.name}: was not written by Foldwise, or .*edited; moved to {path}", caplog.text
+        )
+    assert "q_tumour_probability.nii.gz: no longer made" in caplog.text
+    assert "part0of1.json" not in caplog.text
+    assert "notes.txt" not in caplog.text
+    # A file in the way.
+    write_scan(new / "r.nii", 7)
+    (out / "r.nii.gz").write_text("drawn by hand")
+    found = predict(new, out)
+    assert found.keys() == files("p") | files("p_tumour") | files("r")
+    assert [path.read_text() for path in (tmp_path / "out-aside").rglob("r.nii.gz")] == ["drawn by hand"]
+    other = shutil.copytree(new, tmp_path / "other" / "new")
+    with pytest.raises(CaseError, match=r"out: holds predictions of .*/new .*not of .*other/new; move"):
+        predict(other, out)
+    assert volumes(out).keys() == found.keys()
+
+
+def test_sources_of_one_name_have_their_own_folders() -> None:
+    def folder(source: str) -> str:
+        return Paths.of(validate(Settings, {**EXPERIMENT, "predict": {"source": source}})).predicted
+
+    assert re.fullmatch(r"results/tiny/\{model\}/predicted-new-[0-9a-f]{8}", folder("new"))
+    assert folder("new") == folder("./new/") == folder("wards/../new")
+    assert len({folder(source) for source in ("new", "hospitalB/new", "new.csv", "../new")}) == 4

@@ -31,7 +31,7 @@ BEAT_S, SILENCE_S = 10.0, 90.0
 def claim(folder: Path, give_up: Callable[[], bool]) -> Iterator[bool]:
     """Hold a folder for the duration of the block, after its current holder has ended.
 
-    A process whose claim was taken over nevertheless, since it was suspended for long, ends at once.
+    A process whose claim was taken over nevertheless, since it was suspended for long, ends within seconds.
 
     Args:
         folder: of the trainings.
@@ -83,7 +83,7 @@ def _system() -> list[str] | None:
     """What process ids belong to: this boot of the machine, and this container; None if it does not say."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-        return [os.uname().nodename, boot, os.readlink("/proc/self/ns/pid")]
+        return [os.uname().nodename, boot, str(Path("/proc/self/ns/pid").readlink())]
     except OSError:
         return None
 
@@ -171,4 +171,4 @@ def _silence(path: Path) -> float:
     """Seconds since the last sign of life, by the file server's clock, not this node's."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".clock-") as probe:
         os.utime(probe.name)
-        return os.stat(probe.name).st_mtime - path.stat().st_mtime
+        return Path(probe.name).stat().st_mtime - path.stat().st_mtime

@@ -17,6 +17,8 @@ SETTINGS = {
     "optimiser": {"name": "AdamW", "lr": 0.01},
     "training": {"epochs": 5, "steps_per_epoch": 12, "batch": 2, "validate_every": 2},
 }
+# The newest checkpoint of each training in the folder of `command`.
+CHECKPOINT = "state/*/checkpoint.pt"
 TIMINGS = ("seconds", "data_wait", "peak_mib", "peak_gpu_mib")
 
 

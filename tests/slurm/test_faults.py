@@ -141,8 +141,8 @@ class Workflow:
     @property
     def saved(self) -> int:
         """Steps in the checkpoint, according to the log written with it."""
-        log = self.state / "log.csv"
-        return int(pd.read_csv(log)["step"].iloc[-1]) if log.exists() else 0
+        logs = list(self.state.glob("*/log.csv"))
+        return int(pd.read_csv(logs[0])["step"].iloc[-1]) if logs else 0
 
     def trains(self, epochs: int = 2) -> str:
         """Wait until this many epochs are saved; returns the id of the training job."""

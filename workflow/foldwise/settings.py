@@ -158,6 +158,18 @@ class Training(Section):
         description="Stop after this many validations without improvement.",
         json_schema_extra=affects("train"),
     )
+    extend: Literal["exact", "follow"] = Field(
+        "exact",
+        description="What more epochs do to a training that is finished or under way. exact: it goes on only "
+        "if the result is that of a training planned with the new number; so without a scheduler, with "
+        "StepLR, ExponentialLR, ReduceLROnPlateau and the like. If the rate depends on the number of epochs "
+        "(PolynomialLR, CosineAnnealingLR, OneCycleLR and LinearLR without a length of your own), training "
+        "starts from the beginning. follow: it goes on then, too, and the rate follows the new schedule from "
+        "there on.",
+        json_schema_extra=affects("train"),
+        # The default changes no training, so it is not a part of any.
+        exclude_if=lambda value: value == "exact",
+    )
     keep: Literal["best", "last"] = Field(
         "best",
         description="The model to test: that of the best validation, or of the last epoch.",
@@ -179,6 +191,14 @@ class Training(Section):
         1,
         ge=0,
         description="Number of augmented training samples to write to state/…/examples for inspection.",
+        json_schema_extra=affects(),
+    )
+    kept: int = Field(
+        2,
+        ge=0,
+        description="Number of a fold's finished trainings with other settings or data that are kept in "
+        "state/…, the newest; they are found again when the settings are changed back. The newest unfinished "
+        "one is kept as well.",
         json_schema_extra=affects(),
     )
 
@@ -215,7 +235,8 @@ class Model(Section):
     scheduler: Named | None = Field(
         Named(name="PolynomialLR"),
         description="From torch.optim.lr_scheduler, stepped once per epoch; the number of epochs is filled "
-        "in if the class requires it; ReduceLROnPlateau watches 1 − the validation score.",
+        "in as the length if the class has one (see `training.extend`); ReduceLROnPlateau watches 1 − the "
+        "validation score.",
         json_schema_extra=affects("train"),
     )
     pretrained: Pretrained | None = Field(None, description="Weights to start from.")

@@ -85,11 +85,13 @@ def report(opened: Opened[Any, Any], jobs: Mapping[str, Job]) -> str:
         for model in opened.settings.models
         for fold, held in enumerate(folds)
     ]
+    kept = [_kept(opened, model, fold) for model in opened.settings.models for fold in range(len(folds))]
     page = Path(opened.paths.experiment) / "report.html"
     return "\n".join(
         [
             f"{name}: {cached} of {len(cases)} cases prepared",
             tabulate(rows, headers="keys", tablefmt="plain", disable_numparse=True),
+            *filter(None, kept),
             f"report: {page}" if page.exists() else "report: not yet",
         ]
     )
@@ -118,8 +120,9 @@ def _row(
     state = Path(opened.paths.work("train", model, str(fold)))
     training = opened.settings.models[model].training
     trained = (place / "model.pt").exists()
-    log = _log(place / "log.csv" if trained else state / "log.csv")
     rows = Attempts(state / "attempts.jsonl", 1).rows()
+    current = state / rows[-1].get("fingerprint", "") if rows else state
+    log = _log((place if trained else current) / "log.csv")
     names = [str(row.get("slurm_job_id")) for row in rows[-1:]]
     names += [f"rule_{rule}_wildcards_{model}_{fold}" for rule in ("train", "test")]
     job = next((jobs[name] for name in names if name in jobs), None)
@@ -141,6 +144,22 @@ def _row(
     if job is not None and row["testing"] != "done":
         row["job"] = f"{job.number} {job.state} {job.reason}"
     return row
+
+
+def _kept(opened: Opened[Any, Any], model: str, fold: int) -> str | None:
+    """Where the last finished model of a fold is, if it is not, or no longer, among the outputs."""
+    place = Path(opened.paths.fold.format(model=model, fold=fold))
+    state = Path(opened.paths.work("train", model, str(fold)))
+    found = [{**read_json(path), "folder": path.parent} for path in state.glob("[!.]*/provenance.json")]
+    if not found or (place / "model.pt").exists():
+        return None
+    last = max(found, key=lambda one: one["time"])
+    score = "" if last["score"] is None else f", score {last['score']:.4f}"
+    return (
+        f"{model}, fold {fold}: there is no model.pt, but the last finished one ({last['epochs']} epochs, "
+        f"best {last['best_epoch']}{score}, {last['time']}) is kept in {last['folder']}. To get it back, "
+        f"restore the settings in the provenance.json there and run Snakemake again, or copy the file"
+    )
 
 
 def _state(rows: Sequence[Mapping[str, Any]], job: Job | None) -> str:

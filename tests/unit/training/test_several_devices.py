@@ -17,11 +17,10 @@ from experiments import unread
 from foldwise.files import CaseError
 from foldwise.settings import Training, validate
 from foldwise.systems.interactive.settings import Model as InteractiveModel
-from foldwise.training import checkpoint
 from foldwise.training.parallel import make_fabric
 from foldwise.training.steps import StepSampler, step_seed
 from synthetic import write_cached_set
-from trainings import SETTINGS, assert_same, finish, weights
+from trainings import CHECKPOINT, SETTINGS, assert_same, finish, weights
 
 TRAINING = {"epochs": 2, "steps_per_epoch": 4, "batch": 2, "gpus": 2, "validate_every": 1, "examples": 0}
 TWO: dict[str, Any] = {**SETTINGS, "training": TRAINING}
@@ -123,8 +122,8 @@ def test_stopped_and_killed_it_ends_bit_equal(index: Path, tmp_path: Path) -> No
     assert process.returncode == 75, rest
     assert rest.count("SIGTERM received: saved at step") == 1
     assert_nothing_left(process.pid)
-    saved = torch.load(parts / "state" / "checkpoint.pt", weights_only=True)["step"]
-    assert 4 <= saved < 8
+    (saved,) = parts.glob(CHECKPOINT)
+    assert 4 <= torch.load(saved, weights_only=True)["step"] < 8
 
     process = start(command(index, parts, "--workers", "0", settings=TWO))
     until(process, "resumed at")
@@ -155,18 +154,6 @@ def test_an_exception_of_the_second_process_ends_all(index: Path, tmp_path: Path
     last = json.loads((tmp_path / "state" / "attempts.jsonl").read_text().splitlines()[-1])
     assert (last["event"], last["step"]) == ("error", 2)
     assert "this one is broken" in last["traceback"]
-
-
-@pytest.mark.slow
-def test_a_checkpoint_of_another_number_of_devices_is_left_behind(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    checkpoint.save(tmp_path, {"fingerprint": "two", "gpus": 2})
-    checkpoint.set_aside(tmp_path, "one", gpus=1)
-    assert checkpoint.load(tmp_path, "one") is None
-    assert "(training.gpus: 2, now 1)" in caplog.text
-    checkpoint.set_aside(tmp_path, "two", gpus=2)
-    assert checkpoint.load(tmp_path, "two")
 
 
 @pytest.mark.parametrize(("batch", "count"), [(1, 1), (4, 2), (6, 3), (8, 8)])

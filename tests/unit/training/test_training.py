@@ -19,13 +19,12 @@ import pytest
 import torch
 
 from foldwise.evaluate import marks
-from foldwise.files import CaseError, read_json
+from foldwise.files import CaseError
 from foldwise.hdf5 import content_of
 from foldwise.index import Index
 from foldwise.settings import Named, validate
 from foldwise.systems.segmentation.settings import Model
-from foldwise.training import checkpoint, steps
-from foldwise.training import claim as claim_module
+from foldwise.training import steps
 from foldwise.training.attempts import Attempts
 from foldwise.training.budget import Budget
 from foldwise.training.loop import Run, Trainer, make_scheduler
@@ -34,7 +33,7 @@ from foldwise.training.steps import StepSampler, batches, collate, step_seed
 from foldwise.volumes.patches import Patches
 from foldwise.volumes.settings import Intensity, Sampling
 from synthetic import write_cached_set
-from trainings import SETTINGS, assert_same, command, finish, log, weights
+from trainings import CHECKPOINT, SETTINGS, assert_same, command, finish, log, weights
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +65,15 @@ def test_killed_at_random_moments_ends_bit_equal(index: Path, undisturbed: Path,
             time.sleep(0.02)
             assert process.poll() is None, "training ended before it could be killed"
         time.sleep(moments.uniform(0.3, 1.2))
-        while not (tmp_path / "state" / "checkpoint.pt").exists():
+        while not list(tmp_path.glob(CHECKPOINT)):
             time.sleep(0.02)
         process.send_signal(kill)
         code = process.wait(timeout=600)
         if code == 0:
             break
         assert code == (-signal.SIGKILL if kill == signal.SIGKILL else 75)
-        checkpoint = torch.load(tmp_path / "state" / "checkpoint.pt", weights_only=True)
-        steps.append(checkpoint["step"])
+        (saved,) = tmp_path.glob(CHECKPOINT)
+        steps.append(torch.load(saved, weights_only=True)["step"])
     assert len(steps) >= 3, steps
     assert steps == sorted(steps), "an attempt lost what an earlier one had saved"
     assert 0 < steps[0] < 60
@@ -132,7 +131,7 @@ def test_a_time_budget_cuts_training_into_jobs(index: Path, undisturbed: Path, t
 @pytest.mark.slow
 def test_a_cut_off_checkpoint_is_passed_over(index: Path, undisturbed: Path, tmp_path: Path) -> None:
     assert in_budgets(index, tmp_path, jobs=1) == [75]
-    last = tmp_path / "state" / "checkpoint.pt"
+    (last,) = tmp_path.glob(CHECKPOINT)
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     done = finish(command(index, tmp_path))
     assert done.returncode == 0
@@ -147,8 +146,7 @@ def test_other_settings_start_afresh_and_say_so(index: Path, tmp_path: Path) -> 
     first = weights(tmp_path)
     changed = {**short, "optimiser": {"name": "SGD", "lr": 0.01}}
     done = finish(command(index, tmp_path, settings=changed))
-    assert "used other settings or data; it is kept in" in done.stderr
-    assert "training starts from the beginning" in done.stderr
+    assert "training starts from the beginning: the last one here used other settings" in done.stderr
     assert "epoch 1/1" in done.stderr
     provenance = json.loads((tmp_path / "provenance.json").read_text())
     assert provenance["settings"]["optimiser"]["name"] == "SGD"
@@ -193,56 +191,6 @@ def test_errors_with_other_settings_do_not_count(tmp_path: Path) -> None:
     own.start(0)
     with pytest.raises(CaseError, match="of other settings"):
         others.start(0)
-
-
-class TestSetAside:
-    """Checkpoints of other settings are moved away, are found again, and stay few."""
-
-    @staticmethod
-    def save(folder: Path, fingerprint: str, step: int, finished: bool = False) -> None:
-        checkpoint.save(folder, {"fingerprint": fingerprint, "step": step, "finished": finished})
-
-    @staticmethod
-    def found(folder: Path, fingerprint: str) -> int | None:
-        checkpoint.set_aside(folder, fingerprint)
-        state = checkpoint.load(folder, fingerprint)
-        return None if state is None else int(state["step"])
-
-    def test_the_newest_state_and_the_models_come_back(self, tmp_path: Path) -> None:
-        self.save(tmp_path, "a", 1)
-        self.save(tmp_path, "a", 2, finished=True)
-        (tmp_path / "models").mkdir()
-        (tmp_path / "models" / "epoch_0002.pt").touch()
-        assert self.found(tmp_path, "b") is None
-        assert not (tmp_path / "models").exists(), "models of two trainings must not mix"
-        self.save(tmp_path, "b", 7)
-        assert self.found(tmp_path, "a") == 2
-        assert [path.name for path in (tmp_path / "models").iterdir()] == ["epoch_0002.pt"]
-        assert self.found(tmp_path, "b") == 7
-
-    def test_a_finished_one_survives_many_changes_and_two_are_kept(self, tmp_path: Path) -> None:
-        self.save(tmp_path, "a", 9, finished=True)
-        for number, fingerprint in enumerate("bcdef"):
-            assert self.found(tmp_path, fingerprint) is None
-            self.save(tmp_path, fingerprint, number)
-            assert len(list((tmp_path / "others").iterdir())) <= 2
-        assert self.found(tmp_path, "a") == 9
-        assert self.found(tmp_path, "f") == 4
-
-    def test_one_that_lies_behind_another_is_found(self, tmp_path: Path) -> None:
-        """As left by earlier versions: the other training's checkpoint took its name."""
-        self.save(tmp_path, "a", 9, finished=True)
-        self.save(tmp_path, "b", 1)
-        assert self.found(tmp_path, "a") == 9
-
-    def test_a_killed_move_loses_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.save(tmp_path, "a", 9)
-        (tmp_path / "models").mkdir()
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "CHECKPOINT", "nothing.pt")
-            checkpoint._move(tmp_path, tmp_path / "others" / "a", checkpoint.BELONGINGS)
-        assert self.found(tmp_path, "a") == 9
-        assert (tmp_path / "models").is_dir()
 
 
 class Scored:
@@ -452,15 +400,15 @@ def test_models_that_are_kept(index: Path, undisturbed: Path, tmp_path: Path) ->
     wanted = training(save_every=2, save_last=2, keep="last", examples=2)
     done = finish(command(index, tmp_path, settings=wanted))
     assert done.returncode == 0, done.stderr
-    kept = sorted(path.name for path in (tmp_path / "state" / "models").iterdir())
-    assert kept == ["epoch_0002.pt", "epoch_0004.pt", "epoch_0005.pt"]
-    last = torch.load(tmp_path / "state" / "models" / "epoch_0005.pt", weights_only=True)
+    kept = sorted(tmp_path.glob("state/*/models/*"))
+    assert [path.name for path in kept] == ["epoch_0002.pt", "epoch_0004.pt", "epoch_0005.pt"]
+    last = torch.load(kept[-1], weights_only=True)
     final = torch.load(tmp_path / "model.pt", weights_only=True)
     assert (final["epoch"], last["epoch"]) == (5, 5)
     assert all(torch.equal(final["network"][name], last["network"][name]) for name in final["network"])
     assert final.keys() == last.keys()
     assert log(tmp_path) == log(undisturbed)
-    assert len(list((tmp_path / "state" / "examples").glob("*_image0.nii.gz"))) == 2
+    assert len(list(tmp_path.glob("state/*/examples/*_image0.nii.gz"))) == 2
 
 
 @pytest.mark.slow
@@ -522,60 +470,6 @@ def test_a_plateau_is_one_of_the_validation_score(index: Path, tmp_path: Path) -
         score = float(row["val_dice"])
         rate *= 1 if score > best else 0.5
         best = max(best, score)
-
-
-class TestClaim:
-    """Two jobs of one training: one left by a killed main process, and one submitted by the next call."""
-
-    @pytest.fixture(autouse=True)
-    def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(claim_module, "BEAT_S", 0.05)
-        monkeypatch.setattr(claim_module, "SILENCE_S", 0.5)
-
-    @pytest.fixture
-    def other(self, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-        process = subprocess.Popen(["sleep", "60"])
-        holder = {"host": os.uname().nodename, "pid": process.pid, "slurm_job_id": "7"}
-        (tmp_path / "holder.json").write_text(json.dumps(holder))
-        yield process
-        process.kill()
-        process.wait()
-
-    def test_it_is_given_back(self, tmp_path: Path) -> None:
-        with claim_module.claim(tmp_path, lambda: True) as held:
-            assert held
-            assert read_json(tmp_path / "holder.json")["pid"] == os.getpid()
-        assert list(tmp_path.iterdir()) == []
-
-    def test_a_living_holder_is_waited_for(self, tmp_path: Path, other: subprocess.Popen[bytes]) -> None:
-        asked = []
-
-        def give_up() -> bool:
-            (tmp_path / "holder.json").touch()
-            asked.append(True)
-            return len(asked) == 100
-
-        with claim_module.claim(tmp_path, give_up) as held:
-            assert not held
-        assert len(asked) == 100
-        assert read_json(tmp_path / "holder.json")["pid"] == other.pid
-
-    def test_a_dead_one_is_not(self, tmp_path: Path, other: subprocess.Popen[bytes]) -> None:
-        other.kill()
-        other.wait()
-        with claim_module.claim(tmp_path, lambda: False) as held:
-            assert held
-
-    def test_nor_one_of_another_node_that_fell_silent(self, tmp_path: Path) -> None:
-        (tmp_path / "holder.json").write_text('{"host": "elsewhere", "pid": 1, "slurm_job_id": null}')
-        begun = time.monotonic()
-        with claim_module.claim(tmp_path, lambda: False) as held:
-            assert held
-            assert time.monotonic() - begun > 0.3
-            # A sign of life appears while the block runs.
-            first = (tmp_path / "holder.json").stat().st_mtime_ns
-            time.sleep(0.3)
-            assert (tmp_path / "holder.json").stat().st_mtime_ns > first
 
 
 def test_killed_attempts_are_counted_and_requeued_ones_not(

@@ -72,6 +72,15 @@ def build(kind: str, named: Named, *positional: Any, **filled_in: Any) -> Any:
     return built
 
 
+def arguments_of(kind: str, named: Named) -> list[str]:
+    """Names of the arguments that a named class takes.
+
+    Raises:
+        CaseError: an unknown name.
+    """
+    return _parameters(_find(kind, named))
+
+
 def shapes_only(make: Callable[[], nn.Module]) -> nn.Module:
     """A network without values, on the meta device."""
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,11 +23,13 @@ from foldwise.section import values_for
 from foldwise.settings import Model, dump
 from foldwise.systems import origin
 from foldwise.systems.base import System
-from foldwise.training import checkpoint
+from foldwise.training import folders
 from foldwise.training.attempts import Attempts
 from foldwise.training.budget import UNFINISHED, Budget
+from foldwise.training.checkpoint import PREVIOUS
 from foldwise.training.claim import claim
-from foldwise.training.loop import Run, Trainer, log_text
+from foldwise.training.learner import Learner
+from foldwise.training.loop import Run, Trainer, log_text, with_lengths
 from foldwise.training.parallel import gathered, is_helper
 from foldwise.training.pretrained import refuse_not_finite
 from foldwise.training.scratch import node_scratch, staged
@@ -33,11 +37,32 @@ from foldwise.training.scratch import node_scratch, staged
 
 @dataclass(frozen=True)
 class Made:
-    """Files to write when a training has finished: best weights, a row per epoch, and provenance."""
+    """Files of a finished training: best weights, a row per epoch, and provenance."""
 
     model: Path
     log: Path
     provenance: Path
+
+    @classmethod
+    def within(cls, folder: Path) -> Made:
+        """Those that a training keeps in its own folder, where Snakemake does not delete them."""
+        return cls(folder / folders.MODEL, folder / "log.csv", folder / "provenance.json")
+
+    def hand_over(self, outputs: Made) -> None:
+        """Give each file its place among the outputs, too, without using more of the disk."""
+        for name, path in vars(self).items():
+            folders.link(path, getattr(outputs, name))
+
+    def result_of(self, run: Run) -> bool:
+        """Whether all are there, and the model is that of this training and prepares new cases as it does."""
+        if not all(path.is_file() for path in vars(self).values()):
+            return False
+        try:
+            state = torch.load(self.model, map_location="cpu", weights_only=True, mmap=True)
+        except Exception:  # a truncated file raises any of half a dozen types
+            return False
+        # The fingerprint stands for the settings that matter.
+        return all(state.get(key) == value for key, value in run.facts.items() if key != "settings")
 
 
 @dataclass(frozen=True)
@@ -53,7 +78,7 @@ class Job:
         features: folder of <case>.h5 to use instead of the caches.
         fold: number of the fold.
         seed: of the experiment.
-        state: folder of checkpoints and history.
+        state: folder of the fold's trainings and their history.
         workers: processes that read data.
         checkpoint_min: minutes between checkpoints.
         attempt: number of the try, from 1.
@@ -90,20 +115,43 @@ class Job:
         fitted: Model = self.system.learner.fitted(self.settings, [self.caches[c] for c in self.cases.train])
         return fitted
 
+    @cached_property
+    def learner(self) -> Learner[Any]:
+        """The learner of the model."""
+        learner: Learner[Any] = self.system.learner(self.fitted, self.index.task)
+        return learner
+
     def run(self) -> Run:
         """The inputs of the loop."""
         contents = {case: content_of(path) for case, path in self.caches.items()}
         fold, model, task = self.cases, self.fitted, self.index.task
         pretrained = file_hash(model.pretrained.file) if model.pretrained else None
-        learnt = [values_for(model, "train"), self.seed, self.fold, task, fold.train, fold.validation]
-        fingerprint = short_hash([*learnt, contents, pretrained], 32)
+
+        def hashed(values: dict[str, Any]) -> str:
+            learnt = [values, self.seed, self.fold, task, fold.train, fold.validation]
+            return short_hash([*learnt, contents, pretrained], 32)
+
+        values = values_for(model, "train")
+        extend = values["training"].pop("extend", None)
+        ends = {"patience", "keep"} if self.learner.counts_epochs else {"epochs", "patience", "keep"}
+        course = {**values, "training": {k: v for k, v in values["training"].items() if k not in ends}}
+        if schedule := model.scheduler:
+            course["scheduler"] = dump(with_lengths(schedule, model.training.epochs))
+        exact = similar = hashed(course)
+        if schedule:
+            similar = hashed({**course, "scheduler": dump(with_lengths(schedule, sys.maxsize, given=False))})
+        if follow := extend == "follow" and exact != similar:
+            values["training"]["extend"] = extend
+        fingerprint = hashed(values)
         return Run(
             model=model,
             train=[self.caches[case] for case in fold.train],
             validation=[self.caches[case] for case in fold.validation],
             seed=(self.seed, self.fold),
             fingerprint=fingerprint,
-            folder=self.state,
+            folder=self.state / fingerprint,
+            courses=[similar] if follow else [exact, similar],
+            follow=follow,
             facts={
                 "settings": dump(model),
                 "system": self.system.name,
@@ -140,7 +188,7 @@ def train_fold(job: Job, budget: Budget, made: Made) -> int:
         logging.getLogger().addHandler(logging.FileHandler(job.state / "train.log", encoding="utf-8"))
     run, settings = job.run(), job.fitted
     attempts = Attempts(job.state / "attempts.jsonl", job.attempt, run.fingerprint)
-    learner = job.system.learner(settings, job.index.task)
+    learner, kept = job.learner, Made.within(run.folder)
 
     def give_up() -> bool:
         return budget.reason is not None
@@ -150,40 +198,52 @@ def train_fold(job: Job, budget: Budget, made: Made) -> int:
         if not is_helper() and not stack.enter_context(claim(job.state, give_up)):
             return UNFINISHED
         if not is_helper():
-            checkpoint.set_aside(job.state, run.fingerprint, settings.training.gpus)
+            folders.adopt_old_layout(job.state)
+            done = kept.result_of(run)
+            if not done:
+                folders.begin(run)
+            folders.thin(run.folder, settings.training.kept)
+            if done:
+                logging.info("finished before; its files are kept in %s", run.folder)
+                kept.hand_over(made)
+                return 0
         if job.stage_caches:
             local = stack.enter_context(staged(list(job.caches.values()), node_scratch(), give_up))
             train, validation = ([local[path] for path in paths] for paths in (run.train, run.validation))
             run = replace(run, train=train, validation=validation)
-        team = stack.enter_context(gathered(settings.training))
-        trainer = Trainer(run, learner, attempts, budget, team)
-        if trainer.step == 0 and team.rank == 0:
-            learner.examples(run.train, run.seed, settings.training.examples, job.state / "examples")
-        finished = trainer.fit()
+        with gathered(settings.training) as team:
+            trainer = Trainer(run, learner, attempts, budget, team)
+            if trainer.step == 0 and team.rank == 0:
+                learner.examples(run.train, run.seed, settings.training.examples, run.folder / "examples")
+            finished = trainer.fit()
         if team.rank:
             return 0
         if not finished:
             return UNFINISHED
-    _write(job, trainer, attempts, made)
+        _write(job, trainer, attempts, kept)
+        kept.hand_over(made)
+        # The kept model is the fallback of a finished training, and a fraction of the size.
+        (run.folder / PREVIOUS).unlink(missing_ok=True)
     return 0
 
 
-def _write(job: Job, trainer: Trainer, attempts: Attempts, outputs: Made) -> None:
+def _write(job: Job, trainer: Trainer, attempts: Attempts, files: Made) -> None:
     best, pretrained = trainer.best, job.fitted.pretrained
     assert best is not None
     # The last step's weights may be NaN although its loss, computed before, was not.
-    refuse_not_finite(best["network"], outputs.model)
-    with atomic_path(outputs.model) as temporary:
+    refuse_not_finite(best["network"], files.model)
+    with atomic_path(files.model) as temporary:
         torch.save(trainer.model_file(best["network"], best["epoch"], best["score"]), temporary)
-    write_text(outputs.log, log_text(trainer.rows))
+    write_text(files.log, log_text(trainer.rows))
     write_json(
-        outputs.provenance,
+        files.provenance,
         provenance(
             settings=dump(job.fitted),
             inputs=[job.index_path, *([pretrained.file] if pretrained else [])],
             seed=job.seed,
             fold=job.fold,
             best_epoch=best["epoch"],
+            score=None if math.isnan(best["score"]) else best["score"],
             epochs=len(trainer.rows),
             pretrained=trainer.pretrained,
             attempts=attempts.rows(),

@@ -147,6 +147,14 @@ class Learner(Whole, Generic[AnyModel], abstract=True):
 
     # Training.
 
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether training items or the loss depend on the number of epochs, as in a planned curriculum.
+
+        A training with another number of epochs then differs from its first step on.
+        """
+        return False
+
     @abstractmethod
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
         """Training items; the n-th is a pure function of (seed, n)."""

@@ -9,6 +9,7 @@ import math
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from foldwise.files import atomic_path, write_text
-from foldwise.networks import build
+from foldwise.networks import arguments_of, build
 from foldwise.settings import Model, Named, validate
 from foldwise.training import checkpoint
 from foldwise.training.attempts import Attempts
@@ -29,6 +30,11 @@ from foldwise.training.memory import peak_gpu_mib, peak_mib
 from foldwise.training.parallel import LostError, Team, make_fabric
 from foldwise.training.pretrained import load_pretrained
 from foldwise.training.steps import batches, reader_killed, step_seed
+
+# Arguments of schedules that are the number of epochs if they are not given.
+LENGTHS = ("total_iters", "T_max", "total_steps")
+# What the end of a training may change: without it, more epochs go on from a finished training.
+CHANGED_BY_END = ("rows", "best", "waited", "longest", "score")
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,11 @@ class Run:
         validation: caches that choose the best epoch; may be empty.
         seed: integers that determine every random draw.
         fingerprint: hash of settings and data; a checkpoint with another fingerprint is not continued.
-        folder: folder of checkpoints, log and history between jobs.
+        folder: folder of checkpoints, log and kept models between jobs.
+        courses: hashes without what decides only about the end (epochs, patience, the weights to keep).
+            Trainings that share one pass through the same states; this one goes on from those of the first.
+        follow: whether it may go on where only the schedule of the learning rate is another, and then
+            follows its own.
         facts: plain values for every model file, from which the network can be rebuilt.
         workers: processes that read data; changes speed only.
         checkpoint_min: minutes between checkpoints.
@@ -53,6 +63,8 @@ class Run:
     seed: tuple[int, ...]
     fingerprint: str
     folder: Path
+    courses: Sequence[str] = ()
+    follow: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
     workers: int = 0
     checkpoint_min: float = 10
@@ -89,9 +101,12 @@ class Trainer:
         self.step = 0
         self.rows: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
-        self.waited = 0
+        self.score = math.nan
+        self.waited = self.longest = 0
         self.sums = _empty_sums()
         self.finished = False
+        self.before_end: dict[str, Any] | None = None
+        self.courses = list(run.courses)
         self._saved_at = time.monotonic()
         if state := checkpoint.load(run.folder, run.fingerprint):
             self._restore(state)
@@ -149,6 +164,8 @@ class Trainer:
             share=(self.team.rank, self.team.size),
         )
         with closing(feed):
+            if self._over:  # it goes on from a training that had come this far
+                self._finish()
             while not self.finished:
                 self._epoch(feed)
                 if not self.finished and (reason := self._stop()):
@@ -226,42 +243,67 @@ class Trainer:
         """Why all processes stop now, or None: a reason in any of them is enough."""
         return next((reason for reason in self.team.exchange(self.budget.reason) if reason), None)
 
+    @property
+    def _over(self) -> bool:
+        """Whether the last epoch has ended."""
+        patience = self.run.model.training.patience
+        return self.step == self.total or (patience is not None and self.waited >= patience)
+
     def _end_epoch(self) -> None:
         training = self.run.model.training
         epoch = len(self.rows) + 1
-        last = epoch == training.epochs
         row: dict[str, float] = {"epoch": epoch, "step": self.step}
         row |= {k: v / self.per_epoch for k, v in self.sums["values"].items()}
         row["lr"] = self.optimiser.param_groups[0]["lr"]
-        due = epoch % training.validate_every == 0 or last
-        score = math.nan
-        if due and self.run.validation:
-            validate = self.learner.validate
-            measured = self.team.of_first(lambda: validate(self.network, self.run.validation))
-            score = measured.pop("score")
-            row |= measured
-            self._judge(epoch, score)
-        elif due:
-            self.best = {"epoch": epoch, "score": math.nan, "network": self._weights()}
-        self._schedule(row["loss"], score if due else None)
+        due = epoch % training.validate_every == 0
+        self.score = math.nan
+        if due:
+            row |= self._validate(epoch)
+        self._schedule(row["loss"], self.score if due else None)
         seconds = self.sums["seconds"]
         row |= {
             "seconds": seconds,
             "data_wait": self.sums["waiting"] / max(seconds, 1e-9),
-            "peak_mib": peak_mib(),
-            "peak_gpu_mib": peak_gpu_mib(self.fabric.device),
+            **self._peaks(),
         }
         self.rows.append(row)
         self.sums = _empty_sums()
-        self.finished = last or (training.patience is not None and self.waited >= training.patience)
-        if self.finished and training.keep == "last":
-            self.best = {"epoch": epoch, "score": score, "network": self._weights()}
-        self._snapshot(epoch, score)
-        logging.info(_progress(row, training.epochs))
-        if due or self.finished:
-            self._save()
+        if self._over:
+            self._finish()
         else:
-            self._write_log()
+            self._snapshot()
+            self._save() if due else self._write_log()
+        logging.info(_progress(self.rows[-1], training.epochs))
+
+    def _finish(self) -> None:
+        """Validate the last epoch, choose the weights, and save.
+
+        A training with more epochs may not validate here; the checkpoint keeps what that would change.
+        """
+        training, epoch = self.run.model.training, len(self.rows)
+        self.before_end = {name: getattr(self, name) for name in CHANGED_BY_END}
+        if epoch % training.validate_every:
+            self.rows = [*self.rows[:-1], self.rows[-1] | self._validate(epoch) | self._peaks()]
+        if training.keep == "last":
+            self.best = {"epoch": epoch, "score": self.score, "network": self._weights()}
+        self.finished = True
+        self._snapshot()
+        self._save()
+
+    def _validate(self, epoch: int) -> dict[str, float]:
+        """The columns of a validation; the epoch may become the best."""
+        if not self.run.validation:
+            self.best = {"epoch": epoch, "score": math.nan, "network": self._weights()}
+            return {}
+        validate = self.learner.validate
+        measured = self.team.of_first(lambda: validate(self.network, self.run.validation))
+        self.score = measured.pop("score")
+        self._judge(epoch, self.score)
+        self.longest = max(self.longest, self.waited)
+        return measured
+
+    def _peaks(self) -> dict[str, float]:
+        return {"peak_mib": peak_mib(), "peak_gpu_mib": peak_gpu_mib(self.fabric.device)}
 
     def _judge(self, epoch: int, score: float) -> None:
         """Keep the epoch if it is the best so far, or if it cannot be compared.
@@ -285,9 +327,9 @@ class Trainer:
         if better:
             self.best = {"epoch": epoch, "score": score, "network": self._weights()}
 
-    def _snapshot(self, epoch: int, score: float) -> None:
+    def _snapshot(self) -> None:
         """Keep the models required by `save_every` and `save_last`, and delete others."""
-        training, folder = self.run.model.training, self.run.folder / "models"
+        training, folder, epoch = self.run.model.training, self.run.folder / "models", len(self.rows)
         if self.team.rank:
             return
 
@@ -297,7 +339,7 @@ class Trainer:
 
         if wanted(epoch):
             with atomic_path(folder / f"epoch_{epoch:04d}.pt") as temporary:
-                torch.save(self.model_file(self._weights(), epoch, score), temporary)
+                torch.save(self.model_file(self._weights(), epoch, self.score), temporary)
         for path in folder.glob("epoch_*.pt"):
             if not wanted(int(path.stem.removeprefix("epoch_"))):
                 path.unlink()
@@ -321,6 +363,7 @@ class Trainer:
         begun = time.monotonic()
         state = {
             "fingerprint": self.run.fingerprint,
+            "courses": self.courses,
             "gpus": self.team.size,
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -329,9 +372,12 @@ class Trainer:
             "step": self.step,
             "rows": self.rows,
             "best": self.best,
+            "score": self.score,
             "waited": self.waited,
+            "longest": self.longest,
             "sums": self.sums,
             "finished": self.finished,
+            "before_end": self.before_end,
         }
         checkpoint.save(self.run.folder, state)
         self._write_log()
@@ -345,13 +391,24 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        if self.scheduler is not None:
+        optimiser = state["optimiser"]
+        if self.scheduler is not None and state["scheduler"] is None:
+            optimiser = {**optimiser, "param_groups": self._planned(len(state["rows"]))}
+        elif self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
+        self.optimiser.load_state_dict(optimiser)
         self.fabric.strategy.precision.load_state_dict(state["precision"])
-        for name in ("step", "rows", "best", "waited", "sums", "finished"):
+        for name in ("step", *CHANGED_BY_END, "sums", "finished", "before_end", "courses"):
             setattr(self, name, state[name])
         self._write_log()
+
+    def _planned(self, epochs: int) -> Any:
+        """The optimiser's groups after some epochs of the new schedule, which another one is to follow."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it misses the optimiser's steps in between
+            for _ in range(epochs):
+                self.scheduler.step()
+        return self.optimiser.state_dict()["param_groups"]
 
 
 def make_scheduler(named: Named | None, optimiser: torch.optim.Optimizer, epochs: int) -> Any:
@@ -360,16 +417,39 @@ def make_scheduler(named: Named | None, optimiser: torch.optim.Optimizer, epochs
     Raises:
         CaseError: an unknown name or wrong arguments.
     """
-    if named is None:
-        return None
-    parts = named.arguments.get("schedulers")
-    if parts is not None:
-        schedules = [make_scheduler(validate(Named, part), optimiser, epochs) for part in parts]
-        rest = {key: value for key, value in named.arguments.items() if key != "schedulers"}
-        leading = [schedules] if named.plain == "ChainedScheduler" else [optimiser, schedules]
-        return build("scheduler", validate(Named, {"name": named.name, **rest}), *leading)
-    lengths = dict.fromkeys(("total_iters", "T_max", "total_steps"), epochs)
-    return build("scheduler", named, optimiser, **lengths)
+    return None if named is None else _build_scheduler(with_lengths(named, epochs), optimiser)
+
+
+def with_lengths(named: Named, epochs: int, given: bool = True) -> Named:
+    """A schedule with the number of epochs as each length that it has and that is not given.
+
+    Args:
+        named: the schedule, perhaps with parts.
+        epochs: of the training.
+        given: whether given lengths stay; else they are replaced, too.
+
+    Raises:
+        CaseError: an unknown name.
+    """
+    values = named.arguments
+    if "schedulers" in values:
+        parts = [with_lengths(validate(Named, part), epochs, given) for part in values["schedulers"]]
+        values["schedulers"] = [part.model_dump() for part in parts]
+    else:
+        # A constant rate has no end.
+        length = sys.maxsize if named.plain == "ConstantLR" else epochs
+        lengths = {name: length for name in LENGTHS if name in arguments_of("scheduler", named)}
+        values = lengths | values if given else values | lengths
+    return validate(Named, {"name": named.name, **values})
+
+
+def _build_scheduler(named: Named, optimiser: torch.optim.Optimizer) -> Any:
+    values = named.arguments
+    if "schedulers" not in values:
+        return build("scheduler", named, optimiser)
+    schedules = [_build_scheduler(validate(Named, part), optimiser) for part in values.pop("schedulers")]
+    leading = [schedules] if named.plain == "ChainedScheduler" else [optimiser, schedules]
+    return build("scheduler", validate(Named, {"name": named.name, **values}), *leading)
 
 
 def log_text(rows: Sequence[dict[str, float]]) -> str:

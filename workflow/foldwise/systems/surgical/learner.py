@@ -152,6 +152,11 @@ class SurgicalLearner(Learner[Model]):
         rate = self.model.optimiser.arguments.get("lr", 1e-3) * self.model.backbone_lr
         return [head, {"params": list(network.get_submodule("trunk").parameters()), "lr": rate}]
 
+    @property
+    def counts_epochs(self) -> bool:
+        """The three steps of mtrcnet_cl are shares of the epochs."""
+        return self.model.kind == "mtrcnet_cl"
+
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
         """Windows of frames, or whole videos of features."""
         model = self.model

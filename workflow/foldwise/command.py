@@ -36,8 +36,6 @@ Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
 # A path that a command writes; no other argument may name it.
 Output = NewType("Output", Path)
-# A folder with files of many cases; the stage notes those that it reads (record.used).
-Folder = NewType("Folder", Path)
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,14 @@ class Keys:
     kind: type[BaseModel]
 
 
+class _Noted:
+    """Marks a path that is not noted as read; the stage notes what it reads from there (record.used)."""
+
+
+# A folder with files of many cases, or of temporary ones.
+Folder = Annotated[Path, _Noted()]
+
+
 @dataclass(frozen=True)
 class _Argument:
     name: str
@@ -68,6 +74,7 @@ class _Argument:
     required: bool
     default: Any
     keys: Of | Keys | None
+    noted: bool = False
 
     @property
     def flag(self) -> str:
@@ -88,7 +95,7 @@ class _Argument:
 
     @property
     def reads(self) -> bool:
-        return Path in (_plain(self.kind), *get_args(_plain(self.kind)))
+        return Path in (_plain(self.kind), *get_args(_plain(self.kind))) and not self.noted
 
 
 class Stage(Generic[Parameters, Returned]):
@@ -294,7 +301,8 @@ def _argument(parameter: inspect.Parameter, hint: Any) -> _Argument:
         return _Argument(parameter.name, System, f"one of {', '.join(names())}", False, "segmentation", None)
     required = parameter.default is inspect.Parameter.empty
     default = None if required else parameter.default
-    return _Argument(parameter.name, kind, " ".join(texts), required, default, keys)
+    noted = any(isinstance(item, _Noted) for item in get_args(hint))
+    return _Argument(parameter.name, kind, " ".join(texts), required, default, keys, noted)
 
 
 def _plain(kind: Any) -> Any:

@@ -102,8 +102,8 @@ class Index:
             return {case: str(features / f"{case}.h5") for case in cases}
         if missing := [case for case in cases if not Path(self[case].cache).exists()]:
             raise CaseError(
-                f"case {missing[0]}: its cache is not at {self[missing[0]].cache}, where the index says; was the "
-                f"index copied alone? It belongs into the folder of results that holds the caches, too"
+                f"case {missing[0]}: its cache is not at {self[missing[0]].cache}, where the index says; was "
+                f"the index copied alone? It belongs into the folder of results that also holds the caches"
             )
         return {case: self[case].cache for case in cases}
 

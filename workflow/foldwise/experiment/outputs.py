@@ -141,8 +141,8 @@ def _learned(opened: Opened[Any, Any]) -> Iterator[list[Made]]:
     for model in models:
         after += [*each("log.csv", model), *each("metrics.csv", model)]
         after += [f"{paths.ensemble.format(model=model)}/metrics.csv"] if others else []
-    also = (f"{folder}/report.html", f"{folder}/summary.csv")
-    yield [Made("report", f"{folder}/summary.json", depends.report(), after, also)]
+    shown = (f"{folder}/report.html", f"{folder}/summary.csv")
+    yield [Made("report", f"{folder}/summary.json", depends.report(), after, shown)]
 
 
 def _folds(opened: Opened[Any, Any]) -> Iterator[list[Made]]:

@@ -85,7 +85,7 @@ class Preparation(ABC, Generic[AnyCase]):
         return None if pattern == self.cached else str(Path(pattern.format(case="", fold=fold)).parent)
 
     def bank(self, model: str) -> str | None:
-        """Pattern with {fold} of the folder of features from which other models learn; None: no such folder."""
+        """Pattern with {fold} of the folder of features from which other models learn; None: no folder."""
         return None
 
     def ensemble_inputs(self, model: str) -> str:

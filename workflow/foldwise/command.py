@@ -301,7 +301,7 @@ def _argument(parameter: inspect.Parameter, hint: Any) -> _Argument:
         return _Argument(parameter.name, System, f"one of {', '.join(names())}", False, "segmentation", None)
     required = parameter.default is inspect.Parameter.empty
     default = None if required else parameter.default
-    noted = any(isinstance(item, _Noted) for item in get_args(hint))
+    noted = any(isinstance(item, _Noted) for item in (*get_args(hint), *get_args(_plain(kind))))
     return _Argument(parameter.name, kind, " ".join(texts), required, default, keys, noted)
 
 

@@ -90,10 +90,9 @@ def _settle(opened: Opened[Any, Any]) -> None:
     memory.save()
     for path in settle(levels, Path(opened.paths.stale)):
         print(f"warning: {path}: its time could not be set; does it belong to another user?", file=sys.stderr)
-    stale = [found for level in levels for found in level if found.known and found.why]
-    if stale:
-        first = f"{stale[0].made.path} ({stale[0].why})"
-        print(f"{len(stale)} output(s) are stale, the first is {first}", file=sys.stderr)
+    if stale := [found for level in levels for found in level if found.stale]:
+        first = f"{stale[0].made.path}: {stale[0].why}"
+        print(f"{len(stale)} output(s) are stale; the first is {first}", file=sys.stderr)
 
 
 def _stop(text: str) -> NoReturn:

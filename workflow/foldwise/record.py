@@ -206,13 +206,18 @@ def store(record: Record, path: Path) -> None:
         with h5py.File(path, "r+", locking=False) as file:
             file.attrs[KEY] = text
     elif path.suffix == ".json":
-        values = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**values, KEY: json.loads(text)}, indent=2) + "\n", encoding="utf-8")
+        values = {**json.loads(path.read_text(encoding="utf-8")), KEY: json.loads(text)}
+        _rewrite(path, (json.dumps(values, indent=2) + "\n").encode())
     elif path.suffix == ".pkl":
-        path.write_bytes(pickle.dumps({**read_pickle(path), KEY: json.loads(text)}, protocol=4))
+        _rewrite(path, pickle.dumps({**read_pickle(path), KEY: json.loads(text)}, protocol=4))
     elif path.suffix == ".yaml":
         with path.open("a", encoding="utf-8") as file:
             file.write(f"# {KEY}: {text}\n")
+
+
+def _rewrite(path: Path, content: bytes) -> None:
+    path.unlink()  # it may be one of several names of a file
+    path.write_bytes(content)
 
 
 def record_in(path: Path) -> Record | None:

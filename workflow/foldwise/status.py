@@ -24,10 +24,11 @@ from tabulate import tabulate
 from foldwise.command import run
 from foldwise.experiment.open import Opened, open_experiment
 from foldwise.experiment.preparation import per_case
+from foldwise.experiment.stale import judge
 from foldwise.files import CaseError, read_json
 from foldwise.processes import output_of
 from foldwise.settings import parse_values
-from foldwise.store import Store
+from foldwise.store import Memory, Store
 from foldwise.training.attempts import Attempts
 
 COLUMNS = ("model", "fold", "training", "epoch", "loss", "score", "left", "testing", "job")
@@ -92,9 +93,23 @@ def report(opened: Opened[Any, Any], jobs: Mapping[str, Job]) -> str:
             f"{name}: {cached} of {len(cases)} cases prepared",
             tabulate(rows, headers="keys", tablefmt="plain", disable_numparse=True),
             *filter(None, kept),
+            *stale_lines(opened),
             f"report: {page}" if page.exists() else "report: not yet",
         ]
     )
+
+
+def stale_lines(opened: Opened[Any, Any]) -> list[str]:
+    """Outputs that the next call makes again, those with the same reason on one line."""
+    levels = judge(opened, Memory(Path(opened.paths.known)))
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for found in (one for level in levels for one in level if one.stale):
+        why = "made from stale outputs" if found.derived else found.why
+        reasons.setdefault((found.made.rule, why), []).append(found.made.path)
+    return [
+        f"stale ({rule}): {paths[0]}{f' and {len(paths) - 1} more' if paths[1:] else ''}: {why}"
+        for (rule, why), paths in reasons.items()
+    ]
 
 
 def queue() -> dict[str, Job]:

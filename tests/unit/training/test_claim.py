@@ -134,6 +134,7 @@ def test_nor_is_another_process_with_its_id(
         f'{{"host": "{os.uname().nodename}", "pid": {os.getpid()}, "slurm_job_id": null}}',
         '{"host": "els',
     ],
+    ids=["elsewhere", "earlier version", "cut off"],
 )
 def test_elsewhere_only_silence_counts(tmp_path: Path, holder: str) -> None:
     (tmp_path / "holder.json").write_text(holder)

@@ -46,14 +46,21 @@ class Found:
     Attributes:
         made: the output.
         why: why it is stale; "" if it is not.
+        derived: whether only because another one is, that it was made from.
         known: whether it exists and has a record.
         times: of the sources that it was made from. s.
     """
 
     made: Made
     why: str = ""
+    derived: bool = False
     known: bool = True
     times: tuple[float, ...] = ()
+
+    @property
+    def stale(self) -> bool:
+        """Whether it exists, and has to be made again."""
+        return self.known and bool(self.why)
 
 
 @dataclass(frozen=True)
@@ -163,8 +170,8 @@ def judge(opened: Opened[Any, Any], memory: Memory) -> list[list[Found]]:
             for one in found:
                 first = next((path for path in one.made.after if path in stale), None)
                 if one.known and not one.why and first is not None:
-                    one.why = f"{first} is stale"
-                if one.why and one.known:
+                    one.why, one.derived = f"{first} is stale", True
+                if one.stale:
                     stale.update(one.made.paths)
                 if one.made.depends is None:
                     # A part's job reads the sources of all its cases.

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from foldwise.evaluate import marks
-from foldwise.files import atomic_path, file_hash, short_hash, write_json, write_text
+from foldwise.files import atomic_path, file_hash, read_json, short_hash, write_json, write_text
 from foldwise.hdf5 import content_of
 from foldwise.index import Fold, Index
 from foldwise.provenance import provenance
+from foldwise.record import used
 from foldwise.section import values_for
 from foldwise.settings import Model, dump
 from foldwise.systems import origin
@@ -50,8 +51,11 @@ class Made:
 
     def hand_over(self, outputs: Made) -> None:
         """Give each file its place among the outputs, too, without using more of the disk."""
-        for name, path in vars(self).items():
-            folders.link(path, getattr(outputs, name))
+        folders.link(self.model, outputs.model)
+        folders.link(self.log, outputs.log)
+        # The record in the provenance holds the model's content, so that another model in its place is noticed.
+        used(outputs.model)
+        write_json(outputs.provenance, read_json(self.provenance))
 
     def result_of(self, run: Run) -> bool:
         """Whether all are there, and the model is that of this training and prepares new cases as it does."""

@@ -39,7 +39,7 @@ from foldwise.training.attempts import Attempts
 from foldwise.training.budget import Budget
 from foldwise.training.learner import Learner
 from foldwise.training.loop import Run, Trainer
-from foldwise.training.steps import collate
+from foldwise.training.steps import Items, collate
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,6 +134,10 @@ def check_learner(
     learner = system.learner(model, index.task)
     assert system.learner.fitted(model, train) == model, "fitting again must change nothing"
     _check_items(learner, train)
+    more = training.model_copy(update={"epochs": 2 * training.epochs})
+    longer = system.learner(model.model_copy(update={"training": more}), index.task)
+    if not learner.counts_epochs:
+        _check_same(learner.items(train, (3, 1)), longer.items(train, (3, 1)), "unless `counts_epochs`")
     _check_loss(learner, train)
     scores = learner.validate(learner.network(), validation or train[:1])
     assert "score" in scores, "validate must return a `score`"
@@ -189,13 +193,15 @@ def check_killed_stages(opened: Opened[Any, Any], experiment: Mapping[str, Any])
 def _check_items(learner: Learner[Any], train: Sequence[str]) -> None:
     one, other = (learner.items(train, (3, 1)) for _ in range(2))
     sent = pickle.loads(pickle.dumps(one))  # as when sent to loader processes
+    _check_same(one, other, "whenever it is made")
+    _check_same(one, sent, "also in a loader process")
+
+
+def _check_same(one: Items, other: Items, when: str) -> None:
     for number in (0, 1, 7):
-        item = one[number]
-        for same in (other[number], sent[number]):
-            assert item.keys() == same.keys(), "an item is a pure function of (seed, n)"
-            assert all(torch.equal(item[key], same[key]) for key in item), (
-                "an item is a pure function of (seed, n)"
-            )
+        item, same = one[number], other[number]
+        equal = item.keys() == same.keys() and all(torch.equal(item[key], same[key]) for key in item)
+        assert equal, f"an item is a pure function of (seed, n), {when}"
 
 
 def _check_loss(learner: Learner[Any], train: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from foldwise.stages import predict as stage
 from foldwise.store import Store
 from foldwise.systems import system_of
 from foldwise.systems.segmentation.learner import SegmentationLearner
+from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.systems.segmentation.settings import Settings
 from foldwise.volumes.settings import Export
 from foldwise.volumes.targets import Targets
@@ -188,26 +189,28 @@ def test_each_case_is_kept_by_itself(predict: Predict, tmp_path: Path, predicted
     assert not list((tmp_path / "state").iterdir())
 
 
+@pytest.mark.parametrize("during", ["preparation", "export"])
 def test_a_scan_that_is_replaced_meanwhile(
-    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, during: str
 ) -> None:
-    """Between its hash and its preparation: nothing is kept under the hash of the former one."""
+    """After its hash was taken: nothing is published, and nothing of it is kept for the former scan."""
     new, out = tmp_path / "new", tmp_path / "out"
     new.mkdir()
     a, b = (write_scan(new / "s.nii", seed) for seed in (1, 2))
     expected = predict(new, tmp_path / "expected")  # of b
-    kind = type(system_of("segmentation"))
-    prepare = kind.prepare_new
+    kind: Any = type(system_of("segmentation")) if during == "preparation" else SegmentationResults
+    method = "prepare_new" if during == "preparation" else "export_case"
+    work = getattr(kind, method)
 
-    def late(self: Any, *given: Any) -> Path:
+    def late(*given: Any) -> Any:
         (new / "s.nii").write_bytes(b)
-        return prepare(self, *given)
+        return work(*given)
 
     (new / "s.nii").write_bytes(a)
     with monkeypatch.context() as patch, pytest.raises(CaseError, match="case s: its files changed while"):
-        patch.setattr(kind, "prepare_new", late)
+        patch.setattr(kind, method, late)
         predict(new, out)
-    assert not list((tmp_path / "state").glob("*.h5"))
+    assert volumes(out) == {}
     (new / "s.nii").write_bytes(a)
     found = predict(new, out)
     assert (found["s.nii.gz"] != expected["s.nii.gz"]).any()

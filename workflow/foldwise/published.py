@@ -102,7 +102,7 @@ class Published:
         """
         path, record = self.folder / name, self._record(name)
         ours = False
-        with suppress(FileNotFoundError):  # the user or another part removed it
+        with suppress(FileNotFoundError, IsADirectoryError):  # the user or another part changed it
             digest = file_hash(path)
             ours = record.exists() and read_json(record).get("hash") == digest
             if ours:

@@ -60,13 +60,14 @@ def predict(
         exported.mkdir()
         tables.mkdir()
         predictions, failed = _predict(system, trained, cases, state, prepared)
-        done = [case.entry for case in cases if case.name in predictions]
+        done = [case for case in cases if case.name in predictions]
+        entries = [case.entry for case in done]
         try:
-            system.results.export(predictions, done, settings, chosen, tables, exported)
+            system.results.export(predictions, entries, settings, chosen, tables, exported)
         except CaseError as error:
             unexported.append(str(error))
-        for case in cases:
-            case.refuse_changed()  # an export may refer to the source
+        for case in done:
+            case.refuse_changed()  # an exported file may refer to its source
         published.publish(exported, tables)
     if failed or unexported:
         what = f"{len(failed)} of {len(cases)} cases could not be predicted" if failed else "an export failed"

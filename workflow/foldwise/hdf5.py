@@ -37,6 +37,11 @@ def create_hdf5(path: Path | str) -> h5py.File:
     return h5py.File(path, "w", locking=False)
 
 
+def edit_hdf5(path: Path | str) -> h5py.File:
+    """Open a file that is complete, but has not got its name yet, for changes, without HDF5's file locks."""
+    return h5py.File(path, "r+", locking=False)
+
+
 def content_of(path: Path | str) -> str:
     """The hash of a cache's arrays, as stored in the file.
 

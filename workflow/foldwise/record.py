@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from foldwise.files import CaseError, file_hash, read_pickle, sealing, short_hash, source_files
+from foldwise.hdf5 import edit_hdf5, open_hdf5
 
 # The attribute, key or comment with a record; the file with that of a folder.
 KEY = "made_of"
@@ -201,9 +202,7 @@ def store(record: Record, path: Path) -> None:
     if path.is_dir():
         (path / IN_FOLDER).write_text(text + "\n", encoding="utf-8")
     elif path.suffix == ".h5":
-        import h5py
-
-        with h5py.File(path, "r+", locking=False) as file:
+        with edit_hdf5(path) as file:
             file.attrs[KEY] = text
     elif path.suffix == ".json":
         values = {**json.loads(path.read_text(encoding="utf-8")), KEY: json.loads(text)}
@@ -235,9 +234,7 @@ def _read(path: Path) -> Any:
     if path.is_dir():
         return json.loads((path / IN_FOLDER).read_text(encoding="utf-8"))
     if path.suffix == ".h5":
-        import h5py
-
-        with h5py.File(path, "r", locking=False) as file:
+        with open_hdf5(path) as file:
             return json.loads(str(file.attrs[KEY])) if KEY in file.attrs else None
     if path.suffix == ".json":
         return json.loads(path.read_text(encoding="utf-8")).get(KEY)

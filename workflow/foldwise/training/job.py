@@ -53,7 +53,7 @@ class Made:
         """Give each file its place among the outputs, too, without using more of the disk."""
         folders.link(self.model, outputs.model)
         folders.link(self.log, outputs.log)
-        # The record in the provenance holds the model's content, so that another model in its place is noticed.
+        # The record in the provenance holds the content of the model, so another one in its place is noticed.
         used(outputs.model)
         write_json(outputs.provenance, read_json(self.provenance))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -190,4 +191,5 @@ def _write(job: Job, trainer: Trainer, attempts: Attempts, outputs: Made) -> Non
             system=origin(job.system.name),
         ),
     )
-    logging.info("best epoch %d, score %.4f", best["epoch"], best["score"])
+    score = "no score" if math.isnan(best["score"]) else f"score {best['score']:.4f}"
+    logging.info("kept epoch %d, %s", best["epoch"], score)

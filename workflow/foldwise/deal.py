@@ -52,7 +52,8 @@ def deal(
     A patient goes to the part whose share of the patient's rarest class is furthest from filled, as seats
     are given to parties (Webster, Sainte-Laguë), but first to one that lacks the class. The next rarest class
     decides between equals, and so on to the numbers of patients and of cases, and the amounts. If patients
-    have one class each, all classes are therefore as even as their numbers allow; with several, almost always.
+    have one class each, all classes are therefore as even as their numbers allow; with several, almost
+    always.
 
     Args:
         patients: in an order that depends on nothing else.

@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -175,10 +177,11 @@ def test_too_few_patients() -> None:
         make_index(entries(6, per_group=3), TASK, Split(folds=3))
 
 
-def test_round_trip_and_readable_twin(tmp_path: Path) -> None:
+def test_round_trip_and_readable_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     index = make_index(entries(9), TASK, Split(folds=3))
-    index.write(tmp_path / "index.pkl", tmp_path / "splits.json")
-    assert Index.read(tmp_path / "index.pkl") == index
+    index.write(Path("index.pkl"), Path("splits.json"))
+    assert Index.read(Path("index.pkl")) == index
     with (tmp_path / "index.pkl").open("rb") as file:
         plain = pickle.load(file)
     assert plain["task"] == TASK
@@ -188,6 +191,22 @@ def test_round_trip_and_readable_twin(tmp_path: Path) -> None:
     # The readable copy of one experiment is a valid split file for the next.
     again = make_index(entries(9), TASK, Split(folds=3, file=tmp_path / "splits.json"))
     assert again == index
+
+
+def test_an_index_moves_with_its_caches_and_is_refused_without(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    caches = old / "data" / "caches"
+    caches.mkdir(parents=True)
+    own = [replace(entry, cache=str(caches / f"{entry.case}.h5")) for entry in entries(4)]
+    for entry in own:
+        Path(entry.cache).touch()
+    make_index(own, TASK, Split(folds=2)).write(old / "exp" / "index.pkl", old / "exp" / "splits.json")
+    old.rename(new)
+    moved = Index.read(new / "exp" / "index.pkl")
+    assert moved.caches(["c001"]) == {"c001": str(new / "data" / "caches" / "c001.h5")}
+    shutil.copy(new / "exp" / "index.pkl", tmp_path / "index.pkl")
+    with pytest.raises(CaseError, match=r"case c001: its cache is not at .*c001.h5, where the index says"):
+        Index.read(tmp_path / "index.pkl").caches(["c001"])
 
 
 def own(tmp_path: Path, folds: object) -> Split:

@@ -206,6 +206,9 @@ def test_nothing_is_believed_after_a_good_run(
     assert "split.file: splits.json: fold 1 names c9" in told({}, split=split)
     (tmp_path / "splits.json").write_text('[{"test": ["c0", "c1"]}, {"test": ["c2", "c3"]}]')
     assert told({}, split=split) == ""
+    (tmp_path / "splits.json").write_text('[{"test": ["c0", "c1"]}, {"test": ["c2"]}]')
+    assert "split.file: splits.json: fold 0 does not name c3; " in told({}, split=split)
+    assert told({}, split={**split, "others": "leave out"}) == ""
     assert "predict: new: neither a sample sheet nor a folder" in told({}, predict={"source": "new"})
     # A changed file of weights is checked again.
     tiny = validate(Model, TINY)

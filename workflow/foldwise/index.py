@@ -6,9 +6,9 @@ import difflib
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from foldwise.deal import Patient, deal, held_back
 from foldwise.files import CaseError, read_json, read_pickle, write_json, write_pickle
 from foldwise.section import Strict
 from foldwise.settings import Split, validate
@@ -153,18 +154,6 @@ def enough(patients: int, split: Split) -> bool:
     return patients >= split.folds and left >= (2 if split.validation else 1)
 
 
-@dataclass(frozen=True)
-class _Patient:
-    """Cases that stay together, the classes that they hold, and their total amount.
-
-    The last class is "", which all patients have.
-    """
-
-    cases: tuple[str, ...]
-    classes: tuple[str, ...]
-    amount: float
-
-
 def _folds(entries: Sequence[Entry], split: Split) -> tuple[Fold, ...]:
     patients = _patients(entries)
     if not enough(len(patients), split):
@@ -174,102 +163,25 @@ def _folds(entries: Sequence[Entry], split: Split) -> tuple[Fold, ...]:
             f"or add labelled cases"
         )
     random = np.random.default_rng(split.seed)
-    parts = _deal(patients, [1 / split.folds] * split.folds, len(patients) // split.folds, random)
+    parts = deal(patients, [1 / split.folds] * split.folds, random, even=True)
     folds = []
     for number, test in enumerate(parts):
         rest = [patient for part in parts if part is not test for patient in part]
-        train, validation = rest, list[_Patient]()
+        train, validation = rest, list[Patient]()
         if split.validation > 0:
-            train, validation = _held_back(rest, split.validation, split.seed + number + 1)
+            train, validation = held_back(rest, split.validation, split.seed + number + 1)
         folds.append(Fold(_cases(train), _cases(validation), _cases(test)))
     return tuple(folds)
 
 
-def _held_back(
-    patients: Sequence[_Patient], share: float, seed: int
-) -> tuple[list[_Patient], list[_Patient]]:
-    """The patients to train on, and those that choose the epoch: this share of them, or at most a half."""
-    share = 1 / max(2, round(1 / share))
-    train, validation = _deal(patients, [1 - share, share], len(patients), np.random.default_rng(seed))
-    learnt = {name for patient in train for name in patient.classes}
-    for patient in list(validation):
-        # A class of a single patient is learnt, not validated.
-        if not learnt.issuperset(patient.classes):
-            validation.remove(patient)
-            train.append(patient)
-            learnt.update(patient.classes)
-    return train, validation
-
-
-def _deal(
-    patients: Sequence[_Patient], shares: Sequence[float], size: int, random: np.random.Generator
-) -> list[list[_Patient]]:
-    """Divide patients into parts that each get their share of every class, and of small and large amounts.
-
-    The patients are dealt one by one. Each goes where its rarest class is missing, or else furthest below
-    the part's share, as seats are given to parties (Webster, Sainte-Laguë). The next rarest class decides
-    between equals, and so on to the numbers of patients and of cases, and the amounts. If patients have one
-    class each, every class is therefore dealt as evenly as possible, whatever the numbers.
-
-    Args:
-        patients: in an order that depends on nothing else.
-        shares: of the parts, with a sum of 1.
-        size: number of patients that all parts get before any part gets another; then each gets one at most.
-        random: decides between equals.
-    """
-    counts = Counter(name for patient in patients for name in patient.classes)
-    parts: list[list[_Patient]] = [[] for _ in shares]
-    held: list[Counter[str]] = [Counter() for _ in shares]
-    loads = [(0, 0.0) for _ in shares]
-
-    def rarity(name: str) -> tuple[int, bool, str]:
-        return counts[name], name == "", name
-
-    def rank(classes: Sequence[str], part: int) -> tuple[float, ...]:
-        needs = (
-            (2 * held[part][name] + 1) / shares[part] if held[part][name] else -shares[part]
-            for name in classes
-        )
-        return *needs, *loads[part]
-
-    for patient in _in_order(patients, rarity, round(1 / min(shares)), random):
-        classes = sorted(patient.classes, key=rarity)
-        most = size if min(map(len, parts)) < size else size + 1
-        free = [int(part) for part in random.permutation(len(parts)) if len(parts[part]) < most]
-        chosen = min(free, key=partial(rank, classes))
-        parts[chosen].append(patient)
-        held[chosen].update(classes)
-        cases, amount = loads[chosen]
-        loads[chosen] = cases + len(patient.cases), amount + patient.amount
-    return parts
-
-
-def _in_order(
-    patients: Sequence[_Patient],
-    rarity: Callable[[str], tuple[int, bool, str]],
-    width: int,
-    random: np.random.Generator,
-) -> Iterator[_Patient]:
-    """Patients with the rarest class first, the fullest first; in random order within blocks of `width`."""
-    strata = defaultdict(list)
-    for number in random.permutation(len(patients)):
-        strata[min(map(rarity, patients[number].classes))].append(patients[number])
-    for _, members in sorted(strata.items()):
-        members.sort(key=lambda patient: -patient.amount)
-        for first in range(0, len(members), width):
-            block = members[first : first + width]
-            random.shuffle(block)
-            yield from block
-
-
-def _patients(entries: Sequence[Entry]) -> list[_Patient]:
+def _patients(entries: Sequence[Entry]) -> list[Patient]:
     cases = defaultdict(list)
     for entry in entries:
         cases[entry.group].append(entry)
     return [
-        _Patient(
+        Patient(
             tuple(entry.case for entry in members),
-            (*sorted({name for entry in members for name in entry.classes}), ""),
+            tuple(sorted({name for entry in members for name in entry.classes})),
             sum(entry.amount for entry in members),
         )
         for _, members in sorted(cases.items())
@@ -405,7 +317,7 @@ def _refuse_leaks(folds: tuple[Fold, ...], group: Mapping[str, str], origin: str
                 )
 
 
-def _cases(patients: Sequence[_Patient]) -> tuple[str, ...]:
+def _cases(patients: Sequence[Patient]) -> tuple[str, ...]:
     return tuple(sorted(case for patient in patients for case in patient.cases))
 
 

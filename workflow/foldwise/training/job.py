@@ -254,4 +254,5 @@ def _write(job: Job, trainer: Trainer, attempts: Attempts, files: Made) -> None:
             system=origin(job.system.name),
         ),
     )
-    logging.info("best epoch %d, score %.4f", best["epoch"], best["score"])
+    score = "no score" if math.isnan(best["score"]) else f"score {best['score']:.4f}"
+    logging.info("kept epoch %d, %s", best["epoch"], score)

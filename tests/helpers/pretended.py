@@ -1,0 +1,239 @@
+"""Experiments that are only pretended: sources are texts, and a job writes a hash of all that it is made from.
+
+What a real workflow would plan and compute can then be worked out apart from it: an output is right if its
+hash is that of a fresh run. Snakemake's part is played by its rule for times: a job runs if an output is
+missing, an input is newer than an output, or a job before it runs. It keeps no records here at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import h5py
+import yaml
+
+from foldwise.experiment.open import Opened, open_experiment
+from foldwise.experiment.outputs import Made, all_outputs
+from foldwise.experiment.stale import MARK, judge, settle
+from foldwise.files import SNAKEMAKE, atomic_folder, atomic_path, short_hash, write_json, write_pickle
+from foldwise.record import Recorder, recording
+from foldwise.store import Memory
+
+NETWORK = {"name": "BasicUNet"}
+# Name of a system → its settings, the header of its sheet, and its rows.
+SYSTEMS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
+    "segmentation": (
+        {
+            "data": {"labels": {"ball": 1}},
+            "prepare": {"lung_mask": {}, "crop": {"to": "lungs"}},
+            "models": {"a": {"network": NETWORK}, "b": {"network": NETWORK}},
+        },
+        "case,group,image,label,split",
+        ["{0},{0},{0}.nii,{0}-label.nii,", "{0},{0},{0}.nii,,"],
+    ),
+    "interactive": (
+        {"data": {"labels": {"ball": 1}}, "models": {"vmn": {}}},
+        "case,group,image,label,split",
+        ["{0},{0},{0}.nii,{0}-label.nii,", "{0},{0},{0}.nii,,"],
+    ),
+    "surgical": (
+        {
+            "data": {"phases": ["one", "two"], "tools": ["hook"]},
+            "models": {"mtrc": {"kind": "mtrcnet"}, "tecno": {"kind": "tecno", "features": "mtrc"}},
+        },
+        "case,group,video,phases,tools,split",
+        ["{0},{0},{0}-frames,{0}-phase.txt,{0}-tool.txt,", "{0},{0},{0}-frames,,,"],
+    ),
+    "clips": (
+        {
+            "data": {"classes": ["low", "high"]},
+            "prepare": {"regions": {"method": "fan"}},
+            "models": {"small": {}},
+        },
+        "case,group,video,label,box,split",
+        ["{0},{0},{0}.mp4,low,0 0 9 9,", "{0},{0},{0}.mp4,,0 0 9 9,"],
+    ),
+}
+
+
+class World:
+    """A folder with sources, a sheet and settings, and what calls of the workflow made of them."""
+
+    def __init__(self, folder: Path, system: str, parts: int | None = None) -> None:
+        """Write sources and sheet of four cases, the last one without a label."""
+        self.folder, self.system, self.parts = folder, system, parts
+        self.settings, self._header, forms = json.loads(json.dumps(SYSTEMS[system]))
+        self.settings |= {"system": system, "experiment": "x", "split": {"folds": 2, "validation": 0}}
+        self.settings["data"]["sheet"] = "cases.csv"
+        self.rows = {f"c{n}": forms[n == 3].format(f"c{n}").split(",") for n in range(4)}
+        folder.mkdir(parents=True)
+        for path in self.sources():
+            self.write(path, f"first {path.name}")
+
+    @property
+    def results(self) -> Path:
+        """Folder of the results."""
+        return self.folder / str(self.settings.get("results", "results"))
+
+    def sources(self) -> list[Path]:
+        """Files of all cases; two frames for a folder of frames."""
+        cells = [cell for row in self.rows.values() for cell in row if cell.startswith("c") and len(cell) > 2]
+        named = [self.folder / cell for cell in dict.fromkeys(cells)]
+        inner = {path: [path / "1.png", path / "2.png"] for path in named if path.name.endswith("-frames")}
+        return [file for path in named for file in inner.get(path, [path])]
+
+    def write(self, path: Path, text: str, seconds: float | None = None) -> None:
+        """Write a source in place, with a time of modification."""
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        if seconds is not None:
+            os.utime(path, (seconds, seconds))
+
+    def opened(self) -> Opened[Any, Any]:
+        """The experiment as it is now."""
+        lines = [self._header, *(",".join(row) for row in self.rows.values())]
+        sheet = self.folder / "cases.csv"
+        if not sheet.exists() or sheet.read_text() != "\n".join(lines):
+            sheet.write_text("\n".join(lines))
+        config = yaml.safe_load(yaml.safe_dump(self.settings))
+        if self.parts is not None:
+            write_json(self.results / "x" / "state" / "parts.json", {"parts": self.parts})
+        return open_experiment(config, main=False)
+
+    def call(self, jobs: int | None = None) -> list[str]:
+        """Plan and run as `snakemake` would; returns the outputs that were made.
+
+        Args:
+            jobs: the call is killed after so many jobs.
+        """
+        with chdir(self.folder):
+            opened = self.opened()
+            memory = Memory(Path(opened.paths.known))
+            settle(judge(opened, memory), Path(opened.paths.stale))
+            memory.save()
+            levels = all_outputs(opened)
+            planned = _planned(opened, [made for level in levels for made in level])
+            for made in planned[:jobs]:
+                _make(opened, made)
+            return [made.path for made in planned[:jobs]]
+
+    def wrong(self) -> list[str]:
+        """Outputs that are missing, or are not what a fresh run would make now."""
+        with chdir(self.folder):
+            right = _fresh(self.opened())
+            return [path for path, value in right.items() if _value(Path(path)) != value]
+
+
+def _planned(opened: Opened[Any, Any], outputs: list[Made]) -> list[Made]:
+    """What Snakemake would run, of everything that is to be made; a part's job leaves alone what is there."""
+    planned: list[Made] = []
+    running: set[str] = set()
+    for made in outputs:
+        inputs = [*made.after, *map(str, _sources(opened, made))]
+        there = [path for path in made.paths if Path(path).exists() and "/benchmarks/" not in path]
+        missing = len(there) < sum("/benchmarks/" not in path for path in made.paths)
+        oldest = 0.0 if missing else min(map(_time, there))
+        newer = any(_time(path) > oldest for path in inputs if Path(path).exists())
+        if missing or newer or oldest < MARK or any(path in running for path in made.after):
+            planned.append(made)
+            running.update(made.paths)
+    return planned
+
+
+def _sources(opened: Opened[Any, Any], made: Made) -> list[Path]:
+    """Files from outside that a job reads."""
+    if made.rule == "check":
+        return [opened.settings.data.sheet, *(path for case in opened.sheet.cases for path in case.files)]
+    stage = opened.preparation.stages.get(made.rule)
+    if stage is None or made.depends is None:
+        return []
+    case = opened.cases[json.loads(made.depends)["of"][0]]
+    return [path for path in map(Path, _texts(stage.given(case))) if path in case.files]
+
+
+def _texts(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def _source_value(path: Path) -> Any:
+    return [[f.name, f.read_text()] for f in sorted(path.iterdir())] if path.is_dir() else path.read_text()
+
+
+def _result(made: Made, sources: Iterable[Path], before: Iterable[str | None]) -> str:
+    given = None if made.depends is None else json.loads(made.depends)
+    return short_hash([made.rule, given, [_source_value(path) for path in sources], list(before)], 16)
+
+
+def _fresh(opened: Opened[Any, Any]) -> dict[str, str]:
+    """The values of all outputs, worked out from the sources, the sheet and the settings alone."""
+    values: dict[str, str] = {}
+    for made in (made for level in all_outputs(opened) for made in level):
+        value = _result(made, _sources(opened, made), [values.get(path) for path in made.after])
+        values |= {path: value for path in made.paths if "/benchmarks/" not in path}
+    return values
+
+
+def _make(opened: Opened[Any, Any], made: Made) -> None:
+    """Run a job: what is declared as its output is deleted first, as Snakemake does."""
+    for path in map(Path, made.paths):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    sources = _sources(opened, made)
+    value = _result(made, sources, [_value(Path(path)) for path in made.after])
+    depends = None if made.depends is None else json.loads(made.depends)
+    recorder = Recorder(made.rule, depends, opened.settings.results, list(map(Path, made.paths)))
+    with recording(recorder):
+        recorder.read(*sources, *map(Path, made.after))
+        for path in map(Path, (*made.also, made.path)):
+            if "/benchmarks/" not in str(path):
+                _write(path, value)
+
+
+def _write(path: Path, value: str) -> None:
+    if not path.suffix:
+        with atomic_folder(path) as folder:
+            (folder / "value").write_text(value)
+        (path / SNAKEMAKE).touch()
+    elif path.suffix == ".h5":
+        with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+            file.attrs["value"] = value
+    elif path.suffix == ".json":
+        write_json(path, {"value": value})
+    elif path.suffix == ".pkl":
+        write_pickle(path, {"value": value})
+    else:
+        with atomic_path(path) as temporary:
+            temporary.write_text(value)
+
+
+def _value(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    if path.is_dir():
+        return (path / "value").read_text()
+    if path.suffix == ".h5":
+        with h5py.File(path, "r") as file:
+            return str(file.attrs["value"])
+    if path.suffix == ".json":
+        return str(json.loads(path.read_text())["value"])
+    if path.suffix == ".pkl":
+        return str(pickle.loads(path.read_bytes())["value"])
+    return path.read_text()
+
+
+def _time(path: str | Path) -> float:
+    """As Snakemake takes it."""
+    stamp = Path(path) / SNAKEMAKE
+    return stamp.stat().st_mtime if stamp.exists() else Path(path).stat().st_mtime

@@ -186,6 +186,18 @@ def test_fewer_epochs_train_afresh_and_leave_the_others(index: Path, tmp_path: P
     assert files(tmp_path / "both") == finished
 
 
+def test_models_of_single_epochs_come_along(index: Path, tmp_path: Path) -> None:
+    assert train(index, tmp_path, 4, save_every=2)
+    assert train(index, tmp_path, 6, save_every=3)
+    assert train(index, tmp_path, 8, save_every=2)
+    assert starts(tmp_path) == [0, 4 * PER_EPOCH, 6 * PER_EPOCH]
+    kept = [
+        sorted(int(path.stem.removeprefix("epoch_")) for path in folder.iterdir())
+        for folder in tmp_path.glob("state/*/models")
+    ]
+    assert sorted(kept) == [[2, 4], [6], [6, 8]]
+
+
 def test_the_weights_to_keep_are_chosen_at_the_end(index: Path, tmp_path: Path) -> None:
     """`keep: last` neither replaces the best epoch for a longer training nor needs a new one."""
     for keep in ("best", "last"):

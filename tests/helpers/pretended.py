@@ -124,6 +124,14 @@ class World:
                 _make(opened, made)
             return [made.path for made in planned[:jobs]]
 
+    def made_from(self, paths: set[str]) -> set[str]:
+        """These outputs, and all that is made from them."""
+        with chdir(self.folder):
+            for made in (made for level in all_outputs(self.opened()) for made in level):
+                if paths & {*made.after, *made.paths}:
+                    paths = paths | {*made.paths}
+        return paths
+
     def wrong(self) -> list[str]:
         """Outputs that are missing, or are not what a fresh run would make now."""
         with chdir(self.folder):

@@ -10,6 +10,7 @@ from foldwise.experiment.jobs import MINUTES
 from foldwise.files import CaseError
 from foldwise.networks import build
 from foldwise.reference import reference, schema
+from foldwise.section import values_for
 from foldwise.settings import Named, as_json, parse, validate
 from foldwise.systems.interactive.settings import Settings as InteractiveSettings
 from foldwise.systems.segmentation.settings import Model, Settings
@@ -19,6 +20,15 @@ from foldwise.volumes.sheet import Case
 
 ROOT = Path(__file__).parents[2]
 LEAST = {"experiment": "x", "data": {"sheet": "cases.csv"}}
+
+
+def test_extend_is_part_of_a_training_only_if_it_is_set() -> None:
+    """So that it changed no existing fingerprint and reran nothing."""
+    found = [
+        values_for(validate(Model, {"training": training}), "train")["training"].get("extend")
+        for training in ({}, {"extend": "exact"}, {"extend": "follow"})
+    ]
+    assert found == [None, None, "follow"]
 
 
 def test_every_problem_is_told_with_its_path() -> None:

@@ -262,6 +262,12 @@ def test_status_says_what_is_there(run: Path, monkeypatch: pytest.MonkeyPatch) -
     assert float(done["loss"]) == pytest.approx(log["loss"], abs=1e-4)
     assert float(done["score"]) == pytest.approx(log["val_dice"], abs=1e-4)
     assert (other["training"], other["job"]) == ("finished", "–")
+    assert lines[4].startswith(
+        "unet, fold 1: there is no model.pt, but the last finished one (epoch 1 of 1, "
+    )
+    (kept,) = re.findall(r"is kept in (\S+)\. To get it back", lines[4])
+    assert (run / kept / "model.pt").samefile(run / "results/tiny/unet/fold1/model.pt")
+    assert len(lines) == 6, "nothing is said of the fold whose model is there"
     assert lines[-1] == "report: results/tiny/report.html"
 
 

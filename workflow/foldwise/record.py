@@ -13,8 +13,9 @@ import pickle
 import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from foldwise.hdf5 import edit_hdf5, open_hdf5
 # The attribute, key or comment with a record; the file with that of a folder.
 KEY = "made_of"
 IN_FOLDER = ".made_of.json"
+# Outputs without a record that nobody corrects by hand, unlike images.
+UNEDITED = (".csv", ".pt")
 # Reading waits for the disk, above all on network file systems.
 THREADS = 8
 # Libraries whose minor releases may change numbers, by the name of their module.
@@ -51,25 +54,25 @@ class Record:
         depends: the settings and values of the sheet that matter, as the rule gave them.
         read: path → (stamp, content) of every file and folder that was read; paths within the folder of
             results are relative to it and begin with `{results}/`.
+        wrote: path → (stamp, content) of tables and models that the same job wrote, which hold no record.
         versions: library that the stage used → its version up to the minor number.
     """
 
     stage: str
     depends: Any
     read: Mapping[str, Sequence[str]]
+    wrote: Mapping[str, Sequence[str]]
     versions: Mapping[str, str]
 
     @property
     def fingerprint(self) -> str:
         """A hash of everything but the names and times of files."""
-        contents = [content for _, content in self.read.values()]
+        contents = [content for _, content in (*self.read.values(), *self.wrote.values())]
         return short_hash([self.stage, self.depends, contents, self.versions], 16)
 
     def text(self) -> str:
         """The record as JSON."""
-        return json.dumps(
-            {"stage": self.stage, "depends": self.depends, "read": self.read, "versions": self.versions}
-        )
+        return json.dumps(asdict(self))
 
 
 def stamp_of(path: Path) -> str:
@@ -102,12 +105,16 @@ def identity(path: Path) -> str:
 
 def minor_versions(modules: Container[str]) -> dict[str, str]:
     """Version of the libraries with these modules that are installed, up to the minor number."""
-    found = {}
-    for module, name in LIBRARIES.items():
-        with suppress(PackageNotFoundError):
-            if module in modules:
-                found[name] = ".".join(version(name).split(".")[:2])
-    return found
+    asked = (name for module, name in LIBRARIES.items() if module in modules)
+    return {name: minor for name in asked if (minor := _minor(name))}
+
+
+@cache
+def _minor(name: str) -> str:
+    try:
+        return ".".join(version(name).split(".")[:2])
+    except PackageNotFoundError:
+        return ""
 
 
 class Recorder:
@@ -146,7 +153,9 @@ class Recorder:
             if stamp_of(path) != self._stamps[path]:
                 raise CaseError(f"{path}: changed while it was read; nothing was written; run again")
         read = {self._name(path): (stamp, self._contents[path]) for path, stamp in self._stamps.items()}
-        return Record(self._stage, self._depends, read, minor_versions(sys.modules))
+        tables = [path for path in sorted(self.outputs) if path.suffix in UNEDITED and path.exists()]
+        wrote = {self._name(path): (stamp_of(path), content_of_source(path)) for path in tables}
+        return Record(self._stage, self._depends, read, wrote, minor_versions(sys.modules))
 
     def seal(self, file: Path, path: Path) -> None:
         """Store the record in a finished file or folder, if it is going to be one of the outputs.
@@ -225,8 +234,8 @@ def record_in(path: Path) -> Record | None:
         found = _read(path)
         if found is None:
             return None
-        return Record(found["stage"], found["depends"], found["read"], found["versions"])
-    except (OSError, ValueError, KeyError, TypeError, CaseError):
+        return Record(**found)
+    except (OSError, ValueError, TypeError, CaseError):
         return None
 
 

@@ -160,12 +160,11 @@ class Training(Section):
     )
     extend: Literal["exact", "follow"] = Field(
         "exact",
-        description="What more epochs do to a training that is finished or under way. exact: it goes on only "
-        "if the result is that of a training planned with the new number; so without a scheduler, with "
-        "StepLR, ExponentialLR, ReduceLROnPlateau and the like. If the rate depends on the number of epochs "
-        "(PolynomialLR, CosineAnnealingLR, OneCycleLR and LinearLR without a length of your own), training "
-        "starts from the beginning. follow: it goes on then, too, and the rate follows the new schedule from "
-        "there on.",
+        description="When training goes on from its last state after `epochs` was raised. exact: only if the "
+        "result is that of a training planned with as many from the start, as without a scheduler or with "
+        "StepLR, MultiStepLR, ExponentialLR, ConstantLR or ReduceLROnPlateau; with PolynomialLR, "
+        "CosineAnnealingLR, OneCycleLR and others whose length is the number of epochs, training starts from "
+        "the beginning. follow: then, too; the rate follows the new schedule from there on.",
         json_schema_extra=affects("train"),
         # The default changes no training, so it is not a part of any.
         exclude_if=lambda value: value == "exact",
@@ -197,8 +196,7 @@ class Training(Section):
         2,
         ge=0,
         description="Number of a fold's finished trainings with other settings or data that are kept in "
-        "state/…, the newest; they are found again when the settings are changed back. The newest unfinished "
-        "one is kept as well.",
+        "state/…, for when these are changed back: the newest. The newest unfinished one is kept as well.",
         json_schema_extra=affects(),
     )
 

@@ -171,9 +171,9 @@ def _kept(opened: Opened[Any, Any], model: str, fold: int) -> str | None:
     last = max(found, key=lambda one: one["time"])
     score = "" if last["score"] is None else f", score {last['score']:.4f}"
     return (
-        f"{model}, fold {fold}: there is no model.pt, but the last finished one ({last['epochs']} epochs, "
-        f"best {last['best_epoch']}{score}, {last['time']}) is kept in {last['folder']}. To get it back, "
-        f"restore the settings in the provenance.json there and run Snakemake again, or copy the file"
+        f"{model}, fold {fold}: there is no model.pt, but the last finished one (epoch {last['best_epoch']} "
+        f"of {last['epochs']}{score}, {last['time']}) is kept in {last['folder']}. To get it back, restore "
+        f"the settings in the provenance.json there and run Snakemake again; or copy the file"
     )
 
 

@@ -145,6 +145,12 @@ def _source(world: World, which: int) -> Path:
     return sources[which % len(sources)]
 
 
+@pytest.fixture(autouse=True)
+def _unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of thousands of files need not survive a power failure."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 @settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=EXAMPLES == 60
@@ -172,6 +178,6 @@ def test_the_next_call_makes_what_changed(
             wrong = world.wrong()
             made = world.call()
             assert world.wrong() == []
-            # What is right is not made again.
-            assert {*made} <= {*wrong}
+            # What is right is not made again, unless it is made from what is.
+            assert {*made} <= world.made_from({*wrong})
             assert world.call() == []

@@ -186,6 +186,18 @@ def test_fewer_epochs_train_afresh_and_leave_the_others(index: Path, tmp_path: P
     assert files(tmp_path / "both") == finished
 
 
+def test_models_of_single_epochs_come_along(index: Path, tmp_path: Path) -> None:
+    assert train(index, tmp_path, 4, save_every=2)
+    assert train(index, tmp_path, 6, save_every=3)
+    assert train(index, tmp_path, 8, save_every=2)
+    assert starts(tmp_path) == [0, 4 * PER_EPOCH, 6 * PER_EPOCH]
+    kept = [
+        sorted(int(path.stem.removeprefix("epoch_")) for path in folder.iterdir())
+        for folder in tmp_path.glob("state/*/models")
+    ]
+    assert sorted(kept) == [[2, 4], [6], [6, 8]]
+
+
 def test_the_weights_to_keep_are_chosen_at_the_end(index: Path, tmp_path: Path) -> None:
     """`keep: last` neither replaces the best epoch for a longer training nor needs a new one."""
     for keep in ("best", "last"):
@@ -205,7 +217,7 @@ class TestPatience:
 
     @pytest.fixture
     def trained(self, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-        def trained(name: str, patience: int | None, first: int = 0) -> Path:
+        def trained(name: str, patience: int | None, first: int = 0, epochs: int = 7) -> Path:
             """From the score of epoch `first` on."""
             scores = iter(self.SCORES[first:])
 
@@ -215,8 +227,9 @@ class TestPatience:
 
             monkeypatch.setattr(SegmentationLearner, "validate", validation)
             plateau = {"name": "ReduceLROnPlateau", "patience": 0}
-            assert train(index, tmp_path / name, 7, scheduler=plateau, validate_every=1, patience=patience)
-            return tmp_path / name
+            folder = tmp_path / name
+            assert train(index, folder, epochs, scheduler=plateau, validate_every=1, patience=patience)
+            return folder
 
         return trained
 
@@ -226,6 +239,13 @@ class TestPatience:
         assert len(log(whole)) == 7
         assert starts(parts) == [0, 4 * PER_EPOCH]
         assert_equal(parts, whole)
+
+    def test_more_epochs_change_nothing_if_it_ended_the_training(self, trained: Any) -> None:
+        """Its last state is passed through, and is the end again: no score is left to be asked for."""
+        trained("more", 2, epochs=5)
+        more = trained("more", 2, first=7)
+        assert starts(more) == [0, 4 * PER_EPOCH]
+        assert_equal(more, trained("whole", 2))
 
     def test_lowered_it_trains_afresh(self, trained: Any) -> None:
         """The other one has passed the moment at which this one ends."""

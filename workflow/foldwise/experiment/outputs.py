@@ -17,16 +17,21 @@ from foldwise.experiment.open import Opened
 CARRIERS = (".h5", ".json", ".pkl", ".yaml")
 
 
+def holds_record(path: str) -> bool:
+    """Whether an output, or a pattern of outputs, is a folder or has a format that holds a record."""
+    return Path(path).suffix in ("", *CARRIERS)
+
+
 @dataclass(frozen=True)
 class Made:
     """An output, with others of the same job.
 
     Attributes:
         rule: the rule that makes it.
-        path: the output that holds the record.
+        path: an output that holds a record.
         depends: the rule's `params.depends`; None for a marker, which is judged by `after` alone.
         after: other outputs that it is made from.
-        also: outputs of the same job without a record of their own; Snakemake's benchmarks are outputs, too.
+        also: other outputs of the same job; Snakemake's benchmarks are outputs, too.
     """
 
     rule: str
@@ -39,6 +44,11 @@ class Made:
     def paths(self) -> tuple[str, ...]:
         """All outputs."""
         return (self.path, *self.also)
+
+    @property
+    def with_record(self) -> list[str]:
+        """Outputs that hold a record."""
+        return [self.path, *filter(holds_record, self.also)]
 
 
 def all_outputs(opened: Opened[Any, Any]) -> list[list[Made]]:
@@ -79,8 +89,7 @@ def _with_record(patterns: Sequence[str]) -> list[list[str]]:
     """Patterns that hold a record, each with the following ones that do not."""
     groups: list[list[str]] = []
     for pattern in patterns:
-        suffix = Path(pattern).suffix
-        if groups and suffix and suffix not in CARRIERS:
+        if groups and not holds_record(pattern):
             groups[-1].append(pattern)
         else:
             groups.append([pattern])

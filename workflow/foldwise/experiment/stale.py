@@ -4,13 +4,14 @@ In every call of a user, the front door compares the record in every output with
 the content of the files that were read. Snakemake learns of it by the times of files, which never depend on
 its own records: a stale output gets a time before that of a folder that is an input of every rule; one that
 is still right, but seems older than its inputs (sources that were touched, results that were copied without
-their times), gets the present time.
+their times), gets the present one.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -70,12 +71,14 @@ class Brief:
     fingerprint: str
     depends: str
     versions: Mapping[str, str]
+    wrote: Mapping[str, Sequence[str]]
     read: Mapping[str, Sequence[str]]
 
     @classmethod
     def of(cls, record: Record) -> Brief:
         """Everything that is compared."""
-        return cls(record.fingerprint, short_hash(record.depends), record.versions, record.read)
+        depends = short_hash(record.depends)
+        return cls(record.fingerprint, depends, record.versions, record.wrote, record.read)
 
 
 class Judge:
@@ -99,21 +102,32 @@ class Judge:
         if made.depends is None:
             gone = next((one for one in made.after if not Path(one).exists()), None)
             return Found(made, f"{gone} is missing" if gone else "", known=path.exists())
-        brief = self._brief(path)
-        if brief is None:
+        if not path.exists() or self._brief(path) is None:
             return Found(made, known=False)
-        why, times = self._apart(path, brief, json.loads(made.depends)), []
-        for name, (stamp, content) in brief.read.items():
+        why, times = "", list[float]()
+        for each in made.with_record:
+            brief = self._brief(Path(each))
+            if brief is not None:
+                why = why or self._apart(Path(each), brief, json.loads(made.depends))
+                why = self._changed(brief, times) if not why else why
+            elif Path(each).exists():
+                why = why or f"{each} has no record"
+        return Found(made, why, times=tuple(times))
+
+    def _changed(self, brief: Brief, times: list[float]) -> str:
+        """The first file that changed since it was read or written; the times of sources are added to `times`."""
+        why = ""
+        for name, (stamp, content) in (*brief.read.items(), *brief.wrote.items()):
             inner = name.startswith("{results}/")
-            source = self._results / name.removeprefix("{results}/") if inner else Path(name)
+            path = self._results / name.removeprefix("{results}/") if inner else Path(name)
             # What is missing is made again by the workflow, or named by the check.
-            if not source.exists():
+            if not path.exists():
                 continue
             if not inner:
-                times.append(_time(source))
-            if not why and self._content(source, stamp, content, inner) != content:
-                why = f"{source} has changed"
-        return Found(made, why, times=tuple(times))
+                times.append(_time(path))
+            if not why and self._content(path, stamp, content, inner) != content:
+                why = f"{path} has changed"
+        return why
 
     def _apart(self, path: Path, brief: Brief, depends: Any) -> str:
         """The first setting, value of the sheet or version that differs."""
@@ -210,7 +224,9 @@ def settle(levels: Iterable[Sequence[Found]], mark: Path) -> list[Path]:
         if found.why:
             wrong, seconds = [made.path] if time_of(made.path) > STALE else [], STALE
         else:
-            wrong, seconds = outputs if min(map(time_of, outputs)) < max(latest, MARK) else [], None
+            # A source may have a time in the future; a float is no exact time.
+            late = min(map(time_of, outputs)) < max(latest, MARK)
+            wrong, seconds = outputs if late else [], max(latest + 0.001, time.time())
         for path in wrong:
             try:
                 _set(Path(path), seconds)
@@ -220,12 +236,12 @@ def settle(levels: Iterable[Sequence[Found]], mark: Path) -> list[Path]:
     return failed
 
 
-def _set(path: Path, seconds: float | None) -> None:
-    """Set the time of a file, or of a folder as Snakemake takes it; None: now."""
+def _set(path: Path, seconds: float) -> None:
+    """Set the time of a file, or of a folder as Snakemake takes it."""
     if path.is_dir():
         path /= SNAKEMAKE
         path.touch()
-    os.utime(path, None if seconds is None else (seconds, seconds))
+    os.utime(path, (seconds, seconds))
 
 
 def _time(path: Path) -> float:

@@ -60,8 +60,8 @@ def adopt_old_layout(state: Path) -> None:
 def begin(run: Run) -> None:
     """Give a training without a checkpoint that of another one which it would pass through, if there is any.
 
-    That of the most steps is copied, but never of more than this training takes, nor after so many
-    validations without improvement that this one would have ended.
+    That of the most steps is copied, but never of more than this training takes, nor one before which this
+    training would have ended, after too many validations without improvement.
     """
     if checkpoint.load(run.folder, run.fingerprint, mmap=True) is not None:
         return
@@ -77,7 +77,8 @@ def begin(run: Run) -> None:
     for folder in _trainings(run.folder.parent):
         if folder != run.folder:
             states = (checkpoint.read(folder / name, mmap=True) for name in (CHECKPOINT, PREVIOUS))
-            others += [(folder, _without_end(state)) for state in states if state is not None]
+            if state := next(filter(None, states), None):
+                others.append((folder, _without_end(state)))
     same, similar = (
         [(folder, state) for folder, state in others if course in state["courses"] and passes(state)]
         for course in (run.courses[0], run.courses[-1])

@@ -19,7 +19,6 @@ from foldwise.files import atomic_path, file_hash, read_json, short_hash, write_
 from foldwise.hdf5 import content_of
 from foldwise.index import Fold, Index
 from foldwise.provenance import provenance
-from foldwise.record import used
 from foldwise.section import values_for
 from foldwise.settings import Model, dump
 from foldwise.systems import origin
@@ -53,8 +52,7 @@ class Made:
         """Give each file its place among the outputs, too, without using more of the disk."""
         folders.link(self.model, outputs.model)
         folders.link(self.log, outputs.log)
-        # The record in the provenance holds the content of the model, so another one in its place is noticed.
-        used(outputs.model)
+        # Last, since its record holds the contents of the others; and no link, since the kept one has none.
         write_json(outputs.provenance, read_json(self.provenance))
 
     def result_of(self, run: Run) -> bool:

@@ -34,7 +34,7 @@ from foldwise.training.steps import batches, reader_killed, step_seed
 # Arguments of schedules that are the number of epochs if they are not given.
 LENGTHS = ("total_iters", "T_max", "total_steps")
 # What the end of a training may change: without it, more epochs go on from a finished training.
-CHANGED_BY_END = ("rows", "best", "waited", "longest", "score")
+CHANGED_BY_END = ("rows", "best", "waited", "score")
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,8 @@ class Trainer:
         """Take steps to the end of the epoch, or to a stop within it."""
         training = self.run.model.training
         per_epoch = self.per_epoch
+        # With a patience of this, training would have ended here.
+        self.longest = max(self.longest, self.waited)
         end = (self.step // per_epoch + 1) * per_epoch
         bar = tqdm(
             total=per_epoch,
@@ -299,7 +301,6 @@ class Trainer:
         measured = self.team.of_first(lambda: validate(self.network, self.run.validation))
         self.score = measured.pop("score")
         self._judge(epoch, self.score)
-        self.longest = max(self.longest, self.waited)
         return measured
 
     def _peaks(self) -> dict[str, float]:
@@ -398,7 +399,7 @@ class Trainer:
             self.scheduler.load_state_dict(state["scheduler"])
         self.optimiser.load_state_dict(optimiser)
         self.fabric.strategy.precision.load_state_dict(state["precision"])
-        for name in ("step", *CHANGED_BY_END, "sums", "finished", "before_end", "courses"):
+        for name in ("step", *CHANGED_BY_END, "longest", "sums", "finished", "before_end", "courses"):
             setattr(self, name, state[name])
         self._write_log()
 

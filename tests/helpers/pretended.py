@@ -1,4 +1,4 @@
-"""Experiments that are only pretended: sources are texts, and a job writes a hash of all that it is made from.
+"""Experiments that are only pretended: sources are texts, and a job writes a hash of what it is made from.
 
 What a real workflow would plan and compute can then be worked out apart from it: an output is right if its
 hash is that of a fresh run. Snakemake's part is played by its rule for times: a job runs if an output is
@@ -13,6 +13,7 @@ import pickle
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import chdir
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +119,10 @@ class World:
             memory = Memory(Path(opened.paths.known))
             settle(judge(opened, memory), Path(opened.paths.stale))
             memory.save()
-            levels = all_outputs(opened)
-            planned = _planned(opened, [made for level in levels for made in level])
+            outputs = [made for level in all_outputs(opened) for made in level]
+            planned, before = _planned(opened, outputs), _before(outputs)
             for made in planned[:jobs]:
-                _make(opened, made)
+                _make(opened, made, before[made.path])
             return [made.path for made in planned[:jobs]]
 
     def made_from(self, paths: set[str]) -> set[str]:
@@ -188,18 +189,29 @@ def _result(made: Made, sources: Iterable[Path], before: Iterable[str | None]) -
 def _fresh(opened: Opened[Any, Any]) -> dict[str, str]:
     """The values of all outputs, worked out from the sources, the sheet and the settings alone."""
     values: dict[str, str] = {}
-    for made in (made for level in all_outputs(opened) for made in level):
-        value = _result(made, _sources(opened, made), [values.get(path) for path in made.after])
+    outputs = [made for level in all_outputs(opened) for made in level]
+    before = _before(outputs)
+    for made in (made for made in outputs if made.depends is not None):
+        value = _result(made, _sources(opened, made), map(values.get, before[made.path]))
         values |= {path: value for path in made.paths if "/benchmarks/" not in path}
     return values
 
 
-def _make(opened: Opened[Any, Any], made: Made) -> None:
+def _before(outputs: Iterable[Made]) -> dict[str, list[str]]:
+    """Output → what it is made from; instead of a part's marker, the prepared files that it stands for."""
+    markers = {made.path: made.after for made in outputs if made.depends is None}
+    return {
+        made.path: list(chain.from_iterable(markers.get(path, [path]) for path in made.after))
+        for made in outputs
+    }
+
+
+def _make(opened: Opened[Any, Any], made: Made, before: Iterable[str]) -> None:
     """Run a job: what is declared as its output is deleted first, as Snakemake does."""
     for path in map(Path, made.paths):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     sources = _sources(opened, made)
-    value = _result(made, sources, [_value(Path(path)) for path in made.after])
+    value = _result(made, sources, (_value(Path(path)) for path in before))
     depends = None if made.depends is None else json.loads(made.depends)
     recorder = Recorder(made.rule, depends, opened.settings.results, list(map(Path, made.paths)))
     with recording(recorder):

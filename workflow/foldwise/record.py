@@ -25,6 +25,7 @@ from foldwise.hdf5 import edit_hdf5, open_hdf5
 
 # The attribute, key or comment with a record; the file with that of a folder.
 KEY = "made_of"
+COMMENT = f"# {KEY}: "
 IN_FOLDER = ".made_of.json"
 # Outputs without a record that nobody corrects by hand, unlike images.
 UNEDITED = (".csv", ".pt")
@@ -95,12 +96,20 @@ def content_of_source(path: Path) -> str:
 
 
 def identity(path: Path) -> str:
-    """What identifies a file or folder: the fingerprint of its record, else a hash of its content.
+    """What identifies a file or folder: the fingerprint of its record, or a hash of its content.
 
-    Only formats that nobody edits by hand are identified by their record: HDF5 and whole folders of outputs.
+    Only formats that nobody edits by hand are identified by their record: HDF5, pickles and whole folders. Of
+    others the content counts, without the record and the provenance, which hold times.
     """
-    own = record_in(path) if path.is_dir() or path.suffix == ".h5" else None
-    return content_of_source(path) if own is None else own.fingerprint
+    if (own := record_in(path)) is None:
+        return content_of_source(path)
+    if path.suffix == ".json":
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return short_hash({key: value for key, value in values.items() if key not in (KEY, "provenance")}, 32)
+    if path.suffix == ".yaml":
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return short_hash([line for line in lines if not line.startswith(COMMENT)], 32)
+    return own.fingerprint
 
 
 def minor_versions(modules: Container[str]) -> dict[str, str]:
@@ -220,7 +229,7 @@ def store(record: Record, path: Path) -> None:
         _rewrite(path, pickle.dumps({**read_pickle(path), KEY: json.loads(text)}, protocol=4))
     elif path.suffix == ".yaml":
         with path.open("a", encoding="utf-8") as file:
-            file.write(f"# {KEY}: {text}\n")
+            file.write(f"{COMMENT}{text}\n")
 
 
 def _rewrite(path: Path, content: bytes) -> None:
@@ -251,6 +260,6 @@ def _read(path: Path) -> Any:
         return read_pickle(path).get(KEY)
     if path.suffix == ".yaml":
         lines = path.read_text(encoding="utf-8").splitlines()
-        marks = [line.removeprefix(f"# {KEY}: ") for line in lines if line.startswith(f"# {KEY}: ")]
+        marks = [line.removeprefix(COMMENT) for line in lines if line.startswith(COMMENT)]
         return json.loads(marks[-1]) if marks else None
     return None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pretended import SYSTEMS, World
 
-EXAMPLES = int(os.environ.get("FOLDWISE_SEQUENCES", "60"))
+EXAMPLES = int(os.environ.get("FOLDWISE_SEQUENCES", "55"))
 # An edit changes the world by some numbers; most edits can be undone by another one.
 Edit = Callable[[World, int, int], None]
 
@@ -153,7 +153,7 @@ def _unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("system", SYSTEMS)
 @settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=EXAMPLES == 60
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=EXAMPLES == 55
 )
 @given(
     parts=st.sampled_from([None, None, 2]),

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from foldwise.experiment.open import Opened
-from foldwise.experiment.outputs import Made, all_outputs
+from foldwise.experiment.outputs import Made, all_outputs, holds_record
 from foldwise.files import SNAKEMAKE, short_hash
 from foldwise.record import (
     IN_FOLDER,
     LIBRARIES,
     Record,
     content_of_source,
+    identity,
     minor_versions,
     record_in,
     stamp_of,
@@ -109,13 +110,13 @@ class Judge:
             brief = self._brief(Path(each))
             if brief is not None:
                 why = why or self._apart(Path(each), brief, json.loads(made.depends))
-                why = self._changed(brief, times) if not why else why
+                why = why or self._changed(brief, times)
             elif Path(each).exists():
                 why = why or f"{each} has no record"
         return Found(made, why, times=tuple(times))
 
     def _changed(self, brief: Brief, times: list[float]) -> str:
-        """The first file that changed since it was read or written; the times of sources are added to `times`."""
+        """The first file that changed since it was read or written; adds the times of sources to `times`."""
         why = ""
         for name, (stamp, content) in (*brief.read.items(), *brief.wrote.items()):
             inner = name.startswith("{results}/")
@@ -140,7 +141,7 @@ class Judge:
     def _brief(self, path: Path) -> Brief | None:
         """The record of an output, read only if the file is not the one that is remembered."""
         carrier = path / IN_FOLDER if path.is_dir() else path
-        if not carrier.exists():
+        if not (holds_record(str(path)) or path.is_dir()) or not carrier.exists():
             return None
         stamp, known = stamp_of(carrier), self._memory.get("record", str(path))
         if known is None or known[0] != stamp:
@@ -153,16 +154,14 @@ class Judge:
 
     def _content(self, path: Path, stamp: str, content: str, inner: bool) -> str:
         """The identity of a file or folder now; read only if it may differ from the record's."""
-        if inner and (path.is_dir() or path.suffix == ".h5"):
-            own = self._brief(path)
-            if own is not None:
-                return own.fingerprint
+        if inner and path.suffix not in (".json", ".yaml") and (own := self._brief(path)) is not None:
+            return own.fingerprint
         now, always = stamp_of(path), self._full and not inner
         if now == stamp and not always:
             return content
         known = self._memory.get("content", str(path))
         if known is None or known[0] != now or always:
-            known = [now, content_of_source(path)]
+            known = [now, identity(path) if inner else content_of_source(path)]
             self._memory.put(known, "content", str(path))
         return str(known[1])
 

@@ -61,7 +61,7 @@ def ensemble(
     with atomic_path(metrics) as temporary:
         (table if len(table) else pd.DataFrame(columns=[*KEYS])).to_csv(temporary, index=False)
     origin = provenance(settings=dump(settings), inputs=models)
-    write_json(facts, {"chosen": chosen, **origin})
+    write_json(facts, {"chosen": chosen, "provenance": origin})
     state.clear()
     logging.info("%d cases predicted", len(cached))
 

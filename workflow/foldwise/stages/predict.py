@@ -74,7 +74,7 @@ def predict(
         lines = "\n  ".join([*failed.values(), *unexported])
         raise CaseError(f"{what}; all others are in {folder}:\n  {lines}")
     origin = provenance(settings=dump(settings), inputs=models)
-    write_json(facts, {"cases": [case.name for case in cases], "chosen": chosen, **origin})
+    write_json(facts, {"cases": [case.name for case in cases], "chosen": chosen, "provenance": origin})
     published.add(facts)
     state.clear(but={entry.case for entry in everything} - keys.keys())
 

@@ -60,7 +60,7 @@ def held_out(
     with atomic_path(metrics) as temporary:
         table.to_csv(temporary, index=False)
     origin = provenance(settings=dump(settings), inputs=[index, model])
-    write_json(facts, {"chosen": chosen, **origin})
+    write_json(facts, {"chosen": chosen, "provenance": origin})
     state.clear()
     means = table.select_dtypes("number").drop(columns="fold", errors="ignore").mean().head(3)
     logging.info("%d cases: %s", len(predicted), ", ".join(f"mean {k} {v:.4f}" for k, v in means.items()))

@@ -105,7 +105,9 @@ class World:
             sheet.write_text("\n".join(lines))
         config = yaml.safe_load(yaml.safe_dump(self.settings))
         if self.parts is not None:
-            write_json(self.results / "x" / "state" / "parts.json", {"parts": self.parts})
+            memory = Memory(self.results / "x" / "state" / "parts.json")
+            memory.put(self.parts, "parts")
+            memory.save()
         return open_experiment(config, main=False)
 
     def call(self, jobs: int | None = None) -> list[str]:

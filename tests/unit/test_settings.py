@@ -10,6 +10,7 @@ from foldwise.experiment.jobs import MINUTES
 from foldwise.files import CaseError
 from foldwise.networks import build
 from foldwise.reference import reference, schema
+from foldwise.reruns import reruns
 from foldwise.section import values_for
 from foldwise.settings import Named, as_json, parse, validate
 from foldwise.systems.interactive.settings import Settings as InteractiveSettings
@@ -155,6 +156,7 @@ def test_minutes_follow_from_the_number_of_cases() -> None:
 
 
 def test_reference_and_schema_are_up_to_date() -> None:
-    """`make reference` writes both."""
+    """`make reference` writes them."""
+    assert (ROOT / "docs" / "reruns.md").read_text(encoding="utf-8") == reruns()
     assert (ROOT / "workflow" / "settings.schema.json").read_text(encoding="utf-8") == schema()
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == reference()

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from foldwise.files import CaseError, file_hash, short_hash
-from foldwise.hdf5 import content_of, open_hdf5
+from foldwise.hdf5 import content_of, edit_hdf5, open_hdf5
 from foldwise.index import Entry
 from foldwise.networks import as_recorded
 from foldwise.section import values_for
@@ -194,10 +194,17 @@ def made_from(
         key = (*made_of, _identity(cache))
         found = store.get(case, *key)
         if found is None:
-            found = store.put(partial(write, cache), case, *key)
+            found = store.put(partial(with_fingerprint, partial(write, cache), key), case, *key)
             logging.info("case %s: done (%d of %d)", case, number, len(caches))
         paths[case] = found
     return paths
+
+
+def with_fingerprint(write: Callable[[Path], object], made_of: Sequence[Any], path: Path) -> None:
+    """Write an HDF5 file, and into its attribute `fingerprint` a hash of what it is made from."""
+    write(path)
+    with edit_hdf5(path) as file:
+        file.attrs["fingerprint"] = short_hash(made_of, 16)
 
 
 def _identity(cache: str) -> list[str]:

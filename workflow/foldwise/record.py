@@ -161,9 +161,9 @@ class Recorder:
         for path in new:
             if stamp_of(path) != self._stamps[path]:
                 raise CaseError(f"{path}: changed while it was read; nothing was written; run again")
-        read = {self._name(path): (stamp, self._contents[path]) for path, stamp in self._stamps.items()}
+        read = {self._name(path): [stamp, self._contents[path]] for path, stamp in self._stamps.items()}
         tables = [path for path in sorted(self.outputs) if path.suffix in UNEDITED and path.exists()]
-        wrote = {self._name(path): (stamp_of(path), content_of_source(path)) for path in tables}
+        wrote = {self._name(path): [stamp_of(path), content_of_source(path)] for path in tables}
         return Record(self._stage, self._depends, read, wrote, minor_versions(sys.modules))
 
     def seal(self, file: Path, path: Path) -> None:
@@ -209,9 +209,9 @@ def makes(path: Path) -> None:
         _current.outputs.add(path)
 
 
-def current_record() -> Record | None:
-    """The record of what the running stage has read so far; None outside a stage's command."""
-    return None if _current is None else _current.record
+def fingerprint_so_far() -> dict[str, str]:
+    """Column of a table → the fingerprint of what the running stage has read; empty outside a command."""
+    return {} if _current is None else {KEY: _current.record.fingerprint}
 
 
 def store(record: Record, path: Path) -> None:
@@ -244,7 +244,7 @@ def record_in(path: Path) -> Record | None:
         if found is None:
             return None
         return Record(**found)
-    except (OSError, ValueError, TypeError, CaseError):
+    except (OSError, ValueError, TypeError, AttributeError, CaseError):
         return None
 
 

@@ -1,4 +1,4 @@
-"""The settings' reference, generated from their definitions: docs/settings.md, and a schema for editors."""
+"""The reference, generated from the code: docs/settings.md, docs/reruns.md, and a schema for editors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from foldwise.files import write_text
+from foldwise.reruns import reruns
 from foldwise.section import Section, declared
 from foldwise.settings import dump
 from foldwise.systems import own
@@ -83,10 +84,11 @@ def schema() -> str:
 
 
 def main() -> None:
-    """Write docs/settings.md and the schema."""
+    """Write the reference and the schema."""
     root = Path(__file__).parents[2]
     write_text(root / "workflow" / "settings.schema.json", schema())
     write_text(root / "docs" / "settings.md", reference())
+    write_text(root / "docs" / "reruns.md", reruns())
 
 
 if __name__ == "__main__":

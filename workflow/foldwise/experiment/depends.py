@@ -7,7 +7,7 @@ user's call and in its jobs, so it must not use anything that only the user's ca
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from foldwise.experiment.preparation import Preparation
@@ -23,8 +23,15 @@ PREPARING: tuple[Work, ...] = ("lungs", "crop", "cache", "regions", "features")
 class Depends:
     """What depends on the settings of an experiment, as JSON."""
 
-    def __init__(self, system: System[Any, Any], settings: Experiment, preparation: Preparation[Any]) -> None:
-        """Keep the experiment."""
+    def __init__(
+        self,
+        system: System[Any, Any],
+        settings: Experiment,
+        preparation: Preparation[Any],
+        values_for: Callable[..., dict[str, Any]] = values_for,
+    ) -> None:
+        """Keep the experiment; `values_for` chooses the values of a section that affect some work."""
+        self._values_for = values_for
         self._system, self._settings, self._preparation = system, settings, preparation
         # Values that a plan may fill in are not defaults.
         self._given = preparation.plan is not None
@@ -54,12 +61,12 @@ class Depends:
     def on_models(self, *work: Work) -> dict[str, Any]:
         """The settings of all models that affect any of `work`, as given."""
         models = self._settings.models.items()
-        return {name: values_for(model, *work, given=True) for name, model in models}
+        return {name: self._values_for(model, *work, given=True) for name, model in models}
 
     def training(self, model: str, fold: str) -> str:
         """Everything that a training depends on, apart from its files."""
         settings = self._settings
-        own = values_for(settings.models[model], "train", given=self._given)
+        own = self._values_for(settings.models[model], "train", given=self._given)
         kept = self._system.kept(settings, model)
         return _json({"of": [model, fold], "model": own, "seed": settings.seed, "prepared": kept})
 
@@ -81,7 +88,7 @@ class Depends:
 
     def check(self) -> str:
         """The settings that checks use, and those that determine memory."""
-        return _json(values_for(self._settings, *PREPARING, "plan", "index", "check", "memory"))
+        return _json(self._values_for(self._settings, *PREPARING, "plan", "index", "check", "memory"))
 
     def report(self) -> str:
         """All settings, since the report shows them; but not where it is."""
@@ -91,11 +98,13 @@ class Depends:
         """The settings of a job that prepares a part of the cases, and no others."""
         settings, planned = self._settings, self._preparation.plan is not None
         work: tuple[Work, ...] = (*PREPARING, "index", *(("plan", "memory") if planned else ()))
-        values = values_for(settings, *work, given=True)
+        values = self._values_for(settings, *work, given=True)
         values.pop("split", None)
         if not planned:
             models = self._system.preparing_models(settings).items()
-            values["models"] = {name: values_for(model, "features", given=True) for name, model in models}
+            values["models"] = {
+                name: self._values_for(model, "features", given=True) for name, model in models
+            }
             values = {key: value for key, value in values.items() if value != {}}
         whole = {"results": str(settings.results), "system": settings.system}
         # With a plan, which lies in the experiment's folder, the caches belong to the experiment.
@@ -109,7 +118,7 @@ class Depends:
     def _values(self, *work: Work) -> dict[str, Any]:
         """The settings that affect any of `work`, without those of models; thousands of cases ask."""
         if work not in self._known:
-            values = values_for(self._settings, *work, given=self._given)
+            values = self._values_for(self._settings, *work, given=self._given)
             self._known[work] = {key: value for key, value in values.items() if key != "models"}
         return self._known[work]
 

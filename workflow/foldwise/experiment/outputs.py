@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foldwise.experiment.depends import Depends
 from foldwise.experiment.open import Opened
 
 # Formats that hold a record; folders do, too.
@@ -51,15 +52,23 @@ class Made:
         return [self.path, *filter(holds_record, self.also)]
 
 
-def all_outputs(opened: Opened[Any, Any]) -> list[list[Made]]:
-    """All outputs of an experiment, in levels: each is made from those of earlier levels alone."""
-    levels = [*_prepared(opened), *(_learned(opened) if opened.settings.part is None else ())]
+def all_outputs(opened: Opened[Any, Any], depends: Depends | None = None) -> list[list[Made]]:
+    """All outputs of an experiment, in levels: each is made from those of earlier levels alone.
+
+    Args:
+        opened: the experiment.
+        depends: what depends on its settings, if not as `opened` says.
+    """
+    depends = depends or opened.depends
+    levels = [*_prepared(opened, depends)]
+    if opened.settings.part is None:
+        levels += _learned(opened, depends)
     return [level for level in levels if level]
 
 
-def _prepared(opened: Opened[Any, Any]) -> Iterator[list[Made]]:
+def _prepared(opened: Opened[Any, Any], depends: Depends) -> Iterator[list[Made]]:
     """Outputs for single cases, the plan, and the markers of parts."""
-    preparation, depends, parts = opened.preparation, opened.depends, opened.parts
+    preparation, parts = opened.preparation, opened.parts
     before: list[str] = []
     for name, stage in preparation.stages.items():
         if preparation.plan and name == list(preparation.stages)[-1]:
@@ -96,9 +105,9 @@ def _with_record(patterns: Sequence[str]) -> list[list[str]]:
     return groups
 
 
-def _learned(opened: Opened[Any, Any]) -> Iterator[list[Made]]:
+def _learned(opened: Opened[Any, Any], depends: Depends) -> Iterator[list[Made]]:
     """Outputs of the experiment as a whole, and of its models."""
-    paths, depends, preparation = opened.paths, opened.depends, opened.preparation
+    paths, preparation = opened.paths, opened.preparation
     folder, models, ready = paths.experiment, list(opened.settings.models), opened.parts.ready
     yield [Made("check", f"{folder}/check.json", depends.check())]
     training = ready(opened.training, preparation.indexed)
@@ -114,7 +123,7 @@ def _learned(opened: Opened[Any, Any]) -> Iterator[list[Made]]:
                 (f"{folder}/splits-updated.json",),
             )
         ]
-    yield from _folds(opened)
+    yield from _folds(opened, depends)
 
     def each(name: str, model: str) -> list[str]:
         return [f"{paths.fold}/{name}".format(model=model, fold=fold) for fold in opened.folds]
@@ -154,9 +163,9 @@ def _learned(opened: Opened[Any, Any]) -> Iterator[list[Made]]:
     yield [Made("report", f"{folder}/summary.json", depends.report(), after, shown)]
 
 
-def _folds(opened: Opened[Any, Any]) -> Iterator[list[Made]]:
+def _folds(opened: Opened[Any, Any], depends: Depends) -> Iterator[list[Made]]:
     """Outputs of single folds: models that learn from other models' features come after those."""
-    paths, depends, preparation = opened.paths, opened.depends, opened.preparation
+    paths, preparation = opened.paths, opened.preparation
     plan = [preparation.plan] if preparation.plan else []
     caches = opened.parts.ready(opened.training, preparation.cached)
     banked = {name: preparation.inputs(name) not in preparation.made for name in opened.settings.models}

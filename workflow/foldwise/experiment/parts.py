@@ -9,8 +9,9 @@ from typing import Generic
 
 from foldwise.experiment.paths import Paths
 from foldwise.experiment.preparation import Preparation, per_case
-from foldwise.files import read_json, short_hash, write_json
+from foldwise.files import short_hash
 from foldwise.sheet import AnyCase, Case, Sheet
+from foldwise.store import Memory
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,7 @@ def divided(
         main: whether this is the user's own call.
     """
     if not main:
-        word = Path(paths.parts)
-        return Parts(preparation, read_json(word)["parts"] if word.exists() else None)
+        return Parts(preparation, Memory(Path(paths.parts)).get("parts") or None)
     marker = next(Path(preparation.data, "parts", Path(preparation.caches).name).glob("*of*.json"), None)
     count = None
     if marker is not None:
@@ -87,7 +87,9 @@ def divided(
 
 def leave_word(paths: Paths, parts: Parts[AnyCase]) -> None:
     """Record the number of parts for the jobs of this call."""
-    write_json(Path(paths.parts), {"parts": parts.count})
+    memory = Memory(Path(paths.parts))
+    memory.put(parts.count or 0, "parts")
+    memory.save()
 
 
 def _count(name: str) -> int:

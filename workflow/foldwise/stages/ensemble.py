@@ -16,7 +16,7 @@ from foldwise.experiment.preparation import prepared_file
 from foldwise.files import atomic_folder, atomic_path, file_hash, read_json, write_json
 from foldwise.hdf5 import content_of
 from foldwise.provenance import provenance
-from foldwise.record import used
+from foldwise.record import fingerprint_so_far, used
 from foldwise.section import Section, values_for
 from foldwise.settings import Data, dump
 from foldwise.store import Store
@@ -54,6 +54,7 @@ def ensemble(
     cached = made_from({entry.case: entry.cache for entry in entries}, predict, state, *made_of)
     chosen = read_json(choice)["chosen"]
     table = results.score(cached, entries, "ensemble", trained.task, settings, chosen)
+    table = table.assign(**fingerprint_so_far())
     with atomic_folder(folder) as temporary:
         results.export(cached, entries, export, chosen, temporary)
     with atomic_folder(predictions) as temporary:

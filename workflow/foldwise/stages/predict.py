@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from foldwise.command import Folder, Of, Output, run, stage
-from foldwise.evaluate import Trained, read_trained
+from foldwise.evaluate import Trained, read_trained, with_fingerprint
 from foldwise.files import CaseError, file_hash, naming, read_json, short_hash, source_files, write_json
 from foldwise.index import Entry
 from foldwise.provenance import provenance
@@ -131,7 +131,8 @@ def _predict(
                     raise cache
                 with naming(case.name):
                     predict = partial(trained.learner.predict, trained.networks, str(cache))
-                    predictions[case.name] = state.put(predict, case.name, *case.made_of)
+                    write = partial(with_fingerprint, predict, case.made_of)
+                    predictions[case.name] = state.put(write, case.name, *case.made_of)
             except CaseError as error:
                 failed[case.name] = str(error)
                 logging.error("%s", error)

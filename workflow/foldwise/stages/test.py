@@ -13,7 +13,7 @@ from foldwise.files import CaseError, atomic_folder, atomic_path, file_hash, wri
 from foldwise.hdf5 import content_of
 from foldwise.index import Index
 from foldwise.provenance import provenance
-from foldwise.record import used
+from foldwise.record import fingerprint_so_far, used
 from foldwise.section import Section, values_for
 from foldwise.settings import dump
 from foldwise.store import Store
@@ -55,6 +55,7 @@ def held_out(
     chosen = results.choose(seen, validation, read.task, settings, state.memory("choice"))
     predicted = made_from(read.caches(cases.test, features), predict, state, *made_of)
     table = results.score(predicted, entries, fold, read.task, settings, chosen)
+    table = table.assign(**fingerprint_so_far())
     with atomic_folder(predictions) as folder:
         state.give(predicted, folder)
     with atomic_path(metrics) as temporary:

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ import pandas as pd
 import torch
 
 from foldwise.experiment.open import Opened, open_experiment
-from foldwise.files import read_json, write_json
+from foldwise.files import read_json, source_files, write_json
 from foldwise.hdf5 import open_hdf5
 from foldwise.index import Entry, Index
 from foldwise.section import touches
@@ -68,6 +69,7 @@ def check_system(system: System[Any, Any], experiment: Mapping[str, Any], folder
         for name in opened.settings.models:
             check_predictions(system, opened, name, index)
         check_killed_stages(opened, experiment)
+        check_replaced_sources(opened, experiment)
 
 
 def check_settings(system: System[Any, Any], experiment: Mapping[str, Any]) -> None:
@@ -188,6 +190,23 @@ def check_killed_stages(opened: Opened[Any, Any], experiment: Mapping[str, Any])
     metrics.unlink()
     _snakemake(experiment, str(metrics))
     assert pd.read_csv(metrics)["case"].equals(before), "scores computed again must be of the same cases"
+
+
+def check_replaced_sources(opened: Opened[Any, Any], experiment: Mapping[str, Any]) -> None:
+    """A case whose files are replaced by older ones is prepared again; others are not, nor touched ones."""
+    first, second = opened.training[:2]
+    for path in (*first.files, *second.files):
+        for file in source_files(path):
+            os.utime(file)
+    assert "Nothing to be done" in _snakemake(experiment, "--dry-run"), "touched files must change nothing"
+    for old, new in zip(first.files, second.files, strict=True):
+        for file, other in zip(source_files(old), source_files(new), strict=False):
+            shutil.copyfile(other, file)
+            os.utime(file, (1, 1))
+    planned = _snakemake(experiment, "--dry-run")
+    cache = opened.preparation.cached.format
+    assert f"output: {cache(case=first.name)}" in planned, "a case with other files must be prepared again"
+    assert f"output: {cache(case=second.name)}" not in planned, "other cases must not"
 
 
 def _check_items(learner: Learner[Any], train: Sequence[str]) -> None:

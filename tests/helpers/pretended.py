@@ -11,11 +11,12 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Iterable, Mapping
-from contextlib import chdir
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import chdir, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import h5py
 import yaml
@@ -62,6 +63,13 @@ SYSTEMS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         ["{0},{0},{0}.mp4,low,0 0 9 9,", "{0},{0},{0}.mp4,,0 0 9 9,"],
     ),
 }
+
+
+@contextmanager
+def unsynced() -> Iterator[None]:
+    """Write without waiting for the disk: pretended files need not survive a power failure."""
+    with mock.patch.object(os, "fsync", lambda handle: None):
+        yield
 
 
 class World:

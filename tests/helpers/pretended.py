@@ -68,7 +68,7 @@ SYSTEMS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
 @contextmanager
 def unsynced() -> Iterator[None]:
     """Write without waiting for the disk: pretended files need not survive a power failure."""
-    with mock.patch.object(os, "fsync", lambda handle: None):
+    with mock.patch.object(os, "fsync"):
         yield
 
 
@@ -78,7 +78,7 @@ class World:
     def __init__(self, folder: Path, system: str, parts: int | None = None) -> None:
         """Write sources and sheet of four cases, the last one without a label."""
         self.folder, self.system, self.parts = folder, system, parts
-        self.settings, self._header, forms = json.loads(json.dumps(SYSTEMS[system]))
+        self.settings, self.header, forms = json.loads(json.dumps(SYSTEMS[system]))
         self.settings |= {"system": system, "experiment": "x", "split": {"folds": 2, "validation": 0}}
         self.settings["data"]["sheet"] = "cases.csv"
         self.rows = {f"c{n}": forms[n == 3].format(f"c{n}").split(",") for n in range(4)}
@@ -93,7 +93,12 @@ class World:
 
     def sources(self) -> list[Path]:
         """Files of all cases; two frames for a folder of frames."""
-        cells = [cell for row in self.rows.values() for cell in row if cell.startswith("c") and len(cell) > 2]
+        cells = [
+            cell
+            for row in self.rows.values()
+            for cell in row
+            if cell.startswith("c") and not cell[1:].isdigit()
+        ]
         named = [self.folder / cell for cell in dict.fromkeys(cells)]
         inner = {path: [path / "1.png", path / "2.png"] for path in named if path.name.endswith("-frames")}
         return [file for path in named for file in inner.get(path, [path])]
@@ -107,7 +112,7 @@ class World:
 
     def opened(self) -> Opened[Any, Any]:
         """The experiment as it is now."""
-        lines = [self._header, *(",".join(row) for row in self.rows.values())]
+        lines = [self.header, *(",".join(row) for row in self.rows.values())]
         sheet = self.folder / "cases.csv"
         if not sheet.exists() or sheet.read_text() != "\n".join(lines):
             sheet.write_text("\n".join(lines))
@@ -189,9 +194,16 @@ def _source_value(path: Path) -> Any:
     return [[f.name, f.read_text()] for f in sorted(path.iterdir())] if path.is_dir() else path.read_text()
 
 
-def _result(made: Made, sources: Iterable[Path], before: Iterable[str | None]) -> str:
+def _result(
+    opened: Opened[Any, Any], made: Made, sources: Iterable[Path], before: Iterable[str | None]
+) -> str:
     given = None if made.depends is None else json.loads(made.depends)
-    return short_hash([made.rule, given, [_source_value(path) for path in sources], list(before)], 16)
+    # The index names the caches; where the results lie does not matter.
+    named = (
+        Path(opened.preparation.cached).relative_to(opened.settings.results) if made.rule == "index" else ""
+    )
+    values = [_source_value(path) for path in sources]
+    return short_hash([made.rule, given, str(named), values, list(before)], 16)
 
 
 def _fresh(opened: Opened[Any, Any]) -> dict[str, str]:
@@ -200,7 +212,7 @@ def _fresh(opened: Opened[Any, Any]) -> dict[str, str]:
     outputs = [made for level in all_outputs(opened) for made in level]
     before = _before(outputs)
     for made in (made for made in outputs if made.depends is not None):
-        value = _result(made, _sources(opened, made), map(values.get, before[made.path]))
+        value = _result(opened, made, _sources(opened, made), map(values.get, before[made.path]))
         values |= {path: value for path in made.paths if "/benchmarks/" not in path}
     return values
 
@@ -219,7 +231,7 @@ def _make(opened: Opened[Any, Any], made: Made, before: Iterable[str]) -> None:
     for path in map(Path, made.paths):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     sources = _sources(opened, made)
-    value = _result(made, sources, (_value(Path(path)) for path in before))
+    value = _result(opened, made, sources, (_value(Path(path)) for path in before))
     depends = None if made.depends is None else json.loads(made.depends)
     recorder = Recorder(made.rule, depends, opened.settings.results, list(map(Path, made.paths)))
     with recording(recorder):

@@ -30,9 +30,31 @@ def replaced(world: World, which: int, how: int) -> None:
 
 
 def touched(world: World, which: int, how: int) -> None:
-    """A source is written again with the same content."""
+    """A source is written again with the same content, or removed and restored from a copy with its time."""
     path = _source(world, which)
-    world.write(path, path.read_text(), (1e9, 2e9, None)[how % 3])
+    if how % 4 == 3:
+        beside = path.with_name("beside")
+        shutil.copy2(path, beside)
+        path.unlink()
+        beside.rename(path)
+    else:
+        world.write(path, path.read_text(), (1e9, 2e9, None)[how % 4])
+
+
+def swapped(world: World, which: int, how: int) -> None:
+    """Two sources of one kind get each other's names, or one becomes a copy of the other, with its time."""
+    path = _source(world, which)
+    twins = [other for other in world.sources() if other.suffix == path.suffix and other != path]
+    if not twins:
+        return
+    other = twins[how % len(twins)]
+    if how % 2:
+        shutil.copy2(other, path)
+    else:
+        beside = path.with_name("beside")
+        path.rename(beside)
+        other.rename(path)
+        beside.rename(other)
 
 
 def row_changed(world: World, which: int, how: int) -> None:
@@ -82,6 +104,24 @@ def setting_changed(world: World, which: int, how: int) -> None:
     changes[which % len(changes)]()
 
 
+def named_changed(world: World, which: int, how: int) -> None:
+    """The settings begin or cease to name the sheet's copy, a file, new cases, or another model."""
+    given, models = bool(how % 2), world.settings["models"]
+    first = models[sorted(models)[0]]
+    frozen = {"network": {"name": "EVL", "weights": "clip"}, "features": {"views": 1 + how % 3}}
+    changes: list[Callable[[], object]] = [
+        lambda: world.settings["data"].update(sheet="copy.csv" if given else "cases.csv"),
+        lambda: world.settings["split"].update(file="folds.json" if given else None),
+        lambda: first.update(pretrained={"file": "weights.pt"} if given else None),
+    ]
+    if world.system in ("segmentation", "clips"):
+        changes.append(lambda: world.settings.update(predict="new" if given else None))
+    if world.system == "clips":
+        changes.append(lambda: world.settings["data"].update(update_labels=given))
+        changes.append(lambda: models.update(frozen=frozen) if given else models.pop("frozen", None))
+    changes[which % len(changes)]()
+
+
 def results_moved(world: World, which: int, how: int) -> None:
     """The results are renamed, or copied with or without their times; links to them stay relative."""
     old, name = world.results, f"results{which % 3}"
@@ -121,11 +161,14 @@ EDITS: list[Edit] = [
     replaced,
     replaced,
     touched,
+    swapped,
     row_changed,
     case_added,
     case_removed,
     setting_changed,
     setting_changed,
+    named_changed,
+    named_changed,
     results_moved,
     output_swapped,
     killed,

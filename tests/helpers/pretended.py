@@ -72,6 +72,10 @@ def unsynced() -> Iterator[None]:
         yield
 
 
+# Files that settings may name, and new cases: for split.file, a pretrained model, a frozen network, `predict`.
+NAMED = ["folds.json", "weights.pt", "clip/model", "new/n0.nii", "new/n1.nii", "new/n0.mp4", "new/n1.mp4"]
+
+
 class World:
     """A folder with sources, a sheet and settings, and what calls of the workflow made of them."""
 
@@ -92,7 +96,7 @@ class World:
         return self.folder / str(self.settings.get("results", "results"))
 
     def sources(self) -> list[Path]:
-        """Files of all cases; two frames for a folder of frames."""
+        """Files of all cases, two frames for a folder of frames; and those that settings may name."""
         cells = [
             cell
             for row in self.rows.values()
@@ -101,7 +105,8 @@ class World:
         ]
         named = [self.folder / cell for cell in dict.fromkeys(cells)]
         inner = {path: [path / "1.png", path / "2.png"] for path in named if path.name.endswith("-frames")}
-        return [file for path in named for file in inner.get(path, [path])]
+        files = [file for path in named for file in inner.get(path, [path])]
+        return files + [self.folder / name for name in NAMED]
 
     def write(self, path: Path, text: str, seconds: float | None = None) -> None:
         """Write a source in place, with a time of modification."""
@@ -113,7 +118,7 @@ class World:
     def opened(self) -> Opened[Any, Any]:
         """The experiment as it is now."""
         lines = [self.header, *(",".join(row) for row in self.rows.values())]
-        sheet = self.folder / "cases.csv"
+        sheet = self.folder / self.settings["data"]["sheet"]
         if not sheet.exists() or sheet.read_text() != "\n".join(lines):
             sheet.write_text("\n".join(lines))
         config = yaml.safe_load(yaml.safe_dump(self.settings))
@@ -158,7 +163,9 @@ def _planned(opened: Opened[Any, Any], outputs: list[Made]) -> list[Made]:
     planned: list[Made] = []
     running: set[str] = set()
     for made in outputs:
-        inputs = [*made.after, *map(str, _sources(opened, made))]
+        # New cases are read, but are no inputs.
+        sources = [] if made.rule == "predict_part" else _sources(opened, made)
+        inputs = [*made.after, *map(str, sources)]
         there = [path for path in made.paths if Path(path).exists() and "/benchmarks/" not in path]
         missing = len(there) < sum("/benchmarks/" not in path for path in made.paths)
         oldest = 0.0 if missing else min(map(_time, there))
@@ -173,11 +180,26 @@ def _sources(opened: Opened[Any, Any], made: Made) -> list[Path]:
     """Files from outside that a job reads."""
     if made.rule == "check":
         return [opened.settings.data.sheet, *(path for case in opened.sheet.cases for path in case.files)]
-    stage = opened.preparation.stages.get(made.rule)
-    if stage is None or made.depends is None:
+    if made.rule == "index" and opened.settings.split.file:
+        return [opened.settings.split.file]
+    if made.rule == "predict_part":
+        return [Path(file) for _, files, _ in opened.new_cases for paths in files.values() for file in paths]
+    if made.depends is None:
         return []
-    case = opened.cases[json.loads(made.depends)["of"][0]]
+    of = json.loads(made.depends).get("of", [])
+    if made.rule == "train":
+        return [*map(Path, opened.weights(of[0]))]
+    if made.rule == "clip_features":
+        return [*map(Path, opened.weights(opened.preparation.encoder(_encoded(made.path))))]
+    stage = opened.preparation.stages.get(made.rule)
+    if stage is None:
+        return []
+    case = opened.cases[of[0]]
     return [path for path in map(Path, _texts(stage.given(case))) if path in case.files]
+
+
+def _encoded(path: str) -> str:
+    return Path(path).parent.name.removeprefix("features-")
 
 
 def _texts(value: Any) -> Iterable[str]:

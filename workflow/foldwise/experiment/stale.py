@@ -105,16 +105,20 @@ class Present:
 class Judge:
     """Compares records with the present."""
 
-    def __init__(self, results: Path, memory: Memory, versions: bool, full: bool) -> None:
+    def __init__(self, opened: Opened[Any, Any], outputs: Iterable[Made], memory: Memory) -> None:
         """Keep what is compared.
 
         Args:
-            results: folder of all results.
+            opened: the experiment.
+            outputs: all of its outputs.
             memory: remembered hashes and records.
-            versions: whether an output is stale if it was made with other minor versions of libraries.
-            full: read every source again, even if its size and times are those of the record.
         """
-        self._results, self._memory, self._versions, self._full = results, memory, versions, full
+        settings = opened.settings
+        self._results, self._memory = settings.results, memory
+        self._versions, self._full = settings.versions == "rerun", settings.verify == "always"
+        # Other settings prepare their data beside these.
+        self._data = Path(opened.preparation.data).parent
+        self._outputs = {path for made in outputs for path in made.paths}
         self._installed = minor_versions(LIBRARIES)
         # Many outputs are made from the same files, which are looked at once.
         self._brief, self._present = cache(self._read_brief), cache(self._look_at)
@@ -148,6 +152,8 @@ class Judge:
                 continue
             if not now.inner:
                 times.append(now.time)
+            elif now.path.is_relative_to(self._data) and str(now.path) not in self._outputs:
+                why = why or f"{now.path} was prepared with other settings"
             same = now.stamp == stamp and (now.inner or not self._full)
             if not why and not same and (now.fingerprint or self._content(name)) != content:
                 why = f"{now.path} has changed"
@@ -203,13 +209,13 @@ def judge(opened: Opened[Any, Any], memory: Memory) -> list[list[Found]]:
     Returns:
         What was found, in levels as in `all_outputs`; an output that is made from a stale one is stale, too.
     """
-    settings = opened.settings
-    looking = Judge(settings.results, memory, settings.versions == "rerun", settings.verify == "always")
+    outputs = all_outputs(opened)
+    looking = Judge(opened, chain.from_iterable(outputs), memory)
     stale: set[str] = set()
     times: dict[str, tuple[float, ...]] = {}
     levels = []
     with ThreadPoolExecutor(THREADS) as pool:
-        for level in all_outputs(opened):
+        for level in outputs:
             found = list(pool.map(looking.look, level))
             for one in found:
                 first = next((path for path in one.made.after if path in stale), None)

@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, seed, settings
 
 # The edits come from the helpers of the tests.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
-from edits import PARTS, ROUNDS, Rounds, follow
 from pretended import SYSTEMS
+from random_edits import PARTS, ROUNDS, Rounds, follow
 
 # Sequences with one seed.
 BATCH = 25

@@ -72,7 +72,7 @@ def unsynced() -> Iterator[None]:
         yield
 
 
-# Files that settings may name, and new cases: for split.file, a pretrained model, a frozen network, `predict`.
+# Files that settings may name: a split, a pretrained model, a frozen network, new cases.
 NAMED = ["folds.json", "weights.pt", "clip/model", "new/n0.nii", "new/n1.nii", "new/n0.mp4", "new/n1.mp4"]
 
 
@@ -190,16 +190,14 @@ def _sources(opened: Opened[Any, Any], made: Made) -> list[Path]:
     if made.rule == "train":
         return [*map(Path, opened.weights(of[0]))]
     if made.rule == "clip_features":
-        return [*map(Path, opened.weights(opened.preparation.encoder(_encoded(made.path))))]
+        preparation: Any = opened.preparation
+        encoded = Path(made.path).parent.name.removeprefix("features-")
+        return [*map(Path, opened.weights(preparation.encoder(encoded)))]
     stage = opened.preparation.stages.get(made.rule)
     if stage is None:
         return []
     case = opened.cases[of[0]]
     return [path for path in map(Path, _texts(stage.given(case))) if path in case.files]
-
-
-def _encoded(path: str) -> str:
-    return Path(path).parent.name.removeprefix("features-")
 
 
 def _texts(value: Any) -> Iterable[str]:

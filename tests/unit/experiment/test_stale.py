@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import HealthCheck, given, settings
+from pathlib import Path
 
-from edits import PARTS, ROUNDS, Rounds, follow
-from pretended import SYSTEMS
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+
+from foldwise import record
+from foldwise.experiment import stale
+from pretended import SYSTEMS, World
+from random_edits import PARTS, ROUNDS, Rounds, follow, killed, setting_changed
+
+# Caches of other settings lie in another folder; the call ends when they are made.
+OTHER_CACHES: Rounds = [[(setting_changed, 4, 1), (killed, 0, 4)]]
 
 
 # `benchmarks/edits.py` tries others for as long as one likes.
 @pytest.mark.parametrize("system", SYSTEMS)
 @settings(max_examples=55, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@example(parts=None, rounds=OTHER_CACHES)
 @given(parts=PARTS, rounds=ROUNDS)
 def test_the_next_call_makes_what_changed(system: str, parts: int | None, rounds: Rounds) -> None:
     follow(system, parts, rounds)
+
+
+@pytest.mark.parametrize("versions", ["keep", "rerun"])
+def test_other_versions_of_libraries(versions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All outputs were made with another minor version: everything, or nothing, is made again."""
+    world = World(tmp_path / "world", "clips")
+    world.settings["versions"] = versions
+    for module in (record, stale):
+        monkeypatch.setattr(module, "minor_versions", lambda modules: {"torch": "2.0"})
+    everything = world.call()
+    assert world.call() == []
+    for module in (record, stale):
+        monkeypatch.setattr(module, "minor_versions", lambda modules: {"torch": "2.1"})
+    assert world.call() == (everything if versions == "rerun" else [])
+    assert world.call() == []
+    assert world.wrong() == []

@@ -11,11 +11,12 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Iterable, Mapping
-from contextlib import chdir
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import chdir, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import h5py
 import yaml
@@ -64,13 +65,24 @@ SYSTEMS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
 }
 
 
+@contextmanager
+def unsynced() -> Iterator[None]:
+    """Write without waiting for the disk: pretended files need not survive a power failure."""
+    with mock.patch.object(os, "fsync"):
+        yield
+
+
+# Files that settings may name: a split, a pretrained model, a frozen network, new cases.
+NAMED = ["folds.json", "weights.pt", "clip/model", "new/n0.nii", "new/n1.nii", "new/n0.mp4", "new/n1.mp4"]
+
+
 class World:
     """A folder with sources, a sheet and settings, and what calls of the workflow made of them."""
 
     def __init__(self, folder: Path, system: str, parts: int | None = None) -> None:
         """Write sources and sheet of four cases, the last one without a label."""
         self.folder, self.system, self.parts = folder, system, parts
-        self.settings, self._header, forms = json.loads(json.dumps(SYSTEMS[system]))
+        self.settings, self.header, forms = json.loads(json.dumps(SYSTEMS[system]))
         self.settings |= {"system": system, "experiment": "x", "split": {"folds": 2, "validation": 0}}
         self.settings["data"]["sheet"] = "cases.csv"
         self.rows = {f"c{n}": forms[n == 3].format(f"c{n}").split(",") for n in range(4)}
@@ -84,11 +96,17 @@ class World:
         return self.folder / str(self.settings.get("results", "results"))
 
     def sources(self) -> list[Path]:
-        """Files of all cases; two frames for a folder of frames."""
-        cells = [cell for row in self.rows.values() for cell in row if cell.startswith("c") and len(cell) > 2]
+        """Files of all cases, two frames for a folder of frames; and those that settings may name."""
+        cells = [
+            cell
+            for row in self.rows.values()
+            for cell in row
+            if cell.startswith("c") and not cell[1:].isdigit()
+        ]
         named = [self.folder / cell for cell in dict.fromkeys(cells)]
         inner = {path: [path / "1.png", path / "2.png"] for path in named if path.name.endswith("-frames")}
-        return [file for path in named for file in inner.get(path, [path])]
+        files = [file for path in named for file in inner.get(path, [path])]
+        return files + [self.folder / name for name in NAMED]
 
     def write(self, path: Path, text: str, seconds: float | None = None) -> None:
         """Write a source in place, with a time of modification."""
@@ -99,8 +117,8 @@ class World:
 
     def opened(self) -> Opened[Any, Any]:
         """The experiment as it is now."""
-        lines = [self._header, *(",".join(row) for row in self.rows.values())]
-        sheet = self.folder / "cases.csv"
+        lines = [self.header, *(",".join(row) for row in self.rows.values())]
+        sheet = self.folder / self.settings["data"]["sheet"]
         if not sheet.exists() or sheet.read_text() != "\n".join(lines):
             sheet.write_text("\n".join(lines))
         config = yaml.safe_load(yaml.safe_dump(self.settings))
@@ -147,7 +165,9 @@ def _planned(opened: Opened[Any, Any], outputs: list[Made]) -> list[Made]:
     planned: list[Made] = []
     running: set[str] = set()
     for made in outputs:
-        inputs = [*made.after, *map(str, _sources(opened, made))]
+        # New cases are read, but are no inputs.
+        sources = [] if made.rule == "predict_part" else _sources(opened, made)
+        inputs = [*made.after, *map(str, sources)]
         there = [path for path in made.paths if Path(path).exists() and "/benchmarks/" not in path]
         missing = len(there) < sum("/benchmarks/" not in path for path in made.paths)
         oldest = 0.0 if missing else min(map(_time, there))
@@ -162,10 +182,23 @@ def _sources(opened: Opened[Any, Any], made: Made) -> list[Path]:
     """Files from outside that a job reads."""
     if made.rule == "check":
         return [opened.settings.data.sheet, *(path for case in opened.sheet.cases for path in case.files)]
-    stage = opened.preparation.stages.get(made.rule)
-    if stage is None or made.depends is None:
+    if made.rule == "index" and opened.settings.split.file:
+        return [opened.settings.split.file]
+    if made.rule == "predict_part":
+        return [Path(file) for _, files, _ in opened.new_cases for paths in files.values() for file in paths]
+    if made.depends is None:
         return []
-    case = opened.cases[json.loads(made.depends)["of"][0]]
+    of = json.loads(made.depends).get("of", [])
+    if made.rule == "train":
+        return [*map(Path, opened.weights(of[0]))]
+    if made.rule == "clip_features":
+        preparation: Any = opened.preparation
+        encoded = Path(made.path).parent.name.removeprefix("features-")
+        return [*map(Path, opened.weights(preparation.encoder(encoded)))]
+    stage = opened.preparation.stages.get(made.rule)
+    if stage is None:
+        return []
+    case = opened.cases[of[0]]
     return [path for path in map(Path, _texts(stage.given(case))) if path in case.files]
 
 
@@ -183,9 +216,16 @@ def _source_value(path: Path) -> Any:
     return [[f.name, f.read_text()] for f in sorted(path.iterdir())] if path.is_dir() else path.read_text()
 
 
-def _result(made: Made, sources: Iterable[Path], before: Iterable[str | None]) -> str:
+def _result(
+    opened: Opened[Any, Any], made: Made, sources: Iterable[Path], before: Iterable[str | None]
+) -> str:
     given = None if made.depends is None else json.loads(made.depends)
-    return short_hash([made.rule, given, [_source_value(path) for path in sources], list(before)], 16)
+    # The index names the caches; where the results lie does not matter.
+    named = (
+        Path(opened.preparation.cached).relative_to(opened.settings.results) if made.rule == "index" else ""
+    )
+    values = [_source_value(path) for path in sources]
+    return short_hash([made.rule, given, str(named), values, list(before)], 16)
 
 
 def _fresh(opened: Opened[Any, Any]) -> dict[str, str]:
@@ -194,7 +234,7 @@ def _fresh(opened: Opened[Any, Any]) -> dict[str, str]:
     outputs = [made for level in all_outputs(opened) for made in level]
     before = _before(outputs)
     for made in (made for made in outputs if made.depends is not None):
-        value = _result(made, _sources(opened, made), map(values.get, before[made.path]))
+        value = _result(opened, made, _sources(opened, made), map(values.get, before[made.path]))
         values |= {path: value for path in made.paths if "/benchmarks/" not in path}
     return values
 
@@ -213,7 +253,7 @@ def _make(opened: Opened[Any, Any], made: Made, before: Iterable[str]) -> None:
     for path in map(Path, made.paths):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     sources = _sources(opened, made)
-    value = _result(made, sources, (_value(Path(path)) for path in before))
+    value = _result(opened, made, sources, (_value(Path(path)) for path in before))
     depends = None if made.depends is None else json.loads(made.depends)
     recorder = Recorder(made.rule, depends, opened.settings.results, list(map(Path, made.paths)))
     with recording(recorder):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from foldwise.experiment.preparation import Preparation
@@ -79,8 +80,9 @@ class Depends:
         return self.of((), "plan", models=self.on_models("plan", "memory"))
 
     def index(self) -> str:
-        """What the index depends on: settings, and the rows of training cases."""
-        return self.of((), "index", rows=self._rows_of(training=True))
+        """What the index depends on: settings, the rows of training cases, and the caches that it names."""
+        caches = Path(self._preparation.caches).relative_to(self._settings.results)
+        return self.of((), "index", rows=self._rows_of(training=True), caches=str(caches))
 
     def ensemble(self, model: str) -> str:
         """What predictions of the cases outside the cross-validation depend on."""

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import astuple, dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -82,20 +83,46 @@ class Brief:
         return cls(record.fingerprint, depends, record.versions, record.wrote, record.read)
 
 
+@dataclass(frozen=True)
+class Present:
+    """A file or folder as it is now.
+
+    Attributes:
+        path: where it is.
+        inner: whether it is in the folder of results.
+        stamp: as `stamp_of` gives it; "" if it is identified by its record.
+        fingerprint: of its record; "" if it is identified by its content.
+        time: of a source. s.
+    """
+
+    path: Path
+    inner: bool
+    stamp: str = ""
+    fingerprint: str = ""
+    time: float = 0
+
+
 class Judge:
     """Compares records with the present."""
 
-    def __init__(self, results: Path, memory: Memory, versions: bool, full: bool) -> None:
+    def __init__(self, opened: Opened[Any, Any], outputs: Iterable[Made], memory: Memory) -> None:
         """Keep what is compared.
 
         Args:
-            results: folder of all results.
+            opened: the experiment.
+            outputs: all of its outputs.
             memory: remembered hashes and records.
-            versions: whether an output is stale if it was made with other minor versions of libraries.
-            full: read every source again, even if its size and times are those of the record.
         """
-        self._results, self._memory, self._versions, self._full = results, memory, versions, full
+        settings = opened.settings
+        self._results, self._memory = settings.results, memory
+        self._versions, self._full = settings.versions == "rerun", settings.verify == "always"
+        # Other settings prepare their data beside these.
+        self._data = Path(opened.preparation.data).parent
+        self._outputs = {path for made in outputs for path in made.paths}
         self._installed = minor_versions(LIBRARIES)
+        # Many outputs are made from the same files, which are looked at once.
+        self._brief, self._present = cache(self._read_brief), cache(self._look_at)
+        self._content = cache(self._read)
 
     def look(self, made: Made) -> Found:
         """Compare the record of one output."""
@@ -119,15 +146,17 @@ class Judge:
         """The first file that changed since it was read or written; adds the times of sources to `times`."""
         why = ""
         for name, (stamp, content) in (*brief.read.items(), *brief.wrote.items()):
-            inner = name.startswith("{results}/")
-            path = self._results / name.removeprefix("{results}/") if inner else Path(name)
+            now = self._present(name)
             # What is missing is made again by the workflow, or named by the check.
-            if not path.exists():
+            if now is None:
                 continue
-            if not inner:
-                times.append(_time(path))
-            if not why and self._content(path, stamp, content, inner) != content:
-                why = f"{path} has changed"
+            if not now.inner:
+                times.append(now.time)
+            elif now.path.is_relative_to(self._data) and str(now.path) not in self._outputs:
+                why = why or f"{now.path} was prepared with other settings"
+            same = now.stamp == stamp and (now.inner or not self._full)
+            if not why and not same and (now.fingerprint or self._content(name)) != content:
+                why = f"{now.path} has changed"
         return why
 
     def _apart(self, path: Path, brief: Brief, depends: Any) -> str:
@@ -138,7 +167,7 @@ class Judge:
         now = {name: self._installed.get(name) for name in brief.versions}
         return _difference(brief.versions, now) if self._versions else ""
 
-    def _brief(self, path: Path) -> Brief | None:
+    def _read_brief(self, path: Path) -> Brief | None:
         """The record of an output, read only if the file is not the one that is remembered."""
         carrier = path / IN_FOLDER if path.is_dir() else path
         if not (holds_record(str(path)) or path.is_dir()) or not carrier.exists():
@@ -152,17 +181,25 @@ class Judge:
             self._memory.put(known, "record", str(path))
         return Brief(*known[1:])
 
-    def _content(self, path: Path, stamp: str, content: str, inner: bool) -> str:
-        """The identity of a file or folder now; read only if it may differ from the record's."""
-        if inner and path.suffix not in (".json", ".yaml") and (own := self._brief(path)) is not None:
-            return own.fingerprint
-        now, always = stamp_of(path), self._full and not inner
-        if now == stamp and not always:
-            return content
-        known = self._memory.get("content", str(path))
-        if known is None or known[0] != now or always:
-            known = [now, identity(path) if inner else content_of_source(path)]
-            self._memory.put(known, "content", str(path))
+    def _look_at(self, name: str) -> Present | None:
+        """A file or folder that a record names; None if it is missing."""
+        inner = name.startswith("{results}/")
+        path = self._results / name.removeprefix("{results}/") if inner else Path(name)
+        if not path.exists():
+            return None
+        own = self._brief(path) if inner and path.suffix not in (".json", ".yaml") else None
+        if own is not None:
+            return Present(path, inner, fingerprint=own.fingerprint)
+        return Present(path, inner, stamp_of(path), time=0 if inner else _time(path))
+
+    def _read(self, name: str) -> str:
+        """The identity of a file or folder that a record names, remembered from one call to the next."""
+        now = self._present(name)
+        assert now is not None
+        known = self._memory.get("content", str(now.path))
+        if known is None or known[0] != now.stamp or (self._full and not now.inner):
+            known = [now.stamp, identity(now.path) if now.inner else content_of_source(now.path)]
+            self._memory.put(known, "content", str(now.path))
         return str(known[1])
 
 
@@ -172,13 +209,13 @@ def judge(opened: Opened[Any, Any], memory: Memory) -> list[list[Found]]:
     Returns:
         What was found, in levels as in `all_outputs`; an output that is made from a stale one is stale, too.
     """
-    settings = opened.settings
-    looking = Judge(settings.results, memory, settings.versions == "rerun", settings.verify == "always")
+    outputs = all_outputs(opened)
+    looking = Judge(opened, chain.from_iterable(outputs), memory)
     stale: set[str] = set()
     times: dict[str, tuple[float, ...]] = {}
     levels = []
     with ThreadPoolExecutor(THREADS) as pool:
-        for level in all_outputs(opened):
+        for level in outputs:
             found = list(pool.map(looking.look, level))
             for one in found:
                 first = next((path for path in one.made.after if path in stale), None)

@@ -1,18 +1,22 @@
-"""Tiny data and settings for every system: ours, and that of tests/example, found as after an installation."""
+"""Tiny data and settings of every system: ours, and that of tests/example as if it was installed."""
 
 from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import interactive_scans
 import surgical_data
 import ultrasound
 from experiments import EXPERIMENT, ROOT, add_case
+from foldwise import systems
 
 EXAMPLE = ROOT / "tests" / "example"
 CLASSES = ("slow", "fast")
@@ -30,6 +34,22 @@ def installed(site: Path) -> str:
     lines = ["[foldwise.systems]", *(f"{name} = {value}" for name, value in points.items())]
     (about / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return os.pathsep.join([str(ROOT / "workflow"), str(site)])
+
+
+@contextmanager
+def installed_here(site: Path) -> Iterator[None]:
+    """The same for this process, too, and those that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", installed(site))
+        patch.syspath_prepend(site)
+        _forget_systems()
+        yield
+    _forget_systems()
+
+
+def _forget_systems() -> None:
+    systems._found.cache_clear()
+    systems.system_of.cache_clear()
 
 
 def write_wave(path: Path, number: int) -> None:

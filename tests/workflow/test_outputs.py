@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from every_system import clips, installed, interactive, segmentation, signals, surgical
+from every_system import clips, installed_here, interactive, segmentation, signals, surgical
 from experiments import snakemake
 from foldwise.experiment.open import open_experiment
 from foldwise.experiment.outputs import Made, all_outputs
@@ -68,6 +68,12 @@ def with_updated_labels(folder: Path) -> dict[str, Any]:
     return {**values, "data": {**values["data"], "update_labels": True}}
 
 
+@pytest.fixture(scope="module")
+def _package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with installed_here(tmp_path_factory.mktemp("site")):
+        yield
+
+
 WHOLE = [
     *(segmentation, with_lungs, planned_first, with_new_cases),
     *(interactive, surgical, clips, with_features, with_updated_labels, signals),
@@ -76,22 +82,19 @@ DIVIDED = [with_lungs, planned_first, with_features, with_updated_labels, signal
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_package")
 @pytest.mark.parametrize(
     ("data", "parts"), [*((data, None) for data in WHOLE), *((data, 2) for data in DIVIDED)]
 )
 def test_the_table_of_outputs_says_the_same_as_the_rules(
-    data: Callable[[Path], dict[str, Any]], parts: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Callable[[Path], dict[str, Any]], parts: int | None, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", installed(tmp_path / "site"))
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    folder = tmp_path / "run"
-    folder.mkdir()
-    experiment = data(folder)
+    experiment = data(tmp_path)
     targets = ["all", *(["predict"] if "predict" in experiment else [])]
     # In parts, nothing asks for single cases.
     targets += ["--set-scatter", f"prepare={parts}"] if parts else ["prepared"]
-    jobs = jobs_of(snakemake(folder, experiment, "--dry-run", *targets))
-    with chdir(folder):
+    jobs = jobs_of(snakemake(tmp_path, experiment, "--dry-run", *targets))
+    with chdir(tmp_path):
         opened = open_experiment(experiment, main=False)
         table = [made for level in all_outputs(opened) for made in level]
     stages = opened.preparation.stages

@@ -326,7 +326,8 @@ def copied(name: str, world: World) -> None:
 
 def deleted(pattern: str, world: World) -> None:
     """An output."""
-    world.path(pattern).unlink()
+    path = world.path(pattern)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def swapped(pattern: str, other: str, world: World) -> None:
@@ -379,7 +380,7 @@ CHAINS: dict[str, list[Step]] = {
         Step([partial(moved, "renamed")], NOTHING),
         Step([partial(replaced, "s3", -1000)], CASE),
         Step([partial(copied, "copied")], NOTHING),
-        Step([partial(deleted, "waves/layer/fold1/metrics.csv")], FOLD - Counter(train=1)),
+        Step([partial(deleted, "waves/layer/fold1/export")], Counter(export=1)),
         Step([partial(copied, "again"), forgotten, partial(rewritten, "s1", 1000)], NOTHING),
         Step([partial(swapped, "waves/layer/fold1/model.pt", "waves/layer/fold0/model.pt")], FOLD),
         Step(
@@ -411,6 +412,30 @@ def test_after_edits_the_results_are_those_of_a_fresh_run(chain: str, first: Wor
         problems += [f"step {number}: {path}" for path in wrong(world, tmp_path / f"fresh{number}")]
         problems += [f"step {number}: still to do" for _ in [0] if planned(world.folder, world.experiment)]
     assert problems == []
+
+
+@pytest.mark.parametrize(
+    "pattern", ["waves/layer/fold1/metrics.csv", "waves/layer/fold1/model.pt", "data/signals/cache-*/s0.h5"]
+)
+def test_a_deleted_output_is_made_again(pattern: str, first: World, tmp_path: Path) -> None:
+    world = first.copied(tmp_path / "run")
+    deleted(pattern, world)
+    assert planned(world.folder, world.experiment) != NOTHING
+
+
+def test_a_source_is_replaced_after_its_cache_was_deleted(first: World, tmp_path: Path) -> None:
+    world = first.copied(tmp_path / "run")
+    deleted("data/signals/cache-*/s0.h5", world)
+    replaced("s0", -1000, world)
+    assert planned(world.folder, world.experiment) == CASE
+
+
+def test_a_source_with_a_time_in_the_future(first: World, tmp_path: Path) -> None:
+    world = first.copied(tmp_path / "run")
+    rewritten("s1", 20000, world)
+    assert world.call() == NOTHING
+    deleted("waves/layer/fold1/export", world)
+    assert world.call() == Counter(export=1)
 
 
 def test_without_snakemakes_records_settings_are_compared(first: World, tmp_path: Path) -> None:

@@ -50,20 +50,21 @@ def add_case(folder: Path, number: int, label: bool = True, split: str = "") -> 
     sheet.write_text(rows)
 
 
-def snakemake(folder: Path, experiment: dict[str, Any], *more: str, check: bool = True) -> str:
+def command(folder: Path, experiment: dict[str, Any], *more: str) -> list[str]:
+    """Write the experiment, and return the call of Snakemake, to be run in the folder."""
     (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
-    done = subprocess.run(
-        [
-            *(python(), "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
-            # Targets first: --configfile takes all names that follow it.
-            *more,
-            *("--profile", str(ROOT / "profiles" / "local"), "--cores", "1"),
-            *("--configfile", "experiment.yaml"),
-        ],
-        cwd=folder,
-        capture_output=True,
-        encoding="utf-8",
-    )
+    return [
+        *(python(), "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
+        # Targets first: --configfile takes all names that follow it.
+        *more,
+        *("--profile", str(ROOT / "profiles" / "local"), "--cores", "1"),
+        *("--configfile", "experiment.yaml"),
+    ]
+
+
+def snakemake(folder: Path, experiment: dict[str, Any], *more: str, check: bool = True) -> str:
+    call = command(folder, experiment, *more)
+    done = subprocess.run(call, cwd=folder, capture_output=True, encoding="utf-8")
     text = done.stdout + done.stderr
     assert not check or done.returncode == 0, text[-5000:]
     return text

@@ -414,31 +414,11 @@ def test_after_edits_the_results_are_those_of_a_fresh_run(chain: str, first: Wor
     assert problems == []
 
 
-@pytest.mark.xfail(strict=True, reason="Snakemake asks for an output only if a job needs it")
-@pytest.mark.parametrize(
-    "pattern", ["waves/layer/fold1/metrics.csv", "waves/layer/fold1/model.pt", "data/signals/cache-*/s0.h5"]
-)
-def test_a_deleted_output_is_made_again(pattern: str, first: World, tmp_path: Path) -> None:
-    world = first.copied(tmp_path / "run")
-    deleted(pattern, world)
-    assert planned(world.folder, world.experiment) != NOTHING
-
-
-@pytest.mark.xfail(strict=True, reason="Snakemake asks for an output only if a job needs it")
 def test_a_source_is_replaced_after_its_cache_was_deleted(first: World, tmp_path: Path) -> None:
     world = first.copied(tmp_path / "run")
     deleted("data/signals/cache-*/s0.h5", world)
     replaced("s0", -1000, world)
     assert planned(world.folder, world.experiment) == CASE
-
-
-@pytest.mark.xfail(strict=True, reason="Snakemake refuses outputs that are older than an input")
-def test_a_source_with_a_time_in_the_future(first: World, tmp_path: Path) -> None:
-    world = first.copied(tmp_path / "run")
-    rewritten("s1", 20000, world)
-    assert world.call() == NOTHING
-    deleted("waves/layer/fold1/export", world)
-    assert world.call() == Counter(export=1)
 
 
 def test_without_snakemakes_records_settings_are_compared(first: World, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class Found:
         made: the output.
         why: why it is stale; "" if it is not.
         derived: whether only because another one is, that it was made from.
-        known: whether it exists and has a record.
+        known: whether it exists and has a record; if it is missing, `why` says whether it would differ.
         times: of the sources that it was made from. s.
     """
 
@@ -130,9 +130,17 @@ class Judge:
         if made.depends is None:
             gone = next((one for one in made.after if not Path(one).exists()), None)
             return Found(made, f"{gone} is missing" if gone else "", known=path.exists())
-        if not path.exists() or self._brief(path) is None:
-            return Found(made, known=False)
         why, times = "", list[float]()
+        if not path.exists():
+            # What was made from it still is right if it would be made again as it is remembered.
+            known = self._memory.get("record", made.path)
+            gone = Brief(*known[1:]) if known else None
+            why = f"{path} is missing"
+            if gone is not None:
+                why = self._apart(path, gone, json.loads(made.depends)) or self._changed(gone, times)
+            return Found(made, why, known=False)
+        if self._brief(path) is None:
+            return Found(made, known=False)
         for each in made.with_record:
             brief = self._brief(Path(each))
             if brief is not None:
@@ -221,7 +229,7 @@ def judge(opened: Opened[Any, Any], memory: Memory) -> list[list[Found]]:
                 first = next((path for path in one.made.after if path in stale), None)
                 if one.known and not one.why and first is not None:
                     one.why, one.derived = f"{first} is stale", True
-                if one.stale:
+                if one.why:
                     stale.update(one.made.paths)
                 if one.made.depends is None:
                     # A part's job reads the sources of all its cases.

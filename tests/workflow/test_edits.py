@@ -23,11 +23,12 @@ import torch
 
 from every_system import installed_here, signals
 from experiments import command, planned, snakemake
+from foldwise.command import Output
 from foldwise.experiment.open import open_experiment
 from foldwise.files import CaseError, read_json, read_pickle
 from foldwise.hdf5 import open_hdf5
 from foldwise.record import KEY
-from foldwise.settings import dump, validate
+from foldwise.settings import dump
 from foldwise.stages.choose import choose
 from foldwise.stages.ensemble import ensemble
 from foldwise.stages.export import export
@@ -35,7 +36,6 @@ from foldwise.stages.index import index
 from foldwise.stages.test import held_out
 from foldwise.stages.train import train
 from foldwise.store import Store
-from foldwise.systems import system_of
 from trainings import TIMINGS
 from warm import python
 
@@ -160,8 +160,8 @@ def make_fresh(experiment: dict[str, Any]) -> None:
         data=settings.data,
         prepared=caches,
         caches=caches,
-        index=made,
-        splits=splits,
+        index=Output(made),
+        splits=Output(splits),
     )
     [name] = settings.models
     places = [Path(paths.fold.format(model=name, fold=fold)) for fold in opened.folds]
@@ -174,9 +174,9 @@ def make_fresh(experiment: dict[str, Any]) -> None:
             fold=fold,
             seed=settings.seed,
             state=place / "training",
-            model=place / "model.pt",
-            log=place / "log.csv",
-            provenance=place / "provenance.json",
+            model=Output(place / "model.pt"),
+            log=Output(place / "log.csv"),
+            provenance=Output(place / "provenance.json"),
             workers=0,
         )
         held_out(
@@ -186,9 +186,9 @@ def make_fresh(experiment: dict[str, Any]) -> None:
             fold=fold,
             model=place / "model.pt",
             state=Store(place / "testing"),
-            predictions=place / "predictions",
-            metrics=place / "metrics.csv",
-            facts=place / "test.json",
+            predictions=Output(place / "predictions"),
+            metrics=Output(place / "metrics.csv"),
+            facts=Output(place / "test.json"),
         )
         export(
             system=system,
@@ -196,7 +196,7 @@ def make_fresh(experiment: dict[str, Any]) -> None:
             index=made,
             predictions=place / "predictions",
             facts=place / "test.json",
-            folder=place / "export",
+            folder=Output(place / "export"),
         )
     choice, place = places[0].with_name("choice.json"), Path(paths.ensemble.format(model=name))
     choose(
@@ -205,7 +205,7 @@ def make_fresh(experiment: dict[str, Any]) -> None:
         index=made,
         predictions=[place / "predictions" for place in places],
         state=Store(place / "choosing"),
-        facts=choice,
+        facts=Output(choice),
     )
     ensemble(
         system=system,
@@ -217,10 +217,10 @@ def make_fresh(experiment: dict[str, Any]) -> None:
         prepared=caches,
         caches=caches,
         state=Store(place / "predicting"),
-        predictions=place / "predictions",
-        folder=place / "export",
-        metrics=place / "metrics.csv",
-        facts=place / "ensemble.json",
+        predictions=Output(place / "predictions"),
+        folder=Output(place / "export"),
+        metrics=Output(place / "metrics.csv"),
+        facts=Output(place / "ensemble.json"),
     )
 
 
@@ -434,19 +434,21 @@ def test_an_index_that_was_copied_alone_is_refused(first: World, tmp_path: Path)
     alone, place = tmp_path / "index.pkl", first.results / "waves" / "layer" / "fold0"
     shutil.copyfile(first.path("waves/index.pkl"), alone)
     where = tmp_path.parent / "data" / "signals"
+    with chdir(first.folder):
+        opened = open_experiment(first.experiment, main=False)
     with pytest.raises(
         CaseError, match=rf"case s\d: its cache is not at {where}/cache-.*was the index copied"
     ):
         held_out(
-            system=system_of("signals"),
-            settings=validate(system_of("signals").section("evaluate"), {}),
+            system=opened.system,
+            settings=opened.settings.evaluate,
             index=alone,
             fold=0,
             model=place / "model.pt",
             state=Store(tmp_path / "state"),
-            predictions=tmp_path / "predictions",
-            metrics=tmp_path / "metrics.csv",
-            facts=tmp_path / "test.json",
+            predictions=Output(tmp_path / "predictions"),
+            metrics=Output(tmp_path / "metrics.csv"),
+            facts=Output(tmp_path / "test.json"),
         )
 
 

@@ -88,7 +88,7 @@ class World:
         self.rows = {f"c{n}": forms[n == 3].format(f"c{n}").split(",") for n in range(4)}
         folder.mkdir(parents=True)
         for path in self.sources():
-            self.write(path, f"first {path.name}")
+            self.write(path, f"first {path.name}", 1.4e9)
 
     @property
     def results(self) -> Path:

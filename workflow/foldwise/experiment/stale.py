@@ -38,6 +38,8 @@ from foldwise.store import Memory
 
 # Times of stale outputs, and of the input of every rule that only they are older than. s.
 STALE, MARK = 1.0, 2.0
+# How far clocks may differ. s.
+SKEW = 10.0
 # Reading waits for the disk, above all on network file systems.
 THREADS = 16
 
@@ -253,6 +255,7 @@ def settle(levels: Iterable[Sequence[Found]], mark: Path) -> list[Path]:
     _set(mark, MARK)
     times: dict[str, float] = {}
     failed: list[Path] = []
+    now = time.time()
 
     def time_of(path: str) -> float:
         if path not in times:
@@ -268,9 +271,10 @@ def settle(levels: Iterable[Sequence[Found]], mark: Path) -> list[Path]:
         if found.why:
             wrong, seconds = [made.path] if time_of(made.path) > STALE else [], STALE
         else:
-            # A source may have a time in the future; a float is no exact time.
-            late = min(map(time_of, outputs)) < max(latest, MARK)
-            wrong, seconds = outputs if late else [], max(latest + 0.001, time.time())
+            # With a source in the future, Snakemake would take every new output for one that is too old.
+            late = min(map(time_of, outputs)) < max(latest, MARK) and latest < now + SKEW
+            # A float is no exact time.
+            wrong, seconds = outputs if late else [], max(latest + 0.001, now)
         for path in wrong:
             try:
                 _set(Path(path), seconds)

@@ -106,7 +106,7 @@ class TestRun:
     def test_cache_spacing(self, run: Path) -> None:
         jobs = planned(run, changed(cache={"spacing": [3, 3, 3]}))
         assert "crop" not in jobs
-        assert (jobs["cache"], jobs["train"]) == (8, 2)
+        assert (jobs["cache"], jobs["index"], jobs["train"]) == (8, 1, 2)
 
     def test_postprocess_is_tested_again_only(self, run: Path) -> None:
         jobs = planned(run, changed(evaluate={"postprocess": []}))

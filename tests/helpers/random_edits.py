@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import time as now
 
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ def replaced(world: World, which: int, how: int) -> None:
     """A source gets other content, in place or by renaming, with an older, equal or newer time."""
     path = _source(world, which)
     before = path.stat().st_mtime
-    time = (before - 1000, before, before + 1000)[how % 3]
+    time = (before - 1000, before, min(before + 1000, now()))[how % 3]
     text = f"other {how % 2} {path.name}"  # as many letters each time
     if how % 2:
         beside = path.with_name("beside")
@@ -38,7 +39,7 @@ def touched(world: World, which: int, how: int) -> None:
         path.unlink()
         beside.rename(path)
     else:
-        world.write(path, path.read_text(), (1e9, 2e9, None)[how % 4])
+        world.write(path, path.read_text(), (1e9, 1.5e9, None)[how % 4])
 
 
 def swapped(world: World, which: int, how: int) -> None:

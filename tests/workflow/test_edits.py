@@ -236,12 +236,16 @@ def contents(results: Path) -> dict[str, Any]:
 
 def _hdf5(path: Path) -> Any:
     with open_hdf5(path) as file:
-        attributes = {key: np.array(value).tolist() for key, value in file.attrs.items() if key != KEY}
+        attributes = {
+            key: np.array(value).tolist()
+            for key, value in file.attrs.items()
+            if key not in (KEY, "fingerprint")
+        }
         return attributes, {key: (item.shape, item[()].tobytes()) for key, item in file.items()}
 
 
 def _csv(path: Path) -> Any:
-    return pd.read_csv(path, dtype=str).drop(columns=[*TIMINGS], errors="ignore").to_csv()
+    return pd.read_csv(path, dtype=str).drop(columns=[*TIMINGS, KEY], errors="ignore").to_csv()
 
 
 def _json(path: Path) -> Any:

@@ -195,6 +195,7 @@ def check_killed_stages(opened: Opened[Any, Any], experiment: Mapping[str, Any])
 def check_replaced_sources(opened: Opened[Any, Any], experiment: Mapping[str, Any]) -> None:
     """A case whose files are replaced by older ones is prepared again; others are not, nor touched ones."""
     first, second = opened.training[:2]
+    _snakemake(experiment)
     for path in (*first.files, *second.files):
         for file in source_files(path):
             os.utime(file)

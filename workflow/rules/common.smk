@@ -6,6 +6,7 @@ itself is built from input, output and threads, so it causes no rerun.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 from foldwise import command
@@ -35,9 +36,8 @@ JOBS = EXPERIMENT.jobs
 DEPENDS = EXPERIMENT.depends
 
 
-def request(**values):
-    """A stage's request; the folder of results lets its outputs name each other wherever that folder is."""
-    return command.request(results=SETTINGS.results, **values)
+# Outputs name each other relative to the folder of results.
+request = partial(command.request, results=SETTINGS.results)
 
 
 wildcard_constraints:

@@ -135,11 +135,11 @@ class Judge:
         why, times = "", list[float]()
         if not path.exists():
             # What was made from it still is right if it would be made again as it is remembered.
-            known = self._memory.get("record", made.path)
-            gone = Brief(*known[1:]) if known else None
-            why = f"{path} is missing"
-            if gone is not None:
-                why = self._apart(path, gone, json.loads(made.depends)) or self._changed(gone, times)
+            known = self._memory.get("record", str(path))
+            if known is None:
+                return Found(made, f"{path} is missing", known=False)
+            last = Brief(*known[1:])
+            why = self._apart(path, last, json.loads(made.depends)) or self._changed(last, times)
             return Found(made, why, known=False)
         if self._brief(path) is None:
             return Found(made, known=False)

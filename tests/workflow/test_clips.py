@@ -107,12 +107,12 @@ class TestRun:
         jobs = planned(run, updated)
         assert jobs["update_labels"] == 1
         assert jobs["train"] == 4
-        before = (run / "results" / "tiny" / "index.pkl").read_bytes()
+        before = Index.read(run / "results" / "tiny" / "index.pkl")
         snakemake(run, updated, "results/tiny/index-updated.pkl")
         index = Index.read(run / "results" / "tiny" / "index-updated.pkl")
         assert len(index.entries) == 4
         assert all("regions-" in entry.files["mask"][0] for entry in index.entries)
-        assert (run / "results" / "tiny" / "index.pkl").read_bytes() == before
+        assert Index.read(run / "results" / "tiny" / "index.pkl") == before
 
     def test_parts_with_a_network_want_a_gpu(self, run: Path) -> None:
         others = experiment(run, results="elsewhere")

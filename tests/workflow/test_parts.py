@@ -32,7 +32,11 @@ def test_parts_make_what_single_jobs_make(folder: Path) -> None:
     snakemake(folder, EXPERIMENT, *PARTS, "--until", "index")
     in_parts = caches(folder)
     # A part's job counts no network, and leaves no experiment of its own.
-    assert sorted(path.name for path in (folder / "results").iterdir()) == [".stale-by-its-record", "data", "tiny"]
+    assert sorted(path.name for path in (folder / "results").iterdir()) == [
+        ".stale-by-its-record",
+        "data",
+        "tiny",
+    ]
     assert len(in_parts) == CASES - 1
     longer: dict[str, Any] = copy.deepcopy(TINY)
     longer["training"]["epochs"] = 2

@@ -22,7 +22,16 @@ from foldwise.files import (
     write_json,
     write_pickle,
 )
-from foldwise.record import LIBRARIES, Recorder, identity, record_in, recording, stamp_of, used
+from foldwise.record import (
+    LIBRARIES,
+    Recorder,
+    content_of_source,
+    identity,
+    record_in,
+    recording,
+    stamp_of,
+    used,
+)
 
 
 @stage
@@ -183,6 +192,23 @@ def test_broken_outputs_have_no_record(tmp_path: Path) -> None:
     assert record_in(tmp_path / "missing.json") is None
     (tmp_path / "list.json").write_text("[1]")
     assert record_in(tmp_path / "list.json") is None
+
+
+def test_a_copy_of_an_output_as_a_source_is_judged_by_its_content(tmp_path: Path) -> None:
+    """Users edit what they exported, or give another experiment's splits as their own."""
+    source, out, results = tmp_path / "masks", tmp_path / "results" / "out.json", tmp_path / "results"
+    with recording(Recorder("export", None, None, [source])), atomic_folder(source) as folder:
+        (folder / "1.png").write_text("one")
+
+    def fingerprint() -> str:
+        recorder = Recorder("roi", None, results, [out])
+        recorder.read(source)
+        assert next(iter(recorder.record.read.values())) == [stamp_of(source), content_of_source(source)]
+        return recorder.record.fingerprint
+
+    before = fingerprint()
+    (source / "1.png").write_text("corrected")
+    assert fingerprint() != before
 
 
 def test_a_stamp_notices_a_write_that_sets_the_time_back(tmp_path: Path) -> None:

@@ -77,14 +77,18 @@ class Record:
 
 
 def stamp_of(path: Path) -> str:
-    """A hash of size and times of a source's files, or of the record of a folder that has one.
+    """A hash of size and times of a source's files.
 
     The time of change (ctime) is included: every write sets it, even if the time of modification is set back.
     """
-    own = path / IN_FOLDER
-    files = [own] if own.exists() else source_files(path)
-    facts = [(str(file.relative_to(path.parent)), file.stat()) for file in files]
+    facts = [(str(file.relative_to(path.parent)), file.stat()) for file in source_files(path)]
     return short_hash([[name, f.st_size, f.st_mtime_ns, f.st_ctime_ns] for name, f in facts], 16)
+
+
+def carrier(path: Path) -> Path:
+    """The file that holds an output's record: that of a folder, if it has one, or else the output itself."""
+    own = path / IN_FOLDER
+    return own if own.exists() else path
 
 
 def content_of_source(path: Path) -> str:
@@ -96,10 +100,11 @@ def content_of_source(path: Path) -> str:
 
 
 def identity(path: Path) -> str:
-    """What identifies a file or folder: the fingerprint of its record, or a hash of its content.
+    """What identifies an output: the fingerprint of its record, or a hash of its content.
 
-    Only formats that nobody edits by hand are identified by their record: HDF5, pickles and whole folders. Of
-    others the content counts, without the record and the provenance, which hold times.
+    Sources have no identity by a record, even if they are copies of outputs, since users edit them. Of outputs,
+    only formats that nobody edits by hand have one: HDF5, pickles and whole folders. Of others the content
+    counts, without the record and the provenance, which hold times.
     """
     if (own := record_in(path)) is None:
         return content_of_source(path)
@@ -146,7 +151,7 @@ class Recorder:
         """Note files or folders that are about to be read."""
         for path in paths:
             if path not in self._stamps and path.exists():
-                self._stamps[path] = stamp_of(path)
+                self._stamps[path] = self._stamp(path)
 
     @property
     def record(self) -> Record:
@@ -157,9 +162,9 @@ class Recorder:
         """
         new = [path for path in self._stamps if path not in self._contents]
         with ThreadPoolExecutor(THREADS) as pool:
-            self._contents |= zip(new, pool.map(identity, new), strict=True)
+            self._contents |= zip(new, pool.map(self._content, new), strict=True)
         for path in new:
-            if stamp_of(path) != self._stamps[path]:
+            if self._stamp(path) != self._stamps[path]:
                 raise CaseError(f"{path}: changed while it was read; nothing was written; run again")
         read = {self._name(path): [stamp, self._contents[path]] for path, stamp in self._stamps.items()}
         tables = [path for path in sorted(self.outputs) if path.suffix in UNEDITED and path.exists()]
@@ -175,6 +180,15 @@ class Recorder:
         """
         if path in self.outputs:
             store(self.record, file)
+
+    def _stamp(self, path: Path) -> str:
+        return stamp_of(carrier(path) if self._is_output(path) else path)
+
+    def _content(self, path: Path) -> str:
+        return identity(path) if self._is_output(path) else content_of_source(path)
+
+    def _is_output(self, path: Path) -> bool:
+        return self._results is not None and path.is_relative_to(self._results)
 
     def _name(self, path: Path) -> str:
         if self._results is not None and path.is_relative_to(self._results):

@@ -25,9 +25,9 @@ from foldwise.experiment.open import Opened
 from foldwise.experiment.outputs import Made, all_outputs, holds_record
 from foldwise.files import SNAKEMAKE, short_hash
 from foldwise.record import (
-    IN_FOLDER,
     LIBRARIES,
     Record,
+    carrier,
     content_of_source,
     identity,
     minor_versions,
@@ -179,10 +179,9 @@ class Judge:
 
     def _read_brief(self, path: Path) -> Brief | None:
         """The record of an output, read only if the file is not the one that is remembered."""
-        carrier = path / IN_FOLDER if path.is_dir() else path
-        if not (holds_record(str(path)) or path.is_dir()) or not carrier.exists():
+        if not (holds_record(str(path)) or path.is_dir()) or not path.exists():
             return None
-        stamp, known = stamp_of(carrier), self._memory.get("record", str(path))
+        stamp, known = stamp_of(carrier(path)), self._memory.get("record", str(path))
         if known is None or known[0] != stamp:
             record = record_in(path)
             if record is None:
@@ -200,7 +199,9 @@ class Judge:
         own = self._brief(path) if inner and path.suffix not in (".json", ".yaml") else None
         if own is not None:
             return Present(path, inner, fingerprint=own.fingerprint)
-        return Present(path, inner, stamp_of(path), time=0 if inner else _time(path))
+        if inner:
+            return Present(path, inner, stamp_of(carrier(path)))
+        return Present(path, inner, stamp_of(path), time=_time(path))
 
     def _read(self, name: str) -> str:
         """The identity of a file or folder that a record names, remembered from one call to the next."""

@@ -102,9 +102,9 @@ def content_of_source(path: Path) -> str:
 def identity(path: Path) -> str:
     """What identifies an output: the fingerprint of its record, or a hash of its content.
 
-    Sources have no identity by a record, even if they are copies of outputs, since users edit them. Of outputs,
-    only formats that nobody edits by hand have one: HDF5, pickles and whole folders. Of others the content
-    counts, without the record and the provenance, which hold times.
+    Sources have no identity by a record, even if they are copies of outputs, since users edit them. Of
+    outputs, only formats that nobody edits by hand have one: HDF5, pickles and whole folders. Of others the
+    content counts, without the record and the provenance, which hold times.
     """
     if (own := record_in(path)) is None:
         return content_of_source(path)

@@ -225,6 +225,15 @@ def source_files(path: Path) -> list[Path]:
     return [file for file in dict.fromkeys(found) if file.is_file()]
 
 
+def stamp_of(path: Path) -> str:
+    """A hash of size and times of a source's files.
+
+    The time of change (ctime) is included: every write sets it, even if the time of modification is set back.
+    """
+    facts = [(str(file.relative_to(path.parent)), file.stat()) for file in source_files(path)]
+    return short_hash([[name, f.st_size, f.st_mtime_ns, f.st_ctime_ns] for name, f in facts], 16)
+
+
 def files_in(path: Path) -> list[str]:
     """The files of a folder of weights, whose own time does not show changes; or the file itself."""
     inner = sorted(str(file) for file in path.iterdir() if file.is_file()) if path.is_dir() else []

@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from foldwise.files import CaseError, file_hash, read_pickle, sealing, short_hash, source_files
+from foldwise.files import CaseError, file_hash, read_pickle, sealing, short_hash, source_files, stamp_of
 from foldwise.hdf5 import edit_hdf5, open_hdf5
 
 # The attribute, key or comment with a record; the file with that of a folder.
@@ -74,15 +74,6 @@ class Record:
     def text(self) -> str:
         """The record as JSON."""
         return json.dumps(asdict(self))
-
-
-def stamp_of(path: Path) -> str:
-    """A hash of size and times of a source's files.
-
-    The time of change (ctime) is included: every write sets it, even if the time of modification is set back.
-    """
-    facts = [(str(file.relative_to(path.parent)), file.stat()) for file in source_files(path)]
-    return short_hash([[name, f.st_size, f.st_mtime_ns, f.st_ctime_ns] for name, f in facts], 16)
 
 
 def carrier(path: Path) -> Path:

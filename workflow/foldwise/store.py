@@ -13,10 +13,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from foldwise.files import CaseError, file_hash, read_json, short_hash, write_json
+from foldwise.files import CaseError, file_hash, read_json, short_hash, stamp_of, write_json
 
 SUFFIX = ".h5"
 # <name>-<what it was made from>-<content>.h5, each as a hash; a memory; a folder that a killed job left.
@@ -41,18 +42,24 @@ class Memory:
             key = short_hash(made_of, 16)
             self._known[key] = self._new[key] = value
 
-    def file_hash(self, path: Path) -> str:
-        """The hash of a file's content, computed again only if the file was written in the meantime.
+    def of_stamp(self, stamp: str, read: Callable[[], Any], *name: Any) -> Any | None:
+        """What `read` returns, called only if the stamp (files.stamp_of) is not that of the last time.
 
-        Every write sets the time of change (ctime), even if the time of modification is set back.
+        Args:
+            stamp: of the files that are read.
+            read: returns a JSON value, or None, which is not kept.
+            name: JSON values, under which the last value is kept.
         """
-        facts = path.stat()
-        state = (str(path), facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-        found = self.get(*state)
-        if found is None:
-            found = file_hash(path)
-            self.put(found, *state)
-        return str(found)
+        known = self.get(*name)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        if (found := read()) is not None:
+            self.put([stamp, found], *name)
+        return found
+
+    def file_hash(self, path: Path) -> str:
+        """The hash of a file's content, computed again only if the file was written in the meantime."""
+        return str(self.of_stamp(stamp_of(path), partial(file_hash, path), "hash", str(path)))
 
     def save(self) -> None:
         """Write what is new, with what other processes have written in the meantime."""

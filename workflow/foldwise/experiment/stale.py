@@ -16,14 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import astuple, dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from foldwise.experiment.open import Opened
 from foldwise.experiment.outputs import Made, all_outputs, holds_record
-from foldwise.files import SNAKEMAKE, short_hash
+from foldwise.files import SNAKEMAKE, short_hash, stamp_of
 from foldwise.record import (
     LIBRARIES,
     Record,
@@ -32,7 +32,6 @@ from foldwise.record import (
     identity,
     minor_versions,
     record_in,
-    stamp_of,
 )
 from foldwise.store import Memory
 
@@ -138,7 +137,7 @@ class Judge:
             known = self._memory.get("record", str(path))
             if known is None:
                 return Found(made, f"{path} is missing", known=False)
-            last = Brief(*known[1:])
+            last = Brief(*known[1])
             why = self._apart(path, last, json.loads(made.depends)) or self._changed(last, times)
             return Found(made, why, known=False)
         if self._brief(path) is None:
@@ -181,14 +180,13 @@ class Judge:
         """The record of an output, read only if the file is not the one that is remembered."""
         if not (holds_record(str(path)) or path.is_dir()) or not path.exists():
             return None
-        stamp, known = stamp_of(carrier(path)), self._memory.get("record", str(path))
-        if known is None or known[0] != stamp:
+
+        def read() -> Any:
             record = record_in(path)
-            if record is None:
-                return None
-            known = [stamp, *astuple(Brief.of(record))]
-            self._memory.put(known, "record", str(path))
-        return Brief(*known[1:])
+            return None if record is None else astuple(Brief.of(record))
+
+        known = self._memory.of_stamp(stamp_of(carrier(path)), read, "record", str(path))
+        return None if known is None else Brief(*known)
 
     def _look_at(self, name: str) -> Present | None:
         """A file or folder that a record names; None if it is missing."""
@@ -207,11 +205,10 @@ class Judge:
         """The identity of a file or folder that a record names, remembered from one call to the next."""
         now = self._present(name)
         assert now is not None
-        known = self._memory.get("content", str(now.path))
-        if known is None or known[0] != now.stamp or (self._full and not now.inner):
-            known = [now.stamp, identity(now.path) if now.inner else content_of_source(now.path)]
-            self._memory.put(known, "content", str(now.path))
-        return str(known[1])
+        if self._full and not now.inner:
+            return content_of_source(now.path)
+        read = partial(identity if now.inner else content_of_source, now.path)
+        return str(self._memory.of_stamp(now.stamp, read, "content", str(now.path)))
 
 
 def judge(opened: Opened[Any, Any], memory: Memory) -> list[list[Found]]:

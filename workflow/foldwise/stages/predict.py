@@ -18,7 +18,16 @@ from typing import Annotated, Any
 
 from foldwise.command import Folder, Of, Output, run, stage
 from foldwise.evaluate import Trained, read_trained, with_fingerprint
-from foldwise.files import CaseError, file_hash, naming, read_json, short_hash, source_files, write_json
+from foldwise.files import (
+    CaseError,
+    file_hash,
+    naming,
+    read_json,
+    short_hash,
+    source_files,
+    stamp_of,
+    write_json,
+)
 from foldwise.index import Entry
 from foldwise.provenance import provenance
 from foldwise.published import Published
@@ -109,10 +118,8 @@ class _NewCase:
         paths = [Path(path) for _, each in sorted(self.entry.files.items()) for path in each]
         return [file for path in paths for file in source_files(path)]
 
-    def _last_written(self) -> list[tuple[int, ...]]:
-        # Every write sets the time of change (ctime), even if the time of modification is set back.
-        facts = [file.stat() for file in self._files]
-        return [(each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in facts]
+    def _last_written(self) -> list[str]:
+        return [stamp_of(file) for file in self._files]
 
 
 def _predict(

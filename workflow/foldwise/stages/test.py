@@ -42,18 +42,17 @@ def held_out(
     if own != fold:
         raise CaseError(f"{model}: the model of fold {own}; --fold {fold} was given")
     choosing = cases.validation if results.chooses(settings) else ()
-    used(*read.caches((*choosing, *cases.test), features).values())
-    contents = {
-        case: content_of(path) for case, path in read.caches((*choosing, *cases.test), features).items()
-    }
+    caches = read.caches((*choosing, *cases.test), features)
+    used(*caches.values())
+    contents = {case: content_of(path) for case, path in caches.items()}
     entries = [read[case] for case in cases.test]
     refuse_learnt(model, trained.states[0], entries, contents)
     predict = partial(trained.learner.predict, trained.networks)
     made_of = (file_hash(model), values_for(settings, "predict"))
-    seen = made_from(read.caches(choosing, features), predict, state, *made_of)
+    seen = made_from({case: caches[case] for case in choosing}, predict, state, *made_of)
     validation = [read[case] for case in choosing]
     chosen = results.choose(seen, validation, read.task, settings, state.memory("choice"))
-    predicted = made_from(read.caches(cases.test, features), predict, state, *made_of)
+    predicted = made_from({case: caches[case] for case in cases.test}, predict, state, *made_of)
     table = results.score(predicted, entries, fold, read.task, settings, chosen)
     table = table.assign(**fingerprint_so_far())
     with atomic_folder(predictions) as folder:

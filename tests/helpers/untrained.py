@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from foldwise.settings import dump, validate
@@ -31,3 +32,16 @@ def write_untrained(path: Path, task: Mapping[str, Any], /, fold: int = 0, **cha
     }
     torch.save(state | changed, path)
     return path
+
+
+def noted_predictions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list to which the name of every case is added that is predicted from now on."""
+    seen: list[str] = []
+    predict = SegmentationLearner.predict
+
+    def counted(self: SegmentationLearner, networks: Any, cache: str, path: Path) -> None:
+        seen.append(Path(cache).stem)
+        predict(self, networks, cache, path)
+
+    monkeypatch.setattr(SegmentationLearner, "predict", counted)
+    return seen

@@ -17,12 +17,11 @@ from foldwise.files import CaseError
 from foldwise.hdf5 import content_of
 from foldwise.index import Fold, Index
 from foldwise.stages import features, test, train
-from foldwise.systems.segmentation.learner import SegmentationLearner
 from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.volumes.predictions import open_prediction
 from foldwise.volumes.targets import Targets
 from synthetic import write_cached_set
-from untrained import write_untrained
+from untrained import noted_predictions, write_untrained
 
 Save = Callable[..., Path]
 
@@ -191,15 +190,7 @@ def test_only_models_of_one_experiment_are_averaged(index: Path, save: Save, tmp
 @pytest.fixture
 def predicted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the cases that are predicted, in order."""
-    seen: list[str] = []
-    predict = SegmentationLearner.predict
-
-    def counted(self: SegmentationLearner, networks: Any, cache: str, path: Path) -> None:
-        seen.append(Path(cache).stem)
-        predict(self, networks, cache, path)
-
-    monkeypatch.setattr(SegmentationLearner, "predict", counted)
-    return seen
+    return noted_predictions(monkeypatch)
 
 
 def probabilities(folder: Path) -> dict[str, np.ndarray]:

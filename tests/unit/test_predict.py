@@ -22,13 +22,12 @@ from foldwise.settings import validate
 from foldwise.stages import predict as stage
 from foldwise.store import Store
 from foldwise.systems import system_of
-from foldwise.systems.segmentation.learner import SegmentationLearner
 from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.systems.segmentation.settings import Settings
 from foldwise.volumes.settings import Export
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_volume, write_volume
-from untrained import write_untrained
+from untrained import noted_predictions, write_untrained
 
 GRID = Grid(shape=(20, 18, 5))
 # The element StudyInstanceUID, without which no object can refer to a series, and one of no meaning.
@@ -47,15 +46,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def predicted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the cases that are predicted, in order."""
-    seen: list[str] = []
-    predict = SegmentationLearner.predict
-
-    def counted(self: SegmentationLearner, networks: Any, cache: str, path: Path) -> None:
-        seen.append(Path(cache).stem)
-        predict(self, networks, cache, path)
-
-    monkeypatch.setattr(SegmentationLearner, "predict", counted)
-    return seen
+    return noted_predictions(monkeypatch)
 
 
 @pytest.fixture

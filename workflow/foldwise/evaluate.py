@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from foldwise.files import CaseError, file_hash, short_hash
-from foldwise.hdf5 import content_of, edit_hdf5, open_hdf5
+from foldwise.hdf5 import content_in, edit_hdf5, open_hdf5
 from foldwise.index import Entry
 from foldwise.networks import as_recorded
 from foldwise.section import values_for
@@ -210,4 +210,4 @@ def with_fingerprint(write: Callable[[Path], object], made_of: Sequence[Any], pa
 def _identity(cache: str) -> list[str]:
     """The content of a cache, and where it is from: equal crops may belong to different scans."""
     with open_hdf5(cache) as file:
-        return [content_of(cache), str(file.attrs.get("lineage"))]
+        return [content_in(file), str(file.attrs.get("lineage"))]

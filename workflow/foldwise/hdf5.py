@@ -49,9 +49,18 @@ def content_of(path: Path | str) -> str:
         CaseError: no such file, or not a cache.
     """
     with open_hdf5(path) as file:
-        if "content" not in file.attrs:
-            raise CaseError(f"{path}: not a cache of this version of Foldwise; delete it and run again")
-        return str(file.attrs["content"])
+        return content_in(file)
+
+
+def content_in(file: h5py.File) -> str:
+    """The same of an open file.
+
+    Raises:
+        CaseError: not a cache.
+    """
+    if "content" not in file.attrs:
+        raise CaseError(f"{file.filename}: not a cache of this version of Foldwise; delete it and run again")
+    return str(file.attrs["content"])
 
 
 def refuse_not_finite(case: str, values: np.ndarray) -> None:

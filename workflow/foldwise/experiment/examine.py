@@ -8,6 +8,7 @@ from typing import Any
 from foldwise.experiment.jobs import Jobs
 from foldwise.experiment.parts import Parts
 from foldwise.forecast import table
+from foldwise.record import used
 from foldwise.settings import Experiment
 from foldwise.systems.base import System
 
@@ -30,6 +31,7 @@ def examine(system: System[Any, Any], settings: Experiment, counts: Path) -> tup
         CaseError: all problems.
     """
     sheet = system.read_sheet(settings.data)
+    used(settings.data.sheet, *(path for case in sheet.cases for path in case.files))
     checked = system.check(settings, sheet, deep=True)
     checked.refuse(settings.data.sheet)
     preparation, footprint = system.preparation(settings, sheet), system.footprint

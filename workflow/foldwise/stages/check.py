@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from foldwise.command import Folder, Of, Output, run, stage
 from foldwise.experiment.examine import examine
 from foldwise.files import write_json
-from foldwise.record import used
 from foldwise.settings import Experiment
 from foldwise.systems.base import System
 
@@ -21,8 +20,6 @@ def check(
     out: Annotated[Output, "findings to write (.json)"],
 ) -> None:
     """Check everything and write check.json."""
-    sheet = system.read_sheet(settings.data)
-    used(settings.data.sheet, *(path for case in sheet.cases for path in case.files))
     facts, lines = examine(system, settings, counts)
     write_json(out, facts)
     for warning in facts["warnings"]:

@@ -39,3 +39,20 @@ def test_other_versions_of_libraries(versions: str, tmp_path: Path, monkeypatch:
     assert world.call() == (everything if versions == "rerun" else [])
     assert world.call() == []
     assert world.wrong() == []
+
+
+@pytest.mark.parametrize("verify", ["changed", "always"])
+@pytest.mark.parametrize("system", ["segmentation", "interactive", "clips"])
+def test_sources_within_the_results(system: str, verify: str, tmp_path: Path) -> None:
+    """As the demo's, which the workflow itself generates; here everything is in the folder of results."""
+    world = World(tmp_path / "world", system)
+    world.settings |= {"results": ".", "verify": verify}
+    assert world.call() != []
+    assert world.call() == []
+    for path in world.sources():
+        world.write(path, path.read_text())
+    assert world.call() == []
+    world.write(world.sources()[0], "other", 1e9)
+    assert world.call() != []
+    assert world.wrong() == []
+    assert world.call() == []

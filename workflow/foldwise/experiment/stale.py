@@ -91,6 +91,7 @@ class Present:
     Attributes:
         path: where it is.
         inner: whether it is in the folder of results.
+        ours: whether it is an output of the experiment; others are sources.
         stamp: as `stamp_of` gives it; "" if it is identified by its record.
         fingerprint: of its record; "" if it is identified by its content.
         time: of a source. s.
@@ -98,6 +99,7 @@ class Present:
 
     path: Path
     inner: bool
+    ours: bool
     stamp: str = ""
     fingerprint: str = ""
     time: float = 0
@@ -119,7 +121,8 @@ class Judge:
         self._versions, self._full = settings.versions == "rerun", settings.verify == "always"
         # Other settings prepare their data beside these.
         self._data = Path(opened.preparation.data).parent
-        self._outputs = {path for made in outputs for path in made.paths}
+        # `results: .` makes paths that begin with a dot.
+        self._outputs = {Path(path) for made in outputs for path in made.paths}
         self._installed = minor_versions(LIBRARIES)
         # Many outputs are made from the same files, which are looked at once.
         self._brief, self._present = cache(self._read_brief), cache(self._look_at)
@@ -159,11 +162,11 @@ class Judge:
             # What is missing is made again by the workflow, or named by the check.
             if now is None:
                 continue
-            if not now.inner:
+            if not now.ours:
                 times.append(now.time)
-            elif now.path.is_relative_to(self._data) and str(now.path) not in self._outputs:
-                why = why or f"{now.path} was prepared with other settings"
-            same = now.stamp == stamp and (now.inner or not self._full)
+                if now.path.is_relative_to(self._data):
+                    why = why or f"{now.path} was prepared with other settings"
+            same = now.stamp == stamp and (now.ours or not self._full)
             if not why and not same and (now.fingerprint or self._content(name)) != content:
                 why = f"{now.path} has changed"
         return why
@@ -194,20 +197,20 @@ class Judge:
         path = self._results / name.removeprefix("{results}/") if inner else Path(name)
         if not path.exists():
             return None
+        ours = path in self._outputs
+        seconds = 0 if ours else _time(path)
         own = self._brief(path) if inner and path.suffix not in (".json", ".yaml") else None
         if own is not None:
-            return Present(path, inner, fingerprint=own.fingerprint)
-        if inner:
-            return Present(path, inner, stamp_of(carrier(path)))
-        return Present(path, inner, stamp_of(path), time=_time(path))
+            return Present(path, inner, ours, fingerprint=own.fingerprint, time=seconds)
+        return Present(path, inner, ours, stamp_of(carrier(path) if inner else path), time=seconds)
 
     def _read(self, name: str) -> str:
         """The identity of a file or folder that a record names, remembered from one call to the next."""
         now = self._present(name)
         assert now is not None
-        if self._full and not now.inner:
-            return content_of_source(now.path)
         read = partial(identity if now.inner else content_of_source, now.path)
+        if self._full and not now.ours:
+            return read()
         return str(self._memory.of_stamp(now.stamp, read, "content", str(now.path)))
 
 

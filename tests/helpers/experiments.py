@@ -15,6 +15,7 @@ from foldwise.experiment.parts import Parts
 from foldwise.experiment.paths import Paths
 from foldwise.settings import validate
 from foldwise.sheet import Sheet
+from foldwise.store import Memory
 from foldwise.systems import system_of
 from foldwise.volumes.volume import Volume, write_volume
 from synthetic import scan
@@ -82,6 +83,7 @@ def unread(**sections: object) -> Opened[Any, Any]:
     system = system_of(str(values.get("system", "segmentation")))
     settings, sheet = validate(system.settings, values), Sheet[Any]((), ())
     preparation = system.preparation(settings, sheet)
+    parts = Parts(preparation)
     return Opened(
-        system, settings, settings, sheet, None, Paths.of(settings), preparation, Parts(preparation)
+        system, settings, settings, sheet, None, Paths.of(settings), preparation, parts, Memory(None)
     )

@@ -21,6 +21,7 @@ from foldwise.experiment.trial import remembered
 from foldwise.files import CaseError
 from foldwise.forecast import Step
 from foldwise.settings import validate
+from foldwise.store import Memory
 from foldwise.systems.segmentation.settings import Model, Settings
 from foldwise.systems.segmentation.system import Segmentation
 from foldwise.volumes.sheet import read_new_cases, read_sheet
@@ -58,7 +59,9 @@ def good(folder: Path, count: int = 6) -> list[str]:
 def found(folder: Path, rows: list[str], labels: bool = True, **more: object) -> tuple[str, ...]:
     (folder / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
     settings_ = settings(folder, **more)
-    return Segmentation().check(settings_, read_sheet(settings_.data), deep=labels).problems
+    return (
+        Segmentation().check(settings_, read_sheet(settings_.data), deep=labels, memory=Memory(None)).problems
+    )
 
 
 def test_good_data_have_no_problems(tmp_path: Path) -> None:
@@ -94,23 +97,23 @@ def broken_affine(folder: Path, entry: float) -> None:
         (lambda f: broken_affine(f, 0.0), "b,b,bad.nii.gz,,", "voxel size"),
         (
             lambda f: nifti(f, np.zeros((9, 9, 9), np.uint8)),
-            "b,b,0.nii.gz,bad.nii.gz,",
+            "b,g0,0.nii.gz,bad.nii.gz,",
             r"shape \(9, 9, 9\) differs from the image's \(20, 18, 16\)",
         ),
         (
             lambda f: nifti(f, scan(0)[1], np.diag([1.0, -1, 1, 1])),
-            "b,b,0.nii.gz,bad.nii.gz,",
+            "b,g0,0.nii.gz,bad.nii.gz,",
             "affine differs from the image's.*flipped",
         ),
-        (lambda f: nifti(f, scan(0)[1] * np.uint8(255)), "b,b,0.nii.gz,bad.nii.gz,", "0/255 mask"),
+        (lambda f: nifti(f, scan(0)[1] * np.uint8(255)), "b,g0,0.nii.gz,bad.nii.gz,", "0/255 mask"),
         (
             lambda f: nifti(f, scan(0)[1] + np.uint8(1)),
-            "b,b,0.nii.gz,bad.nii.gz,",
+            "b,g0,0.nii.gz,bad.nii.gz,",
             r"not in data.labels: 2 \(",
         ),
         (
             lambda f: nifti(f, scan(0)[1] * np.int32(16_777_217)),
-            "b,b,0.nii.gz,bad.nii.gz,",
+            "b,g0,0.nii.gz,bad.nii.gz,",
             r"not in data.labels: 16777217 \(",
         ),
         (lambda f: nifti(f, scan(0)[0] * np.complex64(1j)), "b,b,bad.nii.gz,,", "complex numbers"),
@@ -139,7 +142,9 @@ def test_all_problems_come_together(tmp_path: Path) -> None:
     (tmp_path / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
     settings_ = settings(tmp_path)
     with pytest.raises(CaseError) as error:
-        Segmentation().check(settings_, read_sheet(settings_.data), deep=True).refuse(settings_.data.sheet)
+        Segmentation().check(settings_, read_sheet(settings_.data), deep=True, memory=Memory(None)).refuse(
+            settings_.data.sheet
+        )
     assert "2 problem(s)" in str(error.value)
     assert "line 3: case c1" in str(error.value)
     assert "line 6: case c4" in str(error.value)
@@ -159,10 +164,10 @@ def test_too_few_patients_for_the_folds(tmp_path: Path) -> None:
 def test_an_empty_label_is_a_warning(tmp_path: Path) -> None:
     rows = good(tmp_path)
     nifti(tmp_path, np.zeros((20, 18, 16), np.uint8))
-    rows.append("b,b,0.nii.gz,bad.nii.gz,")
+    rows.append("b,g0,0.nii.gz,bad.nii.gz,")
     (tmp_path / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
     settings_ = settings(tmp_path)
-    checked = Segmentation().check(settings_, read_sheet(settings_.data), deep=True)
+    checked = Segmentation().check(settings_, read_sheet(settings_.data), deep=True, memory=Memory(None))
     assert checked.problems == ()
     assert "line 8: case b" in checked.warnings[0]
 

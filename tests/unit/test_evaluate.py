@@ -14,7 +14,7 @@ import torch
 
 from foldwise.evaluate import marks, read_trained
 from foldwise.files import CaseError
-from foldwise.hdf5 import content_of
+from foldwise.hdf5 import content_of, identity_of
 from foldwise.index import Fold, Index
 from foldwise.stages import features, test, train
 from foldwise.systems.segmentation.results import SegmentationResults
@@ -43,7 +43,7 @@ def save(index: Path, tmp_path: Path) -> Save:
     def write(name: str, fold: int = 0, **changed: Any) -> Path:
         known = Index.read(index)
         cases = [*known.folds[fold].train, *known.folds[fold].validation]
-        learnt = [m for c in cases for m in marks(known[c], content_of(known[c].cache)).values()]
+        learnt = [m for c in cases for m in marks(known[c], identity_of(known[c].cache)).values()]
         own = {"prepared": {"cache": {"spacing": None}}, "learnt": learnt}
         return write_untrained(tmp_path / name, known.task, fold, **own | changed)
 
@@ -94,10 +94,10 @@ def test_a_fold_s_model_is_tested_on_its_own_fold(
         scored(tmp_path / "other.pt", fold=0)
     # Regardless of the fold in the file: here its split held c4 out, but another split does not.
     entry = Index.read(index)["c4"]
-    content = content_of(entry.cache)
+    identity = identity_of(entry.cache)
     for kind, why in (("case", "that case"), ("patient", "another case"), ("content", "the same data")):
         with pytest.raises(CaseError, match=f"cannot be tested on case c4: {why}"):
-            scored(save("model.pt", learnt=[marks(entry, content)[kind]]))
+            scored(save("model.pt", learnt=[marks(entry, identity)[kind]]))
 
 
 @pytest.mark.parametrize("fold", [-1, 2])

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from foldwise.files import CaseError, file_hash, short_hash
-from foldwise.hdf5 import content_in, edit_hdf5, open_hdf5
+from foldwise.hdf5 import Identity, content_in, edit_hdf5, identity_of, open_hdf5
 from foldwise.index import Entry
 from foldwise.networks import as_recorded
 from foldwise.section import values_for
@@ -135,19 +135,19 @@ def _difference(first: Any, second: Any, name: str = "") -> str:
     return "" if first == second else f"{name}: {first}, and {second}".removeprefix(": ")
 
 
-def marks(entry: Entry, content: str) -> dict[str, str]:
+def marks(entry: Entry, identity: Identity) -> dict[str, str]:
     """What identifies a case in a model trained on it: kind → hash, which reveals no name.
 
     Args:
         entry: the case.
-        content: hash of the file used for training.
+        identity: of the file used for training.
     """
-    values = {"case": entry.case, "patient": entry.group, "content": content}
-    return {kind: short_hash([kind, value], 16) for kind, value in values.items()}
+    values = {"case": entry.case, "patient": entry.group, **identity._asdict()}
+    return {kind: short_hash([kind, value], 16) for kind, value in values.items() if value}
 
 
 def refuse_learnt(
-    path: Path, state: Mapping[str, Any], entries: Iterable[Entry], contents: Mapping[str, str]
+    path: Path, state: Mapping[str, Any], entries: Iterable[Entry], caches: Mapping[str, str]
 ) -> None:
     """Refuse to score a model on cases used to train it or to choose its best epoch.
 
@@ -155,7 +155,7 @@ def refuse_learnt(
         path: the model's file.
         state: contents of the file.
         entries: the cases to score.
-        contents: case → hash of its file.
+        caches: case → its file.
 
     Raises:
         CaseError: such a case, or another case of its patient, is among them.
@@ -168,9 +168,10 @@ def refuse_learnt(
         "case": "that case",
         "patient": "another case of its patient",
         "content": "the same data under another name",
+        "recording": "the same recording under another name",
     }
     for entry in entries:
-        for kind, mark in marks(entry, contents[entry.case]).items():
+        for kind, mark in marks(entry, identity_of(caches[entry.case])).items():
             if mark in known:
                 raise CaseError(
                     f"{path}: cannot be tested on case {entry.case}: {why[kind]} was used to train it or to "

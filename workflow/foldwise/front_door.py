@@ -15,7 +15,6 @@ from foldwise.experiment.stale import judge, settle
 from foldwise.experiment.trial import forget_counter
 from foldwise.files import CaseError
 from foldwise.names import refuse_names
-from foldwise.store import Memory
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,9 +84,8 @@ def front_door(
 
 def _settle(opened: Opened[Any, Any]) -> None:
     """Let Snakemake know which outputs are stale, and print an example."""
-    memory = Memory(Path(opened.paths.known) if opened.settings.part is None else None)
-    levels = judge(opened, memory)
-    memory.save()
+    levels = judge(opened, opened.memory)
+    opened.memory.save()
     for path in settle(levels, Path(opened.paths.stale)):
         print(f"warning: {path}: its time could not be set; does it belong to another user?", file=sys.stderr)
     if stale := [found for level in levels for found in level if found.stale]:

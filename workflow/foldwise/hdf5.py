@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -40,6 +41,28 @@ def create_hdf5(path: Path | str) -> h5py.File:
 def edit_hdf5(path: Path | str) -> h5py.File:
     """Open a file that is complete, but has not got its name yet, for changes, without HDF5's file locks."""
     return h5py.File(path, "r+", locking=False)
+
+
+class Identity(NamedTuple):
+    """What identifies a cache.
+
+    Attributes:
+        content: hash of all of its arrays, labels included.
+        recording: hash of what was recorded, i.e. the source's voxels or the frames; "" if unknown.
+    """
+
+    content: str
+    recording: str
+
+
+def identity_of(path: Path | str) -> Identity:
+    """The identity of a cache, as stored in the file.
+
+    Raises:
+        CaseError: no such file, or not a cache.
+    """
+    with open_hdf5(path) as file:
+        return Identity(content_in(file), str(file.attrs.get("recording", "")))
 
 
 def content_of(path: Path | str) -> str:

@@ -37,6 +37,7 @@ class Entry:
         amount: quantity that is balanced over the folds, e.g. labelled volume.
         classes: names of what it holds: its class, its targets, its phases and tools. Every share of a fold
             gets cases of each class, if enough patients have it.
+        recording: hash of the source's voxels or frames, whatever its format; "" if not known yet.
     """
 
     case: str
@@ -46,6 +47,7 @@ class Entry:
     facts: dict[str, Any]
     amount: float
     classes: tuple[str, ...] = ()
+    recording: str = ""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,11 @@ class Case:
         raise NotImplementedError
 
     @property
+    def recordings(self) -> tuple[Path, ...]:
+        """Scans or videos among the files, as opposed to annotations; no other patient can have the same."""
+        return self.files
+
+    @property
     def labelled(self) -> bool:
         """Whether the case can be used for training and scoring; others are only predicted."""
         raise NotImplementedError

@@ -31,6 +31,7 @@ class Memory:
         """Read the file, if it exists; a broken one is an empty memory. None: nothing is kept."""
         self._path, self._lock = path, threading.Lock()
         self._known, self._new = self._read(), dict[str, Any]()
+        self._stamps: dict[Path, str] = {}
 
     def get(self, *made_of: Any) -> Any | None:
         """The value that was put with the same `made_of` (JSON values), or None."""
@@ -41,6 +42,16 @@ class Memory:
         with self._lock:
             key = short_hash(made_of, 16)
             self._known[key] = self._new[key] = value
+
+    def stamp(self, path: Path) -> str:
+        """The stamp of a source's files (files.stamp_of), looked up once in the life of this object."""
+        if path not in self._stamps:
+            self._stamps[path] = stamp_of(path)
+        return self._stamps[path]
+
+    def of_source(self, path: Path, read: Callable[[], Any], *name: Any) -> Any:
+        """What `read` returns, called only if the files of a source are not those of the last time."""
+        return self.of_stamp(self.stamp(path), read, *name, str(path))
 
     def of_stamp(self, stamp: str, read: Callable[[], Any], *name: Any) -> Any | None:
         """What `read` returns, called only if the stamp (files.stamp_of) is not that of the last time.

@@ -17,7 +17,9 @@ from foldwise.index import Entry
 from foldwise.section import values_for
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
+from foldwise.store import Memory
 from foldwise.systems.base import Footprint, System
+from foldwise.twins import check_twins
 
 if TYPE_CHECKING:
     from example_signals.learner import SignalLearner
@@ -62,10 +64,11 @@ class Signals(System[Settings, Case]):
 
         return sheet.read_cases(table, ("signal",), make)
 
-    def check(self, settings: Settings, sheet: Sheet[Case], *, deep: bool) -> Checked:
-        """Find missing files and unknown classes."""
+    def check(self, settings: Settings, sheet: Sheet[Case], *, deep: bool, memory: Memory) -> Checked:
+        """Find missing files, copies, and unknown classes."""
         found = Findings(sheet)
         present_files(sheet, lambda path: False, found)
+        check_twins(sheet.cases, memory, found)
         for case in sheet.cases:
             if case.label and case.label not in settings.data.classes:
                 found.add(case, f"label {case.label!r} is not in data.classes")

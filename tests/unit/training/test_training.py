@@ -20,7 +20,7 @@ import torch
 
 from foldwise.evaluate import marks
 from foldwise.files import CaseError
-from foldwise.hdf5 import content_of
+from foldwise.hdf5 import identity_of
 from foldwise.index import Index
 from foldwise.settings import Named, validate
 from foldwise.systems.segmentation.settings import Model
@@ -489,7 +489,7 @@ def test_a_model_says_on_what_it_was_trained(index: Path, undisturbed: Path) -> 
     state = torch.load(undisturbed / "model.pt", weights_only=True)
     assert state["fold"] == 0
     for entry in Index.read(index).entries:
-        found = [mark in state["learnt"] for mark in marks(entry, content_of(entry.cache)).values()]
+        found = [mark in state["learnt"] for mark in marks(entry, identity_of(entry.cache)).values()]
         assert found == 3 * [entry.case in ("c0", "c1", "c2", "c3")]
     # Hashes: they reveal no case and no patient.
     assert all(re.fullmatch("[0-9a-f]{16}", mark) for mark in state["learnt"])

@@ -10,6 +10,7 @@ from foldwise.experiment.parts import Parts
 from foldwise.forecast import table
 from foldwise.record import used
 from foldwise.settings import Experiment
+from foldwise.store import Memory
 from foldwise.systems.base import System
 
 # The model jobs whose memory is listed.
@@ -32,7 +33,7 @@ def examine(system: System[Any, Any], settings: Experiment, counts: Path) -> tup
     """
     sheet = system.read_sheet(settings.data)
     used(settings.data.sheet, *(path for case in sheet.cases for path in case.files))
-    checked = system.check(settings, sheet, deep=True)
+    checked = system.check(settings, sheet, deep=True, memory=Memory(None))
     checked.refuse(settings.data.sheet)
     preparation, footprint = system.preparation(settings, sheet), system.footprint
     jobs = Jobs(system, settings, counts, Parts(preparation), checked)

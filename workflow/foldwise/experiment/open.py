@@ -21,6 +21,7 @@ from foldwise.index import check_file
 from foldwise.plan import is_planned
 from foldwise.settings import validate
 from foldwise.sheet import AnyCase, Sheet
+from foldwise.store import Memory
 from foldwise.systems import system_of
 from foldwise.systems.base import AnySettings, System
 
@@ -37,6 +38,8 @@ class Opened(Generic[AnySettings, AnyCase]):
         checked: facts about its data; None in a job's own Snakemake.
         paths: names of its files.
         preparation: how its cases are prepared.
+        parts: how they are divided among jobs.
+        memory: what is known of sources and outputs from earlier calls; empty in a job's own Snakemake.
     """
 
     system: System[AnySettings, AnyCase]
@@ -47,6 +50,7 @@ class Opened(Generic[AnySettings, AnyCase]):
     paths: Paths
     preparation: Preparation[AnyCase]
     parts: Parts[AnyCase]
+    memory: Memory
 
     @cached_property
     def jobs(self) -> Jobs[AnySettings, AnyCase]:
@@ -124,17 +128,19 @@ def open_experiment(config: Mapping[str, Any], *, main: bool, parts: int | None 
     sheet = system.read_sheet(settings.data)
     if settings.part is not None:
         sheet = part_of(sheet, settings.part)
+    preparation, paths = system.preparation(settings, sheet), Paths.of(settings)
+    memory = Memory(Path(paths.known) if main and settings.part is None else None)
     checked = None
     if main:
-        checked = system.check(settings, sheet, deep=False)
+        checked = system.check(settings, sheet, deep=False, memory=memory)
+        memory.save()
         checked.refuse(settings.data.sheet)
-    preparation, paths = system.preparation(settings, sheet), Paths.of(settings)
     training = [case for case in sheet.cases if case.trains]
     whole = settings.part is None
     divide = divided(preparation, paths, training, parts, main) if whole else Parts(preparation)
     plan = None if preparation.plan is None else Path(preparation.plan)
     complete = system.complete(settings, plan)
-    return Opened(system, settings, complete, sheet, checked, paths, preparation, divide)
+    return Opened(system, settings, complete, sheet, checked, paths, preparation, divide, memory)
 
 
 def try_all(opened: Opened[Any, Any]) -> None:

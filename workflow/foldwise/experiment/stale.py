@@ -202,7 +202,8 @@ class Judge:
         own = self._brief(path) if inner and path.suffix not in (".json", ".yaml") else None
         if own is not None:
             return Present(path, inner, ours, fingerprint=own.fingerprint, time=seconds)
-        return Present(path, inner, ours, stamp_of(carrier(path) if inner else path), time=seconds)
+        stamp = stamp_of(carrier(path)) if inner else self._memory.stamp(path)
+        return Present(path, inner, ours, stamp, time=seconds)
 
     def _read(self, name: str) -> str:
         """The identity of a file or folder that a record names, remembered from one call to the next."""

@@ -25,6 +25,7 @@ from foldwise.command import run
 from foldwise.files import CaseError, atomic_path
 from foldwise.importers.sheets import clean, group_of, importer, refuse, relative, targets
 from foldwise.settings import validate
+from foldwise.store import Memory
 from foldwise.systems.clips.settings import Data, Settings
 from foldwise.systems.clips.sheet import class_names, class_of, class_sentences, read_sheet
 from foldwise.systems.clips.system import Clips
@@ -157,7 +158,7 @@ def publish(rows: Sequence[dict[str, str]], data: dict[str, Any], args: argparse
         new_config.write_text(head + text, encoding="utf-8")
         trial = {**values, "data": {**values["data"], "sheet": new_sheet}}
         settings = validate(Settings, trial, origin="the new experiment")
-        checked = Clips().check(settings, read_sheet(settings.data), deep=False)
+        checked = Clips().check(settings, read_sheet(settings.data), deep=False, memory=Memory(None))
         # Too few patients for five folds is not an error in the lists: the experiment can be edited.
         Checked(tuple(p for p in checked.problems if p.startswith("line ")), ()).refuse(sheet)
     for remark in [*(p for p in checked.problems if not p.startswith("line ")), *checked.warnings]:

@@ -19,6 +19,7 @@ from foldwise.command import parser, written
 from foldwise.files import CaseError, atomic_path
 from foldwise.settings import validate
 from foldwise.sheet import Sheet
+from foldwise.store import Memory
 from foldwise.systems.segmentation.settings import Settings
 from foldwise.systems.segmentation.system import Segmentation
 from foldwise.volumes.sheet import Case, read_sheet
@@ -231,7 +232,7 @@ def _check(values: dict[str, Any], sheet: Path) -> tuple[Checked, Sheet[Case]]:
     data = {**values["data"], "sheet": sheet}
     settings = validate(Settings, {**values, "data": data}, origin="the new experiment")
     read = read_sheet(settings.data)
-    return Segmentation().check(settings, read, deep=False), read
+    return Segmentation().check(settings, read, deep=False, memory=Memory(None)), read
 
 
 def of_a_line(problem: str) -> bool:

@@ -15,6 +15,7 @@ from foldwise.check import Checked
 from foldwise.files import atomic_path
 from foldwise.importers.sheets import clean, of_a_line, relative, targets, write_experiment
 from foldwise.settings import validate
+from foldwise.store import Memory
 from foldwise.systems.surgical.settings import Settings
 from foldwise.systems.surgical.sheet import read_sheet
 from foldwise.systems.surgical.system import Surgical
@@ -81,7 +82,7 @@ def publish_videos(
             trial["split"] = {**split, "file": stack.enter_context(atomic_path(Path(str(split["file"]))))}
             trial["split"]["file"].write_text(json.dumps(folds, indent=2) + "\n", encoding="utf-8")
         settings = validate(Settings, trial, "experiment")
-        checked = Surgical().check(settings, read_sheet(settings.data), deep=False)
+        checked = Surgical().check(settings, read_sheet(settings.data), deep=False, memory=Memory(None))
         Checked(tuple(p for p in checked.problems if of_a_line(p)), ()).refuse(sheet)
     for remark in [*(p for p in checked.problems if not of_a_line(p)), *checked.warnings]:
         print(f"warning: {remark}")

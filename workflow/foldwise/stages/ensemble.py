@@ -14,7 +14,6 @@ from foldwise.command import Folder, Of, Output, run, stage
 from foldwise.evaluate import KEYS, made_from, read_trained, refuse_learnt
 from foldwise.experiment.preparation import prepared_file
 from foldwise.files import atomic_folder, atomic_path, file_hash, read_json, write_json
-from foldwise.hdf5 import content_of
 from foldwise.provenance import provenance
 from foldwise.record import fingerprint_so_far, used
 from foldwise.section import Section, values_for
@@ -45,13 +44,13 @@ def ensemble(
     task, entries = system.entries(data, prepared, caches, training=False)
     used(*(prepared_file(prepared, entry.case) for entry in entries), *(entry.cache for entry in entries))
     trained = read_trained(models, settings, system=system.name, task=task if entries else None)
-    contents = {entry.case: content_of(entry.cache) for entry in entries}
+    caches_of = {entry.case: entry.cache for entry in entries}
     for path, held in zip(models, trained.states, strict=True):
         # An unlabelled case may belong to a patient in training.
-        refuse_learnt(path, held, [replace(entry, group="") for entry in entries], contents)
+        refuse_learnt(path, held, [replace(entry, group="") for entry in entries], caches_of)
     predict = partial(trained.learner.predict, trained.networks)
     made_of = ([file_hash(path) for path in models], values_for(settings, "predict"))
-    cached = made_from({entry.case: entry.cache for entry in entries}, predict, state, *made_of)
+    cached = made_from(caches_of, predict, state, *made_of)
     chosen = read_json(choice)["chosen"]
     table = results.score(cached, entries, "ensemble", trained.task, settings, chosen)
     table = table.assign(**fingerprint_so_far())

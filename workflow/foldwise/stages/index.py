@@ -12,6 +12,7 @@ from foldwise.index import make_index, missing_classes
 from foldwise.record import used
 from foldwise.settings import Data, Split
 from foldwise.systems.base import System
+from foldwise.twins import refuse_twins
 
 
 @stage
@@ -32,6 +33,7 @@ def index(
         used(settings.file)
     task, entries = system.entries(data, prepared, caches)
     used(*(prepared_file(prepared, entry.case) for entry in entries))
+    refuse_twins(entries, {entry.case: entry.recording for entry in entries})
     made = make_index(entries, task, settings)
     for text in missing_classes(made, settings):
         logging.warning(text)

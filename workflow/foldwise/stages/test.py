@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from foldwise.command import Folder, Of, Output, run, stage
 from foldwise.evaluate import made_from, read_trained, refuse_learnt
 from foldwise.files import CaseError, atomic_folder, atomic_path, file_hash, write_json
-from foldwise.hdf5 import content_of
 from foldwise.index import Index
 from foldwise.provenance import provenance
 from foldwise.record import fingerprint_so_far, used
@@ -44,9 +43,8 @@ def held_out(
     choosing = cases.validation if results.chooses(settings) else ()
     caches = read.caches((*choosing, *cases.test), features)
     used(*caches.values())
-    contents = {case: content_of(path) for case, path in caches.items()}
     entries = [read[case] for case in cases.test]
-    refuse_learnt(model, trained.states[0], entries, contents)
+    refuse_learnt(model, trained.states[0], entries, caches)
     predict = partial(trained.learner.predict, trained.networks)
     made_of = (file_hash(model), values_for(settings, "predict"))
     seen = made_from({case: caches[case] for case in choosing}, predict, state, *made_of)

@@ -78,13 +78,14 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
         """
 
     @abstractmethod
-    def check(self, settings: AnySettings, sheet: Sheet[AnyCase], *, deep: bool) -> Checked:
+    def check(self, settings: AnySettings, sheet: Sheet[AnyCase], *, deep: bool, memory: Memory) -> Checked:
         """Check every file that the sheet names.
 
         Args:
             settings: of the experiment.
             sheet: the sheet as read.
             deep: also run slow checks, such as reading all voxels of labels.
+            memory: what is known of files from earlier calls.
 
         Raises:
             CaseError: files that the settings name are wrong.

@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 from foldwise.check import Checked, Findings, check_groups, present_files
 from foldwise.files import CaseError
 from foldwise.sheet import Sheet
+from foldwise.store import Memory
 from foldwise.systems.base import AnySettings, System
+from foldwise.twins import check_twins
 from foldwise.video.decode import VideoInfo
-from foldwise.video.sheet import VideoCase, check_twins
+from foldwise.video.sheet import VideoCase
 
 AnyVideoCase = TypeVar("AnyVideoCase", bound=VideoCase)
 # Reading headers waits for the disk, above all on network file systems.
@@ -26,18 +28,20 @@ Looked = tuple[VideoInfo, Sequence[Finding], Collection[str]]
 class VideoSystem(System[AnySettings, AnyVideoCase], abstract=True):
     """A system whose cases are videos, one each."""
 
-    def check(self, settings: AnySettings, sheet: Sheet[AnyVideoCase], *, deep: bool) -> Checked:
+    def check(
+        self, settings: AnySettings, sheet: Sheet[AnyVideoCase], *, deep: bool, memory: Memory
+    ) -> Checked:
         """Check headers, the files that belong to a video, and patients; `deep` also decodes frames."""
         found = Findings(sheet)
         present = present_files(sheet, lambda path: False, found)
-        check_twins(sheet.cases, found)
+        check_twins(sheet.cases, memory, found)
         usable = [case for case in sheet.cases if all(path in present for path in case.files)]
         infos: dict[str, VideoInfo] = {}
         classes: dict[str, Collection[str]] = {}
 
         def look(case: AnyVideoCase) -> Looked | CaseError:
             try:
-                return self.look(settings, case, deep)
+                return self.look(settings, case, deep, memory)
             except CaseError as error:
                 return error
 
@@ -58,7 +62,7 @@ class VideoSystem(System[AnySettings, AnyVideoCase], abstract=True):
         return Checked(found.problems, found.warnings, infos, facts, self.notes(settings, sheet))
 
     @abstractmethod
-    def look(self, settings: AnySettings, case: AnyVideoCase, deep: bool) -> Looked:
+    def look(self, settings: AnySettings, case: AnyVideoCase, deep: bool, memory: Memory) -> Looked:
         """A video's header, problems of the video and its other files, and the classes that it holds.
 
         Raises:

@@ -15,6 +15,7 @@ from foldwise.index import Entry
 from foldwise.section import values_for
 from foldwise.settings import dump
 from foldwise.sheet import Sheet
+from foldwise.store import Memory
 from foldwise.systems.base import Footprint, System
 from foldwise.volumes.check import check_volumes
 from foldwise.volumes.settings import Cache, Data, VolumeExperiment
@@ -38,13 +39,16 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
         """Read the sheet without touching the files that it names."""
         return read_sheet(data)
 
-    def check(self, settings: AnyVolumeSettings, sheet: Sheet[Case], *, deep: bool) -> Checked:
+    def check(
+        self, settings: AnyVolumeSettings, sheet: Sheet[Case], *, deep: bool, memory: Memory
+    ) -> Checked:
         """Check headers, grids and patients; `deep` also reads the labels' voxels."""
         return check_volumes(
             sheet,
             settings.data,
             None if settings.part else settings.split,
             labels=deep,
+            memory=memory,
             # When all files can be read, the demo has generated its own.
             produced=(lambda path: False) if deep else is_phantom,
             needs_weight=self.needs_weight(settings),
@@ -212,4 +216,5 @@ def _entry(case: Case, facts: dict[str, Any], caches: Path) -> Entry:
         facts={"foreground_ml": volumes},
         amount=sum(volumes.values()),
         classes=present or ("empty",),
+        recording=facts.get("recording", ""),
     )

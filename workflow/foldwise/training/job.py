@@ -16,7 +16,7 @@ import torch
 
 from foldwise.evaluate import marks
 from foldwise.files import atomic_path, file_hash, read_json, short_hash, write_json, write_text
-from foldwise.hdf5 import content_of
+from foldwise.hdf5 import identity_of
 from foldwise.index import Fold, Index
 from foldwise.provenance import provenance
 from foldwise.section import values_for
@@ -33,6 +33,7 @@ from foldwise.training.loop import Run, Trainer, log_text, with_lengths
 from foldwise.training.parallel import gathered, is_helper
 from foldwise.training.pretrained import refuse_not_finite
 from foldwise.training.scratch import node_scratch, staged
+from foldwise.twins import refuse_twins
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,16 @@ class Job:
 
     def run(self) -> Run:
         """The inputs of the loop."""
-        contents = {case: content_of(path) for case, path in self.caches.items()}
+        identities = {case: identity_of(path) for case, path in self.caches.items()}
+        contents = {case: identity.content for case, identity in identities.items()}
         fold, model, task = self.cases, self.fitted, self.index.task
+        # An index from the sheet alone knows no recordings.
+        seen = {
+            case: identity_of(path).recording
+            for case, path in self.index.caches(fold.test, self.features).items()
+        }
+        seen |= {case: identity.recording for case, identity in identities.items()}
+        refuse_twins([self.index[case] for case in seen], seen)
         pretrained = file_hash(model.pretrained.file) if model.pretrained else None
 
         def hashed(values: dict[str, Any]) -> str:
@@ -163,7 +172,7 @@ class Job:
                 "fingerprint": fingerprint,
                 "fold": self.fold,
                 "learnt": sorted(
-                    {m for case in self.caches for m in marks(self.index[case], contents[case]).values()}
+                    {m for case in self.caches for m in marks(self.index[case], identities[case]).values()}
                 ),
             },
             workers=self.workers,

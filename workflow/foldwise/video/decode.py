@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from foldwise.files import CaseError
+from foldwise.store import Memory
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # Remuxing may change the count by a frame; an interrupted transfer lacks many.
@@ -90,6 +91,11 @@ def probe(path: Path, *, rate: float | None = None) -> VideoInfo:
         fps = count / length if length else nominal
         height, width = stream.codec_context.height, stream.codec_context.width
         return VideoInfo(count, fps, height, width, length)
+
+
+def probed(path: Path, memory: Memory, *, rate: float | None = None) -> VideoInfo:
+    """The same, read only if the source is not the one that is remembered: counting packets takes a while."""
+    return VideoInfo(*memory.of_source(path, lambda: astuple(probe(path, rate=rate)), "video", rate))
 
 
 def read_frames(

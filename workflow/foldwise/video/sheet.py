@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from foldwise import sheet
-from foldwise.check import Findings
 from foldwise.files import CaseError
 from foldwise.sheet import Table, read_table
 
@@ -24,6 +21,11 @@ class VideoCase(sheet.Case):
     """
 
     video: Path
+
+    @property
+    def recordings(self) -> tuple[Path, ...]:
+        """The video."""
+        return (self.video,)
 
 
 def read_video_table(path: Path, columns: tuple[str, ...]) -> Table:
@@ -71,12 +73,3 @@ def videos_in(source: Path, *, folders: bool) -> dict[str, Path]:
         also = ", or folders of images" if folders else ""
         raise CaseError(f"{source}: contains no videos ({', '.join(VIDEO_SUFFIXES)}{also})")
     return found
-
-
-def check_twins(cases: Sequence[VideoCase], found: Findings) -> None:
-    """Find videos under two names, which could be used for both training and testing."""
-    of_video: dict[str, VideoCase] = {}
-    for case in cases:
-        first = of_video.setdefault(os.path.normpath(case.video), case)
-        if first is not case:
-            found.add(case, f"{case.video}: is also the video of case {first.name}")

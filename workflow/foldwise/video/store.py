@@ -7,8 +7,8 @@ Layout (n frames of height × width):
     number      (n,) int64: a frame's number in its source
     time_s      (n,) float64: its presentation time. s.
     …           further arrays, e.g. labels per frame
-Attributes: format, case, content (hash of all of the above), encoding, frames, height, width, fps, and the
-caller's.
+Attributes: format, case, content (hash of all of the above), recording (hash of the frames), encoding,
+frames, height, width, fps, and the caller's.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ def write_frames(
         if writer is None:
             raise CaseError(f"case {case}: no frames to store")
         digest = writer.close()
+        recording = digest.hexdigest()
         stored = {"number": np.array(numbers, np.int64), "time_s": np.array(times, np.float64)}
         stored |= arrays(stored["number"], stored["time_s"]) if callable(arrays) else arrays or {}
         for name in sorted(stored):
@@ -97,6 +98,7 @@ def write_frames(
             "format": FORMAT,
             "case": case,
             "content": digest.hexdigest(),
+            "recording": recording,
             "encoding": encoding,
             "frames": len(numbers),
             "height": shape[0],

@@ -7,8 +7,8 @@ Layout (axes x, y, z in RAS orientation):
     weight      (x, y, z) uint8 or float32: the weighted sampler's map
     weight_sum  sums of `weight` over its chunks, so that a draw reads a single chunk
     foreground/<class>   (n, 3) int16, int32 for longer axes: voxels of the class, at most `max_foreground`
-Attributes: format, case, content (hash of the arrays), classes, spacing, affine, lineage (JSON), statistics
-(JSON, per channel), fill (per channel; value outside the array).
+Attributes: format, case, content (hash of the arrays), recording (hash of the source's voxels), classes,
+spacing, affine, lineage (JSON), statistics (JSON, per channel), fill (per channel; value outside the array).
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Contents:
         weight: (x, y, z), non-negative; None without a weight map.
         lineage: how the grid was derived from its source.
         classes: names, in the order of the label's values.
+        recording: hash of the source's voxels.
     """
 
     image: np.ndarray
@@ -50,6 +51,7 @@ class Contents:
     weight: np.ndarray | None
     lineage: Lineage
     classes: tuple[str, ...]
+    recording: str = ""
 
 
 def compact(image: np.ndarray) -> np.ndarray:
@@ -104,6 +106,7 @@ def write_case(
                 "format": FORMAT,
                 "case": case,
                 "content": _content_hash(arrays, affine),
+                "recording": contents.recording,
                 "classes": list(contents.classes),
                 "spacing": np.linalg.norm(affine[:3, :3], axis=0),
                 "affine": affine,

@@ -13,6 +13,8 @@ from foldwise.check import Checked, Findings, Produced
 from foldwise.files import CaseError
 from foldwise.settings import Split
 from foldwise.sheet import Sheet
+from foldwise.store import Memory
+from foldwise.twins import check_twins
 from foldwise.volumes.settings import Data
 from foldwise.volumes.sheet import Case
 from foldwise.volumes.size import Size
@@ -30,6 +32,7 @@ def check_volumes(
     split: Split | None,
     *,
     labels: bool,
+    memory: Memory,
     produced: Produced,
     needs_weight: str | None = None,
 ) -> Checked:
@@ -39,16 +42,18 @@ def check_volumes(
         sheet: the sheet as read.
         data: meaning of the labels.
         split: the requested cross-validation; None: these are not all cases.
+        memory: headers that earlier calls read.
         labels: also read the labels' voxels and compare their values with `data.labels`.
         produced: whether the workflow itself produces a missing file.
         needs_weight: why every training case must have a weight map, or None.
     """
     found = Findings(sheet)
     present = check.present_files(sheet, produced, found)
-    headers = _headers(present, found)
+    headers = _headers(present, memory, found)
     for case in sheet.cases:
         _check_grids(case, headers, found)
     _check_channels(sheet.cases, headers, found)
+    check_twins([case for case in sheet.cases if case.images[0] in headers], memory, found)
     if split is not None:
         check.check_groups(sheet.cases, split, found)
     for case in sheet.cases if needs_weight else ():
@@ -75,10 +80,11 @@ def _size(case: Case, headers: dict[Path, Header]) -> Size:
     )
 
 
-def _headers(present: dict[Path, Case], found: Findings) -> dict[Path, Header]:
+def _headers(present: dict[Path, Case], memory: Memory, found: Findings) -> dict[Path, Header]:
     def read(path: Path) -> Header | CaseError:
         try:
-            return read_header(path)
+            known = memory.of_source(path, lambda: read_header(path).as_list(), "header")
+            return Header.from_list(known)
         except CaseError as error:
             return error
 

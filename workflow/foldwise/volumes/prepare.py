@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,7 @@ def crop_case(
         "source_shape": first.data.shape,
         "source_affine": first.affine.ravel().tolist(),
         "images": [str(path) for path in images],
+        "recording": _recording([volume for volume, _ in volumes]),
         "channels": len(kept),
         "shape": box.shape,
         "spacing": first.spacing,
@@ -206,7 +208,7 @@ def cache_case(case: str, folder: Path, settings: Cache, classes: dict[str, int]
         weight = geometry.resample(read_volume(folder / "weight.nii.gz").oriented().data, shape)
     # One type for all channels, since one array holds them.
     image = compact(np.stack(channels))
-    contents = Contents(image, label, weight, lineage, tuple(classes))
+    contents = Contents(image, label, weight, lineage, tuple(classes), facts.get("recording", ""))
     write_case(path, case, contents, settings.chunk, settings.max_foreground)
 
 
@@ -275,6 +277,18 @@ def _blank(volume: Volume, outside: np.ndarray, how: str) -> Volume:
     data = volume.data.copy()
     data[outside] = np.rint(value) if np.issubdtype(data.dtype, np.integer) else value
     return Volume(data, volume.affine)
+
+
+def _recording(channels: Sequence[Volume]) -> str:
+    """A hash of the voxels, whatever their type and the order of their axes in the file."""
+    digest = sha256()
+    for channel in channels:
+        turned = channel.oriented().data
+        digest.update(repr(turned.shape).encode())
+        for z in range(turned.shape[2]):
+            # Slice by slice, since a copy as float32 may be larger than the volume.
+            digest.update(np.ascontiguousarray(turned[:, :, z], np.float32).data)
+    return digest.hexdigest()
 
 
 def _nonzero_share(whole: Sequence[Volume], kept: Sequence[Volume]) -> float:

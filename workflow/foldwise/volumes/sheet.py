@@ -37,6 +37,11 @@ class Case(sheet.Case):
         return self.images + tuple(path for path in (self.label, self.weight) if path)
 
     @property
+    def recordings(self) -> tuple[Path, ...]:
+        """The images."""
+        return self.images
+
+    @property
     def labelled(self) -> bool:
         """Whether the case has a label."""
         return self.label is not None

@@ -13,6 +13,7 @@ from foldwise.files import CaseError
 from foldwise.networks.mtrcnet import take_head
 from foldwise.networks.tecno import TeCNO
 from foldwise.settings import validate
+from foldwise.store import Memory
 from foldwise.systems.surgical.annotations import Track, read_phases, read_tools, write_phases, write_tools
 from foldwise.systems.surgical.learner import SurgicalLearner, schedule_step
 from foldwise.systems.surgical.losses import correlation_loss, phase_loss, tool_loss
@@ -181,7 +182,9 @@ def test_the_black_border_is_found() -> None:
 def problems(folder: Path, sheet: Path, **changed: Any) -> str:
     values = {"experiment": "e", "data": {**data_settings(sheet), **changed}, "split": {"folds": 2}}
     settings = validate(Settings, {**values, "system": "surgical"})
-    return "\n".join(Surgical().check(settings, read_sheet(settings.data), deep=True).problems)
+    return "\n".join(
+        Surgical().check(settings, read_sheet(settings.data), deep=True, memory=Memory(None)).problems
+    )
 
 
 def test_a_sound_sheet_passes(tmp_path: Path) -> None:
@@ -207,7 +210,7 @@ def test_every_wrong_input_gets_one_line(tmp_path: Path) -> None:
         ("line 4: case op2:", "tools in another order"),
         ("line 5: case op3:", "not readable as a video"),
         ("line 6: case op4:", "a video without frames"),
-        ("line 8: case op6:", "is also the video of case op5"),
+        ("line 8: case op6:", "op5.mp4 of case op5, of another patient (op5, here op6)"),
         ("line 9: case op8:", "op7-phase.txt: no such file"),
         ("line 10:", "case op8: already on line 9"),
     ]
@@ -226,7 +229,7 @@ def test_rare_phases_and_tools_are_named(tmp_path: Path) -> None:
         write_tools(tmp_path / f"op{number}-tool.txt", range(4), TOOLS, tools)
     values = {"experiment": "e", "system": "surgical", "data": data_settings(sheet), "split": {"folds": 2}}
     settings = validate(Settings, values)
-    warnings = Surgical().check(settings, read_sheet(settings.data), deep=False).warnings
+    warnings = Surgical().check(settings, read_sheet(settings.data), deep=False, memory=Memory(None)).warnings
     assert [line for line in warnings if line.startswith("class")] == [
         f"class {TOOLS[1]} has 1 patient(s) for 2 folds: some folds have none to test on"
     ]

@@ -53,7 +53,7 @@ def write_features(source: str | Path, model: Model, vision: FrozenVision, path:
         stored["label"] = file["label"][()]
         digest.update(file["label"][()].tobytes())
         own = {"format": FORMAT, "case": case, "source": str(source), "content": digest.hexdigest()}
-        stored.attrs.update(own)
+        stored.attrs.update({**own, "recording": file.attrs.get("recording", "")})
 
 
 def make_vision(model: Model) -> FrozenVision:

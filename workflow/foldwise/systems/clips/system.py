@@ -17,12 +17,13 @@ from foldwise.index import Entry
 from foldwise.section import values_for
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
+from foldwise.store import Memory
 from foldwise.systems.base import Footprint
 from foldwise.systems.clips.check import check_classes, check_prompt, check_weights
 from foldwise.systems.clips.settings import FROZEN, Cache, Data, Model, Prepare, Settings
 from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences, read_new_cases, read_sheet
 from foldwise.systems.videos import Looked, VideoSystem
-from foldwise.video.decode import VideoInfo, probe
+from foldwise.video.decode import VideoInfo, probed
 
 if TYPE_CHECKING:
     from foldwise.systems.clips.learner import ClipsLearner
@@ -48,9 +49,9 @@ class Clips(VideoSystem[Settings, ClipCase]):
         """Read the sheet, and the files that define the classes, without touching the videos."""
         return read_sheet(data)
 
-    def look(self, settings: Settings, case: ClipCase, deep: bool) -> Looked:
+    def look(self, settings: Settings, case: ClipCase, deep: bool, memory: Memory) -> Looked:
         """The video's header, the clip's box or mask, and its class."""
-        info = probe(case.video)
+        info = probed(case.video, memory)
         return info, check_prompt(case, info), [case.label]
 
     def check_all(

@@ -14,6 +14,7 @@ from foldwise.files import CaseError
 from foldwise.forecast import TORCH_MIB, WORKER_MIB, WORKERS, Step
 from foldwise.index import Entry
 from foldwise.sheet import Sheet
+from foldwise.store import Memory
 from foldwise.systems.interactive.settings import Settings
 from foldwise.systems.volumes import VolumeFootprint, VolumeSystem, cached_voxels
 from foldwise.volumes.sheet import Case
@@ -30,13 +31,13 @@ class Interactive(VolumeSystem[Settings]):
     name = "interactive"
     settings = Settings
 
-    def check(self, settings: Settings, sheet: Sheet[Case], *, deep: bool) -> Checked:
+    def check(self, settings: Settings, sheet: Sheet[Case], *, deep: bool, memory: Memory) -> Checked:
         """Check volumes and files of weights; cases without a label get a warning."""
         for name, model in settings.models.items():
             weights = model.trunk.weights
             if weights is not None and not weights.exists():
                 raise CaseError(f"models.{name}.trunk.weights: {weights}: no such file")
-        checked = super().check(settings, sheet, deep=deep)
+        checked = super().check(settings, sheet, deep=deep, memory=memory)
         unlabelled = [case.name for case in sheet.cases if not case.labelled]
         if not unlabelled:
             return checked

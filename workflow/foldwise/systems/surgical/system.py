@@ -18,12 +18,13 @@ from foldwise.index import Entry
 from foldwise.section import values_for
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
+from foldwise.store import Memory
 from foldwise.systems.base import Footprint
 from foldwise.systems.surgical.check import check_annotation, check_rare
 from foldwise.systems.surgical.settings import BACKBONE, Cache, Data, Model, Settings
 from foldwise.systems.surgical.sheet import SurgicalCase, read_sheet
 from foldwise.systems.videos import Looked, VideoSystem
-from foldwise.video.decode import VideoInfo, probe, sample_frames
+from foldwise.video.decode import VideoInfo, probed, sample_frames
 from foldwise.video.sheet import videos_in
 
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         """Read the sheet without touching the files that it names."""
         return read_sheet(data)
 
-    def look(self, settings: Settings, case: SurgicalCase, deep: bool) -> Looked:
+    def look(self, settings: Settings, case: SurgicalCase, deep: bool, memory: Memory) -> Looked:
         """The video's header, and every row of its annotations; `deep` decodes frames from all its parts."""
-        info = probe(case.video, rate=settings.data.images_fps)
+        info = probed(case.video, memory, rate=settings.data.images_fps)
         if deep:
             sample_frames(case.video, 4, rate=settings.data.images_fps)
         return info, *check_annotation(case, settings.data, info)
@@ -232,6 +233,7 @@ def _entry(case: SurgicalCase, data: Data, cache: Path) -> Entry:
 
     with open_frames(cache) as file:
         phase, tool = file["phase"][()], file["tool"][()]
+        recording = str(file.attrs.get("recording", ""))
     counts = np.bincount(phase[phase >= 0], minlength=len(data.phases)).tolist()
     sources = {"video": case.video, "phases": case.phases, "tools": case.tools}
     files: dict[str, tuple[str, ...]] = {k: (str(path),) for k, path in sources.items() if path is not None}
@@ -241,7 +243,7 @@ def _entry(case: SurgicalCase, data: Data, cache: Path) -> Entry:
         "tools": dict(zip(data.tools, (tool == 1).sum(0).tolist(), strict=True)),
     }
     present = tuple(name for kind in ("phases", "tools") for name, count in facts[kind].items() if count)
-    return Entry(case.name, case.group, files, str(cache), facts, float(len(phase)), present)
+    return Entry(case.name, case.group, files, str(cache), facts, float(len(phase)), present, recording)
 
 
 def _new(case: str, group: str, video: Path) -> Entry:

@@ -135,7 +135,7 @@ def write_model(path: Path, targets: Targets | None = None, **more: Any) -> Inte
     return network
 
 
-def told(targets: Targets | None = None) -> dict[str, Any]:
+def told(targets: Targets | None = None) -> Any:
     """The task and the preparation of scans in a model's file."""
     return {
         "task": {"targets": (targets or BALL).as_dict(), "channels": 1},

@@ -12,19 +12,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dicom_files import Grid, write_series
 from experiments import EXPERIMENT
 from foldwise.command import Output
+from foldwise.evaluate import marks
 from foldwise.experiment.paths import Paths
 from foldwise.files import CaseError, write_json
+from foldwise.hdf5 import identity_of
+from foldwise.index import Entry
 from foldwise.settings import validate
 from foldwise.stages import predict as stage
 from foldwise.store import Store
 from foldwise.systems import system_of
 from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.systems.segmentation.settings import Settings
-from foldwise.volumes.settings import Export
+from foldwise.training.model_file import read_model
+from foldwise.volumes.prepare import cache_case, crop_case
+from foldwise.volumes.settings import Cache, Crop, Export
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 from untrained import noted_predictions, write_untrained
@@ -264,3 +270,34 @@ def test_sources_of_one_name_have_their_own_folders() -> None:
     assert re.fullmatch(r"results/tiny/\{model\}/predicted-new-[0-9a-f]{8}", folder("new"))
     assert folder("new") == folder("./new/") == folder("wards/../new")
     assert len({folder(source) for source in ("new", "hospitalB/new", "new.csv", "../new")}) == 4
+
+
+def test_a_scan_that_a_model_learnt_from(
+    predict: Predict, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Under another name, and in another file format."""
+    write_scan(tmp_path / "scans" / "new.nii.gz", 3)
+    write_scan(tmp_path / "scans" / "other.nii.gz", 4)
+    folder = tmp_path / "crop"
+    folder.mkdir()
+    crop_case([tmp_path / "scans" / "new.nii.gz"], None, None, None, Crop(to="none"), {"tumour": 1}, folder)
+    cache_case("c0", folder, Cache(), {"tumour": 1}, tmp_path / "c0.h5")
+    mark = marks(Entry("c0", "p0", {}, "", {}, 1), identity_of(tmp_path / "c0.h5"))["recording"]
+    state = torch.load(model, weights_only=True)
+    torch.save(state | {"learnt": [mark]}, model)
+    try:
+        predict(tmp_path / "scans", tmp_path / "out")
+    finally:
+        torch.save(state, model)
+    assert "case new: 1 of the 1 models learnt from this recording" in caplog.text
+    assert "case other" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [({"learnt": 5}, "learnt: "), ({"task": "tumour"}, "task: "), ({"network": {"w": [1]}}, "network.w: ")],
+)
+def test_a_file_that_does_not_say_what_it_is_for(model: Path, tmp_path: Path, changed: Any, why: str) -> None:
+    torch.save(torch.load(model, weights_only=True) | changed, tmp_path / "model.pt")
+    with pytest.raises(CaseError, match=rf"model\.pt: not a model of Foldwise \({re.escape(why)}"):
+        read_model(tmp_path / "model.pt")

@@ -22,7 +22,7 @@ from foldwise.settings import validate
 from foldwise.store import Store
 from foldwise.systems import system_of
 from foldwise.training.learner import Learner
-from foldwise.training.model_file import read_model
+from foldwise.training.model_file import ModelFile, read_model
 
 # Leading columns of metrics.csv; the metrics follow them.
 KEYS = ("case", "group", "fold", "class")
@@ -42,7 +42,7 @@ class Trained:
     learner: Learner[Any]
     networks: list[nn.Module]
     task: dict[str, Any]
-    states: list[dict[str, Any]]
+    states: list[ModelFile]
 
 
 def read_trained(
@@ -135,14 +135,15 @@ def _difference(first: Any, second: Any, name: str = "") -> str:
     return "" if first == second else f"{name}: {first}, and {second}".removeprefix(": ")
 
 
-def marks(entry: Entry, identity: Identity) -> dict[str, str]:
+def marks(entry: Entry, identity: Identity | None = None) -> dict[str, str]:
     """What identifies a case in a model trained on it: kind → hash, which reveals no name.
 
     Args:
         entry: the case.
-        identity: of the file used for training.
+        identity: of the file used for training, if that matters.
     """
-    values = {"case": entry.case, "patient": entry.group, **identity._asdict()}
+    values = {"case": entry.case, "patient": entry.group}
+    values |= {} if identity is None else identity._asdict()
     return {kind: short_hash([kind, value], 16) for kind, value in values.items() if value}
 
 
@@ -177,6 +178,19 @@ def refuse_learnt(
                     f"{path}: cannot be tested on case {entry.case}: {why[kind]} was used to train it or to "
                     f"choose its epoch; give a model that never saw it"
                 )
+
+
+def warn_of_learnt(entry: Entry, cache: Path, states: Sequence[ModelFile]) -> None:
+    """Warn of a new case whose recording a model has learnt from: its prediction is no test of the model."""
+    mark = marks(entry, identity_of(cache)).get("recording")
+    learnt = [number for number, state in enumerate(states) if mark in state.get("learnt", ())]
+    if learnt:
+        others = len(states) - len(learnt)
+        logging.warning(
+            "case %s: %d of the %d models learnt from this recording%s; do not score this prediction",
+            *(entry.case, len(learnt), len(states)),
+            f", {others} held it out" if others else "",
+        )
 
 
 def made_from(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from foldwise.command import Folder, Of, Output, run, stage
-from foldwise.evaluate import Trained, read_trained, with_fingerprint
+from foldwise.evaluate import Trained, read_trained, warn_of_learnt, with_fingerprint
 from foldwise.files import (
     CaseError,
     file_hash,
@@ -137,6 +137,7 @@ def _predict(
                 if isinstance(cache, CaseError):
                     raise cache
                 with naming(case.name):
+                    warn_of_learnt(case.entry, cache, trained.states)
                     predict = partial(trained.learner.predict, trained.networks, str(cache))
                     write = partial(with_fingerprint, predict, case.made_of)
                     predictions[case.name] = state.put(write, case.name, *case.made_of)

@@ -171,6 +171,7 @@ class Job:
                 "prepared": dict(self.prepared),
                 "fingerprint": fingerprint,
                 "fold": self.fold,
+                "held_out": sorted(marks(self.index[case])["case"] for case in fold.test),
                 "learnt": sorted(
                     {m for case in self.caches for m in marks(self.index[case], identities[case]).values()}
                 ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,7 +13,7 @@ from foldwise.systems.interactive.network import InteractiveNetwork
 from foldwise.systems.interactive.places import Places
 from foldwise.systems.interactive.session import Propagator
 from foldwise.systems.interactive.settings import Model
-from foldwise.training.model_file import read_model
+from foldwise.training.model_file import ModelFile, read_model
 from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.geometry import Lineage
 from foldwise.volumes.patches import normalise, scaling
@@ -37,7 +36,7 @@ class Trained:
     network: InteractiveNetwork
     settings: Model
     targets: Targets
-    state: dict[str, Any]
+    state: ModelFile
     digest: str
 
 

@@ -36,11 +36,25 @@ class Header:
         shape: voxels along the stored axes (x, y, z); more than three for a 4-D file.
         affine: 4×4, voxel index to millimetres in RAS+ (nibabel's convention).
         dtype: type of the voxel values after scaling.
+        remarks: what a user should know, e.g. files of a DICOM folder that were left out.
+        no_seg: why a DICOM Segmentation cannot refer to it; empty if one can, or if it is not DICOM.
     """
 
     shape: tuple[int, ...]
     affine: np.ndarray
     dtype: np.dtype[Any]
+    remarks: tuple[str, ...] = ()
+    no_seg: str = ""
+
+    def as_list(self) -> list[Any]:
+        """Plain values, for JSON."""
+        return [list(self.shape), self.affine.tolist(), self.dtype.str, list(self.remarks), self.no_seg]
+
+    @classmethod
+    def from_list(cls, values: list[Any]) -> Header:
+        """The inverse of `as_list`."""
+        shape, affine, dtype, remarks, no_seg = values
+        return cls(tuple(shape), np.array(affine), np.dtype(dtype), tuple(remarks), no_seg)
 
     @property
     def channels(self) -> int:
@@ -91,7 +105,7 @@ def is_dicom_folder(path: Path) -> bool:
 
 def series_header(series: Series) -> Header:
     """The header of a DICOM series."""
-    return Header(series.shape, LPS_TO_RAS @ series.affine, series.dtype)
+    return Header(series.shape, LPS_TO_RAS @ series.affine, series.dtype, series.remarks, series.no_seg)
 
 
 def read_header(path: Path) -> Header:

@@ -1,0 +1,203 @@
+"""How the slices of a DICOM series lie: evenly in a line, or why not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from foldwise.files import CaseError
+from foldwise.volumes.dicom_frames import Frame
+
+# Largest distance of a slice from its position on an even grid, in steps of the stack.
+PLACE = 0.1
+# Largest difference of directions (a millimetre per metre): cosines are rounded when written.
+DIRECTION = 1e-3
+# Largest lean of a stack; gantries tilt by 30° at most.
+LEAN = 45
+# Slices closer than this are at the same position, in mm.
+SAME = 1e-3
+
+# What distinguishes pictures at the same position, the most telling first.
+DIFFERS = {
+    "TemporalPositionIdentifier": "time points",
+    "TemporalPositionIndex": "time points",
+    "TemporalPositionTimeOffset": "time points",
+    "NominalPercentageOfCardiacPhase": "cardiac phases",
+    "NominalCardiacTriggerDelayTime": "cardiac phases",
+    "TriggerTime": "cardiac phases",
+    "NominalPercentageOfRespiratoryPhase": "respiratory phases",
+    "EchoTime": "echoes",
+    "EffectiveEchoTime": "echoes",
+    "EchoNumbers": "echoes",
+    "DiffusionBValue": "b-values",
+    "DiffusionGradientOrientation": "diffusion directions",
+    "InversionTime": "inversion times",
+    "InversionTimes": "inversion times",
+    "FlipAngle": "flip angles",
+    "SequenceName": "sequences, e.g. b-values",
+    "ComplexImageComponent": "images such as magnitude and phase",
+    "FrameType": "types of images",
+    "ImageType": "types of images",
+    "KVP": "tube voltages",
+    "ConvolutionKernel": "reconstructions",
+    "AcquisitionNumber": "acquisitions",
+    "FrameReferenceTime": "time points",
+    "AcquisitionDateTime": "time points",
+    "FrameReferenceDateTime": "time points",
+    "FrameAcquisitionDateTime": "time points",
+    "AcquisitionTime": "time points",
+    "ContentTime": "time points",
+}
+
+
+def step_of(frames: Sequence[Frame], places: np.ndarray, normal: np.ndarray, where: Path) -> np.ndarray:
+    """The step from a slice to the next; it need not be at a right angle to the slices (gantry tilt).
+
+    Args:
+        frames: slices, sorted along the normal.
+        places: their positions, (n, 3), in LPS millimetres.
+        normal: unit vector at right angles to the slices.
+        where: their folder, for messages.
+
+    Returns:
+        The step in LPS millimetres.
+
+    Raises:
+        CaseError: the slices are not in line and evenly spaced.
+    """
+    if len(frames) == 1:
+        thickness = frames[0].get("SliceThickness") or frames[0].get("SpacingBetweenSlices")
+        if not thickness:
+            raise CaseError(f"{where}: a single slice without SliceThickness; its thickness is unknown")
+        return normal * abs(thickness)
+    height = (places - places[0]) @ normal
+    across = places - places[0] - np.outer(height, normal)
+    _refuse_repeats(frames, height, across, where)
+    mean = height[-1] / (len(frames) - 1)
+    lean = across[-1] / height[-1]
+    sideways = np.linalg.norm(across - np.outer(height, lean), axis=1)
+    if sideways.max() > PLACE * mean:
+        jumps = np.linalg.norm(np.diff(across - np.outer(height, lean), axis=0), axis=1)
+        z = int(jumps.argmax())
+        raise CaseError(
+            f"{where}: its slices are not in line: {frames[z + 1].name} is shifted sideways by "
+            f"{np.linalg.norm(across[z + 1] - across[z]):.2f} mm relative to {frames[z].name}"
+        )
+    if (angle := angle_of(lean)) > LEAN:
+        raise CaseError(
+            f"{where}: its stack leans by {angle:.0f}°: from a slice to the next, the position moves by "
+            f"{mean:.2f} mm across the slices and by {np.linalg.norm(lean) * mean:.2f} mm along them; no "
+            f"gantry tilts by more than {LEAN}°, so ImageOrientationPatient or the positions are wrong"
+        )
+    even = np.arange(len(frames))
+    straight = np.linalg.norm(places - places[0] - np.outer(even, mean * normal), axis=1)
+    if np.linalg.norm(lean) <= DIRECTION and straight.max() <= PLACE * mean:
+        return mean * normal
+    step: np.ndarray = (places[-1] - places[0]) / (len(frames) - 1)
+    if np.linalg.norm(places - places[0] - np.outer(even, step), axis=1).max() > PLACE * mean:
+        _refuse_uneven(frames, np.diff(height), where)
+    return step
+
+
+def angle_of(lean: np.ndarray) -> float:
+    """The angle in degrees by which a stack leans: its movement along the slices per movement across."""
+    return float(np.rad2deg(np.arctan(np.linalg.norm(lean))))
+
+
+def number_remark(frames: Sequence[Frame]) -> str | None:
+    """What the numbers of evenly spaced slices say about missing ones, or None."""
+    if "PET" in frames[0].kind or "Positron" in frames[0].kind:
+        wanted = frames[0].get("NumberOfSlices") or 0
+        if wanted > len(frames):
+            return f"has {len(frames)} slices, but NumberOfSlices is {wanted}; are slices missing at an end?"
+    numbers = _numbers(frames)
+    if len(set(numbers)) < max(2, len(frames)):
+        return None
+    first, last = min(numbers), max(numbers)
+    if missing := sorted(set(range(first, last + 1)) - set(numbers)):
+        named = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
+        return (
+            f"InstanceNumbers are {first} to {last}, but {len(missing)} of them are not there ({named}); the "
+            f"slices that are there are evenly spaced; was a part of the series left out?"
+        )
+    if first > 1:
+        count = "a slice" if first == 2 else f"{first - 1} slices"
+        return f"InstanceNumbers are {first} to {last}; {count} may be missing at an end, where no gap reveals it"
+    return None
+
+
+def _numbers(frames: Sequence[Frame]) -> list[int]:
+    """InstanceNumbers, or places in the stack of an enhanced image; empty if some have none."""
+    keyword = "InStackPositionNumber" if frames[0].many else "InstanceNumber"
+    numbers = [frame.get(keyword) for frame in frames]
+    return [] if None in numbers else numbers
+
+
+def _refuse_uneven(frames: Sequence[Frame], steps: np.ndarray, where: Path) -> None:
+    z, whole = int(steps.argmax()), steps / steps.min()
+    why = "they are not evenly spaced"
+    if np.abs(whole - np.round(whole)).max() <= PLACE:
+        missing = int(np.round(whole).sum()) - len(steps)
+        why = "one is missing" if missing == 1 else f"{missing} are missing"
+    numbers = _numbers(frames)
+    if numbers and all(abs(after - before) == 1 for before, after in pairwise(numbers)):
+        why = "they are not evenly spaced, and none is missing, since their InstanceNumbers are consecutive"
+    raise CaseError(
+        f"{where}: its slices lie {steps.min():.2f} to {steps.max():.2f} mm apart; {why} (largest step "
+        f"between {frames[z].name} and {frames[z + 1].name})"
+    )
+
+
+def _refuse_repeats(frames: Sequence[Frame], height: np.ndarray, across: np.ndarray, where: Path) -> None:
+    steps = np.diff(height)
+    if steps.min() >= SAME:
+        return
+    starts = np.flatnonzero(np.r_[True, steps >= SAME, True])
+    groups = [slice(begin, end) for begin, end in pairwise(starts)]
+    for group in groups:
+        apart = np.linalg.norm(across[group] - across[group.start], axis=1)
+        if apart.max() >= SAME:
+            other = frames[group.start + int(apart.argmax())]
+            raise CaseError(
+                f"{where}: {frames[group.start].name} and {other.name} lie in the same plane, "
+                f"{apart.max():.2f} mm apart; ImageOrientationPatient or the positions are wrong, or they "
+                f"are parts of one picture"
+            )
+    counts = np.diff(starts)
+    several = _several([frames[group] for group in groups])
+    if counts.min() == counts.max():
+        raise CaseError(
+            f"{where}: its {len(frames)} {_what(frames)} have {len(counts)} positions, {counts[0]} "
+            f"{_what(frames)} at each position: {several or 'several time points, echoes or phases'} in one "
+            f"series; keep one in the folder"
+        )
+    z = int(steps.argmin())
+    also = several or "one exists twice, or the series contains several time points"
+    raise CaseError(f"{where}: {frames[z].name} and {frames[z + 1].name} are at the same position; {also}")
+
+
+def _what(frames: Sequence[Frame]) -> str:
+    return "frames" if frames[0].many else "files"
+
+
+def _several(groups: Sequence[Sequence[Frame]]) -> str:
+    """What distinguishes the pictures at each position, with values; empty if nothing is known to."""
+    told: list[str] = []
+    values: list[list[tuple[object, ...]]] = [[() for _ in group] for group in groups]
+    for keyword, what in DIFFERS.items():
+        if all(len(set(known)) == len(known) for known in values):
+            break
+        finer = [
+            [(*old, frame.get(keyword)) for old, frame in zip(known, group, strict=True)]
+            for known, group in zip(values, groups, strict=True)
+        ]
+        if any(len(set(new)) > len(set(old)) for new, old in zip(finer, values, strict=True)):
+            values = finer
+            largest = max(groups, key=len)
+            seen = list(dict.fromkeys(str(frame.get(keyword)) for frame in largest))
+            shown = ", ".join(seen[:4]) + (", …" if len(seen) > 4 else "")
+            told.append(f"several {what} ({keyword} {shown})")
+    return " and ".join(told)

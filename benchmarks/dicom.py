@@ -25,7 +25,7 @@ from foldwise.volumes.volume import read_header, read_volume
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
-from dicom_files import Grid, write_series  # noqa: E402
+from dicom_files import Grid, write_series
 
 LARGE = Grid(shape=(512, 512, 400))
 

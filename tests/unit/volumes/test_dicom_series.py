@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +16,22 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    NuclearMedicineImageStorage,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    XRayAngiographicImageStorage,
+)
 
-from dicom_files import Grid, oblique, write_rtstruct, write_series
+from dicom_files import Grid, grids, tilted, write_rtstruct, write_series
 from foldwise.files import CaseError
 from foldwise.importers.dicom import import_folder
-from foldwise.volumes.volume import read_header, read_volume
+from foldwise.volumes.volume import Header, read_header, read_volume
 
 SMALL = Grid(shape=(6, 5, 4))
 STORED = np.random.default_rng(5).integers(0, 1000, SMALL.shape)
@@ -39,26 +54,13 @@ def setting(**values: Any) -> Edit:
 def affine_of(grid: Grid) -> np.ndarray:
     """The correct affine (RAS), from the grid alone."""
     affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = grid.axes * grid.spacing, grid.origin
+    affine[:3, :3], affine[:3, 3] = grid.steps, grid.origin
     return np.diag([-1, -1, 1, 1]) @ affine
 
 
-@pytest.mark.parametrize(
-    ("row", "column"),
-    [
-        pytest.param((-1, 0, 0), (0, -1, 0), id="prone"),
-        pytest.param((-1, 0, 0), (0, 1, 0), id="rows turned"),
-        pytest.param((1, 0, 0), (0, -1, 0), id="columns turned"),
-        pytest.param((0, 1, 0), (0, 0, -1), id="sagittal"),
-        pytest.param((1, 0, 0), (0, 0, -1), id="coronal"),
-        pytest.param(oblique().along_row, oblique().along_column, id="oblique"),
-    ],
-)
-def test_every_grid_is_read_by_its_positions(
-    tmp_path: Path, row: tuple[float, ...], column: tuple[float, ...]
-) -> None:
+@pytest.mark.parametrize("grid", [pytest.param(grid, id=name) for name, grid in grids(SMALL.shape).items()])
+def test_every_grid_is_read_by_its_positions(tmp_path: Path, grid: Grid) -> None:
     """A negative SpacingBetweenSlices, as written by some scanners, reverses nothing."""
-    grid = Grid(shape=SMALL.shape, along_row=row, along_column=column)  # type: ignore[arg-type]
     write_series(tmp_path, grid, stored=STORED, edit=setting(SpacingBetweenSlices=-2.5))
     volume = read_volume(tmp_path)
     assert np.allclose(volume.affine, affine_of(grid), atol=1e-6)
@@ -154,8 +156,83 @@ def test_compressed_slices(tmp_path: Path, syntax: UID | None) -> None:
         read_header(folder)
 
 
-def tilted(z: int, one: Dataset) -> None:
-    one.ImagePositionPatient = [-12.5, 30.25 + 2.5 * z * np.tan(np.deg2rad(15)), -71 + 2.5 * z]
+def rewritten(syntax: UID, folder: Path, preamble: bool = True) -> None:
+    """Write the files of a folder again, in another transfer syntax; or as archives of the 1990s."""
+    for path in folder.iterdir():
+        read = pydicom.dcmread(path)
+        one = Dataset({element.tag: element for element in read})  # decoded, in no order of bytes
+        little = syntax != ExplicitVRBigEndian
+        if not little:
+            one.PixelData = np.frombuffer(one.PixelData, "<i2").astype(">i2").tobytes()
+        if preamble:
+            one.file_meta = read.file_meta
+            one.file_meta.TransferSyntaxUID = syntax
+            one.save_as(path, enforce_file_format=True)
+        else:
+            one.save_as(path, implicit_vr=syntax.is_implicit_VR, little_endian=little)
+
+
+@pytest.mark.parametrize("preamble", [True, False], ids=["file meta", "neither preamble nor file meta"])
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, None], ids=["implicit", "big", "explicit"]
+)
+def test_every_order_of_bytes(tmp_path: Path, syntax: UID | None, preamble: bool) -> None:
+    write_series(tmp_path, SMALL, stored=STORED - 500, edit=slopes)
+    rewritten(syntax or pydicom.uid.ExplicitVRLittleEndian, tmp_path, preamble)
+    (tmp_path / "notes.txt").write_bytes(b"\x08\x00 no DICOM")
+    expected = (STORED - 500) * np.array([1, 0.5, 1, 1.5]) - np.array([0, 3, 3, 3])
+    assert np.array_equal(read_volume(tmp_path).data, expected)
+    cut(tmp_path / "IM898", 5)
+    with pytest.raises(CaseError, match="IM898 has fewer pixels"):
+        read_header(tmp_path)
+
+
+def test_a_deflated_series(tmp_path: Path) -> None:
+    write_series(tmp_path, SMALL, stored=STORED)
+    rewritten(DeflatedExplicitVRLittleEndian, tmp_path)
+    assert np.array_equal(read_volume(tmp_path).data, STORED)
+    cut(tmp_path / "IM898", 20)
+    with pytest.raises(CaseError, match="missing .IM898"):
+        read_header(tmp_path)
+
+
+def unusual(z: int, one: Dataset) -> None:
+    """Legal, or nearly so, and without a meaning for values and positions."""
+    one.RescaleSlope, one.RescaleIntercept = None, ""
+    one.ImageOrientationPatient = [1, 4e-5 * z, 0, -4e-5 * z, 1, 0]
+    one.SpecificCharacterSet, one.PatientName = ["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"
+    one.WindowCenter, one.WindowWidth = 40 + z, 400
+    one.private_block(0x0009, "GEMS_IDEN_01", create=True).add_new(1, "OB", bytes(100_000))
+    one.RealWorldValueMappingSequence = [Dataset()]
+    one.SmallestImagePixelValue = 7
+
+
+def test_unusual_headers(tmp_path: Path) -> None:
+    write_series(tmp_path, SMALL, stored=STORED, edit=unusual)
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.data, STORED)
+    assert np.allclose(volume.affine, affine_of(SMALL), atol=2e-4)
+
+
+def test_a_number_that_is_none_is_named(tmp_path: Path) -> None:
+    write_series(tmp_path, SMALL, edit=setting(RescaleSlope="1.5"))
+    content = (tmp_path / "IM898").read_bytes()
+    (tmp_path / "IM898").write_bytes(content.replace(b"1.5 ", b"1,5 "))
+    with pytest.raises(CaseError, match=r"IM898: RescaleSlope cannot be read .*'1,5'"):
+        read_header(tmp_path)
+
+
+def floats(z: int, one: Dataset) -> None:
+    one.FloatPixelData = (STORED[..., z].T / 8).astype("<f4").tobytes()
+    one.BitsAllocated = 32
+    for keyword in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        delattr(one, keyword)
+
+
+def test_floats(tmp_path: Path) -> None:
+    write_series(tmp_path, SMALL, edit=floats)
+    assert read_header(tmp_path).dtype == np.float32
+    assert np.array_equal(read_volume(tmp_path).data, STORED / 8)
 
 
 def jumping(z: int, one: Dataset) -> None:
@@ -180,6 +257,43 @@ def colour(z: int, one: Dataset) -> None:
     one.PixelData = bytes(90)
 
 
+def leaning(z: int, one: Dataset) -> None:
+    one.ImagePositionPatient = [-12.5 + 5 * z, 30.25, -71 + 2.5 * z]
+
+
+def echoes(z: int, one: Dataset) -> None:
+    repeated(z, one)
+    one.EchoTime = 2.46 * (1 + z // 2)
+
+
+def echoes_and_times(z: int, one: Dataset) -> None:
+    one.ImagePositionPatient, one.EchoTime = [-12.5, 30.25, -71], 2.46 * (1 + z // 2)
+    one.TemporalPositionIdentifier = 1 + z % 2
+
+
+def b_values(z: int, one: Dataset) -> None:
+    repeated(z, one)
+    one.DiffusionBValue = 1000.0 * (z // 2)
+
+
+def last_again(z: int, one: Dataset) -> None:
+    twice(z, one)
+    one.AcquisitionTime = f"12000{z}"
+
+
+def imager(z: int, one: Dataset) -> None:
+    one.ImagerPixelSpacing = one.PixelSpacing
+    del one.PixelSpacing
+
+
+def palette(z: int, one: Dataset) -> None:
+    one.PhotometricInterpretation = "PALETTE COLOR"
+
+
+def united(z: int, one: Dataset) -> None:
+    one.private_block(0x0065, "Image Private Header", create=True).add_new(0x50, "DS", "16")
+
+
 def last(**values: Any) -> Edit:
     """Put values only into the last slice."""
     return lambda z, one: setting(**values)(z, one) if z == 3 else None
@@ -188,10 +302,9 @@ def last(**values: Any) -> Edit:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        pytest.param(tilted, r"tilted by 15\.0° .*gantry tilt", id="tilt"),
         pytest.param(jumping, r"IM898 is shifted sideways by 5\.00 mm relative to IM899", id="jump"),
         pytest.param(drifting, r"2\.80 to 4\.00 mm apart; they are not evenly spaced", id="drift"),
-        pytest.param(repeated, "2 positions, 2 files at each position: several time points", id="times"),
+        pytest.param(repeated, r"2 position\(s\), 2 files at each position: several time points", id="times"),
         pytest.param(twice, "IM897 and IM898 are at the same position|IM898 and IM897 are at", id="twice"),
         pytest.param(setting(PixelSpacing=None), "has no PixelSpacing", id="no spacing"),
         pytest.param(setting(ImagePositionPatient=None), "has no ImagePositionPatient", id="no position"),
@@ -200,7 +313,27 @@ def last(**values: Any) -> Edit:
         pytest.param(last(Rows=6, Columns=5), "Rows of IM897 is 6, that of IM898 5", id="size"),
         pytest.param(last(PatientID="P2"), "2 PatientIDs .*IM897.*2 patients in one series", id="patients"),
         pytest.param(colour, r"IM\d+ is a colour picture \(RGB\)", id="colour"),
-        pytest.param(setting(NumberOfFrames=2), "contains 2 frames", id="frames"),
+        pytest.param(setting(NumberOfFrames=2, PixelData=bytes(120), SOPClassUID=NuclearMedicineImageStorage),
+                     r"contains 2 frames \(Nuclear Medicine Image\) without a position", id="frames"),
+        pytest.param(leaning, r"leans by 63°: .* 2.50 mm across the slices and by 5.00 mm along", id="lean"),
+        pytest.param(setting(ImageOrientationPatient=[1, 0, 0, 0, 0, 1]), r"IM897 and IM900 lie in the same plane, 7\.50 mm apart",
+                     id="orientation that does not fit the positions"),
+        pytest.param(echoes, r"2 files at each position: several echoes \(EchoTime 2.46, 4.92\)", id="echoes"),
+        pytest.param(echoes_and_times, r"1 position\(s\), 4 files .*several time points \(TemporalPositionIdentifier"
+                     r" 1, 2\) and several echoes \(EchoTime 2.46, 4.92\)", id="echoes and times"),
+        pytest.param(b_values, r"several b-values \(DiffusionBValue 0.0, 1000.0\)", id="b-values"),
+        pytest.param(last_again, r"IM89\d and IM89\d are at the same position; several .*AcquisitionTime",
+                     id="a slice acquired again"),
+        pytest.param(imager, r"has no PixelSpacing \(ImagerPixelSpacing is that of the detector\)", id="imager"),
+        pytest.param(setting(ImagePositionPatient=None, SOPClassUID=SecondaryCaptureImageStorage),
+                     "is a secondary capture", id="secondary capture"),
+        pytest.param(setting(ImageOrientationPatient=None, SOPClassUID=XRayAngiographicImageStorage),
+                     r"no ImageOrientationPatient; .* \(X-Ray Angiographic Image\)", id="XA"),
+        pytest.param(setting(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "is a localizer", id="scout"),
+        pytest.param(palette, r"a colour picture \(PALETTE COLOR\)", id="palette"),
+        pytest.param(last(PhotometricInterpretation="MONOCHROME1"), "2 photometric interp", id="photometric"),
+        pytest.param(united, "is a mosaic", id="United Imaging's mosaic"),
+        pytest.param(setting(ModalityLUTSequence=[Dataset()], RescaleSlope=None), "ModalityLUT", id="LUT"),
         pytest.param(setting(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "is a mosaic", id="mosaic"),
         pytest.param(setting(RescaleSlope=0), "has RescaleSlope 0", id="slope 0"),
         pytest.param(setting(PixelData=bytes(30)), "IM897 has fewer pixels than it states", id="half"),
@@ -265,3 +398,96 @@ def test_the_importer_loses_no_patient_and_no_slice(tmp_path: Path) -> None:
         import_folder(tmp_path / "in", tmp_path / "three", "CT", "GTV=tumour")
     dataset, _ = import_folder(tmp_path / "in", tmp_path / "four", "CT", "GTV=tumour", skip_broken=True)
     assert [row.group for row in dataset.rows] == ["A"]
+
+
+def numbered(*numbers: int) -> Edit:
+    return lambda z, one: setattr(one, "InstanceNumber", numbers[z])
+
+
+@pytest.mark.parametrize(
+    ("edit", "remark"),
+    [
+        pytest.param(numbered(4, 3, 2, 1), "", id="from the top"),
+        pytest.param(numbered(1, 1, 1, 1), "", id="no numbers"),
+        pytest.param(numbered(0, 1, 2, 3), "", id="from 0"),
+        pytest.param(numbered(3, 4, 5, 6), "3 to 6; 2 slices may be missing at an end", id="start"),
+        pytest.param(numbered(1, 3, 5, 7), r"1 to 7, but 3 of them are not there \(2, 4, 6\)", id="thinned"),
+    ],
+)
+def test_what_numbers_of_slices_reveal(tmp_path: Path, edit: Edit, remark: str) -> None:
+    write_series(tmp_path, SMALL, edit=edit)
+    remarks = read_header(tmp_path).remarks
+    assert re.search(remark, remarks[0]) if remark else not remarks
+
+
+def test_a_tilt_is_said_and_rounding_is_none(tmp_path: Path) -> None:
+    write_series(tmp_path / "tilted", tilted(SMALL))
+    header = read_header(tmp_path / "tilted")
+    assert "tilted by 15.0° relative to the stack" in header.remarks[0]
+    again = Header.from_list(json.loads(json.dumps(header.as_list())))
+    assert (again.shape, again.dtype, again.remarks) == (header.shape, header.dtype, header.remarks)
+    assert np.array_equal(again.affine, header.affine)
+    rounded = replace(SMALL, shift=(1e-3, -1e-3))
+    write_series(tmp_path / "rounded", rounded)
+    header = read_header(tmp_path / "rounded")
+    assert not header.remarks
+    assert np.allclose(header.affine, affine_of(SMALL), atol=1e-9)
+
+
+def test_every_file_is_accounted_for(tmp_path: Path) -> None:
+    """Objects of other kinds, scouts and copies do not hide a scan, and each is named."""
+    images = write_series(tmp_path, SMALL, stored=STORED)
+    write_rtstruct(tmp_path / "rs.dcm", images, {})
+    write_series(
+        tmp_path,
+        Grid(shape=(6, 5, 1)),
+        flat=True,
+        edit=setting(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+    )
+    write_series(tmp_path, Grid(shape=(6, 5, 1)), flat=True, edit=colour)
+    scout = pydicom.dcmread(tmp_path / "IM900")
+    scout.ImageType, scout.ImageOrientationPatient = ["ORIGINAL", "PRIMARY", "LOCALIZER"], [0, 1, 0, 0, 0, -1]
+    scout.save_as(tmp_path / "scout")
+    shutil.copy(tmp_path / "IM899", tmp_path / "again")
+    shutil.copy(tmp_path / "IM899", tmp_path / ".IM899.x8Yz")
+    (tmp_path / "notes.txt").write_text("none")
+    (tmp_path / "other").mkdir()
+    header = read_header(tmp_path)
+    assert np.array_equal(read_volume(tmp_path).data, STORED)
+    said = "; ".join(header.remarks)
+    for name in ("rs.dcm (RT Structure Set)", "scout (a localizer (scout))", "again (a copy of IM899)",
+                 ".IM899.x8Yz (a hidden file)", "notes.txt (not DICOM)", "other (a folder)", "(a colour picture (RGB))"):  # fmt: skip
+        assert name in said
+    assert said.count("IM900") == 0
+
+
+def test_without_a_scan_the_others_are_named(tmp_path: Path) -> None:
+    images = write_series(tmp_path / "in", SMALL)
+    write_rtstruct(tmp_path / "rs" / "rs.dcm", images, {})
+    with pytest.raises(CaseError, match=r"0 DICOM series, expected exactly one \(rs.dcm: RT Structure Set\)"):
+        read_header(tmp_path / "rs")
+    write_series(tmp_path / "in", SMALL, flat=True)
+    with pytest.raises(CaseError, match=r"2 DICOM series, .* \(4 × CT Image, e.g. .*; 4 × CT Image"):
+        read_header(tmp_path / "in")
+
+
+def csa(count: int) -> bytes:
+    """Siemens' private header (CSA2) with the number of pictures in a mosaic, by nibabel's description."""
+    value = str(count).encode()
+    item = struct.pack("<4i", len(value), len(value), 77, len(value)) + value.ljust(4, b"\0")
+    tag = struct.pack("<64si4s3i", b"NumberOfImagesInMosaic", 1, b"US", 6, 1, 77) + item
+    return b"SV10\4\3\2\1" + struct.pack("<2I", 1, 77) + tag
+
+
+def test_a_mosaic_without_its_image_type(tmp_path: Path) -> None:
+    """Anonymised: one picture of several slices would be read as a slice."""
+
+    def edit(z: int, one: Dataset) -> None:
+        one.Modality = "MR"
+        one.private_block(0x0029, "SIEMENS CSA HEADER", create=True).add_new(0x10, "OB", csa(count))
+
+    for count in (1, 16):
+        write_series(tmp_path / str(count), Grid(shape=(6, 5, 1)), edit=edit)
+    assert read_header(tmp_path / "1").shape == (6, 5, 1)
+    with pytest.raises(CaseError, match="IM900 is a mosaic"):
+        read_header(tmp_path / "16")

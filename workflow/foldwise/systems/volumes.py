@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil, prod
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,7 +16,7 @@ from foldwise.section import values_for
 from foldwise.settings import dump
 from foldwise.sheet import Sheet
 from foldwise.systems.base import Footprint, System
-from foldwise.volumes.check import check_volumes
+from foldwise.volumes.check import check_volumes, refuse_no_seg
 from foldwise.volumes.settings import Cache, Data, VolumeExperiment
 from foldwise.volumes.sheet import Case, read_new_cases, read_sheet
 from foldwise.volumes.size import Size
@@ -48,11 +48,21 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
             # When all files can be read, the demo has generated its own.
             produced=(lambda path: False) if deep else is_phantom,
             needs_weight=self.needs_weight(settings),
+            writes_seg=self.writes_seg(settings),
         )
 
     def needs_weight(self, settings: AnyVolumeSettings) -> str | None:
         """Why every training case must have a weight map, or None."""
         return None
+
+    def writes_seg(self, settings: AnyVolumeSettings) -> bool:
+        """Whether predictions are also written as DICOM Segmentations, which refer to their series."""
+        return False
+
+    def check_new(self, settings: AnyVolumeSettings, entries: Sequence[Entry]) -> None:
+        """Refuse series to which the requested segmentation cannot refer."""
+        if self.writes_seg(settings):
+            refuse_no_seg({entry.case: Path(entry.files["images"][0]) for entry in entries})
 
     def preparation(self, settings: AnyVolumeSettings, sheet: Sheet[Case]) -> VolumePreparation:
         """Lungs, crops and caches."""

@@ -7,7 +7,6 @@ import os
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -177,9 +176,7 @@ def _frames(file: Path) -> list[Frame] | str:
     return kind.name.removesuffix(" Storage")
 
 
-def _pixels(
-    stream: BufferedReader, top: Frame, *, implicit: bool, little: bool, native: bool
-) -> Pixels | None:
+def _pixels(stream: BinaryIO, top: Frame, *, implicit: bool, little: bool, native: bool) -> Pixels | None:
     """Where the pixels are; None: there are none.
 
     Args:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 from pydicom.uid import UID
@@ -103,7 +103,8 @@ class Frame:
 
 def elements_of(dataset: pydicom.Dataset) -> Elements:
     """Tag → element, as read."""
-    return {int(tag): dataset.get_item(tag) for tag in dataset.keys()}
+    tags = dataset.keys()
+    return {int(tag): dataset.get_item(tag) for tag in tags}
 
 
 def frames_of(top: Frame, header: pydicom.Dataset) -> list[Frame]:
@@ -141,7 +142,11 @@ def _grouped(groups: pydicom.Dataset) -> Elements:
 @lru_cache(maxsize=1 << 14)
 def _decoded(tag: int, vr: str | None, value: bytes | None, implicit: bool, little: bool) -> Any:
     raw = RawDataElement(Tag(tag), vr, len(value or b""), value, 0, implicit, little)
-    return _plain(convert_raw_data_element(raw).value)
+    element = convert_raw_data_element(raw)
+    plain = _plain(element.value)
+    if element.VR in ("DS", "IS") and any(isinstance(v, str) for v in np.atleast_1d(np.array(plain, object))):
+        raise ValueError(f"{plain!r} is not a number")
+    return plain
 
 
 def _plain(value: Any) -> Any:

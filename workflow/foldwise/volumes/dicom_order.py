@@ -17,8 +17,8 @@ PLACE = 0.1
 DIRECTION = 1e-3
 # Largest lean of a stack; gantries tilt by 30° at most.
 LEAN = 45
-# Slices closer than this are at the same position, in mm.
-SAME = 1e-3
+# Slices closer than this, in the largest steps of the stack, are at the same position.
+SAME = 0.01
 
 # What distinguishes pictures at the same position, the most telling first.
 DIFFERS = {
@@ -153,24 +153,25 @@ def _refuse_uneven(frames: Sequence[Frame], steps: np.ndarray, where: Path) -> N
 
 def _refuse_repeats(frames: Sequence[Frame], height: np.ndarray, across: np.ndarray, where: Path) -> None:
     steps = np.diff(height)
-    if steps.min() >= SAME:
+    apart = steps > SAME * steps.max()
+    if apart.all():
         return
-    starts = np.flatnonzero(np.r_[True, steps >= SAME, True])
+    starts = np.flatnonzero(np.r_[True, apart, True]).tolist()
     groups = [slice(begin, end) for begin, end in pairwise(starts)]
     for group in groups:
-        apart = np.linalg.norm(across[group] - across[group.start], axis=1)
-        if apart.max() >= SAME:
-            other = frames[group.start + int(apart.argmax())]
+        beside = np.linalg.norm(across[group] - across[group.start], axis=1)
+        if beside.max() > max(PLACE * steps.max(), 1e-3):
+            other = frames[group.start + int(beside.argmax())]
             raise CaseError(
                 f"{where}: {frames[group.start].name} and {other.name} lie in the same plane, "
-                f"{apart.max():.2f} mm apart; ImageOrientationPatient or the positions are wrong, or they "
+                f"{beside.max():.2f} mm apart; ImageOrientationPatient or the positions are wrong, or they "
                 f"are parts of one picture"
             )
     counts = np.diff(starts)
     several = _several([frames[group] for group in groups])
     if counts.min() == counts.max():
         raise CaseError(
-            f"{where}: its {len(frames)} {_what(frames)} have {len(counts)} positions, {counts[0]} "
+            f"{where}: its {len(frames)} {_what(frames)} have {len(counts)} position(s), {counts[0]} "
             f"{_what(frames)} at each position: {several or 'several time points, echoes or phases'} in one "
             f"series; keep one in the folder"
         )
@@ -197,7 +198,7 @@ def _several(groups: Sequence[Sequence[Frame]]) -> str:
         if any(len(set(new)) > len(set(old)) for new, old in zip(finer, values, strict=True)):
             values = finer
             largest = max(groups, key=len)
-            seen = list(dict.fromkeys(str(frame.get(keyword)) for frame in largest))
-            shown = ", ".join(seen[:4]) + (", …" if len(seen) > 4 else "")
+            seen = {value for frame in largest if (value := frame.get(keyword)) is not None}
+            shown = ", ".join(map(str, sorted(seen)[:4])) + (", …" if len(seen) > 4 else "")
             told.append(f"several {what} ({keyword} {shown})")
     return " and ".join(told)

@@ -70,7 +70,7 @@ def read_pixels(file: Path, frames: Iterable[Frame]) -> Iterator[tuple[Frame, np
 
 
 def _at_offset(stream: BinaryIO, frames: list[Frame]) -> Iterator[np.ndarray]:
-    stream.seek(frames[0].pixels.offset)
+    stream.seek(frames[0].pixels.offset or 0)
     for frame in frames:
         floats = frame.pixels.element != "PixelData"
         kind = "f" if floats else "i" if frame.get("PixelRepresentation") else "u"

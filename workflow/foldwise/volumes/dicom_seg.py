@@ -152,7 +152,8 @@ def _sources(series: Series) -> list[pydicom.Dataset]:
         with file.open("rb") as stream:
             source = read_dataset(stream, [], pixels=False)
         for keyword, form in MAY_BE_EMPTY.items():
-            if not re.fullmatch(form, str(source.get(keyword) or "")):
+            value = str(source.get(keyword) or "")
+            if not value or not re.fullmatch(form, value):
                 setattr(source, keyword, None)
         if first.many:
             shared = source.setdefault("SharedFunctionalGroupsSequence", [pydicom.Dataset()])[0]

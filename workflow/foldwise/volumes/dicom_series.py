@@ -274,8 +274,11 @@ def _is_mosaic(frame: Frame) -> bool:
         from nibabel.nicom import csareader
     with frame.file.open("rb") as stream:
         header = read_dataset(stream, [], pixels=False)
-    csa = csareader.get_csa_header(header, "image")
-    return csa is not None and bool(csareader.is_mosaic(csa))
+    try:
+        csa = csareader.get_csa_header(header, "image")
+    except Exception:  # de-identification damages private headers; nibabel raises several types
+        return False
+    return csa is not None and (csareader.get_n_mosaic(csa) or 0) > 1
 
 
 def _left_out(passed: Mapping[str, str]) -> str | None:

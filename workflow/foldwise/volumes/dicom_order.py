@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from operator import methodcaller
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydicom.datadict import keyword_for_tag
+from pydicom.tag import Tag
 
 from foldwise.files import CaseError
 from foldwise.volumes.dicom_frames import Frame
@@ -113,27 +117,30 @@ def number_remark(frames: Sequence[Frame]) -> str | None:
         wanted = frames[0].get("NumberOfSlices") or 0
         if wanted > len(frames):
             return f"has {len(frames)} slices, but NumberOfSlices is {wanted}; are slices missing at an end?"
-    numbers = _numbers(frames)
+    numbers, keyword = _numbers(frames), _number(frames)
     if len(set(numbers)) < max(2, len(frames)):
         return None
     first, last = min(numbers), max(numbers)
     if missing := sorted(set(range(first, last + 1)) - set(numbers)):
         named = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
         return (
-            f"InstanceNumbers are {first} to {last}, but {len(missing)} of them are not there ({named}); the "
+            f"{keyword}s are {first} to {last}, but {len(missing)} of them are not there ({named}); the "
             f"slices that are there are evenly spaced; was a part of the series left out?"
         )
     if first > 1:
         count = "a slice" if first == 2 else f"{first - 1} slices"
-        return f"InstanceNumbers are {first} to {last}; {count} may be missing at an end, where no gap reveals it"
+        return f"{keyword}s are {first} to {last}; {count} may be missing at an end, where no gap reveals it"
     return None
 
 
 def _numbers(frames: Sequence[Frame]) -> list[int]:
     """InstanceNumbers, or places in the stack of an enhanced image; empty if some have none."""
-    keyword = "InStackPositionNumber" if frames[0].many else "InstanceNumber"
-    numbers = [frame.get(keyword) for frame in frames]
+    numbers = [frame.get(_number(frames)) for frame in frames]
     return [] if None in numbers else numbers
+
+
+def _number(frames: Sequence[Frame]) -> str:
+    return "InStackPositionNumber" if frames[0].many else "InstanceNumber"
 
 
 def _refuse_uneven(frames: Sequence[Frame], steps: np.ndarray, where: Path) -> None:
@@ -144,7 +151,9 @@ def _refuse_uneven(frames: Sequence[Frame], steps: np.ndarray, where: Path) -> N
         why = "one is missing" if missing == 1 else f"{missing} are missing"
     numbers = _numbers(frames)
     if numbers and all(abs(after - before) == 1 for before, after in pairwise(numbers)):
-        why = "they are not evenly spaced, and none is missing, since their InstanceNumbers are consecutive"
+        why = (
+            f"they are not evenly spaced, and none is missing, since their {_number(frames)}s are consecutive"
+        )
     raise CaseError(
         f"{where}: its slices lie {steps.min():.2f} to {steps.max():.2f} mm apart; {why} (largest step "
         f"between {frames[z].name} and {frames[z + 1].name})"
@@ -186,19 +195,29 @@ def _what(frames: Sequence[Frame]) -> str:
 
 def _several(groups: Sequence[Sequence[Frame]]) -> str:
     """What distinguishes the pictures at each position, with values; empty if nothing is known to."""
+    largest = max(groups, key=len)
     told: list[str] = []
-    values: list[list[tuple[object, ...]]] = [[() for _ in group] for group in groups]
-    for keyword, what in DIFFERS.items():
-        if all(len(set(known)) == len(known) for known in values):
+    known: list[list[tuple[Any, ...]]] = [[() for _ in group] for group in groups]
+    for name, what, value in _aspects(largest[0]):
+        if all(len(set(values)) == len(values) for values in known):
             break
         finer = [
-            [(*old, frame.get(keyword)) for old, frame in zip(known, group, strict=True)]
-            for known, group in zip(values, groups, strict=True)
+            [(*old, value(frame)) for old, frame in zip(values, group, strict=True)]
+            for values, group in zip(known, groups, strict=True)
         ]
-        if any(len(set(new)) > len(set(old)) for new, old in zip(finer, values, strict=True)):
-            values = finer
-            largest = max(groups, key=len)
-            seen = {value for frame in largest if (value := frame.get(keyword)) is not None}
-            shown = ", ".join(map(str, sorted(seen)[:4])) + (", …" if len(seen) > 4 else "")
-            told.append(f"several {what} ({keyword} {shown})")
+        if any(len(set(new)) > len(set(old)) for new, old in zip(finer, known, strict=True)):
+            known = finer
+            seen = sorted({each for frame in largest if (each := value(frame)) is not None})
+            shown = ", ".join(map(str, seen[:4])) + (", …" if len(seen) > 4 else "")
+            told.append(f"several {what} ({name} {shown})")
     return " and ".join(told)
+
+
+def _aspects(frame: Frame) -> Iterator[tuple[str, str, Callable[[Frame], Any]]]:
+    """What may distinguish pictures: its name, what several are called, and how to get its value."""
+    for keyword, what in DIFFERS.items():
+        yield keyword, what, methodcaller("get", keyword)
+    for i, index in enumerate(frame.get("DimensionIndexSequence") or ()):
+        pointer = index.get("DimensionIndexPointer") or 0
+        name = index.get("DimensionDescriptionLabel") or keyword_for_tag(pointer) or str(Tag(pointer))
+        yield str(name), "volumes", lambda each, i=i: (each.get("DimensionIndexValues") or ())[i : i + 1]

@@ -14,22 +14,27 @@ import SimpleITK as sitk
 from matplotlib.path import Path as Outline
 from pydicom.uid import generate_uid
 
-from dicom_files import Grid, oblique, write_rtstruct, write_series
+from dicom_files import Grid, grids, oblique, tilted, write_enhanced, write_rtstruct, write_series
 from foldwise.files import CaseError
 from foldwise.importers import dicom
 from foldwise.importers.dicom import import_folder, parse_structures, pseudonym, read_structures
 from foldwise.index import Entry
 from foldwise.systems.segmentation.results import SegmentationResults
+from foldwise.systems.segmentation.settings import Settings
+from foldwise.systems.segmentation.system import Segmentation
 from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.dicom_masks import rasterise
 from foldwise.volumes.dicom_seg import property_codes, write_dicom_seg
 from foldwise.volumes.predictions import write_prediction
 from foldwise.volumes.prepare import cache_case, crop_case
 from foldwise.volumes.settings import Cache, Crop, Export
+from foldwise.volumes.sheet import read_sheet
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_header, read_volume, write_volume
 
-GRIDS = pytest.mark.parametrize("grid", [Grid(), oblique()], ids=["straight", "oblique"])
+ALL = grids(Grid().shape)
+GRIDS = pytest.mark.parametrize("grid", ALL.values(), ids=ALL)
+STRAIGHT = pytest.mark.parametrize("grid", [Grid(), oblique()], ids=["straight", "oblique"])
 CENTRE, OUTER, INNER = np.array([9.13, 8.37]), 6.40, 2.52  # mm from the first voxel, in the plane
 
 
@@ -60,8 +65,13 @@ def contours(grid: Grid, slices: range, style: str) -> list[tuple[str, np.ndarra
     return drawn
 
 
-@GRIDS
-@pytest.mark.parametrize("style", ["two contours", "keyhole", "same turn"])
+@pytest.mark.parametrize(
+    ("grid", "style"),
+    [
+        *(pytest.param(grid, "keyhole", id=name) for name, grid in ALL.items()),
+        *(pytest.param(oblique(), style, id=style) for style in ("two contours", "same turn")),
+    ],
+)
 def test_a_ring_of_contours_gives_the_analytic_mask(tmp_path: Path, grid: Grid, style: str) -> None:
     images = write_series(tmp_path / "in" / "ct", grid)
     write_rtstruct(tmp_path / "in" / "rs.dcm", images, {"GTV-1": contours(grid, range(2, 6), style)})
@@ -239,7 +249,7 @@ def test_a_written_seg_has_every_voxel_in_its_place(tmp_path: Path, grid: Grid) 
     for frame, about in zip(frames, raw.PerFrameFunctionalGroupsSequence, strict=True):
         place = np.array(about.PlanePositionSequence[0].ImagePositionPatient, float)
         z = ((place - grid.origin) @ grid.axes / grid.spacing)[2]
-        assert abs(z - round(z)) < 1e-3
+        assert np.allclose(place, grid.mm(np.array([0, 0, round(z)])), atol=1e-3)
         number = about.SegmentIdentificationSequence[0].ReferencedSegmentNumber
         seen[..., round(z)][frame.T > 0] = {1: 7, 2: 3}[number]
     assert np.array_equal(seen, labels)
@@ -255,18 +265,114 @@ def test_an_empty_prediction_is_written_too(tmp_path: Path) -> None:
 
 
 def test_a_seg_of_a_de_identified_series(tmp_path: Path) -> None:
-    removed = ("StudyID", "StudyDate", "StudyTime", "PatientBirthDate", "PatientSex", "SliceThickness")
+    """Elements removed, emptied, or with values that are none; and slices whose directions differ by rounding."""
+    removed = ("StudyID", "StudyDate", "StudyTime", "PatientBirthDate", "SliceThickness", "Modality")
 
     def edit(z: int, one: pydicom.Dataset) -> None:
         for keyword in removed:
             delattr(one, keyword)
+        one.PatientName, one.SpecificCharacterSet = "Müller^Jörg", "ISO_IR 100"
+        one.AccessionNumber, one.ReferringPhysicianName = "", "removed"
+        one.ImageOrientationPatient, one.SpacingBetweenSlices = [1, 2e-5 * z, 0, -2e-5 * z, 1, 0], -2.5
+        for keyword, text in (
+            ("PatientSex", "anonymous"),
+            ("PatientBirthDate", "unknown"),
+            ("StudyTime", "noon"),
+        ):
+            one[keyword] = pydicom.DataElement(keyword, "LO", text)  # written as it is
 
     write_series(tmp_path / "ct", Grid(), edit=edit)
-    volume = Volume(labels_of(Grid()), read_header(tmp_path / "ct").affine)
-    write_dicom_seg(volume, tmp_path / "ct", {"tumour": 7}, tmp_path / "seg.dcm")
-    read = hd.seg.segread(tmp_path / "seg.dcm").get_volume()
-    assert read.array.sum() == (volume.data == 7).sum()
+    header = read_header(tmp_path / "ct")
+    assert not header.no_seg
+    write_dicom_seg(
+        Volume(labels_of(Grid()), header.affine), tmp_path / "ct", {"tumour": 7}, tmp_path / "s.dcm"
+    )
+    seg = hd.seg.segread(tmp_path / "s.dcm")
+    assert (seg.PatientName, seg.PatientSex, seg.PatientBirthDate) == ("Müller^Jörg", "", "")
+    read = seg.get_volume()
+    assert read.array.sum() == (labels_of(Grid()) == 7).sum()
     assert read.spacing_between_slices == pytest.approx(Grid().spacing[2])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"SOPInstanceUID": None}, "IM900 has no SOPInstanceUID"),
+        ({"SOPInstanceUID": "1.2.3"}, "several of its files have the same SOPInstanceUID"),
+        ({"StudyInstanceUID": ""}, "IM900 has no StudyInstanceUID"),
+        ({"SOPClassUID": None}, "IM900 has no SOPClassUID"),
+        (
+            {"SOPClassUID": "1.3.12.2.1107.5.99.3"},
+            "its SOPClassUID 1.3.12.2.1107.5.99.3 is not in the standard",
+        ),
+        ({"FrameOfReferenceUID": None}, "IM900 has no FrameOfReferenceUID"),
+    ],
+)
+def test_a_series_to_which_no_seg_can_refer_is_refused_before_the_run(
+    tmp_path: Path, values: dict[str, str | None], message: str
+) -> None:
+    """Its voxels are read all the same."""
+
+    def edit(z: int, one: pydicom.Dataset) -> None:
+        for keyword, value in values.items():
+            setattr(one, keyword, value)
+            if value is None:
+                delattr(one, keyword)
+
+    write_series(tmp_path / "new" / "scan", Grid(), edit=edit)
+    write_series(tmp_path / "new" / "whole", Grid())
+    assert (read_volume(tmp_path / "new" / "scan").data == Grid().centres()[..., 2]).all()
+    (tmp_path / "sheet.csv").write_text("case,image\none,new/scan\ntwo,new/whole\n")
+    models = {"unet": {"patch": [32, 32, 32]}}
+    plain = {
+        "experiment": "e",
+        "data": {"sheet": tmp_path / "sheet.csv", "labels": {"a": 1}},
+        "models": models,
+    }
+    for wanted in (True, False):
+        settings = Settings.model_validate({**plain, "export": {"dicom_seg": wanted}})
+        checked = Segmentation().check(settings, read_sheet(settings.data), deep=False)
+        refused = [text for text in checked.problems if "export.dicom_seg" in text]
+        assert len(refused) == int(wanted)
+        assert not wanted or (message in refused[0] and "case one" in refused[0])
+        entries = Segmentation().new_entries(tmp_path / "new")
+        if wanted:
+            with pytest.raises(CaseError, match=f"^case scan: .*{message}$"):
+                Segmentation().check_new(settings, entries)
+        else:
+            Segmentation().check_new(settings, entries)
+
+
+@pytest.mark.parametrize("shifted", [False, True], ids=["straight", "tilted"])
+def test_a_seg_of_an_enhanced_image(tmp_path: Path, shifted: bool) -> None:
+    """Each frame lies on, and refers to, the frame of the image with that slice."""
+    grid, order = tilted(Grid()) if shifted else Grid(), (4, 0, 6, 2, 5, 1, 3)
+
+    def each(number: int, groups: pydicom.Dataset) -> None:
+        """Directions and sizes in every frame instead of once."""
+        for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
+            setattr(groups, keyword, shared[keyword].value)
+
+    shared = write_enhanced(tmp_path / "first.dcm", grid).SharedFunctionalGroupsSequence[0]
+
+    def edit(image: pydicom.Dataset) -> None:
+        image.SharedFunctionalGroupsSequence = [pydicom.Dataset()]
+
+    image = write_enhanced(tmp_path / "mr" / "one.dcm", grid, order=order, each=each, edit=edit)
+    labels = labels_of(grid)
+    volume = Volume(labels, read_header(tmp_path / "mr").affine)
+    write_dicom_seg(volume, tmp_path / "mr", {"tumour": 7, "lung": 3}, tmp_path / "seg.dcm")
+    raw = pydicom.dcmread(tmp_path / "seg.dcm")
+    seen = np.zeros(grid.shape, np.uint8)
+    for frame, about in zip(raw.pixel_array, raw.PerFrameFunctionalGroupsSequence, strict=True):
+        source = about.DerivationImageSequence[0].SourceImageSequence[0]
+        assert source.ReferencedSOPInstanceUID == image.SOPInstanceUID
+        z = order[source.ReferencedFrameNumber - 1]
+        place = np.array(about.PlanePositionSequence[0].ImagePositionPatient, float)
+        assert np.allclose(place, grid.mm(np.array([0, 0, z])), atol=1e-3)
+        number = about.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        seen[..., z][frame.T > 0] = {1: 7, 2: 3}[number]
+    assert np.array_equal(seen, labels)
 
 
 def test_a_seg_on_another_grid_is_refused(tmp_path: Path) -> None:
@@ -297,7 +403,7 @@ def test_our_own_seg_is_read_back(tmp_path: Path, grid: Grid) -> None:
     assert np.array_equal(label, np.select([labels == 3, labels == 7], [1, 2]))
 
 
-@GRIDS
+@STRAIGHT
 @pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
 def test_a_foreign_seg_turned_and_sparse_is_put_on_the_series(tmp_path: Path, grid: Grid, kind: str) -> None:
     """Frames from the last slice to the first, rows mirrored, and only two slices far apart."""

@@ -150,7 +150,7 @@ TWICE = (0, 0, 1, 1)
         (varied("CardiacSynchronizationSequence", NominalPercentageOfCardiacPhase=(0.0, 50.0)),
          r"several cardiac phases \(NominalPercentageOfCardiacPhase 0.0, 50.0\)"),
         (varied(CONTENT, StackID=("1", "2")), "2 StackIDs .*: 2 stacks in one series"),
-        (indexed, r"several volumes \(Phase of the moon \(1,\), \(2,\)\)"),
+        (indexed, r"several volumes \(Phase of the moon 1, 2\)"),
     ],
 )  # fmt: skip
 def test_several_volumes_in_one_image_are_named(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from operator import methodcaller
 from pathlib import Path
@@ -220,4 +221,10 @@ def _aspects(frame: Frame) -> Iterator[tuple[str, str, Callable[[Frame], Any]]]:
     for i, index in enumerate(frame.get("DimensionIndexSequence") or ()):
         pointer = index.get("DimensionIndexPointer") or 0
         name = index.get("DimensionDescriptionLabel") or keyword_for_tag(pointer) or str(Tag(pointer))
-        yield str(name), "volumes", lambda each, i=i: (each.get("DimensionIndexValues") or ())[i : i + 1]
+        yield str(name), "volumes", partial(_dimension, number=i)
+
+
+def _dimension(frame: Frame, number: int) -> int | None:
+    values = frame.get("DimensionIndexValues")
+    values = values if isinstance(values, tuple) else (values,)
+    return values[number] if number < len(values) else None

@@ -62,11 +62,10 @@ class Series:
 
         The standard demands the elements looked for here, and nothing can take their place.
         """
-        for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        needed = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
+        for keyword in needed:
             if lacking := [frame.name for frame in self.frames if frame.get(keyword) is None]:
                 return f"{lacking[0]} has no {keyword}"
-        if lacking := [frame.name for frame in self.frames if frame.get("FrameOfReferenceUID") is None]:
-            return f"{lacking[0]} has no FrameOfReferenceUID, in which positions are given"
         if len({frame.get("SOPInstanceUID") for frame in self.frames}) < len(self.files):
             return "several of its files have the same SOPInstanceUID"
         if not UID(kind := self.frames[0].get("SOPClassUID")).keyword:

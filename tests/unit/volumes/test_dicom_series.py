@@ -431,7 +431,7 @@ def test_a_tilt_is_said_and_rounding_is_none(tmp_path: Path) -> None:
     write_series(tmp_path / "rounded", rounded)
     header = read_header(tmp_path / "rounded")
     assert not header.remarks
-    assert np.allclose(header.affine, affine_of(SMALL), atol=1e-9)
+    assert np.allclose(header.affine, affine_of(rounded), atol=1e-9)
 
 
 def test_every_file_is_accounted_for(tmp_path: Path) -> None:

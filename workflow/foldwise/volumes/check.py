@@ -123,13 +123,13 @@ def _headers(present: dict[Path, Case], found: Findings) -> dict[Path, Header]:
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         for path, header in zip(present, pool.map(read, present), strict=True):
             if isinstance(header, Header):
-                is_image = path in present[path].images
-                if fault := _fault(header, image=is_image and is_nifti(path)):
-                    found.add(present[path], f"{path}: {fault}")
+                case = present[path]
+                for remark in header.remarks:
+                    found.add(case, f"{path}: {remark}", warning=True)
+                if fault := _fault(header, image=path in case.images and is_nifti(path)):
+                    found.add(case, f"{path}: {fault}")
                 else:
                     headers[path] = header
-                    for remark in header.remarks:
-                        found.add(present[path], f"{path}: {remark}", warning=True)
             else:
                 found.add(present[path], str(header))
     return headers

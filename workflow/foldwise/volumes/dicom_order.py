@@ -20,8 +20,8 @@ from foldwise.volumes.dicom_frames import Frame
 PLACE = 0.1
 # Largest difference of directions (a millimetre per metre): cosines are rounded when written.
 DIRECTION = 1e-3
-# Largest lean of a stack; gantries tilt by 30° at most.
-LEAN = 45
+# Largest lean of a stack in degrees; gantries tilt by 30° at most. Less than the smallest is rounding.
+LEAN, UPRIGHT = 45, 0.3
 # Slices closer than this, in the largest steps of the stack, are at the same position.
 SAME = 0.01
 
@@ -91,23 +91,29 @@ def step_of(frames: Sequence[Frame], places: np.ndarray, normal: np.ndarray, whe
             f"{where}: its slices are not in line: {frames[z + 1].name} is shifted sideways by "
             f"{np.linalg.norm(across[z + 1] - across[z]):.2f} mm relative to {frames[z].name}"
         )
-    if (angle := angle_of(lean)) > LEAN:
+    if (angle := _angle(lean)) > LEAN:
         raise CaseError(
             f"{where}: its stack leans by {angle:.0f}°: from a slice to the next, the position moves by "
             f"{mean:.2f} mm across the slices and by {np.linalg.norm(lean) * mean:.2f} mm along them; no "
             f"gantry tilts by more than {LEAN}°, so ImageOrientationPatient or the positions are wrong"
         )
-    even = np.arange(len(frames))
-    straight = np.linalg.norm(places - places[0] - np.outer(even, mean * normal), axis=1)
-    if np.linalg.norm(lean) <= DIRECTION and straight.max() <= PLACE * mean:
-        return mean * normal
     step: np.ndarray = (places[-1] - places[0]) / (len(frames) - 1)
-    if np.linalg.norm(places - places[0] - np.outer(even, step), axis=1).max() > PLACE * mean:
+    even = places[0] + np.outer(np.arange(len(frames)), step)
+    if np.linalg.norm(places - even, axis=1).max() > PLACE * mean:
         _refuse_uneven(frames, np.diff(height), where)
     return step
 
 
-def angle_of(lean: np.ndarray) -> float:
+def tilt_remark(step: np.ndarray, normal: np.ndarray) -> str | None:
+    """That a stack leans, or None."""
+    if (angle := _angle(step / (step @ normal) - normal)) < UPRIGHT:
+        return None
+    return (
+        f"its slices are tilted by {angle:.1f}° relative to the stack (gantry tilt); each keeps its position"
+    )
+
+
+def _angle(lean: np.ndarray) -> float:
     """The angle in degrees by which a stack leans: its movement along the slices per movement across."""
     return float(np.rad2deg(np.arctan(np.linalg.norm(lean))))
 

@@ -18,7 +18,7 @@ from pydicom.uid import UID
 from foldwise.files import CaseError
 from foldwise.volumes.dicom_files import Files, read_dataset, read_files
 from foldwise.volumes.dicom_frames import Frame, no_scan, unusable
-from foldwise.volumes.dicom_order import DIRECTION, angle_of, number_remark, step_of
+from foldwise.volumes.dicom_order import DIRECTION, number_remark, step_of, tilt_remark
 from foldwise.volumes.dicom_pixels import dtype_of, read_pixels
 
 # What all slices of a volume have in common, and what several of them would be.
@@ -62,7 +62,13 @@ class Series:
 
         The standard demands the elements looked for here, and nothing can take their place.
         """
-        needed = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
+        needed = (
+            "SOPClassUID",
+            "SOPInstanceUID",
+            "SeriesInstanceUID",
+            "StudyInstanceUID",
+            "FrameOfReferenceUID",
+        )
         for keyword in needed:
             if lacking := [frame.name for frame in self.frames if frame.get(keyword) is None]:
                 return f"{lacking[0]} has no {keyword}"
@@ -160,15 +166,9 @@ def arrange(frames: Sequence[Frame], where: Path) -> Series:
     affine[:3, :2] = np.column_stack([row, np.cross(normal, row)]) * spacing[::-1]
     affine[:3, 2] = step = step_of(frames, places, normal, where)
     affine[:3, 3] = places[0]
-    remarks = [number_remark(frames)]
-    lean = step / (step @ normal) - normal
-    if np.linalg.norm(lean) > DIRECTION:
-        remarks.append(
-            f"its slices are tilted by {angle_of(lean):.1f}° relative to the stack (gantry tilt); each keeps "
-            f"its own position"
-        )
+    remarks = filter(None, [tilt_remark(step, normal), number_remark(frames)])
     shape = (first.get("Columns"), first.get("Rows"), len(frames))
-    return Series(tuple(frames), shape, affine, dtype_of(frames), tuple(filter(None, remarks)))
+    return Series(tuple(frames), shape, affine, dtype_of(frames), tuple(remarks))
 
 
 def read_voxels(series: Series) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -15,6 +16,9 @@ from pydicom.uid import (
     RTStructureSetStorage,
     generate_uid,
 )
+
+# Changes the data set of a slice, given its z.
+Edit = Callable[[int, Dataset], None]
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def write_series(
     frame: str | None = None,
     flat: bool = False,
     stored: np.ndarray | None = None,
-    edit: Callable[[int, Dataset], None] | None = None,
+    edit: Edit | None = None,
 ) -> list[Dataset]:
     """Write a CT series; file names have the slices' reverse order. Returns its instances in the order of z.
 
@@ -192,6 +196,24 @@ def write_enhanced(
         edit(image)
     image.save_as(path, enforce_file_format=True)
     return image
+
+
+def setting(**values: Any) -> Edit:
+    """Put the same values into every slice; None removes an element."""
+
+    def edit(z: int, one: Dataset) -> None:
+        for keyword, value in values.items():
+            if value is None:
+                delattr(one, keyword)
+            else:
+                setattr(one, keyword, value)
+
+    return edit
+
+
+def cut(path: Path, count: int) -> None:
+    """Cut bytes off the end of a file, as a broken transfer does."""
+    path.write_bytes(path.read_bytes()[:-count])
 
 
 def write_rtstruct(

@@ -265,7 +265,7 @@ def test_an_empty_prediction_is_written_too(tmp_path: Path) -> None:
 
 
 def test_a_seg_of_a_de_identified_series(tmp_path: Path) -> None:
-    """Elements removed, emptied, or with values that are none; and slices whose directions differ by rounding."""
+    """Elements removed, emptied, or with values that are none; directions that differ by rounding."""
     removed = ("StudyID", "StudyDate", "StudyTime", "PatientBirthDate", "SliceThickness", "Modality")
 
     def edit(z: int, one: pydicom.Dataset) -> None:

@@ -1,4 +1,4 @@
-"""Enhanced images, all slices in one file: read as highdicom reads them, or refused with what they contain."""
+"""Enhanced images, all slices in one file: as highdicom reads them, or refused with what they contain."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_concatenation_needs_all_its_files(tmp_path: Path) -> None:
     concatenated(tmp_path)
     assert np.array_equal(read_volume(tmp_path).data, STORED)
     (tmp_path / "3.dcm").unlink()
-    with pytest.raises(CaseError, match="an image in 3 files; .* InConcatenationNumber 3 are missing"):
+    with pytest.raises(CaseError, match=r"an image in 3 files; .* InConcatenationNumber 3 are missing"):
         read_header(tmp_path)
 
 
@@ -142,7 +142,7 @@ TWICE = (0, 0, 1, 1)
 @pytest.mark.parametrize(
     ("each", "message"),
     [
-        (varied(CONTENT, TemporalPositionIndex=(1, 2)), r"several time points \(TemporalPositionIndex 1, 2\)"),
+        (varied(CONTENT, TemporalPositionIndex=(1, 2)), r"several time points \(TemporalPositionI\w+ 1, 2\)"),
         (varied(ECHO, EffectiveEchoTime=(2.46, 4.92)), r"several echoes \(EffectiveEchoTime 2.46, 4.92\)"),
         (varied(DIFFUSION, DiffusionBValue=(0.0, 800.0)), r"several b-values \(DiffusionBValue 0.0, 800.0\)"),
         (varied("MRImageFrameTypeSequence", ComplexImageComponent=("MAGNITUDE", "PHASE")),
@@ -172,7 +172,7 @@ def test_frames_that_are_no_volume_are_named(tmp_path: Path) -> None:
     )
     write_enhanced(tmp_path / "b" / "one.dcm", SMALL, each=turned)
     with pytest.raises(
-        CaseError, match="ImageOrientationPatient of frame 1 of one.dcm is .*, that of frame 2"
+        CaseError, match=r"ImageOrientationPatient of frame 1 of one.dcm is .*, that of frame 2"
     ):
         read_header(tmp_path / "b")
 
@@ -180,14 +180,14 @@ def test_frames_that_are_no_volume_are_named(tmp_path: Path) -> None:
         del image.PerFrameFunctionalGroupsSequence[-1]
 
     write_enhanced(tmp_path / "c" / "one.dcm", SMALL, edit=fewer)
-    with pytest.raises(CaseError, match="one.dcm has 5 frames, but describes 4"):
+    with pytest.raises(CaseError, match=r"one.dcm has 5 frames, but describes 4"):
         read_header(tmp_path / "c")
 
     def cut(image: Dataset) -> None:
         image.PixelData = image.PixelData[:-2]
 
     write_enhanced(tmp_path / "d" / "one.dcm", SMALL, edit=cut)
-    with pytest.raises(CaseError, match="one.dcm has fewer pixels than it states"):
+    with pytest.raises(CaseError, match=r"one.dcm has fewer pixels than it states"):
         read_header(tmp_path / "d")
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import struct
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,6 @@ import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ImplicitVRLittleEndian,
     JPEGLSLossless,
     NuclearMedicineImageStorage,
     RLELossless,
@@ -28,27 +22,12 @@ from pydicom.uid import (
     XRayAngiographicImageStorage,
 )
 
-from dicom_files import Grid, grids, tilted, write_rtstruct, write_series
+from dicom_files import Edit, Grid, cut, grids, setting, tilted, write_series
 from foldwise.files import CaseError
-from foldwise.importers.dicom import import_folder
 from foldwise.volumes.volume import Header, read_header, read_volume
 
 SMALL = Grid(shape=(6, 5, 4))
 STORED = np.random.default_rng(5).integers(0, 1000, SMALL.shape)
-Edit = Callable[[int, Dataset], None]
-
-
-def setting(**values: Any) -> Edit:
-    """Put the same values into every slice; None removes an element."""
-
-    def edit(z: int, one: Dataset) -> None:
-        for keyword, value in values.items():
-            if value is None:
-                delattr(one, keyword)
-            else:
-                setattr(one, keyword, value)
-
-    return edit
 
 
 def affine_of(grid: Grid) -> np.ndarray:
@@ -154,46 +133,6 @@ def test_compressed_slices(tmp_path: Path, syntax: UID | None) -> None:
     cut(folder / "IM898", 9)
     with pytest.raises(CaseError, match="IM898 has fewer pixels"):
         read_header(folder)
-
-
-def rewritten(syntax: UID, folder: Path, preamble: bool = True) -> None:
-    """Write the files of a folder again, in another transfer syntax; or as archives of the 1990s."""
-    for path in folder.iterdir():
-        read = pydicom.dcmread(path)
-        one = Dataset({element.tag: element for element in read})  # decoded, in no order of bytes
-        little = syntax != ExplicitVRBigEndian
-        if not little:
-            one.PixelData = np.frombuffer(one.PixelData, "<i2").astype(">i2").tobytes()
-        if preamble:
-            one.file_meta = read.file_meta
-            one.file_meta.TransferSyntaxUID = syntax
-            one.save_as(path, enforce_file_format=True)
-        else:
-            one.save_as(path, implicit_vr=syntax.is_implicit_VR, little_endian=little)
-
-
-@pytest.mark.parametrize("preamble", [True, False], ids=["file meta", "neither preamble nor file meta"])
-@pytest.mark.parametrize(
-    "syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, None], ids=["implicit", "big", "explicit"]
-)
-def test_every_order_of_bytes(tmp_path: Path, syntax: UID | None, preamble: bool) -> None:
-    write_series(tmp_path, SMALL, stored=STORED - 500, edit=slopes)
-    rewritten(syntax or pydicom.uid.ExplicitVRLittleEndian, tmp_path, preamble)
-    (tmp_path / "notes.txt").write_bytes(b"\x08\x00 no DICOM")
-    expected = (STORED - 500) * np.array([1, 0.5, 1, 1.5]) - np.array([0, 3, 3, 3])
-    assert np.array_equal(read_volume(tmp_path).data, expected)
-    cut(tmp_path / "IM898", 5)
-    with pytest.raises(CaseError, match="IM898 has fewer pixels"):
-        read_header(tmp_path)
-
-
-def test_a_deflated_series(tmp_path: Path) -> None:
-    write_series(tmp_path, SMALL, stored=STORED)
-    rewritten(DeflatedExplicitVRLittleEndian, tmp_path)
-    assert np.array_equal(read_volume(tmp_path).data, STORED)
-    cut(tmp_path / "IM898", 20)
-    with pytest.raises(CaseError, match="missing .IM898"):
-        read_header(tmp_path)
 
 
 def unusual(z: int, one: Dataset) -> None:
@@ -316,15 +255,16 @@ def last(**values: Any) -> Edit:
         pytest.param(setting(NumberOfFrames=2, PixelData=bytes(120), SOPClassUID=NuclearMedicineImageStorage),
                      r"contains 2 frames \(Nuclear Medicine Image\) without a position", id="frames"),
         pytest.param(leaning, r"leans by 63°: .* 2.50 mm across the slices and by 5.00 mm along", id="lean"),
-        pytest.param(setting(ImageOrientationPatient=[1, 0, 0, 0, 0, 1]), r"IM897 and IM900 lie in the same plane, 7\.50 mm apart",
+        pytest.param(setting(ImageOrientationPatient=[1, 0, 0, 0, 0, 1]),
+                     r"IM897 and IM900 lie in the same plane, 7\.50 mm apart",
                      id="orientation that does not fit the positions"),
-        pytest.param(echoes, r"2 files at each position: several echoes \(EchoTime 2.46, 4.92\)", id="echoes"),
-        pytest.param(echoes_and_times, r"1 position\(s\), 4 files .*several time points \(TemporalPositionIdentifier"
+        pytest.param(echoes, r"2 files at each .*: several echoes \(EchoTime 2.46, 4.92\)", id="echoes"),
+        pytest.param(echoes_and_times, r"1 position\(s\), 4 files .*several time points \(TemporalPositionI\w+"
                      r" 1, 2\) and several echoes \(EchoTime 2.46, 4.92\)", id="echoes and times"),
         pytest.param(b_values, r"several b-values \(DiffusionBValue 0.0, 1000.0\)", id="b-values"),
         pytest.param(last_again, r"IM89\d and IM89\d are at the same position; several .*AcquisitionTime",
                      id="a slice acquired again"),
-        pytest.param(imager, r"has no PixelSpacing \(ImagerPixelSpacing is that of the detector\)", id="imager"),
+        pytest.param(imager, r"has no PixelSpacing \(ImagerPixelSpacing is the detector.s\)", id="imager"),
         pytest.param(setting(ImagePositionPatient=None, SOPClassUID=SecondaryCaptureImageStorage),
                      "is a secondary capture", id="secondary capture"),
         pytest.param(setting(ImageOrientationPatient=None, SOPClassUID=XRayAngiographicImageStorage),
@@ -346,31 +286,6 @@ def test_what_is_no_volume_is_named(tmp_path: Path, edit: Edit, message: str) ->
         read_header(tmp_path)
 
 
-def cut(path: Path, count: int) -> None:
-    path.write_bytes(path.read_bytes()[:-count])
-
-
-def test_a_file_that_may_be_a_slice_is_never_passed_over(tmp_path: Path) -> None:
-    """Truncated, empty, and large-file pointers: at the ends of the stack, no gap would reveal them."""
-    images = write_series(tmp_path / "ct", SMALL)
-    for name in ("notes.txt", ".DS_Store", "Thumbs.db"):
-        (tmp_path / "ct" / name).write_text("none")
-    (tmp_path / "ct" / "thumbnails").mkdir()
-    write_rtstruct(tmp_path / "ct" / "rs.dcm", images, {})
-    assert read_header(tmp_path / "ct").shape == SMALL.shape
-    whole = (tmp_path / "ct" / "IM900").read_bytes()
-    broken = {
-        whole[:-8]: "IM900 has fewer pixels",
-        whole[:400]: "IM900 ",
-        b"": "IM900 is empty",
-        b"version https://git-lfs.github.com/spec/v1": "IM900 does not start as DICOM",
-    }
-    for content, message in broken.items():
-        (tmp_path / "ct" / "IM900").write_bytes(content)
-        with pytest.raises(CaseError, match=rf"slices may be missing \({message}"):
-            read_header(tmp_path / "ct")
-
-
 def test_a_single_slice_is_as_thick_as_it_says(tmp_path: Path) -> None:
     one = Grid(shape=(6, 5, 1))
     write_series(tmp_path / "thick", one)
@@ -380,24 +295,6 @@ def test_a_single_slice_is_as_thick_as_it_says(tmp_path: Path) -> None:
         read_header(tmp_path / "bare")
     with pytest.raises(CaseError, match="a DICOM file; give the folder"):
         read_header(tmp_path / "thick" / "IM900")
-
-
-def test_the_importer_loses_no_patient_and_no_slice(tmp_path: Path) -> None:
-    """Equal UIDs of two patients, one SOP instance UID for a whole series, and a file that became empty."""
-    same = setting(SOPInstanceUID="1.2.3", SeriesInstanceUID="1.2.4")
-    images = write_series(tmp_path / "in" / "a", Grid(), patient="A", edit=same)
-    write_rtstruct(tmp_path / "in" / "rs.dcm", images, {"GTV": []})
-    dataset, _ = import_folder(tmp_path / "in", tmp_path / "one", "CT", "GTV=tumour")
-    assert read_header(dataset.rows[0].images[""].resolve()).shape == Grid().shape
-    write_series(tmp_path / "in" / "b", Grid(), patient="B", edit=same)
-    with pytest.raises(CaseError, match=r"2 PatientIDs \(.*in/a/IM900, .*in/b/IM900\)"):
-        import_folder(tmp_path / "in", tmp_path / "two", "CT", "GTV=tumour")
-    write_series(tmp_path / "in" / "b", Grid(), patient="B")
-    (tmp_path / "in" / "b" / "IM900").write_bytes(b"")
-    with pytest.raises(CaseError, match=r"case B_.*in/b: .* missing \(IM900 is empty"):
-        import_folder(tmp_path / "in", tmp_path / "three", "CT", "GTV=tumour")
-    dataset, _ = import_folder(tmp_path / "in", tmp_path / "four", "CT", "GTV=tumour", skip_broken=True)
-    assert [row.group for row in dataset.rows] == ["A"]
 
 
 def numbered(*numbers: int) -> Edit:
@@ -432,62 +329,3 @@ def test_a_tilt_is_said_and_rounding_is_none(tmp_path: Path) -> None:
     header = read_header(tmp_path / "rounded")
     assert not header.remarks
     assert np.allclose(header.affine, affine_of(rounded), atol=1e-9)
-
-
-def test_every_file_is_accounted_for(tmp_path: Path) -> None:
-    """Objects of other kinds, scouts and copies do not hide a scan, and each is named."""
-    images = write_series(tmp_path, SMALL, stored=STORED)
-    write_rtstruct(tmp_path / "rs.dcm", images, {})
-    write_series(
-        tmp_path,
-        Grid(shape=(6, 5, 1)),
-        flat=True,
-        edit=setting(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
-    )
-    write_series(tmp_path, Grid(shape=(6, 5, 1)), flat=True, edit=colour)
-    scout = pydicom.dcmread(tmp_path / "IM900")
-    scout.ImageType, scout.ImageOrientationPatient = ["ORIGINAL", "PRIMARY", "LOCALIZER"], [0, 1, 0, 0, 0, -1]
-    scout.save_as(tmp_path / "scout")
-    shutil.copy(tmp_path / "IM899", tmp_path / "again")
-    shutil.copy(tmp_path / "IM899", tmp_path / ".IM899.x8Yz")
-    (tmp_path / "notes.txt").write_text("none")
-    (tmp_path / "other").mkdir()
-    header = read_header(tmp_path)
-    assert np.array_equal(read_volume(tmp_path).data, STORED)
-    said = "; ".join(header.remarks)
-    for name in ("rs.dcm (RT Structure Set)", "scout (a localizer (scout))", "again (a copy of IM899)",
-                 ".IM899.x8Yz (a hidden file)", "notes.txt (not DICOM)", "other (a folder)", "(a colour picture (RGB))"):  # fmt: skip
-        assert name in said
-    assert said.count("IM900") == 0
-
-
-def test_without_a_scan_the_others_are_named(tmp_path: Path) -> None:
-    images = write_series(tmp_path / "in", SMALL)
-    write_rtstruct(tmp_path / "rs" / "rs.dcm", images, {})
-    with pytest.raises(CaseError, match=r"0 DICOM series, expected exactly one \(rs.dcm: RT Structure Set\)"):
-        read_header(tmp_path / "rs")
-    write_series(tmp_path / "in", SMALL, flat=True)
-    with pytest.raises(CaseError, match=r"2 DICOM series, .* \(4 × CT Image, e.g. .*; 4 × CT Image"):
-        read_header(tmp_path / "in")
-
-
-def csa(count: int) -> bytes:
-    """Siemens' private header (CSA2) with the number of pictures in a mosaic, by nibabel's description."""
-    value = str(count).encode()
-    item = struct.pack("<4i", len(value), len(value), 77, len(value)) + value.ljust(4, b"\0")
-    tag = struct.pack("<64si4s3i", b"NumberOfImagesInMosaic", 1, b"US", 6, 1, 77) + item
-    return b"SV10\4\3\2\1" + struct.pack("<2I", 1, 77) + tag
-
-
-def test_a_mosaic_without_its_image_type(tmp_path: Path) -> None:
-    """Anonymised: one picture of several slices would be read as a slice."""
-
-    def edit(z: int, one: Dataset) -> None:
-        one.Modality = "MR"
-        one.private_block(0x0029, "SIEMENS CSA HEADER", create=True).add_new(0x10, "OB", csa(count))
-
-    for count in (1, 16):
-        write_series(tmp_path / str(count), Grid(shape=(6, 5, 1)), edit=edit)
-    assert read_header(tmp_path / "1").shape == (6, 5, 1)
-    with pytest.raises(CaseError, match="IM900 is a mosaic"):
-        read_header(tmp_path / "16")

@@ -211,7 +211,7 @@ def _unplaced(frame: Frame, direction: float) -> str | None:
         if value is None:
             also = ""
             if keyword == "PixelSpacing" and frame.get("ImagerPixelSpacing"):
-                also = " (ImagerPixelSpacing is that of the detector)"
+                also = " (ImagerPixelSpacing is the detector's)"
             return f"has no {keyword}{also}; without it the positions of voxels are unknown ({frame.kind})"
         if np.shape(value) != (size,) or not np.isfinite(np.array(value, float)).all():
             return f"has {keyword} {value}; expected {size} numbers"

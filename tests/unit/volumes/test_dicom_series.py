@@ -17,6 +17,7 @@ from pydicom.uid import (
     UID,
     JPEGLSLossless,
     NuclearMedicineImageStorage,
+    PositronEmissionTomographyImageStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
     XRayAngiographicImageStorage,
@@ -233,6 +234,10 @@ def united(z: int, one: Dataset) -> None:
     one.private_block(0x0065, "Image Private Header", create=True).add_new(0x50, "DS", "16")
 
 
+def siemens(z: int, one: Dataset) -> None:
+    one.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 48)
+
+
 def last(**values: Any) -> Edit:
     """Put values only into the last slice."""
     return lambda z, one: setting(**values)(z, one) if z == 3 else None
@@ -259,7 +264,7 @@ def last(**values: Any) -> Edit:
                      r"IM897 and IM900 lie in the same plane, 7\.50 mm apart",
                      id="orientation that does not fit the positions"),
         pytest.param(echoes, r"2 files at each .*: several echoes \(EchoTime 2.46, 4.92\)", id="echoes"),
-        pytest.param(echoes_and_times, r"1 position\(s\), 4 files .*several time points \(TemporalPositionI\w+"
+        pytest.param(echoes_and_times, r"1 position\(s\), 4 .* several time points \(TemporalPositionI\w+"
                      r" 1, 2\) and several echoes \(EchoTime 2.46, 4.92\)", id="echoes and times"),
         pytest.param(b_values, r"several b-values \(DiffusionBValue 0.0, 1000.0\)", id="b-values"),
         pytest.param(last_again, r"IM89\d and IM89\d are at the same position; several .*AcquisitionTime",
@@ -273,6 +278,7 @@ def last(**values: Any) -> Edit:
         pytest.param(palette, r"a colour picture \(PALETTE COLOR\)", id="palette"),
         pytest.param(last(PhotometricInterpretation="MONOCHROME1"), "2 photometric interp", id="photometric"),
         pytest.param(united, "is a mosaic", id="United Imaging's mosaic"),
+        pytest.param(siemens, "is a mosaic", id="Siemens' mosaic"),
         pytest.param(setting(ModalityLUTSequence=[Dataset()], RescaleSlope=None), "ModalityLUT", id="LUT"),
         pytest.param(setting(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "is a mosaic", id="mosaic"),
         pytest.param(setting(RescaleSlope=0), "has RescaleSlope 0", id="slope 0"),
@@ -308,6 +314,11 @@ def numbered(*numbers: int) -> Edit:
         pytest.param(numbered(1, 1, 1, 1), "", id="no numbers"),
         pytest.param(numbered(0, 1, 2, 3), "", id="from 0"),
         pytest.param(numbered(3, 4, 5, 6), "3 to 6; 2 slices may be missing at an end", id="start"),
+        pytest.param(
+            setting(NumberOfSlices=6, SOPClassUID=PositronEmissionTomographyImageStorage),
+            "has 4 slices, but NumberOfSlices is 6",
+            id="PET",
+        ),
         pytest.param(numbered(1, 3, 5, 7), r"1 to 7, but 3 of them are not there \(2, 4, 6\)", id="thinned"),
     ],
 )

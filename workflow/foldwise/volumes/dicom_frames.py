@@ -20,9 +20,11 @@ from foldwise.files import CaseError
 
 SHARED, EACH = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 EACH_TAG = 0x52009230
-SIEMENS, UNITED = "SIEMENS MR HEADER", "Image Private Header"
-# Where these two makers store the number of slices in a mosaic: creator, its element, the number's element.
-MOSAICS = ((SIEMENS, 0x00190010, 0x0019100A), (UNITED, 0x00650010, 0x00651050))
+# Where two makers store the number of slices in a mosaic: private creator, its element, the number's.
+MOSAICS = (
+    ("SIEMENS MR HEADER", 0x00190010, 0x0019100A),
+    ("Image Private Header", 0x00650010, 0x00651050),
+)
 # Images that describe others.
 OTHER_KINDS = ("Segmentation", "Label Map Segmentation", "RT Dose", "RT Image")
 
@@ -197,7 +199,9 @@ def unusable(frame: Frame, direction: float) -> str | None:
 def mosaic(frame: Frame) -> bool:
     """Whether one picture contains several slices side by side, by any maker's way to say so."""
     counts = [frame.at(tag) for creator, owner, tag in MOSAICS if frame.at(owner) == creator]
-    return "MOSAIC" in _words(frame, "ImageType") or any((count or 0) > 1 for count in counts)
+    # Files without types of elements give private numbers as bytes.
+    alone = (None, 0, 1, b"\1\0", b"1 ")
+    return "MOSAIC" in _words(frame, "ImageType") or any(count not in alone for count in counts)
 
 
 def _words(frame: Frame, keyword: str) -> tuple[str, ...]:

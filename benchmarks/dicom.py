@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import re
 import shutil
 import sys
 import time
@@ -54,7 +53,7 @@ def measure(name: str, folder: Path, results: multiprocessing.Queue[tuple[float,
 def peak() -> float:
     """Of this process alone: `ru_maxrss` starts with that of the parent."""
     status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
 
 
 def in_process(target: Callable[..., None], *args: object) -> tuple[float, float, float]:

@@ -25,8 +25,8 @@ Edit = Callable[[int, Dataset], None]
 def converted(folder: Path, out: Path) -> dict[str, nib.Nifti1Image]:
     """dcm2niix's files by name."""
     out.mkdir()
-    command = [sys.executable, "-m", "dcm2niix", "-z", "n", "-b", "n", "-f", "scan", "-o", out, folder]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, "-m", "dcm2niix", "-z", "n", "-b", "n", "-f", "scan", "-o"]
+    subprocess.run([*command, str(out), str(folder)], check=True, capture_output=True)
     return {path.stem: nib.load(path) for path in out.glob("*.nii")}
 
 

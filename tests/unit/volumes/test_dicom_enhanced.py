@@ -108,7 +108,7 @@ def concatenated(folder: Path) -> None:
 def test_a_concatenation_needs_all_its_files(tmp_path: Path) -> None:
     concatenated(tmp_path)
     assert np.array_equal(read_volume(tmp_path).data, STORED)
-    assert read_header(tmp_path).no_seg == "it is an image in 3 files (a concatenation)"
+    assert read_header(tmp_path).no_seg == "it consists of 3 enhanced images, and one at most is allowed"
     (tmp_path / "3.dcm").unlink()
     with pytest.raises(CaseError, match=r"an image in 3 files; .* InConcatenationNumber 3 are missing"):
         read_header(tmp_path)

@@ -9,8 +9,16 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedSRStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
 
 from dicom_files import Grid, cut, setting, write_rtstruct, write_series
 from foldwise.files import CaseError
@@ -31,7 +39,7 @@ def colour(z: int, one: Dataset) -> None:
     one.PixelData = bytes(90)
 
 
-def rewritten(syntax: UID, folder: Path, preamble: bool = True) -> None:
+def rewritten(syntax: UID, folder: Path, start: str = "file meta") -> None:
     """Write the files of a folder again, in another transfer syntax; or as archives of the 1990s."""
     for path in folder.iterdir():
         read = pydicom.dcmread(path)
@@ -39,21 +47,22 @@ def rewritten(syntax: UID, folder: Path, preamble: bool = True) -> None:
         little = syntax != ExplicitVRBigEndian
         if not little:
             one.PixelData = np.frombuffer(one.PixelData, "<i2").astype(">i2").tobytes()
-        if preamble:
+        if start == "file meta":
             one.file_meta = read.file_meta
             one.file_meta.TransferSyntaxUID = syntax
             one.save_as(path, enforce_file_format=True)
         else:
+            one.preamble = bytes(128) if start == "preamble" else None
             one.save_as(path, implicit_vr=syntax.is_implicit_VR, little_endian=little)
 
 
-@pytest.mark.parametrize("preamble", [True, False], ids=["file meta", "neither preamble nor file meta"])
+@pytest.mark.parametrize("start", ["file meta", "preamble", "neither"])
 @pytest.mark.parametrize(
     "syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, None], ids=["implicit", "big", "explicit"]
 )
-def test_every_order_of_bytes(tmp_path: Path, syntax: UID | None, preamble: bool) -> None:
+def test_every_order_of_bytes(tmp_path: Path, syntax: UID | None, start: str) -> None:
     write_series(tmp_path, SMALL, stored=STORED - 500, edit=slopes)
-    rewritten(syntax or pydicom.uid.ExplicitVRLittleEndian, tmp_path, preamble)
+    rewritten(syntax or ExplicitVRLittleEndian, tmp_path, start)
     (tmp_path / "notes.txt").write_bytes(b"\x08\x00 no DICOM")
     expected = (STORED - 500) * np.array([1, 0.5, 1, 1.5]) - np.array([0, 3, 3, 3])
     assert np.array_equal(read_volume(tmp_path).data, expected)
@@ -106,6 +115,11 @@ def test_every_file_is_accounted_for(tmp_path: Path) -> None:
     scout = pydicom.dcmread(tmp_path / "IM900")
     scout.ImageType, scout.ImageOrientationPatient = ["ORIGINAL", "PRIMARY", "LOCALIZER"], [0, 1, 0, 0, 0, -1]
     scout.save_as(tmp_path / "scout")
+    for name, kind in (("DICOMDIR", MediaStorageDirectoryStorage), ("sr", EnhancedSRStorage)):
+        other = Dataset()
+        other.file_meta, other.SOPClassUID, other.SOPInstanceUID = FileMetaDataset(), kind, "1.2.3"
+        other.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        other.save_as(tmp_path / name, enforce_file_format=True)
     shutil.copy(tmp_path / "IM899", tmp_path / "again")
     shutil.copy(tmp_path / "IM899", tmp_path / ".IM899.x8Yz")
     (tmp_path / "notes.txt").write_text("none")
@@ -113,7 +127,9 @@ def test_every_file_is_accounted_for(tmp_path: Path) -> None:
     header = read_header(tmp_path)
     assert np.array_equal(read_volume(tmp_path).data, STORED)
     said = "; ".join(header.remarks)
-    for name in ("rs.dcm (RT Structure Set)", "scout (a localizer (scout))", "again (a copy of IM899)",
+    for name in ("rs.dcm (RT Structure Set)",
+        "sr (Enhanced SR)",
+        "DICOMDIR (Media Storage Directory)", "scout (a localizer (scout))", "again (a copy of IM899)",
                  ".IM899.x8Yz (a hidden file)", "notes.txt (not DICOM)", "other (a folder)",
                  "(a colour picture (RGB))"):  # fmt: skip
         assert name in said

@@ -156,7 +156,7 @@ def try_all(opened: Opened[Any, Any]) -> None:
     groups = {case.name: case.group for case in opened.training}
     attempt("split.file: ", functools.partial(check_file, settings.split, groups))
     if settings.predict is not None:
-        attempt("predict: ", functools.partial(_refuse_new, system, settings))
+        attempt("predict: ", lambda: system.new_entries(settings.predict.source))
     for path, check in system.preparation_weights(settings).items():
         attempt("prepare: ", functools.partial(try_file, path, check, counts))
     plan = None if opened.preparation.plan is None else Path(opened.preparation.plan)
@@ -168,8 +168,3 @@ def try_all(opened: Opened[Any, Any]) -> None:
         attempt(f"models.{name}: ", trying)
     if problems:
         raise CaseError("the experiment cannot be run; nothing was started\n  " + "\n  ".join(problems))
-
-
-def _refuse_new(system: System[AnySettings, Any], settings: AnySettings) -> None:
-    assert settings.predict is not None
-    system.check_new(settings, system.new_entries(settings.predict.source))

@@ -174,13 +174,6 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
             CaseError: nothing to predict, or errors in the sheet.
         """
 
-    def check_new(self, settings: AnySettings, entries: Sequence[Entry]) -> None:
-        """Refuse new cases for which the settings ask what they do not allow.
-
-        Raises:
-            CaseError: all problems.
-        """
-
     @abstractmethod
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         """Prepare a new case as the workflow prepares others, and return the path of the model's input.

@@ -79,15 +79,12 @@ def check_volumes(
     return Checked(found.problems, found.warnings, sizes, facts)
 
 
-def refuse_no_seg(images: Mapping[str, Path]) -> None:
-    """Refuse new scans to which a DICOM Segmentation cannot refer.
+def no_seg(images: Mapping[str, Path]) -> list[str]:
+    """New scans to which a DICOM Segmentation cannot refer, with the reasons.
 
     Args:
         images: case → its first image. One that cannot be read is left to its job, which names it and
             predicts the others.
-
-    Raises:
-        CaseError: all of them.
     """
 
     def read(path: Path) -> str:
@@ -98,8 +95,7 @@ def refuse_no_seg(images: Mapping[str, Path]) -> None:
 
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         found = dict(zip(images, pool.map(read, images.values()), strict=True))
-    if problems := [f"case {case}: {images[case]}: {NO_SEG}: {why}" for case, why in found.items() if why]:
-        raise CaseError("\n".join(problems))
+    return [f"predict: case {case}: {images[case]}: {NO_SEG}: {why}" for case, why in found.items() if why]
 
 
 def _size(case: Case, headers: dict[Path, Header]) -> Size:

@@ -207,8 +207,7 @@ def _pixels(stream: BinaryIO, top: Frame, *, implicit: bool, little: bool, nativ
             stream.seek(length, os.SEEK_CUR)
         whole = False
     else:
-        sizes = ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")
-        count = math.prod(top.get(keyword) or 1 for keyword in sizes)
+        count = math.prod(top.get(keyword) or 1 for keyword in ("Rows", "Columns", "NumberOfFrames"))
         wanted = (count * (top.get("BitsAllocated") or 0) + 7) // 8 if native else 0
         whole = wanted <= length <= os.fstat(stream.fileno()).st_size - stream.tell()
     if not whole:

@@ -214,7 +214,7 @@ def _several(groups: Sequence[Sequence[Frame]]) -> str:
         ]
         if any(len(set(new)) > len(set(old)) for new, old in zip(finer, known, strict=True)):
             known = finer
-            seen = sorted({each for frame in largest if (each := value(frame)) is not None})
+            seen = sorted({each for frame in largest if (each := value(frame)) is not None}, key=_rank)
             shown = ", ".join(map(str, seen[:4])) + (", …" if len(seen) > 4 else "")
             told.append(f"several {what} ({name} {shown})")
     return " and ".join(told)
@@ -228,6 +228,11 @@ def _aspects(frame: Frame) -> Iterator[tuple[str, str, Callable[[Frame], Any]]]:
         pointer = index.get("DimensionIndexPointer") or 0
         name = index.get("DimensionDescriptionLabel") or keyword_for_tag(pointer) or str(Tag(pointer))
         yield str(name), "volumes", partial(_dimension, number=i)
+
+
+def _rank(value: Any) -> tuple[float, str]:
+    """Numbers in their order, then other values, which may be of several types."""
+    return (value, "") if isinstance(value, int | float) else (np.inf, str(value))
 
 
 def _dimension(frame: Frame, number: int) -> int | None:

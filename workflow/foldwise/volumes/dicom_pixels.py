@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import iter_pixels
+from pydicom.tag import Tag
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
 from foldwise.volumes.dicom_files import TAGS, read_dataset
@@ -80,12 +81,16 @@ def _at_offset(stream: BinaryIO, frames: list[Frame]) -> Iterator[np.ndarray]:
 
 
 def _decoded(stream: BinaryIO, count: int) -> Iterator[np.ndarray]:
-    dataset = read_dataset(stream, [*TAGS, "PixelData"], pixels=True)
+    tags = map(Tag, ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"))
+    dataset = read_dataset(stream, [*TAGS, *tags], pixels=True)
     if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         # Padding may be in the unused bits.
         yield from iter_pixels(dataset, correct_unused_bits=False)
         return
-    for frame in generate_frames(dataset.PixelData, number_of_frames=count):
+    offsets = None
+    if "ExtendedOffsetTable" in dataset:
+        offsets = dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
+    for frame in generate_frames(dataset.PixelData, number_of_frames=count, extended_offsets=offsets):
         yield _decompressed(dataset, frame)
 
 

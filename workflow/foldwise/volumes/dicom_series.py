@@ -29,6 +29,11 @@ ONE = {
     "PhotometricInterpretation": "photometric interpretations",
     "StackID": "stacks",
 }
+# What a segmentation repeats of every image that it refers to.
+REFERRED = (
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"),
+    "FrameOfReferenceUID",
+)
 LOG = logging.getLogger(__name__)
 
 
@@ -60,16 +65,9 @@ class Series:
     def no_seg(self) -> str:
         """Why a DICOM Segmentation cannot refer to it; empty if one can.
 
-        The standard demands the elements looked for here, and nothing can take their place.
+        Nothing can take the place of the elements looked for here, which the standard demands.
         """
-        needed = (
-            "SOPClassUID",
-            "SOPInstanceUID",
-            "SeriesInstanceUID",
-            "StudyInstanceUID",
-            "FrameOfReferenceUID",
-        )
-        for keyword in needed:
+        for keyword in REFERRED:
             if lacking := [frame.name for frame in self.frames if frame.get(keyword) is None]:
                 return f"{lacking[0]} has no {keyword}"
         if len({frame.get("SOPInstanceUID") for frame in self.frames}) < len(self.files):
@@ -77,7 +75,7 @@ class Series:
         if not UID(kind := self.frames[0].get("SOPClassUID")).keyword:
             return f"its SOPClassUID {kind} is not in the standard"
         if self.frames[0].many and len(self.files) > 1:
-            return f"it is an image in {len(self.files)} files (a concatenation)"
+            return f"it consists of {len(self.files)} enhanced images, and one at most is allowed"
         return ""
 
 

@@ -481,10 +481,11 @@ def export_one(prediction: Path, source: Path, folder: Path) -> None:
     SegmentationResults().export({"scan": prediction}, [entry], settings, {"postprocess": []}, folder)
 
 
-def test_a_prediction_of_a_dicom_scan_is_exported_as_seg(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["oblique", "straight, tilted"])
+def test_a_prediction_of_a_dicom_scan_is_exported_as_seg(tmp_path: Path, name: str) -> None:
     """From the series through crop, cache and prediction to a SEG on it, read back by ITK."""
-    write_series(tmp_path / "scan", oblique())
-    truth = np.zeros(oblique().shape, np.uint8)
+    write_series(tmp_path / "scan", ALL[name])
+    truth = np.zeros(ALL[name].shape, np.uint8)
     truth[3:9, 5:11, 2:5] = 4
     source = Volume(truth, read_header(tmp_path / "scan").affine)
     write_volume(source, tmp_path / "truth.nii.gz")

@@ -104,27 +104,27 @@ def test_every_slice_has_its_own_values(
     assert np.array_equal(data, expected)
 
 
-def by_itk(one: Dataset, folder: Path) -> None:
-    """JPEG lossless, which pydicom does not decode."""
+def by_itk(one: Dataset, folder: Path, kind: str) -> None:
+    """Lossless JPEG and JPEG 2000, which pydicom does not decode."""
     writer = sitk.ImageFileWriter()
     writer.SetFileName(str(folder / "one.dcm"))
     writer.UseCompressionOn()
-    writer.SetCompressor("JPEG")
+    writer.SetCompressor(kind)
     writer.Execute(sitk.GetImageFromArray(one.pixel_array[None]))
     compressed = pydicom.dcmread(folder / "one.dcm")
     one["PixelData"] = compressed["PixelData"]
     one.file_meta.TransferSyntaxUID = compressed.file_meta.TransferSyntaxUID
 
 
-@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, None], ids=["RLE", "JPEG-LS", "JPEG"])
-def test_compressed_slices(tmp_path: Path, syntax: UID | None) -> None:
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, "JPEG", "JPEG2000"])
+def test_compressed_slices(tmp_path: Path, syntax: UID | str) -> None:
     def edit(z: int, one: Dataset) -> None:
         slopes(z, one)
         one.PhotometricInterpretation = "MONOCHROME1"
-        if syntax:
+        if isinstance(syntax, UID):
             one.compress(syntax)
         else:
-            by_itk(one, tmp_path)
+            by_itk(one, tmp_path, syntax)
 
     folder = tmp_path / "series"
     stored = np.random.default_rng(6).integers(-300, 700, (16, 16, 4))

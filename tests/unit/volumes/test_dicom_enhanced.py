@@ -22,7 +22,7 @@ from pydicom.uid import (
 
 from dicom_files import Grid, grids, write_enhanced, write_rtstruct, write_series
 from foldwise.files import CaseError
-from foldwise.importers.dicom import import_folder
+from foldwise.volumes.dicom_masks import contour_mask
 from foldwise.volumes.volume import LPS_TO_RAS, read_header, read_volume
 
 SMALL = Grid(shape=(16, 12, 5))
@@ -193,11 +193,10 @@ def test_frames_that_are_no_volume_are_named(tmp_path: Path) -> None:
 
 
 def test_contours_on_an_enhanced_image(tmp_path: Path) -> None:
-    image = write_enhanced(tmp_path / "in" / "one.dcm", SMALL, stored=STORED)
+    image = write_enhanced(tmp_path / "mr" / "one.dcm", SMALL, stored=STORED)
     square = np.array([[2.5, 3.5, 2], [9.5, 3.5, 2], [9.5, 8.5, 2], [2.5, 8.5, 2]])
-    write_rtstruct(tmp_path / "in" / "rs.dcm", [image], {"GTV": [("CLOSED_PLANAR", SMALL.mm(square))]})
-    dataset, _ = import_folder(tmp_path / "in", tmp_path / "out", "MR", "GTV=tumour", min_slices=1)
-    assert dataset.rows[0].label is not None
+    write_rtstruct(tmp_path / "rs.dcm", [image], {"GTV": [("CLOSED_PLANAR", SMALL.mm(square))]})
+    drawn = pydicom.dcmread(tmp_path / "rs.dcm").ROIContourSequence[0].ContourSequence
     expected = np.zeros(SMALL.shape, bool)
     expected[3:10, 4:9, 2] = True
-    assert np.array_equal(read_volume(dataset.rows[0].label).data, expected)
+    assert np.array_equal(contour_mask(drawn, "GTV", read_header(tmp_path / "mr")), expected)

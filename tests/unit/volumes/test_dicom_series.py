@@ -23,8 +23,9 @@ from pydicom.uid import (
     XRayAngiographicImageStorage,
 )
 
-from dicom_files import Edit, Grid, cut, grids, setting, tilted, write_series
+from dicom_files import Edit, Grid, cut, grids, setting, tilted, write_rtstruct, write_series
 from foldwise.files import CaseError
+from foldwise.importers.dicom import import_folder
 from foldwise.volumes.volume import Header, read_header, read_volume
 
 SMALL = Grid(shape=(6, 5, 4))
@@ -340,3 +341,21 @@ def test_a_tilt_is_said_and_rounding_is_none(tmp_path: Path) -> None:
     header = read_header(tmp_path / "rounded")
     assert not header.remarks
     assert np.allclose(header.affine, affine_of(rounded), atol=1e-9)
+
+
+def test_the_importer_loses_no_patient_and_no_slice(tmp_path: Path) -> None:
+    """Equal UIDs of two patients, one SOP instance UID for a whole series, and a file that became empty."""
+    same = setting(SOPInstanceUID="1.2.3", SeriesInstanceUID="1.2.4")
+    images = write_series(tmp_path / "in" / "a", Grid(), patient="A", edit=same)
+    write_rtstruct(tmp_path / "in" / "rs.dcm", images, {"GTV": []})
+    dataset, _ = import_folder(tmp_path / "in", tmp_path / "one", "CT", "GTV=tumour")
+    assert read_header(dataset.rows[0].images[""].resolve()).shape == Grid().shape
+    write_series(tmp_path / "in" / "b", Grid(), patient="B", edit=same)
+    with pytest.raises(CaseError, match=r"2 PatientIDs \(.*in/a/IM900, .*in/b/IM900\)"):
+        import_folder(tmp_path / "in", tmp_path / "two", "CT", "GTV=tumour")
+    write_series(tmp_path / "in" / "b", Grid(), patient="B")
+    (tmp_path / "in" / "b" / "IM900").write_bytes(b"")
+    with pytest.raises(CaseError, match=r"case B_.*in/b: .* missing \(IM900 is empty"):
+        import_folder(tmp_path / "in", tmp_path / "three", "CT", "GTV=tumour")
+    dataset, _ = import_folder(tmp_path / "in", tmp_path / "four", "CT", "GTV=tumour", skip_broken=True)
+    assert [row.group for row in dataset.rows] == ["A"]

@@ -18,6 +18,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
+    RTDoseStorage,
 )
 
 from dicom_files import Grid, cut, setting, write_rtstruct, write_series
@@ -111,6 +112,7 @@ def test_every_file_is_accounted_for(tmp_path: Path) -> None:
         edit=setting(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
     )
     write_series(tmp_path, Grid(shape=(6, 5, 1)), flat=True, edit=colour)
+    write_series(tmp_path, Grid(shape=(6, 5, 1)), flat=True, edit=setting(SOPClassUID=RTDoseStorage))
     scout = pydicom.dcmread(tmp_path / "IM900")
     scout.ImageType, scout.ImageOrientationPatient = ["ORIGINAL", "PRIMARY", "LOCALIZER"], [0, 1, 0, 0, 0, -1]
     scout.save_as(tmp_path / "scout")
@@ -127,6 +129,7 @@ def test_every_file_is_accounted_for(tmp_path: Path) -> None:
     assert np.array_equal(read_volume(tmp_path).data, STORED)
     said = "; ".join(header.remarks)
     for name in ("rs.dcm (RT Structure Set)",
+        "900 (RT Dose)",
         "sr (Enhanced SR)",
         "DICOMDIR (Media Storage Directory)", "scout (a localizer (scout))", "again (a copy of IM899)",
                  ".IM899.x8Yz (a hidden file)", "notes.txt (not DICOM)", "other (a folder)",

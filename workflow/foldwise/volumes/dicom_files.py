@@ -27,6 +27,8 @@ from foldwise.volumes.dicom_frames import EACH, MOSAICS, SHARED, Frame, Pixels, 
 
 # The length of compressed pixels, and their end marker, as numbers from little-endian bytes.
 UNDEFINED, DELIMITER = 0xFFFFFFFF, 0xE0DDFFFE
+# Pictures that describe others.
+OTHERS = ("Segmentation", "Label Map Segmentation", "RT Dose", "RT Image")
 # Elements that contain pixels, by the last part of their tag.
 PIXELS = {0x10: "PixelData", 0x08: "FloatPixelData", 0x09: "DoubleFloatPixelData"}
 SUFFIXES = {".dcm", ".dicom", ".ima"}
@@ -92,7 +94,7 @@ def read_files(files: Iterable[Path], where: Path) -> Files:
         except InvalidDicomError:
             foreign.append(file)
         except Exception as error:  # pydicom raises many types for a broken file
-            broken[file] = str(error)
+            broken[file] = str(error).removeprefix(f"{file}: ")
     broken |= lost_slices(foreign, {frame.file for frame in found.frames})
     if broken:
         raise CaseError(f"{where}: {describe(broken)}")
@@ -155,6 +157,8 @@ def _frames(file: Path) -> list[Frame] | str:
     with file.open("rb", buffering=BUFFER) as stream:
         header = read_dataset(stream, TAGS, pixels=False)
         top = Frame(file, 0, elements_of(header), Pixels())
+        if top.kind in OTHERS:
+            return top.kind
         syntax = header.file_meta.TransferSyntaxUID
         if syntax == DeflatedExplicitVRLittleEndian:
             # pydicom has inflated it whole, so what is there is complete.
@@ -170,8 +174,10 @@ def _frames(file: Path) -> list[Frame] | str:
             )
     if pixels is not None:
         return frames_of(replace(top, pixels=pixels), header)
-    # The file meta's is complete if anything was read after it.
+    # The file meta's is complete if anything was read after it; the other may be truncated.
     kind = UID(header.file_meta.get("MediaStorageSOPClassUID") or "")
+    if not kind and (known := UID(top.get("SOPClassUID") or "")).keyword:
+        kind = known
     if top.get("Rows") or not kind or "Image Storage" in kind.name:
         raise ValueError("has no pixels; is it truncated?")
     return kind.name.removesuffix(" Storage")

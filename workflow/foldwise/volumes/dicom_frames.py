@@ -25,9 +25,6 @@ MOSAICS = (
     ("SIEMENS MR HEADER", 0x00190010, 0x0019100A),
     ("Image Private Header", 0x00650010, 0x00651050),
 )
-# Images that describe others.
-OTHER_KINDS = ("Segmentation", "Label Map Segmentation", "RT Dose", "RT Image")
-
 Elements = Mapping[int, RawDataElement | DataElement]
 
 
@@ -168,8 +165,6 @@ def no_scan(frame: Frame) -> str | None:
     photometric = frame.get("PhotometricInterpretation") or "MONOCHROME2"
     if frame.get("SamplesPerPixel") not in (None, 1) or not photometric.startswith("MONOCHROME"):
         return f"a colour picture ({photometric})"
-    if frame.kind in OTHER_KINDS:
-        return f"of another kind ({frame.kind})"
     if "Secondary Capture" in frame.kind and frame.get("ImagePositionPatient") is None:
         return "a secondary capture (a screenshot or a scanned film) without a position"
     return None

@@ -112,7 +112,7 @@ def test_a_seg_of_an_enhanced_image(tmp_path: Path, shifted: bool) -> None:
     shared = write_enhanced(tmp_path / "first.dcm", grid).SharedFunctionalGroupsSequence[0]
 
     def edit(image: pydicom.Dataset) -> None:
-        image.SharedFunctionalGroupsSequence = [pydicom.Dataset()]
+        image.SharedFunctionalGroupsSequence = []
 
     image = write_enhanced(tmp_path / "mr" / "one.dcm", grid, order=order, each=each, edit=edit)
     labels = labels_of(grid)

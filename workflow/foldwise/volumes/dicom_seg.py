@@ -156,7 +156,9 @@ def _sources(series: Series) -> list[pydicom.Dataset]:
             if not value or not re.fullmatch(form, value):
                 setattr(source, keyword, None)
         if first.many:
-            shared = source.setdefault("SharedFunctionalGroupsSequence", [pydicom.Dataset()])[0]
+            if not source.get("SharedFunctionalGroupsSequence"):
+                source.SharedFunctionalGroupsSequence = [pydicom.Dataset()]
+            shared = source.SharedFunctionalGroupsSequence[0]
             shared.PixelMeasuresSequence = measures
             shared.PlaneOrientationSequence = hd.PlaneOrientationSequence("PATIENT", cosines)
         else:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    RTStructureSetStorage,
+    generate_uid,
+)
+
+# Changes the data set of a slice, given its z.
+Edit = Callable[[int, Dataset], None]
 
 
 @dataclass(frozen=True)
@@ -20,6 +30,7 @@ class Grid:
     origin: tuple[float, float, float] = (-12.5, 30.25, -71.0)
     along_row: tuple[float, float, float] = (1, 0, 0)
     along_column: tuple[float, float, float] = (0, 1, 0)
+    shift: tuple[float, float] = (0, 0)  # mm along a row and a column from a slice to the next: gantry tilt
 
     @property
     def axes(self) -> np.ndarray:
@@ -28,9 +39,16 @@ class Grid:
             [self.along_row, self.along_column, np.cross(self.along_row, self.along_column)]
         )
 
+    @property
+    def steps(self) -> np.ndarray:
+        """Steps in mm along x, y and z as columns."""
+        steps = self.axes * self.spacing
+        steps[:, 2] += self.axes[:, :2] @ self.shift
+        return steps
+
     def mm(self, index: np.ndarray) -> np.ndarray:
         """Voxel indices (…, 3) to LPS millimetres."""
-        return np.asarray(self.origin) + (np.asarray(index) * self.spacing) @ self.axes.T
+        return np.asarray(self.origin) + np.asarray(index) @ self.steps.T
 
     def centres(self) -> np.ndarray:
         """Voxel indices, (x, y, z, 3)."""
@@ -46,6 +64,26 @@ def oblique() -> Grid:
     return Grid(along_row=tuple(turn[:, 0]), along_column=tuple(turn[:, 1]))
 
 
+def tilted(grid: Grid) -> Grid:
+    """The same with the gantry tilted by 15°: every slice is shifted along the columns."""
+    return replace(grid, shift=(0, float(grid.spacing[2] * np.tan(np.deg2rad(15)))))
+
+
+def grids(shape: tuple[int, int, int]) -> dict[str, Grid]:
+    """Every way in which patients lie and slices are cut, by name."""
+    directions = {
+        "straight": ((1, 0, 0), (0, 1, 0)),
+        "prone": ((-1, 0, 0), (0, -1, 0)),
+        "rows turned": ((-1, 0, 0), (0, 1, 0)),
+        "columns turned": ((1, 0, 0), (0, -1, 0)),
+        "sagittal": ((0, 1, 0), (0, 0, -1)),
+        "coronal": ((1, 0, 0), (0, 0, -1)),
+        "oblique": (oblique().along_row, oblique().along_column),
+    }
+    named = {name: Grid(shape, along_row=r, along_column=c) for name, (r, c) in directions.items()}
+    return named | {f"{name}, tilted": tilted(named[name]) for name in ("straight", "oblique")}
+
+
 def write_series(
     folder: Path,
     grid: Grid,
@@ -54,7 +92,7 @@ def write_series(
     frame: str | None = None,
     flat: bool = False,
     stored: np.ndarray | None = None,
-    edit: Callable[[int, Dataset], None] | None = None,
+    edit: Edit | None = None,
 ) -> list[Dataset]:
     """Write a CT series; file names have the slices' reverse order. Returns its instances in the order of z.
 
@@ -83,6 +121,99 @@ def write_series(
         one.save_as(folder / f"{series[-6:] if flat else 'IM'}{900 - z}", enforce_file_format=True)
         slices.append(one)
     return slices
+
+
+def write_enhanced(
+    path: Path,
+    grid: Grid,
+    kind: str = EnhancedMRImageStorage,
+    stored: np.ndarray | None = None,
+    order: Sequence[int] | None = None,
+    each: Callable[[int, Dataset], None] | None = None,
+    edit: Callable[[Dataset], None] | None = None,
+) -> Dataset:
+    """Write an enhanced image: one file with a frame per slice. Returns its data set.
+
+    Args:
+        path: file to write.
+        grid: geometry.
+        kind: SOP class.
+        stored: voxels (x, y, z); default: every voxel's value is its z.
+        order: the slice of each frame; default: from the last slice to the first.
+        each: changes the functional groups of each frame (its number, groups).
+        edit: changes the data set before it is written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    order = range(grid.shape[2])[::-1] if order is None else order
+    image = _dataset(kind, generate_uid(), generate_uid(), "P1", "Doe^Jane")
+    image.Modality, image.FrameOfReferenceUID, image.InstanceNumber = "MR", generate_uid(), 1
+    image.ImageType, image.SeriesNumber = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], 1
+    image.ContentDate, image.ContentTime = "20200101", "120000"
+    image.NumberOfFrames = len(order)
+    image.Columns, image.Rows = grid.shape[:2]
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1
+    pointers = (("StackID", 0x00209056), ("InStackPositionNumber", 0x00209057))
+    uid = generate_uid()
+    image.DimensionOrganizationSequence = [_item(DimensionOrganizationUID=uid)]
+    image.DimensionIndexSequence = [
+        _item(
+            DimensionOrganizationUID=uid,
+            DimensionIndexPointer=tag,
+            FunctionalGroupPointer=0x00209111,
+            DimensionDescriptionLabel=name,
+        )
+        for name, tag in pointers
+    ]
+    measures = _item(
+        PixelSpacing=[grid.spacing[1], grid.spacing[0]],
+        SliceThickness=grid.spacing[2],
+        SpacingBetweenSlices=grid.spacing[2],
+    )
+    cosines = [f"{v:.9g}" for v in (*grid.along_row, *grid.along_column)]
+    image.SharedFunctionalGroupsSequence = [
+        _item(
+            PixelMeasuresSequence=[measures],
+            PlaneOrientationSequence=[_item(ImageOrientationPatient=cosines)],
+        )
+    ]
+    image.PerFrameFunctionalGroupsSequence = []
+    for number, z in enumerate(order):
+        position = [f"{v:.9g}" for v in grid.mm(np.array([0, 0, z]))]
+        content = _item(StackID="1", InStackPositionNumber=z + 1, DimensionIndexValues=[1, z + 1])
+        value = _item(RescaleIntercept=0, RescaleSlope=1, RescaleType="US")
+        groups = _item(
+            PlanePositionSequence=[_item(ImagePositionPatient=position)],
+            FrameContentSequence=[content],
+            PixelValueTransformationSequence=[value],
+        )
+        if each:
+            each(number, groups)
+        image.PerFrameFunctionalGroupsSequence.append(groups)
+    frames = [np.full(grid.shape[1::-1], z) if stored is None else stored[..., z].T for z in order]
+    image.PixelData = np.stack(frames).astype(np.int16).tobytes()
+    if edit:
+        edit(image)
+    image.save_as(path, enforce_file_format=True)
+    return image
+
+
+def setting(**values: Any) -> Edit:
+    """Put the same values into every slice; None removes an element."""
+
+    def edit(z: int, one: Dataset) -> None:
+        for keyword, value in values.items():
+            if value is None:
+                delattr(one, keyword)
+            else:
+                setattr(one, keyword, value)
+
+    return edit
+
+
+def cut(path: Path, count: int) -> None:
+    """Cut bytes off the end of a file, as a broken transfer does."""
+    path.write_bytes(path.read_bytes()[:-count])
 
 
 def write_rtstruct(
@@ -127,6 +258,13 @@ def write_rtstruct(
         dataset.ROIContourSequence.append(drawn)
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
+
+
+def _item(**values: object) -> Dataset:
+    item = Dataset()
+    for keyword, value in values.items():
+        setattr(item, keyword, value)
+    return item
 
 
 def _dataset(kind: str, study: str, series: str, patient: str, name: str) -> Dataset:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,54 +13,35 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    UID,
+    JPEGLSLossless,
+    NuclearMedicineImageStorage,
+    PositronEmissionTomographyImageStorage,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    XRayAngiographicImageStorage,
+)
 
-from dicom_files import Grid, oblique, write_rtstruct, write_series
+from dicom_files import Edit, Grid, cut, grids, setting, tilted, write_rtstruct, write_series
 from foldwise.files import CaseError
 from foldwise.importers.dicom import import_folder
-from foldwise.volumes.volume import read_header, read_volume
+from foldwise.volumes.volume import Header, read_header, read_volume
 
 SMALL = Grid(shape=(6, 5, 4))
 STORED = np.random.default_rng(5).integers(0, 1000, SMALL.shape)
-Edit = Callable[[int, Dataset], None]
-
-
-def setting(**values: Any) -> Edit:
-    """Put the same values into every slice; None removes an element."""
-
-    def edit(z: int, one: Dataset) -> None:
-        for keyword, value in values.items():
-            if value is None:
-                delattr(one, keyword)
-            else:
-                setattr(one, keyword, value)
-
-    return edit
 
 
 def affine_of(grid: Grid) -> np.ndarray:
     """The correct affine (RAS), from the grid alone."""
     affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = grid.axes * grid.spacing, grid.origin
+    affine[:3, :3], affine[:3, 3] = grid.steps, grid.origin
     return np.diag([-1, -1, 1, 1]) @ affine
 
 
-@pytest.mark.parametrize(
-    ("row", "column"),
-    [
-        pytest.param((-1, 0, 0), (0, -1, 0), id="prone"),
-        pytest.param((-1, 0, 0), (0, 1, 0), id="rows turned"),
-        pytest.param((1, 0, 0), (0, -1, 0), id="columns turned"),
-        pytest.param((0, 1, 0), (0, 0, -1), id="sagittal"),
-        pytest.param((1, 0, 0), (0, 0, -1), id="coronal"),
-        pytest.param(oblique().along_row, oblique().along_column, id="oblique"),
-    ],
-)
-def test_every_grid_is_read_by_its_positions(
-    tmp_path: Path, row: tuple[float, ...], column: tuple[float, ...]
-) -> None:
+@pytest.mark.parametrize("grid", [pytest.param(grid, id=name) for name, grid in grids(SMALL.shape).items()])
+def test_every_grid_is_read_by_its_positions(tmp_path: Path, grid: Grid) -> None:
     """A negative SpacingBetweenSlices, as written by some scanners, reverses nothing."""
-    grid = Grid(shape=SMALL.shape, along_row=row, along_column=column)  # type: ignore[arg-type]
     write_series(tmp_path, grid, stored=STORED, edit=setting(SpacingBetweenSlices=-2.5))
     volume = read_volume(tmp_path)
     assert np.allclose(volume.affine, affine_of(grid), atol=1e-6)
@@ -122,27 +105,27 @@ def test_every_slice_has_its_own_values(
     assert np.array_equal(data, expected)
 
 
-def by_itk(one: Dataset, folder: Path) -> None:
-    """JPEG lossless, which pydicom does not decode."""
+def by_itk(one: Dataset, folder: Path, kind: str) -> None:
+    """Lossless JPEG and JPEG 2000, which pydicom does not decode."""
     writer = sitk.ImageFileWriter()
     writer.SetFileName(str(folder / "one.dcm"))
     writer.UseCompressionOn()
-    writer.SetCompressor("JPEG")
+    writer.SetCompressor(kind)
     writer.Execute(sitk.GetImageFromArray(one.pixel_array[None]))
     compressed = pydicom.dcmread(folder / "one.dcm")
     one["PixelData"] = compressed["PixelData"]
     one.file_meta.TransferSyntaxUID = compressed.file_meta.TransferSyntaxUID
 
 
-@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, None], ids=["RLE", "JPEG-LS", "JPEG"])
-def test_compressed_slices(tmp_path: Path, syntax: UID | None) -> None:
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, "JPEG", "JPEG2000"])
+def test_compressed_slices(tmp_path: Path, syntax: UID | str) -> None:
     def edit(z: int, one: Dataset) -> None:
         slopes(z, one)
         one.PhotometricInterpretation = "MONOCHROME1"
-        if syntax:
+        if isinstance(syntax, UID):
             one.compress(syntax)
         else:
-            by_itk(one, tmp_path)
+            by_itk(one, tmp_path, syntax)
 
     folder = tmp_path / "series"
     stored = np.random.default_rng(6).integers(-300, 700, (16, 16, 4))
@@ -154,8 +137,43 @@ def test_compressed_slices(tmp_path: Path, syntax: UID | None) -> None:
         read_header(folder)
 
 
-def tilted(z: int, one: Dataset) -> None:
-    one.ImagePositionPatient = [-12.5, 30.25 + 2.5 * z * np.tan(np.deg2rad(15)), -71 + 2.5 * z]
+def unusual(z: int, one: Dataset) -> None:
+    """Legal, or nearly so, and without a meaning for values and positions."""
+    one.RescaleSlope, one.RescaleIntercept = None, ""
+    one.ImageOrientationPatient = [1, 4e-5 * z, 0, -4e-5 * z, 1, 0]
+    one.SpecificCharacterSet, one.PatientName = ["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"
+    one.WindowCenter, one.WindowWidth = 40 + z, 400
+    one.private_block(0x0009, "GEMS_IDEN_01", create=True).add_new(1, "OB", bytes(100_000))
+    one.RealWorldValueMappingSequence = [Dataset()]
+    one.SmallestImagePixelValue = 7
+
+
+def test_unusual_headers(tmp_path: Path) -> None:
+    write_series(tmp_path, SMALL, stored=STORED, edit=unusual)
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.data, STORED)
+    assert np.allclose(volume.affine, affine_of(SMALL), atol=2e-4)
+
+
+def test_a_number_that_is_none_is_named(tmp_path: Path) -> None:
+    write_series(tmp_path, SMALL, edit=setting(RescaleSlope="1.5"))
+    content = (tmp_path / "IM898").read_bytes()
+    (tmp_path / "IM898").write_bytes(content.replace(b"1.5 ", b"1,5 "))
+    with pytest.raises(CaseError, match=r"IM898: RescaleSlope cannot be read .*'1,5'"):
+        read_header(tmp_path)
+
+
+def floats(z: int, one: Dataset) -> None:
+    one.FloatPixelData = (STORED[..., z].T / 8).astype("<f4").tobytes()
+    one.BitsAllocated = 32
+    for keyword in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        delattr(one, keyword)
+
+
+def test_floats(tmp_path: Path) -> None:
+    write_series(tmp_path, SMALL, edit=floats)
+    assert read_header(tmp_path).dtype == np.float32
+    assert np.array_equal(read_volume(tmp_path).data, STORED / 8)
 
 
 def jumping(z: int, one: Dataset) -> None:
@@ -180,6 +198,47 @@ def colour(z: int, one: Dataset) -> None:
     one.PixelData = bytes(90)
 
 
+def leaning(z: int, one: Dataset) -> None:
+    one.ImagePositionPatient = [-12.5 + 5 * z, 30.25, -71 + 2.5 * z]
+
+
+def echoes(z: int, one: Dataset) -> None:
+    repeated(z, one)
+    one.EchoTime = 2.46 * (1 + z // 2)
+
+
+def echoes_and_times(z: int, one: Dataset) -> None:
+    one.ImagePositionPatient, one.EchoTime = [-12.5, 30.25, -71], 2.46 * (1 + z // 2)
+    one.TemporalPositionIdentifier = 1 + z % 2
+
+
+def b_values(z: int, one: Dataset) -> None:
+    repeated(z, one)
+    one.DiffusionBValue = 1000.0 * (z // 2)
+
+
+def last_again(z: int, one: Dataset) -> None:
+    twice(z, one)
+    one.AcquisitionTime = f"12000{z}"
+
+
+def imager(z: int, one: Dataset) -> None:
+    one.ImagerPixelSpacing = one.PixelSpacing
+    del one.PixelSpacing
+
+
+def palette(z: int, one: Dataset) -> None:
+    one.PhotometricInterpretation = "PALETTE COLOR"
+
+
+def united(z: int, one: Dataset) -> None:
+    one.private_block(0x0065, "Image Private Header", create=True).add_new(0x50, "DS", "16")
+
+
+def siemens(z: int, one: Dataset) -> None:
+    one.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 48)
+
+
 def last(**values: Any) -> Edit:
     """Put values only into the last slice."""
     return lambda z, one: setting(**values)(z, one) if z == 3 else None
@@ -188,10 +247,9 @@ def last(**values: Any) -> Edit:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        pytest.param(tilted, r"tilted by 15\.0° .*gantry tilt", id="tilt"),
         pytest.param(jumping, r"IM898 is shifted sideways by 5\.00 mm relative to IM899", id="jump"),
         pytest.param(drifting, r"2\.80 to 4\.00 mm apart; they are not evenly spaced", id="drift"),
-        pytest.param(repeated, "2 positions, 2 files at each position: several time points", id="times"),
+        pytest.param(repeated, r"2 position\(s\), 2 files at each position: several time points", id="times"),
         pytest.param(twice, "IM897 and IM898 are at the same position|IM898 and IM897 are at", id="twice"),
         pytest.param(setting(PixelSpacing=None), "has no PixelSpacing", id="no spacing"),
         pytest.param(setting(ImagePositionPatient=None), "has no ImagePositionPatient", id="no position"),
@@ -200,7 +258,29 @@ def last(**values: Any) -> Edit:
         pytest.param(last(Rows=6, Columns=5), "Rows of IM897 is 6, that of IM898 5", id="size"),
         pytest.param(last(PatientID="P2"), "2 PatientIDs .*IM897.*2 patients in one series", id="patients"),
         pytest.param(colour, r"IM\d+ is a colour picture \(RGB\)", id="colour"),
-        pytest.param(setting(NumberOfFrames=2), "contains 2 frames", id="frames"),
+        pytest.param(setting(NumberOfFrames=2, PixelData=bytes(120), SOPClassUID=NuclearMedicineImageStorage),
+                     r"contains 2 frames \(Nuclear Medicine Image\) without a position", id="frames"),
+        pytest.param(leaning, r"leans by 63°: .* 2.50 mm across the slices and by 5.00 mm along", id="lean"),
+        pytest.param(setting(ImageOrientationPatient=[1, 0, 0, 0, 0, 1]),
+                     r"IM897 and IM900 lie in the same plane, 7\.50 mm apart",
+                     id="orientation that does not fit the positions"),
+        pytest.param(echoes, r"2 files at each .*: several echoes \(EchoTime 2.46, 4.92\)", id="echoes"),
+        pytest.param(echoes_and_times, r"1 position\(s\), 4 .* several time points \(TemporalPositionI\w+"
+                     r" 1, 2\) and several echoes \(EchoTime 2.46, 4.92\)", id="echoes and times"),
+        pytest.param(b_values, r"several b-values \(DiffusionBValue 0.0, 1000.0\)", id="b-values"),
+        pytest.param(last_again, r"IM89\d and IM89\d are at the same position; several .*AcquisitionTime",
+                     id="a slice acquired again"),
+        pytest.param(imager, r"has no PixelSpacing \(ImagerPixelSpacing is the detector.s\)", id="imager"),
+        pytest.param(setting(ImagePositionPatient=None, SOPClassUID=SecondaryCaptureImageStorage),
+                     "is a secondary capture", id="secondary capture"),
+        pytest.param(setting(ImageOrientationPatient=None, SOPClassUID=XRayAngiographicImageStorage),
+                     r"no ImageOrientationPatient; .* \(X-Ray Angiographic Image\)", id="XA"),
+        pytest.param(setting(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "is a localizer", id="scout"),
+        pytest.param(palette, r"a colour picture \(PALETTE COLOR\)", id="palette"),
+        pytest.param(last(PhotometricInterpretation="MONOCHROME1"), "2 photometric interp", id="photometric"),
+        pytest.param(united, "is a mosaic", id="United Imaging's mosaic"),
+        pytest.param(siemens, "is a mosaic", id="Siemens' mosaic"),
+        pytest.param(setting(ModalityLUTSequence=[Dataset()], RescaleSlope=None), "ModalityLUT", id="LUT"),
         pytest.param(setting(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "is a mosaic", id="mosaic"),
         pytest.param(setting(RescaleSlope=0), "has RescaleSlope 0", id="slope 0"),
         pytest.param(setting(PixelData=bytes(30)), "IM897 has fewer pixels than it states", id="half"),
@@ -213,31 +293,6 @@ def test_what_is_no_volume_is_named(tmp_path: Path, edit: Edit, message: str) ->
         read_header(tmp_path)
 
 
-def cut(path: Path, count: int) -> None:
-    path.write_bytes(path.read_bytes()[:-count])
-
-
-def test_a_file_that_may_be_a_slice_is_never_passed_over(tmp_path: Path) -> None:
-    """Truncated, empty, and large-file pointers: at the ends of the stack, no gap would reveal them."""
-    images = write_series(tmp_path / "ct", SMALL)
-    for name in ("notes.txt", ".DS_Store", "Thumbs.db"):
-        (tmp_path / "ct" / name).write_text("none")
-    (tmp_path / "ct" / "thumbnails").mkdir()
-    write_rtstruct(tmp_path / "ct" / "rs.dcm", images, {})
-    assert read_header(tmp_path / "ct").shape == SMALL.shape
-    whole = (tmp_path / "ct" / "IM900").read_bytes()
-    broken = {
-        whole[:-8]: "IM900 has fewer pixels",
-        whole[:400]: "IM900 ",
-        b"": "IM900 is empty",
-        b"version https://git-lfs.github.com/spec/v1": "IM900 does not start as DICOM",
-    }
-    for content, message in broken.items():
-        (tmp_path / "ct" / "IM900").write_bytes(content)
-        with pytest.raises(CaseError, match=rf"slices may be missing \({message}"):
-            read_header(tmp_path / "ct")
-
-
 def test_a_single_slice_is_as_thick_as_it_says(tmp_path: Path) -> None:
     one = Grid(shape=(6, 5, 1))
     write_series(tmp_path / "thick", one)
@@ -247,6 +302,45 @@ def test_a_single_slice_is_as_thick_as_it_says(tmp_path: Path) -> None:
         read_header(tmp_path / "bare")
     with pytest.raises(CaseError, match="a DICOM file; give the folder"):
         read_header(tmp_path / "thick" / "IM900")
+
+
+def numbered(*numbers: int) -> Edit:
+    return lambda z, one: setattr(one, "InstanceNumber", numbers[z])
+
+
+@pytest.mark.parametrize(
+    ("edit", "remark"),
+    [
+        pytest.param(numbered(4, 3, 2, 1), "", id="from the top"),
+        pytest.param(numbered(1, 1, 1, 1), "", id="no numbers"),
+        pytest.param(numbered(0, 1, 2, 3), "", id="from 0"),
+        pytest.param(numbered(3, 4, 5, 6), "3 to 6; 2 slices may be missing at an end", id="start"),
+        pytest.param(
+            setting(NumberOfSlices=6, SOPClassUID=PositronEmissionTomographyImageStorage),
+            "has 4 slices, but NumberOfSlices is 6",
+            id="PET",
+        ),
+        pytest.param(numbered(1, 3, 5, 7), r"1 to 7, but 3 of them are not there \(2, 4, 6\)", id="thinned"),
+    ],
+)
+def test_what_numbers_of_slices_reveal(tmp_path: Path, edit: Edit, remark: str) -> None:
+    write_series(tmp_path, SMALL, edit=edit)
+    remarks = read_header(tmp_path).remarks
+    assert re.search(remark, remarks[0]) if remark else not remarks
+
+
+def test_a_tilt_is_said_and_rounding_is_none(tmp_path: Path) -> None:
+    write_series(tmp_path / "tilted", tilted(SMALL))
+    header = read_header(tmp_path / "tilted")
+    assert "tilted by 15.0° relative to the stack" in header.remarks[0]
+    again = Header.from_list(json.loads(json.dumps(header.as_list())))
+    assert (again.shape, again.dtype, again.remarks) == (header.shape, header.dtype, header.remarks)
+    assert np.array_equal(again.affine, header.affine)
+    rounded = replace(SMALL, shift=(1e-3, -1e-3))
+    write_series(tmp_path / "rounded", rounded)
+    header = read_header(tmp_path / "rounded")
+    assert not header.remarks
+    assert np.allclose(header.affine, affine_of(rounded), atol=1e-9)
 
 
 def test_the_importer_loses_no_patient_and_no_slice(tmp_path: Path) -> None:

@@ -33,8 +33,9 @@ from foldwise.command import run, written
 from foldwise.files import CaseError, atomic_folder, put_back, refuse_foreign, short_hash
 from foldwise.importers.sheets import Dataset, Row, clean, importer, publish, refuse, targets
 from foldwise.volumes.check import HEADER_THREADS
+from foldwise.volumes.dicom_files import describe, lost_slices
 from foldwise.volumes.dicom_masks import contour_mask, segment_mask
-from foldwise.volumes.dicom_series import arrange, describe, lost_slices, read_headers
+from foldwise.volumes.dicom_series import read_series
 from foldwise.volumes.volume import Header, Volume, series_header, write_volume
 
 TAGS = (
@@ -415,7 +416,7 @@ def import_folder(
                 folders = {file.parent for file in one.files}
                 if lost := {p: fault for p, fault in found.broken.items() if p.parent in folders}:
                     raise CaseError(f"{where}: {describe(lost)}")
-                header = series_header(arrange(read_headers(one.files, where), where))
+                header = series_header(read_series(one.files, where))
                 labels, seen = label_map(belonging[one.uid], wanted, header, one.thickness)
             except CaseError as error:
                 shutil.rmtree(links)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import ceil, prod
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from foldwise.check import Checked
 from foldwise.experiment.preparation import CaseStage, Inputs, Preparation
-from foldwise.files import read_json, short_hash
+from foldwise.files import CaseError, read_json, short_hash
 from foldwise.forecast import BASE_MIB
 from foldwise.index import Entry
 from foldwise.section import values_for
@@ -17,7 +18,7 @@ from foldwise.settings import dump
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.systems.base import Footprint, System
-from foldwise.volumes.check import check_volumes
+from foldwise.volumes.check import check_volumes, no_seg
 from foldwise.volumes.settings import Cache, Data, VolumeExperiment
 from foldwise.volumes.sheet import Case, read_new_cases, read_sheet
 from foldwise.volumes.size import Size
@@ -43,7 +44,7 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
         self, settings: AnyVolumeSettings, sheet: Sheet[Case], *, deep: bool, memory: Memory
     ) -> Checked:
         """Check headers, grids and patients; `deep` also reads the labels' voxels."""
-        return check_volumes(
+        checked = check_volumes(
             sheet,
             settings.data,
             None if settings.part else settings.split,
@@ -52,11 +53,27 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
             # When all files can be read, the demo has generated its own.
             produced=(lambda path: False) if deep else is_phantom,
             needs_weight=self.needs_weight(settings),
+            writes_seg=self.writes_seg(settings),
         )
+        if deep or settings.predict is None or not self.writes_seg(settings):
+            return checked
+        return replace(checked, problems=(*checked.problems, *self._unreferable(settings.predict.source)))
 
     def needs_weight(self, settings: AnyVolumeSettings) -> str | None:
         """Why every training case must have a weight map, or None."""
         return None
+
+    def writes_seg(self, settings: AnyVolumeSettings) -> bool:
+        """Whether predictions are also written as DICOM Segmentations, which refer to their series."""
+        return False
+
+    def _unreferable(self, source: Path) -> list[str]:
+        """New scans to which the requested segmentation cannot refer."""
+        try:
+            entries = self.new_entries(source)
+        except CaseError:
+            return []  # every call refuses these later
+        return no_seg({entry.case: Path(entry.files["images"][0]) for entry in entries})
 
     def preparation(self, settings: AnyVolumeSettings, sheet: Sheet[Case]) -> VolumePreparation:
         """Lungs, crops and caches."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,11 +19,20 @@ from foldwise.volumes.settings import Data
 from foldwise.volumes.sheet import Case
 from foldwise.volumes.size import Size
 from foldwise.volumes.targets import unnamed
-from foldwise.volumes.volume import Header, is_nifti, read_header, read_volume, same_grid, spacing_of
+from foldwise.volumes.volume import (
+    Header,
+    is_dicom_folder,
+    is_nifti,
+    read_header,
+    read_volume,
+    same_grid,
+    spacing_of,
+)
 
 # Reading headers waits for the disk, above all on network file systems; label voxels need the processor.
 HEADER_THREADS = 16
 LABEL_THREADS = 2
+NO_SEG = "export.dicom_seg is set, but a DICOM Segmentation cannot refer to the series"
 
 
 def check_volumes(
@@ -35,6 +44,7 @@ def check_volumes(
     memory: Memory,
     produced: Produced,
     needs_weight: str | None = None,
+    writes_seg: bool = False,
 ) -> Checked:
     """Check a sheet and the files that it names.
 
@@ -46,6 +56,7 @@ def check_volumes(
         labels: also read the labels' voxels and compare their values with `data.labels`.
         produced: whether the workflow itself produces a missing file.
         needs_weight: why every training case must have a weight map, or None.
+        writes_seg: whether a DICOM Segmentation must be able to refer to every DICOM series.
     """
     found = Findings(sheet)
     present = check.present_files(sheet, produced, found)
@@ -59,6 +70,9 @@ def check_volumes(
     for case in sheet.cases if needs_weight else ():
         if case.trains and case.weight is None:
             found.add(case, f"{needs_weight}, but there is neither a `weight` nor a lung mask")
+    for case in sheet.cases if writes_seg else ():
+        if case.images[0] in headers and (why := headers[case.images[0]].no_seg):
+            found.add(case, f"{case.images[0]}: {NO_SEG}: {why}")
     if labels:
         _check_labels([case for case in sheet.cases if case.label in headers], data, found)
     seen = [case for case in sheet.cases if case.images[0] in headers]
@@ -68,6 +82,25 @@ def check_volumes(
         name: {"shape": list(first.shape), "affine": first.affine.tolist()} for name, first in firsts.items()
     }
     return Checked(found.problems, found.warnings, sizes, facts)
+
+
+def no_seg(images: Mapping[str, Path]) -> list[str]:
+    """New scans to which a DICOM Segmentation cannot refer, with the reasons.
+
+    Args:
+        images: case → its first image. One that cannot be read is left to its job, which names it and
+            predicts the others.
+    """
+
+    def read(path: Path) -> str:
+        try:
+            return read_header(path).no_seg if is_dicom_folder(path) else ""
+        except CaseError:
+            return ""
+
+    with ThreadPoolExecutor(HEADER_THREADS) as pool:
+        found = dict(zip(images, pool.map(read, images.values()), strict=True))
+    return [f"predict: case {case}: {images[case]}: {NO_SEG}: {why}" for case, why in found.items() if why]
 
 
 def _size(case: Case, headers: dict[Path, Header]) -> Size:
@@ -92,9 +125,11 @@ def _headers(present: dict[Path, Case], memory: Memory, found: Findings) -> dict
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         for path, header in zip(present, pool.map(read, present), strict=True):
             if isinstance(header, Header):
-                is_image = path in present[path].images
-                if fault := _fault(header, image=is_image and is_nifti(path)):
-                    found.add(present[path], f"{path}: {fault}")
+                case = present[path]
+                for remark in header.remarks:
+                    found.add(case, f"{path}: {remark}", warning=True)
+                if fault := _fault(header, image=path in case.images and is_nifti(path)):
+                    found.add(case, f"{path}: {fault}")
                 else:
                     headers[path] = header
             else:

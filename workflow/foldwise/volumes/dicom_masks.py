@@ -58,7 +58,8 @@ def contour_mask(
     Raises:
         CaseError: a contour does not lie in a slice, or no contour encloses anything.
     """
-    spacing = float(np.linalg.norm(header.affine[:3, 2]))
+    # At a right angle to the slices, also if the stack is tilted.
+    spacing = float(1 / np.linalg.norm(np.linalg.inv(header.affine)[2, :3]))
     # Half a slice is less than half the distance only if slices have gaps between them.
     reach = min(thickness or spacing, spacing) / spacing / 2
     lps_to_index = np.linalg.inv(header.affine) @ LPS_TO_RAS

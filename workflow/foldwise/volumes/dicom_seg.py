@@ -16,14 +16,22 @@ from pydicom.valuerep import DSfloat
 
 import foldwise
 from foldwise.files import CaseError, atomic_path
-from foldwise.volumes.dicom_series import open_series
+from foldwise.volumes.dicom_files import read_dataset
+from foldwise.volumes.dicom_series import Series, open_series
 from foldwise.volumes.volume import Volume, is_dicom_folder, same_grid, series_header
 
-# The standard requires these in every image, with or without a value.
-MAY_BE_EMPTY = (
-    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"),
-    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
-)
+# The standard requires these in every image, with or without a value; values have this form.
+MAY_BE_EMPTY = {
+    "StudyID": ".{,16}",
+    "StudyDate": r"\d{8}",
+    "StudyTime": r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?",
+    "AccessionNumber": ".{,16}",
+    "ReferringPhysicianName": ".*",
+    "PatientID": ".{,64}",
+    "PatientName": ".*",
+    "PatientBirthDate": r"\d{8}",
+    "PatientSex": "[MFO]",
+}
 ANATOMY = codes.SCT.AnatomicalStructure
 ABNORMAL = codes.SCT.MorphologicallyAbnormalStructure
 NEOPLASM = codes.SCT.Neoplasm
@@ -71,6 +79,8 @@ def write_dicom_seg(
     if not classes:
         raise CaseError(f"{path}: a segmentation needs at least one class")
     found = open_series(series)
+    if found.no_seg:
+        raise CaseError(f"{series}: a DICOM Segmentation cannot refer to it: {found.no_seg}")
     if not same_grid(labels, series_header(found)):
         raise CaseError(f"{path}: the label map is not on the grid of {series}")
     segments = np.zeros(labels.data.shape, np.uint8 if len(classes) < 256 else np.uint16)
@@ -80,11 +90,13 @@ def write_dicom_seg(
         _describe(number, name, (properties or {}).get(name) or property_codes(name))
         for number, name in enumerate(classes, start=1)
     ]
+    many = found.frames[0].many
+    # Ours is (x, y, z), DICOM's frames are (rows, columns), in the order of z or of an enhanced image.
+    order = np.argsort([frame.number for frame in found.frames], kind="stable") if many else slice(None)
     try:
         segmentation = hd.seg.Segmentation(
-            source_images=[_source(file, labels.spacing[2]) for file in found.files],
-            # Ours is (x, y, z), DICOM's frames are (rows, columns); the sources are in the order of z.
-            pixel_array=segments.transpose(2, 1, 0),
+            source_images=_sources(found),
+            pixel_array=segments.transpose(2, 1, 0)[order],
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=described,
             series_instance_uid=generate_uid(),
@@ -97,6 +109,8 @@ def write_dicom_seg(
             device_serial_number="0",
             content_label="SEGMENTATION",
             series_description=description,
+            # Names of patients in any script.
+            specific_character_set="ISO_IR 192",
             omit_empty_frames=bool(segments.any()),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -120,12 +134,35 @@ def _describe(number: int, name: str, properties: tuple[Code, Code]) -> hd.seg.S
     )
 
 
-def _source(file: Path, step: float) -> pydicom.Dataset:
-    """The header of a slice, with elements that segmentations repeat but de-identification often removes."""
-    dataset = pydicom.dcmread(file, stop_before_pixels=True)
-    for keyword in MAY_BE_EMPTY:
-        if keyword not in dataset:
-            setattr(dataset, keyword, None)
-    if not dataset.get("SliceThickness"):
-        dataset.SliceThickness = DSfloat(step, auto_format=True)
-    return dataset
+def _sources(series: Series) -> list[pydicom.Dataset]:
+    """The headers of a series' files, so that a segmentation can repeat what it must.
+
+    Elements that are often removed or invalid after de-identification are emptied, as the standard allows.
+    Where slices differ by rounding, all get the values of the first.
+    """
+    first, step = series.frames[0], series.affine[:3, 2]
+    normal = np.cross(*series.affine[:3, :2].T)
+    across = DSfloat(abs(step @ normal) / np.linalg.norm(normal), auto_format=True)
+    spacing = [DSfloat(each, auto_format=True) for each in first.get("PixelSpacing")]
+    cosines = [DSfloat(each, auto_format=True) for each in first.get("ImageOrientationPatient")]
+    thickness = DSfloat(abs(first.get("SliceThickness") or 0) or across, auto_format=True)
+    measures = hd.PixelMeasuresSequence(spacing, thickness, across)
+    sources = []
+    for file in series.files:
+        with file.open("rb") as stream:
+            source = read_dataset(stream, [], pixels=False)
+        for keyword, form in MAY_BE_EMPTY.items():
+            value = str(source.get(keyword) or "")
+            if not value or not re.fullmatch(form, value):
+                setattr(source, keyword, None)
+        if first.many:
+            if not source.get("SharedFunctionalGroupsSequence"):
+                source.SharedFunctionalGroupsSequence = [pydicom.Dataset()]
+            shared = source.SharedFunctionalGroupsSequence[0]
+            shared.PixelMeasuresSequence = measures
+            shared.PlaneOrientationSequence = hd.PlaneOrientationSequence("PATIENT", cosines)
+        else:
+            source.ImageOrientationPatient, source.PixelSpacing = cosines, spacing
+            source.SliceThickness, source.SpacingBetweenSlices = thickness, across
+        sources.append(source)
+    return sources

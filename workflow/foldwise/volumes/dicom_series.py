@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import filecmp
+import logging
 import os
-import struct
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from io import BufferedReader
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
-from pydicom.errors import InvalidDicomError
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID
 
 from foldwise.files import CaseError
-from foldwise.volumes.dicom_pixels import PIXELS, dtype_of, read_pixels, scale_of
+from foldwise.volumes.dicom_files import Files, read_dataset, read_files
+from foldwise.volumes.dicom_frames import Frame, no_scan, unusable
+from foldwise.volumes.dicom_order import DIRECTION, number_remark, step_of, tilt_remark
+from foldwise.volumes.dicom_pixels import dtype_of, read_pixels
 
-# Largest distance of a slice from its position on an even grid, in steps of the stack.
-PLACE = 0.1
-# Largest difference of directions (a millimetre per metre): cosines are rounded when written.
-DIRECTION = 1e-3
-# The length of compressed pixels, and their end marker, as numbers from little-endian bytes.
-UNDEFINED, DELIMITER = 0xFFFFFFFF, 0xE0DDFFFE
-SUFFIXES = {".dcm", ".dicom", ".ima"}
-
-TAGS = (
-    *("ImageType", "PatientID", "SeriesInstanceUID", "FrameOfReferenceUID", *PIXELS),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
-    *("SliceThickness", "SpacingBetweenSlices"),
-    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+# What all slices of a volume have in common, and what several of them would be.
+ONE = {
+    "PatientID": "patients",
+    "StudyInstanceUID": "studies",
+    "FrameOfReferenceUID": "frames of reference",
+    "PhotometricInterpretation": "photometric interpretations",
+    "StackID": "stacks",
+}
+# What a segmentation repeats of every image that it refers to.
+REFERRED = (
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"),
+    "FrameOfReferenceUID",
 )
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,121 +42,131 @@ class Series:
     """A series that forms a volume.
 
     Attributes:
-        files: one per slice, in the order of z.
+        frames: one per slice, in the order of z.
         shape: voxels along (x, y, z): columns, rows, slices.
-        affine: 4×4, voxel index to millimetres in DICOM's LPS.
+        affine: 4×4, voxel index to millimetres in DICOM's LPS. After a gantry tilt, the step from a slice to
+            the next is not at a right angle to the slices.
         dtype: type of the values after each slice's slope and intercept.
-        scales: (slope, intercept) of each slice.
+        remarks: what a user should know, e.g. files that were left out.
     """
 
-    files: tuple[Path, ...]
+    frames: tuple[Frame, ...]
     shape: tuple[int, int, int]
     affine: np.ndarray
     dtype: np.dtype[Any]
-    scales: tuple[tuple[float, float], ...]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its files, in the order of their first slices."""
+        return tuple(dict.fromkeys(frame.file for frame in self.frames))
+
+    @property
+    def no_seg(self) -> str:
+        """Why a DICOM Segmentation cannot refer to it; empty if one can.
+
+        Nothing can take the place of the elements looked for here, which the standard demands.
+        """
+        for keyword in REFERRED:
+            if lacking := [frame.name for frame in self.frames if frame.get(keyword) is None]:
+                return f"{lacking[0]} has no {keyword}"
+        if len({frame.get("SOPInstanceUID") for frame in self.frames}) < len(self.files):
+            return "several of its files have the same SOPInstanceUID"
+        if not UID(kind := self.frames[0].get("SOPClassUID")).keyword:
+            return f"its SOPClassUID {kind} is not in the standard"
+        if self.frames[0].many and len(self.files) > 1:
+            return f"it consists of {len(self.files)} enhanced images, and one at most is allowed"
+        return ""
 
 
 def open_series(folder: Path) -> Series:
     """Read the headers of a folder's single series; pixels are not read.
 
-    Subfolders, hidden files and files of other types are skipped, but never a file that may be a slice.
+    Every file is read, or named in a remark; subfolders are not searched.
 
     Raises:
         CaseError: no or several series, a file that cannot be read, or slices that do not form one volume.
     """
-    files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and not path.is_dir()]
-    headers = read_headers(files, folder)
-    count = len({str(header.get("SeriesInstanceUID")) for header in headers.values()})
-    if count != 1:
-        raise CaseError(f"{folder}: contains {count} DICOM series, expected exactly one")
-    return arrange(headers, folder)
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    hidden = [entry.name for entry in entries if entry.name.startswith(".")]
+    folders = [entry.name for entry in entries if entry.is_dir()]
+    visible = [Path(entry.path) for entry in entries if entry.name not in {*hidden, *folders}]
+    series = read_series(visible, folder)
+    passed = {name: "a hidden file" for name in hidden if _is_dicom(folder / name)}
+    passed |= {name: "a folder" for name in folders if name not in hidden}
+    return _with_remarks(series, _left_out(passed))
 
 
-def read_headers(files: Iterable[Path], where: Path) -> dict[Path, pydicom.Dataset]:
-    """The headers of the images among some files.
+def read_series(files: Iterable[Path], where: Path) -> Series:
+    """Read the headers of the single series among some files; pixels are not read.
+
+    Objects of other kinds, secondary captures without a position, and localizers are left out beside a scan;
+    so are files that are the same as another, byte for byte.
 
     Args:
         files: files of any type.
         where: their folder, for messages.
 
     Raises:
-        CaseError: a file cannot be read and may be a slice: it starts as DICOM or is named like a slice.
+        CaseError: as for `open_series`.
     """
-    headers: dict[Path, pydicom.Dataset] = {}
-    broken: dict[Path, str] = {}
-    foreign = []
-    for file in files:
-        try:
-            if (header := _header(file)) is not None:
-                headers[file] = header
-        except InvalidDicomError:
-            foreign.append(file)
-        except Exception as error:  # pydicom raises many types for a broken file
-            broken[file] = str(error)
-    broken |= lost_slices(foreign, headers)
-    if broken:
-        raise CaseError(f"{where}: {describe(broken)}")
-    return headers
+    found = read_files(files, where)
+    frames = _scan(found, where)
+    copies: dict[Path, str] = {}
+    seen: dict[tuple[Any, ...], Frame] = {}
+    for frame in frames:
+        identity = [frame.get(keyword) for keyword in ("SOPInstanceUID", "ImagePositionPatient")]
+        other = seen.setdefault((*identity, frame.number), frame)
+        if other is not frame and filecmp.cmp(other.file, frame.file, shallow=False):
+            copies[frame.file] = f"a copy of {other.file.name}"
+    series = arrange([frame for frame in frames if frame.file not in copies], where)
+    passed = {file.name: kind for file, kind in (found.others | copies).items()}
+    return _with_remarks(series, _left_out(passed))
 
 
-def lost_slices(foreign: Iterable[Path], slices: Iterable[Path]) -> dict[Path, str]:
-    """Files that are not DICOM but named like slices, or like those in their folder; with the reason."""
-    kinds = {(path.parent, _suffix(path)) for path in slices}
-    lost = [path for path in foreign if _suffix(path) in SUFFIXES or (path.parent, _suffix(path)) in kinds]
-    return {path: "does not start as DICOM" if path.stat().st_size else "is empty" for path in lost}
-
-
-def describe(broken: Mapping[Path, str]) -> str:
-    """A message that names broken files, each with its problem."""
-    named = "; ".join(f"{file.name} {fault}" for file, fault in sorted(broken.items())[:5])
-    more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
-    return f"broken files: slices may be missing ({named}{more}); copy them again, or move away non-slices"
-
-
-def arrange(headers: Mapping[Path, pydicom.Dataset], where: Path) -> Series:
+def arrange(frames: Sequence[Frame], where: Path) -> Series:
     """Sort the slices of one series and check that they form a volume.
 
     Args:
-        headers: file → its header, from `read_headers`.
+        frames: its slices.
         where: their folder, for messages.
 
     Raises:
         CaseError: they do not form a volume; the message gives the reason.
     """
-    _one("PatientID", "patients", headers, where)
-    _one("FrameOfReferenceUID", "frames of reference", headers, where)
-    for file, header in headers.items():
-        if fault := _unusable(header):
-            raise CaseError(f"{where}: {file.name} {fault}")
-    files = list(headers)
-    same = {
-        "Rows": 0.0,
-        "Columns": 0.0,
-        "ImageOrientationPatient": DIRECTION,
-        "PixelSpacing": 1e-4 * min(map(float, headers[files[0]].PixelSpacing)),
-    }
-    for keyword, tolerance in same.items():
-        values = np.array([np.ravel(header[keyword].value) for header in headers.values()], float)
+    for keyword, what in ONE.items():
+        _refuse_several(keyword, what, frames, where)
+    _refuse_parts(frames, where)
+    for frame in frames:
+        if fault := unusable(frame, DIRECTION):
+            raise CaseError(f"{where}: {frame.name} {fault}")
+    if len(frames) == 1 and _is_mosaic(frames[0]):
+        raise CaseError(f"{where}: {frames[0].name} is a mosaic of several slices; write it as NIfTI")
+    first = frames[0]
+    spacing = np.array(first.get("PixelSpacing"), float)
+    same = {"Rows": 0.0, "Columns": 0.0, "ImageOrientationPatient": DIRECTION}
+    for keyword, tolerance in (same | {"PixelSpacing": 1e-4 * spacing.min()}).items():
+        values = np.array([np.ravel(frame.get(keyword)) for frame in frames], float)
         apart = np.abs(values - values[0]).max(axis=1)
         if apart.max() > tolerance:
+            other = frames[apart.argmax()]
             raise CaseError(
-                f"{where}: {keyword} of {files[0].name} is {headers[files[0]][keyword].value}, "
-                f"that of {files[apart.argmax()].name} {headers[files[apart.argmax()]][keyword].value}"
+                f"{where}: {keyword} of {first.name} is {first.get(keyword)}, that of {other.name} "
+                f"{other.get(keyword)}"
             )
-    first = headers[files[0]]
-    along = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
-    places = np.array([header.ImagePositionPatient for header in headers.values()], float)
-    normal = np.cross(*along) / np.linalg.norm(np.cross(*along))
+    row, column = np.array(first.get("ImageOrientationPatient"), float).reshape(2, 3)
+    row, normal = _unit(row), _unit(np.cross(row, column))
+    places = np.array([frame.get("ImagePositionPatient") for frame in frames], float)
     order = np.argsort(places @ normal, kind="stable")
-    files, places = [files[i] for i in order], places[order]
+    frames, places = [frames[i] for i in order], places[order]
     affine = np.eye(4)
     # DICOM gives the distance of rows before that of columns.
-    affine[:3, :2] = along.T * np.array(first.PixelSpacing, float)[::-1]
-    affine[:3, 2] = _step(first, files, places, normal, where)
+    affine[:3, :2] = np.column_stack([row, np.cross(normal, row)]) * spacing[::-1]
+    affine[:3, 2] = step = step_of(frames, places, normal, where)
     affine[:3, 3] = places[0]
-    ordered = [headers[file] for file in files]
-    shape = (int(first.Columns), int(first.Rows), len(files))
-    return Series(tuple(files), shape, affine, dtype_of(ordered), tuple(map(scale_of, ordered)))
+    remarks = filter(None, [tilt_remark(step, normal), number_remark(frames)])
+    shape = (first.get("Columns"), first.get("Rows"), len(frames))
+    return Series(tuple(frames), shape, affine, dtype_of(frames), tuple(remarks))
 
 
 def read_voxels(series: Series) -> np.ndarray:
@@ -165,18 +178,17 @@ def read_voxels(series: Series) -> np.ndarray:
     Raises:
         CaseError: the pixels of a file cannot be read.
     """
+    for remark in series.remarks:
+        LOG.warning("%s: %s", series.files[0].parent, remark)
     values = np.empty(series.shape[::-1], series.dtype)
     lowest, highest = np.inf, -np.inf
     padded: dict[int, np.ndarray] = {}
     # Exact for all values of the types that `dtype_of` chooses.
     wide = np.float64 if values.dtype.kind == "f" else np.int64
-    for z, (file, (slope, intercept)) in enumerate(zip(series.files, series.scales, strict=True)):
-        try:
-            stored, padding = read_pixels(file)
-            unscaled = (slope, intercept) == (1, 0)
-            values[z] = stored if unscaled else stored.astype(wide) * wide(slope) + wide(intercept)
-        except Exception as error:  # pydicom and ITK raise many types for a broken file
-            raise CaseError(f"{file}: its pixels cannot be read ({error})") from error
+    for z, frame, stored, padding in _slices(series):
+        slope, intercept = frame.scale
+        unscaled = (slope, intercept) == (1, 0)
+        values[z] = stored if unscaled else stored.astype(wide) * wide(slope) + wide(intercept)
         if padding is None:
             lowest, highest = min(lowest, values[z].min()), max(highest, values[z].max())
             continue
@@ -190,163 +202,106 @@ def read_voxels(series: Series) -> np.ndarray:
     return values.transpose()
 
 
-def _header(file: Path) -> pydicom.Dataset | None:
-    """The header of an image, or None for another type of DICOM file.
+def _slices(series: Series) -> Iterator[tuple[int, Frame, np.ndarray, np.ndarray | None]]:
+    """Every slice's z and frame, and its pixels and padding; each file is read once."""
+    by_file: dict[Path, list[tuple[int, int]]] = defaultdict(list)
+    for z, frame in enumerate(series.frames):
+        by_file[frame.file].append((frame.number, z))
+    for file, members in by_file.items():
+        order = [z for _, z in sorted(members)]
+        pictures = read_pixels(file, [series.frames[z] for z in order])
+        try:
+            for z, (frame, stored, padding) in zip(order, pictures, strict=True):
+                yield z, frame, stored, padding
+        except Exception as error:  # pydicom and ITK raise many types for a broken file
+            raise CaseError(f"{file}: its pixels cannot be read ({error})") from error
+
+
+def _scan(found: Files, where: Path) -> list[Frame]:
+    """The frames of the only scan; what is none goes to the other files.
 
     Raises:
-        InvalidDicomError: it does not start as DICOM.
-        Exception: it is truncated; pydicom raises many types.
+        CaseError: there is none, or there are several.
     """
-    with file.open("rb") as stream:
-        header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(TAGS))
-        if header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            return header if "Rows" in header else None
-        whole = _pixels_are_whole(stream, header)
-        if whole is None:
-            kind = header.file_meta.get("MediaStorageSOPClassUID")
-            if "Rows" in header or kind is None or "Image Storage" in kind.name:
-                raise ValueError("has no pixels; is it truncated?")
-            return None
-        if not whole:
-            raise ValueError("has fewer pixels than it states; is it truncated?")
-        return header
+    series: dict[str | None, list[Frame]] = defaultdict(list)
+    for frame in found.frames:
+        series[frame.get("SeriesInstanceUID")].append(frame)
+    if len(series) > 1:
+        scans = {uid: frames for uid, frames in series.items() if not all(map(no_scan, frames))}
+        series = scans or series
+    if len(series) != 1:
+        kinds = [f"{len(s)} × {s[0].kind}, e.g. {s[0].file.name}" for s in series.values()]
+        kinds = kinds or [f"{file.name}: {kind}" for file, kind in found.others.items()]
+        listed = f" ({'; '.join(kinds[:5])})" if kinds else ""
+        raise CaseError(f"{where}: contains {len(series)} DICOM series, expected exactly one{listed}")
+    (frames,) = series.values()
+    # Some scanners put them into the scan's own series.
+    slices = [frame for frame in frames if "LOCALIZER" not in (frame.get("ImageType") or ())] or frames
+    kept = {frame.file for frame in slices}
+    found.others |= {f.file: no_scan(f) or "" for f in found.frames if f.file not in kept}
+    return slices
 
 
-def _pixels_are_whole(stream: BufferedReader, header: pydicom.Dataset) -> bool | None:
-    """Whether the file has all the pixels that its header states, judged only by lengths; None: no pixels.
-
-    Args:
-        stream: positioned where pydicom stopped before the pixels.
-        header: header as read so far.
-    """
-    implicit, little = header.original_encoding
-    order = "<" if little else ">"
-    size = 8 if implicit else 12
-    element = stream.read(size)
-    if len(element) < size or struct.unpack(order + "HH", element[:4]) != (0x7FE0, 0x10):
-        return None
-    (length,) = struct.unpack(order + "L", element[-4:])
-    if length == UNDEFINED:  # compressed: fragments, each with its length, up to a delimiter
-        while len(item := stream.read(8)) == 8:
-            tag, length = struct.unpack("<LL", item)
-            if tag == DELIMITER:
-                return True
-            stream.seek(length, os.SEEK_CUR)
-        return False
-    syntax = header.file_meta.get("TransferSyntaxUID")
-    bits = 0 if syntax is not None and syntax.is_encapsulated else int(header.get("BitsAllocated", 0))
-    wanted = header.get("Rows", 0) * header.get("Columns", 0) * bits // 8
-    return wanted <= length <= os.fstat(stream.fileno()).st_size - stream.tell()
-
-
-def _suffix(path: Path) -> str:
-    """The suffix of a file's name in lower case; a number, as in names from UIDs, is not a suffix."""
-    return "" if path.suffix[1:].isdigit() else path.suffix.lower()
-
-
-def _one(keyword: str, what: str, headers: Mapping[Path, pydicom.Dataset], where: Path) -> None:
-    owners = {str(header[keyword].value): file for file, header in headers.items() if header.get(keyword)}
+def _refuse_several(keyword: str, what: str, frames: Sequence[Frame], where: Path) -> None:
+    owners = {str(value): frame for frame in frames if (value := frame.get(keyword)) is not None}
     if len(owners) > 1:
-        named = ", ".join(map(str, list(owners.values())[:2]))
+        named = ", ".join(str(frame.file) for frame in list(owners.values())[:2])
         raise CaseError(
             f"{where}: its files have {len(owners)} {keyword}s ({named}): {len(owners)} {what} in one series"
         )
 
 
-def _unusable(header: pydicom.Dataset) -> str | None:
-    """Why an image is not a slice of a volume, or None."""
-    photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
-    if header.get("SamplesPerPixel", 1) != 1 or not photometric.startswith("MONOCHROME"):
-        return f"is a colour picture ({photometric}), not a slice"
-    if int(header.get("NumberOfFrames") or 1) > 1:
-        return f"contains {header.NumberOfFrames} frames; write the series as one file per slice, or as NIfTI"
-    if "MOSAIC" in (header.get("ImageType") or []):
-        return "is a mosaic of several slices; write the series as NIfTI, e.g. with dcm2niix"
-    if header.get("ModalityLUTSequence"):
-        return "has a ModalityLUTSequence instead of RescaleSlope; write the series as NIfTI"
-    needed = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
-    sizes = {"PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3}
-    for keyword in needed:
-        if header.get(keyword) is None:
-            return f"has no {keyword}"
-    for keyword, size in sizes.items():
-        if not header.get(keyword):
-            return f"has no {keyword}; without it the positions of voxels are unknown"
-        if (
-            np.shape(header[keyword].value) != (size,)
-            or not np.isfinite(np.array(header[keyword].value, float)).all()
-        ):
-            return f"has {keyword} {header[keyword].value}; expected {size} numbers"
-    if min(map(float, header.PixelSpacing)) <= 0:
-        return f"has PixelSpacing {header.PixelSpacing}"
-    along = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
-    if np.abs(along @ along.T - np.eye(2)).max() > DIRECTION:
-        return f"has ImageOrientationPatient {header.ImageOrientationPatient}, not two axes at right angles"
-    allocated, stored, high = header.BitsAllocated, header.BitsStored, header.HighBit
-    if allocated not in (8, 16, 32) or not 1 <= stored <= high + 1 <= allocated:
-        return f"has BitsAllocated {allocated}, BitsStored {stored} and HighBit {high}"
-    slope, intercept = scale_of(header)
-    if not np.isfinite((slope, intercept)).all() or slope == 0:
-        return f"has RescaleSlope {slope:g} and RescaleIntercept {intercept:g}"
-    return None
-
-
-def _step(
-    header: pydicom.Dataset, files: Sequence[Path], places: np.ndarray, normal: np.ndarray, where: Path
-) -> np.ndarray:
-    """The step from a slice to the next, in LPS millimetres.
-
-    Raises:
-        CaseError: the slices, sorted along the normal, are not in line and evenly spaced.
-    """
-    if len(files) == 1:
-        thickness = abs(float(header.get("SliceThickness") or header.get("SpacingBetweenSlices") or 0))
-        if not thickness:
-            raise CaseError(f"{where}: a single slice without SliceThickness; its thickness is unknown")
-        return normal * thickness
-    height = (places - places[0]) @ normal
-    steps = np.diff(height)
-    _refuse_repeats(files, steps, where)
-    mean = height[-1] / (len(files) - 1)
-    across = places - places[0] - np.outer(height, normal)
-    lean = across[-1] / height[-1]
-    if np.linalg.norm(across - np.outer(height, lean), axis=1).max() > PLACE * mean:
-        jumps = np.linalg.norm(np.diff(across, axis=0), axis=1)
-        z = int(jumps.argmax())
+def _refuse_parts(frames: Sequence[Frame], where: Path) -> None:
+    """Refuse a concatenation, an image divided into several files, without some of its files."""
+    totals = {frame.get("InConcatenationTotalNumber") for frame in frames} - {None}
+    there = {frame.get("InConcatenationNumber") for frame in frames} - {None}
+    if totals and (missing := set(range(1, max(totals) + 1)) - there):
         raise CaseError(
-            f"{where}: its slices are not in line: {files[z + 1].name} is shifted sideways by "
-            f"{jumps[z]:.2f} mm relative to {files[z].name}"
+            f"{where}: an image in {max(totals)} files; the files with InConcatenationNumber "
+            f"{', '.join(map(str, sorted(missing)))} are missing"
         )
-    if np.linalg.norm(lean) > DIRECTION:
-        angle = np.rad2deg(np.arctan(np.linalg.norm(lean)))
-        raise CaseError(
-            f"{where}: its slices are tilted by {angle:.1f}° relative to the stack (gantry tilt); straighten "
-            f"the series first, e.g. with dcm2niix"
-        )
-    if np.abs(height - mean * np.arange(len(files))).max() > PLACE * mean:
-        z, whole = int(steps.argmax()), steps / steps.min()
-        why = "they are not evenly spaced"
-        if np.abs(whole - np.round(whole)).max() <= PLACE:
-            missing = int(np.round(whole).sum()) - len(steps)
-            why = "one is missing" if missing == 1 else f"{missing} are missing"
-        raise CaseError(
-            f"{where}: its slices lie {steps.min():.2f} to {steps.max():.2f} mm apart; {why} (largest step "
-            f"between {files[z].name} and {files[z + 1].name})"
-        )
-    return (places[-1] - places[0]) / (len(files) - 1)
 
 
-def _refuse_repeats(files: Sequence[Path], steps: np.ndarray, where: Path) -> None:
-    if steps.min() >= 1e-3:
-        return
-    counts = np.diff(np.flatnonzero(np.r_[True, steps >= 1e-3, True]))
-    if counts.min() == counts.max():
-        raise CaseError(
-            f"{where}: its {len(files)} files have {len(counts)} positions, {counts[0]} files at each "
-            f"position: several time points, echoes or phases in one series; keep one in the folder"
-        )
-    z = int(steps.argmin())
-    raise CaseError(
-        f"{where}: {files[z].name} and {files[z + 1].name} are at the same position; one exists twice, or "
-        f"the series contains several time points"
+def _is_mosaic(frame: Frame) -> bool:
+    """Whether Siemens' private header calls a picture a mosaic, which survives a changed ImageType."""
+    if frame.get("Modality") != "MR":
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nibabel calls its reader experimental
+        from nibabel.nicom import csareader
+    with frame.file.open("rb") as stream:
+        header = read_dataset(stream, [], pixels=False)
+    try:
+        csa = csareader.get_csa_header(header, "image")
+    except Exception:  # de-identification damages private headers; nibabel raises several types
+        return False
+    return csa is not None and (csareader.get_n_mosaic(csa) or 0) > 1
+
+
+def _left_out(passed: Mapping[str, str]) -> str | None:
+    """A remark on files that were not read, with what each is."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for name, kind in sorted(passed.items()):
+        kinds[kind].append(name)
+    named = (
+        f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''} ({kind})"
+        for kind, names in kinds.items()
     )
+    return f"left out: {'; '.join(named)}" if kinds else None
+
+
+def _with_remarks(series: Series, *remarks: str | None) -> Series:
+    return replace(series, remarks=(*series.remarks, *filter(None, remarks)))
+
+
+def _is_dicom(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    unit: np.ndarray = vector / np.linalg.norm(vector)
+    return unit

@@ -36,11 +36,25 @@ class Header:
         shape: voxels along the stored axes (x, y, z); more than three for a 4-D file.
         affine: 4×4, voxel index to millimetres in RAS+ (nibabel's convention).
         dtype: type of the voxel values after scaling.
+        remarks: what a user should know, e.g. files of a DICOM folder that were left out.
+        no_seg: why a DICOM Segmentation cannot refer to it; empty if one can, or if it is not DICOM.
     """
 
     shape: tuple[int, ...]
     affine: np.ndarray
     dtype: np.dtype[Any]
+    remarks: tuple[str, ...] = ()
+    no_seg: str = ""
+
+    def as_list(self) -> list[Any]:
+        """Plain values, for JSON."""
+        return [list(self.shape), self.affine.tolist(), self.dtype.str, list(self.remarks), self.no_seg]
+
+    @classmethod
+    def from_list(cls, values: list[Any]) -> Header:
+        """The inverse of `as_list`."""
+        shape, affine, dtype, remarks, no_seg = values
+        return cls(tuple(shape), np.array(affine), np.dtype(dtype), tuple(remarks), no_seg)
 
     def as_list(self) -> list[Any]:
         """Plain values, for JSON."""
@@ -101,7 +115,7 @@ def is_dicom_folder(path: Path) -> bool:
 
 def series_header(series: Series) -> Header:
     """The header of a DICOM series."""
-    return Header(series.shape, LPS_TO_RAS @ series.affine, series.dtype)
+    return Header(series.shape, LPS_TO_RAS @ series.affine, series.dtype, series.remarks, series.no_seg)
 
 
 def read_header(path: Path) -> Header:
@@ -114,11 +128,17 @@ def read_header(path: Path) -> Header:
         CaseError: the file cannot be read as a volume, its voxels are complex numbers or colours, or a
             folder contains no or several series.
     """
+    return _open(path)[0]
+
+
+def _open(path: Path) -> tuple[Header, Series | None]:
+    """The header, and the series of a DICOM folder, so that its files' headers are read once."""
+    series = None
     try:
         if is_nifti(path):
             header = _nifti_header(path)
         elif is_dicom_folder(path):
-            header = series_header(open_series(path))
+            header = series_header(series := open_series(path))
         else:
             header = _itk_header(path)
     except CaseError:
@@ -133,7 +153,7 @@ def read_header(path: Path) -> Header:
         raise CaseError(
             f"{path}: its voxels are colours (RGB), several values per voxel; expected one grey value"
         )
-    return header
+    return header, series
 
 
 def read_volume(path: Path, dtype: Literal["native"] | type = "native") -> Volume:
@@ -147,10 +167,10 @@ def read_volume(path: Path, dtype: Literal["native"] | type = "native") -> Volum
     Raises:
         CaseError: as for `read_header`; also a volume that is not 3-D.
     """
-    header = read_header(path)
+    header, series = _open(path)
     if len(header.shape) != 3:
         raise CaseError(f"{path}: expected a 3-D volume, found shape {header.shape}")
-    data = _voxels(path, header)
+    data = _voxels(path, header, series)
     return Volume(data if dtype == "native" else data.astype(dtype, copy=False), header.affine)
 
 
@@ -160,20 +180,20 @@ def read_channels(path: Path) -> list[Volume]:
     Raises:
         CaseError: as for `read_header`; also a volume that is neither 3-D nor a 4-D NIfTI.
     """
-    header = read_header(path)
+    header, series = _open(path)
     if len(header.shape) not in (3, 4) or (len(header.shape) == 4 and not is_nifti(path)):
         raise CaseError(f"{path}: expected a 3-D volume or a 4-D NIfTI, found shape {header.shape}")
-    data = _voxels(path, header)
+    data = _voxels(path, header, series)
     channels = [data] if data.ndim == 3 else [data[..., number] for number in range(header.channels)]
     return [Volume(channel, header.affine) for channel in channels]
 
 
-def _voxels(path: Path, header: Header) -> np.ndarray:
+def _voxels(path: Path, header: Header, series: Series | None) -> np.ndarray:
     try:
         if is_nifti(path):
             data = _nifti_voxels(path, header)
-        elif is_dicom_folder(path):
-            data = read_voxels(open_series(path))
+        elif series is not None:
+            data = read_voxels(series)
         else:
             # ITK's arrays are (z, y, x); the transpose is a view.
             data = sitk.GetArrayFromImage(sitk.ReadImage(os.fspath(path))).transpose()

@@ -30,6 +30,10 @@ class Segmentation(VolumeSystem[Settings]):
         lungs = settings.prepare.lung_mask is not None
         return f"model {weighted[0]} samples by weight" if weighted and not lungs else None
 
+    def writes_seg(self, settings: Settings) -> bool:
+        """Whether the setting asks for it."""
+        return settings.export.dicom_seg
+
     def complete(self, settings: Settings, plan: Path | None) -> Settings:
         """The settings completed by the plan; once all models are planned, nothing is left to plan."""
         from foldwise.systems.segmentation.planning import complete

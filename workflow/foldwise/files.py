@@ -10,9 +10,11 @@ import pickle
 import re
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +259,16 @@ def stamp_of(path: Path) -> str:
     start = len(str(path)) - len(path.name)
     facts = [(file[start:], f) for file, f in _looked_up(path)]
     return short_hash([[name, f.st_size, f.st_mtime_ns, f.st_ctime_ns] for name, f in facts], 16)
+
+
+@cache
+def code_hash(package: str) -> str:
+    """A hash of the code of an imported package."""
+    module = sys.modules[package]
+    folders = getattr(module, "__path__", ())
+    files = [file for folder in folders for file in sorted(Path(folder).rglob("*.py"))]
+    files = files or [Path(str(module.__file__))]  # a package of one file
+    return short_hash([path.read_text(encoding="utf-8") for path in files])
 
 
 def files_in(path: Path) -> list[str]:

@@ -10,6 +10,7 @@ import pydicom
 import pytest
 
 from dicom_files import Grid, tilted, write_enhanced, write_series
+from foldwise.store import Memory
 from foldwise.systems.segmentation.settings import Settings
 from foldwise.systems.segmentation.system import Segmentation
 from foldwise.volumes.dicom_seg import write_dicom_seg
@@ -93,7 +94,7 @@ def test_a_series_to_which_no_seg_can_refer_is_refused_before_the_run(
     for wanted in (True, False):
         chosen = {"export": {"dicom_seg": wanted}, "predict": {"source": tmp_path / "new"}}
         settings = Settings.model_validate({**plain, **chosen})
-        checked = Segmentation().check(settings, read_sheet(settings.data), deep=False)
+        checked = Segmentation().check(settings, read_sheet(settings.data), deep=False, memory=Memory(None))
         refused = [text for text in checked.problems if "export.dicom_seg" in text]
         assert [text.split(": ")[1:2] for text in refused] == [["case one"], ["case scan"]] * wanted
         assert all(text.endswith(message) for text in refused)

@@ -5,7 +5,6 @@ Slow results are kept by everything that they depend on: settings, contents of f
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from foldwise.files import CaseError, files_in, short_hash
+from foldwise.files import CaseError, code_hash, files_in
 from foldwise.forecast import Step
 from foldwise.processes import end_with_parent
 from foldwise.section import values_for
@@ -106,16 +105,7 @@ def _versions(of: object) -> list[str]:
     """Versions of the libraries; hashes of Foldwise's code and of the package in which `of` is defined."""
     libraries = [version(name) for name in ("torch", "torchvision", "monai", "transformers")]
     packages = {"foldwise", of.__module__.partition(".")[0]}
-    return [*libraries, *map(_code, sorted(packages))]
-
-
-@cache
-def _code(package: str) -> str:
-    module = sys.modules[package]
-    folders = getattr(module, "__path__", ())
-    files = [file for folder in folders for file in sorted(Path(folder).rglob("*.py"))]
-    files = files or [Path(str(module.__file__))]  # a package of one file
-    return short_hash([path.read_text(encoding="utf-8") for path in files])
+    return [*libraries, *map(code_hash, sorted(packages))]
 
 
 def _files(given: Any, known: Memory) -> list[Any]:

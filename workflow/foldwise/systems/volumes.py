@@ -57,7 +57,9 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
         )
         if deep or settings.predict is None or not self.writes_seg(settings):
             return checked
-        return replace(checked, problems=(*checked.problems, *self._unreferable(settings.predict.source)))
+        return replace(
+            checked, problems=(*checked.problems, *self._unreferable(settings.predict.source, memory))
+        )
 
     def needs_weight(self, settings: AnyVolumeSettings) -> str | None:
         """Why every training case must have a weight map, or None."""
@@ -67,13 +69,13 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
         """Whether predictions are also written as DICOM Segmentations, which refer to their series."""
         return False
 
-    def _unreferable(self, source: Path) -> list[str]:
+    def _unreferable(self, source: Path, memory: Memory) -> list[str]:
         """New scans to which the requested segmentation cannot refer."""
         try:
             entries = self.new_entries(source)
         except CaseError:
             return []  # every call refuses these later
-        return no_seg({entry.case: Path(entry.files["images"][0]) for entry in entries})
+        return no_seg({entry.case: Path(entry.files["images"][0]) for entry in entries}, memory)
 
     def preparation(self, settings: AnyVolumeSettings, sheet: Sheet[Case]) -> VolumePreparation:
         """Lungs, crops and caches."""

@@ -14,7 +14,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from foldwise.files import CaseError
+from foldwise.files import CaseError, code_hash
 from foldwise.store import Memory
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -95,7 +95,9 @@ def probe(path: Path, *, rate: float | None = None) -> VideoInfo:
 
 def probed(path: Path, memory: Memory, *, rate: float | None = None) -> VideoInfo:
     """The same, read only if the source is not the one that is remembered: counting packets takes a while."""
-    return VideoInfo(*memory.of_source(path, lambda: astuple(probe(path, rate=rate)), "video", rate))
+    return VideoInfo(
+        *memory.of_source(path, lambda: astuple(probe(path, rate=rate)), "video", rate, code_hash("foldwise"))
+    )
 
 
 def read_frames(

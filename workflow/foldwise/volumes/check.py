@@ -10,7 +10,7 @@ import numpy as np
 
 from foldwise import check
 from foldwise.check import Checked, Findings, Produced
-from foldwise.files import CaseError
+from foldwise.files import CaseError, code_hash
 from foldwise.settings import Split
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
@@ -84,17 +84,28 @@ def check_volumes(
     return Checked(found.problems, found.warnings, sizes, facts)
 
 
-def no_seg(images: Mapping[str, Path]) -> list[str]:
+def known_header(path: Path, memory: Memory) -> Header:
+    """A volume's header, read only if the file, or the code that reads it, is not what is remembered.
+
+    Raises:
+        CaseError: as for `read_header`.
+    """
+    known = memory.of_source(path, lambda: read_header(path).as_list(), "header", code_hash("foldwise"))
+    return Header.from_list(known)
+
+
+def no_seg(images: Mapping[str, Path], memory: Memory) -> list[str]:
     """New scans to which a DICOM Segmentation cannot refer, with the reasons.
 
     Args:
         images: case → its first image. One that cannot be read is left to its job, which names it and
             predicts the others.
+        memory: headers that earlier calls read.
     """
 
     def read(path: Path) -> str:
         try:
-            return read_header(path).no_seg if is_dicom_folder(path) else ""
+            return known_header(path, memory).no_seg if is_dicom_folder(path) else ""
         except CaseError:
             return ""
 
@@ -116,8 +127,7 @@ def _size(case: Case, headers: dict[Path, Header]) -> Size:
 def _headers(present: dict[Path, Case], memory: Memory, found: Findings) -> dict[Path, Header]:
     def read(path: Path) -> Header | CaseError:
         try:
-            known = memory.of_source(path, lambda: read_header(path).as_list(), "header")
-            return Header.from_list(known)
+            return known_header(path, memory)
         except CaseError as error:
             return error
 

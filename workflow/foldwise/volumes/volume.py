@@ -56,16 +56,6 @@ class Header:
         shape, affine, dtype, remarks, no_seg = values
         return cls(tuple(shape), np.array(affine), np.dtype(dtype), tuple(remarks), no_seg)
 
-    def as_list(self) -> list[Any]:
-        """Plain values, for JSON."""
-        return [list(self.shape), self.affine.tolist(), self.dtype.str]
-
-    @classmethod
-    def from_list(cls, values: list[Any]) -> Header:
-        """The inverse of `as_list`."""
-        shape, affine, dtype = values
-        return cls(tuple(shape), np.array(affine), np.dtype(dtype))
-
     @property
     def channels(self) -> int:
         """Volumes in the file: those along the fourth axis of a 4-D NIfTI, else one."""

@@ -367,7 +367,7 @@ class TestReading:
 
     def test_names_stay_as_they_are(self, folder: Path) -> None:
         experiment_ = read_experiment(
-            "e", folder, ["unet"], 2, folder, lambda cases: VIEW.remarks(cases, folder)
+            "e", folder, ["unet"], 2, folder, lambda cases: VIEW.remarks(cases, folder, folder)
         )
         (model,) = experiment_.models
         assert model.metrics["case"].tolist() == model.metrics["group"].tolist() == ["007", "NA"]

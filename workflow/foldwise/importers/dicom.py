@@ -33,7 +33,7 @@ from foldwise.command import run, written
 from foldwise.files import CaseError, atomic_folder, put_back, refuse_foreign, short_hash
 from foldwise.importers.sheets import Dataset, Row, clean, importer, publish, refuse, targets
 from foldwise.volumes.check import HEADER_THREADS
-from foldwise.volumes.dicom_masks import contour_mask, segment_mask
+from foldwise.volumes.dicom_masks import contour_mask, gaps, segment_mask
 from foldwise.volumes.dicom_series import arrange, describe, lost_slices, read_headers
 from foldwise.volumes.volume import Header, Volume, series_header, write_volume
 
@@ -338,7 +338,10 @@ class _Masks:
         if not drawn:  # planned, but empty: no voxels
             return np.zeros(self.header.shape, bool)
         name = f"{held.path}: structure {held.names[number]}"
-        return contour_mask(drawn, name, self.header, self.thickness)
+        mask = contour_mask(drawn, name, self.header, self.thickness)
+        if remark := gaps(mask):
+            LOG.warning("%s %s", name, remark)
+        return mask
 
     @staticmethod
     def _load(path: Path) -> pydicom.Dataset:

@@ -153,6 +153,6 @@ def _keeping(labels: Volume, lost: Instances, coarse: np.ndarray) -> np.ndarray:
     own = np.minimum(labels.spacing, coarse)
     step = np.minimum(finest(lost, labels.spacing).min(0), coarse)
     # Rounded down, so that the figure in a message is the one that was tried.
-    step = np.maximum(np.floor(step * 100) / 100, own)
+    step = np.maximum(np.floor(step * 100 + 0.01) / 100, own)
     shape = int3(np.maximum(1, np.rint(np.multiply(labels.data.shape, labels.spacing) / step)))
     return own if lost_in_grid(lost, labels.data, shape).any() else step

@@ -119,7 +119,9 @@ def _unnamed(values: np.ndarray, counts: np.ndarray, targets: Targets) -> str:
     """The first values that are neither in `targets.labels` nor 0, with their voxels; "" without any."""
     named = {0, *targets.labels.values()}
     found = [(v, n) for v, n in zip(values.tolist(), counts.tolist(), strict=True) if v not in named]
-    return ", ".join(f"{value:.12g} ({count} voxels)" for value, count in found[:5])
+    return ", ".join(
+        f"{value:{'.12g' if value % 1 else '.0f'}} ({count} voxels)" for value, count in found[:5]
+    )
 
 
 def _hint(values: np.ndarray) -> str:

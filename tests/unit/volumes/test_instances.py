@@ -11,7 +11,7 @@ import pytest
 
 from foldwise.files import CaseError
 from foldwise.volumes.cache import check_labels, lost_of, open_case
-from foldwise.volumes.geometry import Box, grid_for, resample_labels, resample_labels_within
+from foldwise.volumes.geometry import Box, grid_for, int3, resample_labels, resample_labels_within
 from foldwise.volumes.instances import find_instances, finest, losses, lost_in_grid
 from foldwise.volumes.prepare import cache_case, crop_case
 from foldwise.volumes.settings import Cache, Crop
@@ -44,11 +44,11 @@ def test_instances_by_hand() -> None:
 def test_part_of_a_grid_equals_the_whole_one(seed: int) -> None:
     random = np.random.default_rng(seed)
     labels = random.integers(0, 4, (23, 17, 12)).repeat(2, 0).repeat(3, 1).astype(np.uint8)
-    shape = tuple(int(n) for n in random.integers(5, 40, 3))
+    shape = int3(random.integers(5, 40, 3))
     whole = resample_labels(labels, shape)
     start = [int(random.integers(0, n)) for n in shape]
     size = [int(random.integers(1, n - s + 1)) for n, s in zip(shape, start, strict=True)]
-    box = Box(tuple(start), tuple(size))  # type: ignore[arg-type]
+    box = Box(int3(start), int3(size))
     assert (resample_labels_within(labels, shape, box) == whole[box.slices]).mean() > 0.999
 
 
@@ -98,7 +98,8 @@ def test_lost_instances_are_counted_and_named(tmp_path: Path, caplog: pytest.Log
     inside[2:30, 10:46, 5:38] = 1
     image = np.random.default_rng(0).integers(0, 90, label.shape).astype(np.int16)
     paths = {}
-    for name, data in {"image": image, "label": label, "inside": inside}.items():
+    files: dict[str, np.ndarray] = {"image": image, "label": label, "inside": inside}
+    for name, data in files.items():
         paths[name] = tmp_path / f"{name}.nii.gz"
         write_volume(Volume(data, affine), paths[name])
     labels = {"tumour": 1, "node": 2}

@@ -267,7 +267,7 @@ def test_ignored_voxels_are_in_no_fact_and_no_sampler(tmp_path: Path) -> None:
     image, label = np.zeros(SHAPE, np.int16), np.zeros(SHAPE, np.uint8)
     image[0, 0, 0], image[1:3, 1, 1], label[1:3, 1, 1] = 1, 50, 3
     image[4:8, 2, 2], label[4:8, 2, 2] = 900, 255
-    files = {"i": image, "l": label, "w": (label > 0).astype(np.uint8)}
+    files: dict[str, np.ndarray] = {"i": image, "l": label, "w": (label > 0).astype(np.uint8)}
     for name, data in files.items():
         write_volume(Volume(data, AFFINE), tmp_path / f"{name}.nii.gz")
     paths = [tmp_path / f"{name}.nii.gz" for name in files]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,7 @@ from torch.utils.data import default_collate
 
 from foldwise.files import CaseError
 from foldwise.networks import build, ramp, try_loss
-from foldwise.systems.segmentation.losses import (
-    named_losses,
-    over_counted,
-    refuse_neighbours,
-    truth_for,
-)
+from foldwise.systems.segmentation.losses import Counted, named_losses, truth_for
 from foldwise.systems.segmentation.settings import Model
 from foldwise.training.learner import Learner
 from foldwise.training.steps import Items
@@ -92,10 +88,14 @@ class SegmentationLearner(Learner[Model]):
         spread = [SMALL] * len(size)
         label = torch.arange(2 * SMALL ** len(size)).reshape(2, *spread) % (1 + len(self.targets.classes))
         for loss in self._losses:
-            outputs, truth = ramp(2, self.outputs, *spread), truth_for(loss, label, self.targets)
-            try_loss(loss, outputs, truth)
-            if self.targets.ignore is not None:
-                refuse_neighbours(type(loss).__name__, loss, outputs.detach(), truth)
+            try_loss(loss, ramp(2, self.outputs, *spread), truth_for(loss, label, self.targets))
+        _ = self._counted
+
+    @cached_property
+    def _counted(self) -> list[Counted]:
+        """The losses over the voxels that count; none without voxels to ignore."""
+        losses = self._losses if self.targets.ignore is not None else []
+        return [Counted(loss, self.targets, self.outputs, len(self._size)) for loss in losses]
 
     def sample(self) -> torch.Tensor:
         """A batch of network inputs, uninitialised, on torch's default device."""
@@ -149,12 +149,10 @@ class SegmentationLearner(Learner[Model]):
         if head.shape[2:] != label.shape[1:]:
             label = F.interpolate(label[:, None].float(), head.shape[2:], mode="nearest-exact")[:, 0]
         head, label = head.float(), label.long()
-        losses = [loss.to(head.device) for loss in self._losses]
-        truths = [truth_for(loss, label, self.targets) for loss in losses]
-        pairs = zip(losses, truths, strict=True)
-        if (ignored := self.targets.ignored) is None:
-            return torch.stack([loss(head, truth) for loss, truth in pairs]).sum()
-        return torch.stack([over_counted(loss, head, truth, label != ignored) for loss, truth in pairs]).sum()
+        truths = [truth_for(loss, label, self.targets) for loss in self._losses]
+        losses = [loss.to(head.device) for loss in self._counted or self._losses]
+        counted = [label != self.targets.ignored] if self._counted else []
+        return torch.stack([loss(head, t, *counted) for loss, t in zip(losses, truths, strict=True)]).sum()
 
     def examples(self, caches: Sequence[str], seed: Sequence[int], count: int, folder: Path) -> None:
         """Write sample<n>_image<channel>.nii.gz and sample<n>_label.nii.gz (class numbers)."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
+from torch.nn.modules.loss import _Loss
 
 from foldwise.files import CaseError
 from foldwise.networks import build
 from foldwise.settings import Named
 from foldwise.volumes.targets import Targets
+
+# Edge of the patches on which the form of a loss is found.
+EDGE = 16
 
 
 def named_losses(wanted: list[Named] | None, targets: Targets) -> list[nn.Module]:
@@ -33,7 +39,9 @@ def named_losses(wanted: list[Named] | None, targets: Targets) -> list[nn.Module
 
 
 def truth_for(loss: nn.Module, label: torch.Tensor, targets: Targets) -> torch.Tensor:
-    """Numbers of classes (batch, …) in the form that a loss requires; what is to be ignored has any value."""
+    """Numbers of classes (batch, …) in the form that a loss requires; what is to be ignored is background."""
+    if targets.ignored is not None:
+        label = label * (label != targets.ignored)
     if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
         return label
     if targets.regions or type(loss).__module__.startswith("torch.nn"):
@@ -43,65 +51,110 @@ def truth_for(loss: nn.Module, label: torch.Tensor, targets: Targets) -> torch.T
     return label[:, None]
 
 
-def over_counted(
-    loss: nn.Module, outputs: torch.Tensor, truth: torch.Tensor, counted: torch.Tensor
-) -> torch.Tensor:
-    """A loss over the voxels that count, as if there were no others: 0 without any.
+class Counted(nn.Module):
+    """A loss by name over the voxels that count, as if there were no others.
 
-    Each sample is reduced to the list of these voxels, and the losses of the samples are averaged, or added
-    up if the loss adds up; samples without such voxels are left out. For losses of torch, and others with
-    `batch: true`, one list holds the voxels of all samples: cross entropy is that with `ignore_index`.
-
-    Args:
-        loss: does not depend on where a voxel is, see `refuse_neighbours`.
-        outputs: (batch, outputs, …).
-        truth: (batch, channels, …) or (batch, …).
-        counted: (batch, …) bool.
+    Each part of the loss (of Dice and cross entropy, both) gets lists of these voxels instead of patches: one
+    for each sample, or one for the batch. The form is that which gives the part's own value if all voxels
+    count. So cross entropy is that with `ignore_index`, and Dice has the other voxels in none of its sums.
     """
-    parts = list(loss.modules())
-    together = type(loss).__module__.startswith("torch.nn") or any(getattr(p, "batch", False) for p in parts)
-    adds = any(getattr(part, "reduction", "mean") != "mean" for part in parts)
-    count = len(outputs)
-    samples = [slice(0, count)] if together else [slice(n, n + 1) for n in range(count)]
-    losses = [
-        loss(_listed(outputs[one], here), _listed(truth[one], here)).sum()
-        for one in samples
-        if (here := counted[one]).any()
-    ]
-    if not losses:
-        return outputs[..., :0].sum()
-    return torch.stack(losses).sum() if adds else torch.stack(losses).mean()
+
+    def __init__(self, loss: nn.Module, targets: Targets, outputs: int, dimensions: int) -> None:
+        """Find the form of each part.
+
+        Args:
+            loss: the loss.
+            targets: what is learnt.
+            outputs: number of the network's outputs.
+            dimensions: of a patch.
+
+        Raises:
+            CaseError: the loss depends on where voxels are, so it cannot leave any out.
+        """
+        super().__init__()
+        name = type(loss).__name__
+        self.parts: list[_Part] = []
+        self.loss = self._divided(copy.deepcopy(loss))
+        random = torch.Generator().manual_seed(0)
+        shape = (2, *[EDGE] * dimensions)
+        label = torch.randint(0, 1 + len(targets.classes), shape, generator=random)
+        label[0] *= torch.rand(shape[1:], generator=random) < 0.3
+        tried = torch.randn(2, outputs, *shape[1:], generator=random)
+        truth, counted = truth_for(loss, label, targets), torch.rand(shape, generator=random) < 0.7
+        try:
+            with torch.no_grad():
+                self.loss(tried, truth)
+                found, again = (
+                    self(torch.where(counted[:, None], tried, other), truth, counted).sum()
+                    for other in (-3, 3)
+                )
+                fits = bool(found == again)
+        except _NoFormError:
+            fits = False
+        if not fits:
+            raise CaseError(
+                f"loss {name}: depends on where voxels are, so it cannot leave out those of "
+                f"data.labels.ignore; use one that adds up voxels, such as DiceCELoss or TverskyLoss"
+            )
+
+    def forward(self, outputs: torch.Tensor, truth: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+        """The loss of outputs (batch, outputs, …); `counted` (batch, …) says which voxels count."""
+        for part in self.parts:
+            part.counted = counted
+        value: torch.Tensor = self.loss(outputs, truth)
+        return value
+
+    def _divided(self, loss: nn.Module) -> nn.Module:
+        parts = [(name, child) for name, child in loss.named_children() if isinstance(child, _Loss)]
+        for name, child in parts:
+            setattr(loss, name, self._divided(child))
+        if parts:
+            return loss
+        self.parts.append(_Part(loss))
+        return self.parts[-1]
 
 
-def refuse_neighbours(name: str, loss: nn.Module, outputs: torch.Tensor, truth: torch.Tensor) -> None:
-    """Refuse a loss that depends on where voxels are: it cannot leave any out.
+class _NoFormError(Exception):
+    """No list of voxels gives a loss's value."""
 
-    Args:
-        name: of the loss.
-        loss: the loss.
-        outputs: (batch, outputs, …), to try it on.
-        truth: as the loss requires it.
 
-    Raises:
-        CaseError: its value changes if the voxels of a sample are shuffled.
-    """
-    size = outputs[0, 0].numel()
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
+class _Part(nn.Module):
+    """A loss that is no sum of others."""
 
-    def shuffled(values: torch.Tensor) -> torch.Tensor:
-        spread = values[:1].flatten(-(outputs.ndim - 2))[..., order]
-        return spread.reshape(*spread.shape, *[1] * (outputs.ndim - 3))
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+        self.counted: torch.Tensor | None = None
+        self.together, self.adds = True, False
 
-    whole = loss(outputs[:1], truth[:1]).sum()
-    try:
-        listed = loss(shuffled(outputs), shuffled(truth)).sum()
-    except Exception:  # a loss that needs an extent along every axis raises any type
-        listed = whole + torch.inf
-    if not torch.isclose(whole, listed, rtol=1e-3, atol=1e-5):
-        raise CaseError(
-            f"loss {name}: depends on where voxels are, so it cannot leave out those of data.labels.ignore; "
-            f"use one that adds up voxels, such as DiceCELoss, DiceFocalLoss or TverskyLoss"
-        )
+    def forward(self, outputs: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        if self.counted is None:
+            return self._find_form(outputs, truth)
+        return self._of_lists(outputs, truth, self.counted)
+
+    def _find_form(self, outputs: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        whole: torch.Tensor = self.loss(outputs, truth).sum()
+        everything = torch.ones_like(outputs[:, 0], dtype=torch.bool)
+        for self.together, self.adds in ((True, False), (False, False), (False, True)):
+            try:
+                value = self._of_lists(outputs, truth, everything)
+            except Exception:  # a loss that needs an extent along every axis raises any type
+                continue
+            if torch.isclose(value, whole, rtol=1e-4, atol=1e-6):
+                return whole
+        raise _NoFormError
+
+    def _of_lists(self, outputs: torch.Tensor, truth: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+        count = len(outputs)
+        samples = [slice(0, count)] if self.together else [slice(n, n + 1) for n in range(count)]
+        losses = [
+            self.loss(_listed(outputs[one], here), _listed(truth[one], here)).sum()
+            for one in samples
+            if (here := counted[one]).any()
+        ]
+        if not losses:
+            return outputs[..., :0].sum()
+        return torch.stack(losses).sum() if self.adds else torch.stack(losses).mean()
 
 
 def _listed(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil, prod
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,7 +17,7 @@ from foldwise.section import values_for
 from foldwise.settings import dump
 from foldwise.sheet import Sheet
 from foldwise.systems.base import Footprint, System
-from foldwise.volumes.check import check_volumes
+from foldwise.volumes.check import LABEL_THREADS, check_volumes
 from foldwise.volumes.labels import absent_classes
 from foldwise.volumes.settings import Cache, Data, VolumeExperiment
 from foldwise.volumes.sheet import Case, read_new_cases, read_sheet
@@ -29,8 +29,10 @@ AnyVolumeSettings = TypeVar("AnyVolumeSettings", bound=VolumeExperiment)
 PHANTOMS = Path("results/phantom")
 # Bytes per source voxel at a stage's peak, without the base (counted from the code, and measured).
 LUNG_BYTES = 14
-CROP_BYTES = 14
+CROP_BYTES = 20
 CACHE_BYTES = 22
+# The same for a label in the check, in each of its threads.
+CHECK_BYTES = 18
 
 
 class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
@@ -175,6 +177,11 @@ class VolumeFootprint(Footprint[AnyVolumeSettings], Generic[AnyVolumeSettings], 
         if stage == "cache":
             needed += 12 * cached_voxels(size, settings.cache) / 2**20
         return ceil(needed)
+
+    def check_mib(self, sizes: Sequence[Size]) -> float:
+        """Peak memory of the labels that the check reads at once."""
+        voxels = sorted((size.voxels for size in sizes if size.labelled), reverse=True)
+        return ceil(CHECK_BYTES * sum(voxels[:LABEL_THREADS]) / 2**20)
 
     def disk_mib(self, size: Size, settings: AnyVolumeSettings) -> dict[str, float]:
         """Disk space of a case; a CT compresses to slightly over one byte per voxel."""

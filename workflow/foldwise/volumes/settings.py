@@ -178,7 +178,11 @@ class Sampling(Section):
     label: Share = Field(
         0.8, description="Fraction centred on a voxel of a drawn class.", json_schema_extra=affects("train")
     )
-    uniform: Share = Field(0.2, description="Fraction centred anywhere.", json_schema_extra=affects("train"))
+    uniform: Share = Field(
+        0.2,
+        description="Fraction centred anywhere, but on no voxel to ignore.",
+        json_schema_extra=affects("train"),
+    )
     weighted: Share = Field(
         0.0,
         description="Fraction centred in proportion to the weight map (sheet column `weight`, "

@@ -61,7 +61,7 @@ def check_volumes(
     if labels:
         seen = [case for case in sheet.cases if case.label in headers and case.images[0] in headers]
         counted = _check_labels(seen, data.targets(), headers, cache or Cache(), found)
-        if split is not None and len(counted) == sum(case.trains for case in sheet.cases):
+        if split is not None and counted and len(counted) == sum(case.trains for case in sheet.cases):
             _check_classes(counted, data.targets(), found)
     seen = [case for case in sheet.cases if case.images[0] in headers]
     sizes = {case.name: _size(case, headers) for case in seen}

@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,15 +65,10 @@ def read_segmentation(path: Path) -> Segmentation | None:
         return None
     if reader.GetDimension() != 3:
         raise CaseError(f"{path}: expected a 3-D segmentation, found {reader.GetDimension()} dimensions")
-    # The first versions of the format had neither values nor layers: a segment was a layer.
-    segments = tuple(
-        Segment(
-            keys.get(f"Segment{n}_Name", f"Segment_{n}"),
-            int(keys.get(f"Segment{n}_LabelValue", 1)),
-            int(keys.get(f"Segment{n}_Layer", n)),
-        )
-        for n in numbers
-    )
+    try:
+        segments = tuple(_segment(keys, number) for number in numbers)
+    except ValueError as error:
+        raise CaseError(f"{path}: a segment's layer or value is no whole number ({error})") from None
     places = Counter((segment.layer, segment.value) for segment in segments)
     (place, count), *_ = places.most_common(1)
     if count > 1:
@@ -80,6 +76,13 @@ def read_segmentation(path: Path) -> Segmentation | None:
         raise CaseError(f"{path}: the segments {names} have the same value in the same layer")
     dtype = np.dtype(label_type(max(segment.value for segment in segments)))
     return Segmentation(reader.GetSize(), itk_affine(reader), dtype, path, segments)
+
+
+def _segment(keys: Mapping[str, str], number: int) -> Segment:
+    start = f"Segment{number}_"
+    # The first versions of the format had neither values nor layers: a segment was a layer.
+    value, layer = keys.get(f"{start}LabelValue", "1"), keys.get(f"{start}Layer", str(number))
+    return Segment(keys.get(f"{start}Name", f"Segment_{number}"), int(value), int(layer))
 
 
 def chosen(found: Segmentation, targets: Targets) -> tuple[dict[str, list[Segment]], list[str]]:

@@ -213,7 +213,7 @@ def cache_case(case: str, folder: Path, settings: Cache, labels: Mapping[str, in
         weight = geometry.resample(read_volume(folder / "weight.nii.gz").oriented().data, shape)
         if label is not None and targets.ignored is not None:
             # The weighted sampler draws no voxel that counts nowhere.
-            weight[label == targets.ignored] = 0
+            weight = weight * (label != targets.ignored)
     # One type for all channels, since one array holds them.
     image = compact(np.stack(channels))
     contents = Contents(image, label, weight, lineage, tuple(targets.classes), targets.ignored or 0, lost)

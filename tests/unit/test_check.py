@@ -1,6 +1,7 @@
 """The check: every kind of wrong data is found, named with its line, and listed with all the others."""
 
 import gzip
+import json
 import os
 import re
 import signal
@@ -170,6 +171,88 @@ def test_an_empty_label_is_a_warning(tmp_path: Path) -> None:
     checked = Segmentation().check(settings_, read_sheet(settings_.data), deep=True, memory=Memory(None))
     assert checked.problems == ()
     assert "line 8: case b" in checked.warnings[0]
+
+
+def said(folder: Path, rows: list[str], deep: bool = True, **more: object) -> list[str]:
+    """The warnings of data without problems."""
+    (folder / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
+    settings_ = settings(folder, **more)
+    checked = Segmentation().check(settings_, read_sheet(settings_.data), deep=deep, memory=Memory(None))
+    assert checked.problems == ()
+    return list(checked.warnings)
+
+
+def data(folder: Path, **labels: int) -> dict[str, Any]:
+    return {"sheet": str(folder / "cases.csv"), "labels": labels}
+
+
+def test_a_class_that_no_training_case_has_is_a_warning(tmp_path: Path) -> None:
+    rows = good(tmp_path)
+    label = np.zeros((20, 18, 16), np.uint8)
+    label[3:8, 3:8, 3:8] = 2
+    nifti(tmp_path, label)
+    both = data(tmp_path, tumour=1, node=2)
+    text = "class node is in none of the 6 labels of the training cases: it cannot be learnt"
+    assert said(tmp_path, [*rows, "b,b,0.nii.gz,bad.nii.gz,test"], data=both) == [text]
+    assert said(tmp_path, [*rows, "b,b,0.nii.gz,bad.nii.gz,"], data=both) == []
+
+
+def test_labels_without_any_voxel_are_a_problem(tmp_path: Path) -> None:
+    """Also if all that is labelled is to be ignored, or only a test case has more."""
+    rows = good(tmp_path)
+    (problem,) = found(tmp_path, rows, data=data(tmp_path, tumour=7, ignore=1))
+    assert "none of the 6 labels of the training cases has a voxel of tumour" in problem
+    label = np.full((20, 18, 16), 7, np.uint8)
+    nifti(tmp_path, label)
+    rows.append("b,b,0.nii.gz,bad.nii.gz,test")
+    assert len(found(tmp_path, rows, data=data(tmp_path, tumour=7, ignore=1))) == 1
+
+
+def test_the_index_refuses_labels_without_any_voxel(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "cases.csv").write_text(HEADER + "\n".join(good(tmp_path, 2)) + "\n")
+    both = validate(Settings, {"experiment": "x", "data": data(tmp_path, tumour=1, node=2)}).data
+    for ml in (0.0, 0.5):
+        for case in ("c0", "c1"):
+            (tmp_path / "crops" / case).mkdir(parents=True, exist_ok=True)
+            facts = {"channels": 1, "foreground_ml": {"tumour": ml, "node": 0.0}}
+            (tmp_path / "crops" / case / "crop.json").write_text(json.dumps(facts))
+        if ml:
+            Segmentation().entries(both, tmp_path / "crops", tmp_path)
+            assert "class node is in none of the 2 labels" in caplog.text
+        else:
+            with pytest.raises(CaseError, match="none of the 2 labels of the training cases has a voxel"):
+                Segmentation().entries(both, tmp_path / "crops", tmp_path)
+
+
+def test_lost_instances_are_forecast(tmp_path: Path) -> None:
+    """A voxel of 1 mm³ at 3 mm; balls of 5 voxels and more stay."""
+    rows = good(tmp_path)
+    label = np.zeros((20, 18, 16), np.uint8)
+    label[4, 4, 4] = 1
+    nifti(tmp_path, label)
+    (warning,) = said(tmp_path, [*rows, "b,b,0.nii.gz,bad.nii.gz,"], cache={"spacing": [3, 3, 3]})
+    assert warning.startswith("line 8: case b: ")
+    assert "1 of 1 instances of tumour lost: no voxel is left of them at 2.857 × 3 × 3.2 mm" in warning
+    assert "; 1 × 1 × 1 mm keeps them (cache.spacing)" in warning
+    assert said(tmp_path, [*rows, "b,b,0.nii.gz,bad.nii.gz,"]) == []
+
+
+def test_segmentations_of_slicer_are_checked_by_their_headers(tmp_path: Path) -> None:
+    rows = good(tmp_path)
+    (tmp_path / "s.seg.nrrd").write_bytes(
+        b"NRRD0004\ntype: unsigned char\ndimension: 3\nspace: left-posterior-superior\nencoding: raw\n"
+        b"kinds: domain domain domain\nspace directions: (-1,0,0) (0,-1,0) (0,0,1)\nsizes: 20 18 16\n"
+        b"space origin: (0,0,0)\nSegment0_ID:=s\nSegment0_Name:=Lung\nSegment0_Layer:=0\n"
+        b"Segment0_LabelValue:=1\n\n" + bytes(20 * 18 * 15) + b"\1" * 20 * 18
+    )
+    rows.append("b,b,0.nii.gz,s.seg.nrrd,")
+    assert said(tmp_path, rows, deep=False, data=data(tmp_path, lung=1)) == []
+    (warning,) = said(tmp_path, rows, deep=False)
+    assert "line 8: case b" in warning
+    assert "so their values decide: tumour is 'Lung' (1)" in warning
+    assert said(tmp_path, rows) == [warning]
+    (problem,) = found(tmp_path, rows, labels=False, data=data(tmp_path, lungs=1))
+    assert "segment 'Lung' is no class of data.labels; is it lungs?" in problem
 
 
 def test_weights_need_a_map(tmp_path: Path) -> None:

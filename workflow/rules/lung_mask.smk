@@ -21,6 +21,7 @@ rule lung_mask:
             case=wildcards.case,
             image=input.images[0],
             label=input.get("label"),
+            ignore=SETTINGS.data.targets().ignore,
             settings=as_json(SETTINGS.prepare.lung_mask),
             mask=output.mask,
             region=output.region,

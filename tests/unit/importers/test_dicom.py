@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import highdicom as hd
@@ -51,7 +52,7 @@ def annulus(grid: Grid, slices: range) -> np.ndarray:
     return (distance < OUTER) & (distance > INNER) & np.isin(index[..., 2], slices)
 
 
-def contours(grid: Grid, slices: range, style: str) -> list[tuple[str, np.ndarray]]:
+def contours(grid: Grid, slices: Iterable[int], style: str) -> list[tuple[str, np.ndarray]]:
     drawn = []
     for z in slices:
         outer, inner = ring(grid, z, OUTER), ring(grid, z, INNER, turn=1 if style == "same turn" else -1)
@@ -80,6 +81,30 @@ def test_a_ring_of_contours_gives_the_analytic_mask(tmp_path: Path, grid: Grid, 
     # Voxels contain their slice's number, so the two grids agree in more than their affines.
     assert (image.data == grid.centres()[..., 2]).all()
     assert np.allclose(label.affine, image.affine, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("slices", "said"),
+    [
+        (
+            range(1, 6, 2),
+            "has contours on 3 slices and none on 2 between them, which stay empty: it was drawn on about "
+            "one slice in 2, so most of its volume is not labelled",
+        ),
+        ([0, 1, 2, 5, 6], "has contours on 5 slices and none on 2 between them, which stay empty"),
+        (range(1, 6), None),
+    ],
+)
+def test_gaps_between_contours_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, slices: Sequence[int], said: str | None
+) -> None:
+    grid = Grid()
+    images = write_series(tmp_path / "in" / "ct", grid)
+    write_rtstruct(tmp_path / "in" / "rs.dcm", images, {"GTV-1": contours(grid, slices, "keyhole")})
+    import_folder(tmp_path / "in", tmp_path / "out", "CT", "gtv*=tumour")
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    path = tmp_path / "in" / "rs.dcm"
+    assert warnings == ([] if said is None else [f"{path}: structure GTV-1 {said}"])
 
 
 def test_contours_agree_with_matplotlib() -> None:

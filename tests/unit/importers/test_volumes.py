@@ -192,9 +192,33 @@ def test_label_values_are_whole_numbers(
         run(monkeypatch, decathlon, tmp_path / "D")
 
 
-def test_ignored_voxels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nnunet(tmp_path / "D", {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"a": 1, "ignore": 2}})
-    with pytest.raises(CaseError, match="ignore"):
+@pytest.mark.parametrize(
+    ("labels", "expected", "regions"),
+    [
+        ({"background": 0, "a": 1, "ignore": 2}, {"a": 1, "ignore": 2}, None),
+        (
+            {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3},
+            {"label_1": 1, "core": 2, "ignore": 3},
+            {"whole": ["label_1", "core"], "core": ["core"]},
+        ),
+    ],
+)
+def test_ignored_voxels_stay_ignored(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    labels: dict[str, Any],
+    expected: dict[str, int],
+    regions: dict[str, list[str]] | None,
+) -> None:
+    nnunet(tmp_path / "D", {"channel_names": {"0": "T1", "1": "T2"}, "labels": labels})
+    _, experiment = run(monkeypatch, decathlon, tmp_path / "D")
+    assert experiment["data"]["labels"] == expected
+    assert experiment["data"].get("regions") == regions
+
+
+def test_several_values_to_ignore_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nnunet(tmp_path / "D", {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"a": 1, "ignore": [2, 3]}})
+    with pytest.raises(CaseError, match=r"`ignore` has the values \[2, 3\]; expected one"):
         run(monkeypatch, decathlon, tmp_path / "D")
 
 

@@ -8,6 +8,7 @@ import math
 from html.parser import HTMLParser
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +18,7 @@ from foldwise.files import CaseError
 from foldwise.report.page import write_report
 from foldwise.report.results import Experiment, ModelResults, Remark, read_experiment
 from foldwise.report.tables import interval, number, spread
-from foldwise.systems.segmentation.report import COLOURS, VIEW, concerns, overlay, three_cases
+from foldwise.systems.segmentation.report import COLOURS, VIEW, _centre, concerns, overlay, three_cases
 from foldwise.volumes.cache import Contents, write_case
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.metrics import score
@@ -367,7 +368,7 @@ class TestReading:
 
     def test_names_stay_as_they_are(self, folder: Path) -> None:
         experiment_ = read_experiment(
-            "e", folder, ["unet"], 2, folder, lambda cases: VIEW.remarks(cases, folder)
+            "e", folder, ["unet"], 2, folder, lambda cases: VIEW.remarks(cases, folder, folder)
         )
         (model,) = experiment_.models
         assert model.metrics["case"].tolist() == model.metrics["group"].tolist() == ["007", "NA"]
@@ -402,3 +403,34 @@ def test_every_metric_has_its_name() -> None:
     mask = np.ones((2, 2, 2), np.uint8)
     (row,) = score(mask, mask, (1.0, 1.0, 1.0), {"t": (1,)}, tolerance_mm=1)
     assert {column.key for column in (*VIEW.metrics, *VIEW.case_metrics)} <= set(row)
+
+
+def test_lost_instances_are_added_up(tmp_path: Path) -> None:
+    label = cube((2, 2, 2), (4, 4, 4), (12, 12, 12))
+    lineage = Lineage(label.shape, tuple(np.eye(4).ravel()), Box((0, 0, 0), label.shape), label.shape)
+    for case, away, resampled in (("a", 1, 2), ("b", 0, 0), ("c", 0, 1)):
+        lost = {"tumour": {"instances": 4, "cut_away": away, "resampled": resampled}}
+        contents = Contents(label[None], label, None, lineage, ("tumour",), lost=lost)
+        write_case(tmp_path / f"{case}.h5", case, contents, (8, 8, 8), 10)
+    write_pair(tmp_path, "old", label, label, (1.0, 1.0, 1.0))
+    assert VIEW.remarks(dict.fromkeys(["a", "b", "c", "old", "failed"]), tmp_path, tmp_path) == [
+        Remark(
+            "all cases",
+            "4 of 12 instances of tumour are lost: 1 outside the crop, 3 smaller than voxels of the cache, "
+            "in 2 of 3 cases",
+        ),
+        Remark(
+            "a",
+            "3 of 4 instances of tumour are lost: 1 outside the crop, 2 smaller than voxels of the cache",
+        ),
+        Remark("c", "1 of 4 instances of tumour are lost: 1 smaller than voxels of the cache"),
+    ]
+
+
+def test_pictures_show_no_voxels_to_ignore(tmp_path: Path) -> None:
+    """The slices are those of the tumour's largest area, not of the larger ignored part."""
+    label = cube((2, 2, 2), (3, 3, 3), (12, 12, 12))
+    label[6:] = 2
+    with h5py.File(tmp_path / "l.h5", "w") as file:
+        file["label"] = label
+        assert [place in (2, 3, 4) for place in _centre([file["label"]], 1)] == [True] * 3

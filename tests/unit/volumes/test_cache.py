@@ -10,8 +10,9 @@ from scipy.ndimage import gaussian_filter
 
 from foldwise.files import CaseError
 from foldwise.index import Index
-from foldwise.volumes.cache import Contents, check_classes, compact, open_case, write_case
+from foldwise.volumes.cache import Contents, check_labels, compact, open_case, write_case
 from foldwise.volumes.geometry import Box, Lineage
+from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, write_volume
 from synthetic import ball, write_cached_set
 
@@ -172,6 +173,6 @@ def test_smaller_than_the_source(tmp_path: Path) -> None:
 def test_classes_in_another_order_are_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "c.h5")
     write(tmp_path / "c.h5", np.zeros((1, 4, 4, 4), np.int16))
-    check_classes([path], ("a", "b"))
+    check_labels([path], Targets({"a": 1, "b": 2}))
     with pytest.raises(CaseError, match=r"c\.h5: its labels are a, b, in this order; expected b, a"):
-        check_classes([path], ("b", "a"))
+        check_labels([path], Targets({"b": 1, "a": 2}))

@@ -2,6 +2,7 @@
 
 import math
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -308,3 +309,33 @@ def test_paired_p() -> None:
     assert paired_p([1, 2, 3, 4, 5, 6]) == pytest.approx(2 / 64)
     assert paired_p([-1, 2, -3, 4, -5, 6]) > 0.5
     assert math.isnan(paired_p([0, 0, 0]))
+
+
+class TestIgnored:
+    """Truths in which 7 is to be ignored."""
+
+    @staticmethod
+    def row(found: np.ndarray, real: np.ndarray, ignored: np.ndarray) -> dict[str, Any]:
+        truth = np.where(ignored, 7, real).astype(np.uint8)
+        (scored,) = score(found.astype(np.uint8), truth, SPACING, {"a": (1,)}, tolerance_mm=1, ignore=7)
+        return scored
+
+    def test_nothing_there_counts(self) -> None:
+        """The same as if prediction and truth were both cleared there, for random masks."""
+        random = np.random.default_rng(0)
+        for _ in range(5):
+            found, real, ignored = random.random((3, 9, 8, 7)) < [[[[0.4]]], [[[0.3]]], [[[0.3]]]]
+            with_mask = self.row(found, real, ignored)
+            cleared = one(found & ~ignored, real & ~ignored)
+            assert with_mask.pop("ignored_ml") == pytest.approx(ignored.sum() * 6 / 1000)
+            for name, value in cleared.items():
+                assert name in ("false_lesions",) or with_mask[name] == pytest.approx(value), name
+
+    def test_lesions(self) -> None:
+        """Of three predicted components one is ignored, one partly, and one goes on into a true lesion."""
+        real, found, ignored = (np.zeros((20, 5, 5), bool) for _ in range(3))
+        found[1:3, 2, 2], ignored[0:4, 2, 2] = True, True  # wholly ignored
+        found[6:9, 2, 2], ignored[6:8, 2, 2] = True, True  # a voxel counts
+        found[11:18, 2, 2], ignored[13:15, 2, 2], real[16:18, 2, 2] = True, True, True
+        row = self.row(found, real, ignored)
+        assert (row["lesions"], row["lesions_found"], row["false_lesions"]) == (1, 1, 1)

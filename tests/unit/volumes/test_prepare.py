@@ -17,8 +17,9 @@ from foldwise.stages.lung_mask import lung_mask
 from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.geometry import Box, Lineage
+from foldwise.volumes.labels import read_labels
 from foldwise.volumes.predictions import label_map, open_prediction, write_prediction
-from foldwise.volumes.prepare import cache_case, crop_case, read_labels
+from foldwise.volumes.prepare import cache_case, crop_case
 from foldwise.volumes.settings import Cache, Crop, Export
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_volume, write_volume
@@ -178,9 +179,10 @@ def test_label_values_of_any_size_survive(
 def test_other_label_values_are_refused_as_they_are(tmp_path: Path, value: float, said: str) -> None:
     data = np.zeros((4, 4, 4))
     data[0, 0, :2] = value, 1
-    write_volume(Volume(data, np.eye(4)), tmp_path / "l.nii.gz")
+    label = Volume(data, np.eye(4))
+    write_volume(label, tmp_path / "l.nii.gz")
     with pytest.raises(CaseError, match=rf"not in data.labels: {re.escape(said)} \(1 voxels\)"):
-        read_labels(tmp_path / "l.nii.gz", {"a": 1, "b": 16_777_216})
+        read_labels(tmp_path / "l.nii.gz", Targets({"a": 1, "b": 16_777_216}), label)
 
 
 def test_rounding_of_many_classes_leaves_the_background_its_share(tmp_path: Path) -> None:
@@ -249,7 +251,7 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
         with pytest.raises(CaseError, match=message):
             make_crop(tmp_path, Crop(to="region"), changed)
     with pytest.raises(CaseError, match=r"255\.nii\.gz"):
-        read_labels(tmp_path / "255.nii.gz", CLASSES)
+        read_labels(tmp_path / "255.nii.gz", Targets(CLASSES), Volume(label, AFFINE))
 
 
 def test_a_stage_replaces_neither_its_source_nor_a_folder_of_someone_else(

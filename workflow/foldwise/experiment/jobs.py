@@ -86,7 +86,7 @@ class Jobs(Generic[AnySettings, AnyCase]):
         """The expected peak of a job, in MiB."""
         footprint = self._system.footprint
         if stage in SMALL_MIB:
-            return SMALL_MIB[stage]
+            return SMALL_MIB[stage] + (footprint.check_mib([*self.sizes.values()]) if stage == "check" else 0)
         if stage in self._parts.preparation.stages:
             return footprint.case_mib(stage, self.sizes[which], self._settings)
         sizes = list(self.sizes.values())

@@ -29,6 +29,7 @@ from foldwise.importers.sheets import (
     refuse,
     targets,
 )
+from foldwise.volumes.targets import IGNORE
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _channels(path: Path, about: dict[str, Any]) -> list[str]:
 
 
 def _classes(path: Path, labels: dict[str, Any]) -> tuple[dict[str, int], dict[str, list[str]]]:
-    """Classes and regions from {"1": "tumour"}, {"tumour": 1} or {"whole tumour": [1, 2]}."""
+    """Classes, `ignore` and regions from {"1": "tumour"}, {"tumour": 1} or {"whole tumour": [1, 2]}."""
     try:
         if all(isinstance(value, str) for value in labels.values()):
             labels = {name: label_value(value) for value, name in labels.items()}
@@ -92,18 +93,18 @@ def _classes(path: Path, labels: dict[str, Any]) -> tuple[dict[str, int], dict[s
         raise CaseError(f"{path}: labels: {error}") from error
     if len(members) != len(labels):
         raise CaseError(f"{path}: labels: two names differ only in punctuation")
-    if "ignore" in members:
-        raise CaseError(
-            f"{path}: labels: `ignore` marks voxels without a label, which Foldwise does not support"
-        )
+    unlabelled = members.pop(IGNORE, [])
+    if len(unlabelled) > 1:
+        raise CaseError(f"{path}: labels: `{IGNORE}` has the values {unlabelled}; expected one")
+    ignored = {IGNORE: unlabelled[0]} if unlabelled else {}
     members = {name: values for name, values in members.items() if values != [0]}
     classes = {values[0]: name for name, values in members.items() if len(values) == 1}
     if all(len(values) == 1 for values in members.values()):
-        return {name: values[0] for name, values in members.items()}, {}
+        return {name: values[0] for name, values in members.items()} | ignored, {}
     values = sorted({value for listed in members.values() for value in listed} - {0})
     names = {value: classes.get(value, f"label_{value}") for value in values}
     regions = {name: [names[value] for value in listed if value] for name, listed in members.items()}
-    return {names[value]: value for value in values}, regions
+    return {names[value]: value for value in values} | ignored, regions
 
 
 def _listed(folder: Path, about: dict[str, Any]) -> Iterator[_Found]:

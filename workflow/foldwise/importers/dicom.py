@@ -34,7 +34,7 @@ from foldwise.files import CaseError, atomic_folder, put_back, refuse_foreign, s
 from foldwise.importers.sheets import Dataset, Row, clean, importer, publish, refuse, targets
 from foldwise.volumes.check import HEADER_THREADS
 from foldwise.volumes.dicom_files import describe, lost_slices
-from foldwise.volumes.dicom_masks import contour_mask, segment_mask
+from foldwise.volumes.dicom_masks import contour_mask, gaps, segment_mask
 from foldwise.volumes.dicom_series import read_series
 from foldwise.volumes.volume import Header, Volume, series_header, write_volume
 
@@ -339,7 +339,10 @@ class _Masks:
         if not drawn:  # planned, but empty: no voxels
             return np.zeros(self.header.shape, bool)
         name = f"{held.path}: structure {held.names[number]}"
-        return contour_mask(drawn, name, self.header, self.thickness)
+        mask = contour_mask(drawn, name, self.header, self.thickness)
+        if remark := gaps(mask):
+            LOG.warning("%s %s", name, remark)
+        return mask
 
     @staticmethod
     def _load(path: Path) -> pydicom.Dataset:

@@ -52,7 +52,8 @@ class View:
         pictures: pictures of a model.
         chosen: the choice from a fold's validation cases, in words; "" for none.
         concerns: cases that a reader should look at: rows of case, class and text.
-        remarks: remarks of preparation, from check.json's cases and the folder of prepared data.
+        remarks: remarks of preparation, from check.json's cases, the folder of prepared data and that of the
+            caches.
         summary: rows of all models → their means over folds and cases.
         shown: the experiment with only the rows of its metrics that the page's common tables show.
         tables: further tables of a model, from all its rows; placed above its pictures.
@@ -72,7 +73,7 @@ class View:
     colours: Mapping[str, str] = field(default_factory=dict)
     chosen: Callable[[Mapping[str, Any]], str] = lambda chosen: ""
     concerns: Callable[[pd.DataFrame], list[dict[str, str]]] = _nothing
-    remarks: Callable[[Mapping[str, Any], Path], list[Remark]] = _nothing
+    remarks: Callable[[Mapping[str, Any], Path, Path], list[Remark]] = _nothing
     summary: Callable[[pd.DataFrame, Sequence[str]], pd.DataFrame] = fold_summary
     shown: Callable[[Experiment], Experiment] = lambda experiment: experiment
     tables: Callable[[ModelResults], list[Table]] = _nothing

@@ -34,7 +34,7 @@ def report(
         list(settings.models),
         settings.split.folds,
         caches,
-        lambda cases: view.remarks(cases, data),
+        lambda cases: view.remarks(cases, data, caches),
     )
     write_report(replace(read, usage=usage(folder, data)), view, folder)
 

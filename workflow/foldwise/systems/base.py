@@ -226,6 +226,10 @@ class Footprint(Whole, Generic[AnySettings], abstract=True):
             step: the size of a training step.
         """
 
+    def check_mib(self, sizes: Sequence[Any]) -> float:
+        """Peak memory of reading the files of these cases in the rule `check`, in MiB, if they are large."""
+        return 0
+
     def counted(self, settings: AnySettings, name: str) -> Model | Step:
         """The model whose training step is counted for a model's memory, or an estimate of the step."""
         return settings.models[name]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil, prod
 from pathlib import Path
@@ -18,7 +19,8 @@ from foldwise.settings import dump
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.systems.base import Footprint, System
-from foldwise.volumes.check import check_volumes, no_seg
+from foldwise.volumes.check import LABEL_THREADS, check_volumes, no_seg
+from foldwise.volumes.labels import absent_classes
 from foldwise.volumes.settings import Cache, Data, VolumeExperiment
 from foldwise.volumes.sheet import Case, read_new_cases, read_sheet
 from foldwise.volumes.size import Size
@@ -29,8 +31,10 @@ AnyVolumeSettings = TypeVar("AnyVolumeSettings", bound=VolumeExperiment)
 PHANTOMS = Path("results/phantom")
 # Bytes per source voxel at a stage's peak, without the base (counted from the code, and measured).
 LUNG_BYTES = 14
-CROP_BYTES = 14
+CROP_BYTES = 20
 CACHE_BYTES = 22
+# The same for a label in the check, in each of its threads.
+CHECK_BYTES = 18
 
 
 class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
@@ -54,6 +58,7 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
             produced=(lambda path: False) if deep else is_phantom,
             needs_weight=self.needs_weight(settings),
             writes_seg=self.writes_seg(settings),
+            cache=settings.cache,
         )
         if deep or settings.predict is None or not self.writes_seg(settings):
             return checked
@@ -89,12 +94,20 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
     def entries(
         self, data: Data, prepared: Path, caches: Path, *, training: bool = True
     ) -> tuple[dict[str, Any], list[Entry]]:
-        """What is learnt, and the entries, from the facts of the crops."""
+        """What is learnt, and the entries, from the facts of the crops.
+
+        Raises:
+            CaseError: no label of the training cases has a voxel of a class.
+        """
         cases = [case for case in read_sheet(data).cases if case.trains == training]
         facts = {case.name: read_json(prepared / case.name / "crop.json") for case in cases}
         channels = next(iter(facts.values()))["channels"] if facts else 1
-        task = {"targets": data.targets().as_dict(), "channels": channels}
-        return task, [_entry(case, facts[case.name], caches) for case in cases]
+        targets = data.targets()
+        entries = [_entry(case, facts[case.name], caches) for case in cases]
+        if training:
+            for text in absent_classes({entry.case: entry.classes for entry in entries}, targets):
+                logging.warning(text)
+        return {"targets": targets.as_dict(), "channels": channels}, entries
 
     def kept(self, settings: AnyVolumeSettings, name: str) -> dict[str, Any]:
         """Crop and cache."""
@@ -128,7 +141,9 @@ class VolumePreparation(Preparation[Case]):
         super().__init__(sheet)
         self._prepare = settings.prepare
         plan = plan_of(settings)
-        lungs = values_for(settings, "lungs")
+        lungs, ignore = values_for(settings, "lungs"), settings.data.targets().ignore
+        if ignore is not None:
+            lungs["ignore"] = ignore
         crop = [lungs, values_for(settings, "crop")]
         cache = [crop, values_for(settings, "cache", given=plan is not None)]
         if plan is not None:
@@ -141,7 +156,11 @@ class VolumePreparation(Preparation[Case]):
         self.caches = f"{self.data}/cache-{short_hash(cache, 4)}"
         files = ("mask.nii.gz", "region.nii.gz")
         masks = (f"{self.lungs}/{{case}}.json", *(f"{self.lungs}/{{case}}.{name}" for name in files))
-        masking = {"lung_mask": CaseStage[Case]("lungs", masks, _sources)} if self._prepare.lung_mask else {}
+
+        def masked(case: Case) -> Inputs | list[Any]:
+            return _sources(case) if ignore is None else [_sources(case), ignore]
+
+        masking = {"lung_mask": CaseStage[Case]("lungs", masks, masked)} if self._prepare.lung_mask else {}
         cropping = CaseStage[Case]("crop", (self.indexed,), _sources)
         self.stages = {**masking, "crop": cropping, "cache": CaseStage("cache", (self.cached,))}
 
@@ -181,6 +200,11 @@ class VolumeFootprint(Footprint[AnyVolumeSettings], Generic[AnyVolumeSettings], 
         if stage == "cache":
             needed += 12 * cached_voxels(size, settings.cache) / 2**20
         return ceil(needed)
+
+    def check_mib(self, sizes: Sequence[Size]) -> float:
+        """Peak memory of the labels that the check reads at once."""
+        voxels = sorted((size.voxels for size in sizes if size.labelled), reverse=True)
+        return ceil(CHECK_BYTES * sum(voxels[:LABEL_THREADS]) / 2**20)
 
     def disk_mib(self, size: Size, settings: AnyVolumeSettings) -> dict[str, float]:
         """Disk space of a case; a CT compresses to slightly over one byte per voxel."""

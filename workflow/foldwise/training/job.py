@@ -225,8 +225,6 @@ def train_fold(job: Job, budget: Budget, made: Made) -> int:
             run = replace(run, train=train, validation=validation)
         with gathered(settings.training) as team:
             trainer = Trainer(run, learner, attempts, budget, team)
-            if trainer.step == 0 and team.rank == 0:
-                learner.examples(run.train, run.seed, settings.training.examples, run.folder / "examples")
             finished = trainer.fit()
         if team.rank:
             return 0

@@ -151,9 +151,15 @@ class Trainer:
             self.attempts.note("finished" if self.finished else "stopped", self.step)
         return self.finished
 
+    def _examples(self) -> None:
+        run = self.run
+        self.learner.examples(run.train, run.seed, run.model.training.examples, run.folder / "examples")
+
     def _fit(self) -> None:
         training = self.run.model.training
         every = training.accumulate
+        if self.step == 0:
+            self.team.of_first(self._examples)
         feed = batches(
             self.learner.items(self.run.train, self.run.seed),
             self.step * every,

@@ -3,20 +3,23 @@
 Layout (axes x, y, z in RAS orientation):
     image       (channels, x, y, z), int16, uint8 or float32; Blosc2-LZ4HC chunks
     label       (x, y, z) uint8, int16 for more than 255 classes: 0 background, then 1… in the order of the
-                attribute `classes`
+                attribute `classes`; voxels to ignore have the number after these
     weight      (x, y, z) uint8 or float32: the weighted sampler's map
     weight_sum  sums of `weight` over its chunks, so that a draw reads a single chunk
     foreground/<class>   (n, 3) int16, int32 for longer axes: voxels of the class, at most `max_foreground`
+    counted     the same for all voxels that are not to be ignored; only if some are
 Attributes: format, case, content (hash of the arrays), recording (hash of the source's voxels), classes,
-spacing, affine, lineage (JSON), statistics (JSON, per channel), fill (per channel; value outside the array).
+ignored (number in the label, or 0), spacing, affine, lineage (JSON), statistics (JSON, per channel), fill
+(per channel; value outside the array), lost (JSON, class → instances, cut_away, resampled: how many its label
+had, and how many crop and spacing lost).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ import numpy as np
 from foldwise.files import CaseError, atomic_path
 from foldwise.hdf5 import create_hdf5, open_hdf5
 from foldwise.volumes.geometry import Lineage
+from foldwise.volumes.targets import IGNORE, Targets
 
 FORMAT = "foldwise-volume-2"
 # Fewer steps between lowest and highest value than a 12-bit scanner has mean a loss.
@@ -39,11 +43,14 @@ class Contents:
 
     Attributes:
         image: (channels, x, y, z).
-        label: (x, y, z), 0 background then 1… in the order of `classes`; None without a label.
+        label: (x, y, z), 0 background then 1… in the order of `classes`, and the number after these where
+            voxels are to be ignored; None without a label.
         weight: (x, y, z), non-negative; None without a weight map.
         lineage: how the grid was derived from its source.
         classes: names, in the order of the label's values.
         recording: hash of the source's voxels.
+        ignored: the number of voxels to ignore; 0: there is none.
+        lost: class → numbers of instances, as in the attribute.
     """
 
     image: np.ndarray
@@ -52,6 +59,8 @@ class Contents:
     lineage: Lineage
     classes: tuple[str, ...]
     recording: str = ""
+    ignored: int = 0
+    lost: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def compact(image: np.ndarray) -> np.ndarray:
@@ -96,7 +105,9 @@ def write_case(
             _store(file, "label", label, chunk)
             group = file.create_group("foreground")
             for value, name in enumerate(contents.classes, start=1):
-                group[name] = _coordinates(label, value, max_foreground)
+                group[name] = _coordinates(label == value, max_foreground)
+            if contents.ignored and (counted := label != contents.ignored).sum() < label.size:
+                file["counted"] = _coordinates(counted, max_foreground)
         if weight is not None:
             _store(file, "weight", weight, chunk)
             file["weight_sum"] = _chunk_sums(weight, file["weight"].chunks)
@@ -108,6 +119,8 @@ def write_case(
                 "content": _content_hash(arrays, affine),
                 "recording": contents.recording,
                 "classes": list(contents.classes),
+                "ignored": contents.ignored,
+                "lost": json.dumps(contents.lost),
                 "spacing": np.linalg.norm(affine[:3, :3], axis=0),
                 "affine": affine,
                 "lineage": json.dumps(contents.lineage.as_dict()),
@@ -126,21 +139,46 @@ def open_case(path: Path | str) -> h5py.File:
     return open_hdf5(path, FORMAT)
 
 
-def check_classes(caches: Iterable[str], classes: Iterable[str]) -> None:
-    """Check that labels were numbered in the order in which they are learnt.
+def check_labels(caches: Sequence[str], targets: Targets) -> None:
+    """Check the labels of training cases.
 
     Raises:
-        CaseError: a cache has other classes, or another order of them.
+        CaseError: a cache has other classes, another order of them, or other voxels to ignore; or none has a
+            voxel of a class, though the source files have.
     """
-    expected = tuple(classes)
+    expected = _listed(targets.classes, targets.ignored)
+    filled = lost = False
     for path in caches:
         with open_case(path) as file:
-            stored = tuple(str(name) for name in file.attrs["classes"])
+            stored = _listed(file.attrs["classes"], file.attrs.get("ignored"))
+            filled |= any(len(voxels) for voxels in file.get("foreground", {}).values())
+            lost |= any(map(gone, lost_of(file).values()))
         if stored != expected:
             raise CaseError(
-                f"{path}: its labels are {', '.join(stored)}, in this order; expected {', '.join(expected)}. "
+                f"{path}: its labels are {stored}, in this order; expected {expected}. "
                 "Delete the file; it will be written again"
             )
+    if lost and not filled:
+        raise CaseError(
+            f"{Path(caches[0]).parent}: the crop or the spacing lost all labelled voxels of the "
+            f"{len(caches)} training cases, so nothing can be learnt; the logs of these cases name the "
+            f"spacing (cache.spacing) that keeps them"
+        )
+
+
+def _listed(names: Iterable[str], ignored: int | None) -> str:
+    return ", ".join([*names, *([IGNORE] if ignored else [])])
+
+
+def lost_of(file: h5py.File) -> dict[str, dict[str, int]]:
+    """Class → numbers of instances and of lost ones, as in the attribute `lost`; {} in older caches."""
+    found: dict[str, dict[str, int]] = json.loads(file.attrs.get("lost", "{}"))
+    return found
+
+
+def gone(counts: Mapping[str, int]) -> int:
+    """The number of a class's instances that are not in the cache."""
+    return counts["cut_away"] + counts["resampled"]
 
 
 def lineage_of(file: h5py.File) -> Lineage:
@@ -156,12 +194,13 @@ def _store(file: h5py.File, name: str, array: np.ndarray, chunk: tuple[int, ...]
     file.create_dataset(name, data=array, chunks=even, compression=compression)
 
 
-def _coordinates(label: np.ndarray, value: int, limit: int) -> np.ndarray:
-    found = np.argwhere(label == value).astype(np.int16 if max(label.shape) <= 2**15 else np.int32)
-    if len(found) > limit:
-        chosen = np.random.default_rng(0).choice(len(found), limit, replace=False)
-        found = found[np.sort(chosen)]
-    return found
+def _coordinates(mask: np.ndarray, limit: int) -> np.ndarray:
+    places = np.flatnonzero(mask)
+    if len(places) > limit:
+        chosen = np.random.default_rng(0).choice(len(places), limit, replace=False)
+        places = places[np.sort(chosen)]
+    kind = np.int16 if max(mask.shape) <= 2**15 else np.int32
+    return np.stack(np.unravel_index(places, mask.shape), axis=1).astype(kind)
 
 
 def _chunk_sums(weight: np.ndarray, chunk: tuple[int, ...]) -> np.ndarray:

@@ -15,16 +15,18 @@ from foldwise.settings import Split
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.twins import check_twins
-from foldwise.volumes.settings import Data
+from foldwise.volumes import segments
+from foldwise.volumes.labels import absent_classes, check_label, label_header, read_labels
+from foldwise.volumes.segments import Segmentation
+from foldwise.volumes.settings import Cache, Data
 from foldwise.volumes.sheet import Case
 from foldwise.volumes.size import Size
-from foldwise.volumes.targets import unnamed
+from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import (
     Header,
     is_dicom_folder,
     is_nifti,
     read_header,
-    read_volume,
     same_grid,
     spacing_of,
 )
@@ -45,6 +47,7 @@ def check_volumes(
     produced: Produced,
     needs_weight: str | None = None,
     writes_seg: bool = False,
+    cache: Cache | None = None,
 ) -> Checked:
     """Check a sheet and the files that it names.
 
@@ -57,12 +60,13 @@ def check_volumes(
         produced: whether the workflow itself produces a missing file.
         needs_weight: why every training case must have a weight map, or None.
         writes_seg: whether a DICOM Segmentation must be able to refer to every DICOM series.
+        cache: with `labels`, forecast what its spacing loses.
     """
     found = Findings(sheet)
     present = check.present_files(sheet, produced, found)
     headers = _headers(present, memory, found)
     for case in sheet.cases:
-        _check_grids(case, headers, found)
+        _check_grids(case, headers, data.targets(), found, remarks=not labels)
     _check_channels(sheet.cases, headers, found)
     check_twins([case for case in sheet.cases if case.images[0] in headers], memory, found)
     if split is not None:
@@ -74,7 +78,10 @@ def check_volumes(
         if case.images[0] in headers and (why := headers[case.images[0]].no_seg):
             found.add(case, f"{case.images[0]}: {NO_SEG}: {why}")
     if labels:
-        _check_labels([case for case in sheet.cases if case.label in headers], data, found)
+        seen = [case for case in sheet.cases if case.label in headers and case.images[0] in headers]
+        counted = _check_labels(seen, data.targets(), headers, cache or Cache(), found)
+        if split is not None and counted and len(counted) == sum(case.trains for case in sheet.cases):
+            _check_classes(counted, data.targets(), found)
     seen = [case for case in sheet.cases if case.images[0] in headers]
     sizes = {case.name: _size(case, headers) for case in seen}
     firsts = {case.name: headers[case.images[0]] for case in seen}
@@ -127,6 +134,8 @@ def _size(case: Case, headers: dict[Path, Header]) -> Size:
 def _headers(present: dict[Path, Case], memory: Memory, found: Findings) -> dict[Path, Header]:
     def read(path: Path) -> Header | CaseError:
         try:
+            if path == present[path].label and path.name.lower().endswith(segments.SUFFIXES):
+                return label_header(path)  # it may have segments
             return known_header(path, memory)
         except CaseError as error:
             return error
@@ -157,12 +166,23 @@ def _fault(header: Header, image: bool) -> str | None:
     return None
 
 
-def _check_grids(case: Case, headers: dict[Path, Header], found: Findings) -> None:
+def _check_grids(
+    case: Case, headers: dict[Path, Header], targets: Targets, found: Findings, *, remarks: bool
+) -> None:
     reference = headers.get(case.images[0])
     if reference is None:
         return
     for path in case.files[1:]:
         other = headers.get(path)
+        if isinstance(other, Segmentation):
+            try:
+                said = check_label(other, targets, reference)
+            except CaseError as error:
+                found.add(case, str(error))
+            else:
+                for remark in said if remarks else ():
+                    found.add(case, f"{path}: {remark}", warning=True)
+            continue
         if other is None or same_grid(reference, other):
             continue
         if other.shape[:3] != reference.shape[:3]:
@@ -185,27 +205,51 @@ def _check_channels(cases: Collection[Case], headers: dict[Path, Header], found:
             found.add(case, f"{case.images[0]}: {count} channel(s), but the other cases have {usual}")
 
 
-def _check_labels(cases: list[Case], data: Data, found: Findings) -> None:
-    def read(case: Case) -> str | tuple[np.ndarray, np.ndarray]:
+def _check_labels(
+    cases: list[Case], targets: Targets, headers: dict[Path, Header], cache: Cache, found: Findings
+) -> dict[str, set[str]]:
+    """Check the voxels of labels; returns the classes in that of each training case whose label is right."""
+    # Imported only here, since every call reads headers, and these take half a second to import.
+    from foldwise.volumes.geometry import grid_for
+    from foldwise.volumes.instances import losses
+
+    def read(case: Case) -> tuple[set[str], list[str]] | str:
         assert case.label is not None
+        said: list[str] = []
         try:
-            return np.unique(read_volume(case.label).data, return_counts=True)
+            label = read_labels(case.label, targets, headers[case.images[0]], said.append).oriented()
         except CaseError as error:
             return str(error)
+        if targets.ignore is not None and (label.data == targets.ignore).all():
+            said.append(f"{case.label}: every voxel is to be ignored; leave the case out")
+        values = set(np.unique(label.data).tolist())
+        classes = {name for name, value in targets.classes.items() if value in values}
+        if not classes:
+            said.append(f"{case.label}: no foreground")
+        lost = losses(label, cache.shape or grid_for(label, cache.spacing), targets.classes)
+        if lost.text:
+            said.append(f"{case.label}: {lost.text}")
+        return classes, said
 
+    held = {}
     # One label per thread is in memory at a time.
     with ThreadPoolExecutor(LABEL_THREADS) as pool:
         for case, result in zip(cases, pool.map(read, cases), strict=True):
             if isinstance(result, str):
                 found.add(case, result)
                 continue
-            values, counts = result
-            if listed := unnamed(values, counts, data.labels):
-                hint = (
-                    "; a 0/255 mask: set data.labels to 255, or divide the file by 255"
-                    if set(values.tolist()) <= {0, 255}
-                    else ""
-                )
-                found.add(case, f"{case.label}: label values that are not in data.labels: {listed}{hint}")
-            elif not values.any():
-                found.add(case, f"{case.label}: no foreground", warning=True)
+            classes, said = result
+            if case.trains:
+                held[case.name] = classes
+            for text in said:
+                found.add(case, text, warning=True)
+    return held
+
+
+def _check_classes(held: dict[str, set[str]], targets: Targets, found: Findings) -> None:
+    """Find classes that are in no label of the training cases."""
+    try:
+        for text in absent_classes(held, targets):
+            found.add_general(text, warning=True)
+    except CaseError as error:
+        found.add_general(str(error))

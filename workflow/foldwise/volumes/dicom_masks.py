@@ -95,6 +95,17 @@ def contour_mask(
     return mask
 
 
+def gaps(mask: np.ndarray) -> str:
+    """What is missing in a mask (x, y, z) of contours between its first and last slice, in words, or ""."""
+    drawn = np.flatnonzero(mask.any(axis=(0, 1)))
+    if len(drawn) < 2 or not (without := int(drawn[-1] - drawn[0] + 1 - len(drawn))):
+        return ""
+    text = f"has contours on {len(drawn)} slices and none on {without} between them, which stay empty"
+    if (every := int(np.median(np.diff(drawn)))) == 1:
+        return text
+    return f"{text}: it was drawn on about one slice in {every}, so most of its volume is not labelled"
+
+
 def segment_mask(segmentation: hd.seg.Segmentation, number: int, header: Header, path: Path) -> np.ndarray:
     """A segment of a SEG on a series' grid; frames may have any order and axes; empty ones may be missing.
 

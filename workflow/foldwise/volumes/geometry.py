@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from scipy.ndimage import gaussian_filter, map_coordinates
 from skimage.transform import resize
 
 from foldwise.volumes.volume import Volume
@@ -146,16 +148,50 @@ def resample(data: np.ndarray, shape: Int3) -> np.ndarray:
 
 
 def resample_labels(labels: np.ndarray, shape: Int3) -> np.ndarray:
-    """Resample a label map: each class linearly, then the largest value; smoother than nearest neighbour."""
+    """Resample a label map: the share of each value, 0 too, linearly, and then the value with the largest.
+
+    This is smoother than nearest neighbour. A value needs a larger share than 0 has.
+    """
     if labels.shape == tuple(shape):
         return labels
-    best = np.full(shape, 0.5, np.float32)
-    resampled = np.zeros(shape, labels.dtype)
+    return _largest(labels, lambda mask: resample(mask.astype(np.float32), shape), shape)
+
+
+def resample_labels_within(labels: np.ndarray, shape: Int3, box: Box) -> np.ndarray:
+    """A box of what `resample_labels` gives, computed from the voxels around it alone."""
+    if labels.shape == tuple(shape):
+        return labels[box.slices]
+    factors = np.divide(labels.shape, shape)
+    # As in skimage's resize: a Gaussian, cut off at four standard deviations, and then linearly.
+    sigmas = np.maximum(0, (factors - 1) / 2)
+    places, around = [], []
+    for axis in range(3):
+        centres = (np.arange(box.shape[axis]) + box.start[axis] + 0.5) * factors[axis] - 0.5
+        reach = int(4 * sigmas[axis] + 0.5) + 1
+        first = max(0, int(centres[0]) - reach)
+        around.append(slice(first, int(centres[-1]) + reach + 2))
+        places.append(centres - first)
+    grid = np.meshgrid(*places, indexing="ij")
+
+    def shares(mask: np.ndarray) -> np.ndarray:
+        smooth = gaussian_filter(mask.astype(np.float32), sigmas, mode="nearest")
+        found: np.ndarray = map_coordinates(smooth, grid, order=1, mode="nearest")
+        return found
+
+    return _largest(labels[tuple(around)], shares, box.shape)
+
+
+def _largest(labels: np.ndarray, shares: Callable[[np.ndarray], np.ndarray], shape: Int3) -> np.ndarray:
+    """The value with the largest share, from a function of the mask of each."""
+    best, rest = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+    largest = np.zeros(shape, labels.dtype)
     for value in np.unique(labels[labels > 0]):
-        share = resample((labels == value).astype(np.float32), shape)
-        resampled[share > best] = value
+        share = shares(labels == value)
+        largest[share > best] = value
         np.maximum(best, share, out=best)
-    return resampled
+        rest -= share
+    largest[best <= rest] = 0
+    return largest
 
 
 def resized(volume: Volume, shape: Int3) -> Volume:

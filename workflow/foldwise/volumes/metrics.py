@@ -27,6 +27,7 @@ def score(
     *,
     tolerance_mm: float,
     brats: bool = False,
+    ignore: int | None = None,
 ) -> list[dict[str, float | int | str | bool]]:
     """Score a case.
 
@@ -41,6 +42,9 @@ def score(
     within the tolerance of the other. A surface is the centres of the mask's voxels with a face neighbour
     outside it, each counting once, as in MONAI.
 
+    Voxels that the truth ignores are removed from both masks before anything is measured. Only predicted
+    components stay whole: one is false if it overlaps no lesion and has a voxel that counts.
+
     Args:
         prediction: label map (x, y, z).
         truth: label map of the same shape.
@@ -49,10 +53,12 @@ def score(
         tolerance_mm: tolerance of the surface Dice.
         brats: follow BraTS instead: if both are empty, overlaps are 1 and distances 0; if only one is,
             distances are 373.13 mm.
+        ignore: value of the truth's voxels that count nowhere, or None.
 
     Returns:
         A row per class: class, dice, jaccard, hd95_mm, assd_mm, surface_dice, volume_ml, truth_ml,
-        volume_error_ml (predicted − true), lesions, lesions_found, lesion_recall, false_lesions, empty.
+        volume_error_ml (predicted − true), lesions, lesions_found, lesion_recall, false_lesions, empty; with
+        `ignore`, also ignored_ml, the volume that does not count.
 
     Raises:
         ValueError: the shapes differ.
@@ -62,29 +68,32 @@ def score(
     voxel_ml = float(np.prod(spacing)) / 1000
     worst_mm = BRATS_WORST_MM if brats else float(np.linalg.norm(np.multiply(truth.shape, spacing)))
     nothing = {"overlap": 1.0, "mm": 0.0} if brats else {"overlap": NAN, "mm": NAN}
+    ignored = np.zeros(truth.shape, bool) if ignore is None else truth == ignore
+    left_out = {} if ignore is None else {"ignored_ml": int(ignored.sum()) * voxel_ml}
     rows = []
     for name, wanted in values.items():
-        found, real = _cut(np.isin(prediction, wanted), np.isin(truth, wanted))
+        everywhere, real, apart = _cut(np.isin(prediction, wanted), np.isin(truth, wanted), ignored)
+        found = everywhere & ~apart
         rows.append(
             {
                 "class": name,
                 **_overlap(found, real, nothing["overlap"]),
                 **_surfaces(found, real, spacing, tolerance_mm, worst_mm, nothing),
                 **_volumes(found, real, voxel_ml),
-                **_lesions(found, real),
+                **_lesions(everywhere, real, apart),
+                **left_out,
                 "empty": not (found.any() or real.any()),
             }
         )
     return rows
 
 
-def _cut(found: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both masks cropped to the box of their union; there is nothing to count outside."""
+def _cut(found: np.ndarray, real: np.ndarray, more: np.ndarray) -> tuple[np.ndarray, ...]:
+    """All masks cropped to the box of the first two; there is nothing to count outside."""
     union = found | real
-    if not union.any():
-        return found[:1, :1, :1], real[:1, :1, :1]
-    box = bounding_box(union, 0, (1.0, 1.0, 1.0)).slices
-    return found[box], real[box]
+    one = slice(0, 1)
+    box = bounding_box(union, 0, (1.0, 1.0, 1.0)).slices if union.any() else (one, one, one)
+    return found[box], real[box], more[box]
 
 
 def _overlap(found: np.ndarray, real: np.ndarray, nothing: float) -> dict[str, float]:
@@ -147,16 +156,17 @@ def surface_distances(
     return np.asarray(to_second), np.asarray(to_first)
 
 
-def _lesions(found: np.ndarray, real: np.ndarray) -> dict[str, float | int]:
+def _lesions(found: np.ndarray, real: np.ndarray, ignored: np.ndarray) -> dict[str, float | int]:
     # cc3d fails on some arrays that are one voxel thin, such as the box of two specks in a row.
-    found, real = np.pad(found, 1), np.pad(real, 1)
+    found, real, ignored = np.pad(found, 1), np.pad(real, 1), np.pad(ignored, 1)
     true_parts, lesions = cc3d.connected_components(real, connectivity=26, return_N=True)
-    parts, components = cc3d.connected_components(found, connectivity=26, return_N=True)
+    parts = cc3d.connected_components(found, connectivity=26)
     both = found & real
-    hit, touching = len(np.unique(true_parts[both])), len(np.unique(parts[both]))
+    hit = len(np.unique(true_parts[both]))
+    counting, touching = np.unique(parts[found & ~ignored]), np.unique(parts[both])
     return {
         "lesions": int(lesions),
         "lesions_found": hit,
         "lesion_recall": hit / lesions if lesions else NAN,
-        "false_lesions": int(components) - touching,
+        "false_lesions": len(np.setdiff1d(counting, touching)),
     }

@@ -75,7 +75,7 @@ class Patches:
 
 
 def draw_centre(file: h5py.File, sampling: Sampling, random: np.random.Generator) -> Int3:
-    """Draw a patch centre by the mixture of samplers; any voxel of the case can be the centre.
+    """Draw a patch centre by the mixture of samplers; any voxel of the case that counts can be the centre.
 
     The label sampler falls back to a uniform draw in a case without foreground.
     """
@@ -86,6 +86,8 @@ def draw_centre(file: h5py.File, sampling: Sampling, random: np.random.Generator
         centre = _labelled_voxel(file, sampling, random)
     elif choice < sampling.label + sampling.weighted:
         centre = _weighted_voxel(file, random)
+    if centre is None and len(counted := file.get("counted", ())):
+        centre = counted[random.integers(len(counted))]
     if centre is None:
         centre = random.integers(shape)
     return int(centre[0]), int(centre[1]), int(centre[2])

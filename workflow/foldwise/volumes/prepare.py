@@ -15,10 +15,12 @@ from foldwise.index import Entry
 from foldwise.settings import validate
 from foldwise.volumes import geometry
 from foldwise.volumes.cache import Contents, compact, write_case
-from foldwise.volumes.geometry import Box, Lineage, int3
+from foldwise.volumes.geometry import Box, Int3, Lineage, int3
+from foldwise.volumes.instances import find_instances, finest, losses, lost_in_box
+from foldwise.volumes.labels import labelled, read_labels
 from foldwise.volumes.lungs import FILLED, find_lungs, missed_share
 from foldwise.volumes.settings import Cache, Crop, LungMask, Prepare
-from foldwise.volumes.targets import Targets, label_type, unnamed
+from foldwise.volumes.targets import IGNORE, Targets, label_type
 from foldwise.volumes.volume import Volume, read_channels, read_volume, same_grid, write_volume
 
 
@@ -30,8 +32,12 @@ def mask_case(
     mask: Path,
     region: Path,
     facts: Path,
+    *,
+    ignore: int | None = None,
 ) -> None:
     """Write a case's lung mask and region (uint8 NIfTI on the image's grid) and the findings.
+
+    Labelled voxels outside the region are counted, but not those with the label value `ignore`.
 
     Raises:
         CaseError: no lungs were found, or the region misses more labelled voxels than allowed; the
@@ -52,9 +58,9 @@ def mask_case(
         "seconds": lungs.seconds,
     }
     if label is not None:
-        labelled = read_volume(label).data
-        missed = missed_share(labelled, lungs.region)
-        seen["label_missed_by_mask"] = missed_share(labelled, lungs.mask)
+        inside = labelled(label, ct, ignore)
+        missed = missed_share(inside, lungs.region)
+        seen["label_missed_by_mask"] = missed_share(inside, lungs.mask)
         seen["label_missed_by_region"] = missed
         if missed is not None and missed > settings.max_missed:
             raise CaseError(
@@ -88,10 +94,10 @@ def crop_case(
     weight: Path | None,
     inside: Path | None,
     settings: Crop,
-    classes: dict[str, int],
+    labels: Mapping[str, int],
     folder: Path,
 ) -> None:
-    """Write a case's cropped volumes, crop.json and foreground.npy into `folder`.
+    """Write a case's cropped volumes and its facts into `folder`.
 
     Args:
         images: source files on one grid, one per channel, or a 4-D NIfTI with all of them.
@@ -99,9 +105,11 @@ def crop_case(
         weight: weight map on the same grid, or None.
         inside: mask that the box encloses (`crop.to` region or lungs), or None.
         settings: the crop.
-        classes: class name → voxel value.
-        folder: an existing folder; receives image0.nii.gz, image1.nii.gz, …, label.nii.gz, weight.nii.gz, and
-            for a labelled case foreground.npy: grey values (channels, n ≤ 10,000) float32 of labelled voxels.
+        labels: class name, or `ignore`, → voxel value.
+        folder: an existing folder; receives crop.json, image0.nii.gz, image1.nii.gz, …, label.nii.gz,
+            weight.nii.gz, and for a labelled case foreground.npy: grey values (channels, n ≤ 10,000)
+            float32 of voxels of a class, and instances.npy: (n, 3) float32, the voxel edges along the stored
+            axes, in mm, that keep each instance of the label (see `finest`).
 
     Raises:
         CaseError: grids differ, a label value is unknown, voxels are NaN, an image is constant, or the
@@ -128,7 +136,7 @@ def crop_case(
             kept[-1] = _blank(kept[-1], mask[box.slices] == 0, settings.outside)
         write_volume(kept[-1], folder / f"image{len(kept) - 1}.nii.gz")
 
-    facts: dict[str, object] = {
+    facts: dict[str, Any] = {
         "box": {"start": box.start, "shape": box.shape},
         "source_shape": first.data.shape,
         "source_affine": first.affine.ravel().tolist(),
@@ -141,11 +149,20 @@ def crop_case(
         "minimum": min(float(volume.data.min()) for volume in kept),
     }
     if label is not None:
-        labels = _on_grid(read_labels(label, classes), first, label)
-        cut = geometry.crop(labels, box)
+        targets = Targets.of(labels)
+        whole = _on_grid(read_labels(label, targets, first, logging.info), first, label)
+        cut = geometry.crop(whole, box)
         write_volume(cut, folder / "label.nii.gz")
-        np.save(folder / "foreground.npy", _grey_values(kept, cut))
-        facts |= {"label": str(label), **_foreground(labels, cut, classes)}
+        instances = find_instances(whole.data, [*targets.classes.values()])
+        np.save(folder / "foreground.npy", _grey_values(kept, cut, targets))
+        np.save(folder / "instances.npy", finest(instances, whole.spacing).astype(np.float32))
+        lost = instances.only(lost_in_box(instances, whole.data, box))
+        facts |= {
+            "label": str(label),
+            **_foreground(whole, cut, targets),
+            "instances": instances.counts(targets.classes),
+            "instances_cut_away": lost.counts(targets.classes),
+        }
     if weight is not None:
         map_ = geometry.crop(_on_grid(read_volume(weight), first, weight), box)
         if not (np.isfinite(map_.data) & (map_.data >= 0)).all():
@@ -156,27 +173,14 @@ def crop_case(
     write_json(folder / "crop.json", facts)
 
 
-def read_labels(path: Path, classes: dict[str, int]) -> Volume:
-    """Read a label map; its values are kept, in the smallest type that holds those of all classes.
-
-    Raises:
-        CaseError: it contains values that are not in `classes`.
-    """
-    volume = read_volume(path)
-    values, counts = np.unique(volume.data, return_counts=True)
-    if listed := unnamed(values, counts, classes):
-        raise CaseError(f"{path}: label values that are not in data.labels: {listed}; known: {classes}")
-    return Volume(volume.data.astype(label_type(max(classes.values()))), volume.affine)
-
-
-def cache_case(case: str, folder: Path, settings: Cache, classes: dict[str, int], path: Path) -> None:
+def cache_case(case: str, folder: Path, settings: Cache, labels: Mapping[str, int], path: Path) -> None:
     """Reorient a cropped case to RAS, resample it if requested, and write its HDF5 file.
 
     Args:
         case: its name.
         folder: folder from `crop_case`.
         settings: the cache.
-        classes: class name → voxel value in the label file.
+        labels: class name, or `ignore`, → voxel value in the label file.
         path: the HDF5 file.
     """
     facts = read_json(folder / "crop.json")
@@ -197,18 +201,33 @@ def cache_case(case: str, folder: Path, settings: Cache, classes: dict[str, int]
         Box(int3(facts["box"]["start"]), int3(facts["box"]["shape"])),
         shape,
     )
+    targets = Targets.of(labels)
     label = weight = None
+    lost: dict[str, dict[str, int]] = {}
     if (folder / "label.nii.gz").exists():
-        stored = read_volume(folder / "label.nii.gz").oriented().data
-        label = np.zeros(stored.shape, label_type(len(classes)))
-        for number, value in enumerate(classes.values(), start=1):
-            label[stored == value] = number
-        label = geometry.resample_labels(label, shape)
+        stored = read_volume(folder / "label.nii.gz").oriented()
+        numbers = np.zeros(stored.data.shape, label_type(len(targets.labels)))
+        for number, value in enumerate(targets.labels.values(), start=1):
+            numbers[stored.data == value] = number
+        label = geometry.resample_labels(numbers, shape)
+        lost = _lost(case, facts, Volume(numbers, stored.affine), shape, targets)
     if (folder / "weight.nii.gz").exists():
         weight = geometry.resample(read_volume(folder / "weight.nii.gz").oriented().data, shape)
+        if label is not None and targets.ignored is not None:
+            # The weighted sampler draws no voxel that counts nowhere.
+            weight = weight * (label != targets.ignored)
     # One type for all channels, since one array holds them.
     image = compact(np.stack(channels))
-    contents = Contents(image, label, weight, lineage, tuple(classes), facts.get("recording", ""))
+    contents = Contents(
+        image,
+        label,
+        weight,
+        lineage,
+        tuple(targets.classes),
+        recording=facts.get("recording", ""),
+        ignored=targets.ignored or 0,
+        lost=lost,
+    )
     write_case(path, case, contents, settings.chunk, settings.max_foreground)
 
 
@@ -225,7 +244,7 @@ def prepare_scan(entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
     """
     prepare = validate(Prepare, state["prepared"]["prepare"], origin="model")
     cache = validate(Cache, state["prepared"]["cache"], origin="model")
-    classes = Targets.from_dict(state["task"]["targets"]).classes
+    labels = Targets.from_dict(state["task"]["targets"]).labels
     images = [Path(path) for path in entry.files["images"]]
     inside = None
     if prepare.lung_mask is not None:
@@ -233,12 +252,12 @@ def prepare_scan(entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         mask_case(entry.case, images[0], None, prepare.lung_mask, mask, region, folder / "lungs.json")
         inside = {"region": region, "lungs": mask}.get(prepare.crop.to)
     with atomic_folder(folder / "crop") as cropped:
-        crop_case(images, None, None, inside, prepare.crop, classes, cropped)
+        crop_case(images, None, None, inside, prepare.crop, labels, cropped)
     found, wanted = read_json(folder / "crop" / "crop.json")["channels"], state["task"]["channels"]
     if found != wanted:
         raise CaseError(f"{found} image channel(s), but the model takes {wanted}")
     path = folder / f"{entry.case}.h5"
-    cache_case(entry.case, folder / "crop", cache, classes, path)
+    cache_case(entry.case, folder / "crop", cache, labels, path)
     return path
 
 
@@ -297,18 +316,42 @@ def _nonzero_share(whole: Sequence[Volume], kept: Sequence[Volume]) -> float:
     return float(filled.sum() / whole[0].data.size)
 
 
-def _grey_values(channels: Sequence[Volume], labels: Volume, limit: int = 10_000) -> np.ndarray:
-    places = np.flatnonzero(labels.data)
+def _grey_values(
+    channels: Sequence[Volume], labels: Volume, targets: Targets, limit: int = 10_000
+) -> np.ndarray:
+    places = np.flatnonzero(np.isin(labels.data, [*targets.classes.values()]))
     if len(places) > limit:
         places = np.sort(np.random.default_rng(0).choice(places, limit, replace=False))
     return np.stack([channel.data.ravel()[places] for channel in channels]).astype(np.float32)
 
 
-def _foreground(labels: Volume, cut: Volume, classes: dict[str, int]) -> dict[str, object]:
+def _foreground(labels: Volume, cut: Volume, targets: Targets) -> dict[str, object]:
     voxel_ml = abs(np.linalg.det(labels.affine[:3, :3])) / 1000
-    whole = {name: int((labels.data == value).sum()) for name, value in classes.items()}
-    kept = {name: int((cut.data == value).sum()) for name, value in classes.items()}
-    return {
-        "foreground_ml": {name: count * voxel_ml for name, count in whole.items()},
-        "foreground_cut_away": {name: whole[name] - kept[name] for name in classes},
+    whole = {name: int((labels.data == value).sum()) for name, value in targets.labels.items()}
+    kept = {name: int((cut.data == value).sum()) for name, value in targets.classes.items()}
+    facts: dict[str, object] = {
+        "foreground_ml": {name: whole[name] * voxel_ml for name in kept},
+        "foreground_cut_away": {name: whole[name] - count for name, count in kept.items()},
     }
+    if targets.ignore is not None:
+        facts["ignored_ml"] = whole[IGNORE] * voxel_ml
+    return facts
+
+
+def _lost(
+    case: str, facts: Mapping[str, Any], label: Volume, shape: Int3, targets: Targets
+) -> dict[str, dict[str, int]]:
+    """Class → numbers of its instances and of lost ones, for the cache's attribute; these are logged."""
+    found = losses(label, shape, {name: number for number, name in enumerate(targets.classes, start=1)})
+    if found.text:
+        logging.warning("case %s: %s", case, found.text)
+    counts = {}
+    for name, inside in found.instances.items():
+        # Crops of earlier versions did not count.
+        whole = facts.get("instances", {}).get(name, inside)
+        away = facts.get("instances_cut_away", {}).get(name, 0)
+        if away:
+            logging.warning("case %s: %d of %d instances of %s lie outside the crop", case, away, whole, name)
+        if whole:
+            counts[name] = {"instances": whole, "cut_away": away, "resampled": found.lost[name]}
+    return counts

@@ -10,7 +10,7 @@ from foldwise import settings
 from foldwise.files import CaseError
 from foldwise.section import Section, affects
 from foldwise.settings import Experiment, Name, Share, as_list
-from foldwise.volumes.targets import LARGEST_LABEL, MOST_CLASSES, Targets
+from foldwise.volumes.targets import IGNORE, LARGEST_LABEL, MOST_CLASSES, Targets
 
 Triple = tuple[float, float, float]
 Voxels = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
@@ -44,7 +44,9 @@ class Data(settings.Data):
         TUMOUR,
         min_length=1,
         max_length=MOST_CLASSES,
-        description="Class name → its voxel value in the label files.",
+        description="Class name → its voxel value in the label files. The name `ignore` is no class: voxels "
+        "with its value count in no loss, no sampler, no choice and no score. Segments of a file of 3D "
+        "Slicer (.seg.nrrd) are found by their names, or else by their values.",
         json_schema_extra=affects("crop", "cache", "index", "plan", "memory"),
     )
 
@@ -64,7 +66,7 @@ class Data(settings.Data):
     def targets(self) -> Targets:
         """What is learnt, predicted and scored."""
         try:
-            return Targets(dict(self.labels), {name: tuple(c) for name, c in self.regions.items()})
+            return Targets.of(self.labels, self.regions)
         except CaseError as error:
             raise ValueError(str(error)) from None
 
@@ -72,7 +74,11 @@ class Data(settings.Data):
     @classmethod
     def _distinct(cls, labels: dict[str, int]) -> dict[str, int]:
         classes: dict[int, str] = {}
+        if set(labels) == {IGNORE}:
+            raise ValueError(f"no class besides `{IGNORE}`")
         for name, value in labels.items():
+            if name.lower() == IGNORE != name:
+                raise ValueError(f"class {name}: for voxels that count nowhere, write `{IGNORE}`")
             if (other := classes.setdefault(value, name)) != name:
                 raise ValueError(f"classes {other} and {name} share the voxel value {value}")
         return labels
@@ -172,7 +178,11 @@ class Sampling(Section):
     label: Share = Field(
         0.8, description="Fraction centred on a voxel of a drawn class.", json_schema_extra=affects("train")
     )
-    uniform: Share = Field(0.2, description="Fraction centred anywhere.", json_schema_extra=affects("train"))
+    uniform: Share = Field(
+        0.2,
+        description="Fraction centred anywhere, but on no voxel to ignore.",
+        json_schema_extra=affects("train"),
+    )
     weighted: Share = Field(
         0.0,
         description="Fraction centred in proportion to the weight map (sheet column `weight`, "

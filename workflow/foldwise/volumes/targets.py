@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
@@ -13,6 +14,8 @@ from foldwise.files import CaseError
 # The names of more would not fit an attribute of HDF5.
 MOST_CLASSES = 2000
 LARGEST_LABEL = np.iinfo(np.int32).max
+# The name in data.labels of voxels that count nowhere.
+IGNORE = "ignore"
 
 
 def label_type(largest: int) -> type[np.uint8 | np.int16 | np.int32]:
@@ -25,13 +28,6 @@ def label_type(largest: int) -> type[np.uint8 | np.int16 | np.int32]:
     return np.int16 if largest <= np.iinfo(np.int16).max else np.int32
 
 
-def unnamed(values: np.ndarray, counts: np.ndarray, classes: dict[str, int]) -> str:
-    """The first values of a label map that are neither a class's nor 0, with their voxels; "" without any."""
-    named = {0, *classes.values()}
-    found = [(v, n) for v, n in zip(values.tolist(), counts.tolist(), strict=True) if v not in named]
-    return ", ".join(f"{value:.12g} ({count} voxels)" for value, count in found[:5])
-
-
 @dataclass(frozen=True)
 class Targets:
     """Outputs of a network, and the conversion between them and label files.
@@ -39,10 +35,12 @@ class Targets:
     Label files hold the values of `classes`; caches hold class numbers, 1… in the order of `classes`. Without
     regions a network has an output per class, and one for background. With regions it has one per region,
     which is 1 where any of the region's classes is (BraTS: whole tumour, tumour core, enhancing tumour).
+    Voxels with the value of `ignore` are neither a class nor background: they count nowhere.
 
     Attributes:
         classes: class → its voxel value in the label files.
         regions: region → its classes; any two regions are nested or disjoint.
+        ignore: value of the voxels that count nowhere, or None.
 
     Raises:
         CaseError: regions that name unknown classes, or from which labels could not be reconstructed.
@@ -50,9 +48,12 @@ class Targets:
 
     classes: dict[str, int]
     regions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    ignore: int | None = None
 
     def __post_init__(self) -> None:
         for name, members in self.regions.items():
+            if IGNORE in (name, *members):
+                raise CaseError(f"region {name}: voxels of `{IGNORE}` belong to no region, and are none")
             if unknown := set(members) - set(self.classes):
                 raise CaseError(f"region {name} names {', '.join(sorted(unknown))}, which are not in labels")
             if not self._own(name):
@@ -64,6 +65,23 @@ class Targets:
                 both = set(first) & set(second)
                 if both and both not in (set(first), set(second)):
                     raise CaseError(f"regions {first} and {second} overlap, but neither contains the other")
+
+    @classmethod
+    def of(cls, labels: Mapping[str, int], regions: Mapping[str, Sequence[str]] | None = None) -> Self:
+        """The targets of `data.labels`, in which the name `ignore` is not a class, and `data.regions`."""
+        classes = {name: value for name, value in labels.items() if name != IGNORE}
+        members = {name: tuple(listed) for name, listed in (regions or {}).items()}
+        return cls(classes, members, labels.get(IGNORE))
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """The classes, and `ignore` if there is one, with their values in the label files."""
+        return self.classes if self.ignore is None else {**self.classes, IGNORE: self.ignore}
+
+    @property
+    def ignored(self) -> int | None:
+        """The number in caches of voxels that count nowhere, after those of the classes; None without any."""
+        return None if self.ignore is None else 1 + len(self.classes)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,9 +97,9 @@ class Targets:
 
     @cached_property
     def membership(self) -> np.ndarray:
-        """(names, 1 + classes) bool: whether a class number belongs to a name."""
+        """(names, 1 + labels) bool: whether a number in caches belongs to a name; `ignore` has no name."""
         numbers = {name: number for number, name in enumerate(self.classes, start=1)}
-        belongs = np.zeros((len(self.names), 1 + len(self.classes)), bool)
+        belongs = np.zeros((len(self.names), 1 + len(self.labels)), bool)
         for row, name in enumerate(self.names):
             belongs[row, [numbers[c] for c in self.regions.get(name, (name,))]] = True
         return belongs
@@ -126,7 +144,12 @@ class Targets:
         Classes and regions are numbered in their order, which JSON with sorted keys does not keep: `order`
         lists the names where there are several.
         """
-        values = {"classes": dict(self.classes), "regions": {k: list(v) for k, v in self.regions.items()}}
+        values: dict[str, Any] = {
+            "classes": dict(self.classes),
+            "regions": {name: list(members) for name, members in self.regions.items()},
+        }
+        if self.ignore is not None:
+            values[IGNORE] = self.ignore
         several = max(len(self.classes), len(self.regions)) > 1
         return {**values, "order": [list(self.classes), list(self.regions)]} if several else values
 
@@ -144,7 +167,11 @@ class Targets:
                 "confused classes whose names are not in alphabetical order. Train again."
             )
         first, second = values.get("order", (classes, regions))
-        return cls({name: classes[name] for name in first}, {name: tuple(regions[name]) for name in second})
+        return cls(
+            {name: classes[name] for name in first},
+            {name: tuple(regions[name]) for name in second},
+            values.get(IGNORE),
+        )
 
     def _outer(self, name: str) -> list[str]:
         here = set(self.regions.get(name, ()))

@@ -257,17 +257,20 @@ def _itk_header(path: Path) -> Header:
     with path.open("rb") as stream:
         if stream.read(132)[128:] == b"DICM":
             raise CaseError(f"{path}: a DICOM file; give the folder that contains the files of its series")
-    reader = _information(path)
+    reader = itk_information(path)
     size, dtype = reader.GetSize(), _dtype(reader)
-    spacing, origin, direction = reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()
-    if len(size) != 3:
-        return Header(tuple(size), np.eye(4), dtype)
+    return Header(tuple(size), itk_affine(reader) if len(size) == 3 else np.eye(4), dtype)
+
+
+def itk_affine(reader: sitk.ImageFileReader) -> np.ndarray:
+    """The affine (RAS+) of a three-dimensional image whose header was read."""
     affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = np.array(direction).reshape(3, 3) * spacing, origin
-    return Header(tuple(size), LPS_TO_RAS @ affine, dtype)
+    affine[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) * reader.GetSpacing()
+    affine[:3, 3] = reader.GetOrigin()
+    return LPS_TO_RAS @ affine
 
 
-def _information(path: Path) -> sitk.ImageFileReader:
+def itk_information(path: Path) -> sitk.ImageFileReader:
     """A reader that has read the header only."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(path))

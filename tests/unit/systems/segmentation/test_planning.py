@@ -120,6 +120,20 @@ def test_target_spacing() -> None:
     assert target_spacing(many) == (0.6, 0.6, 5.0)
 
 
+def test_no_axis_is_too_coarse_for_small_instances() -> None:
+    """Of 100 instances 90 are kept by 4 mm, 10 by 2 mm along x: at the 5th percentile, 2 mm."""
+    spacings = np.full((10, 3), 3.0)
+    finest = np.array([[2.0, 4.0, 4.0]] * 10 + [[4.0, 4.0, 4.0]] * 90)
+    seen = Fingerprint(10, np.full((10, 3), 200), spacings, GREY, False, 1.0, finest)
+    assert target_spacing(seen) == (2.0, 3.0, 3.0)
+    facts = yaml.safe_load(plan_text(seen, (2, 3, 3), {}, Plan()))["fingerprint"]
+    assert (facts["instances"], facts["keeps_instances_mm"]) == (100, [2, 4, 4])
+    assert "95 % of the labels' instances" in facts["spacing_rule"]
+    # Fewer than one in twenty does not decide.
+    few = np.array([[2.0, 4.0, 4.0]] * 4 + [[4.0, 4.0, 4.0]] * 96)
+    assert target_spacing(Fingerprint(10, seen.shapes, spacings, GREY, False, 1.0, few)) == (3.0, 3.0, 3.0)
+
+
 def test_the_fingerprint_of_crops_turned_any_way(tmp_path: Path) -> None:
     """Axes are RAS for any stored orientation; grey values are those under the label."""
     for number, codes in enumerate(("RAS", "PIR", "LSA")):
@@ -138,6 +152,8 @@ def test_the_fingerprint_of_crops_turned_any_way(tmp_path: Path) -> None:
     assert facts.shapes.tolist() == [[10, 20, 30]] * 3
     assert np.allclose(facts.spacings, [1, 2, 3])
     assert facts.ct
+    # Four voxels along z: half of 12 mm; one along the others.
+    assert np.allclose(facts.finest, [[1, 2, 6]] * 3)
     assert facts.grey[0]["mean"] == pytest.approx(25)
     assert facts.grey[0]["std"] == pytest.approx(np.std([10, 20, 30, 40]))
     assert facts.grey[0]["percentile_99.5"] == pytest.approx(np.percentile([10, 20, 30, 40] * 3, 99.5))

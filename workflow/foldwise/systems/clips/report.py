@@ -181,7 +181,7 @@ def concerns(rows: pd.DataFrame) -> list[dict[str, str]]:
     return found
 
 
-def remarks(cases: Mapping[str, Any], data: Path) -> list[Remark]:
+def remarks(cases: Mapping[str, Any], data: Path, caches: Path) -> list[Remark]:
     """The review list: cases without a region, or whose region and given mask disagree."""
     listed = []
     for case, facts in cases.items():

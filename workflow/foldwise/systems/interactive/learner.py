@@ -25,7 +25,7 @@ from foldwise.systems.interactive.session import memory_bytes
 from foldwise.systems.interactive.settings import Evaluate, Model
 from foldwise.training.learner import Learner
 from foldwise.training.steps import Items
-from foldwise.volumes.cache import check_classes, open_case
+from foldwise.volumes.cache import check_labels, open_case
 from foldwise.volumes.slices import AXES
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, write_volume
@@ -65,7 +65,7 @@ class InteractiveLearner(Learner[Model]):
 
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
         """Slices in the order of a propagation, and hints on one."""
-        check_classes(caches, self.targets.classes)
+        check_labels(caches, self.targets)
         model, training = self.model, self.model.training
         assert training.steps_per_epoch is not None
         per_epoch = training.steps_per_epoch * training.batch * training.accumulate

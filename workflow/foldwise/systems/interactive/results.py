@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from foldwise.files import write_text
@@ -18,9 +19,9 @@ from foldwise.systems.interactive.masks import mask_in_source, quality_rows
 from foldwise.systems.interactive.places import Places
 from foldwise.systems.interactive.record import Record, Scored, correlation, in_source, open_record, pairs
 from foldwise.systems.interactive.settings import Evaluate, Export
+from foldwise.volumes.labels import read_labels
 from foldwise.volumes.metrics import score as score_volume
-from foldwise.volumes.prepare import read_labels
-from foldwise.volumes.volume import Volume, write_volume
+from foldwise.volumes.volume import Header, Volume, write_volume
 
 KEPT = ("dice", "jaccard", "hd95_mm", "assd_mm", "surface_dice", "volume_ml", "truth_ml", "empty")
 
@@ -42,7 +43,9 @@ class InteractiveResults(Results):
         with open_record(prediction) as file:
             record = Record(file)
             used(label := entry.files["label"][0])
-            truth = read_labels(Path(label), record.targets.classes)
+            lineage = record.lineage
+            grid = Header(lineage.source_shape, lineage.affine, np.dtype(np.uint8))
+            truth = read_labels(Path(label), record.targets, grid)
             for round_ in record.rounds():
                 session = {"hints": round_.hints, "choice": round_.choice}
                 facts = {

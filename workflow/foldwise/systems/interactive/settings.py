@@ -223,6 +223,11 @@ class Settings(VolumeExperiment):
     @model_validator(mode="after")
     def _apart(self) -> Settings:
         targets = self.data.targets()
+        if targets.ignore is not None:
+            raise ValueError(
+                "data.labels.ignore: an interactive experiment cannot leave voxels out, since its user marks "
+                "whole slices; use the system segmentation"
+            )
         if (targets.membership.sum(0) > 1).any():
             raise ValueError(
                 "data.regions overlap; the objects of an interactive experiment must not overlap"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from torch.utils.data import default_collate
 
 from foldwise.files import CaseError
 from foldwise.networks import build, ramp, try_loss
-from foldwise.settings import Named
+from foldwise.systems.segmentation.losses import Counted, named_losses, truth_for
 from foldwise.systems.segmentation.settings import Model
 from foldwise.training.learner import Learner
 from foldwise.training.steps import Items
 from foldwise.volumes.augment import augment
-from foldwise.volumes.cache import check_classes, lineage_of, open_case
+from foldwise.volumes.cache import check_labels, lineage_of, open_case
 from foldwise.volumes.geometry import Int3, int3
 from foldwise.volumes.patches import Patches, normalise, scaling
 from foldwise.volumes.predictions import write_prediction
@@ -50,7 +51,7 @@ class SegmentationLearner(Learner[Model]):
             raise CaseError(f"intensity has {len(model.intensity)} entries for {channels} image channel(s)")
         self.channels = channels * (self.patch[self.axis] if self.flat else 1)
         self.outputs = len(targets.names) + (0 if targets.regions else 1)
-        self._losses = _losses(model.loss, bool(targets.regions))
+        self._losses = named_losses(model.loss, targets)
 
     @classmethod
     def fit(cls, model: Model, caches: Sequence[str]) -> Model:
@@ -85,9 +86,16 @@ class SegmentationLearner(Learner[Model]):
                 f"a batch of patches, expected {wanted}"
             )
         spread = [SMALL] * len(size)
-        label = torch.arange(2 * SMALL ** len(size)).reshape(2, *spread) % self.targets.membership.shape[1]
+        label = torch.arange(2 * SMALL ** len(size)).reshape(2, *spread) % (1 + len(self.targets.classes))
         for loss in self._losses:
-            try_loss(loss, ramp(2, self.outputs, *spread), self._wanted(loss, label))
+            try_loss(loss, ramp(2, self.outputs, *spread), truth_for(loss, label, self.targets))
+        _ = self._counted
+
+    @cached_property
+    def _counted(self) -> list[Counted]:
+        """The losses over the voxels that count; none without voxels to ignore."""
+        losses = self._losses if self.targets.ignore is not None else []
+        return [Counted(loss, self.targets, self.outputs, len(self._size)) for loss in losses]
 
     def sample(self) -> torch.Tensor:
         """A batch of network inputs, uninitialised, on torch's default device."""
@@ -113,7 +121,7 @@ class SegmentationLearner(Learner[Model]):
 
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
         """Patches of the given caches."""
-        check_classes(caches, self.targets.classes)
+        check_labels(caches, self.targets)
         return Patches(caches, self.patch, self.model.sampling, self.model.intensity, seed)
 
     def inputs(
@@ -141,18 +149,10 @@ class SegmentationLearner(Learner[Model]):
         if head.shape[2:] != label.shape[1:]:
             label = F.interpolate(label[:, None].float(), head.shape[2:], mode="nearest-exact")[:, 0]
         head, label = head.float(), label.long()
-        losses = [loss.to(head.device) for loss in self._losses]
-        return torch.stack([loss(head, self._wanted(loss, label)) for loss in losses]).sum()
-
-    def _wanted(self, loss: nn.Module, label: torch.Tensor) -> torch.Tensor:
-        """The target in the form required by a loss."""
-        if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
-            return label
-        if self.targets.regions or type(loss).__module__.startswith("torch.nn"):
-            rows = torch.from_numpy(self.targets.membership).to(label.device)
-            hot = rows[:, label].movedim(0, 1).float()
-            return hot if self.targets.regions else torch.cat([1 - hot.amax(1, keepdim=True), hot], 1)
-        return label[:, None]
+        truths = [truth_for(loss, label, self.targets) for loss in self._losses]
+        losses = [loss.to(head.device) for loss in self._counted or self._losses]
+        counted = [label != self.targets.ignored] if self._counted else []
+        return torch.stack([loss(head, t, *counted) for loss, t in zip(losses, truths, strict=True)]).sum()
 
     def examples(self, caches: Sequence[str], seed: Sequence[int], count: int, folder: Path) -> None:
         """Write sample<n>_image<channel>.nii.gz and sample<n>_label.nii.gz (class numbers)."""
@@ -175,6 +175,8 @@ class SegmentationLearner(Learner[Model]):
             with open_case(path) as file:
                 truth = file["label"][()]
             found = self.targets.decode(self._probabilities([network], path).mul_(255).numpy())
+            if self.targets.ignored is not None:
+                found[truth == self.targets.ignored] = 0
             for member in self.targets.membership:
                 real, seen = member[truth], member[found]
                 labelled |= bool(real.any())
@@ -255,21 +257,6 @@ def patch_of(model: Model) -> Int3:
         return model.patch
     across = "xyz".index(model.slice_axis)
     return int3(depth if axis == across else n for axis, n in enumerate(model.patch))
-
-
-def _losses(wanted: list[Named] | None, regions: bool) -> list[nn.Module]:
-    if wanted is None:
-        names = ["DiceLoss", "BCEWithLogitsLoss"] if regions else ["DiceCELoss"]
-        wanted = [Named(name=name) for name in names]
-    if regions and any(one.plain == "DiceCELoss" for one in wanted):
-        raise CaseError(
-            "loss DiceCELoss allows only one class per voxel; for overlapping regions use "
-            "`loss: [{name: DiceLoss}, {name: BCEWithLogitsLoss}]`"
-        )
-    filled = (
-        {"sigmoid": True, "include_background": True} if regions else {"softmax": True, "to_onehot_y": True}
-    )
-    return [build("loss", one, **filled) for one in wanted]
 
 
 def _heads(output: torch.Tensor | Sequence[torch.Tensor], ndim: int) -> list[torch.Tensor]:

@@ -7,7 +7,7 @@ memory is counted from the network itself instead of looked up.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ BASE_FEATURES, MOST_FEATURES = 32, {2: 512, 3: 320}
 SMALLEST_EDGE = 4
 # A batch holds at most this share of all voxels of the training cases.
 BATCH_SHARE = 0.05
+# The spacing keeps all but this percentage of the labels' instances.
+LOST_PERCENT = 5
 # Voxels of the first patch to try, before memory and the cases' size reduce it.
 FIRST_PATCH = {2: 2048**2, 3: 256**3}
 
@@ -43,6 +45,7 @@ class Fingerprint:
         grey: per channel: percentiles 0.5 and 99.5, mean and standard deviation of labelled voxels.
         ct: whether the first channel is a CT in HU.
         nonzero_share: median share of a scan that is not 0.
+        finest: (instances, 3) voxel edges in mm that keep each instance of the labels.
     """
 
     cases: int
@@ -51,6 +54,7 @@ class Fingerprint:
     grey: list[dict[str, float]]
     ct: bool
     nonzero_share: float
+    finest: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
 
 
 def read_fingerprint(crops: Sequence[Path], ct: bool | None) -> Fingerprint:
@@ -85,13 +89,21 @@ def read_fingerprint(crops: Sequence[Path], ct: bool | None) -> Fingerprint:
     ]
     if ct is None:
         ct = bool(np.median([one["minimum"] for one in facts]) < -500)
+    nonzero = float(np.median([one["nonzero_share"] for one in facts]))
+    # Crops of earlier versions lack this file.
+    listed = [(folder / "instances.npy", axes) for folder, axes in zip(crops, order, strict=True)]
+    finest = [np.load(path)[:, axes] for path, axes in listed if path.exists()]
     return Fingerprint(
-        len(facts), shapes, spacings, grey, ct, float(np.median([one["nonzero_share"] for one in facts]))
+        len(facts), shapes, spacings, grey, ct, nonzero, np.concatenate([np.zeros((0, 3)), *finest])
     )
 
 
 def target_spacing(fingerprint: Fingerprint) -> tuple[float, float, float]:
-    """Median spacing in mm; for a coarse axis with few slices the 10th percentile, to keep thin slices."""
+    """Median spacing in mm; for a coarse axis with few slices the 10th percentile, to keep thin slices.
+
+    No axis is coarser than what keeps 95 % of the instances of the labels: half their extent, or a voxel of
+    their scan if that is longer.
+    """
     middle = np.median(fingerprint.spacings, axis=0)
     shape = np.median(fingerprint.shapes, axis=0)
     worst = int(middle.argmax())
@@ -102,6 +114,8 @@ def target_spacing(fingerprint: Fingerprint) -> tuple[float, float, float]:
     ):
         finer = float(np.percentile(fingerprint.spacings[:, worst], 10))
         middle[worst] = max(finer, middle[others].max())
+    if len(fingerprint.finest):
+        middle = np.minimum(middle, np.percentile(fingerprint.finest, LOST_PERCENT, axis=0))
     x, y, z = (round(float(step), 4) for step in middle)
     return x, y, z
 
@@ -261,6 +275,8 @@ def plan_text(
             fingerprint.spacings.min(0).round(4).tolist(),
             fingerprint.spacings.max(0).round(4).tolist(),
         ],
+        "instances": len(fingerprint.finest),
+        **(_keeping(fingerprint) if len(fingerprint.finest) else {}),
         "ct": fingerprint.ct,
         "nonzero_share": round(fingerprint.nonzero_share, 4),
         "labelled_voxels": [{k: round(v, 4) for k, v in channel.items()} for channel in fingerprint.grey],
@@ -309,6 +325,16 @@ def complete(settings: Settings, plan: Path) -> Settings:
         )
     except CaseError as error:
         raise CaseError(f"{error}\nCorrect {plan}, or delete it to plan again.") from None
+
+
+def _keeping(fingerprint: Fingerprint) -> dict[str, Any]:
+    """The spacing that keeps the instances, and what it is."""
+    keeps = np.percentile(fingerprint.finest, LOST_PERCENT, axis=0)
+    return {
+        "keeps_instances_mm": [round(float(step), 4) for step in keeps],
+        "spacing_rule": f"the median, but no coarser than what keeps {100 - LOST_PERCENT} % of the labels' "
+        "instances: half their extent, or a voxel of their scan",
+    }
 
 
 def _intensity(fingerprint: Fingerprint) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from foldwise.report.figures import picture
 from foldwise.report.results import Experiment, ModelResults, Remark
 from foldwise.report.tables import Column, number
 from foldwise.report.view import Picture, View
-from foldwise.volumes.cache import open_case
+from foldwise.volumes.cache import gone, lost_of, open_case
 from foldwise.volumes.lungs import FILLED
 from foldwise.volumes.predictions import open_prediction
 
@@ -73,9 +74,9 @@ def chosen(choice: Mapping[str, Any]) -> str:
     return ", ".join(choice["postprocess"])
 
 
-def remarks(cases: Mapping[str, Any], data: Path) -> list[Remark]:
-    """Cases whose label lies partly outside the thoracic region, or whose lungs differ much in volume."""
-    listed = []
+def remarks(cases: Mapping[str, Any], data: Path, caches: Path) -> list[Remark]:
+    """Labels partly outside the thoracic region, lungs that differ much in volume, and lost instances."""
+    listed = _lost(cases, caches)
     for case in cases:
         path = data / "lungs" / f"{case}.json"
         facts = read_json(path) if path.exists() else {}
@@ -86,6 +87,32 @@ def remarks(cases: Mapping[str, Any], data: Path) -> list[Remark]:
                 Remark(case, f"one lung has {smaller:.0%} of the other's volume: filled or collapsed?")
             )
     return listed
+
+
+def _lost(cases: Mapping[str, Any], caches: Path) -> list[Remark]:
+    """Cases whose caches lack instances of their labels, after a line with the sums."""
+    listed, sums = [], dict[str, Counter[str]]()
+    for case in cases:
+        if not (path := caches / f"{case}.h5").exists():
+            continue
+        with open_case(path) as file:
+            counts = lost_of(file)
+        for name, count in counts.items():
+            sums.setdefault(name, Counter()).update({**count, "cases": 1, "lacking": gone(count) > 0})
+            if gone(count):
+                listed.append(Remark(case, _lost_text(name, count)))
+    everywhere = [
+        Remark("all cases", f"{_lost_text(name, of)}, in {of['lacking']} of {of['cases']} cases")
+        for name, of in sums.items()
+        if gone(of)
+    ]
+    return everywhere + listed
+
+
+def _lost_text(name: str, count: Mapping[str, int]) -> str:
+    causes = {"cut_away": "outside the crop", "resampled": "smaller than voxels of the cache"}
+    parts = ", ".join(f"{count[key]} {text}" for key, text in causes.items() if count[key])
+    return f"{gone(count)} of {count['instances']} instances of {name} are lost: {parts}"
 
 
 def three_cases(rows: pd.DataFrame) -> list[tuple[str, str, float]]:
@@ -117,12 +144,13 @@ def overlay(cache: Path, prediction: Path) -> str:
         labels = {
             name: f["label"] for name, f in (("truth", file), ("prediction", predicted)) if "label" in f
         }
-        centre = _centre([*labels.values()])
+        classes = len(file.attrs["classes"])
+        centre = _centre([*labels.values()], classes)
         images, contours = {}, {}
         for axis in (2, 1, 0):
             place = tuple(centre[a] if a == axis else slice(None) for a in range(3))
             images[axis] = file["image"][(0, *place)]
-            contours[axis] = {name: label[place] for name, label in labels.items()}
+            contours[axis] = {name: _of_classes(label[place], classes) for name, label in labels.items()}
     extents = {
         axis: tuple(n * spacing[a] for n, a in zip(image.shape, _others(axis), strict=True))
         for axis, image in images.items()
@@ -169,20 +197,25 @@ def _others(axis: int) -> tuple[int, int]:
     return across, up
 
 
-def _centre(labels: list[h5py.Dataset]) -> list[int]:
+def _of_classes(label: np.ndarray, classes: int) -> np.ndarray:
+    """A label without the voxels to ignore, whose number comes after those of the classes."""
+    return np.where(label > classes, 0, label)
+
+
+def _centre(labels: list[h5py.Dataset], classes: int) -> list[int]:
     """For each axis, the slice with the largest area of the first non-empty label, else the middle."""
     for label in labels:
-        areas = _areas(label)
+        areas = _areas(label, classes)
         if areas[0].any():
             return [int(area.argmax()) for area in areas]
     return [n // 2 for n in labels[0].shape]
 
 
-def _areas(label: h5py.Dataset) -> list[np.ndarray]:
+def _areas(label: h5py.Dataset, classes: int) -> list[np.ndarray]:
     """Labelled voxels of each slice along each axis, read in slabs, since a whole scan may be large."""
     areas = [np.zeros(n, np.int64) for n in label.shape]
     for start in range(0, label.shape[0], SLAB):
-        slab = label[start : start + SLAB] > 0
+        slab = _of_classes(label[start : start + SLAB], classes) > 0
         areas[0][start : start + SLAB] = slab.sum(axis=(1, 2))
         areas[1] += slab.sum(axis=(0, 2))
         areas[2] += slab.sum(axis=(0, 1))

@@ -17,10 +17,10 @@ from foldwise.report.view import View
 from foldwise.store import Memory
 from foldwise.systems.base import Chosen, Results, Rows
 from foldwise.volumes.geometry import bounding_box
+from foldwise.volumes.labels import read_labels
 from foldwise.volumes.metrics import score as score_volume
 from foldwise.volumes.postprocess import POSTPROCESSES, helps
 from foldwise.volumes.predictions import classes_of, label_map, probability_maps
-from foldwise.volumes.prepare import read_labels
 from foldwise.volumes.settings import Evaluate, Export
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import is_dicom_folder, write_volume
@@ -66,7 +66,7 @@ class SegmentationResults(Results):
         targets = Targets.from_dict(task["targets"])
         found = label_map(prediction, chosen["postprocess"])
         used(label := entry.files["label"][0])
-        truth = read_labels(Path(label), targets.classes)
+        truth = read_labels(Path(label), targets, found)
         return score_volume(
             found.data,
             truth.data,
@@ -74,6 +74,7 @@ class SegmentationResults(Results):
             targets.values,
             tolerance_mm=evaluate.tolerance_mm,
             brats=evaluate.empty == "brats",
+            ignore=targets.ignore,
         )
 
     def export_case(
@@ -126,7 +127,8 @@ def _dices(
     prediction: Path, label: Path, targets: Targets, tried: Sequence[Sequence[str]]
 ) -> list[list[float]]:
     """The Dice of each target after each post-processing; prediction and truth are read once."""
-    found, truth = label_map(prediction).data, read_labels(label, targets.classes).data
+    predicted = label_map(prediction)
+    found, truth = predicted.data, read_labels(label, targets, predicted).data
     labelled = (found > 0) | (truth > 0)
     if labelled.any():
         # No step labels a voxel outside the box of the labelled voxels. One more voxel on each side:
@@ -144,8 +146,9 @@ def _dices(
 
 def _dice(found: np.ndarray, truth: np.ndarray, targets: Targets) -> list[float]:
     dices = []
+    counted = True if targets.ignore is None else truth != targets.ignore
     for values in targets.values.values():
-        a, b = np.isin(found, values), np.isin(truth, values)
+        a, b = np.isin(found, values) & counted, np.isin(truth, values)
         size = int(a.sum() + b.sum())
         dices.append(2 * int((a & b).sum()) / size if size else float("nan"))
     return dices

@@ -144,9 +144,9 @@ class Settings(VolumeExperiment):
     @model_validator(mode="after")
     def _known_classes(self) -> Settings:
         for name, model in self.models.items():
-            if unknown := set(model.sampling.label_weights) - {*self.data.labels, "background"}:
+            if unknown := set(model.sampling.label_weights) - {*self.data.targets().classes, "background"}:
                 raise ValueError(
                     f"models.{name}.sampling.label_weights lists {', '.join(sorted(unknown))}, "
-                    f"which are not in data.labels"
+                    f"which are not classes of data.labels"
                 )
         return self

@@ -48,7 +48,9 @@ def settings(folder: Path, **more: object) -> Settings:
 
 
 def good(folder: Path, count: int = 6) -> list[str]:
+    """Rows of that many cases; `new.nii.gz` is another scan on their grid."""
     rows = []
+    write_volume(Volume(scan(count)[0], np.eye(4)), folder / "new.nii.gz")
     for number in range(count):
         image, label = scan(number)
         write_volume(Volume(image, np.eye(4)), folder / f"{number}.nii.gz")
@@ -193,8 +195,8 @@ def test_a_class_that_no_training_case_has_is_a_warning(tmp_path: Path) -> None:
     nifti(tmp_path, label)
     both = data(tmp_path, tumour=1, node=2)
     text = "class node is in none of the 6 labels of the training cases: it cannot be learnt"
-    assert said(tmp_path, [*rows, "b,b,0.nii.gz,bad.nii.gz,test"], data=both) == [text]
-    assert said(tmp_path, [*rows, "b,b,0.nii.gz,bad.nii.gz,"], data=both) == []
+    assert said(tmp_path, [*rows, "b,b,new.nii.gz,bad.nii.gz,test"], data=both) == [text]
+    assert said(tmp_path, [*rows, "b,b,new.nii.gz,bad.nii.gz,"], data=both) == []
 
 
 def test_labels_without_any_voxel_are_a_problem(tmp_path: Path) -> None:
@@ -204,7 +206,7 @@ def test_labels_without_any_voxel_are_a_problem(tmp_path: Path) -> None:
     assert "none of the 6 labels of the training cases has a voxel of tumour" in problem
     label = np.full((20, 18, 16), 7, np.uint8)
     nifti(tmp_path, label)
-    rows.append("b,b,0.nii.gz,bad.nii.gz,test")
+    rows.append("b,b,new.nii.gz,bad.nii.gz,test")
     assert len(found(tmp_path, rows, data=data(tmp_path, tumour=7, ignore=1))) == 1
 
 
@@ -230,11 +232,11 @@ def test_lost_instances_are_forecast(tmp_path: Path) -> None:
     label = np.zeros((20, 18, 16), np.uint8)
     label[4, 4, 4] = 1
     nifti(tmp_path, label)
-    (warning,) = said(tmp_path, [*rows, "b,b,0.nii.gz,bad.nii.gz,"], cache={"spacing": [3, 3, 3]})
+    (warning,) = said(tmp_path, [*rows, "b,b,new.nii.gz,bad.nii.gz,"], cache={"spacing": [3, 3, 3]})
     assert warning.startswith("line 8: case b: ")
     assert "1 of 1 instances of tumour lost: no voxel is left of them at 2.857 × 3 × 3.2 mm" in warning
     assert "; 1 × 1 × 1 mm keeps them (cache.spacing)" in warning
-    assert said(tmp_path, [*rows, "b,b,0.nii.gz,bad.nii.gz,"]) == []
+    assert said(tmp_path, [*rows, "b,b,new.nii.gz,bad.nii.gz,"]) == []
 
 
 def test_segmentations_of_slicer_are_checked_by_their_headers(tmp_path: Path) -> None:
@@ -245,7 +247,7 @@ def test_segmentations_of_slicer_are_checked_by_their_headers(tmp_path: Path) ->
         b"space origin: (0,0,0)\nSegment0_ID:=s\nSegment0_Name:=Lung\nSegment0_Layer:=0\n"
         b"Segment0_LabelValue:=1\n\n" + bytes(20 * 18 * 15) + b"\1" * 20 * 18
     )
-    rows.append("b,b,0.nii.gz,s.seg.nrrd,")
+    rows.append("b,b,new.nii.gz,s.seg.nrrd,")
     assert said(tmp_path, rows, deep=False, data=data(tmp_path, lung=1)) == []
     (warning,) = said(tmp_path, rows, deep=False)
     assert "line 8: case b" in warning

@@ -107,7 +107,7 @@ def write_pair(
     image = np.full(found.shape, -500, np.int16)
     image[:2] = -1000
     affine = np.diag([*spacing, 1.0])
-    lineage = Lineage(found.shape, tuple(affine.ravel()), Box((0, 0, 0), found.shape), found.shape)
+    lineage = Lineage.of(found.shape, affine, Box((0, 0, 0), found.shape))
     contents = Contents(image[None], truth, None, lineage, ("tumour",))
     write_case(folder / f"{case}.h5", case, contents, (16, 16, 16), 100)
     path = folder / "predictions" / f"{case}.h5"
@@ -400,5 +400,5 @@ def test_numbers_as_they_are_written() -> None:
 
 def test_every_metric_has_its_name() -> None:
     mask = np.ones((2, 2, 2), np.uint8)
-    (row,) = score(mask, mask, (1.0, 1.0, 1.0), {"t": (1,)}, tolerance_mm=1)
+    (row,) = score(mask, mask, np.eye(3), {"t": (1,)}, tolerance_mm=1)
     assert {column.key for column in (*VIEW.metrics, *VIEW.case_metrics)} <= set(row)

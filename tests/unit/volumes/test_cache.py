@@ -17,7 +17,7 @@ from synthetic import ball, write_cached_set
 
 
 def lineage(shape: tuple[int, int, int]) -> Lineage:
-    return Lineage(shape, tuple(np.diag([1.0, 2.0, 3.0, 1.0]).ravel()), Box((0, 0, 0), shape), shape)
+    return Lineage.of(shape, np.diag([1.0, 2.0, 3.0, 1.0]), Box((0, 0, 0), shape))
 
 
 def write(path: Path, image: np.ndarray, label: np.ndarray | None = None, **more: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import ceil, prod
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -29,6 +30,8 @@ PHANTOMS = Path("results/phantom")
 LUNG_BYTES = 14
 CROP_BYTES = 14
 CACHE_BYTES = 22
+# A grid of more voxels is a mistake in units or settings: the largest micro-CTs have 10¹⁰.
+MOST_VOXELS = 4e10
 
 
 class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
@@ -40,7 +43,7 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
 
     def check(self, settings: AnyVolumeSettings, sheet: Sheet[Case], *, deep: bool) -> Checked:
         """Check headers, grids and patients; `deep` also reads the labels' voxels."""
-        return check_volumes(
+        checked = check_volumes(
             sheet,
             settings.data,
             None if settings.part else settings.split,
@@ -49,6 +52,14 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
             produced=(lambda path: False) if deep else is_phantom,
             needs_weight=self.needs_weight(settings),
         )
+        large = [
+            f"line {case.line}: case {case.name}: its grid has {voxels:.2g} voxels in the cache; more than "
+            f"{MOST_VOXELS:.0g} are a mistake: check its voxel size, cache.spacing and cache.shape"
+            for case in sheet.cases
+            if (size := checked.sizes.get(case.name)) is not None
+            and (voxels := max(size.voxels, cached_voxels(size, settings.cache))) > MOST_VOXELS
+        ]
+        return replace(checked, problems=(*checked.problems, *large))
 
     def needs_weight(self, settings: AnyVolumeSettings) -> str | None:
         """Why every training case must have a weight map, or None."""

@@ -92,9 +92,8 @@ def write_case(
         _store(file, "image", image, (1, *chunk))
         if label is not None:
             _store(file, "label", label, chunk)
-            group = file.create_group("foreground")
             for value, name in enumerate(contents.classes, start=1):
-                group[name] = _coordinates(label, value, max_foreground)
+                file[f"foreground/{name}"] = _coordinates(label, value, max_foreground)
         if weight is not None:
             _store(file, "weight", weight, chunk)
             file["weight_sum"] = _chunk_sums(weight, file["weight"].chunks)

@@ -13,11 +13,12 @@ from foldwise.check import Checked, Findings, Produced
 from foldwise.files import CaseError
 from foldwise.settings import Split
 from foldwise.sheet import Sheet
+from foldwise.volumes.grids import is_sheared, spacing_of, straight_grid
 from foldwise.volumes.settings import Data
 from foldwise.volumes.sheet import Case
 from foldwise.volumes.size import Size
 from foldwise.volumes.targets import unnamed
-from foldwise.volumes.volume import Header, is_nifti, read_header, read_volume, same_grid, spacing_of
+from foldwise.volumes.volume import Header, read_header, read_volume, same_grid
 
 # Reading headers waits for the disk, above all on network file systems; label voxels need the processor.
 HEADER_THREADS = 16
@@ -67,9 +68,13 @@ def check_volumes(
 
 def _size(case: Case, headers: dict[Path, Header]) -> Size:
     first = headers[case.images[0]]
+    shape, affine = first.shape[:3], first.affine
+    if is_sheared(affine):
+        grid = straight_grid(affine, shape)  # it has more voxels than the source
+        shape, affine = grid.shape, grid.matrix
     return Size(
-        shape=first.shape[:3],
-        spacing=spacing_of(first.affine),
+        shape=shape,
+        spacing=spacing_of(affine),
         channels=sum(headers[path].channels for path in case.images if path in headers),
         labelled=case.labelled,
     )
@@ -86,9 +91,11 @@ def _headers(present: dict[Path, Case], found: Findings) -> dict[Path, Header]:
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         for path, header in zip(present, pool.map(read, present), strict=True):
             if isinstance(header, Header):
-                is_image = path in present[path].images
-                if fault := _fault(header, image=is_image and is_nifti(path)):
-                    found.add(present[path], f"{path}: {fault}")
+                case = present[path]
+                for remark in header.remarks:
+                    found.add(case, f"{path}: {remark}", warning=True)
+                if fault := _fault(header, image=path in case.images):
+                    found.add(case, f"{path}: {fault}")
                 else:
                     headers[path] = header
             else:
@@ -97,12 +104,12 @@ def _headers(present: dict[Path, Case], found: Findings) -> dict[Path, Header]:
 
 
 def _fault(header: Header, image: bool) -> str | None:
-    if len(header.shape) != 3 and not (image and len(header.shape) == 4):
+    if len(header.shape) == 4 and not image:
+        return (
+            f"expected a 3-D volume with one value per voxel, found {header.channels} components or channels"
+        )
+    if len(header.shape) not in (3, 4):
         return f"expected a 3-D volume, found shape {header.shape}"
-    if not np.isfinite(header.affine).all():
-        return "its affine contains NaN or infinite values"
-    if min(spacing_of(header.affine)) < 1e-6 or abs(np.linalg.det(header.affine)) < 1e-12:
-        return f"its voxel size is {spacing_of(header.affine)} mm, or its axes are not independent"
     return None
 
 

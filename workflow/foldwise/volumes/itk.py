@@ -64,10 +64,10 @@ def read_voxels(path: Path) -> np.ndarray:
     Raises:
         CaseError: compressed voxels of a MetaImage are damaged.
     """
-    _refuse_damaged(path)
     image = sitk.ReadImage(os.fspath(path))
     # ITK's arrays are (z, y, x) and then the values of a voxel; the transpose is a view.
     data = sitk.GetArrayFromImage(image)
+    _refuse_damaged(path, data.nbytes)
     spatial = data.ndim - (image.GetNumberOfComponentsPerPixel() > 1)
     return data.transpose(*reversed(range(spatial)), *range(spatial, data.ndim))
 
@@ -100,11 +100,11 @@ def _in_mm(affine: np.ndarray, fields: dict[str, str], said: dict[str, str]) -> 
 
 def _remarks(fields: dict[str, str], said: dict[str, str], path: Path) -> Iterator[str]:
     if path.suffix.lower() in NRRD:
-        placed = re.search(r"left|right|^[lr][ap][is]", fields.get("space", ""), re.IGNORECASE)
+        placed = bool(re.search(r"left|right|^[lr][ap][is]", fields.get("space", ""), re.IGNORECASE))
         sized = "space directions" in fields or "spacings" in fields
     elif path.suffix.lower() in META:
-        placed = {"transformmatrix", "rotation", "orientation"} & fields.keys()
-        sized = {"elementspacing", "elementsize"} & fields.keys()
+        placed = not fields.keys().isdisjoint({"transformmatrix", "rotation", "orientation"})
+        sized = not fields.keys().isdisjoint({"elementspacing", "elementsize"})
     else:
         return
     if not placed:
@@ -113,19 +113,23 @@ def _remarks(fields: dict[str, str], said: dict[str, str], path: Path) -> Iterat
         yield "its header has no voxel size; 1 mm is assumed"
 
 
-def _refuse_damaged(path: Path) -> None:
-    """Raise if a MetaImage's compressed voxels cannot be unpacked, since ITK then goes on with others."""
+def _refuse_damaged(path: Path, expected: int) -> None:
+    """Raise if a MetaImage's compressed voxels are not whole, since ITK then goes on with other values."""
     if path.suffix.lower() not in META:
         return
-    fields, length = _fields(path)
-    name = fields.get("elementdatafile", "")
+    fields, start = _fields(path)
+    name, size = fields.get("elementdatafile", ""), int(fields.get("compresseddatasize", 0))
     file = path if name == "LOCAL" else path.parent / name
     if fields.get("compresseddata", "").lower() != "true" or not file.is_file():
         return
-    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip
+    if name == "LOCAL" and not size:
+        raise CaseError("its header lacks the CompressedDataSize")
+    unpacker, unpacked = zlib.decompressobj(zlib.MAX_WBITS | 32), 0  # zlib or gzip
     with file.open("rb") as stream:
-        stream.seek(length if name == "LOCAL" else 0)
-        while not unpacker.eof and (part := stream.read(1 << 16)):
-            unpacker.decompress(part)
-    if not unpacker.eof:
-        raise CaseError("its compressed voxels are cut off")
+        stream.seek(start if name == "LOCAL" else 0)
+        left = size or file.stat().st_size
+        while not unpacker.eof and (part := stream.read(min(left, 1 << 16))):
+            left -= len(part)
+            unpacked += len(unpacker.decompress(part))
+    if not unpacker.eof or unpacked < expected:
+        raise CaseError(f"its compressed voxels are cut off: {unpacked} bytes of {expected}")

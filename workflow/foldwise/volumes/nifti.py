@@ -46,7 +46,7 @@ def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray, np.dtype[Any],
     if _is_scaled(image):
         small = dtype.itemsize <= 2 or dtype == np.float32
         dtype = np.result_type(np.float32 if small else np.float64, dtype)
-    affine = np.asarray(image.affine, float)
+    affine = np.array(image.affine, float)
     affine[:3] *= (scale := mm_per(_unit(image.header)))
     shape = (*shape[:3], *(length for length in shape[3:] if length > 1))
     return shape, affine, dtype, tuple(_remarks(image, path, scale))

@@ -84,12 +84,17 @@ def is_sheared(affine: np.ndarray) -> bool:
 def straight_grid(affine: np.ndarray, shape: Sequence[int]) -> Grid:
     """The right-angled grid that encloses a sheared one, with voxels of the same volume.
 
-    Two axes that are (nearly) at right angles span planes that stay; the third becomes perpendicular to them,
-    with the distance between the planes as its step. So the slices of a CT with a tilted gantry are only
-    shifted along themselves.
+    Two axes at right angles, those with the finest voxels, span planes that stay; the third becomes
+    perpendicular to them, with the distance between the planes as its step. So the slices of a CT with a
+    tilted gantry are only shifted along themselves.
     """
-    cosines = np.rint(_cosines(affine) / TIE)
-    first, second = min(((0, 1), (0, 2), (1, 2)), key=lambda pair: cosines[pair])
+    cosines, edges = _cosines(affine), spacing_of(affine)
+
+    def cost(pair: tuple[int, int]) -> tuple[float, float]:
+        cosine = float(cosines[pair])
+        return (cosine if cosine > RIGHT_ANGLE else 0), round(edges[pair[0]] * edges[pair[1]], 4)
+
+    first, second = min(((0, 1), (0, 2), (1, 2)), key=cost)
     order = [first, second, 3 - first - second]
     directions, steps = np.linalg.qr(affine[:3, order])
     straight = np.eye(4)

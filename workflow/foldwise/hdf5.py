@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,11 @@ def create_hdf5(path: Path | str) -> h5py.File:
 def edit_hdf5(path: Path | str) -> h5py.File:
     """Open a file that is complete, but has not got its name yet, for changes, without HDF5's file locks."""
     return h5py.File(path, "r+", locking=False)
+
+
+def as_json(value: Any) -> np.bytes_:
+    """Plain values as an attribute: of fixed length, since HDF5 has no checksum for other strings."""
+    return np.bytes_(json.dumps(value))
 
 
 def content_of(path: Path | str) -> str:

@@ -25,7 +25,7 @@ import hdf5plugin
 import numpy as np
 
 from foldwise.files import CaseError, atomic_path
-from foldwise.hdf5 import create_hdf5, open_hdf5
+from foldwise.hdf5 import as_json, create_hdf5, open_hdf5
 from foldwise.volumes.geometry import Lineage
 
 FORMAT = "foldwise-volume-2"
@@ -106,8 +106,8 @@ def write_case(
                 "classes": list(contents.classes),
                 "spacing": np.linalg.norm(affine[:3, :3], axis=0),
                 "affine": affine,
-                "lineage": json.dumps(contents.lineage.as_dict()),
-                "statistics": json.dumps([_statistics(channel) for channel in image]),
+                "lineage": as_json(contents.lineage.as_dict()),
+                "statistics": as_json([_statistics(channel) for channel in image]),
                 "fill": np.array([channel.min() for channel in image], np.float32),
             }
         )

@@ -71,8 +71,11 @@ def mha(path: Path, raw: bytes | None = None, **changes: str | None) -> Path:
 
 
 THOUSANDS = np.diag([1000.0, 1000, 1000, 1]) @ PLACE
-LARGE = {"space_directions": "(800,0,0) (0,900,0) (0,0,2500)", "space_origin": "(1000,2000,3000)"}
-SPACED = {"space_directions": None, "space_origin": None, "space": None}
+LARGE: dict[str, Any] = {
+    "space_directions": "(800,0,0) (0,900,0) (0,0,2500)",
+    "space_origin": "(1000,2000,3000)",
+}
+SPACED: dict[str, Any] = {"space_directions": None, "space_origin": None, "space": None}
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ from foldwise.systems.segmentation.planning import read_fingerprint
 from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.geometry import Box, Lineage, straightened
 from foldwise.volumes.grids import corners, is_sheared, plane_distances, spacing_of, straight_grid, turn_of
+from foldwise.volumes.lungs import Lungs
 from foldwise.volumes.metrics import score
 from foldwise.volumes.predictions import label_map, write_prediction
-from foldwise.volumes.prepare import cache_case, crop_case
-from foldwise.volumes.settings import Cache, Crop
+from foldwise.volumes.prepare import cache_case, crop_case, mask_case
+from foldwise.volumes.settings import Cache, Crop, LungMask
 from foldwise.volumes.slices import plane as plane_axes
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_header, read_volume, write_volume
@@ -168,7 +169,7 @@ def test_a_straight_grid_encloses_the_sheared_one(order: tuple[int, ...], degree
 
 def plane(affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """A linear function of the place in mm, which linear interpolation keeps exactly."""
-    places = np.stack(np.indices(shape), -1) @ affine[:3, :3].T + affine[:3, 3]
+    places = np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
     return (places @ (1.5, -2.0, 0.7)).astype(np.float32)
 
 
@@ -180,7 +181,7 @@ def test_straightened_values_are_at_their_place(order: tuple[int, ...]) -> None:
     assert not is_sheared(straight.affine)
     expected = plane(straight.affine, straight.data.shape)
     # Between the outermost centres of voxels the values are those of the function; outside, the lowest.
-    indices = np.stack(np.indices(straight.data.shape), -1).reshape(-1, 3)
+    indices = np.moveaxis(np.indices(straight.data.shape), 0, -1).reshape(-1, 3)
     mm = indices @ straight.affine[:3, :3].T + straight.affine[:3, 3]
     stored = (mm - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
     size = np.array(SHAPE)
@@ -193,7 +194,7 @@ def test_straightened_values_are_at_their_place(order: tuple[int, ...]) -> None:
     returned = back(expected)
     assert returned.shape == SHAPE
     assert np.abs(returned - volume.data)[2:-2, 2:-2, 2:-2].max() < 1e-3
-    mask = back(ball(straight.data.shape, tuple(n // 2 for n in straight.data.shape), 6))  # type: ignore[arg-type]
+    mask = back(ball(straight.data.shape, tuple(n // 2 for n in straight.data.shape), 6))
     assert mask.dtype == bool
     assert mask.sum() == pytest.approx(4 / 3 * math.pi * 6**3, rel=0.03)
 
@@ -277,3 +278,23 @@ def test_a_sheared_volume_is_written_with_its_sform_alone(tmp_path: Path) -> Non
     read = read_header(tmp_path / "a.nii.gz")
     assert np.array_equal(read.affine, tilted(20).astype(np.float32))
     assert read.remarks == ()
+
+
+def test_lungs_are_searched_on_a_straight_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = []
+
+    def find(ct: Volume, **settings: float) -> Lungs:
+        searched.append(ct.affine)
+        return Lungs(ct.data > 0, ct.data > 0, 1.0, {})
+
+    monkeypatch.setattr("foldwise.volumes.prepare.find_lungs", find)
+    affine, shape = tilted(20), (40, 36, 24)
+    scan = np.where(ball(shape, (20, 18, 12), 8), 100, -100).astype(np.int16)
+    write_volume(Volume(scan, affine), tmp_path / "ct.nii.gz")
+    mask, region, facts = (tmp_path / name for name in ("mask.nii.gz", "region.nii.gz", "facts.json"))
+    mask_case("c", tmp_path / "ct.nii.gz", None, LungMask(), mask, region, facts)
+    assert not is_sheared(searched[0])
+    found = read_volume(mask)
+    assert np.allclose(found.affine, affine, atol=1e-5)
+    both, each = ((found.data > 0) & (scan > 0)).sum(), found.data.sum() + (scan > 0).sum()
+    assert 2 * both / each > 0.95

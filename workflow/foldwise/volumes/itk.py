@@ -42,7 +42,8 @@ def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray, np.dtype[Any],
     size, components = tuple(reader.GetSize()), reader.GetNumberOfComponents()
     pixel = sitk.GetArrayViewFromImage(sitk.Image((1, 1, 1), reader.GetPixelIDValue(), components)).dtype
     kind = said.get("NRRD_kinds[pixel]", "")
-    if "color" in kind or (components in (3, 4) and pixel == np.uint8):
+    # 3D Slicer stores layers of segments as a list.
+    if "color" in kind or (components in (3, 4) and pixel == np.uint8 and kind != "list"):
         raise CaseError("its voxels are colours (RGB), several values per voxel; expected grey values")
     if "matrix" in kind:
         raise CaseError(
@@ -54,7 +55,7 @@ def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray, np.dtype[Any],
         affine[:3, :3] = direction[:3, :3] * reader.GetSpacing()[:3]
         affine[:3, 3] = reader.GetOrigin()[:3]
         affine = LPS_TO_RAS @ _in_mm(affine, fields, said)
-    shape = size if components == 1 else (*size, components)
+    shape = size if components == 1 or axes < 3 else (*size, components)
     return shape, affine, np.dtype(pixel), tuple(_remarks(fields, said, path))
 
 

@@ -169,7 +169,7 @@ def table(
             truth = read_volume(source / "labels" / f"{case}.nii.gz")
             predicted = read_volume(Path(facts["predictions"]) / f"{case}.nii.gz")
             values = {label: (value,) for label, value in labels.items()}
-            scored = score(predicted.data, truth.data, truth.spacing, values, tolerance_mm=1)
+            scored = score(predicted.data, truth.data, truth.affine, values, tolerance_mm=1)
             rows += [{"system": name, "case": case, **row} for row in scored]
     return pd.DataFrame(rows)
 

@@ -44,7 +44,7 @@ def write_cached_set(folder: Path, cases: int = 5) -> Path:
         name = f"c{number}"
         affine = np.diag([2.0, 2.0, 3.0, 1.0])
         path = folder / "caches" / f"{name}.h5"
-        lineage = Lineage(image.shape, tuple(affine.ravel()), Box((0, 0, 0), image.shape), image.shape)
+        lineage = Lineage.of(image.shape, affine, Box((0, 0, 0), image.shape))
         contents = Contents(image[None], label, None, lineage, ("tumour",))
         write_case(path, name, contents, (16, 16, 16), 1000)
         source = folder / f"{name}_label.nii.gz"

@@ -257,6 +257,38 @@ def test_segmentations_of_slicer_are_checked_by_their_headers(tmp_path: Path) ->
     assert "segment 'Lung' is no class of data.labels; is it lungs?" in problem
 
 
+def test_remarks_on_headers_are_warnings(tmp_path: Path) -> None:
+    rows = good(tmp_path)
+    nifti(tmp_path, scan(0)[0], np.diag([1, 1, 40, 1]))
+    rows.append("b,b,bad.nii.gz,,")
+    (tmp_path / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
+    settings_ = settings(tmp_path)
+    checked = Segmentation().check(settings_, read_sheet(settings_.data), deep=False, memory=Memory(None))
+    assert checked.problems == ()
+    (warning,) = checked.warnings
+    assert warning.startswith(f"line 8: case b: {tmp_path / 'bad.nii.gz'}: its voxels are 1 × 1 × 40 mm")
+
+
+def test_a_grid_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
+    """20·18·16 mm at 0.0005 mm: 4.6e13 voxels."""
+    (problem, *others) = found(tmp_path, good(tmp_path), cache={"spacing": [0.0005, 0.0005, 0.0005]})
+    assert "line 2: case c0: its grid has 4.6e+13 voxels in the cache" in problem
+    assert len(others) == 5
+
+
+def test_a_sheared_scan_is_forecast_on_its_straight_grid(tmp_path: Path) -> None:
+    """20·18·16 voxels that move along x by half a voxel per slice: 8 and a border of up to 1 more."""
+    rows, sheared = good(tmp_path), np.eye(4)
+    sheared[0, 2] = 0.5
+    nifti(tmp_path, scan(0)[0], sheared)
+    rows.append("b,b,bad.nii.gz,,")
+    (tmp_path / "cases.csv").write_text(HEADER + "\n".join(rows) + "\n")
+    settings_ = settings(tmp_path)
+    checked = Segmentation().check(settings_, read_sheet(settings_.data), deep=False, memory=Memory(None))
+    assert checked.sizes["b"].shape == (29, 18, 16)
+    assert checked.sizes["b"].spacing == pytest.approx((1, 1, 1))
+
+
 def test_weights_need_a_map(tmp_path: Path) -> None:
     sampling = {"label": 0.5, "uniform": 0, "weighted": 0.5}
     problems = found(tmp_path, good(tmp_path), models={"m": {"sampling": sampling}})

@@ -2,13 +2,71 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
 from foldwise.files import CaseError
+
+# From this version of its format on, HDF5 stores a checksum with all that is not an array's values.
+VERSION = "v110"
+
+
+class _Reading:
+    """Its arrays raise a CaseError where they are damaged."""
+
+    def __getitem__(self, name: Any) -> Any:
+        try:
+            found = super().__getitem__(name)  # type: ignore[misc]
+        except (KeyError, OSError, RuntimeError) as error:
+            if "doesn't exist" in str(error):
+                raise
+            raise _damaged(self.file, str(name), error) from error  # type: ignore[attr-defined]
+        if isinstance(found, h5py.Dataset):
+            return _Array(found.id)
+        return _Group(found.id) if isinstance(found, h5py.Group) else found
+
+
+class _Group(_Reading, h5py.Group):
+    pass
+
+
+class _File(_Reading, h5py.File):
+    pass
+
+
+class _Array(h5py.Dataset):
+    def __getitem__(self, *place: Any, **options: Any) -> Any:
+        try:
+            return super().__getitem__(*place, **options)
+        except OSError as error:
+            raise _damaged(self.file, self.name, error) from error
+
+    def read_direct(self, *place: Any, **options: Any) -> None:
+        try:
+            super().read_direct(*place, **options)
+        except OSError as error:
+            raise _damaged(self.file, self.name, error) from error
+
+
+def _damaged(file: h5py.File, name: str, error: Exception) -> CaseError:
+    return CaseError(
+        f"{file.filename}: {name} is not as it was written, or cannot be read ({error}): the file is "
+        f"damaged; delete it and run again"
+    )
+
+
+class _New(h5py.File):
+    """A new file whose arrays have a checksum per chunk, which HDF5 verifies whenever it reads the chunk."""
+
+    def create_dataset(self, name: str | None, *args: Any, data: Any = None, **options: Any) -> Any:
+        # Only chunks have one, and an empty array has no chunk.
+        if "chunks" in options or (np.ndim(data) and np.size(data) and np.asarray(data).dtype.kind in "biuf"):
+            options.setdefault("fletcher32", True)
+        return super().create_dataset(name, *args, data=data, **options)
 
 
 def open_hdf5(path: Path | str, *formats: str) -> h5py.File:
@@ -22,25 +80,34 @@ def open_hdf5(path: Path | str, *formats: str) -> h5py.File:
         CaseError: it is missing, truncated, or has another format.
     """
     try:
-        file = h5py.File(path, "r", locking=False)
-    except OSError as error:
+        file = _File(path, "r", locking=False)
+        attributes = dict(file.attrs)
+    except (KeyError, OSError, RuntimeError) as error:
         raise CaseError(
             f"{path}: not a readable HDF5 file, perhaps an incomplete copy ({error}); delete it and run again"
         ) from error
-    if formats and file.attrs.get("format") not in formats:
+    if formats and attributes.get("format") not in formats:
         file.close()
         raise CaseError(f"{path}: not from this version of Foldwise ({formats[0]}); delete it and run again")
     return file
 
 
 def create_hdf5(path: Path | str) -> h5py.File:
-    """Open a new file for writing, without HDF5's file locks: nobody else uses it before it is complete."""
-    return h5py.File(path, "w", locking=False)
+    """Open a new file for writing, without HDF5's file locks: nobody else uses it before it is complete.
+
+    All of it gets checksums, so that whatever is damaged later is noticed by whoever reads it.
+    """
+    return _New(path, "w", libver=(VERSION, VERSION), locking=False)
 
 
 def edit_hdf5(path: Path | str) -> h5py.File:
     """Open a file that is complete, but has not got its name yet, for changes, without HDF5's file locks."""
     return h5py.File(path, "r+", locking=False)
+
+
+def as_json(value: Any) -> np.bytes_:
+    """Plain values as an attribute: of fixed length, since HDF5 has no checksum for other strings."""
+    return np.bytes_(json.dumps(value))
 
 
 class Identity(NamedTuple):

@@ -138,7 +138,7 @@ def write(path: Path, shape: tuple[int, int, int] = (20, 24, 16), first: int = 4
     label[6:14, 8:18, first : last + 1] = 1
     label[8:10, 10:12, first : last + 1] = 2
     image = np.broadcast_to(np.arange(shape[2]), shape).astype(np.int16)[None]
-    lineage = Lineage(shape, tuple(np.eye(4).ravel()), Box((0, 0, 0), shape), shape)
+    lineage = Lineage.of(shape, np.eye(4), Box((0, 0, 0), shape))
     write_case(path, path.stem, Contents(image, label, None, lineage, ("a", "b")), (8, 8, 8), 500)
     return str(path)
 

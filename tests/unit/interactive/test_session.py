@@ -252,7 +252,7 @@ def test_a_single_slice_is_refused() -> None:
 def test_validation_without_an_object_has_no_score(tmp_path: Path) -> None:
     """Even if something is found, since a person would not mark anything."""
     shape = (16, 16, 4)
-    lineage = Lineage(shape, tuple(np.eye(4).ravel()), Box((0, 0, 0), shape), shape)
+    lineage = Lineage.of(shape, np.eye(4), Box((0, 0, 0), shape))
     for name, value in (("empty", 0), ("full", 1)):
         image, label = np.full((1, *shape), 200, np.int16), np.full(shape, value, np.uint8)
         write_case(tmp_path / name, name, Contents(image, label, None, lineage, ("ball",)), (8, 8, 4), 500)
@@ -314,8 +314,7 @@ def test_a_committee_of_one_mind_is_one_network() -> None:
 
 
 def places(affine: np.ndarray, shape: tuple[int, int, int] = (10, 12, 8), axis: str = "z") -> Places:
-    turned = Volume(np.empty(shape, bool), affine).oriented()
-    return Places(Lineage(shape, tuple(affine.ravel()), Box((0, 0, 0), shape), turned.data.shape), axis)
+    return Places(Lineage.of(shape, affine, Box((0, 0, 0), shape)), axis)
 
 
 # Stored feet first, then right to left, then back to front.
@@ -510,7 +509,7 @@ def test_a_mask_has_the_objects_own_values() -> None:
     probabilities = np.zeros((2, 3, 1, 2), np.uint8)
     probabilities[0, 1, 0, 0] = probabilities[1, 2, 0, 1] = 200
     state = State(probabilities, np.ones((2, 3), np.float32))
-    lineage = Lineage((1, 2, 3), tuple(np.eye(4).ravel()), Box((0, 0, 0), (1, 2, 3)), (1, 2, 3))
+    lineage = Lineage.of((1, 2, 3), np.eye(4), Box((0, 0, 0), (1, 2, 3)))
     volume = mask_in_source(state, lineage, "z", Targets({"a": 257, "b": 70_000}))
     assert volume.data[0].tolist() == [[0, 257, 0], [0, 0, 70_000]]
     assert volume.data.dtype == np.int32

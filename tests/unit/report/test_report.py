@@ -108,7 +108,7 @@ def write_pair(
     image = np.full(found.shape, -500, np.int16)
     image[:2] = -1000
     affine = np.diag([*spacing, 1.0])
-    lineage = Lineage(found.shape, tuple(affine.ravel()), Box((0, 0, 0), found.shape), found.shape)
+    lineage = Lineage.of(found.shape, affine, Box((0, 0, 0), found.shape))
     contents = Contents(image[None], truth, None, lineage, ("tumour",))
     write_case(folder / f"{case}.h5", case, contents, (16, 16, 16), 100)
     path = folder / "predictions" / f"{case}.h5"
@@ -401,13 +401,13 @@ def test_numbers_as_they_are_written() -> None:
 
 def test_every_metric_has_its_name() -> None:
     mask = np.ones((2, 2, 2), np.uint8)
-    (row,) = score(mask, mask, (1.0, 1.0, 1.0), {"t": (1,)}, tolerance_mm=1)
+    (row,) = score(mask, mask, np.eye(3), {"t": (1,)}, tolerance_mm=1)
     assert {column.key for column in (*VIEW.metrics, *VIEW.case_metrics)} <= set(row)
 
 
 def test_lost_instances_are_added_up(tmp_path: Path) -> None:
     label = cube((2, 2, 2), (4, 4, 4), (12, 12, 12))
-    lineage = Lineage(label.shape, tuple(np.eye(4).ravel()), Box((0, 0, 0), label.shape), label.shape)
+    lineage = Lineage.of(label.shape, np.eye(4), Box((0, 0, 0), label.shape))
     for case, away, resampled in (("a", 1, 2), ("b", 0, 0), ("c", 0, 1)):
         lost = {"tumour": {"instances": 4, "cut_away": away, "resampled": resampled}}
         contents = Contents(label[None], label, None, lineage, ("tumour",), lost=lost)

@@ -12,13 +12,15 @@ from foldwise.files import CaseError
 from foldwise.index import Index
 from foldwise.volumes.cache import Contents, check_labels, compact, open_case, write_case
 from foldwise.volumes.geometry import Box, Lineage
+from foldwise.volumes.patches import Patches
+from foldwise.volumes.settings import Intensity, Sampling
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, write_volume
 from synthetic import ball, write_cached_set
 
 
 def lineage(shape: tuple[int, int, int]) -> Lineage:
-    return Lineage(shape, tuple(np.diag([1.0, 2.0, 3.0, 1.0]).ravel()), Box((0, 0, 0), shape), shape)
+    return Lineage.of(shape, np.diag([1.0, 2.0, 3.0, 1.0]), Box((0, 0, 0), shape))
 
 
 def write(path: Path, image: np.ndarray, label: np.ndarray | None = None, **more: object) -> None:
@@ -136,6 +138,52 @@ def test_a_truncated_file_is_named(tmp_path: Path, kept: float) -> None:
     path.write_bytes(whole[: int(kept if kept > 1 else kept * len(whole))])
     with pytest.raises(CaseError, match=r"c\.h5.*delete it and run again"):
         open_case(path)
+
+
+def contents_of(path: Path) -> dict[str, bytes]:
+    """All that a job reads of a case's file, apart from names that are compared with others."""
+    with open_case(path) as file:
+        names = ("image", "label", "weight", "weight_sum", "foreground/a")
+        arrays = {name: file[name][()].tobytes() for name in names}
+        facts = ("affine", "spacing", "fill", "lineage", "statistics")
+        return arrays | {name: np.asarray(file.attrs[name]).tobytes() for name in facts}
+
+
+def test_no_flipped_bit_passes_unnoticed(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    image = random.integers(-1000, 2000, (1, 12, 12, 12)).astype(np.int16)
+    label = ball((12, 12, 12), (6, 6, 6), 3).astype(np.uint8)
+    write(tmp_path / "c.h5", image, label, weight=random.random((12, 12, 12)).astype(np.float32))
+    whole, right = (tmp_path / "c.h5").read_bytes(), contents_of(tmp_path / "c.h5")
+    found = 0
+    for place in random.choice(len(whole), 400, replace=False).tolist():
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << (place % 8)
+        path = tmp_path / "d.h5"
+        path.write_bytes(damaged)
+        try:
+            unnoticed, message = contents_of(path), ""
+        except CaseError as error:
+            unnoticed, message = None, str(error)
+        # A byte that nobody reads may be another one.
+        assert unnoticed == right or str(path) in message, place
+        found += unnoticed is None
+    assert found > 250
+
+
+def test_a_sampler_names_a_damaged_file(tmp_path: Path) -> None:
+    """In chunks whose values unpack, but to others: only the checksum knows."""
+    index = Index.read(write_cached_set(tmp_path))
+    path = Path(index.entries[0].cache)
+    with h5py.File(path, "r") as file:
+        chunks = [file["image"].id.get_chunk_info(n) for n in range(file["image"].id.get_num_chunks())]
+    raw = bytearray(path.read_bytes())
+    for chunk in chunks:
+        raw[chunk.byte_offset + chunk.size // 2] ^= 1
+    path.write_bytes(raw)
+    patches = Patches([str(path)], (8, 8, 8), Sampling(), [Intensity()], [0])
+    with pytest.raises(CaseError, match=f"{path}: /image is not as it was written"):
+        patches[0]
 
 
 def test_foreign_files_are_named(tmp_path: Path) -> None:

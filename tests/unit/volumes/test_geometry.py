@@ -11,14 +11,17 @@ from foldwise.volumes.geometry import (
     Lineage,
     bounding_box,
     crop,
-    grid_for,
     resample,
     resample_labels,
-    resized,
 )
 from foldwise.volumes.volume import Volume
 
 SHAPE = (9, 10, 11)
+
+
+def whole(volume: Volume) -> Box:
+    """The box of all voxels."""
+    return Box((0, 0, 0), volume.data.shape)
 
 
 def oriented_affines() -> list[np.ndarray]:
@@ -48,7 +51,7 @@ def test_crop_cache_and_back_is_exact_for_every_orientation(affine: np.ndarray) 
     box = Box((1, 2, 3), (5, 6, 7))
     cut = crop(source, box)
     turned = cut.oriented()
-    lineage = Lineage(SHAPE, tuple(affine.ravel()), box, turned.data.shape)
+    lineage = Lineage.of(SHAPE, affine, box)
 
     # The same point in space has the same value in the source, the crop and the cached grid.
     for index in ((0, 0, 0), (4, 5, 6), (2, 0, 3)):
@@ -78,7 +81,8 @@ def test_resampling_agrees_with_simpleitk_in_place_and_value() -> None:
     x, y, z = np.indices((12, 14, 16)).astype(np.float32)
     data = np.sin(x / 4) + np.cos(y / 5) + z / 8
     volume = Volume(data.astype(np.float32), np.diag([2.0, 3.0, 4.0, 1.0]))
-    ours = resized(volume, grid_for(volume, (1.5, 1.5, 1.5)))
+    lineage = Lineage.of(volume.data.shape, volume.affine, whole(volume)).resized(None, (1.5, 1.5, 1.5))
+    ours = Volume(lineage.to_cache(volume.data), lineage.cached_affine)
     image = sitk.GetImageFromArray(volume.data.transpose())
     image.SetSpacing(volume.spacing)
     image.SetOrigin(volume.affine[:3, 3].tolist())
@@ -100,7 +104,8 @@ def test_resampling_agrees_with_simpleitk_in_place_and_value() -> None:
 
 def test_resampling_keeps_extent_and_mean() -> None:
     volume = Volume(np.random.default_rng(1).random((30, 20, 10)), np.diag([1.0, 1.0, 3.0, 1.0]))
-    coarse = resized(volume, grid_for(volume, (2.0, 2.0, 2.0)))
+    lineage = Lineage.of(volume.data.shape, volume.affine, whole(volume)).resized(None, (2.0, 2.0, 2.0))
+    coarse = Volume(lineage.to_cache(volume.data), lineage.cached_affine)
     assert coarse.data.shape == (15, 10, 15)
     assert np.allclose(np.array(coarse.data.shape) * coarse.spacing, [30, 20, 30])
     assert coarse.data.mean() == pytest.approx(volume.data.mean(), abs=0.02)
@@ -123,11 +128,13 @@ def test_resampled_labels_keep_their_values_and_volume() -> None:
 def test_nothing_is_interpolated_on_the_same_grid() -> None:
     data = np.random.default_rng(2).random((4, 5, 6))
     assert resample(data, (4, 5, 6)) is data
-    assert grid_for(Volume(data, np.eye(4)), None) == (4, 5, 6)
-    assert grid_for(Volume(data, np.eye(4)), (100.0, 1.0, 2.0)) == (1, 5, 3)
+    lineage = Lineage.of((4, 5, 6), np.eye(4), Box((0, 0, 0), (4, 5, 6)))
+    assert lineage.resized(None, None).shape == (4, 5, 6)
+    assert lineage.resized(None, (100.0, 1.0, 2.0)).shape == (1, 5, 3)
+    assert lineage.resized((7, 8, 9), None).shape == (7, 8, 9)
 
 
 def test_lineage_survives_json() -> None:
     affine = oriented_affines()[7]
-    lineage = Lineage(SHAPE, tuple(affine.ravel()), Box((1, 2, 3), (4, 5, 6)), (4, 5, 6))
+    lineage = Lineage.of(SHAPE, affine, Box((1, 2, 3), (4, 5, 6)))
     assert Lineage.from_dict(lineage.as_dict()) == lineage

@@ -11,7 +11,7 @@ import pytest
 
 from foldwise.files import CaseError
 from foldwise.volumes.cache import check_labels, lost_of, open_case
-from foldwise.volumes.geometry import Box, grid_for, int3, resample_labels, resample_labels_within
+from foldwise.volumes.geometry import Box, Lineage, int3, resample_labels, resample_labels_within
 from foldwise.volumes.instances import find_instances, finest, losses, lost_in_grid
 from foldwise.volumes.prepare import cache_case, crop_case
 from foldwise.volumes.settings import Cache, Crop
@@ -71,8 +71,9 @@ def test_lost_instances_are_those_without_a_voxel(seed: int) -> None:
     text = losses(Volume(labels, np.eye(4)), (20, 20, 20), {"a": 1, "b": 2}).text
     named = re.search(r"at 3 × 3 × 3 mm; ([\d.]+) × ([\d.]+) × ([\d.]+) mm keeps them", text)
     assert named, text
-    spacing = tuple(float(edge) for edge in named.groups())
-    shape = grid_for(Volume(labels, np.eye(4)), spacing)  # type: ignore[arg-type]
+    step = tuple(float(edge) for edge in named.groups())
+    whole = Lineage.of(int3(labels.shape), np.eye(4), Box((0, 0, 0), int3(labels.shape)))
+    shape = whole.resized(None, (step[0], step[1], step[2])).shape
     assert cc3d.connected_components(resample_labels(labels, shape), connectivity=26).max() == 16
 
 

@@ -25,7 +25,7 @@ def one(prediction: np.ndarray, truth: np.ndarray, **more: float) -> dict[str, f
     (row,) = score(
         prediction.astype(np.uint8),
         truth.astype(np.uint8),
-        SPACING,
+        np.diag(SPACING),
         {"a": (1,)},
         tolerance_mm=more.get("tolerance_mm", 1.0),
     )
@@ -94,7 +94,7 @@ def test_edge_of_the_image_is_surface() -> None:
     full = np.ones((3, 3, 3), np.uint8)
     centre = np.zeros_like(full)
     centre[1, 1, 1] = 1
-    (row,) = score(full, centre, (1.0, 1.0, 1.0), {"a": (1,)}, tolerance_mm=1)
+    (row,) = score(full, centre, np.diag((1.0, 1.0, 1.0)), {"a": (1,)}, tolerance_mm=1)
     # Face centres (6) and the centre itself are within 1 mm of the other surface.
     assert row["surface_dice"] == pytest.approx((6 + 1) / (26 + 1))
     # The eight corners are more than 5 % of 26.
@@ -105,7 +105,7 @@ def test_stored_spacings_do_not_move_a_distance_past_the_tolerance() -> None:
     """Files hold float32: 5 voxels of 0.8 mm read as 4.00000006 mm."""
     spacing = (float(np.float32(0.8)), 1.0, 1.0)
     truth, found = box((5, 6), (0, 20), (0, 20)), box((10, 11), (0, 20), (0, 20))
-    (row,) = score(found.astype(int), truth.astype(int), spacing, {"a": (1,)}, tolerance_mm=4)
+    (row,) = score(found.astype(int), truth.astype(int), np.diag(spacing), {"a": (1,)}, tolerance_mm=4)
     assert row["surface_dice"] == 1
 
 
@@ -135,10 +135,10 @@ def test_a_lesion_found_in_two_pieces() -> None:
 def test_classes_are_scored_apart() -> None:
     truth = np.zeros((10, 10, 10), np.uint8)
     truth[:5], truth[5:] = 3, 9
-    rows = score(truth, truth[::-1], (1.0, 1.0, 1.0), {"a": (3,), "b": (9,)}, tolerance_mm=1)
+    rows = score(truth, truth[::-1], np.diag((1.0, 1.0, 1.0)), {"a": (3,), "b": (9,)}, tolerance_mm=1)
     assert [(row["class"], row["dice"]) for row in rows] == [("a", 0), ("b", 0)]
     with pytest.raises(ValueError, match="differ in shape"):
-        score(truth, truth[:4], (1.0, 1.0, 1.0), {"a": (3,)}, tolerance_mm=1)
+        score(truth, truth[:4], np.diag((1.0, 1.0, 1.0)), {"a": (3,)}, tolerance_mm=1)
 
 
 @settings(deadline=None, max_examples=25)
@@ -184,7 +184,7 @@ def test_memory_with_lesions_in_opposite_corners() -> None:
     truth = np.zeros((100, 100, 100), np.uint8)
     truth[:3, :3, :3] = truth[-3:, -3:, -3:] = 1
     tracemalloc.start()
-    score(truth, truth, SPACING, {"a": (1,)}, tolerance_mm=1)
+    score(truth, truth, np.diag(SPACING), {"a": (1,)}, tolerance_mm=1)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 20 * truth.size
@@ -268,7 +268,9 @@ def test_regions_overlap() -> None:
     truth[0, :2, :2] = 2
     found[:2, :2, :2] = 1
     found[1, :2, :2] = 2
-    outer, inner = score(found, truth, (1.0, 1.0, 1.0), {"outer": (1, 2), "inner": (2,)}, tolerance_mm=0)
+    outer, inner = score(
+        found, truth, np.diag((1.0, 1.0, 1.0)), {"outer": (1, 2), "inner": (2,)}, tolerance_mm=0
+    )
     assert (outer["class"], outer["dice"], outer["truth_ml"]) == ("outer", 1, pytest.approx(0.008))
     assert (inner["class"], inner["dice"], inner["truth_ml"]) == ("inner", 0, pytest.approx(0.004))
 
@@ -285,7 +287,7 @@ def test_mean_distance_by_hand() -> None:
 def test_mean_distance_against_monai(seed: int) -> None:
     random = np.random.default_rng(seed)
     truth, found = (random.random((2, 16, 14, 12)) < 0.1).astype(np.uint8)
-    (row,) = score(found, truth, (1.0, 2.0, 3.0), {"a": (1,)}, tolerance_mm=1)
+    (row,) = score(found, truth, np.diag((1.0, 2.0, 3.0)), {"a": (1,)}, tolerance_mm=1)
     expected = compute_average_surface_distance(
         torch.from_numpy(found)[None, None], torch.from_numpy(truth)[None, None],
         include_background=True, symmetric=True, spacing=(1.0, 2.0, 3.0),
@@ -297,10 +299,10 @@ def test_empty_masks_as_brats_has_it() -> None:
     nothing, something = np.zeros((8, 8, 8), np.uint8), np.zeros((8, 8, 8), np.uint8)
     something[2:4, 2:4, 2:4] = 4
     values = {"et": (4,)}
-    (both,) = score(nothing, nothing, (1.0, 1.0, 1.0), values, tolerance_mm=1, brats=True)
+    (both,) = score(nothing, nothing, np.diag((1.0, 1.0, 1.0)), values, tolerance_mm=1, brats=True)
     assert (both["dice"], both["hd95_mm"], both["surface_dice"]) == (1, 0, 1)
     for first, second in ((nothing, something), (something, nothing)):
-        (row,) = score(first, second, (1.0, 1.0, 1.0), values, tolerance_mm=1, brats=True)
+        (row,) = score(first, second, np.diag((1.0, 1.0, 1.0)), values, tolerance_mm=1, brats=True)
         assert (row["dice"], row["hd95_mm"]) == (0, 373.13)
 
 
@@ -317,7 +319,9 @@ class TestIgnored:
     @staticmethod
     def row(found: np.ndarray, real: np.ndarray, ignored: np.ndarray) -> dict[str, Any]:
         truth = np.where(ignored, 7, real).astype(np.uint8)
-        (scored,) = score(found.astype(np.uint8), truth, SPACING, {"a": (1,)}, tolerance_mm=1, ignore=7)
+        (scored,) = score(
+            found.astype(np.uint8), truth, np.diag(SPACING), {"a": (1,)}, tolerance_mm=1, ignore=7
+        )
         return scored
 
     def test_nothing_there_counts(self) -> None:

@@ -25,7 +25,7 @@ def case(
     classes: tuple[str, ...] = ("a",),
 ) -> h5py.File:
     image = np.arange(np.prod(SHAPE)).reshape(1, *SHAPE).astype(np.int16)
-    lineage = Lineage(SHAPE, tuple(np.eye(4).ravel()), Box((0, 0, 0), SHAPE), SHAPE)
+    lineage = Lineage.of(SHAPE, np.eye(4), Box((0, 0, 0), SHAPE))
     write_case(path, "c", Contents(image, label, weight, lineage, classes), (4, 4, 4), 10000)
     return open_case(path)
 

@@ -85,6 +85,15 @@ def test_a_crop_keeps_every_voxels_place(tmp_path: Path) -> None:
     assert facts["foreground_cut_away"] == {"tumour": 0, "node": 0}
 
 
+def test_remarks_on_an_image_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    affine = np.diag([1.0, 1, 40, 1])
+    for name in ("image", "label", "inside"):
+        data = read_volume(sources(tmp_path / "source")[name]).data
+        write_volume(Volume(data, affine), tmp_path / f"{name}.nii.gz")
+    make_crop(tmp_path, Crop(), {name: tmp_path / f"{name}.nii.gz" for name in ("image", "label", "inside")})
+    assert f"{tmp_path / 'image.nii.gz'}: its voxels are 1 × 1 × 40 mm" in caplog.text
+
+
 @pytest.mark.parametrize("outside", ["keep", "zero", "mean"])
 def test_what_lies_outside(tmp_path: Path, outside: str) -> None:
     folder = make_crop(tmp_path, Crop(to="region", margin_mm=0, outside=outside))
@@ -190,7 +199,7 @@ def test_rounding_of_many_classes_leaves_the_background_its_share(tmp_path: Path
     targets = Targets({f"c{value}": value for value in range(1, 300)})
     soft = np.full((299, 2, 1, 1), 0.53 / 255, np.float32)
     soft[7, :, 0, 0] = 0.03, 0.38
-    lineage = Lineage((2, 1, 1), tuple(np.eye(4).ravel()), Box((0, 0, 0), (2, 1, 1)), (2, 1, 1))
+    lineage = Lineage.of((2, 1, 1), np.eye(4), Box((0, 0, 0), (2, 1, 1)))
     write_prediction(tmp_path / "p.h5", "c", soft, lineage, targets)
     with open_prediction(tmp_path / "p.h5") as file:
         stored = file["probability"][()].astype(int)
@@ -241,7 +250,13 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
         "differs from that of the case's first image": {"label": written("moved.nii.gz", label, shifted)},
         r"not in data.labels: 255 \(": {"label": written("255.nii.gz", (label > 0) * np.uint8(255))},
         "1 voxels are NaN": {"image": written("nan.nii.gz", nan)},
-        r"huge\.nii\.gz: its value 1e\+300 is outside the range": {
+        r"filled\.nii\.gz: its values range from -9\d\d to 1e\+38": {
+            "image": written("filled.nii.gz", np.where(np.isnan(nan), 1e38, image).astype(np.float32))
+        },
+        "1 voxels are NaN or infinite": {
+            "image": written("inf.nii.gz", np.where(np.isnan(nan), -np.inf, image).astype(np.float32))
+        },
+        r"huge\.nii\.gz: its values range from -900 to 1e\+300": {
             "image": written("huge.nii.gz", np.where(np.isnan(nan), 1e300, image.astype(float)))
         },
         "every voxel is": {"image": written("flat.nii.gz", np.zeros(SHAPE, np.int16))},

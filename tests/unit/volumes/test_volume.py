@@ -196,14 +196,14 @@ def test_what_is_no_real_number_is_refused(tmp_path: Path) -> None:
     rgb = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(rgb, np.eye(4)), tmp_path / "rgb.nii.gz")
     nib.save(nib.Nifti1Image(ARRAY.astype(np.complex64), np.eye(4)), tmp_path / "raw.nii.gz")
-    two = sitk.Compose(itk_image(), itk_image())
-    sitk.WriteImage(two, tmp_path / "two.mha")
-    sitk.WriteImage(two, tmp_path / "two.nrrd")
+    grey = sitk.Cast(itk_image(), sitk.sitkUInt8)
+    for name in ("rgb.mha", "rgb.nrrd"):
+        sitk.WriteImage(sitk.Compose(grey, grey, grey), tmp_path / name)
     for name, message in (
         ("rgb.nii.gz", "colours"),
         ("raw.nii.gz", "complex numbers"),
-        ("two.mha", "2 components"),
-        ("two.nrrd", "2 components"),
+        ("rgb.mha", "colours"),
+        ("rgb.nrrd", "colours"),
     ):
         with pytest.raises(CaseError, match=rf"{re.escape(name)}: .*{message}"):
             read_header(tmp_path / name)

@@ -35,6 +35,8 @@ CROP_BYTES = 20
 CACHE_BYTES = 22
 # The same for a label in the check, in each of its threads.
 CHECK_BYTES = 18
+# A grid of more voxels is a mistake in units or settings: the largest micro-CTs have 10¹⁰.
+MOST_VOXELS = 4e10
 
 
 class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
@@ -60,11 +62,10 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
             writes_seg=self.writes_seg(settings),
             cache=settings.cache,
         )
-        if deep or settings.predict is None or not self.writes_seg(settings):
-            return checked
-        return replace(
-            checked, problems=(*checked.problems, *self._unreferable(settings.predict.source, memory))
-        )
+        problems = [*checked.problems, *_too_large(checked, sheet, settings.cache)]
+        if not deep and settings.predict is not None and self.writes_seg(settings):
+            problems += self._unreferable(settings.predict.source, memory)
+        return replace(checked, problems=tuple(problems))
 
     def needs_weight(self, settings: AnyVolumeSettings) -> str | None:
         """Why every training case must have a weight map, or None."""
@@ -223,6 +224,17 @@ def cached_voxels(size: Size, cache: Cache) -> float:
     if cache.spacing is None:
         return size.voxels
     return size.voxels * prod(size.spacing) / prod(cache.spacing)
+
+
+def _too_large(checked: Checked, sheet: Sheet[Case], cache: Cache) -> list[str]:
+    """A line for each case with a grid that no memory holds."""
+    sizes = [(case, checked.sizes[case.name]) for case in sheet.cases if case.name in checked.sizes]
+    return [
+        f"line {case.line}: case {case.name}: its grid has {voxels:.2g} voxels in the cache; more than "
+        f"{MOST_VOXELS:.0g} are a mistake: check its voxel size, cache.spacing and cache.shape"
+        for case, size in sizes
+        if (voxels := max(size.voxels, cached_voxels(size, cache))) > MOST_VOXELS
+    ]
 
 
 def is_phantom(path: Path) -> bool:

@@ -28,7 +28,7 @@ import hdf5plugin
 import numpy as np
 
 from foldwise.files import CaseError, atomic_path
-from foldwise.hdf5 import create_hdf5, open_hdf5
+from foldwise.hdf5 import as_json, create_hdf5, open_hdf5
 from foldwise.volumes.geometry import Lineage
 from foldwise.volumes.targets import IGNORE, Targets
 
@@ -103,9 +103,8 @@ def write_case(
         _store(file, "image", image, (1, *chunk))
         if label is not None:
             _store(file, "label", label, chunk)
-            group = file.create_group("foreground")
             for value, name in enumerate(contents.classes, start=1):
-                group[name] = _coordinates(label == value, max_foreground)
+                file[f"foreground/{name}"] = _coordinates(label == value, max_foreground)
             if contents.ignored and (counted := label != contents.ignored).sum() < label.size:
                 file["counted"] = _coordinates(counted, max_foreground)
         if weight is not None:
@@ -120,11 +119,11 @@ def write_case(
                 "recording": contents.recording,
                 "classes": list(contents.classes),
                 "ignored": contents.ignored,
-                "lost": json.dumps(contents.lost),
+                "lost": as_json(contents.lost),
                 "spacing": np.linalg.norm(affine[:3, :3], axis=0),
                 "affine": affine,
-                "lineage": json.dumps(contents.lineage.as_dict()),
-                "statistics": json.dumps([_statistics(channel) for channel in image]),
+                "lineage": as_json(contents.lineage.as_dict()),
+                "statistics": as_json([_statistics(channel) for channel in image]),
                 "fill": np.array([channel.min() for channel in image], np.float32),
             }
         )

@@ -16,20 +16,14 @@ from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.twins import check_twins
 from foldwise.volumes import segments
+from foldwise.volumes.grids import is_sheared, spacing_of, straight_grid
 from foldwise.volumes.labels import absent_classes, check_label, label_header, read_labels
 from foldwise.volumes.segments import Segmentation
 from foldwise.volumes.settings import Cache, Data
 from foldwise.volumes.sheet import Case
 from foldwise.volumes.size import Size
 from foldwise.volumes.targets import Targets
-from foldwise.volumes.volume import (
-    Header,
-    is_dicom_folder,
-    is_nifti,
-    read_header,
-    same_grid,
-    spacing_of,
-)
+from foldwise.volumes.volume import Header, Volume, is_dicom_folder, read_header, same_grid
 
 # Reading headers waits for the disk, above all on network file systems; label voxels need the processor.
 HEADER_THREADS = 16
@@ -123,9 +117,13 @@ def no_seg(images: Mapping[str, Path], memory: Memory) -> list[str]:
 
 def _size(case: Case, headers: dict[Path, Header]) -> Size:
     first = headers[case.images[0]]
+    shape, affine = first.shape[:3], first.affine
+    if is_sheared(affine):
+        grid = straight_grid(affine, shape)  # it has more voxels than the source
+        shape, affine = grid.shape, grid.matrix
     return Size(
-        shape=first.shape[:3],
-        spacing=spacing_of(first.affine),
+        shape=shape,
+        spacing=spacing_of(affine),
         channels=sum(headers[path].channels for path in case.images if path in headers),
         labelled=case.labelled,
     )
@@ -147,7 +145,7 @@ def _headers(present: dict[Path, Case], memory: Memory, found: Findings) -> dict
                 case = present[path]
                 for remark in header.remarks:
                     found.add(case, f"{path}: {remark}", warning=True)
-                if fault := _fault(header, image=path in case.images and is_nifti(path)):
+                if fault := _fault(header, image=path in case.images):
                     found.add(case, f"{path}: {fault}")
                 else:
                     headers[path] = header
@@ -157,12 +155,12 @@ def _headers(present: dict[Path, Case], memory: Memory, found: Findings) -> dict
 
 
 def _fault(header: Header, image: bool) -> str | None:
-    if len(header.shape) != 3 and not (image and len(header.shape) == 4):
+    if len(header.shape) == 4 and not image:
+        return (
+            f"expected a 3-D volume with one value per voxel, found {header.channels} components or channels"
+        )
+    if len(header.shape) not in (3, 4):
         return f"expected a 3-D volume, found shape {header.shape}"
-    if not np.isfinite(header.affine).all():
-        return "its affine contains NaN or infinite values"
-    if min(spacing_of(header.affine)) < 1e-6 or abs(np.linalg.det(header.affine)) < 1e-12:
-        return f"its voxel size is {spacing_of(header.affine)} mm, or its axes are not independent"
     return None
 
 
@@ -210,14 +208,14 @@ def _check_labels(
 ) -> dict[str, set[str]]:
     """Check the voxels of labels; returns the classes in that of each training case whose label is right."""
     # Imported only here, since every call reads headers, and these take half a second to import.
-    from foldwise.volumes.geometry import grid_for
+    from foldwise.volumes.geometry import Box, Lineage, int3
     from foldwise.volumes.instances import losses
 
     def read(case: Case) -> tuple[set[str], list[str]] | str:
         assert case.label is not None
         said: list[str] = []
         try:
-            label = read_labels(case.label, targets, headers[case.images[0]], said.append).oriented()
+            label = read_labels(case.label, targets, headers[case.images[0]], said.append)
         except CaseError as error:
             return str(error)
         if targets.ignore is not None and (label.data == targets.ignore).all():
@@ -226,7 +224,10 @@ def _check_labels(
         classes = {name for name, value in targets.classes.items() if value in values}
         if not classes:
             said.append(f"{case.label}: no foreground")
-        lost = losses(label, cache.shape or grid_for(label, cache.spacing), targets.classes)
+        shape = int3(label.data.shape)
+        native = Lineage.of(shape, label.affine, Box((0, 0, 0), shape))
+        turned = Volume(native.labels_to_cache(label.data), native.cached_affine)
+        lost = losses(turned, native.resized(cache.shape, cache.spacing).shape, targets.classes)
         if lost.text:
             said.append(f"{case.label}: {lost.text}")
         return classes, said

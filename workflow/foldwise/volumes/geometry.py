@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
-from scipy.ndimage import gaussian_filter, map_coordinates
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates
 from skimage.transform import resize
 
+from foldwise.volumes.grids import Grid, Turn, is_sheared, spacing_of, straight_grid, turn_of
 from foldwise.volumes.volume import Volume
 
 Int3 = tuple[int, int, int]
@@ -33,6 +34,11 @@ class Box:
 def bounding_box(mask: np.ndarray, margin_mm: float, spacing: tuple[float, ...]) -> Box:
     """The smallest box around a mask's non-zero voxels, grown by a margin and clipped to the array.
 
+    Args:
+        mask: (x, y, z).
+        margin_mm: the margin.
+        spacing: distance between the planes across each axis, in mm.
+
     Raises:
         ValueError: the mask is empty.
     """
@@ -49,27 +55,61 @@ def bounding_box(mask: np.ndarray, margin_mm: float, spacing: tuple[float, ...])
 
 
 def crop(volume: Volume, box: Box) -> Volume:
-    """Crop to a box; the affine's origin moves to the box's first voxel: t' = R·start + t."""
-    affine = volume.affine.copy()
-    affine[:3, 3] += volume.affine[:3, :3] @ np.asarray(box.start, float)
-    return Volume(volume.data[box.slices], affine)
+    """Crop to a box; the affine's origin moves to the box's first voxel."""
+    return Volume(volume.data[box.slices], _shifted(volume.affine, box.start))
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """How a cached grid was derived from its source: crop, then orientation to RAS, then resampling.
+    """How a cached grid was derived from its source.
+
+    The source is cropped, resampled to a straight grid if it is sheared, turned to RAS, and resampled to its
+    final shape.
 
     Attributes:
         source_shape: voxels of the source (x, y, z).
         source_affine: the source's affine, 16 numbers row by row.
         box: the kept part of the source.
         shape: voxels of the cached grid, RAS axes.
+        turn: how the axes are turned, decided once.
+        straight: the straight grid around the box of a sheared source, else None.
     """
 
     source_shape: Int3
     source_affine: tuple[float, ...]
     box: Box
     shape: Int3
+    turn: Turn
+    straight: Grid | None = None
+
+    @classmethod
+    def of(cls, shape: Int3, affine: np.ndarray, box: Box, turn: Turn | None = None) -> Self:
+        """The lineage of a grid that is not resampled to another spacing.
+
+        Args:
+            shape: voxels of the source.
+            affine: of the source, 4×4.
+            box: the kept part.
+            turn: if it is decided already.
+        """
+        straight = straight_grid(_shifted(affine, box.start), box.shape) if is_sheared(affine) else None
+        turn = turn or turn_of(affine if straight is None else straight.matrix)
+        native = box.shape if straight is None else straight.shape
+        return cls(shape, tuple(affine.ravel().tolist()), box, _turned(native, turn), turn, straight)
+
+    @classmethod
+    def of_crop(cls, facts: Mapping[str, Any]) -> Self:
+        """The same from a crop.json; those of earlier versions have no turn."""
+        box = Box(int3(facts["box"]["start"]), int3(facts["box"]["shape"]))
+        turn = _read_turn(facts["turn"]) if "turn" in facts else None
+        return cls.of(int3(facts["source_shape"]), np.reshape(facts["source_affine"], (4, 4)), box, turn)
+
+    def resized(self, shape: Int3 | None, spacing: tuple[float, float, float] | None) -> Self:
+        """The lineage of a grid of the same extent with another shape, or about another spacing in mm."""
+        if spacing is not None:
+            extent = np.multiply(self.shape, spacing_of(self.cached_affine))
+            shape = int3(np.maximum(1, np.rint(extent / spacing)))
+        return replace(self, shape=shape or self.shape)
 
     @property
     def affine(self) -> np.ndarray:
@@ -79,23 +119,51 @@ class Lineage:
     @property
     def cached_affine(self) -> np.ndarray:
         """The affine of the cached grid."""
-        cropped = crop(Volume(np.empty(self.source_shape, bool), self.affine), self.box)
-        return _resized_affine(cropped.oriented().affine, self._turned_shape, self.shape)
+        grid = self._grid
+        turned = grid.matrix @ inv_ornt_aff(self.turn, grid.shape)
+        return _resized_affine(turned, self._native, self.shape)
 
     @property
-    def _turned_shape(self) -> Int3:
-        return int3(np.array(self.box.shape)[np.argsort(io_orientation(self.affine)[:, 0])])
+    def resamples(self) -> bool:
+        """Whether values are interpolated."""
+        return self.straight is not None or self.shape != self._native
 
-    def to_box(self, data: np.ndarray) -> np.ndarray:
-        """Map values of the cached grid back to the box in the source's orientation.
+    @property
+    def _grid(self) -> Grid:
+        """The grid that is turned: of the box, or the straight one around it."""
+        affine = _shifted(self.affine, self.box.start)
+        return self.straight or Grid(self.box.shape, tuple(affine.ravel()))
+
+    @property
+    def _native(self) -> Int3:
+        return _turned(self._grid.shape, self.turn)
+
+    def to_cache(self, data: np.ndarray, fill: float = 0) -> np.ndarray:
+        """Map values of the box to the cached grid.
 
         Args:
-            data: (x, y, z) on the cached grid; floats are interpolated linearly, other types are
-                copied by nearest neighbour. Nothing is interpolated if the grid was not resampled.
+            data: (x, y, z) in the box; floats are interpolated linearly, other types are copied by nearest
+                neighbour. Nothing is interpolated if the grid was not resampled.
+            fill: value of the voxels around a sheared box.
         """
-        turned = resample(data, self._turned_shape)
-        back = ornt_transform(axcodes2ornt(("R", "A", "S")), io_orientation(self.affine))
-        return apply_orientation(turned, back)
+        if self.straight is not None:
+            data = _sampled(data, _shifted(self.affine, self.box.start), self.straight, fill)
+        return resample(apply_orientation(data, self.turn), self.shape)
+
+    def labels_to_cache(self, labels: np.ndarray) -> np.ndarray:
+        """Map a label map of the box to the cached grid, as `resample_labels` does."""
+        if not self.resamples:
+            return self.to_cache(labels)
+        return _largest(labels, lambda mask: self.to_cache(mask.astype(np.float32)), self.shape)
+
+    def to_box(self, data: np.ndarray) -> np.ndarray:
+        """Map values of the cached grid back to the box in the source's orientation, as `to_cache` does."""
+        back = ornt_transform(axcodes2ornt(("R", "A", "S")), self.turn)
+        stored = apply_orientation(resample(data, self._native), back)
+        if self.straight is None:
+            return stored
+        box = Grid(self.box.shape, tuple(_shifted(self.affine, self.box.start).ravel()))
+        return _sampled(stored, self.straight.matrix, box, 0)
 
     def to_source(self, box_data: np.ndarray, fill: float = 0) -> Volume:
         """Paste values of the box into the source grid; `fill` elsewhere."""
@@ -109,22 +177,65 @@ class Lineage:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `as_dict`."""
+        """The inverse of `as_dict`; earlier versions neither stored a turn nor straightened."""
+        affine = tuple(values["source_affine"])
         box = Box(int3(values["box"]["start"]), int3(values["box"]["shape"]))
-        return cls(
-            int3(values["source_shape"]),
-            tuple(values["source_affine"]),
-            box,
-            int3(values["shape"]),
+        turn = _read_turn(values["turn"]) if "turn" in values else turn_of(np.reshape(affine, (4, 4)))
+        grid = values.get("straight")
+        straight = Grid(int3(grid["shape"]), tuple(grid["affine"])) if grid else None
+        return cls(int3(values["source_shape"]), affine, box, int3(values["shape"]), turn, straight)
+
+
+def straightened(volume: Volume) -> tuple[Volume, Callable[[np.ndarray], np.ndarray]]:
+    """A volume on a right-angled grid, and the way back.
+
+    Returns:
+        The volume itself, or its values interpolated linearly on the straight grid around it, with its lowest
+        value outside it; and a function from arrays on this grid to the volume's own (floats are
+        interpolated linearly, other types are taken from the nearest voxel).
+    """
+    if not is_sheared(volume.affine):
+        return volume, lambda data: data
+    grid = straight_grid(volume.affine, volume.data.shape)
+    own = Grid(int3(volume.data.shape), tuple(volume.affine.ravel()))
+    kind = volume.data.dtype
+    data = _sampled(volume.data.astype(np.float32), volume.affine, grid, float(volume.data.min()))
+    straight = Volume((data if kind.kind == "f" else np.rint(data)).astype(kind), grid.matrix)
+    return straight, lambda found: _sampled(found, grid.matrix, own, 0)
+
+
+def _read_turn(values: Any) -> Turn:
+    """A turn from JSON."""
+    x, y, z = ((int(axis), int(sign)) for axis, sign in values)
+    return x, y, z
+
+
+def _turned(shape: Int3, turn: Turn) -> Int3:
+    return int3(np.array(shape)[np.argsort([axis for axis, _ in turn])])
+
+
+def _shifted(affine: np.ndarray, start: Int3) -> np.ndarray:
+    """The affine of the part of a grid that starts at a voxel: t' = R·start + t."""
+    shifted = affine.copy()
+    shifted[:3, 3] += affine[:3, :3] @ np.asarray(start, float)
+    return shifted
+
+
+def _sampled(data: np.ndarray, affine: np.ndarray, grid: Grid, fill: float) -> np.ndarray:
+    """Values of an array at the voxels of another grid; `fill` where these lie outside its voxels."""
+    to_index = np.linalg.inv(affine) @ grid.matrix
+    if not np.issubdtype(data.dtype, np.floating):
+        return np.asarray(
+            affine_transform(
+                data, to_index, output_shape=grid.shape, order=0, mode="grid-constant", cval=fill
+            )
         )
-
-
-def grid_for(volume: Volume, spacing: tuple[float, float, float] | None) -> Int3:
-    """Shape of a volume resampled to `spacing` (mm); its current shape for None."""
-    if spacing is None:
-        return int3(volume.data.shape)
-    extent = np.array(volume.data.shape) * volume.spacing
-    return int3(np.maximum(1, np.rint(extent / spacing)))
+    values = affine_transform(data, to_index, output_shape=grid.shape, order=1, mode="nearest")
+    # The outermost half voxels have their values, too, so the border is found by nearest neighbour.
+    inside = np.ones(data.shape, np.uint8)
+    inside = affine_transform(inside, to_index, output_shape=grid.shape, order=0, mode="grid-constant")
+    values[inside == 0] = fill
+    return np.asarray(values)
 
 
 def resample(data: np.ndarray, shape: Int3) -> np.ndarray:
@@ -192,12 +303,6 @@ def _largest(labels: np.ndarray, shares: Callable[[np.ndarray], np.ndarray], sha
         rest -= share
     largest[best <= rest] = 0
     return largest
-
-
-def resized(volume: Volume, shape: Int3) -> Volume:
-    """Resample a volume to a shape: its extent is kept, so the step is extent/voxels."""
-    affine = _resized_affine(volume.affine, volume.data.shape, shape)
-    return Volume(resample(volume.data, shape), affine)
 
 
 def _resized_affine(affine: np.ndarray, old: tuple[int, ...], new: tuple[int, ...]) -> np.ndarray:

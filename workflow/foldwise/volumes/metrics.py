@@ -22,7 +22,7 @@ NAN = float("nan")
 def score(
     prediction: np.ndarray,
     truth: np.ndarray,
-    spacing: tuple[float, float, float],
+    affine: np.ndarray,
     values: Mapping[str, Sequence[int]],
     *,
     tolerance_mm: float,
@@ -48,7 +48,7 @@ def score(
     Args:
         prediction: label map (x, y, z).
         truth: label map of the same shape.
-        spacing: voxel edges in mm.
+        affine: of the grid, 4×4 or 3×3, voxel index to mm; it may be oblique or sheared.
         values: class or region → its voxel values.
         tolerance_mm: tolerance of the surface Dice.
         brats: follow BraTS instead: if both are empty, overlaps are 1 and distances 0; if only one is,
@@ -65,8 +65,9 @@ def score(
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
-    voxel_ml = float(np.prod(spacing)) / 1000
-    worst_mm = BRATS_WORST_MM if brats else float(np.linalg.norm(np.multiply(truth.shape, spacing)))
+    axes = np.asarray(affine, float)[:3, :3]
+    voxel_ml = abs(float(np.linalg.det(axes))) / 1000
+    worst_mm = BRATS_WORST_MM if brats else _diagonal(axes * truth.shape)
     nothing = {"overlap": 1.0, "mm": 0.0} if brats else {"overlap": NAN, "mm": NAN}
     ignored = np.zeros(truth.shape, bool) if ignore is None else truth == ignore
     left_out = {} if ignore is None else {"ignored_ml": int(ignored.sum()) * voxel_ml}
@@ -78,7 +79,7 @@ def score(
             {
                 "class": name,
                 **_overlap(found, real, nothing["overlap"]),
-                **_surfaces(found, real, spacing, tolerance_mm, worst_mm, nothing),
+                **_surfaces(found, real, axes, tolerance_mm, worst_mm, nothing),
                 **_volumes(found, real, voxel_ml),
                 **_lesions(everywhere, real, apart),
                 **left_out,
@@ -115,7 +116,7 @@ def _volumes(found: np.ndarray, real: np.ndarray, voxel_ml: float) -> dict[str, 
 def _surfaces(
     found: np.ndarray,
     real: np.ndarray,
-    spacing: tuple[float, float, float],
+    axes: np.ndarray,
     tolerance_mm: float,
     worst_mm: float,
     nothing: dict[str, float],
@@ -128,7 +129,7 @@ def _surfaces(
         }
     if not (found.any() and real.any()):
         return {"hd95_mm": worst_mm, "assd_mm": worst_mm, "surface_dice": 0.0}
-    distances = surface_distances(found, real, spacing)
+    distances = surface_distances(found, real, axes)
     both = np.concatenate(distances)
     return {
         "hd95_mm": max(float(np.percentile(way, 95)) for way in distances),
@@ -137,8 +138,14 @@ def _surfaces(
     }
 
 
+def _diagonal(sides: np.ndarray) -> float:
+    """The longest diagonal of a box, whose sides are columns in mm."""
+    ways = np.array([(1, y, z) for y in (1, -1) for z in (1, -1)])
+    return float(np.linalg.norm(sides @ ways.T, axis=0).max())
+
+
 def surface_distances(
-    first: np.ndarray, second: np.ndarray, spacing: tuple[float, float, float]
+    first: np.ndarray, second: np.ndarray, axes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distances in mm from each surface voxel of one mask to the nearest of the other, in both directions.
 
@@ -147,10 +154,10 @@ def surface_distances(
     Args:
         first: mask (x, y, z), not empty.
         second: mask of the same shape, not empty.
-        spacing: voxel edges in mm.
+        axes: (3, 3), the affine's columns: a step along each axis of the array, in mm.
     """
     # Trees of surface voxels, not distance maps: two distant lesions span a large box but have few voxels.
-    points = [np.argwhere(mask & ~binary_erosion(mask)) * np.array(spacing) for mask in (first, second)]
+    points = [np.argwhere(mask & ~binary_erosion(mask)) @ axes.T for mask in (first, second)]
     to_second, _ = KDTree(points[1]).query(points[0])
     to_first, _ = KDTree(points[0]).query(points[1])
     return np.asarray(to_second), np.asarray(to_first)

@@ -11,7 +11,7 @@ import hdf5plugin
 import numpy as np
 
 from foldwise.files import atomic_path
-from foldwise.hdf5 import create_hdf5, open_hdf5, refuse_not_finite
+from foldwise.hdf5 import as_json, create_hdf5, open_hdf5, refuse_not_finite
 from foldwise.volumes.cache import lineage_of
 from foldwise.volumes.geometry import Lineage
 from foldwise.volumes.postprocess import POSTPROCESSES
@@ -53,8 +53,8 @@ def write_prediction(
             {
                 "format": FORMAT,
                 "case": case,
-                "targets": json.dumps(targets.as_dict()),
-                "lineage": json.dumps(lineage.as_dict()),
+                "targets": as_json(targets.as_dict()),
+                "lineage": as_json(lineage.as_dict()),
             }
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,24 @@ from foldwise.index import Entry
 from foldwise.settings import validate
 from foldwise.volumes import geometry
 from foldwise.volumes.cache import Contents, compact, write_case
-from foldwise.volumes.geometry import Box, Int3, Lineage, int3
+from foldwise.volumes.geometry import Box, Lineage, int3
+from foldwise.volumes.grids import plane_distances
 from foldwise.volumes.instances import find_instances, finest, losses, lost_in_box
 from foldwise.volumes.labels import labelled, read_labels
 from foldwise.volumes.lungs import FILLED, find_lungs, missed_share
 from foldwise.volumes.settings import Cache, Crop, LungMask, Prepare
 from foldwise.volumes.targets import IGNORE, Targets, label_type
-from foldwise.volumes.volume import Volume, read_channels, read_volume, same_grid, write_volume
+from foldwise.volumes.volume import (
+    Volume,
+    read_channels,
+    read_header,
+    read_volume,
+    same_grid,
+    write_volume,
+)
+
+# No quantity in a scan is as large; programs fill voxels without a value with 1e20 and more.
+LARGEST = 1e18
 
 
 def mask_case(
@@ -44,10 +56,12 @@ def mask_case(
             message names the case.
     """
     ct = read_volume(image)
+    straight, back = geometry.straightened(ct)
     try:
-        lungs = find_lungs(ct, air_hu=settings.air_hu, closing_mm=settings.closing_mm)
+        lungs = find_lungs(straight, air_hu=settings.air_hu, closing_mm=settings.closing_mm)
     except CaseError as error:
         raise CaseError(f"case {case}: {image}: {error}") from error
+    lungs = replace(lungs, mask=back(lungs.mask), region=back(lungs.region))
     voxel_litres = abs(np.linalg.det(ct.affine[:3, :3])) / 1e6
     seen = {
         "case": case,
@@ -100,7 +114,7 @@ def crop_case(
     """Write a case's cropped volumes and its facts into `folder`.
 
     Args:
-        images: source files on one grid, one per channel, or a 4-D NIfTI with all of them.
+        images: source files on one grid, one per channel, or a 4-D file with all of them.
         label: label map on the same grid, or None.
         weight: weight map on the same grid, or None.
         inside: mask that the box encloses (`crop.to` region or lungs), or None.
@@ -126,7 +140,7 @@ def crop_case(
         box = Box((0, 0, 0), int3(first.data.shape))
     else:
         try:
-            box = geometry.bounding_box(mask, settings.margin_mm, first.spacing)
+            box = geometry.bounding_box(mask, settings.margin_mm, plane_distances(first.affine))
         except ValueError:
             raise CaseError(f"{inside}: the mask is empty, so there is nothing to crop to") from None
     kept = []
@@ -136,15 +150,15 @@ def crop_case(
             kept[-1] = _blank(kept[-1], mask[box.slices] == 0, settings.outside)
         write_volume(kept[-1], folder / f"image{len(kept) - 1}.nii.gz")
 
+    lineage = Lineage.of(int3(first.data.shape), first.affine, box)
     facts: dict[str, Any] = {
         "box": {"start": box.start, "shape": box.shape},
-        "source_shape": first.data.shape,
-        "source_affine": first.affine.ravel().tolist(),
+        "source_shape": lineage.source_shape,
+        "source_affine": lineage.source_affine,
+        "turn": lineage.turn,
         "images": [str(path) for path in images],
         "recording": _recording([volume for volume, _ in volumes]),
         "channels": len(kept),
-        "shape": box.shape,
-        "spacing": first.spacing,
         "nonzero_share": _nonzero_share([volume for volume, _ in volumes], kept),
         "minimum": min(float(volume.data.min()) for volume in kept),
     }
@@ -184,35 +198,28 @@ def cache_case(case: str, folder: Path, settings: Cache, labels: Mapping[str, in
         path: the HDF5 file.
     """
     facts = read_json(folder / "crop.json")
+    lineage = Lineage.of_crop(facts).resized(settings.shape, settings.spacing)
     channels = []
     for number in range(facts["channels"]):
-        channel = read_volume(folder / f"image{number}.nii.gz").oriented()
-        kind = channel.data.dtype
-        shape = settings.shape or geometry.grid_for(channel, settings.spacing)
-        if shape != channel.data.shape:
-            smooth = geometry.resized(Volume(channel.data.astype(np.float32), channel.affine), shape)
-            rounded = np.rint(smooth.data) if np.issubdtype(kind, np.integer) else smooth.data
-            channel = Volume(rounded.astype(kind), smooth.affine)
-        channels.append(channel.data)
-    shape = int3(channels[0].shape)
-    lineage = Lineage(
-        int3(facts["source_shape"]),
-        tuple(facts["source_affine"]),
-        Box(int3(facts["box"]["start"]), int3(facts["box"]["shape"])),
-        shape,
-    )
+        channel = read_volume(folder / f"image{number}.nii.gz").data
+        if not lineage.resamples:
+            channels.append(lineage.to_cache(channel))
+            continue
+        smooth = lineage.to_cache(channel.astype(np.float32), fill=float(channel.min()))
+        rounded = np.rint(smooth) if np.issubdtype(channel.dtype, np.integer) else smooth
+        channels.append(rounded.astype(channel.dtype))
     targets = Targets.of(labels)
     label = weight = None
     lost: dict[str, dict[str, int]] = {}
     if (folder / "label.nii.gz").exists():
-        stored = read_volume(folder / "label.nii.gz").oriented()
-        numbers = np.zeros(stored.data.shape, label_type(len(targets.labels)))
+        stored = read_volume(folder / "label.nii.gz").data
+        numbers = np.zeros(stored.shape, label_type(len(targets.labels)))
         for number, value in enumerate(targets.labels.values(), start=1):
-            numbers[stored.data == value] = number
-        label = geometry.resample_labels(numbers, shape)
-        lost = _lost(case, facts, Volume(numbers, stored.affine), shape, targets)
+            numbers[stored == value] = number
+        label = lineage.labels_to_cache(numbers)
+        lost = _lost(case, facts, numbers, lineage, targets)
     if (folder / "weight.nii.gz").exists():
-        weight = geometry.resample(read_volume(folder / "weight.nii.gz").oriented().data, shape)
+        weight = lineage.to_cache(read_volume(folder / "weight.nii.gz").data)
         if label is not None and targets.ignored is not None:
             # The weighted sampler draws no voxel that counts nowhere.
             weight = weight * (label != targets.ignored)
@@ -262,13 +269,21 @@ def prepare_scan(entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
 
 
 def _read_image(path: Path) -> list[Volume]:
+    for remark in read_header(path).remarks:
+        logging.warning("%s: %s", path, remark)
     volumes = []
     for volume in read_channels(path):
         if np.issubdtype(volume.data.dtype, np.floating) and not np.isfinite(volume.data).all():
             bad = int((~np.isfinite(volume.data)).sum())
             raise CaseError(f"{path}: {bad} voxels are NaN or infinite; repair the file")
-        if volume.data.min() == volume.data.max():
-            raise CaseError(f"{path}: every voxel is {volume.data.flat[0]}; the image is empty")
+        low, high = volume.data.min().item(), volume.data.max().item()
+        if low == high:
+            raise CaseError(f"{path}: every voxel is {low}; the image is empty")
+        if max(abs(low), abs(high)) > LARGEST:
+            raise CaseError(
+                f"{path}: its values range from {low:g} to {high:g}; numbers this large are no measurements, "
+                f"but mark missing voxels; replace them by a value of the background"
+            )
         volumes.append(_compact(volume, path))
     return volumes
 
@@ -339,10 +354,14 @@ def _foreground(labels: Volume, cut: Volume, targets: Targets) -> dict[str, obje
 
 
 def _lost(
-    case: str, facts: Mapping[str, Any], label: Volume, shape: Int3, targets: Targets
+    case: str, facts: Mapping[str, Any], label: np.ndarray, lineage: Lineage, targets: Targets
 ) -> dict[str, dict[str, int]]:
     """Class → numbers of its instances and of lost ones, for the cache's attribute; these are logged."""
-    found = losses(label, shape, {name: number for number, name in enumerate(targets.classes, start=1)})
+    native = Lineage.of_crop(facts)
+    turned = Volume(native.labels_to_cache(label), native.cached_affine)
+    found = losses(
+        turned, lineage.shape, {name: number for number, name in enumerate(targets.classes, start=1)}
+    )
     if found.text:
         logging.warning("case %s: %s", case, found.text)
     counts = {}

@@ -17,8 +17,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from foldwise.files import CaseError
+from foldwise.volumes import itk
 from foldwise.volumes.targets import IGNORE, Targets, label_type
-from foldwise.volumes.volume import Header, Volume, itk_affine, itk_information, same_grid
+from foldwise.volumes.volume import Header, Volume, same_grid
 
 SUFFIXES = (".nrrd", ".nhdr")
 # Names of a segment and a class that are more similar than this may be one name with a slip.
@@ -56,8 +57,7 @@ def read_segmentation(path: Path) -> Segmentation | None:
     if not path.name.lower().endswith(SUFFIXES) or not path.is_file():
         return None
     try:
-        reader = itk_information(path)
-        keys = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+        reader, keys = itk.information(path)
     except RuntimeError:  # named as a volume that is not readable
         return None
     numbers = sorted(int(found[1]) for key in keys if (found := re.fullmatch(r"Segment(\d+)_ID", key)))
@@ -75,7 +75,8 @@ def read_segmentation(path: Path) -> Segmentation | None:
         names = ", ".join(s.name for s in segments if (s.layer, s.value) == place)
         raise CaseError(f"{path}: the segments {names} have the same value in the same layer")
     dtype = np.dtype(label_type(max(segment.value for segment in segments)))
-    return Segmentation(reader.GetSize(), itk_affine(reader), dtype, path=path, segments=segments)
+    shape, affine, _, remarks = itk.read_header(path)
+    return Segmentation(shape[:3], affine, dtype, remarks, path=path, segments=segments)
 
 
 def _segment(keys: Mapping[str, str], number: int) -> Segment:

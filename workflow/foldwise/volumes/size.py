@@ -11,7 +11,7 @@ class Size:
     """Facts about a case from its header.
 
     Attributes:
-        shape: voxels of one channel of the source.
+        shape: voxels of one channel of the source, or of the straight grid around a sheared one.
         spacing: voxel edges in mm.
         channels: image channels.
         labelled: whether it has a label.

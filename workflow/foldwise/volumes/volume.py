@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 from nibabel.orientations import (
     apply_orientation,
     axcodes2ornt,
@@ -20,12 +17,12 @@ from nibabel.orientations import (
 )
 
 from foldwise.files import CaseError, atomic_path
+from foldwise.volumes import itk, nifti, plausible
 from foldwise.volumes.dicom_series import Series, open_series, read_voxels
+from foldwise.volumes.grids import LPS_TO_RAS, apart_mm, corners, spacing_of
 
-# ITK stores points in LPS, nibabel and this package in RAS: x and y change sign between the two.
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
+# Largest displacement at a corner by the shear that a qform leaves out. mm.
+QFORM_MM = 1e-2
 
 
 @dataclass(frozen=True)
@@ -33,10 +30,10 @@ class Header:
     """A volume's header, read without its voxels.
 
     Attributes:
-        shape: voxels along the stored axes (x, y, z); more than three for a 4-D file.
+        shape: voxels along the stored axes (x, y, z), and channels if there are several.
         affine: 4×4, voxel index to millimetres in RAS+ (nibabel's convention).
         dtype: type of the voxel values after scaling.
-        remarks: what a user should know, e.g. files of a DICOM folder that were left out.
+        remarks: what is doubtful, or was left out, for a warning.
         no_seg: why a DICOM Segmentation cannot refer to it; empty if one can, or if it is not DICOM.
     """
 
@@ -58,7 +55,7 @@ class Header:
 
     @property
     def channels(self) -> int:
-        """Volumes in the file: those along the fourth axis of a 4-D NIfTI, else one."""
+        """Volumes in the file: those along its fourth axis, or the values of a voxel; else one."""
         return self.shape[3] if len(self.shape) == 4 else 1
 
 
@@ -87,17 +84,6 @@ class Volume:
         return Volume(data, self.affine @ inv_ornt_aff(turn, self.data.shape))
 
 
-def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
-    """Voxel edges in mm: the lengths of the affine's first three columns."""
-    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
-    return float(x), float(y), float(z)
-
-
-def is_nifti(path: Path) -> bool:
-    """Whether a file has a NIfTI name."""
-    return path.name.endswith(NIFTI_SUFFIXES)
-
-
 def is_dicom_folder(path: Path) -> bool:
     """Whether `path` is a folder; volumes that are folders hold one DICOM series."""
     return path.is_dir()
@@ -115,8 +101,8 @@ def read_header(path: Path) -> Header:
         path: NIfTI, NRRD, MHA/MHD or another format of SimpleITK, or a folder with one DICOM series.
 
     Raises:
-        CaseError: the file cannot be read as a volume, its voxels are complex numbers or colours, or a
-            folder contains no or several series.
+        CaseError: the file cannot be read as a volume, its size cannot be that of a scan, its unit is
+            unknown, its voxels are complex numbers or colours, or a folder contains no or several series.
     """
     return _open(path)[0]
 
@@ -125,14 +111,12 @@ def _open(path: Path) -> tuple[Header, Series | None]:
     """The header, and the series of a DICOM folder, so that its files' headers are read once."""
     series = None
     try:
-        if is_nifti(path):
-            header = _nifti_header(path)
-        elif is_dicom_folder(path):
+        if is_dicom_folder(path):
             header = series_header(series := open_series(path))
         else:
-            header = _itk_header(path)
-    except CaseError:
-        raise
+            header = Header(*(nifti if nifti.is_nifti(path) else itk).read_header(path))
+    except CaseError as error:
+        raise _named(error, path) from None
     except Exception as error:  # readers raise a dozen unrelated types for a broken file
         raise CaseError(f"{path}: not readable as a volume ({_first_line(error)})") from error
     if header.dtype.kind == "c":
@@ -143,7 +127,14 @@ def _open(path: Path) -> tuple[Header, Series | None]:
         raise CaseError(
             f"{path}: its voxels are colours (RGB), several values per voxel; expected one grey value"
         )
-    return header, series
+    if len(header.shape) < 3:
+        raise CaseError(f"{path}: expected a 3-D volume, found shape {header.shape}")
+    try:
+        plausible.refuse_impossible(header.affine, header.shape)
+    except CaseError as error:
+        raise CaseError(f"{path}: {error}") from None
+    remarks = header.remarks + plausible.unusual(header.affine, header.shape)
+    return replace(header, remarks=remarks), series
 
 
 def read_volume(path: Path, dtype: Literal["native"] | type = "native") -> Volume:
@@ -165,14 +156,14 @@ def read_volume(path: Path, dtype: Literal["native"] | type = "native") -> Volum
 
 
 def read_channels(path: Path) -> list[Volume]:
-    """Read an image file as its channels: one volume, or those along the fourth axis of a 4-D NIfTI.
+    """Read an image file as its channels: one volume, or those along its fourth axis.
 
     Raises:
-        CaseError: as for `read_header`; also a volume that is neither 3-D nor a 4-D NIfTI.
+        CaseError: as for `read_header`; also a volume that is neither 3-D nor 4-D.
     """
     header, series = _open(path)
-    if len(header.shape) not in (3, 4) or (len(header.shape) == 4 and not is_nifti(path)):
-        raise CaseError(f"{path}: expected a 3-D volume or a 4-D NIfTI, found shape {header.shape}")
+    if len(header.shape) not in (3, 4):
+        raise CaseError(f"{path}: expected a 3-D or 4-D volume, found shape {header.shape}")
     data = _voxels(path, header, series)
     channels = [data] if data.ndim == 3 else [data[..., number] for number in range(header.channels)]
     return [Volume(channel, header.affine) for channel in channels]
@@ -180,15 +171,14 @@ def read_channels(path: Path) -> list[Volume]:
 
 def _voxels(path: Path, header: Header, series: Series | None) -> np.ndarray:
     try:
-        if is_nifti(path):
-            data = _nifti_voxels(path, header)
+        if nifti.is_nifti(path):
+            data = nifti.read_voxels(path, header.dtype)
         elif series is not None:
             data = read_voxels(series)
         else:
-            # ITK's arrays are (z, y, x); the transpose is a view.
-            data = sitk.GetArrayFromImage(sitk.ReadImage(os.fspath(path))).transpose()
-    except CaseError:
-        raise
+            data = itk.read_voxels(path)
+    except CaseError as error:
+        raise _named(error, path) from None
     except Exception as error:
         raise CaseError(f"{path}: its voxels cannot be read ({_first_line(error)})") from error
     data = np.asarray(data).reshape(header.shape)
@@ -196,44 +186,17 @@ def _voxels(path: Path, header: Header, series: Series | None) -> np.ndarray:
     return data.astype(data.dtype.newbyteorder("="), copy=False)
 
 
-def _nifti_header(path: Path) -> Header:
-    image = nib.load(path)
-    dtype = image.get_data_dtype()
-    if _is_scaled(image):
-        small = dtype.itemsize <= 2 or dtype == np.float32
-        dtype = np.result_type(np.float32 if small else np.float64, dtype)
-    return Header(tuple(image.shape), np.asarray(image.affine, float), dtype)
-
-
-def _nifti_voxels(path: Path, header: Header) -> np.ndarray:
-    image = nib.load(path)
-    if path.suffix != ".gz":
-        return _values(image, header)
-    with gzip.open(path) as file:
-        data = _values(type(image).from_stream(file), header)
-        # nibabel stops after the last voxel; the checksum of the whole file comes after it.
-        while file.read(1 << 20):
-            pass
-    return data
-
-
-def _values(image: Any, header: Header) -> np.ndarray:
-    # Unscaled integers must not pass through nibabel's floats; scaled files of floats exist too.
-    return np.asarray(
-        image.get_fdata(dtype=header.dtype) if _is_scaled(image) else image.dataobj.get_unscaled()
-    )
-
-
-def _is_scaled(image: Any) -> bool:
-    return bool(image.dataobj.slope != 1 or image.dataobj.inter != 0)
-
-
 def write_volume(volume: Volume, path: Path) -> None:
-    """Write a NIfTI atomically; the affine is stored as scanner coordinates, in sform and qform."""
+    """Write a NIfTI atomically, in mm; the affine is stored as scanner coordinates.
+
+    It is in the sform and, unless it is sheared, in the qform, which cannot hold a shear.
+    """
     image = nib.Nifti1Image(volume.data, volume.affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(volume.affine, code=1)
     image.set_qform(volume.affine, code=1)
+    if apart_mm(image.get_qform(), volume.affine, volume.data.shape) > QFORM_MM:
+        image.set_qform(None, code=0)
     with atomic_path(path) as temporary:
         nib.save(image, temporary)
 
@@ -246,46 +209,13 @@ def same_grid(first: Header | Volume, second: Header | Volume, tolerance_mm: flo
     shapes = [tuple(v.data.shape if isinstance(v, Volume) else v.shape)[:3] for v in (first, second)]
     if shapes[0] != shapes[1] or len(shapes[0]) != 3:
         return False
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shapes[0]])).reshape(3, -1)
-    corners = np.vstack([corners, np.ones(corners.shape[1])])
-    return bool(np.abs((first.affine - second.affine) @ corners).max() <= tolerance_mm)
+    apart = corners(first.affine, shapes[0]) - corners(second.affine, shapes[0])
+    return bool(np.abs(apart).max() <= tolerance_mm)
 
 
-def _itk_header(path: Path) -> Header:
-    if not path.is_file():
-        raise CaseError(f"{path}: no such file")
-    with path.open("rb") as stream:
-        if stream.read(132)[128:] == b"DICM":
-            raise CaseError(f"{path}: a DICOM file; give the folder that contains the files of its series")
-    reader = itk_information(path)
-    size, dtype = reader.GetSize(), _dtype(reader)
-    return Header(tuple(size), itk_affine(reader) if len(size) == 3 else np.eye(4), dtype)
-
-
-def itk_affine(reader: sitk.ImageFileReader) -> np.ndarray:
-    """The affine (RAS+) of a three-dimensional image whose header was read."""
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) * reader.GetSpacing()
-    affine[:3, 3] = reader.GetOrigin()
-    return LPS_TO_RAS @ affine
-
-
-def itk_information(path: Path) -> sitk.ImageFileReader:
-    """A reader that has read the header only."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(os.fspath(path))
-    reader.ReadImageInformation()
-    return reader
-
-
-def _dtype(reader: sitk.ImageFileReader) -> np.dtype[Any]:
-    if (count := reader.GetNumberOfComponents()) != 1:
-        raise CaseError(
-            f"{reader.GetFileName()}: has {count} components, several values per voxel (channels, colours or "
-            f"layers of a segmentation); expected one: write each to a separate file"
-        )
-    pixel = sitk.GetArrayViewFromImage(sitk.Image(1, 1, 1, reader.GetPixelIDValue()))
-    return np.dtype(pixel.dtype)
+def _named(error: CaseError, path: Path) -> CaseError:
+    """The error of a reader with the name of its file, which that of a series names itself."""
+    return error if is_dicom_folder(path) else CaseError(f"{path}: {error}")
 
 
 def _first_line(error: Exception) -> str:

@@ -181,7 +181,7 @@ def test_losses_that_add_up_voxels_are_accepted(targets: Targets, loss: Any, dim
 def cache(path: Path, label: np.ndarray, classes: tuple[str, ...] = ("a", "b"), ignored: int = 3) -> str:
     shape = label.shape
     image = np.random.default_rng(0).integers(-500, 500, (1, *shape)).astype(np.int16)
-    lineage = Lineage(shape, tuple(np.eye(4).ravel()), Box((0, 0, 0), shape), shape)
+    lineage = Lineage.of(shape, np.eye(4), Box((0, 0, 0), shape))
     contents = Contents(image, label.astype(np.uint8), None, lineage, classes, ignored=ignored)
     write_case(path, path.stem, contents, (8, 8, 8), 500)
     return str(path)
@@ -260,7 +260,7 @@ class TestScores:
 
     def case(self, folder: Path, name: str, found: list[int], truth: list[int]) -> Entry:
         shape = (len(found), 3, 3)
-        lineage = Lineage(shape, tuple(np.eye(4).ravel()), Box((0, 0, 0), shape), shape)
+        lineage = Lineage.of(shape, np.eye(4), Box((0, 0, 0), shape))
         probabilities, label = np.zeros((1, *shape), np.float32), np.zeros(shape, np.uint8)
         probabilities[0, :, 1, 1], label[:, 1, 1] = found, truth
         write_prediction(folder / f"{name}.h5", name, probabilities, lineage, self.TARGETS)

@@ -64,7 +64,7 @@ def write(
     random = np.random.default_rng(seed)
     image = random.integers(-500, 500, (channels, *shape)).astype(np.int16)
     label = random.integers(0, 1 if empty else classes + 1, shape).astype(np.uint8)
-    lineage = Lineage(shape, tuple(np.diag([1.0, 1, 3, 1]).ravel()), Box((0, 0, 0), shape), shape)  # type: ignore[arg-type]
+    lineage = Lineage.of(shape, np.diag([1.0, 1, 3, 1]), Box((0, 0, 0), shape))  # type: ignore[arg-type]
     names = ("a", "b")[:classes]
     write_case(path, path.stem, Contents(image, label, None, lineage, names), (8, 8, 8), 500)
     return str(path)
@@ -251,7 +251,7 @@ def test_validation_scores_each_region(tmp_path: Path) -> None:
 def test_validation_without_the_structure_has_no_score(tmp_path: Path, labelled: bool, score: float) -> None:
     """Everything is predicted as tumour: 0 for the empty case, which is not informative, 1 for the full."""
     shape = (16, 16, 8)
-    lineage = Lineage(shape, tuple(np.eye(4).ravel()), Box((0, 0, 0), shape), shape)
+    lineage = Lineage.of(shape, np.eye(4), Box((0, 0, 0), shape))
     paths = []
     for name, value in (("empty", 0), ("full", 1))[: 1 + labelled]:
         image, label = np.full((1, *shape), 100, np.int16), np.full(shape, value, np.uint8)
@@ -267,7 +267,7 @@ class TestChoose:
     @staticmethod
     def case(folder: Path, name: str, found: list[int], truth: list[int]) -> Entry:
         shape = (len(found), 3, 3)
-        lineage = Lineage(shape, tuple(np.eye(4).ravel()), Box((0, 0, 0), shape), shape)
+        lineage = Lineage.of(shape, np.eye(4), Box((0, 0, 0), shape))
         probabilities, label = np.zeros((1, *shape), np.float32), np.zeros(shape, np.uint8)
         probabilities[0, :, 1, 1], label[:, 1, 1] = found, truth
         write_prediction(folder / f"{name}.h5", name, probabilities, lineage, ONE)

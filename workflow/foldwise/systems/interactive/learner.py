@@ -140,7 +140,7 @@ class InteractiveLearner(Learner[Model]):
             networks
         )
         with open_case(cache) as file:
-            attributes = {"case": str(file.attrs["case"]), "lineage": str(file.attrs["lineage"])}
+            attributes = {"case": str(file.attrs["case"]), "lineage": file.attrs["lineage"]}
         targets = json.dumps(self.targets.as_dict())
         attributes |= {"axis": stack.axis, "targets": targets}
         with (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from nibabel.affines import apply_affine
-from nibabel.orientations import io_orientation
 
 from foldwise.volumes.geometry import Lineage
 from foldwise.volumes.slices import AXES, plane
@@ -23,8 +22,7 @@ class Places:
         self._order = order
         self._shape = tuple(lineage.shape[number] for number in order)
         self._to_cache = np.linalg.inv(lineage.cached_affine) @ lineage.affine
-        turned = io_orientation(lineage.affine)
-        self.source_axis = int(np.flatnonzero(turned[:, 0] == AXES.index(axis))[0])
+        self.source_axis = [ras for ras, _ in lineage.turn].index(AXES.index(axis))
         self._source_shape = lineage.source_shape
 
     def to_stack(self, voxels: np.ndarray) -> np.ndarray:

@@ -95,5 +95,5 @@ class InteractiveResults(Results):
 def _scored(round_: Scored, record: Record, truth: Volume, tolerance_mm: float) -> list[dict[str, Any]]:
     found = in_source(round_.mask, record)
     return list(
-        score_volume(found, truth.data, truth.spacing, record.targets.values, tolerance_mm=tolerance_mm)
+        score_volume(found, truth.data, truth.affine, record.targets.values, tolerance_mm=tolerance_mm)
     )

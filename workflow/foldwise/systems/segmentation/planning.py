@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from nibabel.orientations import io_orientation
 
 from foldwise.files import CaseError, read_json
 from foldwise.plan import merged, read_plan
 from foldwise.settings import dump, validate
 from foldwise.systems.segmentation.settings import Model, Plan, Settings
+from foldwise.volumes.geometry import Lineage
+from foldwise.volumes.grids import spacing_of
 from foldwise.volumes.targets import Targets
 
 # An axis is coarse when its voxels are this many times as long as the others'.
@@ -69,12 +70,9 @@ def read_fingerprint(crops: Sequence[Path], ct: bool | None) -> Fingerprint:
         CaseError: no case has a labelled voxel.
     """
     facts = [read_json(folder / "crop.json") for folder in crops]
-    order = [
-        np.argsort(io_orientation(np.reshape(one["source_affine"], (4, 4)))[:, 0]).astype(int)
-        for one in facts
-    ]
-    shapes = np.array([np.array(one["shape"])[axes] for one, axes in zip(facts, order, strict=True)])
-    spacings = np.array([np.array(one["spacing"])[axes] for one, axes in zip(facts, order, strict=True)])
+    natives = [Lineage.of_crop(one) for one in facts]
+    shapes = np.array([native.shape for native in natives])
+    spacings = np.array([spacing_of(native.cached_affine) for native in natives])
     values = np.concatenate([np.load(folder / "foreground.npy") for folder in crops], axis=1)
     if not values.shape[1]:
         raise CaseError(f"{crops[0].parent}: no training case has a labelled voxel; nothing can be planned")
@@ -90,9 +88,9 @@ def read_fingerprint(crops: Sequence[Path], ct: bool | None) -> Fingerprint:
     if ct is None:
         ct = bool(np.median([one["minimum"] for one in facts]) < -500)
     nonzero = float(np.median([one["nonzero_share"] for one in facts]))
-    # Crops of earlier versions lack this file.
-    listed = [(folder / "instances.npy", axes) for folder, axes in zip(crops, order, strict=True)]
-    finest = [np.load(path)[:, axes] for path, axes in listed if path.exists()]
+    # Along stored axes, which are turned; crops of earlier versions lack this file.
+    listed = [(folder / "instances.npy", native.turn) for folder, native in zip(crops, natives, strict=True)]
+    finest = [np.load(path)[:, np.argsort(turn, axis=0)[:, 0]] for path, turn in listed if path.exists()]
     return Fingerprint(
         len(facts), shapes, spacings, grey, ct, nonzero, np.concatenate([np.zeros((0, 3)), *finest])
     )

@@ -70,7 +70,7 @@ class SegmentationResults(Results):
         return score_volume(
             found.data,
             truth.data,
-            truth.spacing,
+            truth.affine,
             targets.values,
             tolerance_mm=evaluate.tolerance_mm,
             brats=evaluate.empty == "brats",

@@ -20,6 +20,7 @@ from foldwise.index import Entry
 from foldwise.settings import Experiment, Model
 from foldwise.sheet import AnyCase, Sheet
 from foldwise.store import Memory
+from foldwise.systems.new import NewCases
 from foldwise.whole import Whole
 
 if TYPE_CHECKING:
@@ -167,11 +168,15 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
         """Scores, exported files and the report's view."""
 
     @abstractmethod
-    def new_entries(self, source: Path) -> list[Entry]:
+    def new_cases(self, source: Path, task: Mapping[str, Any] | None = None) -> NewCases:
         """New cases, from a sample sheet or a folder; their caches do not exist yet.
 
+        Args:
+            source: sheet or folder.
+            task: what the models learn, if cases that they cannot predict are to be refused.
+
         Raises:
-            CaseError: nothing to predict, or errors in the sheet.
+            CaseError: nothing to predict, errors in the sheet, or cases that the models cannot predict.
         """
 
     @abstractmethod

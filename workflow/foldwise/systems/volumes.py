@@ -16,9 +16,11 @@ from foldwise.section import values_for
 from foldwise.settings import dump
 from foldwise.sheet import Sheet
 from foldwise.systems.base import Footprint, System
+from foldwise.systems.new import NewCases
 from foldwise.volumes.check import check_volumes
+from foldwise.volumes.new_scans import read_new_scans, refuse_channels
 from foldwise.volumes.settings import Cache, Data, VolumeExperiment
-from foldwise.volumes.sheet import Case, read_new_cases, read_sheet
+from foldwise.volumes.sheet import Case, read_sheet
 from foldwise.volumes.size import Size
 
 AnyVolumeSettings = TypeVar("AnyVolumeSettings", bound=VolumeExperiment)
@@ -78,12 +80,16 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
         cache = dump(settings.cache, given=plan_of(settings) is not None)
         return {"prepare": dump(settings.prepare), "cache": cache}
 
-    def new_entries(self, source: Path) -> list[Entry]:
-        """Scans to predict."""
-        return [
+    def new_cases(self, source: Path, task: Mapping[str, Any] | None = None) -> NewCases:
+        """Scans to predict; in a folder, the files of a case must be the models' channels."""
+        found = read_new_scans(source)
+        if source.is_dir() and task is not None:
+            refuse_channels(found.cases, task["channels"])
+        entries = [
             Entry(case.name, case.group, {"images": tuple(map(str, case.images))}, "", {}, 0)
-            for case in read_new_cases(source)
+            for case in found.cases
         ]
+        return NewCases(entries, found.lines())
 
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         """Write a new scan's cache."""

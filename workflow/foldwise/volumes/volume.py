@@ -21,11 +21,10 @@ from nibabel.orientations import (
 
 from foldwise.files import CaseError, atomic_path
 from foldwise.volumes.dicom_series import Series, open_series, read_voxels
+from foldwise.volumes.suffixes import NIBABEL_SUFFIXES
 
 # ITK stores points in LPS, nibabel and this package in RAS: x and y change sign between the two.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a file has a NIfTI name."""
-    return path.name.endswith(NIFTI_SUFFIXES)
+    """Whether a file has the name of a NIfTI, or of another format that nibabel reads."""
+    return path.name.lower().endswith(NIBABEL_SUFFIXES)
 
 
 def is_dicom_folder(path: Path) -> bool:
@@ -178,6 +177,10 @@ def _voxels(path: Path, header: Header) -> np.ndarray:
 
 def _nifti_header(path: Path) -> Header:
     image = nib.load(path)
+    if not isinstance(image, nib.Nifti1Pair | nib.MGHImage):
+        raise CaseError(
+            f"{path}: an Analyze file, which does not say how the patient lies; convert it to NIfTI"
+        )
     dtype = image.get_data_dtype()
     if _is_scaled(image):
         small = dtype.itemsize <= 2 or dtype == np.float32

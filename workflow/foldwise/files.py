@@ -49,10 +49,11 @@ def sealing(seal: Seal) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield a temporary file next to `path`; it is renamed to `path` if the block succeeds, else deleted.
 
-    The temporary name keeps the suffixes of `path`, since writers choose the format by them.
+    The temporary name keeps the suffixes of `path`, since writers choose the format by them. A private file
+    can be read by its owner alone.
 
     Raises:
         CaseError: `path` is a folder.
@@ -70,8 +71,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
             seal(temporary, path)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        # mkstemp makes private files; shared cluster folders expect the user's umask.
-        temporary.chmod(0o666 & ~_umask())
+        if not private:
+            # mkstemp makes private files; shared cluster folders expect the user's umask.
+            temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

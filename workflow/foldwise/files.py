@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import pickle
 import re
@@ -31,6 +32,20 @@ def naming(case: str) -> Iterator[None]:
         yield
     except CaseError as error:
         raise CaseError(f"case {case}: {str(error).removeprefix(f'case {case}: ')}") from error
+
+
+@contextmanager
+def apart(case: str, failed: dict[str, str]) -> Iterator[None]:
+    """Keep a failure of the block from the other cases: it is logged, and put into `failed` by its case."""
+    try:
+        with naming(case):
+            yield
+    except CaseError as error:
+        failed[case] = str(error)
+        logging.error("%s", error)
+    except Exception as error:
+        failed[case] = f"case {case}: {type(error).__name__}: {error}"
+        logging.exception("case %s", case)
 
 
 # Called with every finished file or folder and its final name, before it gets that name.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
 from pydantic import BaseModel
 
 from foldwise.check import Checked
-from foldwise.files import CaseError
+from foldwise.files import apart, naming
 from foldwise.forecast import Step
 from foldwise.index import Entry
 from foldwise.settings import Experiment, Model
@@ -316,7 +316,8 @@ class Results(Whole, abstract=True):
         rows = []
         for entry in entries:
             keys = {"case": entry.case, "group": entry.group, "fold": fold}
-            scored = self.score_case(predictions[entry.case], entry, task, evaluate, chosen)
+            with naming(entry.case):
+                scored = self.score_case(predictions[entry.case], entry, task, evaluate, chosen)
             rows += [{**keys, **row} for row in scored]
         return pd.DataFrame(rows)
 
@@ -327,9 +328,9 @@ class Results(Whole, abstract=True):
         export: Any,
         chosen: Chosen,
         folder: Path,
-        apart: Path | None = None,
-    ) -> None:
-        """Write all cases' files, and the tables of all cases.
+        own: Path | None = None,
+    ) -> dict[str, str]:
+        """Write all cases' files, and the tables of all cases; a case that fails leaves those of the others.
 
         Args:
             predictions: case → prediction.
@@ -337,28 +338,24 @@ class Results(Whole, abstract=True):
             export: the section `export`.
             chosen: what `choose` returned.
             folder: for the tables, and for the cases' files.
-            apart: where each case's files get a folder of its own instead.
+            own: where each case's files get a folder of its own instead.
 
-        Raises:
-            CaseError: files of some cases could not be written; all others were.
+        Returns:
+            Case → why some of its files could not be written.
         """
         import pandas as pd
 
         tables: dict[str, list[Mapping[str, Any]]] = {}
-        problems = []
+        failed: dict[str, str] = {}
         for entry in entries:
             place = folder
-            if apart is not None:
-                place = apart / entry.case
+            if own is not None:
+                place = own / entry.case
                 place.mkdir()
-            try:
+            with apart(entry.case, failed):
                 exported = self.export_case(predictions[entry.case], entry, export, chosen, place)
-            except CaseError as error:
-                problems.append(f"case {entry.case}: {error}")
-                continue
-            for name, rows in exported.items():
-                tables.setdefault(name, []).extend(rows)
+                for name, rows in exported.items():
+                    tables.setdefault(name, []).extend(rows)
         for name, listed in tables.items():
             pd.DataFrame(listed).to_csv(folder / name, index=False)
-        if problems:
-            raise CaseError("\n  ".join(problems))
+        return failed

@@ -281,6 +281,20 @@ def test_a_case_that_the_workflow_would_refuse_is_left_out(
     assert not (tmp_path / "out/sheet.csv").exists()
 
 
+@pytest.mark.parametrize("name", ["""ü's "q" [1] (2) & ; #%$(touch X)""", "a {b}", "c <d>"])
+def test_folders_with_hostile_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Names that Snakemake would fill in are refused here already."""
+    about = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}}
+    nnunet(tmp_path / name, about, channels=1)
+    if name[0] == "ü":
+        rows, _ = run(monkeypatch, decathlon, tmp_path / name)
+        assert rows[0]["image"] == f"../{name}/imagesTr/p0_0_0000.nii.gz"
+        return
+    with pytest.raises(CaseError, match=r"case p0_0: .* contains '.*', which Snakemake would replace"):
+        run(monkeypatch, decathlon, tmp_path / name)
+    assert not (tmp_path / "out/sheet.csv").exists()
+
+
 def test_nothing_is_overwritten_unless_forced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nnunet(tmp_path / "D", {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}}, channels=1)
     run(monkeypatch, decathlon, tmp_path / "D")

@@ -17,6 +17,7 @@ import yaml
 from foldwise.check import Checked
 from foldwise.command import parser, written
 from foldwise.files import CaseError, atomic_path
+from foldwise.names import fault
 from foldwise.settings import validate
 from foldwise.systems.segmentation.settings import Settings
 from foldwise.systems.segmentation.system import Segmentation
@@ -128,7 +129,7 @@ def publish(dataset: Dataset, args: argparse.Namespace) -> list[str]:
             values = _experiment(replace(dataset, rows=rows), clean(args.name or sheet.stem), sheet)
             _write_sheet(rows, new_sheet)
             checked = _check(values, new_sheet)
-            wrong = [problem for problem in checked.problems if of_a_line(problem)]
+            wrong = [problem for problem in checked.problems if of_a_line(problem)] + _unusable_names(rows)
             if not wrong:
                 break
             failed += [problem.partition(": ")[2] for problem in wrong]
@@ -284,6 +285,16 @@ def _understood(rows: Sequence[Row], dataset: Dataset) -> list[str]:
         regions = (f"{name} = {' + '.join(members)}" for name, members in dataset.regions.items())
         lines.append(f"regions: {', '.join(regions)}")
     return lines
+
+
+def _unusable_names(rows: Sequence[Row]) -> list[str]:
+    """Files whose names Snakemake cannot carry, as problems of their lines."""
+    return [
+        f"line {line}: case {row.case}: {str(path)!r} {wrong}"
+        for line, row in enumerate(rows, start=2)
+        for path in (*row.images.values(), row.label)
+        if path is not None and (wrong := fault(str(path)))
+    ]
 
 
 def _check(values: dict[str, Any], sheet: Path) -> Checked:

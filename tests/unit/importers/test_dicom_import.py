@@ -128,6 +128,7 @@ def test_series_without_structures_are_cases_to_predict(
     with pytest.raises(CaseError, match=r"--labels ignore for the images alone; found.*\n  GTV \(1\)"):
         run("--force")
     assert [row["label"] for row in run("--force", "--labels", "ignore")] == [""] * 4
+    label_with(tmp_path / "in" / "rs5.dcm", write_series(tmp_path / "in" / "s5", GRID, patient="P5"), "CTV")
     (row,) = run("--force", "--labels", "require", "--structures", "GTV=tumour")
     assert row["label"]
 
@@ -202,14 +203,14 @@ def test_a_bad_series_leaves_the_others(
         run(*options)
     message = str(caught.value)
     assert "sheet.csv: is written, but without 2 case(s)" in message
-    assert re.search(r"case B_\w+: left out: .*/in/B: its slices lie 2\.50 to 5\.00 mm apart", message)
-    assert re.search(r"case C_\w+: left out: .*/in/C/rs\.dcm: not readable as RTSTRUCT or SEG", message)
-    assert re.search(r"warning: case D_\w+: left out: .*PixelSpacing", capsys.readouterr().out)
+    assert re.search(r"left out: case B_\w+: .*/in/B: its slices lie 2\.50 to 5\.00 mm apart", message)
+    assert re.search(r"left out: case C_\w+: .*/in/C/rs\.dcm: not readable as RTSTRUCT or SEG", message)
+    assert re.search(r"warning: left out: case D_\w+: .*PixelSpacing", capsys.readouterr().out)
     (row,) = rows(tmp_path / "sheet.csv")
     assert (row["group"], read_volume(tmp_path / row["label"]).data.sum()) == ("A", 25)
     assert [path.name for path in (tmp_path / "sheet" / "series").iterdir()] == [row["case"]]
     assert run(*options, "--force", "--skip-broken") == [row]
-    assert re.search("warning: case B_.*5.00 mm apart", capsys.readouterr().out)
+    assert re.search("warning: left out: case B_.*5.00 mm apart", capsys.readouterr().out)
 
 
 def test_pseudonyms_lead_back_only_by_the_table(tmp_path: Path, run: Import) -> None:

@@ -21,11 +21,10 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from operator import itemgetter
 from pathlib import Path
 
 from foldwise.command import run, written
-from foldwise.files import CaseError, atomic_folder, put_back, refuse_foreign
+from foldwise.files import CaseError, apart, atomic_folder, put_back, refuse_foreign
 from foldwise.importers.dicom_labels import Labels
 from foldwise.importers.dicom_scan import Choice, Found, Series, scan
 from foldwise.importers.dicom_structures import Grid, Structures, label_map, parse_structures
@@ -81,28 +80,29 @@ def import_series(
     """
     rows, remarks, failed = [], [*found.remarks, *labels.remarks], list(labels.problems)
     with atomic_folder(out) as temporary:
-        for case, one in sorted(
-            ((names.case(one.identity, one.uid), one) for one in series), key=itemgetter(0)
-        ):
+        named = {names.case(one.identity, one.uid): one for one in series}
+        for case, one in sorted(named.items()):
             objects = labels.objects.get(one, [])
             labelled = bool(objects) or one in labels.unusable
             if required and not labelled:
                 remarks.append(f"left out: {one.folder}: {one.kind}: without structures")
                 continue
             LOG.info("case %s: %d slices", case, one.slices)
-            try:
-                label, missing = _write(one, objects, labels, found, case, temporary)
-            except CaseError as error:
+            fault: dict[str, str] = {}
+            with apart(case, fault):
+                label, seen = _write(one, objects, labels, found, case, temporary)
+            if fault:
                 shutil.rmtree(temporary / "series" / case, ignore_errors=True)
-                (failed if labelled else remarks).append(f"case {case}: left out: {error}")
+                (failed if labelled else remarks).append(f"left out: {fault[case]}")
                 continue
-            if label is None and labelled:
-                remarks.append(
-                    f"case {case}: no structure has a name that is asked for; it is only predicted"
-                )
-            remarks += [
-                f"case {case}: no structure for {name}; its voxels are background" for name in missing
-            ]
+            lacking = ", ".join(name for name in labels.classes if objects and name not in seen)
+            if lacking:
+                only = "left out" if required else "only predicted"
+                what = "its voxels are background" if label else f"the case is {only}"
+                remarks.append(f"case {case}: no structure for {lacking}; {what}")
+            if required and label is None:
+                shutil.rmtree(temporary / "series" / case)
+                continue
             images = {"": out / "series" / case}
             rows.append(Row(case, images, out / label if label else None, names.patient(one.identity)))
         if not rows:
@@ -113,8 +113,8 @@ def import_series(
 
 def _write(
     one: Series, objects: Sequence[Structures], labels: Labels, found: Found, case: str, folder: Path
-) -> tuple[Path | None, list[str]]:
-    """Link a series and write its label map; its path in the folder, and the classes that it lacks."""
+) -> tuple[Path | None, set[str]]:
+    """Link a series and write its label map; the label's path in the folder, and the classes in it."""
     if fault := labels.unusable.get(one) or one.fault:
         raise CaseError(fault)
     folders = {file.parent for file in one.files}
@@ -125,17 +125,17 @@ def _write(
     links.mkdir(parents=True)
     for number, path in enumerate(one.files):
         (links / f"{number:05d}.dcm").symlink_to(path.resolve())
-    if not objects:
-        return None, []
-    slices = {path: z for z, path in enumerate(arranged.files)}
-    places = {uid: [slices[path] for path in files] for uid, files in one.instances.items()}
     header = series_header(arranged)
+    # A file with several slices names none of them.
+    slices = arranged.files if len(arranged.files) == header.shape[2] else ()
+    at = {path: z for z, path in enumerate(slices)}
+    places = {uid: [at[path] for path in files if path in at] for uid, files in one.instances.items()}
     voxels, seen = label_map(objects, labels.wanted, Grid(header, one.thickness, places))
     if not seen:
-        return None, []
+        return None, seen
     path = Path("labels") / f"{case}.nii.gz"
     write_volume(Volume(voxels, header.affine), folder / path)
-    return path, [name for name in labels.classes if name not in seen]
+    return path, seen
 
 
 def _back(one: Series, reason: str, names: Names, cases: set[str]) -> tuple[str, ...]:

@@ -272,7 +272,9 @@ def test_boxes_are_filled_on_their_slices(
     assert np.array_equal(read_volume(tmp_path / label).data, expected)
     assert "A: 1, g: 2" in (tmp_path / "sheet.yaml").read_text()
     assert "A0001: 1 box(es) left out: their slices are missing" in capsys.readouterr().out
-    run("--boxes", str(boxes.parent), "--structures", "[ag]=tumour", "--force")
+    (boxes / "other.xml").write_text("<LidcReadMessage/>")
+    with pytest.raises(CaseError, match=r"without 1 case.*\n.*other\.xml: .*it holds <LidcReadMessage>"):
+        run("--boxes", str(boxes.parent), "--structures", "[ag]=tumour", "--force")
     assert "labels: {tumour: 1}" in (tmp_path / "sheet.yaml").read_text()
 
 

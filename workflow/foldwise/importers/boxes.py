@@ -125,6 +125,8 @@ def by_series(
 
 def _boxes(path: Path) -> list[Box]:
     root = ElementTree.parse(path).getroot()
+    if root.tag != "annotation":
+        raise ValueError(f"it holds <{root.tag}>, not <annotation>")
     width, height = (root.findtext(f"size/{side}") for side in ("width", "height"))
     size = (int(width), int(height)) if width and height and int(width) and int(height) else None
     found = []

@@ -154,8 +154,9 @@ def conclude(failed: Sequence[str], args: argparse.Namespace) -> None:
         print("\n".join(f"warning: {line}" for line in failed))
     elif failed:
         raise CaseError(
-            f"{args.sheet}: is written, but without {len(failed)} case(s) that cannot be used; repair them "
-            "and import again with --force, or accept this with --skip-broken\n  " + "\n  ".join(failed)
+            f"{args.sheet}: is written, but without {len(failed)} case(s) or label(s) that cannot be used; "
+            "repair them and import again with --force, or accept this with --skip-broken\n  "
+            + "\n  ".join(failed)
         )
 
 

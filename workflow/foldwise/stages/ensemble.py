@@ -56,13 +56,14 @@ def ensemble(
     chosen = read_json(choice)["chosen"]
     table = results.score(cached, entries, "ensemble", trained.task, settings, chosen)
     table = table.assign(**fingerprint_so_far())
-    export_folder(folder, partial(results.export, cached, entries, export, chosen))
     with atomic_folder(predictions) as temporary:
         state.give(cached, temporary)
     with atomic_path(metrics) as temporary:
         (table if len(table) else pd.DataFrame(columns=[*KEYS])).to_csv(temporary, index=False)
     origin = provenance(settings=dump(settings), inputs=models)
     write_json(facts, {"chosen": chosen, "provenance": origin})
+    # Last, since it may fail for some cases.
+    export_folder(folder, partial(results.export, cached, entries, export, chosen))
     state.clear()
     logging.info("%d cases predicted", len(cached))
 

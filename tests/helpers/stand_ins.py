@@ -153,6 +153,20 @@ def write_nnunet(folder: Path, cases: int = 5) -> None:
     (folder / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
 
 
+def write_bids(folder: Path, cases: int = 5) -> None:
+    """A BIDS data set: T1-weighted images, discrete segmentations in derivatives, and their lookup table."""
+    folder = folder / "ds000001"
+    made = folder / "derivatives" / "manual"
+    for number in range(cases):
+        image, label = _hippocampus(number)
+        place = Path(f"sub-{number:02d}", "anat")
+        write_volume(Volume(image, RAS), folder / place / f"sub-{number:02d}_T1w.nii.gz")
+        write_volume(Volume(label, RAS), made / place / f"sub-{number:02d}_dseg.nii.gz")
+    (made / "dseg.tsv").write_text("index\tname\n1\tanterior\n2\tposterior\n", encoding="utf-8")
+    listed = "".join(f"sub-{number:02d}\n" for number in range(cases))
+    (folder / "participants.tsv").write_text(f"participant_id\n{listed}", encoding="utf-8")
+
+
 def _hippocampus(number: int) -> tuple[np.ndarray, np.ndarray]:
     shape = (36, 44, 32)
     random = np.random.default_rng(number)

@@ -17,6 +17,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from foldwise.experiment.trial import remembered
 from foldwise.files import CaseError
@@ -25,9 +26,10 @@ from foldwise.settings import validate
 from foldwise.store import Memory
 from foldwise.systems.segmentation.settings import Model, Settings
 from foldwise.systems.segmentation.system import Segmentation
-from foldwise.volumes.sheet import read_new_cases, read_sheet
+from foldwise.volumes.new_scans import read_new_scans, refuse_channels
+from foldwise.volumes.sheet import read_sheet
 from foldwise.volumes.size import Size
-from foldwise.volumes.volume import Volume, write_volume
+from foldwise.volumes.volume import Volume, read_header, write_volume
 from synthetic import scan, task
 
 # Prints the id of the counting process, which then waits for more work.
@@ -337,7 +339,8 @@ def test_new_scans_of_a_folder(tmp_path: Path) -> None:
     for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b.nrrd", "notes.txt", ".hidden.nii.gz"):
         (tmp_path / name).touch()
     (tmp_path / "series").mkdir()
-    cases = read_new_cases(tmp_path)
+    (tmp_path / "series" / "IM1").touch()
+    cases = read_new_scans(tmp_path).cases
     assert [(case.name, [path.name for path in case.images]) for case in cases] == [
         ("a", ["a_0000.nii.gz", "a_0001.nii.gz"]),
         ("b", ["b.nrrd"]),
@@ -349,21 +352,21 @@ def test_new_scans_of_a_folder(tmp_path: Path) -> None:
         (tmp_path / "missing", "neither a sample sheet nor a folder"),
     ):
         with pytest.raises(CaseError, match=message):
-            read_new_cases(source)
+            read_new_scans(source)
     (tmp_path / "ü (1) $x.nii.gz").touch()
-    assert "ü (1) $x" in [case.name for case in read_new_cases(tmp_path)]
+    assert "ü (1) $x" in [case.name for case in read_new_scans(tmp_path).cases]
     (tmp_path / "a\tb.nii.gz").touch()
     with pytest.raises(CaseError, match=r"'a\\tb' contains a character that cannot be printed"):
-        read_new_cases(tmp_path)
+        read_new_scans(tmp_path)
 
 
 def test_new_scans_of_a_sheet(tmp_path: Path) -> None:
     sheet = tmp_path / "new.csv"
     sheet.write_text("case,image\nx,x.nii.gz\nx,y.nii.gz\n")
     with pytest.raises(CaseError, match="line 3: case x: already on line 2"):
-        read_new_cases(sheet)
+        read_new_scans(sheet)
     sheet.write_text("case,image,label\nx,x.nii.gz,gone.nii.gz\n")
-    (case,) = read_new_cases(sheet)
+    (case,) = read_new_scans(sheet).cases
     assert case.images == (tmp_path / "x.nii.gz",)
 
 
@@ -401,18 +404,63 @@ def test_numbers_at_the_end_of_names_are_channels_only_from_0000_on(tmp_path: Pa
     names = ["BraTS20_0001.nii.gz", "BraTS20_0002.nii.gz", "scan_2021.nii.gz", "CAPS_0000.NII.GZ"]
     for name in [*names, "CAPS_0001.NII.GZ", "one_0000.nrrd", "gap_0000.nii", "gap_0002.nii"]:
         (tmp_path / name).touch()
-    found = {case.name: [path.name for path in case.images] for case in read_new_cases(tmp_path)}
+    found = {case.name: [path.name for path in case.images] for case in read_new_scans(tmp_path).cases}
     assert found == {
         **{name.split(".")[0]: [name] for name in names[:3]},
         **{"CAPS": ["CAPS_0000.NII.GZ", "CAPS_0001.NII.GZ"], "one": ["one_0000.nrrd"]},
         **{"gap": ["gap_0000.nii"], "gap_0002": ["gap_0002.nii"]},
     }
-    for other, first in (
-        ("scan_2021.mhd", "scan_2021.mhd"),
-        ("one.nii", "one.nii"),
-        ("scan_2021", "scan_2021"),
-    ):
-        (tmp_path / other).mkdir() if other == first.split(".")[0] else (tmp_path / other).touch()
-        with pytest.raises(CaseError, match=f"{first} and .* are two scans"):
-            read_new_cases(tmp_path)
-        (tmp_path / other).rmdir() if (tmp_path / other).is_dir() else (tmp_path / other).unlink()
+    for other in ("scan_2021.mhd", "one.nii", "scan_2021/IM1"):
+        path = tmp_path / other
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        with pytest.raises(CaseError, match=f"{other.split('/')[0]} and .* are two scans"):
+            read_new_scans(tmp_path)
+        path.unlink()
+
+
+def test_every_file_of_a_folder_is_taken_or_named(tmp_path: Path) -> None:
+    """Whatever reads it later, and in upper case, too."""
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    for name in ("a.nii.gz", "B.NII.GZ", "c.NII"):
+        nib.save(image, tmp_path / name)
+    nib.save(nib.Nifti1Pair(image.dataobj, np.eye(4)), tmp_path / "d.hdr")
+    nib.save(nib.MGHImage(image.dataobj, np.eye(4)), tmp_path / "e.mgz")
+    for name in ("f.nrrd", "g.nhdr", "h.mha", "i.mhd"):
+        sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 2, 2), np.uint8)), str(tmp_path / name))
+    for name in ("alone.img", "mesh.vtk", "old.gipl", "notes.txt", ".hidden.nii"):
+        (tmp_path / name).touch()
+    (tmp_path / "one.dcm").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a.nii.gz").touch()
+    (tmp_path / "empty").mkdir()
+    found = read_new_scans(tmp_path)
+    assert {case.name: case.images[0].name for case in found.cases} == {
+        **{"a": "a.nii.gz", "B": "B.NII.GZ", "c": "c.NII", "d": "d.hdr", "e": "e.mgz"},
+        **{"f": "f.nrrd", "g": "g.nhdr", "h": "h.mha", "i": "i.mhd"},
+    }
+    for case in found.cases:
+        assert read_header(case.images[0]).shape == (2, 2, 2), case.name
+    # The voxels of d, g and i are in files that belong to them.
+    assert {path.name: reason.split()[0] for path, reason in found.left_out.items()} == {
+        **{"alone.img": "without", "mesh.vtk": "not", "old.gipl": "not", "notes.txt": "not"},
+        **{".hidden.nii": "hidden", "one.dcm": "single", "masks": "without", "empty": "without"},
+    }
+    lines = found.lines()
+    assert lines[0] == "9 case(s), 1 file each, e.g. B ← B.NII.GZ"
+    assert all(any(path.name in line for line in lines) for path in found.left_out)
+
+
+def test_an_analyze_file_does_not_say_how_the_patient_lies(tmp_path: Path) -> None:
+    nib.save(nib.AnalyzeImage(np.zeros((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "a.hdr")
+    with pytest.raises(CaseError, match=r"a\.hdr: an Analyze file, .*convert it to NIfTI"):
+        read_header(tmp_path / "a.hdr")
+
+
+def test_channels_that_the_models_do_not_have(tmp_path: Path) -> None:
+    for name in ("p_0000.nii", "p_0001.nii", "q.nii"):
+        (tmp_path / name).touch()
+    cases = read_new_scans(tmp_path).cases
+    refuse_channels(cases, 2)  # q may hold both
+    with pytest.raises(CaseError, match=r"case p: p_0000\.nii, p_0001\.nii were taken as its channels"):
+        refuse_channels(cases, 1)

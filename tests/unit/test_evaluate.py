@@ -17,6 +17,7 @@ from foldwise.files import CaseError
 from foldwise.hdf5 import content_of, identity_of
 from foldwise.index import Fold, Index
 from foldwise.stages import features, test, train
+from foldwise.systems import system_of
 from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.volumes.predictions import open_prediction
 from foldwise.volumes.targets import Targets
@@ -253,3 +254,28 @@ def test_unfinished_work_is_of_these_very_data(
     assert (last["c5"] == first["c5"]).all()
     # At the end, only unfinished work is removed.
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["thesis.tex"]
+
+
+def test_a_case_that_fails_leaves_the_others_to_the_next_job(
+    tmp_path: Path,
+    save: Save,
+    scored: Callable[..., pd.DataFrame],
+    predicted: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, index = save("model.pt"), write_cached_set(tmp_path / "set", 6)
+    learner = system_of("segmentation").learner
+    predict = learner.predict
+
+    def fail(self: Any, networks: Any, cache: str, *more: Any) -> Any:
+        if cache.endswith("c4.h5"):
+            raise MemoryError("a large scan")
+        return predict(self, networks, cache, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "predict", fail)
+        with pytest.raises(CaseError, match=r"1 of 2 cases failed.*\n  case c4: MemoryError: a large scan"):
+            scored(model, of=index)
+    assert predicted == ["c5"]
+    scored(model, of=index)
+    assert predicted == ["c5", "c4"]

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from experiments import EXPERIMENT
 from foldwise.command import Output
 from foldwise.evaluate import marks
 from foldwise.experiment.paths import Paths
+from foldwise.exported import export_folder
 from foldwise.files import CaseError, write_json
 from foldwise.hdf5 import identity_of
 from foldwise.index import Entry
@@ -26,6 +28,7 @@ from foldwise.settings import validate
 from foldwise.stages import predict as stage
 from foldwise.store import Store
 from foldwise.systems import system_of
+from foldwise.systems.base import Results, Rows
 from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.systems.segmentation.settings import Settings
 from foldwise.training.model_file import read_model
@@ -158,7 +161,7 @@ def test_a_good_prediction_outlives_a_failed_export(
     predict: Predict, wards: Wards, tmp_path: Path, predicted: list[str]
 ) -> None:
     ward, out = wards.admit("A", tmp_path / "new", whole=False), tmp_path / "out"
-    with pytest.raises(CaseError, match="an export failed"):
+    with pytest.raises(CaseError, match="1 of 1 cases could not be exported in full"):
         predict(ward, out, dicom_seg=True)
     assert predicted == ["scan"]
     before = volumes(out)
@@ -261,6 +264,80 @@ def test_a_folder_holds_what_the_last_call_made(
     with pytest.raises(CaseError, match=r"out: holds predictions of .*/new .*not of .*other/new; move"):
         predict(other, out)
     assert volumes(out).keys() == found.keys()
+
+
+@pytest.mark.parametrize("where", ["preparation", "prediction", "export", "reading", "change"])
+def test_a_case_that_fails_leaves_those_of_the_others(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Whatever is raised, and wherever: it names the case, and the others' files are there."""
+    new, out = tmp_path / "new", tmp_path / "out"
+    new.mkdir()
+    for number, name in enumerate("abc"):
+        write_scan(new / f"{name}.nii", number)
+    expected = predict(new, tmp_path / "expected")
+    kinds: dict[str, tuple[Any, str]] = {
+        "preparation": (type(system_of("segmentation")), "prepare_new"),
+        "prediction": (system_of("segmentation").learner, "predict"),
+        "export": (SegmentationResults, "export_case"),
+        "reading": (stage, "file_hash"),
+        "change": (SegmentationResults, "export_case"),
+    }
+    owner, method = kinds[where]
+    work = getattr(owner, method)
+
+    def fail(*given: Any, **named: Any) -> Any:
+        if not any("b.nii" in str(one) or "/b/b.h5" in str(one) for one in given):
+            return work(*given, **named)
+        if where == "change":
+            write_scan(new / "b.nii", 9)
+            return work(*given, **named)
+        raise KeyError("no such thing")
+
+    monkeypatch.setattr(owner, method, fail)
+    what = "exported in full" if where == "export" else "predicted"
+    with pytest.raises(CaseError, match=rf"1 of 3 cases could not be {what}.*\n  case b: ") as caught:
+        predict(new, out)
+    assert (
+        "its files changed" in str(caught.value)
+        if where == "change"
+        else "no such thing" in str(caught.value)
+    )
+    found = volumes(out)
+    assert found.keys() == {name for name in expected if not name.startswith("b")}
+    assert all(np.array_equal(found[name], expected[name]) for name in found)
+
+
+def test_a_failed_export_of_the_workflow_keeps_the_others(tmp_path: Path) -> None:
+    """Snakemake deletes the outputs of a job that fails."""
+
+    class Some(Results):
+        view: Any = None
+
+        def score_case(self, *_: Any) -> Rows:
+            return []
+
+        def export_case(self, prediction: Path, entry: Entry, *rest: Any) -> Any:
+            if entry.case == bad:
+                raise ValueError("no")
+            (rest[-1] / entry.case).touch()
+            return {"table.csv": [{"case": entry.case}]}
+
+    entries = [Entry(name, name, {}, "", {}, 0) for name in "abc"]
+    paths = dict.fromkeys("abc", tmp_path)
+    export = partial(Some().export, paths, entries, None, {})
+    bad = "b"
+    with pytest.raises(
+        CaseError, match=r"1 case\(s\) .* others are in .*out\.partial:\n  case b: ValueError: no"
+    ):
+        export_folder(tmp_path / "out", export)
+    assert not (tmp_path / "out").exists()
+    assert names(tmp_path / "out.partial") == {"a", "c", "table.csv"}
+    assert (tmp_path / "out.partial" / "table.csv").read_text() == "case\na\nc\n"
+    bad = ""
+    export_folder(tmp_path / "out", export)
+    assert names(tmp_path / "out") == {"a", "b", "c", "table.csv"}
+    assert not (tmp_path / "out.partial").exists()
 
 
 def test_sources_of_one_name_have_their_own_folders() -> None:

@@ -141,6 +141,7 @@ SOURCES = {
         stand_ins.write_hippocampus, "decathlon Task04_Hippocampus --sheet data/hippocampus.csv"
     ),
     "nnunet": Source(stand_ins.write_nnunet, "decathlon Dataset003_Liver --sheet data/liver.csv"),
+    "bids": Source(stand_ins.write_bids, "bids ds000001 --sheet data/hippocampi.csv"),
     "cholec80": Source(
         stand_ins.write_cholec80,
         "cholec80 cholec80 --sheet data/cholec80.csv --split paper --config data/cholec80_first.yaml",
@@ -213,6 +214,7 @@ SHIPPED = {
         "hippocampus", Path("data/hippocampus.yaml"), {"unet": {"": Part(DYN_UNET)}}, cut=PLANNED
     ),
     "nnU-Net raw": Shipped("nnunet", Path("data/liver.yaml"), {"unet": {"": Part(DYN_UNET)}}, cut=PLANNED),
+    "BIDS": Shipped("bids", Path("data/hippocampi.yaml"), {"unet": {"": Part(DYN_UNET)}}, cut=PLANNED),
     "cholec80": Shipped(
         "cholec80",
         EXPERIMENTS / "cholec80.yaml",

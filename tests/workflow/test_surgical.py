@@ -224,7 +224,7 @@ def test_new_videos_are_taken_from_a_folder(tmp_path: Path) -> None:
 
     write_video(tmp_path / "a.mp4", flat_frames(30))
     (tmp_path / "notes.txt").write_text("x")
-    [entry] = Surgical().new_entries(tmp_path)
+    [entry] = Surgical().new_cases(tmp_path).entries
     data = validate(Data, {"sheet": "s.csv", "phases": list(PHASES), "tools": list(TOOLS)})
     state = {"prepared": {"data": data.model_dump(mode="json"), "cache": {"fps": 5, "size": [32, 48]}}}
     with open_frames(Surgical().prepare_new(entry, state, tmp_path / "work")) as file:
@@ -232,7 +232,7 @@ def test_new_videos_are_taken_from_a_folder(tmp_path: Path) -> None:
         assert len(file["row"]) == 6
     (tmp_path / "a.avi").write_bytes(b"")
     with pytest.raises(CaseError, match="two videos have the name"):
-        Surgical().new_entries(tmp_path)
+        Surgical().new_cases(tmp_path)
 
 
 @pytest.mark.parametrize("there", ["c.csv", "c-splits.json"])

@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from foldwise.files import CaseError, file_hash, short_hash
+from foldwise.files import CaseError, apart, file_hash, short_hash
 from foldwise.hdf5 import Identity, content_in, edit_hdf5, identity_of, open_hdf5
 from foldwise.index import Entry
 from foldwise.networks import as_recorded
@@ -203,15 +203,23 @@ def made_from(
         write: writes a case's file, from (cache, path).
         store: keeps every file until it is cleared.
         made_of: what the files depend on apart from the caches, as JSON values.
+
+    Raises:
+        CaseError: files of some cases could not be made; those of all others are in the store.
     """
     paths = {}
+    failed: dict[str, str] = {}
     for number, (case, cache) in enumerate(caches.items(), start=1):
-        key = (*made_of, _identity(cache))
-        found = store.get(case, *key)
-        if found is None:
-            found = store.put(partial(with_fingerprint, partial(write, cache), key), case, *key)
-            logging.info("case %s: done (%d of %d)", case, number, len(caches))
-        paths[case] = found
+        with apart(case, failed):
+            key = (*made_of, _identity(cache))
+            found = store.get(case, *key)
+            if found is None:
+                found = store.put(partial(with_fingerprint, partial(write, cache), key), case, *key)
+                logging.info("case %s: done (%d of %d)", case, number, len(caches))
+            paths[case] = found
+    if failed:
+        lines = "\n  ".join(failed.values())
+        raise CaseError(f"{len(failed)} of {len(caches)} cases failed; all others are kept:\n  {lines}")
     return paths
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import pickle
 import re
@@ -36,6 +37,20 @@ def naming(case: str) -> Iterator[None]:
         raise CaseError(f"case {case}: {str(error).removeprefix(f'case {case}: ')}") from error
 
 
+@contextmanager
+def apart(case: str, failed: dict[str, str]) -> Iterator[None]:
+    """Keep a failure of the block from the other cases: it is logged, and put into `failed` by its case."""
+    try:
+        with naming(case):
+            yield
+    except CaseError as error:
+        failed[case] = str(error)
+        logging.error("%s", error)
+    except Exception as error:
+        failed[case] = f"case {case}: {type(error).__name__}: {error}"
+        logging.exception("case %s", case)
+
+
 # Called with every finished file or folder and its final name, before it gets that name.
 Seal = Callable[[Path, Path], None]
 _seals: list[Seal] = []
@@ -52,10 +67,11 @@ def sealing(seal: Seal) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield a temporary file next to `path`; it is renamed to `path` if the block succeeds, else deleted.
 
-    The temporary name keeps the suffixes of `path`, since writers choose the format by them.
+    The temporary name keeps the suffixes of `path`, since writers choose the format by them. A private file
+    can be read by its owner alone.
 
     Raises:
         CaseError: `path` is a folder.
@@ -73,8 +89,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
             seal(temporary, path)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        # mkstemp makes private files; shared cluster folders expect the user's umask.
-        temporary.chmod(0o666 & ~_umask())
+        if not private:
+            # mkstemp makes private files; shared cluster folders expect the user's umask.
+            temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.systems.base import Footprint, System
+from foldwise.systems.new import NewCases
 from foldwise.twins import check_twins
 
 if TYPE_CHECKING:
@@ -119,12 +120,12 @@ class Signals(System[Settings, Case]):
         """A new signal is resampled like all others."""
         return {"cache": dump(settings.cache)}
 
-    def new_entries(self, source: Path) -> list[Entry]:
+    def new_cases(self, source: Path, task: Mapping[str, Any] | None = None) -> NewCases:
         """All .npy files of a folder."""
         paths = sorted(source.glob("*.npy")) if source.is_dir() else []
         if not paths:
             raise CaseError(f"{source}: not a folder with .npy files")
-        return [_entry(path.stem, path.stem, path, "", "") for path in paths]
+        return NewCases.of(source, [_entry(path.stem, path.stem, path, "", "") for path in paths])
 
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         """Resample a new signal."""

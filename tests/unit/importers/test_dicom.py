@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,9 +14,9 @@ from matplotlib.path import Path as Outline
 from pydicom.uid import generate_uid
 
 from dicom_files import Grid, grids, oblique, write_rtstruct, write_series
+from dicom_import import imported
 from foldwise.files import CaseError
-from foldwise.importers import dicom
-from foldwise.importers.dicom import import_folder, parse_structures, pseudonym, read_structures
+from foldwise.importers.dicom_structures import parse_structures, read_structures
 from foldwise.index import Entry
 from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.volumes.cache import lineage_of, open_case
@@ -73,7 +71,7 @@ def contours(grid: Grid, slices: Iterable[int], style: str) -> list[tuple[str, n
 def test_a_ring_of_contours_gives_the_analytic_mask(tmp_path: Path, grid: Grid, style: str) -> None:
     images = write_series(tmp_path / "in" / "ct", grid)
     write_rtstruct(tmp_path / "in" / "rs.dcm", images, {"GTV-1": contours(grid, range(2, 6), style)})
-    dataset, _ = import_folder(tmp_path / "in", tmp_path / "out", "CT", "gtv*=tumour")
+    dataset = imported(tmp_path, "gtv*=tumour")
     (row,) = dataset.rows
     assert row.label is not None
     label, image = read_volume(row.label), read_volume(row.images[""])
@@ -101,7 +99,7 @@ def test_gaps_between_contours_are_said(
     grid = Grid()
     images = write_series(tmp_path / "in" / "ct", grid)
     write_rtstruct(tmp_path / "in" / "rs.dcm", images, {"GTV-1": contours(grid, slices, "keyhole")})
-    import_folder(tmp_path / "in", tmp_path / "out", "CT", "gtv*=tumour")
+    imported(tmp_path, "gtv*=tumour")
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     path = tmp_path / "in" / "rs.dcm"
     assert warnings == ([] if said is None else [f"{path}: structure GTV-1 {said}"])
@@ -136,15 +134,15 @@ def test_a_contour_between_or_outside_slices_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         CaseError, match=r"structure GTV: the contour through .* lies 7.50 mm from the nearest"
     ):
-        import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour")
+        imported(tmp_path, "GTV=tumour")
     tilted = ring(grid, 3, OUTER) + np.linspace(0, 4, 720)[:, None] * [0, 0, 1]
     write_rtstruct(tmp_path / "in" / "rs.dcm", images, {"GTV": [("CLOSED_PLANAR", tilted)]})
     with pytest.raises(CaseError, match="does not lie in a slice"):
-        import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour")
+        imported(tmp_path, "GTV=tumour")
     finer = [("CLOSED_PLANAR", ring(grid, 3, OUTER) + np.array([0, 0, shift])) for shift in (-0.6, 0.6)]
     write_rtstruct(tmp_path / "in" / "rs.dcm", images, {"GTV": finer})
     with pytest.raises(CaseError, match="finer series"):
-        import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour")
+        imported(tmp_path, "GTV=tumour")
     assert not (tmp_path / "out").exists()
 
 
@@ -155,86 +153,24 @@ def test_points_are_passed_over_and_a_contour_twice_counts_once(tmp_path: Path) 
     write_rtstruct(
         tmp_path / "in" / "rs.dcm", images, {"GTV": [("POINT", grid.mm(np.array([[1, 1, 1]]))), disc, disc]}
     )
-    dataset, _ = import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour")
+    dataset = imported(tmp_path, "GTV=tumour")
     assert dataset.rows[0].label is not None
     label = read_volume(dataset.rows[0].label).data
     distance = np.linalg.norm(grid.centres()[..., :2] * grid.spacing[:2] - CENTRE, axis=-1)
     assert np.array_equal(label > 0, (distance < OUTER) & (grid.centres()[..., 2] == 3))
 
 
-def test_series_in_one_folder_are_told_apart_and_the_later_class_wins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    straight, turned = Grid(), oblique()
-    both = {}
-    for patient, grid in (("MRN 1/7", straight), ("MRN 2", turned)):
-        both[patient] = write_series(tmp_path / "in", grid, patient=patient, flat=True)
-    write_series(tmp_path / "in" / "scout", Grid(shape=(24, 20, 2)))
-    (tmp_path / "in" / "notes.txt").write_text("no DICOM")
-    disc = {z: ring(straight, z, OUTER) for z in (1, 2)}
-    hole = {z: ring(straight, z, INNER) for z in (1, 2)}
-    structures = {
-        "Lung_L": [("CLOSED_PLANAR", points) for points in disc.values()],
-        "GTV 1": [("CLOSED_PLANAR", points) for points in hole.values()],
-        "Patient outline": [],
-    }
-    write_rtstruct(tmp_path / "in" / "rs.dcm", both["MRN 1/7"], structures)
-    sheet = tmp_path / "sheet.csv"
-    command = ["dicom", str(tmp_path / "in"), "--sheet", str(sheet)]
-    monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(CaseError, match="Lung_L \\(1\\)"):
-        dicom.main()
-    monkeypatch.setattr(sys, "argv", [*command, "--structures", "Lung_?=lung, gtv*=tumour"])
-    dicom.main()
-    assert "a series of 2 slices, left out" in capsys.readouterr().out
-    with sheet.open() as file:
-        rows = {row["group"]: row for row in csv.DictReader(file)}
-    assert set(rows) == {"MRN_1_7", "MRN_2"}
-    assert "Doe" not in sheet.read_text()
-    assert rows["MRN_2"]["label"] == ""
-    label = read_volume(tmp_path / rows["MRN_1_7"]["label"]).data
-    distance = np.linalg.norm(straight.centres()[..., :2] * straight.spacing[:2] - CENTRE, axis=-1)
-    expected = np.where(distance < INNER, 2, np.where(distance < OUTER, 1, 0))
-    expected[~np.isin(straight.centres()[..., 2], (1, 2))] = 0
-    assert np.array_equal(label, expected)
-    assert "lung: 1, tumour: 2" in (tmp_path / "sheet.yaml").read_text()
-    header = read_header(tmp_path / rows["MRN_2"]["image"])
-    assert np.allclose(header.affine[:3, 3], np.array([-1, -1, 1]) * turned.origin, atol=1e-4)
-
-
-def test_a_folder_not_made_by_the_command_is_never_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_series(tmp_path / "in", Grid())
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").touch()
-    monkeypatch.setattr(
-        sys, "argv", ["dicom", str(tmp_path / "in"), "--sheet", str(tmp_path / "mine.csv"), "--force"]
-    )
-    with pytest.raises(CaseError, match=r"mine: is not replaced.*thesis\.tex"):
-        dicom.main()
-    assert (tmp_path / "mine" / "thesis.tex").exists()
-
-
 def test_a_pattern_that_fits_nothing_lists_what_there_is(tmp_path: Path) -> None:
     images = write_series(tmp_path / "in" / "ct", Grid())
     write_rtstruct(tmp_path / "in" / "rs.dcm", images, {"GTV": contours(Grid(), range(2, 3), "keyhole")})
     with pytest.raises(CaseError, match=r"'ctv\*' matches none.*\n  GTV \(1\)"):
-        import_folder(tmp_path / "in", tmp_path / "out", "CT", "CTV*=tumour")
+        imported(tmp_path, "CTV*=tumour")
 
 
 @pytest.mark.parametrize("text", ["GTV", "=tumour", "GTV=a b"])
 def test_structures_that_are_no_pairs(text: str) -> None:
     with pytest.raises(CaseError, match="pattern=class"):
         parse_structures(text)
-
-
-def test_an_id_that_holds_the_patients_name_is_hashed() -> None:
-    dataset = pydicom.Dataset()
-    dataset.PatientID, dataset.PatientName = "doe_jane_1970", "Doe^Jane"
-    assert "doe" not in pseudonym(dataset).lower()
-    dataset.PatientID, dataset.PatientName = "LUNG1-001", "LUNG1-001"
-    assert pseudonym(dataset) == "LUNG1-001"
 
 
 def labels_of(grid: Grid) -> np.ndarray:
@@ -308,7 +244,7 @@ def test_our_own_seg_is_read_back(tmp_path: Path, grid: Grid) -> None:
     labels = labels_of(grid)
     volume = Volume(labels, read_header(tmp_path / "in" / "ct").affine)
     write_dicom_seg(volume, tmp_path / "in" / "ct", {"tumour": 7, "lung": 3}, tmp_path / "in" / "seg.dcm")
-    dataset, _ = import_folder(tmp_path / "in", tmp_path / "out", "CT", "lung=lung,tumour=tumour")
+    dataset = imported(tmp_path, "lung=lung,tumour=tumour")
     assert dataset.rows[0].label is not None
     label = read_volume(dataset.rows[0].label).data
     assert np.array_equal(label, np.select([labels == 3, labels == 7], [1, 2]))
@@ -334,7 +270,7 @@ def test_a_foreign_seg_turned_and_sparse_is_put_on_the_series(tmp_path: Path, gr
         images, volume.astype(float) if kind == "FRACTIONAL" else volume, kind, [described], generate_uid(),
         1, generate_uid(), 1, "none", "none", "1", "1",
     ).save_as(tmp_path / "in" / "seg.dcm")  # fmt: skip
-    dataset, _ = import_folder(tmp_path / "in", tmp_path / "out", "CT", "left*=lung")
+    dataset = imported(tmp_path, "left*=lung")
     assert dataset.rows[0].label is not None
     assert np.array_equal(read_volume(dataset.rows[0].label).data, mask)
 
@@ -353,7 +289,7 @@ def test_a_seg_beside_the_voxels_is_refused(tmp_path: Path) -> None:
         frame.PlanePositionSequence[0].ImagePositionPatient[0] += 0.4
     seg.save_as(tmp_path / "in" / "seg.dcm")
     with pytest.raises(CaseError, match="does not lie on the voxels"):
-        import_folder(tmp_path / "in", tmp_path / "out", "CT", "a=a")
+        imported(tmp_path, "a=a")
 
 
 def test_structures_of_another_frame_of_reference_are_refused(tmp_path: Path) -> None:
@@ -363,7 +299,7 @@ def test_structures_of_another_frame_of_reference_are_refused(tmp_path: Path) ->
         image.FrameOfReferenceUID = generate_uid()
     write_rtstruct(tmp_path / "in" / "rs.dcm", moved, {"GTV": contours(Grid(), range(2, 3), "keyhole")})
     with pytest.raises(CaseError, match="its frame of reference differs"):
-        import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour")
+        imported(tmp_path, "GTV=tumour")
 
 
 def test_structures_that_were_cut_off_are_named(tmp_path: Path) -> None:
@@ -376,19 +312,6 @@ def test_structures_that_were_cut_off_are_named(tmp_path: Path) -> None:
         path.write_bytes(whole[:-lost])
         with pytest.raises(CaseError, match=r"rs.dcm: not readable as RTSTRUCT or SEG \(it is truncated\)"):
             read_structures(path)
-
-
-def test_a_broken_series_stops_all_or_is_left_out(tmp_path: Path) -> None:
-    grid = Grid()
-    whole = write_series(tmp_path / "in" / "whole", grid, patient="A")
-    write_series(tmp_path / "in" / "gap", grid, patient="B")
-    (tmp_path / "in" / "gap" / "IM897").unlink()
-    write_rtstruct(tmp_path / "in" / "rs.dcm", whole, {"GTV": contours(grid, range(2, 4), "keyhole")})
-    with pytest.raises(CaseError, match=r"in/gap: its slices lie 2\.50 to 5\.00 mm apart"):
-        import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour")
-    dataset, remarks = import_folder(tmp_path / "in", tmp_path / "out", "CT", "GTV=tumour", skip_broken=True)
-    assert [row.group for row in dataset.rows] == ["A"]
-    assert any("left out: case B" in remark for remark in remarks)
 
 
 def export_one(prediction: Path, source: Path, folder: Path) -> None:

@@ -132,7 +132,7 @@ def test_sheet_and_experiment(
     assert {len(case.images) for case in read.cases} == {2}
     assert all(path.exists() for case in read.cases for path in case.files)
     printed = capsys.readouterr().out
-    assert "6 cases of 6 patients, 6 with a label" in printed
+    assert "6 cases of 6 patients: 6 with a label, 1 of them the test set" in printed
     assert "note: folds are split by patient" in printed
     (tmp_path / "data" / "P2" / "P2_t1.nii.gz").unlink()
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--force"])

@@ -48,6 +48,11 @@ def run(
     return rows, yaml.safe_load(sheet.with_suffix(".yaml").read_text())
 
 
+def cases_in(sheet: Path) -> list[str]:
+    with sheet.open(newline="") as file:
+        return [row["case"] for row in csv.DictReader(file)]
+
+
 def decathlon_task(folder: Path, modality: dict[str, str], channels: int = 0, cases: int = 5) -> None:
     training = []
     for i in range(cases):
@@ -95,11 +100,11 @@ def test_a_missing_channel_or_shifted_label_of_a_4d_image_is_named(
     volume(tmp_path / "Task01/labelsTr/brain_3.nii.gz", 1, shift=1)
     with pytest.raises(CaseError) as caught:
         run(monkeypatch, decathlon, tmp_path / "Task01")
-    assert "2 problem(s)" in str(caught.value)
+    assert "without 2 case(s)" in str(caught.value)
     assert "case brain_1" in str(caught.value)
     assert "2 channel(s), but the other cases have 3" in str(caught.value)
     assert "labelsTr/brain_3.nii.gz: its affine differs from the image's" in str(caught.value)
-    assert not list((tmp_path / "out").iterdir())
+    assert cases_in(tmp_path / "out/sheet.csv") == ["brain_0", "brain_2", "brain_4", "brain_9"]
 
 
 def nnunet(folder: Path, about: dict[str, Any], channels: int = 2, cases: int = 4) -> None:
@@ -155,7 +160,8 @@ def test_what_is_missing_is_named_for_all_cases(tmp_path: Path, monkeypatch: pyt
         run(monkeypatch, decathlon, tmp_path / "D")
     assert "case p0_1: channel T2" in str(caught.value)
     assert "case p1_2: label" in str(caught.value)
-    assert "2 problem(s)" in str(caught.value)
+    assert "without 2 case(s)" in str(caught.value)
+    assert cases_in(tmp_path / "out/sheet.csv") == ["p0_0", "p1_3"]
 
 
 def test_nnunet_cases_listed_in_the_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,46 +198,107 @@ def test_label_values_are_whole_numbers(
         run(monkeypatch, decathlon, tmp_path / "D")
 
 
-@pytest.mark.parametrize(
-    ("labels", "expected", "regions"),
-    [
-        ({"background": 0, "a": 1, "ignore": 2}, {"a": 1, "ignore": 2}, None),
-        (
-            {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3},
-            {"label_1": 1, "core": 2, "ignore": 3},
-            {"whole": ["label_1", "core"], "core": ["core"]},
-        ),
-    ],
-)
-def test_ignored_voxels_stay_ignored(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    labels: dict[str, Any],
-    expected: dict[str, int],
-    regions: dict[str, list[str]] | None,
-) -> None:
-    nnunet(tmp_path / "D", {"channel_names": {"0": "T1", "1": "T2"}, "labels": labels})
-    _, experiment = run(monkeypatch, decathlon, tmp_path / "D")
-    assert experiment["data"]["labels"] == expected
-    assert experiment["data"].get("regions") == regions
-
-
 def test_several_values_to_ignore_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nnunet(tmp_path / "D", {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"a": 1, "ignore": [2, 3]}})
     with pytest.raises(CaseError, match=r"`ignore` has the values \[2, 3\]; expected one"):
         run(monkeypatch, decathlon, tmp_path / "D")
 
 
-def test_a_sheet_that_the_workflow_would_refuse_is_not_left_behind(
+def test_voxels_to_ignore_are_a_label_and_belong_to_no_region(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for labels, regions in (
+        ({"a": 1, "ignore": 2}, None),
+        ({"all": [1, 2], "a": 1, "ignore": 3}, {"all": ["a", "label_2"], "a": ["a"]}),
+    ):
+        nnunet(tmp_path / "D", {"channel_names": {"0": "T1", "1": "T2"}, "labels": labels})
+        _, experiment = run(monkeypatch, decathlon, tmp_path / "D", "--force")
+        assert experiment["data"]["labels"]["ignore"] == labels["ignore"]
+        assert experiment["data"].get("regions") == regions
+
+
+def test_every_file_of_an_nnunet_folder_is_taken_or_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "D"
+    about = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "numTraining": 9}
+    nnunet(raw, about, channels=1, cases=2)
+    for name in ("c_0000.NII.GZ", "BraTS20_0001.nii.gz", "e_0000.nii.gz", "p0_0_0001.nii.gz", "f.nrrd"):
+        volume(tmp_path / "v.nii.gz")
+        (tmp_path / "v.nii.gz").rename(raw / "imagesTr" / name)
+    for name in ("c.NII.GZ", "BraTS20_0001.nii.gz"):
+        volume(tmp_path / "v.nii.gz", 1)
+        (tmp_path / "v.nii.gz").rename(raw / "labelsTr" / name)
+    for name in ("t1.nii.gz", "scan_2021.nii.gz"):
+        volume(raw / "imagesTs" / name)
+    (raw / "imagesTr" / ".DS_Store").touch()
+    (raw / "README.md").touch()
+    with pytest.raises(CaseError, match=r"without 1 case\(s\).*\n.*e: label: .*e_0000.nii.gz is left out"):
+        run(monkeypatch, decathlon, raw)
+    with (tmp_path / "out/sheet.csv").open(newline="") as file:
+        found = {row["case"]: (Path(row["image"]).name, bool(row["label"])) for row in csv.DictReader(file)}
+    assert found == {
+        "p0_0": ("p0_0_0000.nii.gz", True),
+        "p0_1": ("p0_1_0000.nii.gz", True),
+        "c": ("c_0000.NII.GZ", True),
+        "BraTS20_0001": ("BraTS20_0001.nii.gz", True),
+        "t1": ("t1.nii.gz", False),
+        "scan_2021": ("scan_2021.nii.gz", False),
+    }
+    printed = capsys.readouterr().out
+    for line in (
+        "left out: imagesTr/p0_0_0001.nii.gz: channel 0001, but dataset.json names 1 channel(s)",
+        "left out: imagesTr/f.nrrd: its ending is not the .nii.gz of dataset.json",
+        "left out: imagesTr/.DS_Store: hidden",
+        "left out: README.md: not named in dataset.json",
+        "numTraining is 9, but there are 4 training cases with a label",
+        "6 cases of 6 patients: 4 with a label, 0 of them the test set; 2 only predicted",
+    ):
+        assert line in printed
+
+
+def test_a_suffix_is_a_channel_only_with_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two channels, the patients BraTS20_0000 and BraTS20_0001 are not one; here by the labels."""
+    nnunet(tmp_path / "D", {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"a": 1}})
+    volume(tmp_path / "D/imagesTr/BraTS20_0001.nii.gz")
+    volume(tmp_path / "D/labelsTr/BraTS20_0001.nii.gz", 1)
+    with pytest.raises(CaseError) as caught:
+        run(monkeypatch, decathlon, tmp_path / "D")
+    assert "case BraTS20: channel T1" in str(caught.value)
+    assert "case BraTS20_0001: channel T1" in str(caught.value)
+    assert len(cases_in(tmp_path / "out/sheet.csv")) == 4
+
+
+def test_a_case_that_the_workflow_would_refuse_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nnunet(tmp_path / "D", {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}}, channels=1)
     volume(tmp_path / "D/labelsTr/p1_2.nii.gz", 1, shift=3)
-    with pytest.raises(
-        CaseError, match=r"sheet.csv: 1 problem.*\n.*p1_2.*its affine differs from the image's"
-    ):
+    with pytest.raises(CaseError, match=r"without 1 case.*\n.*p1_2.*its affine differs from the image's"):
         run(monkeypatch, decathlon, tmp_path / "D")
-    assert not list((tmp_path / "out").iterdir())
+    rows, _ = run(monkeypatch, decathlon, tmp_path / "D", "--force", "--skip-broken")
+    assert [row["case"] for row in rows] == ["p0_0", "p0_1", "p1_3"]
+    assert "warning: case p1_2: " in capsys.readouterr().out
+    for name in ("p0_0", "p0_1", "p1_3"):
+        (tmp_path / f"D/labelsTr/{name}.nii.gz").write_bytes(b"broken")
+    (tmp_path / "out/sheet.csv").unlink()
+    with pytest.raises(CaseError, match=r"not written, since no case can be used: 4 problem\(s\)"):
+        run(monkeypatch, decathlon, tmp_path / "D", "--force")
+    assert not (tmp_path / "out/sheet.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["""ü's "q" [1] (2) & ; #%$(touch X)""", "a {b}", "c <d>"])
+def test_folders_with_hostile_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Names that Snakemake would fill in are refused here already."""
+    about = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}}
+    nnunet(tmp_path / name, about, channels=1)
+    if name[0] == "ü":
+        rows, _ = run(monkeypatch, decathlon, tmp_path / name)
+        assert rows[0]["image"] == f"../{name}/imagesTr/p0_0_0000.nii.gz"
+        return
+    with pytest.raises(CaseError, match=r"case p0_0: .* contains '.*', which Snakemake would replace"):
+        run(monkeypatch, decathlon, tmp_path / name)
+    assert not (tmp_path / "out/sheet.csv").exists()
 
 
 def test_nothing_is_overwritten_unless_forced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

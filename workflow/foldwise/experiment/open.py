@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -97,7 +98,7 @@ class Opened(Generic[AnySettings, AnyCase]):
     def new_cases(self) -> list[Any]:
         """New cases, their files, and their values of the sheet, as plain values."""
         predict = self.settings.predict
-        entries = self.system.new_entries(predict.source) if predict else []
+        entries = self.system.new_cases(predict.source).entries if predict else []
         return [[entry.case, entry.files, entry.facts] for entry in entries]
 
     def prediction_parts(self, pattern: str) -> list[str]:
@@ -162,7 +163,7 @@ def try_all(opened: Opened[Any, Any]) -> None:
     groups = {case.name: case.group for case in opened.training}
     attempt("split.file: ", functools.partial(check_file, settings.split, groups))
     if settings.predict is not None:
-        attempt("predict: ", lambda: system.new_entries(settings.predict.source))
+        attempt("predict: ", lambda: _show_new(opened, settings.predict.source))
     for path, check in system.preparation_weights(settings).items():
         attempt("prepare: ", functools.partial(try_file, path, check, counts))
     plan = None if opened.preparation.plan is None else Path(opened.preparation.plan)
@@ -174,3 +175,9 @@ def try_all(opened: Opened[Any, Any]) -> None:
         attempt(f"models.{name}: ", trying)
     if problems:
         raise CaseError("the experiment cannot be run; nothing was started\n  " + "\n  ".join(problems))
+
+
+def _show_new(opened: Opened[Any, Any], source: Path) -> None:
+    """Print how new cases are understood, also in a dry run."""
+    for line in opened.system.new_cases(source, opened.jobs.task).lines:
+        print(f"predict: {source}: {line}", file=sys.stderr)

@@ -21,12 +21,21 @@ import numpy as np
 
 from foldwise.command import run
 from foldwise.files import CaseError
-from foldwise.importers.sheets import Dataset, Row, clean, group_of, importer, publish, refuse, targets
+from foldwise.importers.sheets import (
+    Dataset,
+    Row,
+    clean,
+    conclude,
+    group_of,
+    publish,
+    targets,
+    volume_importer,
+)
 from foldwise.volumes.check import LABEL_THREADS
+from foldwise.volumes.suffixes import suffix_of
 from foldwise.volumes.volume import read_volume
 
 CHANNELS = ("t1", "t1ce", "t2", "flair")
-SUFFIXES = (".nii", ".nii.gz", ".mha")
 _MEANS = {
     **{"t1": "t1", "t1n": "t1", "t1ce": "t1ce", "t1c": "t1ce", "t1gd": "t1ce"},
     **{"t2": "t2", "t2w": "t2", "flair": "flair", "t2f": "flair"},
@@ -51,18 +60,20 @@ def read_dataset(folder: Path, group_regex: str | None = None, enhancing: int | 
         enhancing: voxel value of enhancing tumour, if names and values do not determine it.
 
     Raises:
-        CaseError: no cases, a modality that is missing or exists twice, or label values of no year.
+        CaseError: no cases, or label values of no year.
     """
-    cases, problems = _find(folder)
+    cases, failed, remarks = _find(folder)
     if not cases:
         raise CaseError(f"{folder}: contains no files named as in BraTS, e.g. <case>/<case>_flair.nii.gz")
     for case, files in cases.items():
         lacking = [channel for channel in CHANNELS if channel not in files]
         if lacking:
-            problems.append(f"case {case}: {', '.join(lacking)} missing; found {', '.join(sorted(files))}")
-    refuse(problems, folder)
-    labels = {case: files["label"] for case, files in cases.items() if "label" in files}
-    classes, regions = meaning(cases, _values(labels), enhancing) if labels else ({"tumour": 1}, {})
+            failed.setdefault(case, f"{', '.join(lacking)} missing; found {', '.join(sorted(files))}")
+    labels = {
+        case: files["label"] for case, files in cases.items() if "label" in files and case not in failed
+    }
+    values = _values(labels, failed)
+    classes, regions = meaning(cases, values, enhancing) if labels else ({"tumour": 1}, {})
     rows = [
         Row(
             clean(case),
@@ -71,8 +82,10 @@ def read_dataset(folder: Path, group_regex: str | None = None, enhancing: int | 
             group_of(case, group_regex) if group_regex else patient(case),
         )
         for case, files in cases.items()
+        if case not in failed
     ]
-    return Dataset(rows, classes, regions)
+    lines = [f"case {case}: {fault}" for case, fault in failed.items()]
+    return Dataset(rows, classes, regions, remarks=remarks, failed=lines)
 
 
 def patient(case: str) -> str:
@@ -122,53 +135,59 @@ def meaning(
     return classes, regions
 
 
-def _find(folder: Path) -> tuple[dict[str, dict[str, Path]], list[str]]:
+def _find(folder: Path) -> tuple[dict[str, dict[str, Path]], dict[str, str], list[str]]:
+    """Files of each case by their kind; case → why it cannot be used; files that are left out."""
     cases: dict[str, dict[str, Path]] = defaultdict(dict)
     homes: dict[str, Path] = {}
-    problems = []
+    failed: dict[str, str] = {}
+    left_out = []
     for path in sorted(folder.rglob("*")):
-        if path.name.startswith(".") or not path.name.lower().endswith(SUFFIXES) or not path.is_file():
+        if not path.is_file():
+            continue
+        if path.name.startswith(".") or not suffix_of(path.name):
+            left_out.append(f"left out: {path.relative_to(folder)}: hidden, or not a volume")
             continue
         # A modality's file may be in a separate folder, which then has the modality's name.
         named = [part for part in (path.name, path.parent.name) if _TOKEN.search(part)]
         if not named:
+            left_out.append(f"left out: {path.relative_to(folder)}: no modality of BraTS in its name")
             continue
         kind = _MEANS[_TOKEN.findall(named[0])[-1].lower()]
         home = path.parent.parent if _TOKEN.search(path.parent.name) else path.parent
         case = home.name if home != folder else _TOKEN.split(path.name)[0]
         if homes.setdefault(case, home) != home:
-            problems.append(f"case {case}: exists in {homes[case]} and in {home}")
+            failed[case] = f"exists in {homes[case]} and in {home}"
         elif kind in cases[case]:
-            problems.append(f"case {case}: two files for {kind}: {cases[case][kind]} and {path}")
+            failed[case] = f"two files for {kind}: {cases[case][kind]} and {path}"
         else:
             cases[case][kind] = path
-    return dict(cases), problems
+    return dict(cases), failed, left_out
 
 
-def _values(labels: dict[str, Path]) -> set[int]:
+def _values(labels: dict[str, Path], failed: dict[str, str]) -> set[int]:
+    """The values in the label maps; cases with unreadable ones are added to those that failed."""
+
     def read(item: tuple[str, Path]) -> set[float] | str:
         try:
             return set(np.unique(read_volume(item[1]).data).tolist())
         except CaseError as error:
-            return f"case {item[0]}: {error}"
+            return str(error)
 
     found: set[float] = set()
-    problems = []
     with ThreadPoolExecutor(LABEL_THREADS) as pool:
         for (case, path), values in zip(labels.items(), pool.map(read, labels.items()), strict=True):
             if isinstance(values, str):
-                problems.append(values)
+                failed[case] = values
             elif values - {0, 1, 2, 3, 4}:
                 strange = ", ".join(f"{v:g}" for v in sorted(values - {0, 1, 2, 3, 4})[:5])
-                problems.append(f"case {case}: {path}: label values that BraTS does not have: {strange}")
+                failed[case] = f"{path}: label values that BraTS does not have: {strange}"
             else:
                 found |= values
-    refuse(problems, "labels")
     return {int(value) for value in found}
 
 
 def _parse() -> argparse.Namespace:
-    arguments = importer(__doc__)
+    arguments = volume_importer(__doc__)
     arguments.add_argument("--group-regex", help="its first group, in a case's name, is the patient")
     arguments.add_argument(
         "--enhancing",
@@ -183,7 +202,7 @@ def main() -> None:
     """Read the command line."""
     args = _parse()
     targets(args)
-    publish(read_dataset(args.folder, args.group_regex, args.enhancing), args)
+    conclude(publish(read_dataset(args.folder, args.group_regex, args.enhancing), args), args)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,18 @@ from foldwise.importers.sheets import (
     Row,
     clean,
     column_names,
+    conclude,
     group_of,
-    importer,
     label_value,
     publish,
-    refuse,
     targets,
+    volume_importer,
 )
+from foldwise.volumes.suffixes import stem_of
 from foldwise.volumes.targets import IGNORE
+
+# The number of an image without a channel in its name; larger than any channel's.
+NO_CHANNEL = 10_000
 
 
 @dataclass(frozen=True)
@@ -42,22 +47,32 @@ class _Found:
     test: bool
 
 
+# File → why it is left out.
+_LeftOut = dict[Path, str]
+
+
 def read_dataset(folder: Path, group_regex: str | None = None) -> Dataset:
     """Read a folder with a dataset.json of the Decathlon or of nnU-Net (either version).
 
+    Every file of the folder is either taken or named among the remarks, with the reason.
+
     Raises:
-        CaseError: the description has neither form, or files are missing; all are listed.
+        CaseError: the description has neither form, or there are no cases.
     """
     path = folder / "dataset.json"
     about = read_json(path)
-    if not isinstance(about, dict) or "labels" not in about:
+    if not isinstance(about, dict) or not isinstance(about.get("labels"), dict):
         raise CaseError(f"{path}: has no `labels`; expected a Decathlon or nnU-Net data set")
     channels = _channels(path, about)
     decathlon = "channel_names" not in about and not _split_by_channel(folder, about)
-    found = list(_listed(folder, about) if decathlon else _nnunet(folder, about, channels))
-    refuse(_missing(found, channels, 1 if decathlon else len(channels)), folder)
+    left_out: _LeftOut = {}
+    try:
+        found = list(_listed(folder, about) if decathlon else _nnunet(folder, about, len(channels), left_out))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CaseError(f"{path}: its lists of files have an unknown form ({error!r})") from error
     if not found:
         raise CaseError(f"{folder}: contains no cases")
+    faults = {each: _fault(each, channels, 1 if decathlon else len(channels)) for each in found}
     columns = [""] if decathlon and len(channels) > 1 else column_names(channels)
     rows = [
         Row(
@@ -67,10 +82,14 @@ def read_dataset(folder: Path, group_regex: str | None = None) -> Dataset:
             group_of(each.case, group_regex),
             "test" if each.test and each.label else "",
         )
-        for each in found
+        for each, fault in faults.items()
+        if not fault
     ]
     labels, regions = _classes(path, about["labels"])
-    return Dataset(rows, labels, regions, ct=all(channel.upper() == "CT" for channel in channels))
+    remarks = [*_counts(path, about, found), *_others(folder, found, left_out)]
+    failed = [f"case {each.case}: {fault}" for each, fault in faults.items() if fault]
+    ct = all(channel.upper() == "CT" for channel in channels)
+    return Dataset(rows, labels, regions, ct, remarks=remarks, failed=failed)
 
 
 def _channels(path: Path, about: dict[str, Any]) -> list[str]:
@@ -112,20 +131,24 @@ def _listed(folder: Path, about: dict[str, Any]) -> Iterator[_Found]:
     for entry in about.get("training", []):
         image, label = folder / entry["image"], folder / entry["label"]
         if not image.name.startswith("._"):
-            yield _Found(_stem(image), (image,), label, test=False)
+            yield _Found(stem_of(image.name), (image,), label, test=False)
     for entry in about.get("test", []):
         image = folder / (entry["image"] if isinstance(entry, dict) else entry)
         if not image.name.startswith("._"):
-            yield _Found(_stem(image), (image,), _if_there(folder / "labelsTs" / image.name), test=True)
+            yield _Found(
+                stem_of(image.name), (image,), _if_there(folder / "labelsTs" / image.name), test=True
+            )
 
 
 def _split_by_channel(folder: Path, about: dict[str, Any]) -> bool:
     """Whether this is nnU-Net's first version: a Decathlon description, but one file per channel."""
     listed = [folder / entry["image"] for entry in about.get("training", [])[:1]]
-    return any(not path.exists() and list(path.parent.glob(f"{_stem(path)}_0000.*")) for path in listed)
+    return any(
+        not path.exists() and list(path.parent.glob(f"{stem_of(path.name)}_0000.*")) for path in listed
+    )
 
 
-def _nnunet(folder: Path, about: dict[str, Any], channels: list[str]) -> Iterator[_Found]:
+def _nnunet(folder: Path, about: dict[str, Any], channels: int, left_out: _LeftOut) -> Iterator[_Found]:
     """Cases of nnU-Net: the files lie in imagesTr and imagesTs, or are listed under `dataset`."""
     ending = about.get("file_ending", ".nii.gz")
     if "dataset" in about:
@@ -133,40 +156,98 @@ def _nnunet(folder: Path, about: dict[str, Any], channels: list[str]) -> Iterato
             images = tuple(folder / image for image in entry["images"])
             yield _Found(case, images, folder / entry["label"], test=False)
     else:
-        yield from _in_folder(folder, "Tr", ending, channels)
-    yield from _in_folder(folder, "Ts", ending, channels)
+        yield from _in_folder(folder, "Tr", ending, channels, left_out)
+    yield from _in_folder(folder, "Ts", ending, channels, left_out)
 
 
-def _in_folder(folder: Path, part: str, ending: str, channels: list[str]) -> Iterator[_Found]:
-    pattern = re.compile(rf"(?P<case>[^.].*)_\d{{4}}{re.escape(ending)}")
-    names = (pattern.fullmatch(path.name) for path in (folder / f"images{part}").glob(f"*{ending}"))
-    labels = {
-        path.name.removesuffix(ending)
-        for path in (folder / f"labels{part}").glob(f"*{ending}")
-        if not path.name.startswith(".")
-    }
-    cases = {name["case"] for name in names if name}
-    for case in sorted(cases | labels):
-        images = tuple(folder / f"images{part}" / f"{case}_{i:04d}{ending}" for i in range(len(channels)))
-        label = folder / f"labels{part}" / f"{case}{ending}"
-        yield _Found(case, images, label if part == "Tr" or case in labels else None, test=part == "Ts")
+def _in_folder(folder: Path, part: str, ending: str, channels: int, left_out: _LeftOut) -> Iterator[_Found]:
+    labels = _with_ending(folder / f"labels{part}", ending, left_out)
+    images = _with_ending(folder / f"images{part}", ending, left_out)
+    cases: dict[str, dict[int, Path]] = defaultdict(dict)
+    for stem, path in images.items():
+        case, number = _channel(stem, labels, images, channels)
+        if number < channels:
+            cases[case][number] = path
+        elif number == NO_CHANNEL:
+            left_out[path] = "no channel in its name, such as _0000"
+        else:
+            left_out[path] = f"channel {number:04d}, but dataset.json names {channels} channel(s)"
+    for case in sorted(cases.keys() | labels.keys()):
+        expected = (folder / f"images{part}" / f"{case}_{n:04d}{ending}" for n in range(channels))
+        paths = tuple(cases[case].get(n, path) for n, path in enumerate(expected))
+        missing = folder / "labelsTr" / f"{case}{ending}" if part == "Tr" else None
+        yield _Found(case, paths, labels.get(case, missing), test=part == "Ts")
 
 
-def _missing(found: list[_Found], channels: list[str], files: int) -> Iterator[str]:
-    for each in found:
-        if len(each.images) != files:
-            yield f"case {each.case}: {len(each.images)} images, expected {files}"
-            continue
-        for path, channel in zip(each.images, channels, strict=False):
-            if not path.exists():
-                which = f"channel {channel}" if files > 1 else "image"
-                yield f"case {each.case}: {which}: {path}: no such file"
-        if each.label is not None and not each.label.exists():
-            yield f"case {each.case}: label: {each.label}: no such file"
+def _channel(stem: str, labels: Collection[str], images: Collection[str], channels: int) -> tuple[str, int]:
+    """The case and channel of an image; the number at the end may also be that of the case."""
+    match = re.fullmatch(r"(.+)_(\d{4})", stem)
+    if channels == 1:
+        # An image whose whole name is that of a label, or without a first channel beside it.
+        if match is None or (stem in labels and match[1] not in labels):
+            return (stem, 0) if f"{stem}_0000" not in images else (stem, NO_CHANNEL)
+        if int(match[2]) > 0 and f"{match[1]}_0000" not in images:
+            return stem, 0
+    return (match[1], int(match[2])) if match else (stem, NO_CHANNEL)
 
 
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+def _with_ending(folder: Path, ending: str, left_out: _LeftOut) -> dict[str, Path]:
+    """Name without the ending → file; others are left out. Capitals do not matter."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        stem = path.name[: -len(ending)]
+        if path.name.startswith("."):
+            left_out[path] = "hidden"
+        elif not path.name.lower().endswith(ending.lower()) or not stem:
+            left_out[path] = f"its ending is not the {ending} of dataset.json"
+        elif stem in found:
+            left_out[path] = f"a second file beside {found[stem].name}"
+        else:
+            found[stem] = path
+    return found
+
+
+def _fault(each: _Found, channels: list[str], files: int) -> str:
+    """Why a case cannot be used; empty if it can."""
+    if len(each.images) != files:
+        return f"{len(each.images)} images, expected {files}"
+    faults = [
+        f"{f'channel {channel}' if files > 1 else 'image'}: {path}: no such file"
+        for path, channel in zip(each.images, channels, strict=False)
+        if not path.exists()
+    ]
+    if each.label is not None and not each.label.exists():
+        faults.append(f"label: {each.label}: no such file")
+        faults += [f"{path} is left out" for path in each.images if path.exists()]
+    elif faults and each.label is not None:
+        faults.append(f"{each.label} is left out")
+    return "; ".join(faults)
+
+
+def _counts(path: Path, about: dict[str, Any], found: list[_Found]) -> Iterator[str]:
+    """Numbers of cases that the description gives otherwise."""
+    labelled = sum(not each.test and each.label is not None and each.label.exists() for each in found)
+    tested = sum(each.test for each in found)
+    for key, count, what in (
+        ("numTraining", labelled, "training cases with a label"),
+        ("numTest", tested, "test cases"),
+    ):
+        if about.get(key, count) != count:
+            yield f"{path}: {key} is {about[key]}, but there are {count} {what}"
+
+
+def _others(folder: Path, found: list[_Found], left_out: _LeftOut) -> Iterator[str]:
+    """All files that are not taken, with the reason."""
+    taken = {path.resolve() for each in found for path in (*each.images, each.label) if path is not None}
+    parts = [folder / f"{kind}{part}" for kind in ("images", "labels") for part in ("Tr", "Ts")]
+    known = {"dataset.json", *(part.name for part in parts)}
+    places = [path for part in parts if part.is_dir() for path in sorted(part.iterdir())]
+    for path in [*places, *(path for path in sorted(folder.iterdir()) if path.name not in known)]:
+        if path.resolve() not in taken:
+            reason = left_out.get(
+                path, "hidden" if path.name.startswith(".") else "not named in dataset.json"
+            )
+            yield f"left out: {path.relative_to(folder)}: {reason}"
 
 
 def _if_there(path: Path) -> Path | None:
@@ -174,7 +255,7 @@ def _if_there(path: Path) -> Path | None:
 
 
 def _parse() -> argparse.Namespace:
-    arguments = importer(__doc__)
+    arguments = volume_importer(__doc__)
     arguments.add_argument(
         "--group-regex",
         help="its first group, in a case's name, is the patient (default: each case is a patient)",
@@ -186,7 +267,7 @@ def main() -> None:
     """Read the command line."""
     args = _parse()
     targets(args)
-    publish(read_dataset(args.folder, args.group_regex), args)
+    conclude(publish(read_dataset(args.folder, args.group_regex), args), args)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ import yaml
 from foldwise.check import Checked
 from foldwise.command import parser, written
 from foldwise.files import CaseError, atomic_path
+from foldwise.names import fault
 from foldwise.settings import validate
-from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.systems.segmentation.settings import Settings
 from foldwise.systems.segmentation.system import Segmentation
-from foldwise.volumes.sheet import Case, read_sheet
+from foldwise.volumes.sheet import read_sheet
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Dataset:
         regions: region name → names of its classes.
         ct: whether the first channel is a CT in HU.
         settings: sections given by the data set; if empty, the rest is planned.
+        remarks: files that were left out and other remarks, one line each.
+        failed: cases that cannot be used and are not among the rows, one line each.
     """
 
     rows: Sequence[Row]
@@ -61,6 +63,8 @@ class Dataset:
     regions: dict[str, list[str]] = field(default_factory=dict)
     ct: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
+    failed: Sequence[str] = ()
 
 
 def importer(doc: str | None, what: str = "folder of the data") -> argparse.ArgumentParser:
@@ -71,6 +75,15 @@ def importer(doc: str | None, what: str = "folder of the data") -> argparse.Argu
     shared.add_argument("--config", type=written, help="experiment to write (default: next to the sheet)")
     shared.add_argument("--name", help="name of the experiment (default: the sheet's)")
     shared.add_argument("--force", action="store_true", help="overwrite files of an earlier import")
+    return shared
+
+
+def volume_importer(doc: str | None, what: str = "folder of the data") -> argparse.ArgumentParser:
+    """The same, for importers that end in `publish` and `conclude`."""
+    shared = importer(doc, what)
+    shared.add_argument(
+        "--skip-broken", action="store_true", help="leave out cases that cannot be used, with a warning only"
+    )
     return shared
 
 
@@ -95,28 +108,57 @@ def targets(args: argparse.Namespace, *more: Path) -> tuple[Path, Path]:
     return args.sheet, config
 
 
-def publish(dataset: Dataset, args: argparse.Namespace) -> None:
-    """Write the sheet and the experiment if the workflow accepts them, else neither.
+def publish(dataset: Dataset, args: argparse.Namespace) -> list[str]:
+    """Write the sheet and the experiment, without the cases that the workflow would refuse.
+
+    How the data were understood is printed before anything is written.
+
+    Returns:
+        The cases that are left out since they cannot be used, with the reason; for `conclude`.
 
     Raises:
-        CaseError: with every problem of the sheet and of the files that it names.
+        CaseError: no case can be used.
     """
     sheet, config = targets(args)
-    name = clean(args.name or sheet.stem)
-    values = _experiment(dataset, name, sheet)
+    rows, failed = list(dataset.rows), list(dataset.failed)
     with ExitStack() as stack:
         new_sheet = stack.enter_context(atomic_path(sheet))
         new_config = stack.enter_context(atomic_path(config))
-        _write_sheet(dataset.rows, new_sheet)
+        while True:
+            if not rows:
+                refuse(failed, f"{sheet}: not written, since no case can be used")
+            values = _experiment(replace(dataset, rows=rows), clean(args.name or sheet.stem), sheet)
+            _write_sheet(rows, new_sheet)
+            checked = _check(values, new_sheet)
+            wrong = [problem for problem in checked.problems if of_a_line(problem)] + _unusable_names(rows)
+            if not wrong:
+                break
+            failed += [problem.partition(": ")[2] for problem in wrong]
+            lines = {int(problem.split()[1].rstrip(":")) for problem in wrong}
+            rows = [row for line, row in enumerate(rows, start=2) if line not in lines]
+        print("\n".join(_understood(rows, dataset)))
+        for remark in [*dataset.remarks, *checked.problems, *checked.warnings]:
+            print(f"warning: {remark}")
         write_experiment(values, config, new_config)
-        checked, cases = _check(values, new_sheet)
-        Checked(tuple(p for p in checked.problems if of_a_line(p)), ()).refuse(sheet)
-    for remark in [*(p for p in checked.problems if not of_a_line(p)), *checked.warnings]:
-        print(f"warning: {remark}")
-    labelled = sum(case.label is not None for case in cases.cases)
-    patients = len({case.group for case in cases.cases})
-    print(f"{sheet}: {len(cases.cases)} cases of {patients} patients, {labelled} with a label")
+    print(f"{sheet}: written")
     print(f"{config}: an experiment to start with; its first lines show how")
+    return failed
+
+
+def conclude(failed: Sequence[str], args: argparse.Namespace) -> None:
+    """End an import: with an error if cases had to be left out, unless `--skip-broken` is given.
+
+    Raises:
+        CaseError: with these cases.
+    """
+    if failed and args.skip_broken:
+        print("\n".join(f"warning: {line}" for line in failed))
+    elif failed:
+        raise CaseError(
+            f"{args.sheet}: is written, but without {len(failed)} case(s) or label(s) that cannot be used; "
+            "repair them and import again with --force, or accept this with --skip-broken\n  "
+            + "\n  ".join(failed)
+        )
 
 
 def clean(name: str) -> str:
@@ -228,11 +270,40 @@ def write_experiment(values: dict[str, Any], config: Path, path: Path) -> None:
     path.write_text("\n".join(lines) + "\n" + body, encoding="utf-8")
 
 
-def _check(values: dict[str, Any], sheet: Path) -> tuple[Checked, Sheet[Case]]:
+def _understood(rows: Sequence[Row], dataset: Dataset) -> list[str]:
+    """How the data were understood, in lines for the user."""
+    patients = len({row.group or row.case for row in rows})
+    labelled = sum(row.label is not None for row in rows)
+    tested = sum(row.split == "test" for row in rows)
+    channels = dict.fromkeys(channel for row in rows for channel in row.images)
+    classes = ", ".join(f"{name} = {value}" for name, value in dataset.labels.items())
+    lines = [
+        f"{len(rows)} cases of {patients} patients: {labelled} with a label, {tested} of them the test set; "
+        f"{len(rows) - labelled} only predicted",
+        f"channels: {', '.join(channel or 'image' for channel in channels)}",
+        f"labels: {classes}",
+    ]
+    if dataset.regions:
+        regions = (f"{name} = {' + '.join(members)}" for name, members in dataset.regions.items())
+        lines.append(f"regions: {', '.join(regions)}")
+    return lines
+
+
+def _unusable_names(rows: Sequence[Row]) -> list[str]:
+    """Files whose names Snakemake cannot carry, as problems of their lines."""
+    return [
+        f"line {line}: case {row.case}: {str(path)!r} {wrong}"
+        for line, row in enumerate(rows, start=2)
+        for path in (*row.images.values(), row.label)
+        if path is not None and (wrong := fault(str(path)))
+    ]
+
+
+def _check(values: dict[str, Any], sheet: Path) -> Checked:
     data = {**values["data"], "sheet": sheet}
     settings = validate(Settings, {**values, "data": data}, origin="the new experiment")
     read = read_sheet(settings.data)
-    return Segmentation().check(settings, read, deep=False, memory=Memory(None)), read
+    return Segmentation().check(settings, read, deep=False, memory=Memory(None))
 
 
 def of_a_line(problem: str) -> bool:

@@ -13,6 +13,7 @@ import pandas as pd
 from foldwise.command import Folder, Of, Output, run, stage
 from foldwise.evaluate import KEYS, made_from, read_trained, refuse_learnt
 from foldwise.experiment.preparation import prepared_file
+from foldwise.exported import export_folder
 from foldwise.files import atomic_folder, atomic_path, file_hash, read_json, write_json
 from foldwise.provenance import provenance
 from foldwise.record import fingerprint_so_far, used
@@ -54,14 +55,14 @@ def ensemble(
     chosen = read_json(choice)["chosen"]
     table = results.score(cached, entries, "ensemble", trained.task, settings, chosen)
     table = table.assign(**fingerprint_so_far())
-    with atomic_folder(folder) as temporary:
-        results.export(cached, entries, export, chosen, temporary)
     with atomic_folder(predictions) as temporary:
         state.give(cached, temporary)
     with atomic_path(metrics) as temporary:
         (table if len(table) else pd.DataFrame(columns=[*KEYS])).to_csv(temporary, index=False)
     origin = provenance(settings=dump(settings), inputs=models)
     write_json(facts, {"chosen": chosen, "provenance": origin})
+    # Last, since it may fail for some cases.
+    export_folder(folder, partial(results.export, cached, entries, export, chosen))
     state.clear()
     logging.info("%d cases predicted", len(cached))
 

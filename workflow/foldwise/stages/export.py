@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from foldwise.command import Of, Output, run, stage
-from foldwise.files import atomic_folder, read_json
+from foldwise.exported import export_folder
+from foldwise.files import read_json
 from foldwise.index import Index
 from foldwise.section import Section
 from foldwise.systems.base import System
@@ -26,8 +28,8 @@ def export(
     read = Index.read(index)
     paths = {path.stem: path for path in sorted(predictions.glob("*.h5"))}
     chosen = read_json(facts)["chosen"]
-    with atomic_folder(folder) as temporary:
-        system.results.export(paths, [read[case] for case in paths], settings, chosen, temporary)
+    entries = [read[case] for case in paths]
+    export_folder(folder, partial(system.results.export, paths, entries, settings, chosen))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,8 @@ from foldwise.command import Folder, Of, Output, run, stage
 from foldwise.evaluate import Trained, read_trained, warn_of_learnt, with_fingerprint
 from foldwise.files import (
     CaseError,
+    apart,
     file_hash,
-    naming,
     read_json,
     short_hash,
     source_files,
@@ -58,29 +58,27 @@ def predict(
         raise CaseError(f"--part {part}: must be 0 to {parts - 1}")
     chosen = read_json(choice)["chosen"]
     trained = read_trained(models, system=system.name)
-    everything, hashes = system.new_entries(source), [file_hash(path) for path in models]
-    cases = [_NewCase(entry, hashes) for entry in everything[part::parts]]
+    everything, hashes = system.new_cases(source).entries, [file_hash(path) for path in models]
+    mine, failed = everything[part::parts], dict[str, str]()
+    cases = []
+    for entry in mine:
+        with apart(entry.case, failed):
+            cases.append(_NewCase(entry, hashes))
     used(*(path for case in cases for files in case.entry.files.values() for path in files))
-    keys = {case.name: short_hash(case.made_of, 16) for case in cases}
+    # What an earlier call made of a case that cannot be read now is outdated, too.
+    keys = {entry.case: "" for entry in mine} | {case.name: short_hash(case.made_of, 16) for case in cases}
     published = Published(folder, source, [entry.case for entry in everything], keys, f"{part}of{parts}")
-    unexported: list[str] = []
     with tempfile.TemporaryDirectory(dir=scratch, prefix="foldwise-") as temporary:
-        prepared, exported, tables = (Path(temporary) / name for name in ("prepared", "cases", "tables"))
-        exported.mkdir()
-        tables.mkdir()
-        predictions, failed = _predict(system, trained, cases, state, prepared)
+        predictions = _predict(system, trained, cases, state, Path(temporary) / "prepared", failed)
         done = [case for case in cases if case.name in predictions]
-        entries = [case.entry for case in done]
-        try:
-            system.results.export(predictions, entries, settings, chosen, tables, exported)
-        except CaseError as error:
-            unexported.append(str(error))
-        for case in done:
-            case.refuse_changed()  # an exported file may refer to its source
-        published.publish(exported, tables)
+        tables, own = Path(temporary) / "tables", Path(temporary) / "cases"
+        export = partial(system.results.export, predictions, export=settings, chosen=chosen)
+        unexported = _export(export, done, failed, tables, own)
+        published.publish(own, tables)
     if failed or unexported:
-        what = f"{len(failed)} of {len(cases)} cases could not be predicted" if failed else "an export failed"
-        lines = "\n  ".join([*failed.values(), *unexported])
+        counts = [(len(failed), "predicted"), (len(unexported), "exported in full")]
+        what = " and ".join(f"{n} of {len(mine)} cases could not be {how}" for n, how in counts if n)
+        lines = "\n  ".join([*failed.values(), *unexported.values()])
         raise CaseError(f"{what}; all others are in {folder}:\n  {lines}")
     origin = provenance(settings=dump(settings), inputs=models)
     write_json(facts, {"cases": [case.name for case in cases], "chosen": chosen, "provenance": origin})
@@ -123,53 +121,81 @@ class _NewCase:
 
 
 def _predict(
-    system: System[Any, Any], trained: Trained, cases: list[_NewCase], state: Store, scratch: Path
-) -> tuple[dict[str, Path], dict[str, str]]:
-    """Predict the cases that no earlier call has predicted; case → prediction, and case → why it failed."""
+    system: System[Any, Any],
+    trained: Trained,
+    cases: list[_NewCase],
+    state: Store,
+    scratch: Path,
+    failed: dict[str, str],
+) -> dict[str, Path]:
+    """Predict the cases that no earlier call has predicted; case → prediction, without those that failed."""
     found = {case.name: state.get(case.name, *case.made_of) for case in cases}
     predictions = {name: path for name, path in found.items() if path is not None}
     missing = [case for case in cases if case.name not in predictions]
     logging.info("%d cases, %d of them to do", len(cases), len(missing))
-    failed: dict[str, str] = {}
     with closing(_prepared(system, missing, trained.states[0], scratch)) as ready:
         for case, cache in ready:
-            try:
-                if isinstance(cache, CaseError):
-                    raise cache
-                with naming(case.name):
-                    warn_of_learnt(case.entry, cache, trained.states)
-                    predict = partial(trained.learner.predict, trained.networks, str(cache))
-                    write = partial(with_fingerprint, predict, case.made_of)
-                    predictions[case.name] = state.put(write, case.name, *case.made_of)
-            except CaseError as error:
-                failed[case.name] = str(error)
-                logging.error("%s", error)
-                continue
-            logging.info("predicted %s", case.name)
-            shutil.rmtree(scratch / case.name)
-    return predictions, failed
+            with apart(case.name, failed):
+                prepared = cache()
+                warn_of_learnt(case.entry, prepared, trained.states)
+                predict = partial(trained.learner.predict, trained.networks, str(prepared))
+                write = partial(with_fingerprint, predict, case.made_of)
+                predictions[case.name] = state.put(write, case.name, *case.made_of)
+                logging.info("predicted %s", case.name)
+            shutil.rmtree(scratch / case.name, ignore_errors=True)
+    return predictions
+
+
+def _export(
+    export: Callable[..., dict[str, str]],
+    cases: Sequence[_NewCase],
+    failed: dict[str, str],
+    tables: Path,
+    own: Path,
+) -> dict[str, str]:
+    """Export cases; once more without those whose files changed, to which exported files may refer.
+
+    Args:
+        export: exports entries; returns case → why it failed.
+        cases: with a prediction.
+        failed: receives cases whose files changed.
+        tables: folder of tables to write.
+        own: folder to write, with a folder for each case.
+
+    Returns:
+        Case → why some of its files could not be written.
+    """
+    for folder in (tables, own):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    unexported = export([case.entry for case in cases], folder=tables, own=own)
+    for case in cases:
+        with apart(case.name, failed):
+            case.refuse_changed()
+    rest = [case for case in cases if case.name not in failed]
+    return unexported if len(rest) == len(cases) else _export(export, rest, failed, tables, own)
 
 
 def _prepared(
     system: System[Any, Any], cases: list[_NewCase], state: Mapping[str, Any], scratch: Path
-) -> Generator[tuple[_NewCase, Path | CaseError]]:
-    """Caches of the cases, in order; the next one is prepared while the current one is predicted."""
+) -> Generator[tuple[_NewCase, Callable[[], Path]]]:
+    """The cases, in order, each with a function that returns its cache or raises what prevented it.
 
-    def make(case: _NewCase) -> Path | CaseError:
-        try:
-            with naming(case.name):
-                cache = system.prepare_new(case.entry, state, scratch / case.name)
-                case.refuse_changed()
-                return cache
-        except CaseError as error:
-            return error
+    The next cache is prepared while the current one is predicted.
+    """
+
+    def make(case: _NewCase) -> Path:
+        cache = system.prepare_new(case.entry, state, scratch / case.name)
+        case.refuse_changed()
+        return cache
 
     with ThreadPoolExecutor(1) as pool:
         coming = [pool.submit(make, case) for case in cases[:1]]
         for number, case in enumerate(cases):
-            cache = coming.pop().result()
+            ready = coming.pop()
+            wait([ready])
             coming += [pool.submit(make, following) for following in cases[number + 1 : number + 2]]
-            yield case, cache
+            yield case, ready.result
 
 
 if __name__ == "__main__":

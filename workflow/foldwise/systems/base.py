@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
 from pydantic import BaseModel
 
 from foldwise.check import Checked
-from foldwise.files import CaseError
+from foldwise.files import apart, naming
 from foldwise.forecast import Step
 from foldwise.index import Entry
 from foldwise.settings import Experiment, Model
 from foldwise.sheet import AnyCase, Sheet
 from foldwise.store import Memory
+from foldwise.systems.new import NewCases
 from foldwise.whole import Whole
 
 if TYPE_CHECKING:
@@ -168,11 +169,15 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
         """Scores, exported files and the report's view."""
 
     @abstractmethod
-    def new_entries(self, source: Path) -> list[Entry]:
+    def new_cases(self, source: Path, task: Mapping[str, Any] | None = None) -> NewCases:
         """New cases, from a sample sheet or a folder; their caches do not exist yet.
 
+        Args:
+            source: sheet or folder.
+            task: what the models learn, if cases that they cannot predict are to be refused.
+
         Raises:
-            CaseError: nothing to predict, or errors in the sheet.
+            CaseError: nothing to predict, errors in the sheet, or cases that the models cannot predict.
         """
 
     @abstractmethod
@@ -316,7 +321,8 @@ class Results(Whole, abstract=True):
         rows = []
         for entry in entries:
             keys = {"case": entry.case, "group": entry.group, "fold": fold}
-            scored = self.score_case(predictions[entry.case], entry, task, evaluate, chosen)
+            with naming(entry.case):
+                scored = self.score_case(predictions[entry.case], entry, task, evaluate, chosen)
             rows += [{**keys, **row} for row in scored]
         return pd.DataFrame(rows)
 
@@ -327,9 +333,9 @@ class Results(Whole, abstract=True):
         export: Any,
         chosen: Chosen,
         folder: Path,
-        apart: Path | None = None,
-    ) -> None:
-        """Write all cases' files, and the tables of all cases.
+        own: Path | None = None,
+    ) -> dict[str, str]:
+        """Write all cases' files, and the tables of all cases; a case that fails leaves those of the others.
 
         Args:
             predictions: case → prediction.
@@ -337,28 +343,24 @@ class Results(Whole, abstract=True):
             export: the section `export`.
             chosen: what `choose` returned.
             folder: for the tables, and for the cases' files.
-            apart: where each case's files get a folder of its own instead.
+            own: where each case's files get a folder of its own instead.
 
-        Raises:
-            CaseError: files of some cases could not be written; all others were.
+        Returns:
+            Case → why some of its files could not be written.
         """
         import pandas as pd
 
         tables: dict[str, list[Mapping[str, Any]]] = {}
-        problems = []
+        failed: dict[str, str] = {}
         for entry in entries:
             place = folder
-            if apart is not None:
-                place = apart / entry.case
+            if own is not None:
+                place = own / entry.case
                 place.mkdir()
-            try:
+            with apart(entry.case, failed):
                 exported = self.export_case(predictions[entry.case], entry, export, chosen, place)
-            except CaseError as error:
-                problems.append(f"case {entry.case}: {error}")
-                continue
-            for name, rows in exported.items():
-                tables.setdefault(name, []).extend(rows)
+                for name, rows in exported.items():
+                    tables.setdefault(name, []).extend(rows)
         for name, listed in tables.items():
             pd.DataFrame(listed).to_csv(folder / name, index=False)
-        if problems:
-            raise CaseError("\n  ".join(problems))
+        return failed

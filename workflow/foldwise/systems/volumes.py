@@ -19,10 +19,12 @@ from foldwise.settings import dump
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.systems.base import Footprint, System
+from foldwise.systems.new import NewCases
 from foldwise.volumes.check import LABEL_THREADS, check_volumes, no_seg
 from foldwise.volumes.labels import absent_classes
+from foldwise.volumes.new_scans import read_new_scans, refuse_channels
 from foldwise.volumes.settings import Cache, Data, VolumeExperiment
-from foldwise.volumes.sheet import Case, read_new_cases, read_sheet
+from foldwise.volumes.sheet import Case, read_sheet
 from foldwise.volumes.size import Size
 
 AnyVolumeSettings = TypeVar("AnyVolumeSettings", bound=VolumeExperiment)
@@ -78,7 +80,7 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
     def _unreferable(self, source: Path, memory: Memory) -> list[str]:
         """New scans to which the requested segmentation cannot refer."""
         try:
-            entries = self.new_entries(source)
+            entries = self.new_cases(source).entries
         except CaseError:
             return []  # every call refuses these later
         return no_seg({entry.case: Path(entry.files["images"][0]) for entry in entries}, memory)
@@ -115,12 +117,16 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
         cache = dump(settings.cache, given=plan_of(settings) is not None)
         return {"prepare": dump(settings.prepare), "cache": cache}
 
-    def new_entries(self, source: Path) -> list[Entry]:
-        """Scans to predict."""
-        return [
+    def new_cases(self, source: Path, task: Mapping[str, Any] | None = None) -> NewCases:
+        """Scans to predict; in a folder, the files of a case must be the models' channels."""
+        found = read_new_scans(source)
+        if source.is_dir() and task is not None:
+            refuse_channels(found.cases, task["channels"])
+        entries = [
             Entry(case.name, case.group, {"images": tuple(map(str, case.images))}, "", {}, 0)
-            for case in read_new_cases(source)
+            for case in found.cases
         ]
+        return NewCases(entries, found.lines())
 
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         """Write a new scan's cache."""

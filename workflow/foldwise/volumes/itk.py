@@ -60,6 +60,7 @@ def information(path: Path) -> tuple[sitk.ImageFileReader, dict[str, str]]:
     """A reader that has read the header only, and what the header says apart from the grid."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(path))
+    reader.SetImageIO(_format(path))
     reader.ReadImageInformation()
     return reader, {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
 
@@ -70,12 +71,17 @@ def read_voxels(path: Path) -> np.ndarray:
     Raises:
         CaseError: compressed voxels of a MetaImage are damaged.
     """
-    image = sitk.ReadImage(os.fspath(path))
+    image = sitk.ReadImage(os.fspath(path), imageIO=_format(path))
     # ITK's arrays are (z, y, x) and then the values of a voxel; the transpose is a view.
     data = sitk.GetArrayFromImage(image)
     _refuse_damaged(path, data.nbytes)
     spatial = data.ndim - (image.GetNumberOfComponentsPerPixel() > 1)
     return data.transpose(*reversed(range(spatial)), *range(spatial, data.ndim))
+
+
+def _format(path: Path) -> str:
+    """ITK's name of a format that it does not recognise by a suffix in upper case; else empty."""
+    return "MetaImageIO" if path.suffix.lower() in META else ""
 
 
 def _fields(path: Path) -> tuple[dict[str, str], int]:

@@ -1,4 +1,4 @@
-"""NIfTI files: position and unit as their headers say, and their voxels."""
+"""NIfTI and MGH files: position and unit as their headers say, and their voxels."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from nibabel.openers import ImageOpener
 
 from foldwise.files import CaseError
 from foldwise.volumes.grids import apart_mm, spacing_of
+from foldwise.volumes.suffixes import NIBABEL_SUFFIXES
 from foldwise.volumes.units import mm_per
 
-SUFFIXES = (".nii", ".nii.gz")
+COMPRESSED = (".gz", ".mgz")
 # Deflate's best ratio: a file that claims more voxels is damaged.
 BEST_RATIO = 1032
 # The two positions in a header, and its sizes, are rounded differently. Shares of a voxel edge.
@@ -23,8 +24,8 @@ POSITION, SIZE = 0.1, 0.01
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a file has a NIfTI name."""
-    return path.name.lower().endswith(SUFFIXES)
+    """Whether a file has the name of a NIfTI, or of another format that nibabel reads."""
+    return path.name.lower().endswith(NIBABEL_SUFFIXES)
 
 
 def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray, np.dtype[Any], tuple[str, ...]]:
@@ -34,28 +35,33 @@ def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray, np.dtype[Any],
     Axes of length 1 beyond the third are left out: vectors are the fifth axis of a file, after the time.
 
     Raises:
-        CaseError: an unknown unit, or a file that is too short for its voxels.
+        CaseError: an unknown unit, a file that is too short for its voxels, or an Analyze file.
     """
     image = nib.load(path)
+    if not isinstance(image, nib.Nifti1Pair | nib.MGHImage):
+        raise CaseError("an Analyze file, which does not say how the patient lies; convert it to NIfTI")
     shape, dtype = tuple(image.shape), image.get_data_dtype()
     if any(length < 1 for length in shape):
         raise CaseError(f"its shape is {shape}")
-    expected, found = np.prod(shape, dtype=float) * dtype.itemsize, path.stat().st_size
-    if expected > found * (BEST_RATIO if path.suffix.lower() == ".gz" else 1):
+    voxels = Path(image.file_map["image"].filename)  # of a pair, the .img
+    expected, found = np.prod(shape, dtype=float) * dtype.itemsize, voxels.stat().st_size
+    if expected > found * (BEST_RATIO if path.suffix.lower() in COMPRESSED else 1):
         raise CaseError(f"{found} bytes are too few for its shape {shape}; the file is cut off or damaged")
     if _is_scaled(image):
         small = dtype.itemsize <= 2 or dtype == np.float32
         dtype = np.result_type(np.float32 if small else np.float64, dtype)
     affine = np.array(image.affine, float)
-    affine[:3] *= (scale := mm_per(_unit(image.header)))
     shape = (*shape[:3], *(length for length in shape[3:] if length > 1))
-    return shape, affine, dtype, tuple(_remarks(image, path, scale))
+    if isinstance(image, nib.MGHImage):  # always in mm
+        return shape, affine, dtype, ()
+    affine[:3] *= (scale := mm_per(_unit(image.header)))
+    return shape, affine, dtype, tuple(_remarks(image, scale))
 
 
 def read_voxels(path: Path, dtype: np.dtype[Any]) -> np.ndarray:
     """The voxels as stored, or scaled to a type if the file scales them."""
     image = nib.load(path)
-    if path.suffix.lower() != ".gz":
+    if path.suffix.lower() not in COMPRESSED:
         return _values(image, dtype)
     with gzip.open(path) as file:
         data = _values(type(image).from_stream(file), dtype)
@@ -79,9 +85,11 @@ def _unit(header: Any) -> str:
     return {0: "", 1: "m", 2: "mm", 3: "um"}.get(code, f"code {code}")
 
 
-def _remarks(image: Any, path: Path, scale: float) -> Iterator[str]:
+def _remarks(image: Any, scale: float) -> Iterator[str]:
     header = image.header
-    with ImageOpener(path) as file:  # nibabel repairs the header that it keeps
+    with ImageOpener(
+        image.file_map["header" if "header" in image.file_map else "image"].filename
+    ) as file:  # nibabel repairs the header that it keeps
         raw = type(header).from_fileobj(file, check=False)
     sform, scode, qcode = header.get_sform(), int(header["sform_code"]), int(header["qform_code"])
     sizes, used = np.asarray(raw["pixdim"][1:4], float), spacing_of(image.affine)

@@ -12,7 +12,6 @@ from foldwise.files import CaseError
 from foldwise.sheet import Sheet
 from foldwise.volumes.settings import Data
 
-VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 COLUMNS = ("image", "label", "weight")
 IMAGE = r"image(_\w+)?"
 
@@ -68,61 +67,3 @@ def read_sheet(data: Data) -> Sheet[Case]:
         return Case(base.name, base.group, base.split, base.line, paths, label, weight)
 
     return sheet.read_cases(table, images, make)
-
-
-def read_new_cases(source: Path) -> list[Case]:
-    """Scans to predict, from a sample sheet or a folder; labels in the sheet are ignored.
-
-    In a folder, a file is a case, or a channel of one if its name ends in `_0000`, `_0001`, … as in nnU-Net:
-    from 0000 without gaps, since other numbers count cases or years. A subfolder is a DICOM
-    series.
-
-    Raises:
-        CaseError: nothing to predict, two scans with one name, or errors in the sheet.
-    """
-    if source.is_file():
-        read = read_sheet(Data(sheet=source))
-        read.refuse(source)
-        return list(read.cases)
-    if not source.is_dir():
-        raise CaseError(f"{source}: neither a sample sheet nor a folder of scans")
-    named: dict[str, Path] = {}
-    for path in sorted(source.iterdir()):
-        suffix = next((s for s in VOLUME_SUFFIXES if path.name.lower().endswith(s)), None)
-        if path.name.startswith(".") or (suffix is None and not path.is_dir()):
-            continue
-        name = path.name[: -len(suffix)] if suffix else path.name
-        if (other := named.setdefault(name, path)) is not path:
-            raise CaseError(f"{source}: {other.name} and {path.name} are two scans with one name; rename one")
-    found = _cases(named)
-    if not found:
-        raise CaseError(
-            f"{source}: contains no scans ({', '.join(VOLUME_SUFFIXES)}, or folders of a DICOM series)"
-        )
-    if wrong := [name for name in found if not name.isprintable()]:
-        raise CaseError(
-            f"{source}: {wrong[0]!r} contains a character that cannot be printed; rename the scan"
-        )
-    return [
-        Case(name, name, "", line, tuple(paths), None, None)
-        for line, (name, paths) in enumerate(found.items(), start=1)
-    ]
-
-
-def _cases(named: Mapping[str, Path]) -> dict[str, list[Path]]:
-    """The files of each case, from the files' names without their suffixes.
-
-    Raises:
-        CaseError: a case exists both as one file and as channels.
-    """
-    found: dict[str, list[Path]] = {}
-    for name, path in named.items():
-        case, number = name[:-5], name[-4:]
-        channels = [f"{case}_{n:04d}" for n in range(int(number) + 1)] if re.search(r"._\d{4}$", name) else []
-        whole = bool(channels) and all(each in named and named[each].is_file() for each in channels)
-        if whole and case in named:
-            raise CaseError(
-                f"{path.parent}: {named[case].name} and {path.name} are two scans of {case}; rename one"
-            )
-        found.setdefault(case if whole else name, []).append(path)
-    return found

@@ -22,6 +22,7 @@ from foldwise.systems.base import Footprint
 from foldwise.systems.clips.check import check_classes, check_prompt, check_weights
 from foldwise.systems.clips.settings import FROZEN, Cache, Data, Model, Prepare, Settings
 from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences, read_new_cases, read_sheet
+from foldwise.systems.new import NewCases
 from foldwise.systems.videos import Looked, VideoSystem
 from foldwise.video.decode import VideoInfo, probed
 
@@ -145,12 +146,13 @@ class Clips(VideoSystem[Settings, ClipCase]):
         prepare = Prepare() if settings.models[name].input == "whole" else settings.prepare
         return {"cache": dump(settings.cache), "prepare": dump(prepare)}
 
-    def new_entries(self, source: Path) -> list[Entry]:
+    def new_cases(self, source: Path, task: Mapping[str, Any] | None = None) -> NewCases:
         """Clips to predict."""
-        return [
+        entries = [
             Entry(case.name, case.group, _files(case), "", {"label": "", "box": case.box}, 0)
             for case in read_new_cases(source)
         ]
+        return NewCases.of(source, entries)
 
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         """Write the frame cache or the file of regions that the model's network takes."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from foldwise.files import file_hash, source_hash
+from foldwise.files import file_hash, naming, source_hash
 from foldwise.index import Entry
 from foldwise.record import used
 from foldwise.report.view import View
@@ -48,7 +48,8 @@ class SegmentationResults(Results):
             tried = [*kept, step]
             before, after = [], []
             for number, entry in enumerate(entries, start=1):
-                dices = _remembered(predictions[entry.case], entry, targets, [kept, tried], memory)
+                with naming(entry.case):
+                    dices = _remembered(predictions[entry.case], entry, targets, [kept, tried], memory)
                 before += dices[0]
                 after += dices[1]
                 if number % 50 == 0:

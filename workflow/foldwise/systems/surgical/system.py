@@ -20,6 +20,7 @@ from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.systems.base import Footprint
+from foldwise.systems.new import NewCases
 from foldwise.systems.surgical.check import check_annotation, check_rare
 from foldwise.systems.surgical.settings import BACKBONE, Cache, Data, Model, Settings
 from foldwise.systems.surgical.sheet import SurgicalCase, read_sheet
@@ -124,13 +125,14 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         """Data and cache."""
         return {"data": dump(settings.data), "cache": dump(settings.cache)}
 
-    def new_entries(self, source: Path) -> list[Entry]:
+    def new_cases(self, source: Path, task: Mapping[str, Any] | None = None) -> NewCases:
         """Videos, from a sheet, a folder of videos, or a folder of folders of images."""
         if not source.is_file():
-            return [_new(name, name, path) for name, path in videos_in(source, folders=True).items()]
+            found = videos_in(source, folders=True)
+            return NewCases.of(source, [_new(name, name, path) for name, path in found.items()])
         sheet = read_sheet(Data(sheet=source))
         sheet.refuse(source)
-        return [_new(case.name, case.group, case.video) for case in sheet.cases]
+        return NewCases.of(source, [_new(case.name, case.group, case.video) for case in sheet.cases])
 
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         """Write a new video's frame cache."""

@@ -1,0 +1,20 @@
+"""Formats of volumes, by the suffixes of their files in upper or lower case."""
+
+from __future__ import annotations
+
+# Read by nibabel. A pair of .hdr and .img is one volume, named by its .hdr.
+NIBABEL_SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img", ".mgz", ".mgh")
+# Read by SimpleITK.
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+VOLUME_SUFFIXES = tuple(suffix for suffix in (*NIBABEL_SUFFIXES, *ITK_SUFFIXES) if suffix != ".img")
+
+
+def suffix_of(name: str) -> str:
+    """The suffix of a volume's file as it is written in the name; empty for other files."""
+    lower = name.lower()
+    return next((name[-len(suffix) :] for suffix in VOLUME_SUFFIXES if lower.endswith(suffix)), "")
+
+
+def stem_of(name: str) -> str:
+    """The name of a volume's file without its suffix; the whole name for other files."""
+    return name.removesuffix(suffix_of(name))

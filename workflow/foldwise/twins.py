@@ -43,12 +43,14 @@ def check_twins(cases: Iterable[Case], memory: Memory, found: Findings) -> None:
                 return str(memory.of_source(member[0], partial(look, member[0]), look.__name__))
 
             alike = [part for group in alike for part in _parts(group, list(pool.map(seen, group)))]
+    pairs = set()
     for group in alike:
         # Labelled ones first, since only they are trained on.
         (path, first), *others = sorted(group, key=lambda member: not member[1].labelled)
         for other_path, other in others:
-            if other is first:
+            if other is first or (first.name, other.name) in pairs:
                 continue
+            pairs.add((first.name, other.name))  # once, however many channels they share
             apart = other.group != first.group
             both = first.labelled and other.labelled
             text = f"{other_path}: has the same content as {path} of case {first.name}"

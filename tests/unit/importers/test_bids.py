@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,11 +37,16 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return call
 
 
+NUMBERS = map(str, itertools.count())
+
+
 def volume(path: Path, values: tuple[int, ...] = (0,)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = np.zeros((5, 4, 3), np.uint8)
     data.reshape(-1)[: len(values)] = values
-    nib.save(nib.Nifti1Image(data, np.eye(4)), path)
+    image = nib.Nifti1Image(data, np.eye(4))
+    image.header["descrip"] = next(NUMBERS)  # no two scans are the same file
+    nib.save(image, path)
 
 
 def subject(ds: Path, name: str, sessions: tuple[str, ...] = ("",)) -> None:

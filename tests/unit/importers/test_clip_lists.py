@@ -19,10 +19,10 @@ from videos import write_video
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("pat1/a", "pat1/b", "pat2/a", "pat3/c d", "pat4/e"):
+    for seed, name in enumerate(("pat1/a", "pat1/b", "pat2/a", "pat3/c d", "pat4/e")):
         path = tmp_path / "videos" / f"{name}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_video(path, frames_of("high", 0, count=3))
+        write_video(path, frames_of("high", seed, count=3))
     (tmp_path / "map.json").write_text(json.dumps(CLASSES), encoding="utf-8")
     (tmp_path / "classes.txt").write_text("This is high.\nThis is low.\n", encoding="utf-8")
     (tmp_path / "train.txt").write_text("pat1/a.mp4,0\npat1/b.mp4\t0\npat2/a.mp4 1\n", encoding="utf-8")

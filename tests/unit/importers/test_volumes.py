@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ from foldwise.importers.sheets import clean, column_names, group_of
 
 AFFINE = np.diag([1.0, 1, 2, 1])
 
+NUMBERS = map(str, itertools.count())
+
 
 def volume(path: Path, values: int | list[int] = 0, channels: int = 0, shift: float = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +31,9 @@ def volume(path: Path, values: int | list[int] = 0, channels: int = 0, shift: fl
     data.reshape(-1)[: len(listed)] = listed
     affine = AFFINE.copy()
     affine[0, 3] = shift
-    nib.save(nib.Nifti1Image(data, affine), path)
+    image = nib.Nifti1Image(data, affine)
+    image.header["descrip"] = next(NUMBERS)  # no two scans are the same file
+    nib.save(image, path)
 
 
 def describe(folder: Path, about: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from foldwise.index import Entry
 from foldwise.section import values_for
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
-from foldwise.systems.base import Footprint, System
+from foldwise.systems.base import NOTHING, Footprint, System
 
 if TYPE_CHECKING:
     from example_signals.learner import SignalLearner
@@ -116,7 +116,7 @@ class Signals(System[Settings, Case]):
         """A new signal is resampled like all others."""
         return {"cache": dump(settings.cache)}
 
-    def new_entries(self, source: Path) -> list[Entry]:
+    def new_entries(self, source: Path, prepared: Mapping[str, Any] = NOTHING) -> list[Entry]:
         """All .npy files of a folder."""
         paths = sorted(source.glob("*.npy")) if source.is_dir() else []
         if not paths:

@@ -17,7 +17,7 @@ from foldwise.experiment.paths import Paths
 from foldwise.experiment.preparation import Preparation
 from foldwise.experiment.trial import remembered, try_file
 from foldwise.files import CaseError, files_in
-from foldwise.index import check_file
+from foldwise.index import Entry, check_file
 from foldwise.plan import is_planned
 from foldwise.settings import validate
 from foldwise.sheet import AnyCase, Sheet
@@ -92,9 +92,18 @@ class Opened(Generic[AnySettings, AnyCase]):
     @cached_property
     def new_cases(self) -> list[Any]:
         """New cases, their files, and their values of the sheet, as plain values."""
-        predict = self.settings.predict
-        entries = self.system.new_entries(predict.source) if predict else []
+        entries = self.new_entries() if self.settings.predict else []
         return [[entry.case, entry.files, entry.facts] for entry in entries]
+
+    def new_entries(self) -> list[Entry]:
+        """New cases, which are prepared as the models' training cases.
+
+        Raises:
+            CaseError: nothing to predict, or errors in the sheet.
+        """
+        assert self.settings.predict is not None
+        kept = self.system.kept(self.settings, next(iter(self.settings.models)))
+        return self.system.new_entries(self.settings.predict.source, kept)
 
     def prediction_parts(self, pattern: str) -> list[str]:
         """Outputs of the parts of a prediction of new cases, for every model."""
@@ -156,7 +165,7 @@ def try_all(opened: Opened[Any, Any]) -> None:
     groups = {case.name: case.group for case in opened.training}
     attempt("split.file: ", functools.partial(check_file, settings.split, groups))
     if settings.predict is not None:
-        attempt("predict: ", lambda: system.new_entries(settings.predict.source))
+        attempt("predict: ", opened.new_entries)
     for path, check in system.preparation_weights(settings).items():
         attempt("prepare: ", functools.partial(try_file, path, check, counts))
     plan = None if opened.preparation.plan is None else Path(opened.preparation.plan)

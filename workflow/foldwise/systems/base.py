@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
 
 from pydantic import BaseModel
@@ -34,6 +35,7 @@ AnySettings = TypeVar("AnySettings", bound=Experiment)
 Chosen = Mapping[str, Any]
 Rows = Iterable[Mapping[str, Any]]
 RULES = Path(__file__).parents[2] / "rules"
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
@@ -167,8 +169,12 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
         """Scores, exported files and the report's view."""
 
     @abstractmethod
-    def new_entries(self, source: Path) -> list[Entry]:
+    def new_entries(self, source: Path, prepared: Mapping[str, Any] = NOTHING) -> list[Entry]:
         """New cases, from a sample sheet or a folder; their caches do not exist yet.
+
+        Args:
+            source: the sheet or the folder.
+            prepared: what `kept` returned: how the cases will be prepared, for files that this needs.
 
         Raises:
             CaseError: nothing to predict, or errors in the sheet.

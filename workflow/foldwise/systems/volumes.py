@@ -15,7 +15,7 @@ from foldwise.index import Entry
 from foldwise.section import values_for
 from foldwise.settings import dump
 from foldwise.sheet import Sheet
-from foldwise.systems.base import Footprint, System
+from foldwise.systems.base import NOTHING, Footprint, System
 from foldwise.volumes.check import check_volumes
 from foldwise.volumes.settings import Cache, Data, VolumeExperiment
 from foldwise.volumes.sheet import Case, read_new_cases, read_sheet
@@ -78,12 +78,16 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
         cache = dump(settings.cache, given=plan_of(settings) is not None)
         return {"prepare": dump(settings.prepare), "cache": cache}
 
-    def new_entries(self, source: Path) -> list[Entry]:
-        """Scans to predict."""
-        return [
-            Entry(case.name, case.group, {"images": tuple(map(str, case.images))}, "", {}, 0)
-            for case in read_new_cases(source)
-        ]
+    def new_entries(self, source: Path, prepared: Mapping[str, Any] = NOTHING) -> list[Entry]:
+        """Scans to predict, with their masks if the training cases have some."""
+        region = prepared.get("prepare", {}).get("region")
+        entries = []
+        for case in read_new_cases(source, region["column"] if region else None):
+            files = {"images": tuple(map(str, case.images))}
+            if case.region is not None:
+                files["region"] = (str(case.region),)
+            entries.append(Entry(case.name, case.group, files, "", {}, 0))
+        return entries
 
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         """Write a new scan's cache."""
@@ -106,7 +110,10 @@ class VolumePreparation(Preparation[Case]):
         self._prepare = settings.prepare
         plan = plan_of(settings)
         lungs = values_for(settings, "lungs")
-        crop = [lungs, values_for(settings, "crop")]
+        cropping = values_for(settings, "crop")
+        if settings.prepare.region is None:
+            del cropping["prepare"]["region"]  # so that folders keep the names of earlier versions
+        crop = [lungs, cropping]
         cache = [crop, values_for(settings, "cache", given=plan is not None)]
         if plan is not None:
             # A plan's values are known only later, and each experiment has its own plan.
@@ -119,8 +126,11 @@ class VolumePreparation(Preparation[Case]):
         files = ("mask.nii.gz", "region.nii.gz")
         masks = (f"{self.lungs}/{{case}}.json", *(f"{self.lungs}/{{case}}.{name}" for name in files))
         masking = {"lung_mask": CaseStage[Case]("lungs", masks, _sources)} if self._prepare.lung_mask else {}
-        cropping = CaseStage[Case]("crop", (self.indexed,), _sources)
-        self.stages = {**masking, "crop": cropping, "cache": CaseStage("cache", (self.cached,))}
+        self.stages = {
+            **masking,
+            "crop": CaseStage("crop", (self.indexed,), _sources),
+            "cache": CaseStage("cache", (self.cached,)),
+        }
 
     @property
     def indexed(self) -> str:
@@ -132,13 +142,19 @@ class VolumePreparation(Preparation[Case]):
         return _sources(self.cases[name])
 
     def crop_inputs(self, name: str) -> Inputs:
-        """Inputs of a case's crop: its sources, the mask to crop to, and the weight map."""
+        """Inputs of a case's crop: its sources, and the masks that were found."""
         inputs = self.sources(name)
         if self._prepare.lung_mask is not None:
-            inputs.setdefault("weight", f"{self.lungs}/{name}.mask.nii.gz")
-        if (kind := self._prepare.crop.to) in ("lungs", "region"):
-            inputs["inside"] = f"{self.lungs}/{name}.{'mask' if kind == 'lungs' else kind}.nii.gz"
+            inputs["region"] = f"{self.lungs}/{name}.region.nii.gz"
+        if self._prepare.crop.to == "lungs":
+            inputs["lungs"] = f"{self.lungs}/{name}.mask.nii.gz"
         return inputs
+
+    @property
+    def region_values(self) -> list[int] | None:
+        """Values in the sheet's masks that make up the region; None: all but 0."""
+        region = self._prepare.region
+        return None if region is None else region.values
 
 
 class VolumeFootprint(Footprint[AnyVolumeSettings], Generic[AnyVolumeSettings], abstract=True):
@@ -195,6 +211,8 @@ def _sources(case: Case) -> Inputs:
         sources["label"] = str(case.label)
     if case.weight is not None:
         sources["weight"] = str(case.weight)
+    if case.region is not None:
+        sources["region"] = str(case.region)
     return sources
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from foldwise import forecast
 from foldwise.check import Checked
@@ -14,6 +14,7 @@ from foldwise.files import CaseError
 from foldwise.forecast import TORCH_MIB, WORKER_MIB, WORKERS, Step
 from foldwise.index import Entry
 from foldwise.sheet import Sheet
+from foldwise.systems.base import NOTHING
 from foldwise.systems.interactive.settings import Settings
 from foldwise.systems.volumes import VolumeFootprint, VolumeSystem, cached_voxels
 from foldwise.volumes.sheet import Case
@@ -70,7 +71,7 @@ class Interactive(VolumeSystem[Settings]):
         trunk = settings.models[name].trunk.weights
         return ([trunk] if trunk else []) + super().weights(settings, name)
 
-    def new_entries(self, source: Path) -> list[Entry]:
+    def new_entries(self, source: Path, prepared: Mapping[str, Any] = NOTHING) -> list[Entry]:
         """Refuse: nothing can be predicted without hints.
 
         Raises:

@@ -18,7 +18,7 @@ from foldwise.index import Entry
 from foldwise.section import values_for
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
-from foldwise.systems.base import Footprint
+from foldwise.systems.base import NOTHING, Footprint
 from foldwise.systems.surgical.check import check_annotation, check_rare
 from foldwise.systems.surgical.settings import BACKBONE, Cache, Data, Model, Settings
 from foldwise.systems.surgical.sheet import SurgicalCase, read_sheet
@@ -123,7 +123,7 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         """Data and cache."""
         return {"data": dump(settings.data), "cache": dump(settings.cache)}
 
-    def new_entries(self, source: Path) -> list[Entry]:
+    def new_entries(self, source: Path, prepared: Mapping[str, Any] = NOTHING) -> list[Entry]:
         """Videos, from a sheet, a folder of videos, or a folder of folders of images."""
         if not source.is_file():
             return [_new(name, name, path) for name, path in videos_in(source, folders=True).items()]

@@ -179,7 +179,7 @@ def _lung_parts(hu: np.ndarray, patient: np.ndarray, spacing: Spacing, air_hu: f
             keep[number] = np.median(hu[piece]) > GAS_HU and not _runs_along(piece, spacing)
     if not keep.any():
         raise CaseError(
-            "no lungs found: no large piece of air-filled tissue inside the patient; is this a chest CT in HU?"
+            "no lungs found: no large piece of air-filled tissue in the patient; is this a chest CT in HU?"
         )
     lung = keep[pieces]
     box = bounding_box(lung, 2 * max(spacing), spacing).slices

@@ -138,8 +138,8 @@ def judge(seen: Seen) -> Judgement:
         missing.append("the scan shows one side only")
     if seen.smaller < FILLED and not one_side:
         assumed.append(
-            f"one lung has {seen.smaller:.0%} of the other's volume; if it is filled or collapsed, the region "
-            f"contains the mirror image of the other lung in its place"
+            f"one lung has {seen.smaller:.0%} of the other's volume; if it is filled or collapsed, the "
+            f"region contains the mirror image of the other lung in its place"
         )
     if seen.lowered_mm >= LOWER_MM:
         assumed.append(

@@ -105,9 +105,9 @@ class LungMask(Section):
     )
     implausible: Literal["error", "warn"] = Field(
         "error",
-        description="What hardly are lungs, by position, windpipe, bones and share of the body (an abdomen, a "
-        "scan that is upside down): the case fails, or is used with a warning. Lungs that are only in part in "
-        "the scan, or may be filled, are a warning.",
+        description="What is hardly a pair of lungs, by windpipe, bones and share of the body (an abdomen, a "
+        "scan that is upside down): the case fails, or is used with a warning. Lungs that are cut by the "
+        "scan, or may be filled, are a warning.",
         json_schema_extra=affects("lungs"),
     )
 
@@ -122,8 +122,8 @@ class Region(Section):
     values: list[Annotated[int, Field(ge=1)]] | None = Field(
         None,
         min_length=1,
-        description="Values of a label map that make up the region, e.g. [10, 11, 12, 13, 14] for the lobes of "
-        "TotalSegmentator; null: all that are not 0.",
+        description="Values of a label map that make up the region, e.g. [10, 11, 12, 13, 14] for the lobes "
+        "of TotalSegmentator; null: all that are not 0.",
         json_schema_extra=affects("crop"),
     )
 

@@ -18,7 +18,7 @@ from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.predictions import label_map, open_prediction, write_prediction
-from foldwise.volumes.prepare import cache_case, crop_case, read_labels
+from foldwise.volumes.prepare import Masks, cache_case, crop_case, read_labels
 from foldwise.volumes.settings import Cache, Crop, Export
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_volume, write_volume
@@ -61,8 +61,8 @@ def make_crop(
     crop_case(
         [paths["image"]],
         paths["label"],
-        paths["inside"] if masked else None,
-        paths["inside"] if masked else None,
+        None,
+        Masks(paths["inside"]) if masked else None,
         settings,
         CLASSES,
         folder,
@@ -84,14 +84,14 @@ def test_a_crop_keeps_every_voxels_place(tmp_path: Path) -> None:
     assert facts["foreground_cut_away"] == {"tumour": 0, "node": 0}
 
 
-@pytest.mark.parametrize("outside", ["keep", "zero", "mean"])
+@pytest.mark.parametrize("outside", ["keep", "zero", "mean", "air"])
 def test_what_lies_outside(tmp_path: Path, outside: str) -> None:
     folder = make_crop(tmp_path, Crop(to="region", margin_mm=0, outside=outside))
     cut = read_volume(folder / "image0.nii.gz").data
     source = read_volume(tmp_path / "source" / "image.nii.gz").data[4:27, 11:34, 1:24]
     inside = read_volume(tmp_path / "source" / "inside.nii.gz").data[4:27, 11:34, 1:24] > 0
     assert (cut[inside] == source[inside]).all()
-    expected = {"keep": source[~inside], "zero": 0, "mean": np.rint(source[~inside].mean())}
+    expected = {"keep": source[~inside], "zero": 0, "mean": np.rint(source[~inside].mean()), "air": -1000}
     assert (cut[~inside] == expected[outside]).all()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from foldwise.command import Folder, Of, Output, run, stage
-from foldwise.evaluate import Trained, read_trained, with_fingerprint
+from foldwise.evaluate import Trained, read_trained, remarks_of, with_fingerprint
 from foldwise.files import (
     CaseError,
     file_hash,
@@ -84,7 +84,9 @@ def predict(
         lines = "\n  ".join([*failed.values(), *unexported])
         raise CaseError(f"{what}; all others are in {folder}:\n  {lines}")
     origin = provenance(settings=dump(settings), inputs=models)
-    write_json(facts, {"cases": [case.name for case in cases], "chosen": chosen, "provenance": origin})
+    remarks = {name: found for name, path in predictions.items() if (found := remarks_of(path))}
+    names = [case.name for case in cases]
+    write_json(facts, {"cases": names, "remarks": remarks, "chosen": chosen, "provenance": origin})
     published.add(facts)
     state.clear(but={entry.case for entry in everything} - keys.keys())
 
@@ -139,7 +141,8 @@ def _predict(
                     raise cache
                 with naming(case.name):
                     predict = partial(trained.learner.predict, trained.networks, str(cache))
-                    write = partial(with_fingerprint, predict, case.made_of)
+                    remarks = system.noticed_new(scratch / case.name)
+                    write = partial(with_fingerprint, predict, case.made_of, remarks=remarks)
                     predictions[case.name] = state.put(write, case.name, *case.made_of)
             except CaseError as error:
                 failed[case.name] = str(error)

@@ -193,6 +193,14 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
             CaseError: the case cannot be used.
         """
 
+    def noticed_new(self, folder: Path) -> list[str]:
+        """Remarks of `prepare_new` on a case, e.g. that it seems cut or damaged.
+
+        Args:
+            folder: where it wrote the files.
+        """
+        return []
+
 
 class Footprint(Whole, Generic[AnySettings], abstract=True):
     """Memory and disk space that a system's jobs need. `size` is a case's value in `Checked.sizes`.

@@ -17,6 +17,7 @@ from foldwise.settings import dump
 from foldwise.sheet import Sheet
 from foldwise.systems.base import NOTHING, Footprint, System
 from foldwise.volumes.check import check_volumes
+from foldwise.volumes.remarks import LUNG_FACTS, remarks_in
 from foldwise.volumes.settings import Cache, Data, VolumeExperiment
 from foldwise.volumes.sheet import Case, read_new_cases, read_sheet
 from foldwise.volumes.size import Size
@@ -95,6 +96,10 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
 
         return prepare_scan(entry, state, folder)
 
+    def noticed_new(self, folder: Path) -> list[str]:
+        """Remarks on a new scan's lungs."""
+        return remarks_in(folder / LUNG_FACTS)
+
 
 class VolumePreparation(Preparation[Case]):
     """Lungs, crops and caches, keyed by their settings.
@@ -136,6 +141,11 @@ class VolumePreparation(Preparation[Case]):
     def indexed(self) -> str:
         """The crops, whose facts the index holds."""
         return f"{self.crops}/{{case}}"
+
+    @property
+    def noticed(self) -> str | None:
+        """Findings on the cases' lungs."""
+        return None if self._prepare.lung_mask is None else f"{self.lungs}/{{case}}.json"
 
     def sources(self, name: str) -> Inputs:
         """A case's source files as named inputs of a rule."""

@@ -7,6 +7,8 @@ Layout (axes x, y, z in RAS orientation):
     weight      (x, y, z) uint8 or float32: the weighted sampler's map
     weight_sum  sums of `weight` over its chunks, so that a draw reads a single chunk
     foreground/<class>   (n, 3) int16, int32 for longer axes: voxels of the class, at most `max_foreground`
+    centre/<class>       (n, 3) of the same type: of each lesion (connected component), the voxel closest to
+                         the mean of its voxels
 Attributes: format, case, content (hash of the arrays), classes, spacing, affine, lineage (JSON), statistics
 (JSON, per channel), fill (per channel; value outside the array).
 """
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cc3d
 import h5py
 import hdf5plugin
 import numpy as np
@@ -95,6 +98,7 @@ def write_case(
             group = file.create_group("foreground")
             for value, name in enumerate(contents.classes, start=1):
                 group[name] = _coordinates(label, value, max_foreground)
+                file[f"centre/{name}"] = _centres(label == value)
         if weight is not None:
             _store(file, "weight", weight, chunk)
             file["weight_sum"] = _chunk_sums(weight, file["weight"].chunks)
@@ -159,6 +163,20 @@ def _coordinates(label: np.ndarray, value: int, limit: int) -> np.ndarray:
         chosen = np.random.default_rng(0).choice(len(found), limit, replace=False)
         found = found[np.sort(chosen)]
     return found
+
+
+def _centres(mask: np.ndarray) -> np.ndarray:
+    """For each connected component (26 neighbours), its voxel closest to the mean of its voxels."""
+    kind = np.int16 if max(mask.shape) <= 2**15 else np.int32
+    if not mask.any():
+        return np.empty((0, 3), kind)
+    pieces, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
+    centres = []
+    for number, box in enumerate(cc3d.statistics(pieces)["bounding_boxes"][1:], start=1):
+        voxels = np.argwhere(pieces[box] == number)
+        nearest = voxels[((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1).argmin()]
+        centres.append(nearest + [side.start for side in box])
+    return np.array(centres, kind).reshape(count, 3)
 
 
 def _chunk_sums(weight: np.ndarray, chunk: tuple[int, ...]) -> np.ndarray:

@@ -25,7 +25,6 @@ from foldwise.volumes.plausible import Seen, look_at
 from foldwise.volumes.thorax import (
     BLUNT_LOWER_MM,
     HEIGHT,
-    STILL_MM,
     TISSUE_HU,
     WALL_MM,
     find_cage,
@@ -42,8 +41,8 @@ CORE_HU = -500.0
 # stays below; air, foam and clothes around a patient are well above.
 MAX_CONTACT = 2.0
 # Air within the couch: less than this share lies within the patient's outline, or more than this share lies
-# in columns along the whole scan.
-LEAST_WITHIN, MOST_ALONG = 0.3, 0.9
+# in columns along the whole scan, if that is long. mm.
+LEAST_WITHIN, MOST_ALONG, LONG_MM = 0.3, 0.9, 100.0
 # Volume of both lungs of a child or an adult; a scan may show only a part of them.
 LITRES = (0.15, 14.0)
 
@@ -108,7 +107,7 @@ def find_lungs(ct: Volume, *, air_hu: float = -320, closing_mm: float = 10) -> L
         closed &= body
     with timed("region"):
         cage = find_cage(closed, hu, body, middle, spacing, apex="above" not in cut)
-        seen = look_at(hu, closed, body, windpipe, cage, cut, spacing)
+        seen = look_at(hu, closed, body, windpipe, cage, cut, middle, spacing)
     with timed("full resolution"):
         fine = tuple(
             slice(part.start * factor, min(part.stop * factor, size))
@@ -193,7 +192,7 @@ def _runs_along(piece: np.ndarray, spacing: Spacing) -> bool:
     length = piece.shape[2]
     columns = piece.sum(axis=2)
     along = columns[columns > MOST_ALONG * length].sum()
-    return bool(length * spacing[2] >= STILL_MM and along > MOST_ALONG * columns.sum())
+    return bool(length * spacing[2] >= LONG_MM and along > MOST_ALONG * columns.sum())
 
 
 def _cut(lungs: np.ndarray) -> tuple[str, ...]:

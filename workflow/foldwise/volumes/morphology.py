@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import ConvexHull, QhullError
+from skimage.morphology import convex_hull_image
 
 Spacing = tuple[float, ...]
 
@@ -32,6 +34,25 @@ def filled(mask: np.ndarray) -> np.ndarray:
     whole = np.empty_like(mask)
     for z in range(mask.shape[2]):
         whole[:, :, z] = ndimage.binary_fill_holes(mask[:, :, z])
+    return whole
+
+
+def hull(mask: np.ndarray) -> np.ndarray:
+    """The convex hull of a mask's voxels (x, y, z): voxels whose centre is at most half a voxel outside."""
+    surface = np.argwhere(mask & ~ndimage.binary_erosion(mask))
+    whole = np.zeros_like(mask)
+    try:
+        found = ConvexHull(surface)
+    except QhullError:  # too few slices for a body
+        for z in np.flatnonzero(mask.any(axis=(0, 1))):
+            whole[:, :, z] = convex_hull_image(mask[:, :, z])
+        return whole
+    low, high = surface.min(axis=0), surface.max(axis=0) + 1
+    points = np.indices(high - low).reshape(3, -1).T + low
+    inside = np.arange(len(points))
+    for *normal, offset in np.unique(found.equations.round(6), axis=0):
+        inside = inside[points[inside] @ normal + offset <= 0.5]
+    whole[tuple(points[inside].T)] = True
     return whole
 
 

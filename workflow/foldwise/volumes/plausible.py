@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from foldwise.volumes.morphology import Spacing
-from foldwise.volumes.thorax import BONE_HU, FILLED, LOWER_MM, Cage
+from foldwise.volumes.thorax import BONE_HU, FILLED, LOWER_MM, SPINE_MM, Cage
 
 # A body of a larger mean cross-section is no small child's, whose windpipe may be too narrow to be seen. cm².
 CHILD_CM2 = 250.0
@@ -30,7 +30,7 @@ class Seen:
         lowered_mm: how much lower the region reaches for lungs that may be filled from below.
         cut: the scan's sides that cut the lungs: left, right, behind, front, below, above.
         windpipe_mm: height of the windpipe's middle above that of the lungs; None: not found.
-        spine_mm: how far most bone lies behind the middle of the lungs; None: no bone.
+        spine_mm: how far most bone in the patient's middle lies behind that of the lungs; None: no bone.
         section_cm2: mean cross-section of the body in the lungs' slices.
         share_of_body: the lungs' share of the body in these slices.
     """
@@ -79,6 +79,7 @@ def look_at(
     windpipe: np.ndarray | None,
     cage: Cage,
     cut: tuple[str, ...],
+    middle: float,
     spacing: Spacing,
 ) -> Seen:
     """Measure what is judged.
@@ -90,6 +91,7 @@ def look_at(
         windpipe: a part of it, if found.
         cage: the thoracic cage.
         cut: the scan's sides that cut the lungs.
+        middle: of the patient along x, in voxels.
         spacing: in mm.
     """
     slices = np.flatnonzero(lungs.any(axis=(0, 1)))
@@ -101,7 +103,9 @@ def look_at(
     height = behind = None
     if windpipe is not None:
         height = float(np.nonzero(windpipe)[2].mean() - (low + high) / 2) * spacing[2]
-    bones = np.nonzero((hu[across] > BONE_HU) & body[across])[1]
+    near = round(SPINE_MM / spacing[0])
+    centre = slice(max(0, round(middle) - near), max(0, round(middle) + near + 1))
+    bones = np.nonzero((hu[centre, :, low : high + 1] > BONE_HU) & body[centre, :, low : high + 1])[1]
     if bones.size:
         behind = float(np.nonzero(lungs)[1].mean() - np.median(bones)) * spacing[1]
     return Seen(

@@ -19,14 +19,13 @@ from foldwise.volumes.cache import Contents, compact, write_case
 from foldwise.volumes.geometry import Box, Lineage, int3
 from foldwise.volumes.lungs import find_lungs, missed_share
 from foldwise.volumes.plausible import judge
+from foldwise.volumes.remarks import LUNG_FACTS
 from foldwise.volumes.settings import Cache, Crop, LungMask, Prepare
 from foldwise.volumes.targets import Targets, label_type, unnamed
 from foldwise.volumes.volume import Volume, read_channels, read_volume, same_grid, write_volume
 
 # Air, and what the darkest voxel of a CT of the body is below. HU.
 AIR_HU, NO_AIR_HU = -1000.0, -300
-# A new scan's findings on its lungs.
-LUNG_FACTS = "lungs.json"
 
 
 def mask_case(
@@ -77,7 +76,7 @@ def mask_case(
                 f"check the case, or use crop.to: none"
             )
     for remark in judged.remarks:
-        logging.warning("case %s: %s. Check the region: %s", case, remark, region)
+        logging.warning("case %s: %s", case, remark)
     write_volume(Volume(lungs.mask.astype(np.uint8), ct.affine), mask)
     write_volume(Volume(lungs.region.astype(np.uint8), ct.affine), region)
     write_json(facts, seen)
@@ -120,7 +119,7 @@ def crop_case(
     images: Sequence[Path],
     label: Path | None,
     weight: Path | None,
-    masks: Masks,
+    masks: Masks | None,
     settings: Crop,
     classes: dict[str, int],
     folder: Path,
@@ -131,7 +130,7 @@ def crop_case(
         images: source files on one grid, one per channel, or a 4-D NIfTI with all of them.
         label: label map on the same grid, or None.
         weight: weight map on the same grid; None: a labelled case gets the region.
-        masks: masks of the anatomy on the same grid.
+        masks: masks of the anatomy on the same grid, or None.
         settings: the crop.
         classes: class name → voxel value.
         folder: an existing folder; receives image0.nii.gz, image1.nii.gz, …, label.nii.gz, weight.nii.gz, and
@@ -143,6 +142,7 @@ def crop_case(
     """
     volumes = [(volume, path) for path in images for volume in _read_image(path)]
     first = volumes[0][0]
+    masks = masks or Masks()
     region = masks.read_region(first)
     mask, inside = region, masks.region
     if settings.to == "nonzero":

@@ -15,19 +15,21 @@ import numpy as np
 from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
-from foldwise.volumes.morphology import Spacing, dilated, distance, enlarged, filled
+from foldwise.volumes.morphology import Spacing, dilated, distance, enlarged, eroded, filled, hull
 
 COARSE_MM = 5.0
 TISSUE_HU, MUSCLE_HU, BONE_HU = -300.0, -30.0, 200.0
-# A couch is the same in all slices: a column of voxels whose values differ by less than this. HU, mm.
-STILL_HU, STILL_MM = 100.0, 100.0
+# The couch is a shell that is thinner than twice this. mm.
+COUCH_MM = 7.0
+# The spine's width, and less bone than it has in a slice. mm, mm².
+SPINE_MM, LEAST_SPINE_MM2 = 40.0, 200.0
 # Chest wall, pleura and mediastinal fat included in the thoracic cage around the lungs' hull. mm.
 WALL_MM = 20.0
 # A lung below this share of the other's volume may be filled or collapsed; it may extend this much lower. mm.
 FILLED, LOWER_MM = 0.7, 50.0
-# Lungs taper towards their base: their lowest 15 mm have a small share of the largest section. If fluid fills
-# the lowest third of both, it reaches about 100 mm lower than the air. mm.
-BLUNT, BASE_MM, BLUNT_LOWER_MM = 0.3, 15.0, 100.0
+# Lungs taper towards their base: within 10 mm above the lowest tenth of their largest section, they have less
+# than half of it. If fluid fills the lowest third of both, it reaches about 100 mm lower than the air. mm.
+TENTH, BLUNT, BASE_MM, BLUNT_LOWER_MM = 0.1, 0.5, 10.0, 100.0
 # Height of the lungs over their width: about 0.8 in expiration to 1.2 in deep inspiration.
 HEIGHT = 0.9
 
@@ -69,20 +71,18 @@ def find_patient(hu: np.ndarray, spacing: Spacing) -> np.ndarray:
     steps = coarse_steps(spacing)
     coarse = hu[:: steps[0], :: steps[1], :: steps[2]]
     tissue = coarse > TISSUE_HU
-    if hu.shape[2] * spacing[2] >= STILL_MM:
-        low, high = np.percentile(coarse, (10, 90), axis=2)
-        tissue &= (high - low >= STILL_HU)[:, :, None]
-    core = cc3d.largest_k(ndimage.binary_erosion(tissue, border_value=1), k=1, connectivity=6) > 0
-    core = ndimage.binary_dilation(core, iterations=3, mask=tissue | core)
+    size = tuple(s * n for s, n in zip(spacing, steps, strict=True))
+    core = cc3d.largest_k(eroded(tissue, size, COUCH_MM), k=1, connectivity=6) > 0
+    core = ndimage.binary_dilation(core, iterations=3, mask=tissue)
     for z in np.flatnonzero(core.any(axis=(0, 1))):
         core[:, :, z] = convex_hull_image(core[:, :, z])
     return enlarged(core, steps, hu.shape)
 
 
 def find_middle(hu: np.ndarray, patient: np.ndarray, lungs: np.ndarray, spacing: Spacing) -> float:
-    """The patient's middle along x, in voxels: of the bones behind, above all the spine, else of the outline.
+    """The patient's middle along x, in voxels: the spine's, or without visible bones the outline's.
 
-    Ribs and spine lie evenly around it even if an arm is raised or the scan shows one side only.
+    The spine is in the middle even if an arm is raised or the scan shows one side only.
     """
     slices = np.flatnonzero(lungs.any(axis=(0, 1)))
     part = slice(slices[0], slices[-1] + 1)
@@ -92,10 +92,12 @@ def find_middle(hu: np.ndarray, patient: np.ndarray, lungs: np.ndarray, spacing:
         return (hu.shape[0] - 1) / 2
     behind = slice(inside[0], (inside[0] + inside[-1]) // 2 + 1)
     bone = ((hu[:, behind, part] > BONE_HU) & patient[:, behind, part]).sum(axis=(1, 2))
-    # A spine alone has over 500 mm² of bone in each slice.
-    if bone.sum() * spacing[0] * spacing[1] < 250 * (part.stop - part.start):
+    width = 2 * round(SPINE_MM / 2 / spacing[0]) + 1
+    spine = ndimage.uniform_filter1d(bone.astype(float), width, mode="constant")
+    if spine.max() * width * spacing[0] * spacing[1] < LEAST_SPINE_MM2 * (part.stop - part.start):
         return float(outline[0] + outline[-1]) / 2
-    return float(np.searchsorted(bone.cumsum(), bone.sum() / 2))
+    peaks = np.flatnonzero(spine == spine.max())
+    return float(peaks[0] + peaks[-1]) / 2
 
 
 def find_cage(
@@ -129,8 +131,7 @@ def find_cage(
     for down in {0, below}:
         inside = within & (z >= down)
         coarse[mirrored[inside], y[inside], z[inside] - down] = True
-    hull = convex_hull_image(coarse)
-    wide = dilated(hull, size, WALL_MM)
+    wide = dilated(hull(coarse), size, WALL_MM)
     columns = np.flatnonzero(coarse.any(axis=(1, 2)))
     first, last = (int(columns[place]) for place in (0, -1))
     lowest = _lowest(air, (last - first + 1) * size[0], size, apex=apex)
@@ -142,18 +143,18 @@ def find_cage(
     trunk[:, :, :lowest], trunk[:, :, z.max() + 1 :] = False, False
     region = enlarged(wide | trunk, steps, lungs.shape) & body
     share = float(within[larger].mean()) if larger.any() else 0.0
-    return Cage(region, sides, share, (z.min() - lowest) * size[2])
+    return Cage(region, sides, share, max(0.0, (z.min() - lowest) * size[2]))
 
 
 def _lowest(air: np.ndarray, width: float, size: Spacing, *, apex: bool) -> int:
     """The lowest slice that may hold lung: below the air if its base is blunt, or if the lungs are short."""
     sections = air.sum(axis=(0, 1))
-    slices = np.flatnonzero(sections)
-    low, high = int(slices[0]), int(slices[-1])
+    high = int(np.flatnonzero(sections)[-1])
+    low = int(np.flatnonzero(sections > TENTH * sections.max())[0])
     base = sections[low : low + math.ceil(BASE_MM / size[2])]
-    lowest = low
+    lowest = int(np.flatnonzero(sections)[0])
     if base.max() > BLUNT * sections.max():
-        lowest = low - round(BLUNT_LOWER_MM / size[2])
+        lowest -= round(BLUNT_LOWER_MM / size[2])
     if apex:
         lowest = min(lowest, high + 1 - round(HEIGHT * width / size[2]))
     return max(0, lowest)

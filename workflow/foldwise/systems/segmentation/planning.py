@@ -28,6 +28,9 @@ BASE_FEATURES, MOST_FEATURES = 32, {2: 512, 3: 320}
 SMALLEST_EDGE = 4
 # A batch holds at most this share of all voxels of the training cases.
 BATCH_SHARE = 0.05
+# A slab holds this multiple of the extent of all but the largest twentieth of lesions, so that each is seen
+# with its surroundings.
+CONTEXT, MOST_LESIONS = 1.5, 95
 # Voxels of the first patch to try, before memory and the cases' size reduce it.
 FIRST_PATCH = {2: 2048**2, 3: 256**3}
 
@@ -43,6 +46,7 @@ class Fingerprint:
         grey: per channel: percentiles 0.5 and 99.5, mean and standard deviation of labelled voxels.
         ct: whether the first channel is a CT in HU.
         nonzero_share: median share of a scan that is not 0.
+        lesions_mm: (lesions, 3) extents of connected labelled voxels.
     """
 
     cases: int
@@ -51,6 +55,7 @@ class Fingerprint:
     grey: list[dict[str, float]]
     ct: bool
     nonzero_share: float
+    lesions_mm: np.ndarray
 
 
 def read_fingerprint(crops: Sequence[Path], ct: bool | None) -> Fingerprint:
@@ -85,9 +90,11 @@ def read_fingerprint(crops: Sequence[Path], ct: bool | None) -> Fingerprint:
     ]
     if ct is None:
         ct = bool(np.median([one["minimum"] for one in facts]) < -500)
-    return Fingerprint(
-        len(facts), shapes, spacings, grey, ct, float(np.median([one["nonzero_share"] for one in facts]))
-    )
+    lesions = [
+        np.array(one["lesions_mm"]).reshape(-1, 3)[:, axes] for one, axes in zip(facts, order, strict=True)
+    ]
+    share = float(np.median([one["nonzero_share"] for one in facts]))
+    return Fingerprint(len(facts), shapes, spacings, grey, ct, share, np.concatenate(lesions))
 
 
 def target_spacing(fingerprint: Fingerprint) -> tuple[float, float, float]:
@@ -211,7 +218,9 @@ def plan_model(
     else:
         if model.dimensions == "slab":
             free = np.array(["xyz"[axis] == model.slice_axis for axis in axes])
-            patch = np.where(free, patch, np.ceil(shape[axes])).astype(int)
+            extent = np.percentile(fingerprint.lesions_mm, MOST_LESIONS, axis=0)[axes]
+            enough = np.maximum(np.ceil(CONTEXT * extent / step), 2 * SMALLEST_EDGE)
+            patch = np.where(free, np.minimum(patch, enough), np.ceil(shape[axes])).astype(int)
         patch = _rounded_up(patch, step)
     training = given.get("training", {})
     # Several GPUs share the batch evenly.
@@ -263,6 +272,11 @@ def plan_text(
         ],
         "ct": fingerprint.ct,
         "nonzero_share": round(fingerprint.nonzero_share, 4),
+        "lesions": len(fingerprint.lesions_mm),
+        "lesion_extent_mm": {
+            f"percentile_{share}": np.percentile(fingerprint.lesions_mm, share, axis=0).round(1).tolist()
+            for share in (5, 50, MOST_LESIONS)
+        },
         "labelled_voxels": [{k: round(v, 4) for k, v in channel.items()} for channel in fingerprint.grey],
         "memory_gib": plan.gib,
     }

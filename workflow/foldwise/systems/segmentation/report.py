@@ -12,14 +12,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from foldwise.files import read_json
 from foldwise.report.figures import picture
-from foldwise.report.results import Experiment, ModelResults, Remark
+from foldwise.report.results import Experiment, ModelResults
 from foldwise.report.tables import Column, number
 from foldwise.report.view import Picture, View
 from foldwise.volumes.cache import open_case
-from foldwise.volumes.lungs import FILLED
 from foldwise.volumes.predictions import open_prediction
+from foldwise.volumes.remarks import lung_remarks
 
 # The first one ranks cases and appears at the top of the page.
 METRICS = (
@@ -71,21 +70,6 @@ def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
 def chosen(choice: Mapping[str, Any]) -> str:
     """The chosen post-processing."""
     return ", ".join(choice["postprocess"])
-
-
-def remarks(cases: Mapping[str, Any], data: Path) -> list[Remark]:
-    """Cases whose label lies partly outside the thoracic region, or whose lungs differ much in volume."""
-    listed = []
-    for case in cases:
-        path = data / "lungs" / f"{case}.json"
-        facts = read_json(path) if path.exists() else {}
-        if share := facts.get("label_missed_by_region"):
-            listed.append(Remark(case, f"{share:.2%} of the label lies outside the thoracic region"))
-        if (smaller := facts.get("smaller_lung", 1)) < FILLED:
-            listed.append(
-                Remark(case, f"one lung has {smaller:.0%} of the other's volume: filled or collapsed?")
-            )
-    return listed
 
 
 def three_cases(rows: pd.DataFrame) -> list[tuple[str, str, float]]:
@@ -232,5 +216,5 @@ VIEW = View(
     colours=COLOURS,
     chosen=chosen,
     concerns=concerns,
-    remarks=remarks,
+    remarks=lung_remarks,
 )

@@ -272,3 +272,43 @@ def test_a_stage_replaces_neither_its_source_nor_a_folder_of_someone_else(
             stage.main()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.nii.gz", "mydata"]
+
+
+def test_a_region_by_values_of_a_label_map(tmp_path: Path) -> None:
+    """TotalSegmentator's lobes are 10 to 14: only these make the box, and the sampler's map."""
+    paths = sources(tmp_path)
+    lobes = np.zeros(SHAPE, np.uint8)
+    lobes[3:9, 4:8, 5:7], lobes[5:12, 4:8, 5:7], lobes[0, 0, 0] = 10, 14, 6
+    write_volume(Volume(lobes, AFFINE), tmp_path / "lobes.nii.gz")
+    masks, crop = Masks(tmp_path / "lobes.nii.gz", values=[10, 14]), tmp_path / "crop"
+    crop.mkdir()
+    settings = Crop(to="region", margin_mm=0, outside="zero")
+    crop_case([paths["image"]], paths["label"], None, masks, settings, CLASSES, crop)
+    assert json.loads((crop / "crop.json").read_text())["box"] == {"start": [3, 4, 5], "shape": [9, 4, 2]}
+    assert (read_volume(crop / "weight.nii.gz").data == 1).all()
+    # Unlabelled cases are not trained on.
+    (tmp_path / "new").mkdir()
+    crop_case([paths["image"]], None, None, masks, settings, CLASSES, tmp_path / "new")
+    assert not (tmp_path / "new" / "weight.nii.gz").exists()
+    with pytest.raises(CaseError, match=r"lobes\.nii\.gz: the mask is empty"):
+        none = Masks(tmp_path / "lobes.nii.gz", values=[11])
+        crop_case([paths["image"]], None, None, none, settings, CLASSES, crop)
+
+
+def test_air_is_for_ct_only(tmp_path: Path) -> None:
+    paths = sources(tmp_path)
+    write_volume(Volume(np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE), AFFINE), paths["image"])
+    settings = Crop(to="region", outside="air")
+    with pytest.raises(CaseError, match="air is for CT in HU, but no voxel is below -300 HU"):
+        crop_case([paths["image"]], None, None, Masks(paths["inside"]), settings, CLASSES, tmp_path)
+
+
+def test_extents_of_lesions(tmp_path: Path) -> None:
+    """Two lesions of 2 × 1 × 3 and of one voxel of 1.5 × 1 × 2 mm."""
+    paths = sources(tmp_path)
+    label = np.zeros(SHAPE, np.uint8)
+    label[3:5, 4, 5:8], label[20, 20, 20] = 3, 7
+    write_volume(Volume(label, AFFINE), paths["label"])
+    crop_case([paths["image"]], paths["label"], None, None, Crop(to="none"), CLASSES, tmp_path)
+    extents = json.loads((tmp_path / "crop.json").read_text())["lesions_mm"]
+    assert np.allclose(sorted(extents, reverse=True), [[3, 1, 6], [1.5, 1, 2]], atol=1e-4)

@@ -58,7 +58,7 @@ def predict(
         raise CaseError(f"--part {part}: must be 0 to {parts - 1}")
     chosen = read_json(choice)["chosen"]
     trained = read_trained(models, system=system.name)
-    everything = system.new_entries(source, trained.states[0]["prepared"])
+    everything = system.new_entries(source, trained.states[0].get("prepared", {}))
     hashes = [file_hash(path) for path in models]
     cases = [_NewCase(entry, hashes) for entry in everything[part::parts]]
     used(*(path for case in cases for files in case.entry.files.values() for path in files))

@@ -29,7 +29,7 @@ import numpy as np
 
 from foldwise.files import CaseError, atomic_path
 from foldwise.hdf5 import create_hdf5, open_hdf5
-from foldwise.volumes.geometry import Lineage
+from foldwise.volumes.geometry import Lineage, bounding_box
 
 FORMAT = "foldwise-volume-2"
 # Fewer steps between lowest and highest value than a 12-bit scanner has mean a loss.
@@ -170,13 +170,14 @@ def _centres(mask: np.ndarray) -> np.ndarray:
     kind = np.int16 if max(mask.shape) <= 2**15 else np.int32
     if not mask.any():
         return np.empty((0, 3), kind)
-    pieces, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
+    whole = bounding_box(mask, 0, (1, 1, 1))
+    pieces = cc3d.connected_components(mask[whole.slices], connectivity=26)
     centres = []
     for number, box in enumerate(cc3d.statistics(pieces)["bounding_boxes"][1:], start=1):
         voxels = np.argwhere(pieces[box] == number)
         nearest = voxels[((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1).argmin()]
-        centres.append(nearest + [side.start for side in box])
-    return np.array(centres, kind).reshape(count, 3)
+        centres.append(nearest + [side.start for side in box] + whole.start)
+    return np.array(centres, kind)
 
 
 def _chunk_sums(weight: np.ndarray, chunk: tuple[int, ...]) -> np.ndarray:

@@ -53,7 +53,8 @@ def check_volumes(
         check.check_groups(sheet.cases, split, found)
     for case in sheet.cases if needs_weight else ():
         if case.trains and case.weight is None:
-            found.add(case, f"{needs_weight}, but there is neither a `weight` nor a lung mask")
+            what = "neither a `weight` nor a region (prepare.lung_mask or prepare.region)"
+            found.add(case, f"{needs_weight}, but there is {what}")
     if labels:
         _check_labels([case for case in sheet.cases if case.label in headers], data, found)
     seen = [case for case in sheet.cases if case.images[0] in headers]

@@ -182,7 +182,11 @@ def crop_case(
         cut = geometry.crop(labels, box)
         write_volume(cut, folder / "label.nii.gz")
         np.save(folder / "foreground.npy", _grey_values(kept, cut))
-        facts |= {"label": str(label), **_foreground(labels, cut, classes), "lesions_mm": _extents(cut)}
+        facts |= {
+            "label": str(label),
+            **_foreground(labels, cut, classes),
+            "lesions_mm": _extents(cut, classes),
+        }
     if weight is not None:
         map_ = geometry.crop(_on_grid(read_volume(weight), first, weight), box)
         if not (np.isfinite(map_.data) & (map_.data >= 0)).all():
@@ -351,9 +355,13 @@ def _foreground(labels: Volume, cut: Volume, classes: dict[str, int]) -> dict[st
     }
 
 
-def _extents(labels: Volume) -> list[list[float]]:
+def _extents(labels: Volume, classes: dict[str, int]) -> list[list[float]]:
     """Extent of each lesion (connected labelled voxels) along the stored axes, in mm."""
-    boxes = cc3d.statistics(cc3d.connected_components(labels.data > 0, connectivity=26))["bounding_boxes"]
+    labelled = np.isin(labels.data, list(classes.values()))
+    if not labelled.any():
+        return []
+    labelled = labelled[geometry.bounding_box(labelled, 0, labels.spacing).slices]
+    boxes = cc3d.statistics(cc3d.connected_components(labelled, connectivity=26))["bounding_boxes"]
     return [
         [(side.stop - side.start) * step for side, step in zip(box, labels.spacing, strict=True)]
         for box in boxes[1:]

@@ -90,6 +90,8 @@ def read_fingerprint(crops: Sequence[Path], ct: bool | None) -> Fingerprint:
     ]
     if ct is None:
         ct = bool(np.median([one["minimum"] for one in facts]) < -500)
+    if early := [folder for folder, one in zip(crops, facts, strict=True) if "lesions_mm" not in one]:
+        raise CaseError(f"{early[0]}: cropped by an earlier version; delete the folder and run again")
     lesions = [
         np.array(one["lesions_mm"]).reshape(-1, 3)[:, axes] for one, axes in zip(facts, order, strict=True)
     ]

@@ -275,7 +275,7 @@ def test_regions_by_a_column_of_the_sheet(tmp_path: Path) -> None:
     with pytest.raises(CaseError, match="a folder of scans has no masks, but the models need the region"):
         Segmentation().new_entries(tmp_path, kept)
     sheet.write_text("case,image\na,i.nii\n")
-    with pytest.raises(CaseError, match="no column `lung`, named by prepare.region.column"):
+    with pytest.raises(CaseError, match=r"no column `lung`, named by prepare\.region\.column"):
         read_sheet(settings_.data)
 
 

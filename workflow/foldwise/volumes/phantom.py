@@ -122,7 +122,7 @@ def with_couch(image: Volume) -> Volume:
     couch[across, shell:-shell] = np.rint(inner[across, shell:-shell])
     couch[: across.start], couch[across.stop :] = HU["air"], HU["air"]
     affine = image.affine.copy()
-    affine[:3, 3] -= affine[:3, 1] * depth
+    affine[:3, 3] -= depth * affine[:3, 1]
     return Volume(np.concatenate([couch, image.data], axis=1), affine)
 
 

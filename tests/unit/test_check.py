@@ -171,7 +171,7 @@ def test_weights_need_a_map(tmp_path: Path) -> None:
     sampling = {"label": 0.5, "uniform": 0, "weighted": 0.5}
     problems = found(tmp_path, good(tmp_path), models={"m": {"sampling": sampling}})
     assert len(problems) == 6
-    assert "neither a `weight` nor a lung mask" in problems[0]
+    assert "neither a `weight` nor a region" in problems[0]
 
 
 def test_a_thousand_headers_in_seconds(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.predictions import label_map, open_prediction, write_prediction
-from foldwise.volumes.prepare import Masks, cache_case, crop_case, read_labels
-from foldwise.volumes.settings import Cache, Crop, Export
+from foldwise.volumes.prepare import Masks, cache_case, crop_case, prepare_scan, read_labels
+from foldwise.volumes.settings import Cache, Crop, Export, Prepare, Region
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 from synthetic import ball
@@ -312,3 +312,22 @@ def test_extents_of_lesions(tmp_path: Path) -> None:
     crop_case([paths["image"]], paths["label"], None, None, Crop(to="none"), CLASSES, tmp_path)
     extents = json.loads((tmp_path / "crop.json").read_text())["lesions_mm"]
     assert np.allclose(sorted(extents, reverse=True), [[3, 1, 6], [1.5, 1, 2]], atol=1e-4)
+
+
+def test_a_new_scan_needs_its_region_too(tmp_path: Path) -> None:
+    """The box of a new scan encloses its mask, as for training; without one it is refused by name."""
+    paths = sources(tmp_path)
+    prepare = Prepare(region=Region(column="lung"), crop=Crop(to="region", margin_mm=0))
+    state = {
+        "prepared": {"prepare": prepare.model_dump(mode="json"), "cache": Cache().model_dump(mode="json")},
+        "task": {"targets": Targets({"tumour": 3}).as_dict(), "channels": 1},
+    }
+    files = {"images": (str(paths["image"]),)}
+    with pytest.raises(CaseError, match=r"image\.nii\.gz: the model needs a mask of the region .* `lung`"):
+        prepare_scan(Entry("new", "new", files, "", {}, 0), state, tmp_path)
+    files["region"] = (str(paths["inside"]),)
+    with open_case(prepare_scan(Entry("new", "new", files, "", {}, 0), state, tmp_path)) as file:
+        # The ball spans 4…26, 11…33 and 1…23 of axes stored as posterior, inferior, right.
+        assert file["image"].shape == (1, 23, 23, 23)
+        assert lineage_of(file).box.start == (4, 11, 1)
+        assert "weight" not in file

@@ -277,6 +277,11 @@ def prepare_scan(entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         found = (folder / "mask.nii.gz", folder / "region.nii.gz", folder / LUNG_FACTS)
         mask_case(entry.case, images[0], None, prepare.lung_mask, *found)
     elif prepare.region is not None:
+        if "region" not in entry.files:
+            raise CaseError(
+                f"{images[0]}: the model needs a mask of the region (prepare.region), as in the column "
+                f"`{prepare.region.column}` of its training cases; give it too"
+            )
         masks = Masks(Path(entry.files["region"][0]), values=prepare.region.values)
     with atomic_folder(folder / "crop") as cropped:
         crop_case(images, None, None, masks, prepare.crop, classes, cropped)

@@ -35,6 +35,7 @@ HEALTHY = Seen(
         ({"windpipe_mm": None}, "implausible", ["no windpipe"]),
         ({"windpipe_mm": None, "section_cm2": 150.0}, "plausible", []),  # a small child
         ({"windpipe_mm": -70.0}, "implausible", ["upside down"]),
+        ({"windpipe_mm": -70.0, "cut": ("above",)}, "partial", ["the scan ends above"]),  # gas in the bowel
         ({"spine_mm": -50.0, "cut": ("left",)}, "implausible", ["back to front", "ends left"]),
         ({"spine_mm": None}, "plausible", []),  # no bones visible
         ({"share_of_body": 0.02}, "implausible", ["only 2.0% of the body"]),

@@ -11,10 +11,26 @@ from foldwise.volumes.morphology import Spacing, dilated
 
 # The windpipe's distance from the patient's middle, when a lung pushes or pulls it. mm.
 ASIDE_MM = 60.0
+# Shorter stacks are no windpipe. mm.
+SHORTEST_MM = 25.0
 
 
-def find_windpipe(hu: np.ndarray, body: np.ndarray, middle: float, spacing: Spacing) -> np.ndarray | None:
-    """The longest stack of small round gas-filled cross-sections of axial slices, near the middle."""
+def find_windpipe(
+    hu: np.ndarray, lungs: np.ndarray, body: np.ndarray, middle: float, spacing: Spacing
+) -> np.ndarray | None:
+    """The longest stack of small round gas-filled cross-sections of axial slices, near the middle.
+
+    One in the lungs' upper half is preferred to one in the lower half, which may be gullet or bowel.
+
+    Args:
+        hu: (x, y, z) in RAS orientation.
+        lungs: both lungs, with or without their airways.
+        body: the patient.
+        middle: of the patient along x, in voxels.
+        spacing: in mm.
+    """
+    slices = np.flatnonzero(lungs.any(axis=(0, 1)))
+    half = (slices[0] + slices[-1]) / 2
     gas = (hu < -800) & body
     area = spacing[0] * spacing[1]
     stack = np.zeros_like(gas)
@@ -27,13 +43,14 @@ def find_windpipe(hu: np.ndarray, body: np.ndarray, middle: float, spacing: Spac
             if 60 <= piece.area * area <= 900 and longer <= 2.5 * shorter:
                 stack[:, :, z][pieces == piece.label] = True
     pieces = cc3d.connected_components(stack, connectivity=6)
-    best, longest = None, 25.0
+    best, first = None, (False, SHORTEST_MM)
     for piece in regionprops(pieces):
         length = (piece.bbox[5] - piece.bbox[2]) * spacing[2]
-        if abs(piece.centroid[0] - middle) * spacing[0] > ASIDE_MM:
+        if length <= SHORTEST_MM or abs(piece.centroid[0] - middle) * spacing[0] > ASIDE_MM:
             continue
-        if length > longest and np.median(hu[tuple(piece.coords.T)]) < -880:
-            best, longest = piece.label, length
+        rank = (bool(piece.centroid[2] > half), length)
+        if rank > first and np.median(hu[tuple(piece.coords.T)]) < -880:
+            best, first = piece.label, rank
     return None if best is None else pieces == best
 
 

@@ -99,7 +99,7 @@ def find_lungs(ct: Volume, *, air_hu: float = -320, closing_mm: float = 10) -> L
         middle -= box[0].start
         body = _body(hu, parts, spacing) & (patient | dilated(parts, spacing, WALL_MM))
     with timed("airways"):
-        windpipe = find_windpipe(hu, body, middle, spacing)
+        windpipe = find_windpipe(hu, parts, body, middle, spacing)
         airways = grown_airways(hu, windpipe, body, spacing)
         parts = _largest_parts(parts & ~airways, spacing)
     with timed("closing"):

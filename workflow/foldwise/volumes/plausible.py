@@ -130,7 +130,7 @@ def judge(seen: Seen) -> Judgement:
             doubts.append(
                 "no windpipe is seen, although their upper ends are in the scan (gas in the bowel?)"
             )
-    elif seen.windpipe_mm < 0:
+    elif seen.windpipe_mm < 0 and "above" not in seen.cut:
         doubts.append("the windpipe lies at their lower half (is the scan upside down?)")
     if seen.spine_mm is not None and seen.spine_mm < 0:
         doubts.append("the bones lie in front of them (is the scan stored back to front?)")

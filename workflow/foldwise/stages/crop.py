@@ -20,6 +20,7 @@ def crop(
     weight: Annotated[Path | None, "weight map on the images' grid"] = None,
     region: Annotated[Path | None, "mask of the region"] = None,
     values: Annotated[list[int] | None, "values in that mask; default: all but 0"] = None,
+    max_missed: Annotated[float, "share of labelled voxels that may lie outside that mask"] = 1.0,
     lungs: Annotated[Path | None, "mask of the lungs, for `to: lungs`"] = None,
     settings: Crop,
     labels: Annotated[dict[str, int] | None, "class name → voxel value, as YAML; default: tumour: 1"] = None,
@@ -27,7 +28,15 @@ def crop(
 ) -> None:
     """Crop images, label and weight map of a case."""
     with naming(case), atomic_folder(folder) as temporary:
-        crop_case(images, label, weight, Masks(region, lungs, values), settings, labels or TUMOUR, temporary)
+        crop_case(
+            images,
+            label,
+            weight,
+            Masks(region, lungs, values, max_missed),
+            settings,
+            labels or TUMOUR,
+            temporary,
+        )
 
 
 if __name__ == "__main__":

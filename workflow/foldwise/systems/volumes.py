@@ -161,10 +161,10 @@ class VolumePreparation(Preparation[Case]):
         return inputs
 
     @property
-    def region_values(self) -> list[int] | None:
-        """Values in the sheet's masks that make up the region; None: all but 0."""
+    def region_given(self) -> dict[str, Any]:
+        """How the crop uses the sheet's masks: arguments of its stage."""
         region = self._prepare.region
-        return None if region is None else region.values
+        return {} if region is None else {"values": region.values, "max_missed": region.max_missed}
 
 
 class VolumeFootprint(Footprint[AnyVolumeSettings], Generic[AnyVolumeSettings], abstract=True):

@@ -295,6 +295,24 @@ def test_a_region_by_values_of_a_label_map(tmp_path: Path) -> None:
         crop_case([paths["image"]], None, None, none, settings, CLASSES, crop)
 
 
+def test_a_region_that_misses_the_label_is_refused(tmp_path: Path) -> None:
+    """Of two labelled voxels one lies in the region: half of the label."""
+    paths = sources(tmp_path)
+    for name, places in (("label", [(1, 1, 1), (5, 5, 5)]), ("inside", [(5, 5, 5)])):
+        data = np.zeros(SHAPE, np.uint8)
+        for place in places:
+            data[place] = 3
+        write_volume(Volume(data, AFFINE), paths[name])
+    for allowed in (0.4, 0.5):
+        masks, settings = Masks(paths["inside"], max_missed=allowed), Crop(to="region")
+        given = [paths["image"]], paths["label"], None, masks, settings, CLASSES, tmp_path
+        if allowed < 0.5:
+            with pytest.raises(CaseError, match=r"50\.0% of the labelled voxels lie outside the region"):
+                crop_case(*given)
+        else:
+            crop_case(*given)
+
+
 def test_air_is_for_ct_only(tmp_path: Path) -> None:
     paths = sources(tmp_path)
     write_volume(Volume(np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE), AFFINE), paths["image"])

@@ -97,11 +97,13 @@ class Masks:
         region: what the crop encloses (`crop.to: region`), and where the weighted sampler draws.
         lungs: both lungs.
         values: values in `region` that belong to it; None: all but 0.
+        max_missed: share of a case's labelled voxels that may lie outside the region.
     """
 
     region: Path | None = None
     lungs: Path | None = None
     values: Sequence[int] | None = None
+    max_missed: float = 1.0
 
     def read_region(self, image: Volume) -> np.ndarray | None:
         """The region on the image's grid, or None.
@@ -182,6 +184,7 @@ def crop_case(
         cut = geometry.crop(labels, box)
         write_volume(cut, folder / "label.nii.gz")
         np.save(folder / "foreground.npy", _grey_values(kept, cut))
+        _refuse_missed(labels, region, classes, masks, label)
         facts |= {
             "label": str(label),
             **_foreground(labels, cut, classes),
@@ -348,6 +351,20 @@ def _grey_values(channels: Sequence[Volume], labels: Volume, limit: int = 10_000
     if len(places) > limit:
         places = np.sort(np.random.default_rng(0).choice(places, limit, replace=False))
     return np.stack([channel.data.ravel()[places] for channel in channels]).astype(np.float32)
+
+
+def _refuse_missed(
+    labels: Volume, region: np.ndarray | None, classes: dict[str, int], masks: Masks, path: Path
+) -> None:
+    """Refuse a region that misses more of a label than allowed."""
+    if region is None:
+        return
+    missed = missed_share(np.isin(labels.data, list(classes.values())), region)
+    if missed is not None and missed > masks.max_missed:
+        raise CaseError(
+            f"{path}: {missed:.1%} of the labelled voxels lie outside the region {masks.region}, but only "
+            f"{masks.max_missed:.1%} are allowed (prepare.region.max_missed); is it the mask of this scan?"
+        )
 
 
 def _foreground(labels: Volume, cut: Volume, classes: dict[str, int]) -> dict[str, object]:

@@ -126,6 +126,11 @@ class Region(Section):
         "of TotalSegmentator; null: all that are not 0.",
         json_schema_extra=affects("crop"),
     )
+    max_missed: Share = Field(
+        0.05,
+        description="A case fails if more than this share of its labelled voxels lies outside the region.",
+        json_schema_extra=affects("crop"),
+    )
 
     @field_validator("column")
     @classmethod

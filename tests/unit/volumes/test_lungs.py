@@ -17,7 +17,7 @@ from foldwise.volumes.remarks import remarks_in
 from foldwise.volumes.settings import LungMask
 from foldwise.volumes.volume import Volume, write_volume
 
-SPACING = (4.0, 4.0, 4.0)
+SPACING = (5.0, 5.0, 5.0)
 
 
 @pytest.fixture(scope="module")

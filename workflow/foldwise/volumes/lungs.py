@@ -30,6 +30,7 @@ from foldwise.volumes.thorax import (
     find_cage,
     find_middle,
     find_patient,
+    with_wall,
 )
 from foldwise.volumes.volume import Volume
 
@@ -97,7 +98,7 @@ def find_lungs(ct: Volume, *, air_hu: float = -320, closing_mm: float = 10) -> L
         box = _reach(found, patient, spacing)
         hu, parts, patient = hu[box], _largest_parts(found[box], spacing), patient[box]
         middle -= box[0].start
-        body = _body(hu, parts, spacing) & (patient | dilated(parts, spacing, WALL_MM))
+        body = _body(hu, parts, spacing) & (patient | with_wall(parts, spacing))
     with timed("airways"):
         windpipe = find_windpipe(hu, parts, body, middle, spacing)
         airways = grown_airways(hu, windpipe, body, spacing)

@@ -40,20 +40,25 @@ def filled(mask: np.ndarray) -> np.ndarray:
 def hull(mask: np.ndarray) -> np.ndarray:
     """The convex hull of a mask's voxels (x, y, z): voxels whose centre is at most half a voxel outside."""
     surface = np.argwhere(mask & ~ndimage.binary_erosion(mask))
-    whole = np.zeros_like(mask)
     try:
         found = ConvexHull(surface)
     except QhullError:  # too few slices for a body
+        whole = np.zeros_like(mask)
         for z in np.flatnonzero(mask.any(axis=(0, 1))):
             whole[:, :, z] = convex_hull_image(mask[:, :, z])
         return whole
-    low, high = surface.min(axis=0), surface.max(axis=0) + 1
-    points = np.indices(high - low).reshape(3, -1).T + low
-    inside = np.arange(len(points))
-    for *normal, offset in np.unique(found.equations.round(6), axis=0):
-        inside = inside[points[inside] @ normal + offset <= 0.5]
-    whole[tuple(points[inside].T)] = True
-    return whole
+    # Each half-space bounds a column's third coordinate from above or from below, or the whole column.
+    x, y, z = np.ogrid[: mask.shape[0], : mask.shape[1], : mask.shape[2]]
+    above, below = np.full(mask.shape[:2], np.inf), np.full(mask.shape[:2], -np.inf)
+    for a, b, c, offset in np.unique(found.equations.round(9), axis=0):
+        left = 0.5 - offset - a * x[..., 0] - b * y[..., 0]
+        if c > 0:
+            above = np.minimum(above, left / c)
+        elif c < 0:
+            below = np.maximum(below, left / c)
+        else:
+            above = np.where(left < 0, -np.inf, above)
+    return np.asarray((z >= below[..., None]) & (z <= above[..., None]))
 
 
 def enlarged(mask: np.ndarray, factors: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:

@@ -79,6 +79,13 @@ def find_patient(hu: np.ndarray, spacing: Spacing) -> np.ndarray:
     return enlarged(core, steps, hu.shape)
 
 
+def with_wall(lungs: np.ndarray, spacing: Spacing) -> np.ndarray:
+    """The lungs with the chest wall, to some mm: a child's wall is too thin for the patient's outline."""
+    steps = coarse_steps(spacing)
+    size = tuple(s * n for s, n in zip(spacing, steps, strict=True))
+    return enlarged(dilated(lungs[:: steps[0], :: steps[1], :: steps[2]], size, WALL_MM), steps, lungs.shape)
+
+
 def find_middle(hu: np.ndarray, patient: np.ndarray, lungs: np.ndarray, spacing: Spacing) -> float:
     """The patient's middle along x, in voxels: the spine's, or without visible bones the outline's.
 

@@ -37,7 +37,7 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
     [pytest.param("p02", marks=pytest.mark.slow), "p03a", "p07", pytest.param("p10", marks=pytest.mark.slow)],
 )
 def test_mask_agrees_with_the_true_lungs(name: str) -> None:
-    phantom = make_phantom(name, SPACING)
+    phantom = make_phantom(name, (4.0, 4.0, 4.0))
     found = find_lungs(phantom.image)
     assert dice(found.mask, phantom.lungs.data) > 0.96
     missed = missed_share(phantom.label.data, found.region)
@@ -64,9 +64,9 @@ def test_trachea_stays_out(chest: tuple[Volume, Volume, Volume]) -> None:
     assert (found.mask & trachea).sum() < 0.1 * trachea.sum()
 
 
-@pytest.mark.parametrize("codes", ["LPS", "ASL", "SRA", "IPR", "PIR", "LAI"])
+@pytest.mark.parametrize("codes", ["LPI", "ASL", "IRP"])
 def test_orientation_changes_nothing(chest: tuple[Volume, Volume, Volume], codes: str) -> None:
-    """Exactly: every axis is once first, once second and once third, and each once turned round."""
+    """Exactly: every axis is once first, once second and once third, and each is also turned round."""
     found = find_lungs(chest[0])
     turned = find_lungs(chest[0].oriented(codes))
     for name in ("mask", "region"):
@@ -181,8 +181,7 @@ def test_the_couch_changes_nothing(chest: tuple[Volume, Volume, Volume]) -> None
     assert dice(lying.region[:, depth:], alone.region) > 0.97
 
 
-@pytest.mark.parametrize("couch", [False, True])
-@pytest.mark.parametrize("height", [120, 300])
+@pytest.mark.parametrize(("couch", "height"), [(False, 120), (True, 300)])
 def test_an_abdomen_is_not_taken_for_lungs(couch: bool, height: float) -> None:
     """Gas and stool in the bowel, and the couch's inside: nothing is found, or it is found implausible."""
     abdomen = make_abdomen(SPACING, height)

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from foldwise.volumes.volume import Volume, read_volume, write_volume
 LARGE = (512, 512, 300)
 TURNS = 3
 # Shares of the left and the right lung to be filled, and where the fluid begins.
-FILLINGS = (
+FILLINGS: tuple[tuple[tuple[float, float], Literal["behind", "below"]], ...] = (
     ((1, 0), "behind"),
     ((0, 1), "behind"),
     ((0.9, 0), "behind"),

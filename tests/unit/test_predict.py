@@ -18,10 +18,12 @@ from experiments import EXPERIMENT
 from foldwise.command import Output
 from foldwise.experiment.paths import Paths
 from foldwise.files import CaseError, read_json, write_json
+from foldwise.index import Entry
 from foldwise.settings import validate
 from foldwise.stages import predict as stage
 from foldwise.store import Store
 from foldwise.systems import system_of
+from foldwise.systems.base import REMARKS
 from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.systems.segmentation.settings import Settings
 from foldwise.systems.segmentation.system import Segmentation
@@ -168,7 +170,14 @@ def test_remarks_of_preparation_are_recorded(
 ) -> None:
     """Also of a prediction that an earlier call left, whose scan is not prepared again."""
     remarks = {"a": ["hardly lungs: ü"], "b": []}
-    monkeypatch.setattr(Segmentation, "noticed_new", lambda self, folder: remarks[folder.name])
+    prepare = Segmentation.prepare_new
+
+    def noting(self: Segmentation, entry: Entry, state: Any, folder: Path) -> Path:
+        path = prepare(self, entry, state, folder)
+        write_json(folder / REMARKS, remarks[entry.case])
+        return path
+
+    monkeypatch.setattr(Segmentation, "prepare_new", noting)
     for number, name in enumerate(remarks):
         (tmp_path / "new").mkdir(exist_ok=True)
         write_scan(tmp_path / "new" / f"{name}.nii", number)
@@ -176,7 +185,7 @@ def test_remarks_of_preparation_are_recorded(
     for _ in range(2):
         with pytest.raises(CaseError, match="1 of 3 cases could not be predicted"):
             predict(tmp_path / "new", tmp_path / "out")
-        monkeypatch.delattr(Segmentation, "noticed_new", raising=False)
+        monkeypatch.setattr(Segmentation, "prepare_new", prepare)
     (tmp_path / "new" / "empty.nii").unlink()
     predict(tmp_path / "new", tmp_path / "out")
     assert sorted(predicted) == ["a", "b"]

@@ -22,23 +22,25 @@ def test_the_check_shows_remarks_that_are_known(tmp_path: Path, monkeypatch: pyt
     """They are not in check.json, which would differ between a first and a second call."""
     monkeypatch.setattr(Jobs, "peak", lambda *given: 1.0)
     write_volume(Volume(np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.eye(4)), tmp_path / "i.nii")
-    (tmp_path / "s.csv").write_text("case,image\na,i.nii\n")
+    write_volume(Volume(np.eye(4, dtype=np.uint8)[None].repeat(4, 0), np.eye(4)), tmp_path / "l.nii")
+    (tmp_path / "s.csv").write_text("case,image,label\na,i.nii,l.nii\nb,i.nii,l.nii\nu,i.nii,\n")
     system = Segmentation()
     given = {
         "experiment": "e",
         "results": str(tmp_path / "results"),
         "data": {"sheet": str(tmp_path / "s.csv")},
         "prepare": {"lung_mask": {}},
+        "split": {"folds": 2, "validation": 0},
     }
     settings = validate(system.settings, given)
     before, lines = examine(system, settings, tmp_path / "counts.json")
     noticed = system.preparation(settings, system.read_sheet(settings.data)).noticed
     assert noticed is not None
-    path = Path(noticed.format(case="a"))
+    path = Path(noticed.format(case="u"))
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"judgement": {"remarks": ["a part of the lungs: the scan ends above"]}}))
     after, more = examine(system, settings, tmp_path / "counts.json")
-    assert more == [*lines, "warning: case a: a part of the lungs: the scan ends above"]
+    assert more == [*lines, "warning: case u: a part of the lungs: the scan ends above"]
     assert after == before
 
 

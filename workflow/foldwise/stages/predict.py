@@ -35,7 +35,7 @@ from foldwise.record import used
 from foldwise.section import Section
 from foldwise.settings import dump
 from foldwise.store import Store
-from foldwise.systems.base import System
+from foldwise.systems.base import REMARKS, System
 
 
 @stage
@@ -141,7 +141,8 @@ def _predict(
                     raise cache
                 with naming(case.name):
                     predict = partial(trained.learner.predict, trained.networks, str(cache))
-                    remarks = system.noticed_new(scratch / case.name)
+                    noted = scratch / case.name / REMARKS
+                    remarks = read_json(noted) if noted.exists() else []
                     write = partial(with_fingerprint, predict, case.made_of, remarks=remarks)
                     predictions[case.name] = state.put(write, case.name, *case.made_of)
             except CaseError as error:

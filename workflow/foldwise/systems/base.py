@@ -35,6 +35,8 @@ AnySettings = TypeVar("AnySettings", bound=Experiment)
 Chosen = Mapping[str, Any]
 Rows = Iterable[Mapping[str, Any]]
 RULES = Path(__file__).parents[2] / "rules"
+# A file of remarks on a new case, e.g. that it seems cut or upside down.
+REMARKS = "remarks.json"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -184,6 +186,8 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         """Prepare a new case as the workflow prepares others, and return the path of the model's input.
 
+        It may also write the file `REMARKS`, a JSON list of lines on the case, which its record then holds.
+
         Args:
             entry: the case.
             state: contents of the model's file.
@@ -192,14 +196,6 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
         Raises:
             CaseError: the case cannot be used.
         """
-
-    def noticed_new(self, folder: Path) -> list[str]:
-        """Remarks of `prepare_new` on a case, e.g. that it seems cut or damaged.
-
-        Args:
-            folder: where it wrote the files.
-        """
-        return []
 
 
 class Footprint(Whole, Generic[AnySettings], abstract=True):

@@ -9,13 +9,13 @@ from typing import Any, Generic, TypeVar
 
 from foldwise.check import Checked
 from foldwise.experiment.preparation import CaseStage, Inputs, Preparation
-from foldwise.files import read_json, short_hash
+from foldwise.files import read_json, short_hash, write_json
 from foldwise.forecast import BASE_MIB
 from foldwise.index import Entry
 from foldwise.section import values_for
 from foldwise.settings import dump
 from foldwise.sheet import Sheet
-from foldwise.systems.base import NOTHING, Footprint, System
+from foldwise.systems.base import NOTHING, REMARKS, Footprint, System
 from foldwise.volumes.check import check_volumes
 from foldwise.volumes.remarks import LUNG_FACTS, remarks_in
 from foldwise.volumes.settings import Cache, Data, VolumeExperiment
@@ -94,11 +94,10 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
         """Write a new scan's cache."""
         from foldwise.volumes.prepare import prepare_scan
 
-        return prepare_scan(entry, state, folder)
-
-    def noticed_new(self, folder: Path) -> list[str]:
-        """Remarks on a new scan's lungs."""
-        return remarks_in(folder / LUNG_FACTS)
+        path = prepare_scan(entry, state, folder)
+        if remarks := remarks_in(folder / LUNG_FACTS):
+            write_json(folder / REMARKS, remarks)
+        return path
 
 
 class VolumePreparation(Preparation[Case]):

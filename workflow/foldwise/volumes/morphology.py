@@ -44,8 +44,8 @@ def hull(mask: np.ndarray) -> np.ndarray:
         found = ConvexHull(surface)
     except QhullError:  # too few slices for a body
         whole = np.zeros_like(mask)
-        for z in np.flatnonzero(mask.any(axis=(0, 1))):
-            whole[:, :, z] = convex_hull_image(mask[:, :, z])
+        for place in np.flatnonzero(mask.any(axis=(0, 1))):
+            whole[:, :, place] = convex_hull_image(mask[:, :, place])
         return whole
     # Each half-space bounds a column's third coordinate from above or from below, or the whole column.
     x, y, z = np.ogrid[: mask.shape[0], : mask.shape[1], : mask.shape[2]]

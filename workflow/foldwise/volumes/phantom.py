@@ -123,7 +123,7 @@ def with_couch(image: Volume) -> Volume:
     couch[hollow] = np.rint(inner[hollow])
     couch[:aside], couch[-aside:] = HU["air"], HU["air"]
     affine = image.affine.copy()
-    affine[:3, 3] -= depth * affine[:3, 1]
+    affine[:3, 3] -= affine[:3, :3] @ np.array([0, depth, 0])
     return Volume(np.concatenate([couch, image.data], axis=1), affine)
 
 

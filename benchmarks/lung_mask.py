@@ -44,12 +44,14 @@ FILLINGS: tuple[tuple[tuple[float, float], Literal["behind", "below"]], ...] = (
 )
 MEASURE = """
 import json, resource, sys, time
-import nibabel
-import numpy as np
 from pathlib import Path
 from foldwise.volumes.lungs import find_lungs
 from foldwise.volumes.volume import read_volume
 image = read_volume(Path(sys.argv[1]))
+def peak():  # the maximum that getrusage gives includes that of the process that started this one
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return round(int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024)
+loaded = peak()
 before = resource.getrusage(resource.RUSAGE_SELF)
 begun = time.perf_counter()
 lungs = find_lungs(image)
@@ -57,7 +59,7 @@ after = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps({
     "s": round(time.perf_counter() - begun, 1),
     "CPU s": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
-    "peak MiB": round(after.ru_maxrss / 1024), "before MiB": round(before.ru_maxrss / 1024),
+    "peak MiB": peak(), "before MiB": loaded,
     **{step: round(value, 1) for step, value in lungs.seconds.items()},
 }))
 """

@@ -39,6 +39,9 @@ HEALTHY = Seen(
         ({"spine_mm": -50.0, "cut": ("left",)}, "implausible", ["back to front", "ends left"]),
         ({"spine_mm": None}, "plausible", []),  # no bones visible
         ({"share_of_body": 0.02}, "implausible", ["only 2.0% of the body"]),
+        # The lower ends of lungs in a scan of the abdomen; and a loop of bowel that crosses a scan.
+        ({"share_of_body": 0.02, "windpipe_mm": None, "cut": ("above",)}, "partial", ["ends above"]),
+        ({"share_of_body": 0.02, "cut": ("below", "above")}, "implausible", ["only 2.0%", "ends below"]),
     ],
 )
 def test_judgements(change: dict[str, object], verdict: str, words: list[str]) -> None:

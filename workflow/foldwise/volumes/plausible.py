@@ -134,7 +134,8 @@ def judge(seen: Seen) -> Judgement:
         doubts.append("the windpipe lies at their lower half (is the scan upside down?)")
     if seen.spine_mm is not None and seen.spine_mm < 0:
         doubts.append("the bones lie in front of them (is the scan stored back to front?)")
-    if seen.share_of_body < LEAST_SHARE:
+    bases = "above" in seen.cut and "below" not in seen.cut
+    if seen.share_of_body < LEAST_SHARE and not bases:
         doubts.append(f"they are only {seen.share_of_body:.1%} of the body in their slices")
     for side in seen.cut:
         missing.append(f"the scan ends {side}")

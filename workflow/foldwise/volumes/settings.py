@@ -172,7 +172,7 @@ class Prepare(Section):
 
     @model_validator(mode="after")
     def _mask_for_crop(self) -> Prepare:
-        to, outside = self.crop.to, self.crop.outside
+        to = self.crop.to
         if self.lung_mask is not None and self.region is not None:
             raise ValueError("set lung_mask, which finds the lungs, or region, which reads a mask; not both")
         if to == "lungs" and self.lung_mask is None:
@@ -182,8 +182,6 @@ class Prepare(Section):
                 "crop.to: region needs lung_mask, e.g. `lung_mask: {}`, or a mask from a file, e.g. "
                 "`region: {column: lung}`"
             )
-        if to == "none" and outside != "keep":
-            raise ValueError(f"crop.outside: {outside} needs crop.to: outside of what?")
         return self
 
 
@@ -386,6 +384,13 @@ class VolumeExperiment(Experiment):
             return {**values, "data": {"region_column": column, **values["data"]}}
         except (KeyError, TypeError):  # none, or of a wrong type: found by the fields
             return values
+
+    @model_validator(mode="after")
+    def _outside_of_something(self) -> VolumeExperiment:
+        crop = self.prepare.crop
+        if crop.to == "none" and crop.outside != "keep":  # models of earlier versions may have this
+            raise ValueError(f"prepare.crop.outside: {crop.outside} needs crop.to: outside of what?")
+        return self
 
     @model_validator(mode="after")
     def _one_column(self) -> VolumeExperiment:

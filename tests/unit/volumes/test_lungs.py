@@ -172,6 +172,19 @@ def test_what_is_filled_stays_in_the_region(
         assert "mirror image" in " ".join(judged.assumed)
 
 
+def test_a_scan_of_one_side(chest: tuple[Volume, Volume, Volume]) -> None:
+    """From the spine to the right, half of the lung filled from behind: all of it stays in the region."""
+    image, _, lungs = chest
+    half = slice(image.data.shape[0] // 2 - 5, None)
+    one, lung = (Volume(volume.data[half], volume.affine) for volume in (image, lungs))
+    ill, filled = fill_lungs(one, lung, (0.5, 0.5), "behind")
+    for scan in (one, ill):
+        found = find_lungs(scan)
+        assert found.region[lung.data > 0].mean() > 0.97
+        assert "the scan shows one side only" in judge(found.seen).reasons
+    assert filled.any()
+
+
 def test_the_couch_changes_nothing(chest: tuple[Volume, Volume, Volume]) -> None:
     image = chest[0]
     depth = with_couch(image).data.shape[1] - image.data.shape[1]

@@ -330,7 +330,7 @@ def test_extents_of_lesions(tmp_path: Path) -> None:
     write_volume(Volume(label, AFFINE), paths["label"])
     crop_case([paths["image"]], paths["label"], None, None, Crop(to="none"), CLASSES, tmp_path)
     extents = json.loads((tmp_path / "crop.json").read_text())["lesions_mm"]
-    assert np.allclose(np.array(extents)[::-1], [[1.5, 1, 2], [3, 1, 6]], atol=1e-4)
+    assert np.allclose(np.array(extents)[::-1], [[1.5, 1.0, 2.0], [3.0, 1.0, 6.0]], atol=1e-4)
 
 
 def test_a_new_scan_needs_its_region_too(tmp_path: Path) -> None:

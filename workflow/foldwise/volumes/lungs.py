@@ -94,7 +94,7 @@ def find_lungs(ct: Volume, *, air_hu: float = -320, closing_mm: float = 10) -> L
         patient = find_patient(hu, spacing)
         found = _lung_parts(hu, patient, spacing, air_hu)
         middle = find_middle(hu, patient, found, spacing)
-        cut = _cut(found)
+        cut, aside = _cut(found), (bool(patient[0].any()), bool(patient[-1].any()))
         box = _reach(found, patient, spacing)
         hu, parts, patient = hu[box], _largest_parts(found[box], spacing), patient[box]
         middle -= box[0].start
@@ -107,7 +107,8 @@ def find_lungs(ct: Volume, *, air_hu: float = -320, closing_mm: float = 10) -> L
         closed = _closed(parts, spacing, closing_mm) & ~airways
         closed &= body
     with timed("region"):
-        cage = find_cage(closed, hu, body, middle, spacing, apex="above" not in cut)
+        apex = "above" not in cut
+        cage = find_cage(closed, hu, body, middle, spacing, apex=apex, cut=aside)
         seen = look_at(hu, closed, body, windpipe, cage, cut, middle, spacing)
     with timed("full resolution"):
         fine = tuple(

@@ -117,7 +117,7 @@ def with_couch(image: Volume) -> Volume:
     step = image.spacing
     shell, depth = (max(1, round(8 / step[1])), round(70 / step[1]))
     couch = np.full((image.data.shape[0], depth, image.data.shape[2]), HU["muscle"], image.data.dtype)
-    inner = np.random.default_rng(0).normal(-930, 10, couch.shape)
+    inner = np.asarray(np.random.default_rng(0).normal(-930, 10, couch.shape))
     aside = round(20 / step[0])
     hollow = (slice(aside + shell, -aside - shell), slice(shell, -shell))
     couch[hollow] = np.rint(inner[hollow])

@@ -108,7 +108,14 @@ def find_middle(hu: np.ndarray, patient: np.ndarray, lungs: np.ndarray, spacing:
 
 
 def find_cage(
-    lungs: np.ndarray, hu: np.ndarray, body: np.ndarray, middle: float, spacing: Spacing, *, apex: bool
+    lungs: np.ndarray,
+    hu: np.ndarray,
+    body: np.ndarray,
+    middle: float,
+    spacing: Spacing,
+    *,
+    apex: bool,
+    cut: tuple[bool, bool],
 ) -> Cage:
     """The thoracic cage: all that may be lung, filled or not, with mediastinum and inner chest wall.
 
@@ -123,6 +130,7 @@ def find_cage(
         middle: of the patient along x, in voxels.
         spacing: in mm.
         apex: whether the scan shows the lungs' upper ends.
+        cut: whether the scan cuts the patient on the left, and on the right.
     """
     steps = coarse_steps(spacing)
     size = tuple(s * n for s, n in zip(spacing, steps, strict=True))
@@ -142,9 +150,8 @@ def find_cage(
     columns = np.flatnonzero(coarse.any(axis=(1, 2)))
     first, last = (int(columns[place]) for place in (0, -1))
     lowest = _lowest(air, (last - first + 1) * size[0], size, apex=apex)
-    # A scan of one side may show no other column of the mirror image.
-    centre = min(max(round(middle / steps[0]), 0), air.shape[0] - 1)
-    first, last = min(first, centre), max(last, centre)
+    # Arms lie beyond the lungs and their mirror image, but where a scan cuts the patient, so may a lung.
+    first, last = 0 if cut[0] else first, air.shape[0] - 1 if cut[1] else last
     trunk = _within_muscles(air, hu[:: steps[0], :: steps[1], :: steps[2]], size)
     trunk[:first], trunk[last + 1 :] = False, False
     trunk[:, :, :lowest], trunk[:, :, z.max() + 1 :] = False, False

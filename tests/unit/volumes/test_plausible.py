@@ -1,12 +1,9 @@
-"""The judgement on what was found, by hand, and the hull of a mask."""
+"""The judgement on what was found, by hand."""
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from skimage.morphology import convex_hull_image
 
-from foldwise.volumes.morphology import hull
 from foldwise.volumes.plausible import Seen, judge
 
 HEALTHY = Seen(
@@ -49,16 +46,3 @@ def test_judgements(change: dict[str, object], verdict: str, words: list[str]) -
     assert judged.verdict == verdict
     assert all(word in " ".join(judged.remarks) for word in words)
     assert bool(judged.remarks) == bool(words)
-
-
-def test_the_hull_is_scikit_images() -> None:
-    """Up to voxels at its surface: scikit-image joins the voxels' edges, we their centres."""
-    mask = np.random.default_rng(0).random((30, 25, 20)) > 0.999
-    found, expected = hull(mask), convex_hull_image(mask)
-    assert (found & mask == mask).all()
-    assert (found ^ expected).sum() < 0.05 * expected.sum()
-    flat = np.zeros_like(mask)
-    flat[3:9, 4:20, 5] = True
-    flat[5, 10, 5] = False
-    assert hull(flat).sum() == 6 * 16
-    assert not hull(flat)[:, :, :5].any()

@@ -95,7 +95,7 @@ def find_lungs(ct: Volume, *, air_hu: float = -320, closing_mm: float = 10) -> L
         found = _lung_parts(hu, patient, spacing, air_hu)
         middle = find_middle(hu, patient, found, spacing)
         cut, aside = _cut(found), (bool(patient[0].any()), bool(patient[-1].any()))
-        box = _reach(found, patient, spacing)
+        box = _reach(found, patient, middle, aside, spacing)
         hu, parts, patient = hu[box], _largest_parts(found[box], spacing), patient[box]
         middle -= box[0].start
         body = _body(hu, parts, spacing) & (patient | with_wall(parts, spacing))
@@ -209,16 +209,20 @@ def _cut(lungs: np.ndarray) -> tuple[str, ...]:
     return tuple(cut)
 
 
-def _reach(found: np.ndarray, patient: np.ndarray, spacing: Spacing) -> tuple[slice, slice, slice]:
-    """The box for all further steps: the patient, as far down as filled lungs may reach."""
-    near = 2 * WALL_MM
-    x, y, z = bounding_box(found, near, spacing).slices
-    ox, oy, _ = bounding_box(patient | found, 0, spacing).slices
-    width = (ox.stop - ox.start) * spacing[0]
+def _reach(
+    found: np.ndarray, patient: np.ndarray, middle: float, aside: tuple[bool, bool], spacing: Spacing
+) -> tuple[slice, slice, slice]:
+    """The box for all further steps: wherever lung may be, filled or not, and the wall around it."""
+    x, y, z = bounding_box(found, 2 * WALL_MM, spacing).slices
+    left = 0 if aside[0] else min(x.start, math.floor(2 * middle) - x.stop + 1)
+    right = found.shape[0] if aside[1] else max(x.stop, math.ceil(2 * middle) - x.start + 1)
+    across = slice(max(0, left), min(found.shape[0], right))
+    depth = np.flatnonzero(patient[across, :, z].any(axis=(0, 2)))
+    behind, front = (depth[0], depth[-1] + 1) if depth.size else (y.start, y.stop)
+    width = (across.stop - across.start) * spacing[0]
     height = max((z.stop - z.start) * spacing[2] + BLUNT_LOWER_MM, HEIGHT * width)
     below = z.stop - math.ceil(height / spacing[2])
-    x, y = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in ((x, ox), (y, oy)))
-    return x, y, slice(max(0, below), z.stop)
+    return across, slice(min(y.start, int(behind)), max(y.stop, int(front))), slice(max(0, below), z.stop)
 
 
 def _body(hu: np.ndarray, lungs: np.ndarray, spacing: Spacing) -> np.ndarray:
@@ -249,13 +253,12 @@ def _closed(parts: np.ndarray, spacing: Spacing, radius: float) -> np.ndarray:
     """Closing of each lung separately, so that the mediastinum stays out; then holes are filled."""
     closed = np.zeros_like(parts)
     pad = [int(np.ceil(radius / step)) + 1 for step in spacing]
-    x, y, z = (slice(p, p + n) for p, n in zip(pad, parts.shape, strict=True))
     pieces = cc3d.connected_components(parts, connectivity=6)
     for number in np.setdiff1d(np.unique(pieces), 0):
         # Border values are repeated outwards: a lung cut by the scan's edge is not eroded there.
         lung = np.pad(pieces == number, [(p, p) for p in pad], mode="edge")
         lung = eroded(dilated(lung, spacing, radius), spacing, radius)
-        closed |= lung[x, y, z]
+        closed |= lung[tuple(slice(p, -p) for p in pad)]
     closed |= parts
     return filled(closed)
 

@@ -7,6 +7,8 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 from skimage.morphology import convex_hull_image
 
+from foldwise.volumes.geometry import bounding_box
+
 Spacing = tuple[float, ...]
 
 
@@ -14,14 +16,21 @@ def dilated(mask: np.ndarray, spacing: Spacing, radius: float) -> np.ndarray:
     """Dilation by a ball, in mm."""
     if not mask.any():
         return mask
-    return np.asarray(distance(~mask, spacing) <= radius)
+    whole = np.zeros_like(mask)
+    near = bounding_box(mask, radius, spacing).slices
+    whole[near] = distance(~mask[near], spacing) <= radius
+    return whole
 
 
 def eroded(mask: np.ndarray, spacing: Spacing, radius: float) -> np.ndarray:
     """Erosion by a ball, in mm; the array's border does not erode."""
-    if mask.all():
+    if mask.all() or not mask.any():
         return mask
-    return np.asarray(distance(mask, spacing) > radius)
+    whole = np.zeros_like(mask)
+    near = bounding_box(mask, min(spacing), spacing).slices  # with a voxel of background on each side
+    part = mask[near]
+    whole[near] = part if part.all() else distance(part, spacing) > radius
+    return whole
 
 
 def distance(mask: np.ndarray, spacing: Spacing) -> np.ndarray:

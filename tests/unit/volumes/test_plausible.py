@@ -11,6 +11,7 @@ HEALTHY = Seen(
     smaller=0.85,
     mirrored=1.0,
     lowered_mm=0.0,
+    added=0.05,
     cut=(),
     windpipe_mm=80.0,
     spine_mm=60.0,
@@ -25,6 +26,7 @@ HEALTHY = Seen(
         ({}, "plausible", []),
         ({"lowered_mm": 25.0}, "plausible", []),  # expiration
         ({"smaller": 0.1}, "plausible", ["10% of the other's volume"]),
+        ({"added": 0.3}, "plausible", ["30% of the region lies beyond the air"]),
         ({"lowered_mm": 80.0}, "plausible", ["80 mm more below them"]),
         ({"smaller": 0.0, "mirrored": 0.2}, "partial", ["one side only"]),
         ({"windpipe_mm": None, "smaller": 0.0, "mirrored": 0.2}, "partial", ["one side only"]),

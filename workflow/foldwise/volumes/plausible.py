@@ -14,6 +14,8 @@ from foldwise.volumes.thorax import BONE_HU, FILLED, LOWER_MM, SPINE_MM, Cage
 CHILD_CM2 = 250.0
 # The lungs' share of the body in their slices; lungs filled to two thirds have about a tenth.
 LEAST_SHARE = 0.04
+# The hull of healthy lungs, with the chest wall, lacks less of the region; lungs filled behind may lack more.
+MOST_ADDED = 0.2
 # Half of the larger lung's mirror image lies outside a scan that shows one side only.
 ONE_SIDE = 0.5
 Verdict = Literal["plausible", "partial", "implausible"]
@@ -28,6 +30,7 @@ class Seen:
         smaller: the smaller lung's share of the larger one's volume.
         mirrored: share of the larger lung's mirror image that lies within the scan.
         lowered_mm: how much lower the region reaches for lungs that may be filled from below.
+        added: share of the region that the lungs' hull, with the chest wall, does not contain.
         cut: the scan's sides that cut the lungs: left, right, behind, front, below, above.
         windpipe_mm: height of the windpipe's middle above that of the lungs; None: not found.
         spine_mm: how far most bone in the patient's middle lies behind that of the lungs; None: no bone.
@@ -39,6 +42,7 @@ class Seen:
     smaller: float
     mirrored: float
     lowered_mm: float
+    added: float
     cut: tuple[str, ...]
     windpipe_mm: float | None
     spine_mm: float | None
@@ -113,6 +117,7 @@ def look_at(
         smaller=cage.smaller,
         mirrored=cage.mirrored,
         lowered_mm=cage.lowered,
+        added=cage.added,
         cut=cut,
         windpipe_mm=height,
         spine_mm=behind,
@@ -145,6 +150,11 @@ def judge(seen: Seen) -> Judgement:
         assumed.append(
             f"one lung has {seen.smaller:.0%} of the other's volume; if it is filled or collapsed, the "
             f"region contains the mirror image of the other lung in its place"
+        )
+    if seen.added > MOST_ADDED:
+        assumed.append(
+            f"{seen.added:.0%} of the region lies beyond the air and the chest wall around it, within the "
+            f"muscles; lungs may be filled there"
         )
     if seen.lowered_mm >= LOWER_MM:
         assumed.append(

@@ -43,12 +43,14 @@ class Cage:
         sides: volumes of the left and the right lung, in voxels.
         mirrored: share of the larger lung's mirror image that lies within the scan.
         lowered: how much lower the region reaches than the lowest air and the wall below it, in mm.
+        added: share of the region that the lungs' hull and its wall do not contain: within the muscles.
     """
 
     region: np.ndarray
     sides: tuple[int, int]
     mirrored: float
     lowered: float
+    added: float
 
     @property
     def smaller(self) -> float:
@@ -156,8 +158,9 @@ def find_cage(
     trunk[:first], trunk[last + 1 :] = False, False
     trunk[:, :, :lowest], trunk[:, :, z.max() + 1 :] = False, False
     region = enlarged(wide | trunk, steps, lungs.shape) & body
+    added = 1 - float((enlarged(wide, steps, lungs.shape) & body).sum() / region.sum())
     share = float(within[larger].mean()) if larger.any() else 0.0
-    return Cage(region, sides, share, max(0.0, (z.min() - lowest) * size[2]))
+    return Cage(region, sides, share, max(0.0, (z.min() - lowest) * size[2]), added)
 
 
 def _lowest(air: np.ndarray, width: float, size: Spacing, *, apex: bool) -> int:

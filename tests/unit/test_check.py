@@ -295,7 +295,7 @@ def test_weights_need_a_map(tmp_path: Path) -> None:
     sampling = {"label": 0.5, "uniform": 0, "weighted": 0.5}
     problems = found(tmp_path, good(tmp_path), models={"m": {"sampling": sampling}})
     assert len(problems) == 6
-    assert "neither a `weight` nor a lung mask" in problems[0]
+    assert "neither a `weight` nor a region" in problems[0]
 
 
 def test_a_thousand_headers_in_seconds(tmp_path: Path) -> None:
@@ -368,6 +368,60 @@ def test_new_scans_of_a_sheet(tmp_path: Path) -> None:
     sheet.write_text("case,image,label\nx,x.nii.gz,gone.nii.gz\n")
     (case,) = read_new_scans(sheet).cases
     assert case.images == (tmp_path / "x.nii.gz",)
+
+
+def test_regions_by_a_column_of_the_sheet(tmp_path: Path) -> None:
+    """Every case needs a mask, on the grid of its image; new scans, too, so a folder does not do."""
+    grid = np.eye(4)
+    for name, shape in (("i", (8, 8, 8)), ("m", (8, 8, 8)), ("other", (8, 8, 7))):
+        write_volume(
+            Volume(np.arange(np.prod(shape), dtype=np.int16).reshape(shape), grid), tmp_path / f"{name}.nii"
+        )
+    sheet = tmp_path / "s.csv"
+    given = {"experiment": "e", "data": {"sheet": str(sheet)}, "prepare": {"region": {"column": "lung"}}}
+    settings_ = validate(Settings, given)
+
+    def problems(*rows: str) -> str:
+        sheet.write_text("case,image,lung\n" + "\n".join(rows))
+        return "\n".join(
+            Segmentation()
+            .check(settings_, read_sheet(settings_.data), deep=False, memory=Memory(None))
+            .problems
+        )
+
+    assert "shape (8, 8, 7) differs from the image's" in problems("a,i.nii,other.nii")
+    assert "gone.nii" in problems("a,i.nii,gone.nii")
+    assert "case a: missing lung" in problems("a,i.nii,")
+    problems("a,i.nii,m.nii")
+    [case] = read_sheet(settings_.data).cases
+    assert case.region == tmp_path / "m.nii"
+    assert Segmentation().preparation(settings_, read_sheet(settings_.data)).crop_inputs("a")[
+        "region"
+    ] == str(tmp_path / "m.nii")
+    kept = Segmentation().kept(settings_, "unet")
+    [entry] = Segmentation().new_cases(sheet, prepared=kept).entries
+    assert entry.files == {"images": (str(tmp_path / "i.nii"),), "region": (str(tmp_path / "m.nii"),)}
+    with pytest.raises(CaseError, match="a folder of scans has no masks, but the models need the region"):
+        Segmentation().new_cases(tmp_path, prepared=kept)
+    sheet.write_text("case,image\na,i.nii\n")
+    with pytest.raises(CaseError, match=r"no column `lung`, named by prepare\.region\.column"):
+        read_sheet(settings_.data)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        ({"region": {"column": "lung"}, "lung_mask": {}}, "set lung_mask, .*, or region, .*; not both"),
+        ({"region": {"column": "label"}}, "the column `label` has another meaning"),
+        ({"crop": {"to": "region"}}, "crop.to: region needs lung_mask, .*, or a mask from a file"),
+        ({"region": {"column": "lung"}, "crop": {"to": "lungs"}}, "crop.to: lungs needs lung_mask"),
+        ({"crop": {"to": "none", "outside": "air"}}, "crop.outside: air needs crop.to"),
+    ],
+)
+def test_a_region_and_its_alternatives(prepare: dict[str, Any], message: str) -> None:
+    given = {"experiment": "e", "data": {"sheet": "s.csv"}, "prepare": prepare}
+    with pytest.raises(CaseError, match=message):
+        validate(Settings, given)
 
 
 def test_the_process_that_counts_ends_with_a_killed_parent(tmp_path: Path) -> None:

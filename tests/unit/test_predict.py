@@ -21,16 +21,17 @@ from foldwise.command import Output
 from foldwise.evaluate import marks
 from foldwise.experiment.paths import Paths
 from foldwise.exported import export_folder
-from foldwise.files import CaseError, write_json
+from foldwise.files import CaseError, read_json, write_json
 from foldwise.hdf5 import identity_of
 from foldwise.index import Entry
 from foldwise.settings import validate
 from foldwise.stages import predict as stage
 from foldwise.store import Store
 from foldwise.systems import system_of
-from foldwise.systems.base import Results, Rows
+from foldwise.systems.base import REMARKS, Results, Rows
 from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.systems.segmentation.settings import Settings
+from foldwise.systems.segmentation.system import Segmentation
 from foldwise.training.model_file import read_model
 from foldwise.volumes.prepare import cache_case, crop_case
 from foldwise.volumes.settings import Cache, Crop, Export
@@ -169,6 +170,33 @@ def test_a_good_prediction_outlives_a_failed_export(
     assert predicted == ["scan"]
     assert after.keys() == before.keys()
     assert all(np.array_equal(after[name], data) for name, data in before.items())
+
+
+def test_remarks_of_preparation_are_recorded(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, predicted: list[str]
+) -> None:
+    """Also of a prediction that an earlier call left, whose scan is not prepared again."""
+    remarks = {"a": ["hardly lungs: ü"], "b": []}
+    prepare = Segmentation.prepare_new
+
+    def noting(self: Segmentation, entry: Entry, state: Any, folder: Path) -> Path:
+        path = prepare(self, entry, state, folder)
+        write_json(folder / REMARKS, remarks[entry.case])
+        return path
+
+    monkeypatch.setattr(Segmentation, "prepare_new", noting)
+    for number, name in enumerate(remarks):
+        (tmp_path / "new").mkdir(exist_ok=True)
+        write_scan(tmp_path / "new" / f"{name}.nii", number)
+    write_volume(Volume(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / "new" / "empty.nii")
+    for _ in range(2):
+        with pytest.raises(CaseError, match="1 of 3 cases could not be predicted"):
+            predict(tmp_path / "new", tmp_path / "out")
+        monkeypatch.setattr(Segmentation, "prepare_new", prepare)
+    (tmp_path / "new" / "empty.nii").unlink()
+    predict(tmp_path / "new", tmp_path / "out")
+    assert sorted(predicted) == ["a", "b"]
+    assert read_json(tmp_path / "out" / "part0of1.json")["remarks"] == {"a": ["hardly lungs: ü"]}
 
 
 def test_each_case_is_kept_by_itself(predict: Predict, tmp_path: Path, predicted: list[str]) -> None:

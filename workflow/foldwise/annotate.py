@@ -29,6 +29,9 @@ def main() -> None:
     arguments.add_argument(
         "--volume", required=True, type=Path, nargs="+", help="the scan; a file per channel"
     )
+    arguments.add_argument(
+        "--region", type=Path, help="mask of the region, if the model was trained with one"
+    )
     arguments.add_argument("--model", required=True, type=Path, help="model.pt of the interactive system")
     arguments.add_argument("--session", required=True, type=Path, help="folder that keeps the rounds")
     arguments.add_argument("--points", type=Path, help="points (.csv)")
@@ -50,7 +53,7 @@ def main() -> None:
     args = arguments.parse_args()
     mask = args.mask or args.session / "mask.nii.gz"
     quality = args.quality or args.session / "quality.csv"
-    annotation = Annotation(args.volume, args.model, args.session)
+    annotation = Annotation(args.volume, args.model, args.session, args.region)
     annotation.workspace.refuse_foreign(mask, quality)
     if args.serve:
         from foldwise.web.server import serve

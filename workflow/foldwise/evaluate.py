@@ -223,11 +223,27 @@ def made_from(
     return paths
 
 
-def with_fingerprint(write: Callable[[Path], object], made_of: Sequence[Any], path: Path) -> None:
-    """Write an HDF5 file, and into its attribute `fingerprint` a hash of what it is made from."""
+def with_fingerprint(
+    write: Callable[[Path], object], made_of: Sequence[Any], path: Path, remarks: Sequence[str] = ()
+) -> None:
+    """Write an HDF5 file, and into its attribute `fingerprint` a hash of what it is made from.
+
+    Args:
+        write: writes the file.
+        made_of: what it is made from.
+        path: the file.
+        remarks: on the case, for the attribute `remarks`.
+    """
     write(path)
     with edit_hdf5(path) as file:
         file.attrs["fingerprint"] = short_hash(made_of, 16)
+        file.attrs["remarks"] = list(remarks)
+
+
+def remarks_of(path: Path) -> list[str]:
+    """Remarks stored with a prediction."""
+    with open_hdf5(path) as file:
+        return [str(remark) for remark in file.attrs.get("remarks", [])]
 
 
 def _identity(cache: str) -> list[str]:

@@ -18,7 +18,7 @@ from foldwise.section import values_for
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
-from foldwise.systems.base import Footprint, System
+from foldwise.systems.base import NOTHING, Footprint, System
 from foldwise.systems.new import NewCases
 from foldwise.twins import check_twins
 
@@ -120,7 +120,9 @@ class Signals(System[Settings, Case]):
         """A new signal is resampled like all others."""
         return {"cache": dump(settings.cache)}
 
-    def new_cases(self, source: Path, task: Mapping[str, Any] | None = None) -> NewCases:
+    def new_cases(
+        self, source: Path, task: Mapping[str, Any] | None = None, prepared: Mapping[str, Any] = NOTHING
+    ) -> NewCases:
         """All .npy files of a folder."""
         paths = sorted(source.glob("*.npy")) if source.is_dir() else []
         if not paths:

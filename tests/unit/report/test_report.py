@@ -363,7 +363,9 @@ class TestReading:
         (tmp_path / "unet" / "ensemble").mkdir()
         (tmp_path / "unet" / "ensemble" / "metrics.csv").write_text("case,group,fold,class,dice\n")
         (tmp_path / "lungs").mkdir()
-        (tmp_path / "lungs" / "NA.json").write_text('{"label_missed_by_region": 0.012, "smaller_lung": 0.04}')
+        found = {"judgement": {"remarks": ["one lung has 4% of the other's volume"]}}
+        for case, more in (("NA", {"label_missed_by_region": 0.012}), ("u", {})):
+            (tmp_path / "lungs" / f"{case}.json").write_text(json.dumps({**found, **more}))
         return tmp_path
 
     def test_names_stay_as_they_are(self, folder: Path) -> None:
@@ -377,8 +379,9 @@ class TestReading:
         assert set(model.predictions) == {"007", "NA"}
         assert len(model.test) == len(experiment_.test_rows) == 0
         assert experiment_.remarks == [
+            Remark("NA", "one lung has 4% of the other's volume"),
             Remark("NA", "1.20% of the label lies outside the thoracic region"),
-            Remark("NA", "one lung has 4% of the other's volume: filled or collapsed?"),
+            Remark("u", "one lung has 4% of the other's volume"),
         ]
         assert experiment_.unlabelled == ["u"]
         assert experiment_.warnings == ["line 3: odd"]

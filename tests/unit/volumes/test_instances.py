@@ -13,7 +13,7 @@ from foldwise.files import CaseError
 from foldwise.volumes.cache import check_labels, lost_of, open_case
 from foldwise.volumes.geometry import Box, Lineage, int3, resample_labels, resample_labels_within
 from foldwise.volumes.instances import find_instances, finest, losses, lost_in_grid
-from foldwise.volumes.prepare import cache_case, crop_case
+from foldwise.volumes.prepare import Masks, cache_case, crop_case
 from foldwise.volumes.settings import Cache, Crop
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, write_volume
@@ -105,7 +105,7 @@ def test_lost_instances_are_counted_and_named(tmp_path: Path, caplog: pytest.Log
         write_volume(Volume(data, affine), paths[name])
     labels = {"tumour": 1, "node": 2}
     crop = Crop(to="region", margin_mm=0)
-    crop_case([paths["image"]], paths["label"], None, paths["inside"], crop, labels, tmp_path)
+    crop_case([paths["image"]], paths["label"], None, Masks(paths["inside"]), crop, labels, tmp_path)
     cache_case("p7", tmp_path, Cache(spacing=(3, 3, 3)), labels, tmp_path / "c.h5")
     with open_case(tmp_path / "c.h5") as file:
         assert lost_of(file) == {"tumour": {"instances": 3, "cut_away": 1, "resampled": 1}}
@@ -122,7 +122,7 @@ def test_lost_instances_are_counted_and_named(tmp_path: Path, caplog: pytest.Log
     # If nothing else is left, nothing can be learnt.
     label[4:24, 24:44, 20:35] = 0
     write_volume(Volume(label, affine), paths["label"])
-    crop_case([paths["image"]], paths["label"], None, paths["inside"], crop, labels, tmp_path)
+    crop_case([paths["image"]], paths["label"], None, Masks(paths["inside"]), crop, labels, tmp_path)
     assert json.loads((tmp_path / "crop.json").read_text())["instances"] == {"tumour": 2, "node": 0}
     cache_case("p7", tmp_path, Cache(spacing=(3, 3, 3)), labels, tmp_path / "c.h5")
     with pytest.raises(CaseError, match="lost all labelled voxels of the 1 training cases"):

@@ -9,6 +9,7 @@ import torch
 from scipy.stats import chisquare
 from torch.utils.data import default_collate
 
+from foldwise.files import CaseError
 from foldwise.volumes.augment import augment
 from foldwise.volumes.cache import Contents, open_case, write_case
 from foldwise.volumes.geometry import Box, Lineage
@@ -82,9 +83,39 @@ def test_label_sampler_weighs_present_classes_only(tmp_path: Path) -> None:
     assert seen[label == 1].sum() + seen[label == 3].sum() == seen.sum()
 
 
+def test_every_lesion_is_drawn_equally_often(tmp_path: Path) -> None:
+    """A lesion of one voxel as often as one of 60, and each by its centre; classes by their weights."""
+    label = np.zeros(SHAPE, np.uint8)
+    label[:5, :3, :4], label[9, 8, 7] = 1, 1
+    label[7:, 0, 0], label[7:, 4, 0] = 2, 2
+    # A bow: the mean of its voxels, (3, 7, 6), is none of them.
+    label[2:5, 6, 6], label[2, 7:9, 6], label[4, 7:9, 6] = 1, 1, 1
+    with case(tmp_path / "c.h5", label, classes=("a", "b")) as file:
+        sampling = Sampling(label=0, uniform=0, centre=1, label_weights={"a": 3, "b": 2})
+        seen = counts(draws(file, sampling, 4000))
+        centres = {name: sorted(map(tuple, file["centre"][name][()].tolist())) for name in ("a", "b")}
+    assert centres["b"] == [(8, 0, 0), (8, 4, 0)]
+    assert len(centres["a"]) == 3
+    assert all(label[place] == 1 for place in centres["a"])
+    assert (9, 8, 7) in centres["a"]
+    assert np.count_nonzero(seen) == 5
+    assert chisquare(seen[seen > 0]).pvalue > 1e-3
+
+
+def test_a_cache_without_centres_is_named(tmp_path: Path) -> None:
+    label = np.ones(SHAPE, np.uint8)
+    case(tmp_path / "c.h5", label).close()
+    with h5py.File(tmp_path / "c.h5", "r+") as file:
+        del file["centre"]
+        with pytest.raises(CaseError, match=r"c\.h5: has no centres of lesions; delete it and run again"):
+            draws(file, Sampling(label=0, uniform=0, centre=1), 1)
+        assert draws(file, Sampling(), 1).shape == (1, 3)
+
+
 @pytest.mark.parametrize(
     "sampling",
     [
+        Sampling(label=0, uniform=0, centre=1),
         Sampling(label=1, uniform=0),
         Sampling(label=0, uniform=0, weighted=1),
         Sampling(label=1, uniform=0, label_weights={"a": 0}),

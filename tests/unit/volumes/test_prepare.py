@@ -19,8 +19,8 @@ from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.labels import read_labels
 from foldwise.volumes.predictions import label_map, open_prediction, write_prediction
-from foldwise.volumes.prepare import cache_case, crop_case
-from foldwise.volumes.settings import Cache, Crop, Export
+from foldwise.volumes.prepare import Masks, cache_case, crop_case, prepare_scan
+from foldwise.volumes.settings import Cache, Crop, Export, Prepare, Region
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 from synthetic import ball
@@ -62,8 +62,8 @@ def make_crop(
     crop_case(
         [paths["image"]],
         paths["label"],
-        paths["inside"] if masked else None,
-        paths["inside"] if masked else None,
+        None,
+        Masks(paths["inside"]) if masked else None,
         settings,
         CLASSES,
         folder,
@@ -94,14 +94,14 @@ def test_remarks_on_an_image_are_logged(tmp_path: Path, caplog: pytest.LogCaptur
     assert f"{tmp_path / 'image.nii.gz'}: its voxels are 1 × 1 × 40 mm" in caplog.text
 
 
-@pytest.mark.parametrize("outside", ["keep", "zero", "mean"])
+@pytest.mark.parametrize("outside", ["keep", "zero", "mean", "air"])
 def test_what_lies_outside(tmp_path: Path, outside: str) -> None:
     folder = make_crop(tmp_path, Crop(to="region", margin_mm=0, outside=outside))
     cut = read_volume(folder / "image0.nii.gz").data
     source = read_volume(tmp_path / "source" / "image.nii.gz").data[4:27, 11:34, 1:24]
     inside = read_volume(tmp_path / "source" / "inside.nii.gz").data[4:27, 11:34, 1:24] > 0
     assert (cut[inside] == source[inside]).all()
-    expected = {"keep": source[~inside], "zero": 0, "mean": np.rint(source[~inside].mean())}
+    expected = {"keep": source[~inside], "zero": 0, "mean": np.rint(source[~inside].mean()), "air": -1000}
     assert (cut[~inside] == expected[outside]).all()
 
 
@@ -289,3 +289,81 @@ def test_a_stage_replaces_neither_its_source_nor_a_folder_of_someone_else(
             stage.main()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.nii.gz", "mydata"]
+
+
+def test_a_region_by_values_of_a_label_map(tmp_path: Path) -> None:
+    """TotalSegmentator's lobes are 10 to 14: only these make the box, and the sampler's map."""
+    paths = sources(tmp_path)
+    lobes = np.zeros(SHAPE, np.uint8)
+    lobes[3:9, 4:8, 5:7], lobes[5:12, 4:8, 5:7], lobes[0, 0, 0] = 10, 14, 6
+    write_volume(Volume(lobes, AFFINE), tmp_path / "lobes.nii.gz")
+    masks, crop = Masks(tmp_path / "lobes.nii.gz", values=[10, 14]), tmp_path / "crop"
+    crop.mkdir()
+    settings = Crop(to="region", margin_mm=0, outside="zero")
+    crop_case([paths["image"]], paths["label"], None, masks, settings, CLASSES, crop)
+    assert json.loads((crop / "crop.json").read_text())["box"] == {"start": [3, 4, 5], "shape": [9, 4, 2]}
+    assert (read_volume(crop / "weight.nii.gz").data == 1).all()
+    # Unlabelled cases are not trained on.
+    (tmp_path / "new").mkdir()
+    crop_case([paths["image"]], None, None, masks, settings, CLASSES, tmp_path / "new")
+    assert not (tmp_path / "new" / "weight.nii.gz").exists()
+    with pytest.raises(CaseError, match=r"lobes\.nii\.gz: the mask is empty"):
+        none = Masks(tmp_path / "lobes.nii.gz", values=[11])
+        crop_case([paths["image"]], None, None, none, settings, CLASSES, crop)
+
+
+def test_a_region_that_misses_the_label_is_refused(tmp_path: Path) -> None:
+    """Of two labelled voxels one lies in the region: half of the label."""
+    paths = sources(tmp_path)
+    for name, places in (("label", [(1, 1, 1), (5, 5, 5)]), ("inside", [(5, 5, 5)])):
+        data = np.zeros(SHAPE, np.uint8)
+        for place in places:
+            data[place] = 3
+        write_volume(Volume(data, AFFINE), paths[name])
+    (tmp_path / "crop").mkdir()
+    for allowed in (0.4, 0.5):
+        masks, settings = Masks(paths["inside"], max_missed=allowed), Crop(to="region")
+        given = [paths["image"]], paths["label"], None, masks, settings, CLASSES, tmp_path / "crop"
+        if allowed < 0.5:
+            with pytest.raises(CaseError, match=r"50\.0% of the labelled voxels lie outside the region"):
+                crop_case(*given)
+        else:
+            crop_case(*given)
+
+
+def test_air_is_for_ct_only(tmp_path: Path) -> None:
+    paths = sources(tmp_path)
+    write_volume(Volume(np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE), AFFINE), paths["image"])
+    settings = Crop(to="region", outside="air")
+    with pytest.raises(CaseError, match="air is for CT in HU, but no voxel is below -300 HU"):
+        crop_case([paths["image"]], None, None, Masks(paths["inside"]), settings, CLASSES, tmp_path)
+
+
+def test_extents_of_lesions(tmp_path: Path) -> None:
+    """Two lesions of 2 × 1 × 3 and of one voxel of 1.5 × 1 × 2 mm."""
+    paths = sources(tmp_path)
+    label = np.zeros(SHAPE, np.uint8)
+    label[3:5, 4, 5:8], label[20, 20, 20] = 3, 7
+    write_volume(Volume(label, AFFINE), paths["label"])
+    crop_case([paths["image"]], paths["label"], None, None, Crop(to="none"), CLASSES, tmp_path)
+    extents = json.loads((tmp_path / "crop.json").read_text())["lesions_mm"]
+    assert np.allclose(np.array(extents)[::-1], [[1.5, 1.0, 2.0], [3.0, 1.0, 6.0]], atol=1e-4)
+
+
+def test_a_new_scan_needs_its_region_too(tmp_path: Path) -> None:
+    """The box of a new scan encloses its mask, as for training; without one it is refused by name."""
+    paths = sources(tmp_path)
+    prepare = Prepare(region=Region(column="lung"), crop=Crop(to="region", margin_mm=0))
+    state = {
+        "prepared": {"prepare": prepare.model_dump(mode="json"), "cache": Cache().model_dump(mode="json")},
+        "task": {"targets": Targets({"tumour": 3}).as_dict(), "channels": 1},
+    }
+    files: dict[str, tuple[str, ...]] = {"images": (str(paths["image"]),)}
+    with pytest.raises(CaseError, match=r"image\.nii\.gz: the model needs a mask of the region .* `lung`"):
+        prepare_scan(Entry("new", "new", files, "", {}, 0), state, tmp_path)
+    files["region"] = (str(paths["inside"]),)
+    with open_case(prepare_scan(Entry("new", "new", files, "", {}, 0), state, tmp_path)) as file:
+        # The ball spans 4…26, 11…33 and 1…23 of axes stored as posterior, inferior, right.
+        assert file["image"].shape == (1, 23, 23, 23)
+        assert lineage_of(file).box.start == (4, 11, 1)
+        assert "weight" not in file

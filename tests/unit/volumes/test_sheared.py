@@ -17,10 +17,11 @@ from foldwise.systems.segmentation.planning import read_fingerprint
 from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.geometry import Box, Lineage, straightened
 from foldwise.volumes.grids import corners, is_sheared, plane_distances, spacing_of, straight_grid, turn_of
+from foldwise.volumes.lung_judgement import Seen
 from foldwise.volumes.lungs import Lungs
 from foldwise.volumes.metrics import score
 from foldwise.volumes.predictions import label_map, write_prediction
-from foldwise.volumes.prepare import cache_case, crop_case, mask_case
+from foldwise.volumes.prepare import Masks, cache_case, crop_case, mask_case
 from foldwise.volumes.settings import Cache, Crop, LungMask
 from foldwise.volumes.slices import plane as plane_axes
 from foldwise.volumes.targets import Targets
@@ -83,7 +84,8 @@ def prepared(folder: Path, affine: np.ndarray, label: np.ndarray, cache: Cache) 
     crop = folder / "crop"
     crop.mkdir()
     inside = folder / "label.nii.gz"
-    crop_case([folder / "image.nii.gz"], inside, None, inside, Crop(to="region", margin_mm=3), CLASSES, crop)
+    masks, box = Masks(inside), Crop(to="region", margin_mm=3)
+    crop_case([folder / "image.nii.gz"], inside, None, masks, box, CLASSES, crop)
     cache_case("c", crop, cache, CLASSES, folder / "c.h5")
     return folder / "c.h5", read_volume(inside)
 
@@ -285,7 +287,8 @@ def test_lungs_are_searched_on_a_straight_grid(tmp_path: Path, monkeypatch: pyte
 
     def find(ct: Volume, **settings: float) -> Lungs:
         searched.append(ct.affine)
-        return Lungs(ct.data > 0, ct.data > 0, 1.0, {})
+        seen = Seen((2.0, 2.0), 1.0, 1.0, 0.0, 0.0, (), 60.0, 60.0, 600.0, 0.4)
+        return Lungs(ct.data > 0, ct.data > 0, seen, {})
 
     monkeypatch.setattr("foldwise.volumes.prepare.find_lungs", find)
     affine, shape = tilted(20), (40, 36, 24)

@@ -57,4 +57,7 @@ def examine(system: System[Any, Any], settings: Experiment, counts: Path) -> tup
     ]
     disk = sum(sum(facts["disk_mib"].values()) for facts in cases.values())
     facts = {"cases": cases, "models_mib": models, "warnings": list(checked.warnings)}
-    return facts, [table(peaks, disk, len(cases)), *checked.notes]
+    # Not kept: whether they are known yet must not decide whether check.json is up to date.
+    remarks = system.results.view.remarks(cases, Path(preparation.data), Path(preparation.caches))
+    noticed = [f"warning: case {remark.case}: {remark.text}" for remark in remarks]
+    return facts, [table(peaks, disk, len(cases)), *checked.notes, *noticed]

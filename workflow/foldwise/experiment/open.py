@@ -25,6 +25,7 @@ from foldwise.sheet import AnyCase, Sheet
 from foldwise.store import Memory
 from foldwise.systems import system_of
 from foldwise.systems.base import AnySettings, System
+from foldwise.systems.new import NewCases
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,21 @@ class Opened(Generic[AnySettings, AnyCase]):
     @cached_property
     def new_cases(self) -> list[Any]:
         """New cases, their files, and their values of the sheet, as plain values."""
-        predict = self.settings.predict
-        entries = self.system.new_cases(predict.source).entries if predict else []
-        return [[entry.case, entry.files, entry.facts] for entry in entries]
+        found = self.read_new_cases().entries if self.settings.predict else []
+        return [[entry.case, entry.files, entry.facts] for entry in found]
+
+    def read_new_cases(self, task: Mapping[str, Any] | None = None) -> NewCases:
+        """New cases, which are prepared as the models' training cases.
+
+        Args:
+            task: what the models learn, if cases that they cannot predict are to be refused.
+
+        Raises:
+            CaseError: nothing to predict, errors in the sheet, or cases that the models cannot predict.
+        """
+        assert self.settings.predict is not None
+        kept = self.system.kept(self.settings, next(iter(self.settings.models)))
+        return self.system.new_cases(self.settings.predict.source, task, kept)
 
     def prediction_parts(self, pattern: str) -> list[str]:
         """Outputs of the parts of a prediction of new cases, for every model."""
@@ -163,7 +176,7 @@ def try_all(opened: Opened[Any, Any]) -> None:
     groups = {case.name: case.group for case in opened.training}
     attempt("split.file: ", functools.partial(check_file, settings.split, groups))
     if settings.predict is not None:
-        attempt("predict: ", lambda: _show_new(opened, settings.predict.source))
+        attempt("predict: ", functools.partial(_show_new, opened))
     for path, check in system.preparation_weights(settings).items():
         attempt("prepare: ", functools.partial(try_file, path, check, counts))
     plan = None if opened.preparation.plan is None else Path(opened.preparation.plan)
@@ -177,7 +190,7 @@ def try_all(opened: Opened[Any, Any]) -> None:
         raise CaseError("the experiment cannot be run; nothing was started\n  " + "\n  ".join(problems))
 
 
-def _show_new(opened: Opened[Any, Any], source: Path) -> None:
+def _show_new(opened: Opened[Any, Any]) -> None:
     """Print how new cases are understood, also in a dry run."""
-    for line in opened.system.new_cases(source, opened.jobs.task).lines:
-        print(f"predict: {source}: {line}", file=sys.stderr)
+    for line in opened.read_new_cases(opened.jobs.task).lines:
+        print(f"predict: {opened.settings.predict.source}: {line}", file=sys.stderr)

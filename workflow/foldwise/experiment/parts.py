@@ -32,6 +32,8 @@ class Parts(Generic[AnyCase]):
             return per_case(cases, pattern)
         # Without a plan in between, one job goes from the source to the cache.
         prepared = self.preparation
+        if pattern not in (prepared.indexed, *prepared.made):
+            pattern = prepared.indexed  # which is made after it, by the same job
         folder = Path(pattern if prepared.plan else prepared.cached).parent.name
         return sorted({f"{prepared.data}/parts/{folder}/{_name(case, self.count)}.json" for case in cases})
 

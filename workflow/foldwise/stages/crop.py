@@ -7,7 +7,7 @@ from typing import Annotated
 
 from foldwise.command import Output, run, stage
 from foldwise.files import atomic_folder, naming
-from foldwise.volumes.prepare import crop_case
+from foldwise.volumes.prepare import Masks, crop_case
 from foldwise.volumes.settings import TUMOUR, Crop
 
 
@@ -18,14 +18,25 @@ def crop(
     images: Annotated[list[Path], "one file per channel"],
     label: Annotated[Path | None, "label map on the images' grid"] = None,
     weight: Annotated[Path | None, "weight map on the images' grid"] = None,
-    inside: Annotated[Path | None, "mask that the box encloses; default: the whole scan"] = None,
+    region: Annotated[Path | None, "mask of the region"] = None,
+    values: Annotated[list[int] | None, "values in that mask; default: all but 0"] = None,
+    max_missed: Annotated[float, "share of labelled voxels that may lie outside that mask"] = 1.0,
+    lungs: Annotated[Path | None, "mask of the lungs, for `to: lungs`"] = None,
     settings: Crop,
     labels: Annotated[dict[str, int] | None, "class name → voxel value, as YAML; default: tumour: 1"] = None,
     folder: Annotated[Output, "folder to write"],
 ) -> None:
     """Crop images, label and weight map of a case."""
     with naming(case), atomic_folder(folder) as temporary:
-        crop_case(images, label, weight, inside, settings, labels or TUMOUR, temporary)
+        crop_case(
+            images,
+            label,
+            weight,
+            Masks(region, lungs, values, max_missed),
+            settings,
+            labels or TUMOUR,
+            temporary,
+        )
 
 
 if __name__ == "__main__":

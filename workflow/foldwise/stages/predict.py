@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from foldwise.command import Folder, Of, Output, run, stage
-from foldwise.evaluate import Trained, read_trained, warn_of_learnt, with_fingerprint
+from foldwise.evaluate import Trained, read_trained, remarks_of, warn_of_learnt, with_fingerprint
 from foldwise.files import (
     CaseError,
     apart,
@@ -35,7 +35,7 @@ from foldwise.record import used
 from foldwise.section import Section
 from foldwise.settings import dump
 from foldwise.store import Store
-from foldwise.systems.base import System
+from foldwise.systems.base import REMARKS, System
 
 
 @stage
@@ -58,7 +58,8 @@ def predict(
         raise CaseError(f"--part {part}: must be 0 to {parts - 1}")
     chosen = read_json(choice)["chosen"]
     trained = read_trained(models, system=system.name)
-    everything, hashes = system.new_cases(source).entries, [file_hash(path) for path in models]
+    everything = system.new_cases(source, prepared=trained.states[0].get("prepared", {})).entries
+    hashes = [file_hash(path) for path in models]
     mine, failed = everything[part::parts], dict[str, str]()
     cases = []
     for entry in mine:
@@ -81,7 +82,9 @@ def predict(
         lines = "\n  ".join([*failed.values(), *unexported.values()])
         raise CaseError(f"{what}; all others are in {folder}:\n  {lines}")
     origin = provenance(settings=dump(settings), inputs=models)
-    write_json(facts, {"cases": [case.name for case in cases], "chosen": chosen, "provenance": origin})
+    remarks = {name: found for name, path in predictions.items() if (found := remarks_of(path))}
+    names = [case.name for case in cases]
+    write_json(facts, {"cases": names, "remarks": remarks, "chosen": chosen, "provenance": origin})
     published.add(facts)
     state.clear(but={entry.case for entry in everything} - keys.keys())
 
@@ -139,7 +142,9 @@ def _predict(
                 prepared = cache()
                 warn_of_learnt(case.entry, prepared, trained.states)
                 predict = partial(trained.learner.predict, trained.networks, str(prepared))
-                write = partial(with_fingerprint, predict, case.made_of)
+                noted = scratch / case.name / REMARKS
+                remarks = read_json(noted) if noted.exists() else []
+                write = partial(with_fingerprint, predict, case.made_of, remarks=remarks)
                 predictions[case.name] = state.put(write, case.name, *case.made_of)
                 logging.info("predicted %s", case.name)
             shutil.rmtree(scratch / case.name, ignore_errors=True)

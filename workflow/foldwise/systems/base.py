@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
 
 from pydantic import BaseModel
@@ -35,6 +36,9 @@ AnySettings = TypeVar("AnySettings", bound=Experiment)
 Chosen = Mapping[str, Any]
 Rows = Iterable[Mapping[str, Any]]
 RULES = Path(__file__).parents[2] / "rules"
+# A file of remarks on a new case, e.g. that it seems cut or upside down.
+REMARKS = "remarks.json"
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
@@ -169,12 +173,15 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
         """Scores, exported files and the report's view."""
 
     @abstractmethod
-    def new_cases(self, source: Path, task: Mapping[str, Any] | None = None) -> NewCases:
+    def new_cases(
+        self, source: Path, task: Mapping[str, Any] | None = None, prepared: Mapping[str, Any] = NOTHING
+    ) -> NewCases:
         """New cases, from a sample sheet or a folder; their caches do not exist yet.
 
         Args:
             source: sheet or folder.
             task: what the models learn, if cases that they cannot predict are to be refused.
+            prepared: what `kept` returned: how the cases will be prepared, for files that this needs.
 
         Raises:
             CaseError: nothing to predict, errors in the sheet, or cases that the models cannot predict.
@@ -183,6 +190,8 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
     @abstractmethod
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         """Prepare a new case as the workflow prepares others, and return the path of the model's input.
+
+        It may also write the file `REMARKS`, a JSON list of lines on the case, which its record then holds.
 
         Args:
             entry: the case.

@@ -11,18 +11,19 @@ from typing import Any, Generic, TypeVar
 
 from foldwise.check import Checked
 from foldwise.experiment.preparation import CaseStage, Inputs, Preparation
-from foldwise.files import CaseError, read_json, short_hash
+from foldwise.files import CaseError, read_json, short_hash, write_json
 from foldwise.forecast import BASE_MIB
 from foldwise.index import Entry
 from foldwise.section import values_for
 from foldwise.settings import dump
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
-from foldwise.systems.base import Footprint, System
+from foldwise.systems.base import NOTHING, REMARKS, Footprint, System
 from foldwise.systems.new import NewCases
 from foldwise.volumes.check import LABEL_THREADS, check_volumes, no_seg
 from foldwise.volumes.labels import absent_classes
 from foldwise.volumes.new_scans import read_new_scans, refuse_channels
+from foldwise.volumes.remarks import LUNG_FACTS, remarks_in
 from foldwise.volumes.settings import Cache, Data, VolumeExperiment
 from foldwise.volumes.sheet import Case, read_sheet
 from foldwise.volumes.size import Size
@@ -117,22 +118,33 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
         cache = dump(settings.cache, given=plan_of(settings) is not None)
         return {"prepare": dump(settings.prepare), "cache": cache}
 
-    def new_cases(self, source: Path, task: Mapping[str, Any] | None = None) -> NewCases:
-        """Scans to predict; in a folder, the files of a case must be the models' channels."""
-        found = read_new_scans(source)
+    def new_cases(
+        self, source: Path, task: Mapping[str, Any] | None = None, prepared: Mapping[str, Any] = NOTHING
+    ) -> NewCases:
+        """Scans to predict, with their masks if the training cases have some.
+
+        In a folder, the files of a case must be the models' channels.
+        """
+        region = prepared.get("prepare", {}).get("region")
+        found = read_new_scans(source, region["column"] if region else None)
         if source.is_dir() and task is not None:
             refuse_channels(found.cases, task["channels"])
-        entries = [
-            Entry(case.name, case.group, {"images": tuple(map(str, case.images))}, "", {}, 0)
-            for case in found.cases
-        ]
+        entries = []
+        for case in found.cases:
+            files = {"images": tuple(map(str, case.images))}
+            if case.region is not None:
+                files["region"] = (str(case.region),)
+            entries.append(Entry(case.name, case.group, files, "", {}, 0))
         return NewCases(entries, found.lines())
 
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         """Write a new scan's cache."""
         from foldwise.volumes.prepare import prepare_scan
 
-        return prepare_scan(entry, state, folder)
+        path = prepare_scan(entry, state, folder)
+        if remarks := remarks_in(folder / LUNG_FACTS):
+            write_json(folder / REMARKS, remarks)
+        return path
 
 
 class VolumePreparation(Preparation[Case]):
@@ -151,7 +163,10 @@ class VolumePreparation(Preparation[Case]):
         lungs, ignore = values_for(settings, "lungs"), settings.data.targets().ignore
         if ignore is not None:
             lungs["ignore"] = ignore
-        crop = [lungs, values_for(settings, "crop")]
+        cropping = values_for(settings, "crop")
+        if settings.prepare.region is None:
+            del cropping["prepare"]["region"]  # so that folders keep the names of earlier versions
+        crop = [lungs, cropping]
         cache = [crop, values_for(settings, "cache", given=plan is not None)]
         if plan is not None:
             # A plan's values are known only later, and each experiment has its own plan.
@@ -168,26 +183,40 @@ class VolumePreparation(Preparation[Case]):
             return _sources(case) if ignore is None else [_sources(case), ignore]
 
         masking = {"lung_mask": CaseStage[Case]("lungs", masks, masked)} if self._prepare.lung_mask else {}
-        cropping = CaseStage[Case]("crop", (self.indexed,), _sources)
-        self.stages = {**masking, "crop": cropping, "cache": CaseStage("cache", (self.cached,))}
+        self.stages = {
+            **masking,
+            "crop": CaseStage("crop", (self.indexed,), _sources),
+            "cache": CaseStage("cache", (self.cached,)),
+        }
 
     @property
     def indexed(self) -> str:
         """The crops, whose facts the index holds."""
         return f"{self.crops}/{{case}}"
 
+    @property
+    def noticed(self) -> str | None:
+        """Findings on the cases' lungs."""
+        return None if self._prepare.lung_mask is None else f"{self.lungs}/{{case}}.json"
+
     def sources(self, name: str) -> Inputs:
         """A case's source files as named inputs of a rule."""
         return _sources(self.cases[name])
 
     def crop_inputs(self, name: str) -> Inputs:
-        """Inputs of a case's crop: its sources, the mask to crop to, and the weight map."""
+        """Inputs of a case's crop: its sources, and the masks that were found."""
         inputs = self.sources(name)
         if self._prepare.lung_mask is not None:
-            inputs.setdefault("weight", f"{self.lungs}/{name}.mask.nii.gz")
-        if (kind := self._prepare.crop.to) in ("lungs", "region"):
-            inputs["inside"] = f"{self.lungs}/{name}.{'mask' if kind == 'lungs' else kind}.nii.gz"
+            inputs["region"] = f"{self.lungs}/{name}.region.nii.gz"
+        if self._prepare.crop.to == "lungs":
+            inputs["lungs"] = f"{self.lungs}/{name}.mask.nii.gz"
         return inputs
+
+    @property
+    def region_given(self) -> dict[str, Any]:
+        """How the crop uses the sheet's masks: arguments of its stage."""
+        region = self._prepare.region
+        return {} if region is None else {"values": region.values, "max_missed": region.max_missed}
 
 
 class VolumeFootprint(Footprint[AnyVolumeSettings], Generic[AnyVolumeSettings], abstract=True):
@@ -260,6 +289,8 @@ def _sources(case: Case) -> Inputs:
         sources["label"] = str(case.label)
     if case.weight is not None:
         sources["weight"] = str(case.weight)
+    if case.region is not None:
+        sources["region"] = str(case.region)
     return sources
 
 

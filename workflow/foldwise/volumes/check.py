@@ -67,7 +67,8 @@ def check_volumes(
         check.check_groups(sheet.cases, split, found)
     for case in sheet.cases if needs_weight else ():
         if case.trains and case.weight is None:
-            found.add(case, f"{needs_weight}, but there is neither a `weight` nor a lung mask")
+            what = "neither a `weight` nor a region (prepare.lung_mask or prepare.region)"
+            found.add(case, f"{needs_weight}, but there is {what}")
     for case in sheet.cases if writes_seg else ():
         if case.images[0] in headers and (why := headers[case.images[0]].no_seg):
             found.add(case, f"{case.images[0]}: {NO_SEG}: {why}")

@@ -45,8 +45,10 @@ class Scans:
         return lines + [f"left out, {reason}: {_listed(names)}" for reason, names in reasons.items()]
 
 
-def read_new_scans(source: Path) -> Scans:
+def read_new_scans(source: Path, region_column: str | None = None) -> Scans:
     """Scans to predict, from a sample sheet or a folder; labels in the sheet are ignored.
+
+    If the training cases have a mask of the region, these scans need one, in the same column of a sheet.
 
     In a folder, a file is a case, or a channel of one if its name ends in `_0000`, `_0001`, … as in nnU-Net:
     from 0000 without gaps, since other numbers count cases or years. A subfolder is a DICOM series.
@@ -55,11 +57,16 @@ def read_new_scans(source: Path) -> Scans:
         CaseError: nothing to predict, two scans with one name, or errors in the sheet.
     """
     if source.is_file():
-        read = read_sheet(Data(sheet=source))
+        read = read_sheet(Data(sheet=source, region_column=region_column))
         read.refuse(source)
         return Scans(read.cases, {})
     if not source.is_dir():
         raise CaseError(f"{source}: neither a sample sheet nor a folder of scans")
+    if region_column is not None:
+        raise CaseError(
+            f"{source}: a folder of scans has no masks, but the models need the region of each scan "
+            f"(prepare.region); give a sample sheet with the columns `case`, `image` and `{region_column}`"
+        )
     named: dict[str, Path] = {}
     others = []
     for path in sorted(source.iterdir()):

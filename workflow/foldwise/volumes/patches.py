@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import torch
 
+from foldwise.files import CaseError
 from foldwise.volumes.cache import open_case
 from foldwise.volumes.geometry import Int3, int3
 from foldwise.volumes.settings import Intensity, Sampling
@@ -77,14 +78,19 @@ class Patches:
 def draw_centre(file: h5py.File, sampling: Sampling, random: np.random.Generator) -> Int3:
     """Draw a patch centre by the mixture of samplers; any voxel of the case that counts can be the centre.
 
-    The label sampler falls back to a uniform draw in a case without foreground.
+    The samplers by label and by centre fall back to a uniform draw in a case without foreground.
+
+    Raises:
+        CaseError: an earlier version wrote the cache, without centres of lesions.
     """
     shape = file["image"].shape[1:]
     choice = random.random()
     centre: np.ndarray | None = None
     if choice < sampling.label:
         centre = _labelled_voxel(file, sampling, random)
-    elif choice < sampling.label + sampling.weighted:
+    elif choice < sampling.label + sampling.centre:
+        centre = _labelled_voxel(file, sampling, random, "centre")
+    elif choice < sampling.label + sampling.centre + sampling.weighted:
         centre = _weighted_voxel(file, random)
     if centre is None and len(counted := file.get("counted", ())):
         centre = counted[random.integers(len(counted))]
@@ -93,15 +99,20 @@ def draw_centre(file: h5py.File, sampling: Sampling, random: np.random.Generator
     return int(centre[0]), int(centre[1]), int(centre[2])
 
 
-def _labelled_voxel(file: h5py.File, sampling: Sampling, random: np.random.Generator) -> np.ndarray | None:
+def _labelled_voxel(
+    file: h5py.File, sampling: Sampling, random: np.random.Generator, listed: str = "foreground"
+) -> np.ndarray | None:
+    """One of the voxels listed for a drawn class: any of it, or the centres of its lesions."""
+    if listed not in file:
+        raise CaseError(f"{file.filename}: has no centres of lesions; delete it and run again")
     names = [str(name) for name in file.attrs["classes"]]
-    present = [name for name in names if len(file["foreground"][name])]
+    present = [name for name in names if len(file[listed][name])]
     weights = np.array([sampling.label_weights.get(name, 1.0) for name in present])
     background = sampling.label_weights.get("background", 0.0)
     total = weights.sum() + background
     if not total or random.random() < background / total or not weights.sum():
         return None
-    voxels = file["foreground"][present[random.choice(len(present), p=weights / weights.sum())]]
+    voxels = file[listed][present[random.choice(len(present), p=weights / weights.sum())]]
     return voxels[random.integers(len(voxels))]
 
 

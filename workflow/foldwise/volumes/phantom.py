@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
@@ -78,6 +79,78 @@ def make_phantom(name: str, spacing: tuple[float, float, float] | None = None) -
         Volume(tumours.data.astype(np.uint8), stored),
         Volume(air.data.astype(np.uint8), stored),
     )
+
+
+def fill_lungs(
+    image: Volume, lungs: Volume, shares: tuple[float, float], start: Literal["behind", "below"]
+) -> tuple[Volume, np.ndarray]:
+    """Fill lungs with fluid (0 to 60 HU and noise) from behind or from below; also of real scans.
+
+    Args:
+        image: CT.
+        lungs: both lungs on the same grid.
+        shares: of the left and the right lung's volume to be filled.
+        start: where the fluid begins.
+
+    Returns:
+        The CT, and the filled voxels, both in RAS orientation.
+    """
+    image, lung = image.oriented(), lungs.oriented().data > 0
+    columns = np.flatnonzero(lung.any(axis=(1, 2)))
+    middle = (columns[0] + columns[-1]) // 2 + 1
+    chosen = np.zeros(lung.shape, bool)
+    for side, share in zip((slice(None, middle), slice(middle, None)), shares, strict=True):
+        # Slices from back to front, or from below.
+        one = np.moveaxis(lung[side], {"behind": 1, "below": 2}[start], 0)
+        reached = np.cumsum(one.sum(axis=(1, 2))) <= share * one.sum()
+        np.moveaxis(chosen[side], {"behind": 1, "below": 2}[start], 0)[...] = one & reached[:, None, None]
+    random = np.random.default_rng(0)
+    fluid = random.uniform(0, 60, int(chosen.sum())) + random.normal(0, 15, int(chosen.sum()))
+    data = image.data.copy()
+    data[chosen] = np.maximum(data[chosen], np.rint(fluid).astype(data.dtype))
+    return Volume(data, image.affine), chosen
+
+
+def with_couch(image: Volume) -> Volume:
+    """The scan in RAS orientation with a couch behind the patient: a hollow shell, with foam in it."""
+    image = image.oriented()
+    step = image.spacing
+    shell, depth = (max(1, round(8 / step[1])), round(70 / step[1]))
+    couch = np.full((image.data.shape[0], depth, image.data.shape[2]), HU["muscle"], image.data.dtype)
+    inner = np.asarray(np.random.default_rng(0).normal(-930, 10, couch.shape))
+    aside = round(20 / step[0])
+    hollow = (slice(aside + shell, -aside - shell), slice(shell, -shell))
+    couch[hollow] = np.rint(inner[hollow])
+    couch[:aside], couch[-aside:] = HU["air"], HU["air"]
+    affine = image.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ np.array([0, depth, 0])
+    return Volume(np.concatenate([couch, image.data], axis=1), affine)
+
+
+def make_abdomen(spacing: tuple[float, float, float], height: float = 300) -> Volume:
+    """A CT of an abdomen (RAS): muscles, fat, spine, liver, and bowel loops with stool and much gas.
+
+    Args:
+        spacing: voxel edges in mm.
+        height: along z, in mm.
+    """
+    random = np.random.default_rng(0)
+    step = np.array(spacing)
+    shape = np.rint(np.array([380, 280, height]) / step).astype(int)
+    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, step, strict=True)]
+    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
+    hu = np.full(shape, float(HU["air"]))
+    body = _body(hu, x, y, z)
+    hu[((x / 130) ** 2 + (y / 85) ** 2 < 1) & body] = HU["fat"]
+    hu[((x - 60) / 80) ** 2 + (y / 75) ** 2 + ((z - height / 2) / 130) ** 2 < 1] = 60
+    hu[((x / 20) ** 2 + ((y + 82) / 18) ** 2 < 1) & (np.sin(z / 4.4) > -0.85)] = HU["bone"]
+    for side in (-1, 1):
+        loop = np.sqrt((x - side * 95) ** 2 + (y - 20 + 15 * np.sin(z / 25)) ** 2 + 0 * z)
+        hu[loop < 26] = HU["muscle"]
+        hu[loop < 23] = -900
+        hu[(loop < 20) & (np.sin(z / 9 + side) > -0.6)] = -980
+    hu = gaussian_filter(hu, 1.0 / step) + 12 * _noise(random, shape, 1.2 / step)
+    return Volume(np.clip(np.rint(hu), -1024, 3071).astype(np.int16), np.diag([*step, 1.0]))
 
 
 def _noise(random: np.random.Generator, shape: np.ndarray, blur: np.ndarray) -> np.ndarray:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import cc3d
 import numpy as np
 
 from foldwise.files import CaseError, atomic_folder, read_json, write_json
@@ -20,7 +21,9 @@ from foldwise.volumes.geometry import Box, Lineage, int3
 from foldwise.volumes.grids import plane_distances
 from foldwise.volumes.instances import find_instances, finest, losses, lost_in_box
 from foldwise.volumes.labels import labelled, read_labels
-from foldwise.volumes.lungs import FILLED, find_lungs, missed_share
+from foldwise.volumes.lung_judgement import judge
+from foldwise.volumes.lungs import find_lungs, missed_share
+from foldwise.volumes.remarks import LUNG_FACTS
 from foldwise.volumes.settings import Cache, Crop, LungMask, Prepare
 from foldwise.volumes.targets import IGNORE, Targets, label_type
 from foldwise.volumes.volume import (
@@ -34,6 +37,9 @@ from foldwise.volumes.volume import (
 
 # No quantity in a scan is as large; programs fill voxels without a value with 1e20 and more.
 LARGEST = 1e18
+
+# Air, and what the darkest voxel of a CT of the body is below. HU.
+AIR_HU, NO_AIR_HU = -1000.0, -300
 
 
 def mask_case(
@@ -52,8 +58,8 @@ def mask_case(
     Labelled voxels outside the region are counted, but not those with the label value `ignore`.
 
     Raises:
-        CaseError: no lungs were found, or the region misses more labelled voxels than allowed; the
-            message names the case.
+        CaseError: no lungs were found, what was found is implausible, or the region misses more labelled
+            voxels than allowed; the message names the case.
     """
     ct = read_volume(image)
     straight, back = geometry.straightened(ct)
@@ -63,14 +69,21 @@ def mask_case(
         raise CaseError(f"case {case}: {image}: {error}") from error
     lungs = replace(lungs, mask=back(lungs.mask), region=back(lungs.region))
     voxel_litres = abs(np.linalg.det(ct.affine[:3, :3])) / 1e6
+    judged = judge(lungs.seen)
     seen = {
         "case": case,
         "lungs_litres": float(lungs.mask.sum() * voxel_litres),
         "region_litres": float(lungs.region.sum() * voxel_litres),
         "region_share_of_scan": float(lungs.region.mean()),
-        "smaller_lung": lungs.smaller,
+        "seen": asdict(lungs.seen),
+        "judgement": {**asdict(judged), "remarks": judged.remarks},
         "seconds": lungs.seconds,
     }
+    if judged.verdict == "implausible" and settings.implausible == "error":
+        raise CaseError(
+            f"case {case}: {image}: {judged.remarks[0]}; look at the scan, leave the case out, or set "
+            f"prepare.lung_mask.implausible: warn"
+        )
     if label is not None:
         inside = labelled(label, ct, ignore)
         missed = missed_share(inside, lungs.region)
@@ -82,14 +95,8 @@ def mask_case(
                 f"region, but only {settings.max_missed:.1%} are allowed (prepare.lung_mask.max_missed); "
                 f"check the case, or use crop.to: none"
             )
-    if lungs.smaller < FILLED:
-        logging.warning(
-            "case %s: one lung has %.0f %% of the other's volume; if it is filled or collapsed, the region "
-            "contains the mirror image of the other lung in its place. Check the region: %s",
-            case,
-            100 * lungs.smaller,
-            region,
-        )
+    for remark in judged.remarks:
+        logging.warning("case %s: %s", case, remark)
     write_volume(Volume(lungs.mask.astype(np.uint8), ct.affine), mask)
     write_volume(Volume(lungs.region.astype(np.uint8), ct.affine), region)
     write_json(facts, seen)
@@ -102,11 +109,39 @@ def mask_case(
     )
 
 
+@dataclass(frozen=True)
+class Masks:
+    """Files with masks of the anatomy.
+
+    Attributes:
+        region: what the crop encloses (`crop.to: region`), and where the weighted sampler draws.
+        lungs: both lungs.
+        values: values in `region` that belong to it; None: all but 0.
+        max_missed: share of a case's labelled voxels that may lie outside the region.
+    """
+
+    region: Path | None = None
+    lungs: Path | None = None
+    values: Sequence[int] | None = None
+    max_missed: float = 1.0
+
+    def read_region(self, image: Volume) -> np.ndarray | None:
+        """The region on the image's grid, or None.
+
+        Raises:
+            CaseError: its grid is another one.
+        """
+        if self.region is None:
+            return None
+        data = _on_grid(read_volume(self.region), image, self.region).data
+        return np.asarray(data != 0 if self.values is None else np.isin(data, self.values))
+
+
 def crop_case(
     images: Sequence[Path],
     label: Path | None,
     weight: Path | None,
-    inside: Path | None,
+    masks: Masks | None,
     settings: Crop,
     labels: Mapping[str, int],
     folder: Path,
@@ -116,8 +151,8 @@ def crop_case(
     Args:
         images: source files on one grid, one per channel, or a 4-D file with all of them.
         label: label map on the same grid, or None.
-        weight: weight map on the same grid, or None.
-        inside: mask that the box encloses (`crop.to` region or lungs), or None.
+        weight: weight map on the same grid; None: a labelled case gets the region.
+        masks: masks of the anatomy on the same grid, or None.
         settings: the crop.
         labels: class name, or `ignore`, → voxel value.
         folder: an existing folder; receives crop.json, image0.nii.gz, image1.nii.gz, …, label.nii.gz,
@@ -131,23 +166,28 @@ def crop_case(
     """
     volumes = [(volume, path) for path in images for volume in _read_image(path)]
     first = volumes[0][0]
-    mask = None
+    masks = masks or Masks()
+    region = masks.read_region(first)
+    mask, inside = region, masks.region
     if settings.to == "nonzero":
         mask = np.any([volume.data != 0 for volume, _ in volumes], axis=0)
-    elif inside is not None:
-        mask = _on_grid(read_volume(inside), first, inside).data
+    elif settings.to == "lungs" and masks.lungs is not None:
+        mask, inside = _on_grid(read_volume(masks.lungs), first, masks.lungs).data > 0, masks.lungs
+    elif settings.to == "none":
+        mask = None
     if mask is None:
         box = Box((0, 0, 0), int3(first.data.shape))
     else:
         try:
             box = geometry.bounding_box(mask, settings.margin_mm, plane_distances(first.affine))
         except ValueError:
-            raise CaseError(f"{inside}: the mask is empty, so there is nothing to crop to") from None
+            what = images[0] if settings.to == "nonzero" else inside
+            raise CaseError(f"{what}: the mask is empty, so there is nothing to crop to") from None
     kept = []
     for volume, path in volumes:
         kept.append(geometry.crop(_on_grid(volume, first, path), box))
         if mask is not None and settings.outside != "keep":
-            kept[-1] = _blank(kept[-1], mask[box.slices] == 0, settings.outside)
+            kept[-1] = _blank(kept[-1], ~mask[box.slices], settings.outside, path)
         write_volume(kept[-1], folder / f"image{len(kept) - 1}.nii.gz")
 
     lineage = Lineage.of(int3(first.data.shape), first.affine, box)
@@ -171,11 +211,13 @@ def crop_case(
         np.save(folder / "foreground.npy", _grey_values(kept, cut, targets))
         np.save(folder / "instances.npy", finest(instances, whole.spacing).astype(np.float32))
         lost = instances.only(lost_in_box(instances, whole.data, box))
+        _refuse_missed(whole, region, targets, masks, label)
         facts |= {
             "label": str(label),
             **_foreground(whole, cut, targets),
             "instances": instances.counts(targets.classes),
             "instances_cut_away": lost.counts(targets.classes),
+            "lesions_mm": _extents(cut, targets),
         }
     if weight is not None:
         map_ = geometry.crop(_on_grid(read_volume(weight), first, weight), box)
@@ -184,6 +226,9 @@ def crop_case(
                 f"{weight}: negative, infinite or NaN weights; a weight map must be zero or more everywhere"
             )
         write_volume(_compact(map_, weight), folder / "weight.nii.gz")
+    elif label is not None and region is not None:
+        # Where tumours may be: the lungs themselves lack most of a large one.
+        write_volume(Volume(region[box.slices].astype(np.uint8), kept[0].affine), folder / "weight.nii.gz")
     write_json(folder / "crop.json", facts)
 
 
@@ -253,13 +298,20 @@ def prepare_scan(entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
     cache = validate(Cache, state["prepared"]["cache"], origin="model")
     labels = Targets.from_dict(state["task"]["targets"]).labels
     images = [Path(path) for path in entry.files["images"]]
-    inside = None
+    masks = Masks()
     if prepare.lung_mask is not None:
-        mask, region = folder / "mask.nii.gz", folder / "region.nii.gz"
-        mask_case(entry.case, images[0], None, prepare.lung_mask, mask, region, folder / "lungs.json")
-        inside = {"region": region, "lungs": mask}.get(prepare.crop.to)
+        masks = Masks(folder / "region.nii.gz", folder / "mask.nii.gz")
+        found = (folder / "mask.nii.gz", folder / "region.nii.gz", folder / LUNG_FACTS)
+        mask_case(entry.case, images[0], None, prepare.lung_mask, *found)
+    elif prepare.region is not None:
+        if "region" not in entry.files:
+            raise CaseError(
+                f"{images[0]}: the model needs a mask of the region (prepare.region), as in the column "
+                f"`{prepare.region.column}` of its training cases; give it too"
+            )
+        masks = Masks(Path(entry.files["region"][0]), values=prepare.region.values)
     with atomic_folder(folder / "crop") as cropped:
-        crop_case(images, None, None, inside, prepare.crop, labels, cropped)
+        crop_case(images, None, None, masks, prepare.crop, labels, cropped)
     found, wanted = read_json(folder / "crop" / "crop.json")["channels"], state["task"]["channels"]
     if found != wanted:
         raise CaseError(f"{found} image channel(s), but the model takes {wanted}")
@@ -304,10 +356,17 @@ def _on_grid(volume: Volume, reference: Volume, path: Path) -> Volume:
     return volume
 
 
-def _blank(volume: Volume, outside: np.ndarray, how: str) -> Volume:
+def _blank(volume: Volume, outside: np.ndarray, how: str, path: Path) -> Volume:
     if not outside.any():
         return volume
-    value = 0.0 if how == "zero" else float(volume.data[outside].mean(dtype=np.float64))
+    if how == "air":
+        if volume.data.min() > NO_AIR_HU:
+            raise CaseError(
+                f"{path}: crop.outside: air is for CT in HU, but no voxel is below {NO_AIR_HU} HU"
+            )
+        value = AIR_HU
+    else:
+        value = 0.0 if how == "zero" else float(volume.data[outside].mean(dtype=np.float64))
     data = volume.data.copy()
     data[outside] = np.rint(value) if np.issubdtype(data.dtype, np.integer) else value
     return Volume(data, volume.affine)
@@ -338,6 +397,20 @@ def _grey_values(
     if len(places) > limit:
         places = np.sort(np.random.default_rng(0).choice(places, limit, replace=False))
     return np.stack([channel.data.ravel()[places] for channel in channels]).astype(np.float32)
+
+
+def _refuse_missed(
+    labels: Volume, region: np.ndarray | None, targets: Targets, masks: Masks, path: Path
+) -> None:
+    """Refuse a region that misses more of a label than allowed."""
+    if region is None:
+        return
+    missed = missed_share(np.isin(labels.data, [*targets.classes.values()]), region)
+    if missed is not None and missed > masks.max_missed:
+        raise CaseError(
+            f"{path}: {missed:.1%} of the labelled voxels lie outside the region {masks.region}, but only "
+            f"{masks.max_missed:.1%} are allowed (prepare.region.max_missed); is it the mask of this scan?"
+        )
 
 
 def _foreground(labels: Volume, cut: Volume, targets: Targets) -> dict[str, object]:
@@ -374,3 +447,16 @@ def _lost(
         if whole:
             counts[name] = {"instances": whole, "cut_away": away, "resampled": found.lost[name]}
     return counts
+
+
+def _extents(labels: Volume, targets: Targets) -> list[list[float]]:
+    """Extent of each lesion (connected labelled voxels) along the stored axes, in mm."""
+    labelled = np.isin(labels.data, [*targets.classes.values()])
+    if not labelled.any():
+        return []
+    labelled = labelled[geometry.bounding_box(labelled, 0, labels.spacing).slices]
+    boxes = cc3d.statistics(cc3d.connected_components(labelled, connectivity=26))["bounding_boxes"]
+    return [
+        [(side.stop - side.start) * step for side, step in zip(box, labels.spacing, strict=True)]
+        for box in boxes[1:]
+    ]

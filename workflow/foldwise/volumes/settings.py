@@ -14,6 +14,8 @@ from foldwise.volumes.targets import IGNORE, LARGEST_LABEL, MOST_CLASSES, Target
 
 Triple = tuple[float, float, float]
 Voxels = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+# Columns of the sheet that have a meaning.
+MEANT = ("case", "group", "split", "image", "label", "weight")
 # Default labels.
 TUMOUR = {"tumour": 1}
 Postprocess = Literal["largest_foreground", "largest_component", "fill_holes"]
@@ -39,6 +41,12 @@ Ordered = (BeforeValidator(_of_pairs), PlainSerializer(_as_pairs, when_used="jso
 
 class Data(settings.Data):
     """The cases and the meaning of their labels."""
+
+    region_column: str | None = Field(
+        None,
+        description="Column of the sheet with a mask of each case; filled in from prepare.region.column.",
+        json_schema_extra=affects(),
+    )
 
     labels: Annotated[dict[Name, Annotated[int, Field(ge=1, le=LARGEST_LABEL)]], *Ordered] = Field(
         TUMOUR,
@@ -101,6 +109,43 @@ class LungMask(Section):
         description="A case fails if more than this share of its labelled voxels lies outside the region.",
         json_schema_extra=affects("lungs"),
     )
+    implausible: Literal["error", "warn"] = Field(
+        "error",
+        description="What is hardly a pair of lungs, by windpipe, bones and share of the body (an abdomen, a "
+        "scan that is upside down): the case fails, or is used with a warning. Lungs that are cut by the "
+        "scan, or may be filled, are a warning.",
+        json_schema_extra=affects("lungs"),
+    )
+
+
+class Region(Section):
+    """A mask of the anatomy from files, for any organ and kind of image."""
+
+    column: str = Field(
+        description="Column of the sheet with a mask of each case on the grid of its image, e.g. `lung`.",
+        json_schema_extra=affects("crop", "check"),
+    )
+    values: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None,
+        min_length=1,
+        description="Values of a label map that make up the region, e.g. [10, 11, 12, 13, 14] for the lobes "
+        "of TotalSegmentator; null: all that are not 0.",
+        json_schema_extra=affects("crop"),
+    )
+    max_missed: Share = Field(
+        0.05,
+        description="A case fails if more than this share of its labelled voxels lies outside the region.",
+        json_schema_extra=affects("crop"),
+    )
+
+    @field_validator("column")
+    @classmethod
+    def _own(cls, column: str) -> str:
+        if column in MEANT or column.startswith("image"):
+            raise ValueError(
+                f"the column `{column}` has another meaning; give the masks a column of their own"
+            )
+        return column
 
 
 class Crop(Section):
@@ -108,16 +153,18 @@ class Crop(Section):
 
     to: Literal["region", "lungs", "nonzero", "none"] = Field(
         "region",
-        description="What the box encloses: the thoracic region, the lungs only, voxels that are not 0 in "
-        "any channel (MR without its skull), or the whole scan.",
+        description="What the box encloses: the region (the thoracic region of lung_mask, or the mask of "
+        "`region`), the lungs only, voxels that are not 0 in any channel (MR without its skull), or the "
+        "whole scan.",
         json_schema_extra=affects("crop"),
     )
     margin_mm: float = Field(
         10, ge=0, description="Margin of the box on every side. mm.", json_schema_extra=affects("crop")
     )
-    outside: Literal["keep", "zero", "mean"] = Field(
+    outside: Literal["keep", "zero", "mean", "air"] = Field(
         "keep",
-        description="Voxels outside `to`: kept, set to 0, or set to the mean of those outside.",
+        description="Voxels outside `to`: kept, set to 0, to the mean of those outside, or to air "
+        "(-1000 HU, CT only).",
         json_schema_extra=affects("crop"),
     )
 
@@ -126,12 +173,21 @@ class Prepare(Section):
     """From source files to cropped volumes."""
 
     lung_mask: LungMask | None = Field(None, description="Find the lungs first (CT in HU only).")
+    region: Region | None = Field(None, description="Or read a mask from a file.")
     crop: Crop = Field(Crop(to="none"), description="The crop.")
 
     @model_validator(mode="after")
     def _mask_for_crop(self) -> Prepare:
-        if self.crop.to in ("region", "lungs") and self.lung_mask is None:
-            raise ValueError(f"crop.to: {self.crop.to} needs lung_mask, e.g. `lung_mask: {{}}`")
+        to = self.crop.to
+        if self.lung_mask is not None and self.region is not None:
+            raise ValueError("set lung_mask, which finds the lungs, or region, which reads a mask; not both")
+        if to == "lungs" and self.lung_mask is None:
+            raise ValueError("crop.to: lungs needs lung_mask, e.g. `lung_mask: {}`")
+        if to == "region" and self.lung_mask is None and self.region is None:
+            raise ValueError(
+                "crop.to: region needs lung_mask, e.g. `lung_mask: {}`, or a mask from a file, e.g. "
+                "`region: {column: lung}`"
+            )
         return self
 
 
@@ -173,7 +229,7 @@ class Cache(Section):
 
 
 class Sampling(Section):
-    """Centres of training patches: a mixture of three samplers, given as fractions."""
+    """Centres of training patches: a mixture of samplers, given as fractions."""
 
     label: Share = Field(
         0.8, description="Fraction centred on a voxel of a drawn class.", json_schema_extra=affects("train")
@@ -186,12 +242,18 @@ class Sampling(Section):
     weighted: Share = Field(
         0.0,
         description="Fraction centred in proportion to the weight map (sheet column `weight`, "
-        "else the lung mask).",
+        "else the region).",
         json_schema_extra=affects("train", "check"),
+    )
+    centre: Share = Field(
+        0.0,
+        description="Fraction centred on a lesion (connected component) of a drawn class, each with the same "
+        "probability, so that small ones get as many patches as large ones.",
+        json_schema_extra=affects("train"),
     )
     label_weights: dict[Name, Annotated[float, Field(ge=0)]] = Field(
         {},
-        description="Relative weight of a class in the label sampler; default: equal.",
+        description="Relative weight of a class in the samplers `label` and `centre`; default: equal.",
         json_schema_extra=affects("train"),
     )
     overhang: Annotated[float, Field(ge=0, le=0.5)] = Field(
@@ -204,8 +266,8 @@ class Sampling(Section):
 
     @model_validator(mode="after")
     def _sum(self) -> Sampling:
-        if abs(self.label + self.uniform + self.weighted - 1) > 1e-6:
-            raise ValueError("label + uniform + weighted must be 1")
+        if abs(self.label + self.uniform + self.weighted + self.centre - 1) > 1e-6:
+            raise ValueError("label + uniform + weighted + centre must be 1")
         return self
 
 
@@ -322,3 +384,27 @@ class VolumeExperiment(Experiment):
     data: Data = Field(description="Cases and labels.")
     prepare: Prepare = Field(Prepare(), description="Masks and crops.")
     cache: Cache = Field(Cache(), description="The HDF5 cache.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _column_of_region(cls, values: Any) -> Any:
+        """Let whoever reads the sheet know the column of the masks."""
+        try:
+            column = values["prepare"]["region"]["column"]
+            return {**values, "data": {"region_column": column, **values["data"]}}
+        except (KeyError, TypeError):  # none, or of a wrong type: found by the fields
+            return values
+
+    @model_validator(mode="after")
+    def _outside_of_something(self) -> VolumeExperiment:
+        crop = self.prepare.crop
+        if crop.to == "none" and crop.outside != "keep":  # models of earlier versions may have this
+            raise ValueError(f"prepare.crop.outside: {crop.outside} needs crop.to: outside of what?")
+        return self
+
+    @model_validator(mode="after")
+    def _one_column(self) -> VolumeExperiment:
+        region = self.prepare.region
+        if self.data.region_column != (region and region.column):
+            raise ValueError("set prepare.region.column; data.region_column is filled in from it")
+        return self

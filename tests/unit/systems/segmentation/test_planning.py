@@ -1,5 +1,6 @@
 """Planning against nnU-Net's published rules, and its plan file."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,15 @@ ONE = Targets({"a": 1})
 GREY = [{"percentile_0.5": -900.0, "percentile_99.5": 300.0, "mean": -200.0, "std": 150.0}]
 
 
+# Lesions of 10 to 30 mm across, 5 to 15 mm high.
+LESIONS = np.linspace((10, 10, 5), (30, 30, 15), 21)
+
+
 def fingerprint(
     shape: Any, spacing: Any, ct: bool = False, cases: int = 60, nonzero: float = 1.0
 ) -> Fingerprint:
-    return Fingerprint(
-        cases, np.full((cases, 3), shape), np.full((cases, 3), spacing), list(GREY), ct, nonzero
-    )
+    shapes, spacings = np.full((cases, 3), shape), np.full((cases, 3), spacing)
+    return Fingerprint(cases, shapes, spacings, list(GREY), ct, nonzero, LESIONS)
 
 
 def test_the_hippocampus_is_planned_as_nnunet_plans_it() -> None:
@@ -101,6 +105,17 @@ def test_other_dimensions(dimensions: str) -> None:
         assert planned["training"]["batch"] > 8
 
 
+@pytest.mark.parametrize(("height", "thickness"), [(10, 16), (40, 60)])
+def test_a_slab_is_as_thick_as_lesions_and_their_surroundings(height: float, thickness: int) -> None:
+    """All but the largest lesions are height mm high, and the slab holds 1.5 times as much, in mm."""
+    seen = replace(fingerprint(96, 1.0), lesions_mm=np.array([[30, 30, height]] * 99 + [[90, 90, 90]]))
+    planned = plan_model(seen, (1, 1, 1), {"dimensions": "slab"}, ONE, 1, 500)
+    # Rounded up to a multiple of the levels' strides.
+    multiple = np.prod([stride[2] for stride in planned["network"]["strides"]])
+    assert planned["patch"][2] == multiple * np.ceil(1.5 * height / multiple)
+    assert thickness <= planned["patch"][2] < thickness + multiple
+
+
 def test_what_is_given_is_kept() -> None:
     given = {"patch": [32, 32, 32], "training": {"batch": 5}}
     planned = plan_model(fingerprint(200, 1.0), (1, 1, 1), given, ONE, 1, 8)
@@ -113,10 +128,10 @@ def test_what_is_given_is_kept() -> None:
 
 def test_target_spacing() -> None:
     spacings = np.array([[0.6, 0.6, 5.0]] * 9 + [[0.6, 0.6, 2.0]])
-    seen = Fingerprint(10, np.full((10, 3), (300, 300, 20)), spacings, GREY, False, 1.0)
+    seen = Fingerprint(10, np.full((10, 3), (300, 300, 20)), spacings, GREY, False, 1.0, LESIONS)
     # The 10th percentile of 9 × 5 and 1 × 2 mm: 2 + 0.9 · 3.
     assert target_spacing(seen) == pytest.approx((0.6, 0.6, 4.7))
-    many = Fingerprint(10, np.full((10, 3), (300, 300, 200)), spacings, GREY, False, 1.0)
+    many = Fingerprint(10, np.full((10, 3), (300, 300, 200)), spacings, GREY, False, 1.0, LESIONS)
     assert target_spacing(many) == (0.6, 0.6, 5.0)
 
 
@@ -154,6 +169,7 @@ def test_the_fingerprint_of_crops_turned_any_way(tmp_path: Path) -> None:
     assert facts.ct
     # Four voxels along z: half of 12 mm; one along the others.
     assert np.allclose(facts.finest, [[1, 2, 6]] * 3)
+    assert facts.lesions_mm.tolist() == [[1, 2, 12]] * 3
     assert facts.grey[0]["mean"] == pytest.approx(25)
     assert facts.grey[0]["std"] == pytest.approx(np.std([10, 20, 30, 40]))
     assert facts.grey[0]["percentile_99.5"] == pytest.approx(np.percentile([10, 20, 30, 40] * 3, 99.5))

@@ -18,7 +18,7 @@ from foldwise.section import values_for
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
-from foldwise.systems.base import Footprint
+from foldwise.systems.base import NOTHING, Footprint
 from foldwise.systems.clips.check import check_classes, check_prompt, check_weights
 from foldwise.systems.clips.settings import FROZEN, Cache, Data, Model, Prepare, Settings
 from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences, read_new_cases, read_sheet
@@ -146,7 +146,9 @@ class Clips(VideoSystem[Settings, ClipCase]):
         prepare = Prepare() if settings.models[name].input == "whole" else settings.prepare
         return {"cache": dump(settings.cache), "prepare": dump(prepare)}
 
-    def new_cases(self, source: Path, task: Mapping[str, Any] | None = None) -> NewCases:
+    def new_cases(
+        self, source: Path, task: Mapping[str, Any] | None = None, prepared: Mapping[str, Any] = NOTHING
+    ) -> NewCases:
         """Clips to predict."""
         entries = [
             Entry(case.name, case.group, _files(case), "", {"label": "", "box": case.box}, 0)

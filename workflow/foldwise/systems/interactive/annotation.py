@@ -22,8 +22,14 @@ from foldwise.volumes.volume import read_header, write_volume
 class Annotation:
     """A session with a scan and a model; every round is on disk before the next one can start."""
 
-    def __init__(self, volumes: list[Path], model: Path, folder: Path) -> None:
+    def __init__(self, volumes: list[Path], model: Path, folder: Path, region: Path | None = None) -> None:
         """Prepare the scan, or resume the session in the folder.
+
+        Args:
+            volumes: the scan, a file per channel.
+            model: the model's file.
+            folder: of the session.
+            region: mask of the region, if the model needs one; a session that is resumed has it.
 
         Raises:
             CaseError: the scan or model cannot be used, or the session belongs to others.
@@ -34,16 +40,18 @@ class Annotation:
         digests = [_digest(path) for path in volumes]
         self.workspace = Workspace(folder, {"scan": digests, "model": self.trained.digest})
         if not self.workspace.scan.exists():
-            self._prepare(folder, digests)
+            self._prepare(folder, digests, region)
         self.stack: Stack = read_stack(self.workspace.scan, self.trained.settings)
         self.targets = self.trained.targets
         self.propagator = propagator_of(self.trained.network, self.stack, self.trained.settings, self.targets)
         self._empty = State.empty(len(self.targets.names), self.propagator.shape)
         self.state = self.workspace.state(self._empty)
 
-    def _prepare(self, folder: Path, digests: list[str]) -> None:
-        images = tuple(str(path) for path in self.volumes)
-        entry = Entry("case", "case", {"images": images}, "", {}, 0)
+    def _prepare(self, folder: Path, digests: list[str], region: Path | None) -> None:
+        files = {"images": tuple(str(path) for path in self.volumes)}
+        if region is not None:
+            files["region"] = (str(region),)
+        entry = Entry("case", "case", files, "", {}, 0)
         with tempfile.TemporaryDirectory(prefix=".prepared.", dir=folder) as temporary:
             prepared = prepare_scan(entry, self.trained.state, Path(temporary))
             if [_digest(path) for path in self.volumes] != digests:

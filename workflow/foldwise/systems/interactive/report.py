@@ -17,6 +17,7 @@ from foldwise.report.tables import Column, Table
 from foldwise.report.view import Picture, View
 from foldwise.systems.interactive.kinds import CHOICES
 from foldwise.systems.interactive.record import Record, Scored, correlation, open_record, pairs
+from foldwise.volumes.remarks import lung_remarks
 
 METRICS = (
     Column("dice", "Dice", 3),
@@ -201,6 +202,7 @@ VIEW = View(
     pictures_title="Rounds",
     pictures_note="",
     pictures=pictures,
+    remarks=lambda cases, data, caches: lung_remarks(cases, data),
     shown=shown,
     tables=tables,
 )

@@ -14,6 +14,7 @@ from foldwise.files import CaseError
 from foldwise.forecast import TORCH_MIB, WORKER_MIB, WORKERS, Step
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
+from foldwise.systems.base import NOTHING
 from foldwise.systems.interactive.settings import Settings
 from foldwise.systems.new import NewCases
 from foldwise.systems.volumes import VolumeFootprint, VolumeSystem, cached_voxels
@@ -71,7 +72,9 @@ class Interactive(VolumeSystem[Settings]):
         trunk = settings.models[name].trunk.weights
         return ([trunk] if trunk else []) + super().weights(settings, name)
 
-    def new_cases(self, source: Path, task: Mapping[str, Any] | None = None) -> NewCases:
+    def new_cases(
+        self, source: Path, task: Mapping[str, Any] | None = None, prepared: Mapping[str, Any] = NOTHING
+    ) -> NewCases:
         """Refuse: nothing can be predicted without hints.
 
         Raises:

@@ -31,6 +31,9 @@ SMALLEST_EDGE = 4
 BATCH_SHARE = 0.05
 # The spacing keeps all but this percentage of the labels' instances.
 LOST_PERCENT = 5
+# A slab holds this multiple of the extent of all but the largest twentieth of lesions, so that each is seen
+# with its surroundings.
+CONTEXT, MOST_LESIONS = 1.5, 95
 # Voxels of the first patch to try, before memory and the cases' size reduce it.
 FIRST_PATCH = {2: 2048**2, 3: 256**3}
 
@@ -47,6 +50,7 @@ class Fingerprint:
         ct: whether the first channel is a CT in HU.
         nonzero_share: median share of a scan that is not 0.
         finest: (instances, 3) voxel edges in mm that keep each instance of the labels.
+        lesions_mm: (lesions, 3) extents of connected labelled voxels, whatever their classes.
     """
 
     cases: int
@@ -56,6 +60,7 @@ class Fingerprint:
     ct: bool
     nonzero_share: float
     finest: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
+    lesions_mm: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
 
 
 def read_fingerprint(crops: Sequence[Path], ct: bool | None) -> Fingerprint:
@@ -87,12 +92,16 @@ def read_fingerprint(crops: Sequence[Path], ct: bool | None) -> Fingerprint:
     ]
     if ct is None:
         ct = bool(np.median([one["minimum"] for one in facts]) < -500)
-    nonzero = float(np.median([one["nonzero_share"] for one in facts]))
-    # Along stored axes, which are turned; crops of earlier versions lack this file.
-    listed = [(folder / "instances.npy", native.turn) for folder, native in zip(crops, natives, strict=True)]
-    finest = [np.load(path)[:, np.argsort(turn, axis=0)[:, 0]] for path, turn in listed if path.exists()]
+    share = float(np.median([one["nonzero_share"] for one in facts]))
+    finest, lesions = [np.zeros((0, 3))], [np.zeros((0, 3))]
+    for folder, native, one in zip(crops, natives, facts, strict=True):
+        # Both are along stored axes, which are turned; crops of earlier versions lack them.
+        axes = np.argsort(native.turn, axis=0)[:, 0]
+        if (folder / "instances.npy").exists():
+            finest.append(np.load(folder / "instances.npy")[:, axes])
+        lesions.append(np.reshape(one.get("lesions_mm", []), (-1, 3))[:, axes])
     return Fingerprint(
-        len(facts), shapes, spacings, grey, ct, nonzero, np.concatenate([np.zeros((0, 3)), *finest])
+        len(facts), shapes, spacings, grey, ct, share, np.concatenate(finest), np.concatenate(lesions)
     )
 
 
@@ -223,6 +232,10 @@ def plan_model(
     else:
         if model.dimensions == "slab":
             free = np.array(["xyz"[axis] == model.slice_axis for axis in axes])
+            if len(fingerprint.lesions_mm):
+                extent = np.percentile(fingerprint.lesions_mm, MOST_LESIONS, axis=0)[axes]
+                enough = np.maximum(np.ceil(CONTEXT * extent / step), 2 * SMALLEST_EDGE)
+                patch = np.minimum(patch, enough)
             patch = np.where(free, patch, np.ceil(shape[axes])).astype(int)
         patch = _rounded_up(patch, step)
     training = given.get("training", {})
@@ -277,6 +290,8 @@ def plan_text(
         **(_keeping(fingerprint) if len(fingerprint.finest) else {}),
         "ct": fingerprint.ct,
         "nonzero_share": round(fingerprint.nonzero_share, 4),
+        "lesions": len(fingerprint.lesions_mm),
+        **(_extents(fingerprint) if len(fingerprint.lesions_mm) else {}),
         "labelled_voxels": [{k: round(v, 4) for k, v in channel.items()} for channel in fingerprint.grey],
         "memory_gib": plan.gib,
     }
@@ -333,6 +348,13 @@ def _keeping(fingerprint: Fingerprint) -> dict[str, Any]:
         "spacing_rule": f"the median, but no coarser than what keeps {100 - LOST_PERCENT} % of the labels' "
         "instances: half their extent, or a voxel of their scan",
     }
+
+
+def _extents(fingerprint: Fingerprint) -> dict[str, Any]:
+    """Percentiles of the lesions' extents, by which the thickness of a slab is planned."""
+    shares = (5, 50, MOST_LESIONS)
+    of = np.percentile(fingerprint.lesions_mm, shares, axis=0).round(1).tolist()
+    return {"lesion_extent_mm": {f"percentile_{n}": edges for n, edges in zip(shares, of, strict=True)}}
 
 
 def _intensity(fingerprint: Fingerprint) -> list[dict[str, Any]]:

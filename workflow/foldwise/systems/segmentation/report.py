@@ -13,14 +13,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from foldwise.files import read_json
 from foldwise.report.figures import picture
 from foldwise.report.results import Experiment, ModelResults, Remark
 from foldwise.report.tables import Column, number
 from foldwise.report.view import Picture, View
 from foldwise.volumes.cache import gone, lost_of, open_case
-from foldwise.volumes.lungs import FILLED
 from foldwise.volumes.predictions import open_prediction
+from foldwise.volumes.remarks import lung_remarks
 
 # The first one ranks cases and appears at the top of the page.
 METRICS = (
@@ -75,18 +74,8 @@ def chosen(choice: Mapping[str, Any]) -> str:
 
 
 def remarks(cases: Mapping[str, Any], data: Path, caches: Path) -> list[Remark]:
-    """Labels partly outside the thoracic region, lungs that differ much in volume, and lost instances."""
-    listed = _lost(cases, caches)
-    for case in cases:
-        path = data / "lungs" / f"{case}.json"
-        facts = read_json(path) if path.exists() else {}
-        if share := facts.get("label_missed_by_region"):
-            listed.append(Remark(case, f"{share:.2%} of the label lies outside the thoracic region"))
-        if (smaller := facts.get("smaller_lung", 1)) < FILLED:
-            listed.append(
-                Remark(case, f"one lung has {smaller:.0%} of the other's volume: filled or collapsed?")
-            )
-    return listed
+    """Remarks on lungs and regions, and lost instances."""
+    return _lost(cases, caches) + lung_remarks(cases, data)
 
 
 def _lost(cases: Mapping[str, Any], caches: Path) -> list[Remark]:

@@ -25,10 +25,10 @@ class Segmentation(VolumeSystem[Settings]):
     settings = Settings
 
     def needs_weight(self, settings: Settings) -> str | None:
-        """The model that samples by weight, if no lung mask is computed."""
+        """The model that samples by weight, if there is no region, which would be the default map."""
         weighted = [name for name, model in settings.models.items() if model.sampling.weighted]
-        lungs = settings.prepare.lung_mask is not None
-        return f"model {weighted[0]} samples by weight" if weighted and not lungs else None
+        region = settings.prepare.lung_mask or settings.prepare.region
+        return f"model {weighted[0]} samples by weight" if weighted and region is None else None
 
     def writes_seg(self, settings: Settings) -> bool:
         """Whether the setting asks for it."""

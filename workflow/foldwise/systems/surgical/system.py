@@ -19,7 +19,7 @@ from foldwise.section import values_for
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
-from foldwise.systems.base import Footprint
+from foldwise.systems.base import NOTHING, Footprint
 from foldwise.systems.new import NewCases
 from foldwise.systems.surgical.check import check_annotation, check_rare
 from foldwise.systems.surgical.settings import BACKBONE, Cache, Data, Model, Settings
@@ -125,7 +125,9 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         """Data and cache."""
         return {"data": dump(settings.data), "cache": dump(settings.cache)}
 
-    def new_cases(self, source: Path, task: Mapping[str, Any] | None = None) -> NewCases:
+    def new_cases(
+        self, source: Path, task: Mapping[str, Any] | None = None, prepared: Mapping[str, Any] = NOTHING
+    ) -> NewCases:
         """Videos, from a sheet, a folder of videos, or a folder of folders of images."""
         if not source.is_file():
             found = videos_in(source, folders=True)

@@ -77,7 +77,9 @@ def lost_in_grid(instances: Instances, labels: np.ndarray, shape: Int3) -> np.nd
     One has a voxel if there is one of its value in its box. So an instance that merges with another is kept.
     """
     gone = np.zeros(len(instances.values), bool)
-    if labels.shape == tuple(shape):
+    # An axis that becomes finer loses nothing, and may have too many voxels to look at.
+    shape = int3(np.minimum(shape, labels.shape))
+    if labels.shape == shape:
         return gone
     scale = np.divide(shape, labels.shape)
     for number, (value, edges) in enumerate(zip(instances.values, instances.boxes, strict=True)):

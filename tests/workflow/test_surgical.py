@@ -105,7 +105,7 @@ def cholec80_folder(folder: Path, numbers: list[int]) -> Path:
     for number in numbers:
         name = f"video{number:02}"
         (folder / "videos").mkdir(parents=True, exist_ok=True)
-        write_video(folder / "videos" / f"{name}.mp4", flat_frames(50))
+        write_video(folder / "videos" / f"{name}.mp4", flat_frames(50) + np.uint8(number))
         write_phases(folder / "phase_annotations" / f"{name}-phase.txt", range(50), ["Preparation"] * 50)
         (folder / "phase_annotations" / f"{name}-timestamp.txt").write_text("Frame Phase\n")
         tools = np.zeros((2, 7), int)
@@ -149,7 +149,8 @@ def test_extracted_frames_are_numbered_as_they_are(tmp_path: Path, monkeypatch: 
         images = folder / "data_resize" / path.stem
         images.mkdir(parents=True)
         for number in (1, 2):
-            Image.new("RGB", (8, 8)).save(images / f"{path.stem}-{number}.jpg")
+            grey = 10 * int(path.stem[-2:])  # no two patients have the same pictures
+            Image.new("RGB", (8, 8), (grey, grey, grey)).save(images / f"{path.stem}-{number}.jpg")
         path.unlink()
     monkeypatch.setattr("sys.argv", ["cholec80", str(folder), "--sheet", str(tmp_path / "c.csv")])
     cholec80.main()
@@ -181,7 +182,9 @@ def cholect50_folder(folder: Path) -> Path:
             "3": [[1, 1, 1, *([0] * 11), 1], [2, 0, 1, *([0] * 11), 1]],
         }
         for second in rows:
-            Image.new("RGB", (8, 8)).save(folder / "videos" / name / f"{int(second):06}.png")
+            grey = 10 * int(name[-2:])  # no two patients have the same pictures
+            picture = Image.new("RGB", (8, 8), (grey, grey, grey))
+            picture.save(folder / "videos" / name / f"{int(second):06}.png")
         write_json(folder / "labels" / f"{name}.json", {"categories": categories, "annotations": rows})
     return folder
 

@@ -15,7 +15,6 @@ import io
 import json
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -193,21 +192,25 @@ def check_killed_stages(opened: Opened[Any, Any], experiment: Mapping[str, Any])
 
 
 def check_replaced_sources(opened: Opened[Any, Any], experiment: Mapping[str, Any]) -> None:
-    """A case whose files are replaced by older ones is prepared again; others are not, nor touched ones."""
-    first, second = opened.training[:2]
+    """Cases whose files are replaced by older ones are prepared again; others are not, nor touched ones."""
+    first, second, third = opened.training[:3]
     _snakemake(experiment)
     for path in (*first.files, *second.files):
         for file in source_files(path):
             os.utime(file)
     assert "Nothing to be done" in _snakemake(experiment, "--dry-run"), "touched files must change nothing"
-    for old, new in zip(first.files, second.files, strict=True):
-        for file, other in zip(source_files(old), source_files(new), strict=False):
-            shutil.copyfile(other, file)
-            os.utime(file, (1, 1))
+    # Exchanged, since no recording may be that of two patients.
+    for one, other in zip(first.files, second.files, strict=True):
+        for file, exchanged in zip(source_files(one), source_files(other), strict=False):
+            contents = file.read_bytes(), exchanged.read_bytes()
+            for path, content in zip((exchanged, file), contents, strict=True):
+                path.write_bytes(content)
+                os.utime(path, (1, 1))
     planned = _snakemake(experiment, "--dry-run")
     cache = opened.preparation.cached.format
-    assert f"output: {cache(case=first.name)}" in planned, "a case with other files must be prepared again"
-    assert f"output: {cache(case=second.name)}" not in planned, "other cases must not"
+    for case in (first, second):
+        assert f"output: {cache(case=case.name)}" in planned, "a case with other files must be prepared again"
+    assert f"output: {cache(case=third.name)}" not in planned, "other cases must not"
 
 
 def _check_items(learner: Learner[Any], train: Sequence[str]) -> None:

@@ -21,9 +21,11 @@ from foldwise.volumes.volume import Volume, write_volume
 def test_the_check_shows_remarks_that_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are not in check.json, which would differ between a first and a second call."""
     monkeypatch.setattr(Jobs, "peak", lambda *given: 1.0)
-    write_volume(Volume(np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.eye(4)), tmp_path / "i.nii")
+    for number, case in enumerate("abu"):
+        data = number + np.arange(64, dtype=np.int16).reshape(4, 4, 4)
+        write_volume(Volume(data, np.eye(4)), tmp_path / f"{case}.nii")
     write_volume(Volume(np.eye(4, dtype=np.uint8)[None].repeat(4, 0), np.eye(4)), tmp_path / "l.nii")
-    (tmp_path / "s.csv").write_text("case,image,label\na,i.nii,l.nii\nb,i.nii,l.nii\nu,i.nii,\n")
+    (tmp_path / "s.csv").write_text("case,image,label\na,a.nii,l.nii\nb,b.nii,l.nii\nu,u.nii,\n")
     system = Segmentation()
     given = {
         "experiment": "e",

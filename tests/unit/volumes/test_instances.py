@@ -12,7 +12,7 @@ import pytest
 from foldwise.files import CaseError
 from foldwise.volumes.cache import check_labels, lost_of, open_case
 from foldwise.volumes.geometry import Box, Lineage, int3, resample_labels, resample_labels_within
-from foldwise.volumes.instances import find_instances, finest, losses, lost_in_grid
+from foldwise.volumes.instances import find_centres, find_instances, finest, losses, lost_in_grid
 from foldwise.volumes.prepare import Masks, cache_case, crop_case
 from foldwise.volumes.settings import Cache, Crop
 from foldwise.volumes.targets import Targets
@@ -38,6 +38,42 @@ def test_instances_by_hand() -> None:
     large = found.only(found.boxes[:, 0, 0] == 5)
     assert finest(large, (1.0, 1.0, 4.0)).tolist() == [[1.5, 2.5, 4.0]]
     assert len(find_instances(labels, [3]).values) == 0
+
+
+def test_centres_by_hand() -> None:
+    """That of a row of three is its middle; specks are their own."""
+    mask = np.zeros((9, 8, 7), bool)
+    mask[1:4, 2, 3] = True
+    mask[7, 5, 5] = mask[7, 5, 1] = True
+    assert sorted(find_centres(mask).tolist()) == [[2, 2, 3], [7, 5, 1], [7, 5, 5]]
+    assert find_centres(mask & False).shape == (0, 3)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_specks_in_one_row(tmp_path: Path, axis: int) -> None:
+    """Their box is one voxel thin, where cc3d fails."""
+    label = np.zeros((12, 12, 12), np.uint8)
+    for number in (2, 4, 7):
+        place = [5, 5, 5]
+        place[axis] = number
+        label[tuple(place)] = 1
+    assert len(find_centres(label > 0)) == len(find_instances(label, [1]).values) == 3
+    image = np.random.default_rng(0).integers(0, 90, label.shape).astype(np.int16)
+    for name, data in (("image", image), ("label", label)):
+        write_volume(Volume(data, np.diag([1.0, 2, 3, 1])), tmp_path / f"{name}.nii.gz")
+    crop_case(
+        [tmp_path / "image.nii.gz"],
+        tmp_path / "label.nii.gz",
+        None,
+        None,
+        Crop(to="none"),
+        {"a": 1},
+        tmp_path,
+    )
+    assert json.loads((tmp_path / "crop.json").read_text())["lesions_mm"] == [[1, 2, 3]] * 3
+    cache_case("c", tmp_path, Cache(), {"a": 1}, tmp_path / "c.h5")
+    with open_case(tmp_path / "c.h5") as file:
+        assert sorted(file["centre/a"][()][:, axis].tolist()) == [2, 4, 7]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -25,14 +25,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cc3d
 import h5py
 import hdf5plugin
 import numpy as np
 
 from foldwise.files import CaseError, atomic_path
 from foldwise.hdf5 import as_json, create_hdf5, open_hdf5
-from foldwise.volumes.geometry import Lineage, bounding_box
+from foldwise.volumes.geometry import Lineage
+from foldwise.volumes.instances import find_centres
 from foldwise.volumes.targets import IGNORE, Targets
 
 FORMAT = "foldwise-volume-2"
@@ -108,7 +108,7 @@ def write_case(
             _store(file, "label", label, chunk)
             for value, name in enumerate(contents.classes, start=1):
                 file[f"foreground/{name}"] = _coordinates(label == value, max_foreground)
-                file[f"centre/{name}"] = _centres(label == value)
+                file[f"centre/{name}"] = find_centres(label == value).astype(_index_type(label))
             if contents.ignored and (counted := label != contents.ignored).sum() < label.size:
                 file["counted"] = _coordinates(counted, max_foreground)
         if weight is not None:
@@ -202,23 +202,11 @@ def _coordinates(mask: np.ndarray, limit: int) -> np.ndarray:
     if len(places) > limit:
         chosen = np.random.default_rng(0).choice(len(places), limit, replace=False)
         places = places[np.sort(chosen)]
-    kind = np.int16 if max(mask.shape) <= 2**15 else np.int32
-    return np.stack(np.unravel_index(places, mask.shape), axis=1).astype(kind)
+    return np.stack(np.unravel_index(places, mask.shape), axis=1).astype(_index_type(mask))
 
 
-def _centres(mask: np.ndarray) -> np.ndarray:
-    """For each connected component (26 neighbours), its voxel closest to the mean of its voxels."""
-    kind = np.int16 if max(mask.shape) <= 2**15 else np.int32
-    if not mask.any():
-        return np.empty((0, 3), kind)
-    whole = bounding_box(mask, 0, (1, 1, 1))
-    pieces = cc3d.connected_components(mask[whole.slices], connectivity=26)
-    centres = []
-    for number, box in enumerate(cc3d.statistics(pieces)["bounding_boxes"][1:], start=1):
-        voxels = np.argwhere(pieces[box] == number)
-        nearest = voxels[((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1).argmin()]
-        centres.append(nearest + [side.start for side in box] + whole.start)
-    return np.array(centres, kind)
+def _index_type(array: np.ndarray) -> type[np.int16 | np.int32]:
+    return np.int16 if max(array.shape) <= 2**15 else np.int32
 
 
 def _chunk_sums(weight: np.ndarray, chunk: tuple[int, ...]) -> np.ndarray:

@@ -50,14 +50,33 @@ def find_instances(labels: np.ndarray, values: Sequence[int]) -> Instances:
     if not wanted.any():
         return Instances(np.zeros(0, int), np.zeros((0, 3, 2), int))
     box = bounding_box(wanted, 0, (1.0, 1.0, 1.0))
-    # cc3d fails on some arrays that are one voxel thin. Components never mix values.
-    kept = np.pad(np.where(wanted[box.slices], labels[box.slices], 0), 1)
-    parts, count = cc3d.connected_components(kept, connectivity=26, return_N=True)
-    of_part = np.zeros(count + 1, kept.dtype)
+    kept = np.where(wanted[box.slices], labels[box.slices], 0)
+    parts, boxes = _components(kept)  # which never mix values
+    of_part = np.zeros(len(boxes) + 1, kept.dtype)
     of_part[parts] = kept
-    found = cc3d.statistics(parts, no_slice_conversion=True)["bounding_boxes"][1:].astype(int)
-    boxes = found.reshape(-1, 3, 2) + np.array([0, 1]) - 1 + np.array(box.start)[:, None]
-    return Instances(of_part[1:], boxes)
+    return Instances(of_part[1:], boxes + np.array(box.start)[:, None])
+
+
+def find_centres(mask: np.ndarray) -> np.ndarray:
+    """(n, 3): the voxel of each 26-connected component of a mask (x, y, z) that is closest to its mean."""
+    if not mask.any():
+        return np.zeros((0, 3), int)
+    whole = bounding_box(mask, 0, (1.0, 1.0, 1.0))
+    parts, boxes = _components(mask[whole.slices])
+    centres = []
+    for number, edges in enumerate(boxes, start=1):
+        voxels = np.argwhere(parts[tuple(slice(*edge) for edge in edges)] == number)
+        nearest = ((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1).argmin()
+        centres.append(voxels[nearest] + edges[:, 0] + whole.start)
+    return np.array(centres)
+
+
+def _components(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the components of a label map, from 1, and their boxes as in `Instances`."""
+    # cc3d fails on some arrays that are one voxel thin.
+    parts = cc3d.connected_components(np.pad(labels, 1), connectivity=26)
+    boxes = cc3d.statistics(parts, no_slice_conversion=True)["bounding_boxes"][1:].astype(int)
+    return parts[1:-1, 1:-1, 1:-1], boxes.reshape(-1, 3, 2) + np.array([0, 1]) - 1
 
 
 def lost_in_box(instances: Instances, labels: np.ndarray, box: Box) -> np.ndarray:

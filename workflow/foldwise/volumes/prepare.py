@@ -9,7 +9,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import cc3d
 import numpy as np
 
 from foldwise.files import CaseError, atomic_folder, read_json, write_json
@@ -205,19 +204,21 @@ def crop_case(
     if label is not None:
         targets = Targets.of(labels)
         whole = _on_grid(read_labels(label, targets, first, logging.info), first, label)
-        cut = geometry.crop(whole, box)
+        cut, held = geometry.crop(whole, box), np.isin(whole.data, [*targets.classes.values()])
         write_volume(cut, folder / "label.nii.gz")
         instances = find_instances(whole.data, [*targets.classes.values()])
-        np.save(folder / "foreground.npy", _grey_values(kept, cut, targets))
+        np.save(folder / "foreground.npy", _grey_values(kept, held[box.slices]))
         np.save(folder / "instances.npy", finest(instances, whole.spacing).astype(np.float32))
         lost = instances.only(lost_in_box(instances, whole.data, box))
-        _refuse_missed(whole, region, targets, masks, label)
+        _refuse_missed(held, region, masks, label)
+        # Components of all classes together, as a slab has to hold them.
+        lesions = find_instances(held[box.slices].astype(np.uint8), [1])
         facts |= {
             "label": str(label),
             **_foreground(whole, cut, targets),
             "instances": instances.counts(targets.classes),
             "instances_cut_away": lost.counts(targets.classes),
-            "lesions_mm": _extents(cut, targets),
+            "lesions_mm": lesions.extents_mm(cut.spacing).tolist(),
         }
     if weight is not None:
         map_ = geometry.crop(_on_grid(read_volume(weight), first, weight), box)
@@ -390,22 +391,18 @@ def _nonzero_share(whole: Sequence[Volume], kept: Sequence[Volume]) -> float:
     return float(filled.sum() / whole[0].data.size)
 
 
-def _grey_values(
-    channels: Sequence[Volume], labels: Volume, targets: Targets, limit: int = 10_000
-) -> np.ndarray:
-    places = np.flatnonzero(np.isin(labels.data, [*targets.classes.values()]))
+def _grey_values(channels: Sequence[Volume], held: np.ndarray, limit: int = 10_000) -> np.ndarray:
+    places = np.flatnonzero(held)
     if len(places) > limit:
         places = np.sort(np.random.default_rng(0).choice(places, limit, replace=False))
     return np.stack([channel.data.ravel()[places] for channel in channels]).astype(np.float32)
 
 
-def _refuse_missed(
-    labels: Volume, region: np.ndarray | None, targets: Targets, masks: Masks, path: Path
-) -> None:
+def _refuse_missed(held: np.ndarray, region: np.ndarray | None, masks: Masks, path: Path) -> None:
     """Refuse a region that misses more of a label than allowed."""
     if region is None:
         return
-    missed = missed_share(np.isin(labels.data, [*targets.classes.values()]), region)
+    missed = missed_share(held, region)
     if missed is not None and missed > masks.max_missed:
         raise CaseError(
             f"{path}: {missed:.1%} of the labelled voxels lie outside the region {masks.region}, but only "
@@ -447,16 +444,3 @@ def _lost(
         if whole:
             counts[name] = {"instances": whole, "cut_away": away, "resampled": found.lost[name]}
     return counts
-
-
-def _extents(labels: Volume, targets: Targets) -> list[list[float]]:
-    """Extent of each lesion (connected labelled voxels) along the stored axes, in mm."""
-    labelled = np.isin(labels.data, [*targets.classes.values()])
-    if not labelled.any():
-        return []
-    labelled = labelled[geometry.bounding_box(labelled, 0, labels.spacing).slices]
-    boxes = cc3d.statistics(cc3d.connected_components(labelled, connectivity=26))["bounding_boxes"]
-    return [
-        [(side.stop - side.start) * step for side, step in zip(box, labels.spacing, strict=True)]
-        for box in boxes[1:]
-    ]

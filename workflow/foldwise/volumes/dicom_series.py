@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import logging
 import os
 import warnings
 from collections import defaultdict
@@ -34,7 +33,6 @@ REFERRED = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"),
     "FrameOfReferenceUID",
 )
-LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -178,8 +176,6 @@ def read_voxels(series: Series) -> np.ndarray:
     Raises:
         CaseError: the pixels of a file cannot be read.
     """
-    for remark in series.remarks:
-        LOG.warning("%s: %s", series.files[0].parent, remark)
     values = np.empty(series.shape[::-1], series.dtype)
     lowest, highest = np.inf, -np.inf
     padded: dict[int, np.ndarray] = {}

@@ -25,14 +25,7 @@ from foldwise.volumes.lungs import find_lungs, missed_share
 from foldwise.volumes.remarks import LUNG_FACTS
 from foldwise.volumes.settings import Cache, Crop, LungMask, Prepare
 from foldwise.volumes.targets import IGNORE, Targets, label_type
-from foldwise.volumes.volume import (
-    Volume,
-    read_channels,
-    read_header,
-    read_volume,
-    same_grid,
-    write_volume,
-)
+from foldwise.volumes.volume import Volume, read_channels, read_volume, same_grid, write_volume
 
 # No quantity in a scan is as large; programs fill voxels without a value with 1e20 and more.
 LARGEST = 1e18
@@ -322,10 +315,8 @@ def prepare_scan(entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
 
 
 def _read_image(path: Path) -> list[Volume]:
-    for remark in read_header(path).remarks:
-        logging.warning("%s: %s", path, remark)
     volumes = []
-    for volume in read_channels(path):
+    for volume in read_channels(path, logging.warning):
         if np.issubdtype(volume.data.dtype, np.floating) and not np.isfinite(volume.data).all():
             bad = int((~np.isfinite(volume.data)).sum())
             raise CaseError(f"{path}: {bad} voxels are NaN or infinite; repair the file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -155,8 +156,12 @@ def read_volume(path: Path, dtype: Literal["native"] | type = "native") -> Volum
     return Volume(data if dtype == "native" else data.astype(dtype, copy=False), header.affine)
 
 
-def read_channels(path: Path) -> list[Volume]:
+def read_channels(path: Path, say: Callable[[str], None] = lambda remark: None) -> list[Volume]:
     """Read an image file as its channels: one volume, or those along its fourth axis.
+
+    Args:
+        path: as for `read_header`.
+        say: takes the header's remarks.
 
     Raises:
         CaseError: as for `read_header`; also a volume that is neither 3-D nor 4-D.
@@ -164,6 +169,8 @@ def read_channels(path: Path) -> list[Volume]:
     header, series = _open(path)
     if len(header.shape) not in (3, 4):
         raise CaseError(f"{path}: expected a 3-D or 4-D volume, found shape {header.shape}")
+    for remark in header.remarks:
+        say(f"{path}: {remark}")
     data = _voxels(path, header, series)
     channels = [data] if data.ndim == 3 else [data[..., number] for number in range(header.channels)]
     return [Volume(channel, header.affine) for channel in channels]

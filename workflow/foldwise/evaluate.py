@@ -148,7 +148,7 @@ def marks(entry: Entry, identity: Identity | None = None) -> dict[str, str]:
 
 
 def refuse_learnt(
-    path: Path, state: Mapping[str, Any], entries: Iterable[Entry], caches: Mapping[str, str]
+    path: Path, state: Mapping[str, Any], entries: Iterable[Entry], identities: Mapping[str, Identity]
 ) -> None:
     """Refuse to score a model on cases used to train it or to choose its best epoch.
 
@@ -156,7 +156,7 @@ def refuse_learnt(
         path: the model's file.
         state: contents of the file.
         entries: the cases to score.
-        caches: case → its file.
+        identities: case → that of its file.
 
     Raises:
         CaseError: such a case, or another case of its patient, is among them.
@@ -172,7 +172,7 @@ def refuse_learnt(
         "recording": "the same recording under another name",
     }
     for entry in entries:
-        for kind, mark in marks(entry, identity_of(caches[entry.case])).items():
+        for kind, mark in marks(entry, identities[entry.case]).items():
             if mark in known:
                 raise CaseError(
                     f"{path}: cannot be tested on case {entry.case}: {why[kind]} was used to train it or to "

@@ -15,6 +15,7 @@ from foldwise.evaluate import KEYS, made_from, read_trained, refuse_learnt
 from foldwise.experiment.preparation import prepared_file
 from foldwise.exported import export_folder
 from foldwise.files import atomic_folder, atomic_path, file_hash, read_json, write_json
+from foldwise.hdf5 import identity_of
 from foldwise.provenance import provenance
 from foldwise.record import fingerprint_so_far, used
 from foldwise.section import Section, values_for
@@ -46,9 +47,10 @@ def ensemble(
     used(*(prepared_file(prepared, entry.case) for entry in entries), *(entry.cache for entry in entries))
     trained = read_trained(models, settings, system=system.name, task=task if entries else None)
     caches_of = {entry.case: entry.cache for entry in entries}
+    identities = {case: identity_of(path) for case, path in caches_of.items()}
     for path, held in zip(models, trained.states, strict=True):
         # An unlabelled case may belong to a patient in training.
-        refuse_learnt(path, held, [replace(entry, group="") for entry in entries], caches_of)
+        refuse_learnt(path, held, [replace(entry, group="") for entry in entries], identities)
     predict = partial(trained.learner.predict, trained.networks)
     made_of = ([file_hash(path) for path in models], values_for(settings, "predict"))
     cached = made_from(caches_of, predict, state, *made_of)

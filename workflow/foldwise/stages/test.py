@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from foldwise.command import Folder, Of, Output, run, stage
 from foldwise.evaluate import made_from, read_trained, refuse_learnt
 from foldwise.files import CaseError, atomic_folder, atomic_path, file_hash, write_json
+from foldwise.hdf5 import identity_of
 from foldwise.index import Index
 from foldwise.provenance import provenance
 from foldwise.record import fingerprint_so_far, used
@@ -44,7 +45,8 @@ def held_out(
     caches = read.caches((*choosing, *cases.test), features)
     used(*caches.values())
     entries = [read[case] for case in cases.test]
-    refuse_learnt(model, trained.states[0], entries, caches)
+    identities = {entry.case: identity_of(caches[entry.case]) for entry in entries}
+    refuse_learnt(model, trained.states[0], entries, identities)
     predict = partial(trained.learner.predict, trained.networks)
     made_of = (file_hash(model), values_for(settings, "predict"))
     seen = made_from({case: caches[case] for case in choosing}, predict, state, *made_of)

@@ -152,8 +152,8 @@ class Lineage:
 
     def labels_to_cache(self, labels: np.ndarray) -> np.ndarray:
         """Map a label map of the box to the cached grid, as `resample_labels` does."""
-        if not self.resamples:
-            return self.to_cache(labels)
+        if self.straight is None:
+            return resample_labels(apply_orientation(labels, self.turn), self.shape)
         return _largest(labels, lambda mask: self.to_cache(mask.astype(np.float32)), self.shape)
 
     def to_box(self, data: np.ndarray) -> np.ndarray:

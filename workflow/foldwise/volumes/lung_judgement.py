@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -70,10 +70,6 @@ class Judgement:
         said = {"plausible": "", "partial": "a part of the lungs: ", "implausible": "hardly lungs: "}
         lines = [said[self.verdict] + "; ".join(self.reasons)] if self.reasons else []
         return [*lines, *self.assumed]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def look_at(

@@ -55,6 +55,11 @@ class Grid:
         return np.stack(np.meshgrid(*map(np.arange, self.shape), indexing="ij"), axis=-1).astype(float)
 
 
+# A small grid, and values on it.
+SMALL = Grid(shape=(6, 5, 4))
+STORED = np.random.default_rng(5).integers(0, 1000, SMALL.shape)
+
+
 def oblique() -> Grid:
     """Rotated about two axes, so that no direction cosine is 0 or 1."""
     a, b = np.deg2rad(17), np.deg2rad(-28)

@@ -1,4 +1,4 @@
-"""Tiny segmentation models with random weights, as the train stage writes them."""
+"""Networks that learned nothing, and files of tiny segmentation models as the train stage writes them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from foldwise.settings import dump, validate
 from foldwise.systems.segmentation.learner import SegmentationLearner
@@ -15,6 +16,17 @@ from foldwise.systems.segmentation.settings import Model
 from foldwise.volumes.settings import Cache, Prepare
 
 SETTINGS = {"network": {"name": "UNet", "channels": [4, 8], "strides": [2]}, "patch": [16, 16, 16]}
+
+
+class Fixed(nn.Module):
+    """Returns the same outputs for any input."""
+
+    def __init__(self, *outputs: torch.Tensor) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        return self.outputs[0] if len(self.outputs) == 1 else list(self.outputs)
 
 
 def write_untrained(path: Path, task: Mapping[str, Any], /, fold: int = 0, **changed: Any) -> Path:

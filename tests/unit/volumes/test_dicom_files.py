@@ -21,12 +21,9 @@ from pydicom.uid import (
     RTDoseStorage,
 )
 
-from dicom_files import Grid, cut, setting, write_rtstruct, write_series
+from dicom_files import SMALL, STORED, Grid, cut, setting, write_rtstruct, write_series
 from foldwise.files import CaseError
 from foldwise.volumes.volume import read_header, read_volume
-
-SMALL = Grid(shape=(6, 5, 4))
-STORED = np.random.default_rng(5).integers(0, 1000, SMALL.shape)
 
 
 def slopes(z: int, one: Dataset) -> None:

@@ -23,13 +23,10 @@ from pydicom.uid import (
     XRayAngiographicImageStorage,
 )
 
-from dicom_files import Edit, Grid, cut, grids, setting, tilted, write_rtstruct, write_series
+from dicom_files import SMALL, STORED, Edit, Grid, cut, grids, setting, tilted, write_rtstruct, write_series
 from dicom_import import imported
 from foldwise.files import CaseError
 from foldwise.volumes.volume import Header, read_header, read_volume
-
-SMALL = Grid(shape=(6, 5, 4))
-STORED = np.random.default_rng(5).integers(0, 1000, SMALL.shape)
 
 
 def affine_of(grid: Grid) -> np.ndarray:

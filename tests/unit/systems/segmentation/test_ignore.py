@@ -26,6 +26,7 @@ from foldwise.volumes.settings import Evaluate, Sampling
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, write_volume
 from synthetic import task
+from untrained import Fixed
 
 TWO = Targets.of({"a": 1, "b": 2, "ignore": 255})
 NESTED = Targets.of({"a": 1, "b": 2, "ignore": 9}, {"outer": ["a", "b"], "inner": ["b"]})
@@ -49,17 +50,6 @@ REGIONS: list[Any] = [
     {"name": "DiceFocalLoss"},
     {"name": "TverskyLoss", "alpha": 0.3, "beta": 0.7},
 ]
-
-
-class Fixed(nn.Module):
-    """Returns the same outputs for any input."""
-
-    def __init__(self, *outputs: torch.Tensor) -> None:
-        super().__init__()
-        self.outputs = outputs
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        return self.outputs[0] if len(self.outputs) == 1 else list(self.outputs)
 
 
 def learner(targets: Targets, **more: Any) -> SegmentationLearner:

@@ -24,6 +24,7 @@ from foldwise.volumes.settings import Evaluate
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 from synthetic import task
+from untrained import Fixed
 
 ONE = Targets({"a": 1})
 TWO = Targets({"a": 1, "b": 2})
@@ -135,17 +136,6 @@ def test_mirroring_averages_over_all_turns(tmp_path: Path) -> None:
     with open_case(path) as file:
         image = normalise(torch.from_numpy(file["image"][()]), scaling(file, system.model.intensity))[0]
     assert torch.allclose(found, (image.roll(1, 0) + image.roll(-1, 0)) / 2, atol=1e-3)
-
-
-class Fixed(nn.Module):
-    """Returns the same outputs for any input."""
-
-    def __init__(self, *outputs: torch.Tensor) -> None:
-        super().__init__()
-        self.outputs = outputs
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        return self.outputs[0] if len(self.outputs) == 1 else list(self.outputs)
 
 
 def batch_of(label: torch.Tensor) -> dict[str, torch.Tensor]:

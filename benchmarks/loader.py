@@ -60,8 +60,9 @@ def make_volumes(folder: Path, cases: int) -> None:
 def foldwise(folder: Path, cases: int, workers: int) -> Iterator[Any]:
     """Ours, through the crop and cache stages."""
     from foldwise.training.steps import batches
+    from foldwise.volumes.cache import cache_case
+    from foldwise.volumes.crop import crop_case
     from foldwise.volumes.patches import Patches
-    from foldwise.volumes.prepare import cache_case, crop_case
     from foldwise.volumes.settings import Cache, Crop, Intensity, Sampling
 
     paths = []

@@ -304,9 +304,9 @@ def test_a_thousand_headers_in_seconds(tmp_path: Path) -> None:
     for number in range(1000):
         (tmp_path / f"{number + 1}.nii.gz").hardlink_to(tmp_path / "0.nii.gz")
     rows = [f"c{n},g{n},{n + 1}.nii.gz,," for n in range(1000)] + good(tmp_path)
-    begun = time.monotonic()
+    begun = time.process_time()  # not wall time: other tests run beside
     assert not any("no such file" in problem for problem in found(tmp_path, rows, labels=False))
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 10
 
 
 @pytest.mark.slow

@@ -33,7 +33,8 @@ from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.systems.segmentation.settings import Settings
 from foldwise.systems.segmentation.system import Segmentation
 from foldwise.training.model_file import read_model
-from foldwise.volumes.prepare import cache_case, crop_case
+from foldwise.volumes.cache import cache_case
+from foldwise.volumes.crop import crop_case
 from foldwise.volumes.settings import Cache, Crop, Export
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_volume, write_volume

@@ -21,7 +21,8 @@ from foldwise.index import Index
 from foldwise.settings import as_json
 from foldwise.stages import ensemble, predict, test
 from foldwise.store import Memory, Store
-from foldwise.volumes.prepare import cache_case, crop_case
+from foldwise.volumes.cache import cache_case
+from foldwise.volumes.crop import crop_case
 from foldwise.volumes.settings import Cache, Crop, Data
 from foldwise.volumes.volume import Volume, write_volume
 from synthetic import write_cached_set

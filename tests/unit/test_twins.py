@@ -24,7 +24,7 @@ from foldwise.systems.segmentation.system import Segmentation
 from foldwise.twins import refuse_twins
 from foldwise.video.decode import Frame
 from foldwise.video.store import write_frames
-from foldwise.volumes.prepare import crop_case
+from foldwise.volumes.crop import crop_case
 from foldwise.volumes.settings import Crop
 from foldwise.volumes.sheet import read_sheet
 from foldwise.volumes.volume import Volume, write_volume

@@ -19,11 +19,11 @@ from foldwise.files import CaseError
 from foldwise.importers.dicom_structures import parse_structures, read_structures
 from foldwise.index import Entry
 from foldwise.systems.segmentation.results import SegmentationResults
-from foldwise.volumes.cache import lineage_of, open_case
+from foldwise.volumes.cache import cache_case, lineage_of, open_case
+from foldwise.volumes.crop import crop_case
 from foldwise.volumes.dicom_masks import rasterise
 from foldwise.volumes.dicom_seg import property_codes, write_dicom_seg
 from foldwise.volumes.predictions import write_prediction
-from foldwise.volumes.prepare import cache_case, crop_case
 from foldwise.volumes.settings import Cache, Crop, Export
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_header, read_volume, write_volume

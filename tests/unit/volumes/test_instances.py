@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from foldwise.files import CaseError
-from foldwise.volumes.cache import check_labels, lost_of, open_case
+from foldwise.volumes.cache import cache_case, check_labels, lost_of, open_case
+from foldwise.volumes.crop import Masks, crop_case
 from foldwise.volumes.geometry import Box, Lineage, int3, resample_labels, resample_labels_within
 from foldwise.volumes.instances import find_centres, find_instances, finest, losses, lost_in_grid
-from foldwise.volumes.prepare import Masks, cache_case, crop_case
 from foldwise.volumes.settings import Cache, Crop
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, write_volume

@@ -15,9 +15,9 @@ from foldwise.files import CaseError, read_json
 from foldwise.settings import validate
 from foldwise.systems.interactive.settings import Settings as Interactive
 from foldwise.systems.segmentation.settings import Settings
-from foldwise.volumes.cache import open_case
+from foldwise.volumes.cache import cache_case, open_case
+from foldwise.volumes.crop import crop_case
 from foldwise.volumes.labels import absent_classes, check_label, label_header, labelled, read_labels
-from foldwise.volumes.prepare import cache_case, crop_case
 from foldwise.volumes.settings import Cache, Crop
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import LPS_TO_RAS, Header, Volume, write_volume
@@ -145,13 +145,15 @@ TUMOUR, OEDEMA = ("Tumour ", 0, 1), ("oedema", 1, 1)
             ["count as ignore"],
         ),
         # No name fits: the values decide if they can.
-        ([("A", 0, 1), ("B", 1, 2)], TWO, {1: 240, 2: 0}, ["tumour is 'A' (1), oedema is 'B' (2)"]),
+        ([("A", 0, 1), ("B", 1, 2)], TWO, {1: 240 - 16, 2: 60}, ["tumour is 'A' (1), oedema is 'B' (2)", "16 voxels lie in"]),
     ],
 )  # fmt: skip
 def test_segments_are_found_by_name(
     tmp_path: Path, segments: list[Segment], targets: Targets, expected: dict[int, int], said: list[str]
 ) -> None:
-    path = seg_nrrd(tmp_path / "s.seg.nrrd", two_layers(), segments)
+    layers = two_layers()
+    layers[1] *= segments[1][2]
+    path = seg_nrrd(tmp_path / "s.seg.nrrd", layers, segments)
     remarks: list[str] = []
     found = read_labels(path, targets, GRID, remarks.append)
     assert {value: int((found.data == value).sum()) for value in expected} == expected
@@ -183,6 +185,17 @@ def test_segments_that_could_be_mistaken_are_refused_by_their_header(
     path = seg_nrrd(tmp_path / "s.seg.nrrd", two_layers(), segments)
     with pytest.raises(CaseError, match=rf"s\.seg\.nrrd: .*{said}"):
         check_label(label_header(path), TWO, GRID)
+
+
+def test_values_that_are_no_segments_are_refused(tmp_path: Path) -> None:
+    layers = two_layers()
+    layers[0, 0, 0, :3], layers[1, 0, 0, 0] = 7, 1  # 1 is a segment of the second layer, 7 is none
+    path = seg_nrrd(tmp_path / "s.seg.nrrd", layers, [TUMOUR, OEDEMA])
+    said = r"s\.seg\.nrrd: 3 voxels of layer 0 have values that belong to no segment \(7\)"
+    with pytest.raises(CaseError, match=said):
+        read_labels(path, TWO, GRID)
+    with pytest.raises(CaseError, match=said):
+        labelled(path, GRID)
 
 
 def test_a_box_of_the_images_grid_is_placed_on_it(tmp_path: Path) -> None:

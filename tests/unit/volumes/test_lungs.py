@@ -10,9 +10,9 @@ from scipy.ndimage import binary_dilation
 
 from foldwise.files import CaseError
 from foldwise.volumes.lung_judgement import judge
+from foldwise.volumes.lung_mask import mask_case
 from foldwise.volumes.lungs import find_lungs, missed_share
 from foldwise.volumes.phantom import fill_lungs, make_abdomen, make_phantom, with_couch
-from foldwise.volumes.prepare import mask_case
 from foldwise.volumes.remarks import remarks_in
 from foldwise.volumes.settings import LungMask
 from foldwise.volumes.volume import Volume, write_volume

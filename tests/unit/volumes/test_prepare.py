@@ -15,11 +15,12 @@ from foldwise.stages.crop import crop
 from foldwise.stages.frames import frames
 from foldwise.stages.lung_mask import lung_mask
 from foldwise.systems.segmentation.results import SegmentationResults
-from foldwise.volumes.cache import lineage_of, open_case
+from foldwise.volumes.cache import cache_case, lineage_of, open_case
+from foldwise.volumes.crop import Masks, crop_case
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.labels import read_labels
 from foldwise.volumes.predictions import label_map, open_prediction, write_prediction
-from foldwise.volumes.prepare import Masks, cache_case, crop_case, prepare_scan
+from foldwise.volumes.prepare import prepare_scan
 from foldwise.volumes.settings import Cache, Crop, Export, Prepare, Region
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_volume, write_volume

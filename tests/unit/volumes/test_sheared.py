@@ -14,14 +14,15 @@ from scipy.spatial.transform import Rotation
 
 from foldwise.systems.interactive.places import Places
 from foldwise.systems.segmentation.planning import read_fingerprint
-from foldwise.volumes.cache import lineage_of, open_case
+from foldwise.volumes.cache import cache_case, lineage_of, open_case
+from foldwise.volumes.crop import Masks, crop_case
 from foldwise.volumes.geometry import Box, Lineage, straightened
 from foldwise.volumes.grids import corners, is_sheared, plane_distances, spacing_of, straight_grid, turn_of
 from foldwise.volumes.lung_judgement import Seen
+from foldwise.volumes.lung_mask import mask_case
 from foldwise.volumes.lungs import Lungs
 from foldwise.volumes.metrics import score
 from foldwise.volumes.predictions import label_map, write_prediction
-from foldwise.volumes.prepare import Masks, cache_case, crop_case, mask_case
 from foldwise.volumes.settings import Cache, Crop, LungMask
 from foldwise.volumes.slices import plane as plane_axes
 from foldwise.volumes.targets import Targets
@@ -290,7 +291,7 @@ def test_lungs_are_searched_on_a_straight_grid(tmp_path: Path, monkeypatch: pyte
         seen = Seen((2.0, 2.0), 1.0, 1.0, 0.0, 0.0, (), 60.0, 60.0, 600.0, 0.4)
         return Lungs(ct.data > 0, ct.data > 0, seen, {})
 
-    monkeypatch.setattr("foldwise.volumes.prepare.find_lungs", find)
+    monkeypatch.setattr("foldwise.volumes.lung_mask.find_lungs", find)
     affine, shape = tilted(20), (40, 36, 24)
     scan = np.where(ball(shape, (20, 18, 12), 8), 100, -100).astype(np.int16)
     write_volume(Volume(scan, affine), tmp_path / "ct.nii.gz")

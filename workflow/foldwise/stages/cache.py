@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from foldwise.command import Keys, Output, run, stage
 from foldwise.files import naming
 from foldwise.plan import with_plan
-from foldwise.volumes.prepare import cache_case
+from foldwise.volumes.cache import cache_case
 from foldwise.volumes.settings import TUMOUR, Cache
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from foldwise.command import Output, run, stage
 from foldwise.files import atomic_folder, naming
-from foldwise.volumes.prepare import Masks, crop_case
+from foldwise.volumes.crop import Masks, crop_case
 from foldwise.volumes.settings import TUMOUR, Crop
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from foldwise.command import Output, run, stage
-from foldwise.volumes.prepare import mask_case
+from foldwise.volumes.lung_mask import mask_case
 from foldwise.volumes.settings import LungMask
 
 

@@ -1,4 +1,4 @@
-"""The HDF5 file of a case: arrays in their native type, in chunks suited to patches.
+"""From a case's crop to its HDF5 file: arrays in their native type, in chunks suited to patches.
 
 Layout (axes x, y, z in RAS orientation):
     image       (channels, x, y, z), int16, uint8 or float32; Blosc2-LZ4HC chunks
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,11 +30,13 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from foldwise.files import CaseError, atomic_path
+from foldwise.files import CaseError, atomic_path, read_json
 from foldwise.hdf5 import as_json, create_hdf5, open_hdf5
 from foldwise.volumes.geometry import Lineage
-from foldwise.volumes.instances import find_centres
-from foldwise.volumes.targets import IGNORE, Targets
+from foldwise.volumes.instances import find_centres, losses
+from foldwise.volumes.settings import Cache
+from foldwise.volumes.targets import IGNORE, Targets, label_type
+from foldwise.volumes.volume import Volume, read_volume
 
 FORMAT = "foldwise-volume-2"
 # Fewer steps between lowest and highest value than a 12-bit scanner has mean a loss.
@@ -94,6 +97,57 @@ def compact(image: np.ndarray) -> np.ndarray:
             f"an offset"
         )
     return rounded
+
+
+def cache_case(case: str, folder: Path, settings: Cache, labels: Mapping[str, int], path: Path) -> None:
+    """Reorient a cropped case to RAS, resample it if requested, and write its HDF5 file.
+
+    Args:
+        case: its name.
+        folder: folder from `crop_case`.
+        settings: the cache.
+        labels: class name, or `ignore`, → voxel value in the label file.
+        path: the HDF5 file.
+    """
+    facts = read_json(folder / "crop.json")
+    lineage = Lineage.of_crop(facts).resized(settings.shape, settings.spacing)
+    channels = []
+    for number in range(facts["channels"]):
+        channel = read_volume(folder / f"image{number}.nii.gz").data
+        if not lineage.resamples:
+            channels.append(lineage.to_cache(channel))
+            continue
+        smooth = lineage.to_cache(channel.astype(np.float32), fill=float(channel.min()))
+        rounded = np.rint(smooth) if np.issubdtype(channel.dtype, np.integer) else smooth
+        channels.append(rounded.astype(channel.dtype))
+    targets = Targets.of(labels)
+    label = weight = None
+    lost: dict[str, dict[str, int]] = {}
+    if (folder / "label.nii.gz").exists():
+        stored = read_volume(folder / "label.nii.gz").data
+        numbers = np.zeros(stored.shape, label_type(len(targets.labels)))
+        for number, value in enumerate(targets.labels.values(), start=1):
+            numbers[stored == value] = number
+        label = lineage.labels_to_cache(numbers)
+        lost = _lost(case, facts, numbers, lineage, targets)
+    if (folder / "weight.nii.gz").exists():
+        weight = lineage.to_cache(read_volume(folder / "weight.nii.gz").data)
+        if label is not None and targets.ignored is not None:
+            # The weighted sampler draws no voxel that counts nowhere.
+            weight = weight * (label != targets.ignored)
+    # One type for all channels, since one array holds them.
+    image = compact(np.stack(channels))
+    contents = Contents(
+        image,
+        label,
+        weight,
+        lineage,
+        tuple(targets.classes),
+        recording=facts.get("recording", ""),
+        ignored=targets.ignored or 0,
+        lost=lost,
+    )
+    write_case(path, case, contents, settings.chunk, settings.max_foreground)
 
 
 def write_case(
@@ -187,6 +241,29 @@ def gone(counts: Mapping[str, int]) -> int:
 def lineage_of(file: h5py.File) -> Lineage:
     """The lineage stored with a case or a prediction."""
     return Lineage.from_dict(json.loads(file.attrs["lineage"]))
+
+
+def _lost(
+    case: str, facts: Mapping[str, Any], label: np.ndarray, lineage: Lineage, targets: Targets
+) -> dict[str, dict[str, int]]:
+    """Class → numbers of its instances and of lost ones, for the cache's attribute; these are logged."""
+    native = Lineage.of_crop(facts)
+    turned = Volume(native.labels_to_cache(label), native.cached_affine)
+    found = losses(
+        turned, lineage.shape, {name: number for number, name in enumerate(targets.classes, start=1)}
+    )
+    if found.text:
+        logging.warning("case %s: %s", case, found.text)
+    counts = {}
+    for name, inside in found.instances.items():
+        # Crops of earlier versions did not count.
+        whole = facts.get("instances", {}).get(name, inside)
+        away = facts.get("instances_cut_away", {}).get(name, 0)
+        if away:
+            logging.warning("case %s: %d of %d instances of %s lie outside the crop", case, away, whole, name)
+        if whole:
+            counts[name] = {"instances": whole, "cut_away": away, "resampled": found.lost[name]}
+    return counts
 
 
 def _store(file: h5py.File, name: str, array: np.ndarray, chunk: tuple[int, ...]) -> None:

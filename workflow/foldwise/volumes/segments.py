@@ -133,7 +133,7 @@ def label_map(found: Segmentation, targets: Targets, grid: Header | Volume) -> t
     overlap is remarked on unless the winner belongs to every region of the other class.
 
     Raises:
-        CaseError: as for `chosen` and `placed`.
+        CaseError: as for `chosen` and `placed`, or a voxel has a value that is no segment's.
     """
     segments, remarks = chosen(found, targets)
     masks = _Masks(found, grid)
@@ -183,7 +183,11 @@ def placed(found: Segmentation, grid: Header | Volume) -> np.ndarray:
 
 
 class _Masks:
-    """The segments of a file as masks on an image's grid."""
+    """The segments of a file as masks on an image's grid.
+
+    Raises:
+        CaseError: as for `placed`, or a voxel has a value that is no segment's.
+    """
 
     def __init__(self, found: Segmentation, grid: Header | Volume) -> None:
         self._found = found
@@ -200,6 +204,15 @@ class _Masks:
             raise CaseError(f"{found.path}: its voxels cannot be read ({reason})") from error
         if self._layers.ndim == 3:
             self._layers = self._layers[..., None]
+        for layer in range(self._layers.shape[3]):
+            known = [0, *(segment.value for segment in found.segments if segment.layer == layer)]
+            unknown = self._layers[..., layer][~np.isin(self._layers[..., layer], known)]
+            if unknown.size:
+                raise CaseError(
+                    f"{found.path}: {unknown.size} voxels of layer {layer} have values that belong to no "
+                    f"segment ({', '.join(map(str, np.unique(unknown)[:5]))}); in 3D Slicer, delete them or "
+                    f"make them a segment"
+                )
 
     def __call__(self, segment: Segment) -> np.ndarray:
         """A segment (x, y, z) on the grid.

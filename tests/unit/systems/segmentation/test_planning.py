@@ -22,7 +22,7 @@ from foldwise.systems.segmentation.planning import (
     training_gib,
 )
 from foldwise.systems.segmentation.settings import Model, Plan, Settings
-from foldwise.volumes.prepare import crop_case
+from foldwise.volumes.crop import crop_case
 from foldwise.volumes.settings import Cache, Crop
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, write_volume

@@ -1,17 +1,22 @@
-"""Reading DICOM series beside SimpleITK's reader: CPU seconds, peak memory, and seconds for many headers.
+"""Reading a DICOM series beside SimpleITK's reader, and two dry runs of an experiment with many series.
 
     python benchmarks/dicom.py --folder EMPTY [--series 1000] [--slices 300]
 
-EMPTY is a folder for generated files: 400 slices of 512×512 (210 MB), then `--series` folders of `--slices`
-tiny slices (links to the same 1 KB each), which are deleted afterwards.
+EMPTY is a folder for generated files, which are deleted afterwards: 400 slices of 512×512 (210 MB), then an
+experiment with `--series` series of `--slices` tiny slices (1 KB each). Which DICOM files a call opens is
+counted by strace with a tenth of the series, since strace slows it down.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
+import re
+import resource
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,14 +24,18 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from pydicom.dataset import Dataset
 
-from foldwise.volumes.volume import read_header, read_volume
+from foldwise.volumes.volume import Volume, read_header, read_volume, write_volume
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 from dicom_files import Grid, write_series
 
+ROOT = Path(__file__).parents[1]
 LARGE = Grid(shape=(512, 512, 400))
+# In place of the digits by which the patients of an experiment differ.
+MARK = "100000"
 
 
 def by_itk(folder: Path) -> np.ndarray:
@@ -67,20 +76,71 @@ def in_process(target: Callable[..., None], *args: object) -> tuple[float, float
     return found
 
 
-def many_headers(folder: Path, series: int, slices: int) -> str:
-    """Headers of many tiny series, one after the other; the series are hard links to one."""
-    write_series(folder / "0", Grid(shape=(2, 2, slices)))
-    for i in range(1, series):
-        shutil.copytree(folder / "0", folder / str(i), copy_function=os.link)
-    cpu, begun = time.process_time(), time.perf_counter()
-    for i in range(series):
-        read_header(folder / str(i))
-    cpu, seconds = time.process_time() - cpu, time.perf_counter() - begun
-    shutil.rmtree(folder)
-    each = 1e3 * cpu / series / slices
-    return (
-        f"headers of {series} series × {slices} slices: {cpu:.1f} CPU s, {seconds:.1f} s, {each:.2f} ms each"
-    )
+def write_experiment(folder: Path, series: int, slices: int) -> None:
+    """Scans of as many patients, which differ in nothing but their identifiers."""
+
+    def edit(z: int, one: Dataset) -> None:
+        one.PatientID, one.StudyInstanceUID, one.SeriesInstanceUID = MARK, f"1.2.{MARK}", f"1.2.{MARK}.1"
+        one.FrameOfReferenceUID, one.SOPInstanceUID = f"1.2.{MARK}.2", f"1.2.{MARK}.3.{z + 1}"
+        one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
+
+    first = folder / "first"
+    write_series(first, Grid(shape=(2, 2, slices)), edit=edit)
+    contents = {path.name: path.read_bytes() for path in first.iterdir()}
+    affine = read_header(first).affine
+    shutil.rmtree(first)
+    rows = ["case,group,image,label"]
+    for number in range(series):
+        name = str(int(MARK) + number)
+        (folder / name).mkdir()
+        for file, content in contents.items():
+            (folder / name / file).write_bytes(content.replace(MARK.encode(), name.encode()))
+        label = np.zeros((2, 2, slices), np.uint8)
+        label[0, 0, number % slices] = 1
+        write_volume(Volume(label, affine), folder / f"{name}.nii")
+        rows.append(f"{name},{name},{name},{name}.nii")
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+    model = {"network": {"name": "UNet", "channels": [4, 8], "strides": [2]}, "patch": [16, 16, 16]}
+    settings = {
+        "experiment": "many",
+        "results": "results",
+        "data": {"sheet": "cases.csv", "labels": {"tumour": 1}},
+        "prepare": {"crop": {"to": "none"}},
+        "models": {"unet": model},
+    }
+    (folder / "experiment.yaml").write_text(json.dumps(settings))
+
+
+def dry_run(folder: Path, *before: str) -> tuple[float, float]:
+    """CPU seconds and seconds of a dry run in the folder."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "-n", "--quiet"]
+    command += ["all", "--profile", str(ROOT / "profiles" / "local"), "--configfile", "experiment.yaml"]
+    used, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([*before, *command], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    now, seconds = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - begun
+    return now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime, seconds
+
+
+def opens(folder: Path) -> int:
+    """How many times a dry run opens a DICOM file."""
+    trace = folder / "trace.txt"
+    dry_run(folder, "strace", "-f", "--seccomp-bpf", "-e", "trace=open,openat", "-o", str(trace))
+    return len(re.findall(r"/IM\d+\", O_RDONLY", trace.read_text(errors="replace")))
+
+
+def many_series(folder: Path, series: int, slices: int) -> None:
+    """Print what the first and the second dry run cost."""
+    write_experiment(folder / "many", series, slices)
+    print(f"dry runs with {series} series × {slices} slices\n\n| call | CPU s | s |\n|---|---|---|")
+    for call in ("first", "second"):
+        cpu, seconds = dry_run(folder / "many")
+        print(f"| {call} | {cpu:.1f} | {seconds:.1f} |", flush=True)
+    shutil.rmtree(folder / "many")
+    if shutil.which("strace"):
+        write_experiment(folder / "few", series // 10, slices)
+        counts = [opens(folder / "few") for _ in range(2)]
+        print(f"opens of {series // 10 * slices} files: first {counts[0]}, second {counts[1]}")
+        shutil.rmtree(folder / "few")
 
 
 def main() -> None:
@@ -101,8 +161,8 @@ def main() -> None:
     for name in READERS:
         cpu, seconds, memory = min(in_process(measure, name, large) for _ in range(3))
         print(f"| {name} | {cpu:.2f} | {seconds:.2f} | {memory:.0f} |")
-    print(many_headers(args.folder / "many", args.series, args.slices))
     shutil.rmtree(large)
+    many_series(args.folder, args.series, args.slices)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ OTHER_CACHES: Rounds = [[(setting_changed, 4, 1), (killed, 0, 4)]]
 
 # `benchmarks/edits.py` tries others for as long as one likes.
 @pytest.mark.parametrize("system", SYSTEMS)
-@settings(max_examples=55, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @example(parts=None, rounds=OTHER_CACHES)
 @given(parts=PARTS, rounds=ROUNDS)
 def test_the_next_call_makes_what_changed(system: str, parts: int | None, rounds: Rounds) -> None:

@@ -1,6 +1,7 @@
 """A surgical experiment from videos to the report, and the importers of known data sets."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -158,16 +159,27 @@ def test_extracted_frames_are_numbered_as_they_are(tmp_path: Path, monkeypatch: 
     assert (data.first_image, data.images_fps, data.annotation_fps) == (1, 1, 25)
 
 
-def test_two_videos_of_one_name_and_stray_annotations_are_refused(tmp_path: Path) -> None:
-    folder = cholec80_folder(tmp_path, [1, 2])
+def test_what_cannot_be_used_of_cholec80_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = cholec80_folder(tmp_path / "cholec80", [1, 2, 3, 4, 5])
     (folder / "videos" / "video01.avi").write_bytes(b"x")
     (folder / "videos" / "video02.mp4").unlink()
-    with pytest.raises(CaseError) as caught:
-        cholec80.read_videos(folder)
+    (folder / "tool_annotations" / "video03-tool.txt").write_text("not an annotation")
+    arguments = ["cholec80", str(folder), "--sheet", str(tmp_path / "c.csv")]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(CaseError, match=r"c\.csv: is written, but without 4 case\(s\)") as caught:
+        cholec80.main()
     text = str(caught.value)
     assert "two videos have the name video01" in text
-    assert "video02-phase.txt: no video has the name video02" in text
-    assert "timestamp" not in text
+    for kind in ("phase", "tool"):
+        assert f"video02-{kind}.txt: no video has the name video02" in text
+    assert "video03-tool.txt" in text
+    settings = read_settings(tmp_path / "c.yaml")
+    assert [case.name for case in read_sheet(settings.data).cases] == ["video04", "video05"]
+    assert settings.data.tools == list(CHOLEC80_TOOLS)
+    monkeypatch.setattr("sys.argv", [*arguments, "--force", "--skip-broken"])
+    cholec80.main()
 
 
 def cholect50_folder(folder: Path) -> Path:
@@ -205,9 +217,13 @@ def test_cholect50_is_imported_in_the_form_of_cholec80(
     assert phases.frames.tolist() == [0, 75]
     assert phases.values.tolist() == [0, 1]
     assert tools.values.tolist() == [[0, 0], [1, 1]]
+    # A video that cannot be used leaves the others.
     (folder / "videos" / "VID02" / "000003.png").unlink()
-    with pytest.raises(CaseError, match=r"VID02\.json: 1 second\(s\) without a frame"):
-        cholect50.read_videos(folder, tmp_path / "annotations")
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--force"])
+    with pytest.raises(CaseError, match=r"without 1 case.*\n.*VID02\.json: 1 second\(s\) without a frame"):
+        cholect50.main()
+    assert [case.name for case in read_sheet(data).cases] == ["VID01", "VID03"]
+    assert len(list((tmp_path / "c-annotations").glob("VID*"))) == 4
 
 
 def test_weights_of_a_classifier_go_into_the_trunk(tmp_path: Path) -> None:
@@ -248,7 +264,8 @@ def test_cholec80_refuses_before_it_writes(
     monkeypatch.setattr("sys.argv", ["cholec80", *arguments])
     with pytest.raises(CaseError, match=f"{there}: exists already; --force overwrites"):
         cholec80.main()
-    (folder / "phase_annotations" / "video41-phase.txt").write_text("not an annotation")
+    for path in (folder / "phase_annotations").iterdir():
+        path.write_text("not an annotation")
     monkeypatch.setattr("sys.argv", ["cholec80", *arguments, "--force"])
     with pytest.raises(CaseError, match="video41-phase"):
         cholec80.main()
@@ -272,7 +289,8 @@ def test_cholect50_replaces_only_what_it_wrote(tmp_path: Path, monkeypatch: pyte
     cholect50.main()
     before = {path.name: path.read_bytes() for path in labels.iterdir()}
     # A failed import leaves the previous one intact.
-    (folder / "videos" / "VID02" / "000003.png").unlink()
+    for frames in (folder / "videos").iterdir():
+        (frames / "000003.png").unlink()
     monkeypatch.setattr("sys.argv", [*arguments, "--force"])
     with pytest.raises(CaseError, match="without a frame"):
         cholect50.main()

@@ -145,7 +145,12 @@ TUMOUR, OEDEMA = ("Tumour ", 0, 1), ("oedema", 1, 1)
             ["count as ignore"],
         ),
         # No name fits: the values decide if they can.
-        ([("A", 0, 1), ("B", 1, 2)], TWO, {1: 240 - 16, 2: 60}, ["tumour is 'A' (1), oedema is 'B' (2)", "16 voxels lie in"]),
+        (
+            [("A", 0, 1), ("B", 1, 2)],
+            TWO,
+            {1: 240 - 16, 2: 60},
+            ["tumour is 'A' (1), oedema is 'B' (2)", "16 voxels lie in"],
+        ),
     ],
 )  # fmt: skip
 def test_segments_are_found_by_name(

@@ -30,10 +30,10 @@ from foldwise.importers.sheets import (
     clean,
     column_names,
     conclude,
+    importer,
     label_value,
     publish,
     targets,
-    volume_importer,
 )
 from foldwise.volumes.check import LABEL_THREADS
 from foldwise.volumes.volume import read_volume
@@ -254,7 +254,7 @@ def _participants(folder: Path, cases: Iterable[Case]) -> list[str]:
 
 
 def _parse() -> argparse.Namespace:
-    arguments = volume_importer(__doc__)
+    arguments = importer(__doc__)
     add = arguments.add_argument
     add("--images", default="", help="channels: suffixes, with entities where needed, e.g. T1w,acq-3d_FLAIR")
     add("--labels", default="", help="suffix and entities of the labels, e.g. desc-lesion_mask")

@@ -27,9 +27,9 @@ from foldwise.importers.sheets import (
     clean,
     conclude,
     group_of,
+    importer,
     publish,
     targets,
-    volume_importer,
 )
 from foldwise.volumes.check import LABEL_THREADS
 from foldwise.volumes.suffixes import suffix_of
@@ -187,7 +187,7 @@ def _values(labels: dict[str, Path], failed: dict[str, str]) -> set[int]:
 
 
 def _parse() -> argparse.Namespace:
-    arguments = volume_importer(__doc__)
+    arguments = importer(__doc__)
     arguments.add_argument("--group-regex", help="its first group, in a case's name, is the patient")
     arguments.add_argument(
         "--enhancing",

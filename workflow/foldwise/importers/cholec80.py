@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from foldwise.command import run
 from foldwise.files import CaseError
-from foldwise.importers.sheets import importer, refuse, targets
+from foldwise.importers.sheets import conclude, importer, targets
 from foldwise.importers.surgical import Video, publish_videos
 from foldwise.systems.surgical.annotations import read_header
 from foldwise.systems.surgical.metrics import CHOLEC80_PHASES
@@ -35,11 +36,11 @@ ORDERS = {
 PAPER = (range(1, 33), range(33, 41), range(41, 81))
 
 
-def read_videos(folder: Path) -> list[Video]:
-    """Find all videos of a folder, with their annotations.
+def read_videos(folder: Path) -> tuple[list[Video], list[str]]:
+    """All videos of a folder with their annotations, and what cannot be used, one line each.
 
     Raises:
-        CaseError: no videos, two with one name, or an annotation without its video.
+        CaseError: no videos.
     """
     found: dict[str, list[Path]] = {}
     for path in _candidates(folder):
@@ -55,22 +56,32 @@ def read_videos(folder: Path) -> list[Video]:
         }
         for kind in ("phase", "tool")
     }
-    problems = [
+    failed = [
         f"two videos have the name {name}: {', '.join(map(str, paths))}"
         for name, paths in found.items()
         if len(paths) > 1
     ]
-    problems += [
+    failed += [
         f"{path}: no video has the name {name}"
         for files in annotations.values()
         for name, path in files.items()
         if name not in found
     ]
-    refuse(problems, folder)
-    return [
+    videos = [
         Video(name, paths[0], annotations["phase"].get(name), annotations["tool"].get(name))
         for name, paths in sorted(found.items())
+        if len(paths) == 1
     ]
+    return videos, failed
+
+
+def tool_names(videos: Sequence[Video]) -> list[str]:
+    """The tools in the first annotation that can be read; Cholec80's if there is none."""
+    for video in videos:
+        if video.tools is not None:
+            with suppress(CaseError):
+                return read_header(video.tools)[1:]
+    return list(CHOLEC80_TOOLS)
 
 
 def paper_split(videos: Sequence[Video]) -> dict[str, Any]:
@@ -127,16 +138,17 @@ def main() -> None:
     args: argparse.Namespace = arguments.parse_args()
     splits = args.sheet.with_name(f"{args.sheet.stem}-splits.json")
     targets(args, *([splits] if args.split == "paper" else []))
-    videos = read_videos(args.folder)
-    tools = next((read_header(v.tools)[1:] for v in videos if v.tools is not None), list(CHOLEC80_TOOLS))
-    data: dict[str, Any] = {"phases": list(ORDERS[args.phase_order]), "tools": tools, "annotation_fps": 25}
+    videos, failed = read_videos(args.folder)
+    phases = list(ORDERS[args.phase_order])
+    data: dict[str, Any] = {"phases": phases, "tools": tool_names(videos), "annotation_fps": 25}
     if images := frame_numbers(videos):
         data |= {**images, "images_fps": args.images_fps}
     if args.split == "paper":
         split = {"folds": 1, "file": splits.as_posix()}
-        publish_videos(videos, data, split, args, paper_split(videos))
+        failed = publish_videos(videos, data, split, args, paper_split, failed)
     else:
-        publish_videos(videos, data, None, args)
+        failed = publish_videos(videos, data, None, args, failed=failed)
+    conclude(failed, args)
 
 
 if __name__ == "__main__":

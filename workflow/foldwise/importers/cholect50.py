@@ -17,7 +17,7 @@ import numpy as np
 
 from foldwise.command import run
 from foldwise.files import CaseError, atomic_folder, put_back, read_json, refuse_foreign
-from foldwise.importers.sheets import clean, importer, refuse, targets
+from foldwise.importers.sheets import clean, conclude, importer, refuse, targets
 from foldwise.importers.surgical import Video, publish_videos
 from foldwise.systems.surgical.annotations import write_phases, write_tools
 from foldwise.video.decode import image_files
@@ -36,7 +36,7 @@ PHASES = {
 }
 
 
-def read_videos(folder: Path, annotations: Path) -> tuple[list[Video], list[str], list[str]]:
+def read_videos(folder: Path, annotations: Path) -> tuple[list[Video], list[str], list[str], list[str]]:
     """Find all videos, and write their labels in Cholec80's format.
 
     Args:
@@ -44,16 +44,16 @@ def read_videos(folder: Path, annotations: Path) -> tuple[list[Video], list[str]
         annotations: folder for the written labels.
 
     Returns:
-        The videos, and the names of phases and tools in the order of their numbers.
+        The videos; the names of phases and of tools in the order of their numbers; a line for each label in
+        another format, or without its frames.
 
     Raises:
-        CaseError: no labels, labels in another format, no frames of a labelled video, or the folder for the
-            written labels contains anything else.
+        CaseError: no labels that can be used, or with different names.
     """
     files = sorted((folder / "labels").glob("*.json"))
     if not files:
         raise CaseError(f"{folder}: contains no labels/<video>.json")
-    videos, problems, converted = [], [], []
+    videos, failed, converted = [], [], []
     names: dict[tuple[tuple[str, ...], tuple[str, ...]], Path] = {}
     for path in files:
         frames = next((folder / part / path.stem for part in ("videos", "data")
@@ -63,25 +63,26 @@ def read_videos(folder: Path, annotations: Path) -> tuple[list[Video], list[str]
                 raise CaseError(f"{path}: no folder videos/{path.stem} with its frames")
             labels = read_json(path)
             phases, tools = _names(path, labels, "phase"), _names(path, labels, "instrument")
-            names.setdefault((tuple(phases), tuple(tools)), path)
             seconds, phase, tool = _rows(path, labels, len(phases), len(tools))
             _refuse_missing(path, seconds, frames)
+            names.setdefault((tuple(phases), tuple(tools)), path)
         except CaseError as error:
-            problems.append(str(error))
+            failed.append(str(error))
             continue
         case, rows = clean(path.stem), ANNOTATION_FPS * seconds
         phase_file, tool_file = (annotations / f"{case}-{kind}.txt" for kind in ("phase", "tool"))
         converted.append((phase_file.name, tool_file.name, rows, [phases[number] for number in phase], tool))
         videos.append(Video(case, frames, phase_file, tool_file))
     if len(names) > 1:
-        problems.append(f"{' and '.join(map(str, names.values()))} have different phases or instruments")
-    refuse(problems, folder)
+        raise CaseError(f"{' and '.join(map(str, names.values()))} have different phases or instruments")
+    if not videos:
+        refuse(failed, folder)
     both = next(iter(names))
     with atomic_folder(annotations) as temporary:
         for phase_name, tool_name, rows, found, tool in converted:
             write_phases(temporary / phase_name, rows, found)
             write_tools(temporary / tool_name, rows, both[1], tool)
-    return videos, list(both[0]), list(both[1])
+    return videos, list(both[0]), list(both[1]), failed
 
 
 def _names(path: Path, labels: Any, kind: str) -> list[str]:
@@ -130,7 +131,7 @@ def main() -> None:
     targets(args, annotations)
     refuse_foreign(annotations)
     with put_back(annotations):
-        videos, phases, tools = read_videos(args.folder, annotations)
+        videos, phases, tools, failed = read_videos(args.folder, annotations)
         data = {
             "phases": phases,
             "tools": tools,
@@ -138,7 +139,8 @@ def main() -> None:
             "images_fps": 1,
             "first_image": 0,
         }
-        publish_videos(videos, data, None, args)
+        failed = publish_videos(videos, data, None, args, failed=failed)
+    conclude(failed, args)
 
 
 if __name__ == "__main__":

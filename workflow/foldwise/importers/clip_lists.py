@@ -12,18 +12,28 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from foldwise.check import Checked
 from foldwise.command import run
 from foldwise.files import CaseError, atomic_path
-from foldwise.importers.sheets import clean, group_of, importer, refuse, relative, targets
+from foldwise.importers.sheets import (
+    clean,
+    conclude,
+    group_of,
+    importer,
+    refuse,
+    relative,
+    targets,
+    usable,
+    warn,
+    write_experiment,
+)
 from foldwise.settings import validate
 from foldwise.store import Memory
 from foldwise.systems.clips.settings import Data, Settings
@@ -93,6 +103,19 @@ def _parts(line: str) -> tuple[str, str] | None:
     return None
 
 
+def once(listed: Sequence[Listed]) -> tuple[list[Listed], list[str]]:
+    """Clips that are listed once, and a line for every further listing; none is kept if these disagree."""
+    lines: dict[Path, list[Listed]] = {}
+    for each in listed:
+        lines.setdefault(each.path, []).append(each)
+    kept = [same[0] for same in lines.values() if len({(each.label, each.split) for each in same}) == 1]
+    return kept, [
+        f"{each.origin}: {each.path} is already listed in {first.origin}"
+        for first, *others in lines.values()
+        for each in others
+    ]
+
+
 def rows_of(
     listed: Sequence[Listed], root: Path, sheet: Path, group_regex: str | None
 ) -> list[dict[str, str]]:
@@ -105,20 +128,14 @@ def rows_of(
         group_regex: finds the patient in a path under the root; None: every clip is a separate patient.
 
     Raises:
-        CaseError: a clip is listed twice, or the regex finds no patient.
+        CaseError: the regex finds no patient.
     """
-    seen: dict[Path, Listed] = {}
-    problems = []
-    for each in listed:
-        if first := seen.get(each.path):
-            problems.append(f"{each.origin}: {each.path} is already listed in {first.origin}")
-        seen.setdefault(each.path, each)
-    refuse(problems, "the lists")
-    stems = [clean(each.path.stem) for each in listed]
     rows = []
-    for each, stem in zip(listed, stems, strict=True):
+    counts = Counter(clean(each.path.stem) for each in listed)
+    for each in listed:
+        stem = clean(each.path.stem)
         below = each.path.relative_to(root) if each.path.is_relative_to(root) else each.path
-        name = stem if stems.count(stem) == 1 else clean(str(below.with_suffix("")))
+        name = stem if counts[stem] == 1 else clean(str(below.with_suffix("")))
         rows.append(
             {
                 "case": name,
@@ -131,11 +148,19 @@ def rows_of(
     return rows
 
 
-def publish(rows: Sequence[dict[str, str]], data: dict[str, Any], args: argparse.Namespace) -> None:
-    """Write the sheet and an experiment if the workflow accepts them, else neither.
+def publish(
+    rows: Sequence[dict[str, str]], data: dict[str, Any], args: argparse.Namespace, failed: list[str]
+) -> None:
+    """Write the sheet and an experiment, without the clips that the workflow would refuse.
+
+    Args:
+        rows: of the sheet.
+        data: the section `data` without the sheet.
+        args: of the command line.
+        failed: lines that cannot be used; the clips that are refused are added.
 
     Raises:
-        CaseError: with every problem of the lists, the videos and the classes' files.
+        CaseError: no clip can be used.
     """
     sheet, config = targets(args)
     values: dict[str, Any] = {
@@ -146,25 +171,22 @@ def publish(rows: Sequence[dict[str, str]], data: dict[str, Any], args: argparse
     with ExitStack() as stack:
         new_sheet = stack.enter_context(atomic_path(sheet))
         new_config = stack.enter_context(atomic_path(config))
-        with new_sheet.open("w", newline="", encoding="utf-8") as file:
-            delimiter = "\t" if sheet.suffix == ".tsv" else ","
-            writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
-        head = (
-            f"# A first experiment: snakemake --profile profiles/local --configfile {config.as_posix()} -n\n"
-        )
-        new_config.write_text(head + text, encoding="utf-8")
-        trial = {**values, "data": {**values["data"], "sheet": new_sheet}}
-        settings = validate(Settings, trial, origin="the new experiment")
-        checked = Clips().check(settings, read_sheet(settings.data), deep=False, memory=Memory(None))
-        # Too few patients for five folds is not an error in the lists: the experiment can be edited.
-        Checked(tuple(p for p in checked.problems if p.startswith("line ")), ()).refuse(sheet)
-    for remark in [*(p for p in checked.problems if not p.startswith("line ")), *checked.warnings]:
-        print(f"warning: {remark}")
-    print(f"{sheet}: {len(rows)} clips of {len({row['group'] for row in rows})} patients")
-    print(f"{config}: an experiment to start with; its first line shows how")
+
+        def check(rows: Sequence[dict[str, str]]) -> Checked:
+            with new_sheet.open("w", newline="", encoding="utf-8") as file:
+                delimiter = "\t" if sheet.suffix == ".tsv" else ","
+                writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+            trial = {**values, "data": {**values["data"], "sheet": new_sheet}}
+            settings = validate(Settings, trial, origin="the new experiment")
+            return Clips().check(settings, read_sheet(settings.data), deep=False, memory=Memory(None))
+
+        kept, checked = usable(rows, failed, check, sheet)
+        warn([*checked.problems, *checked.warnings])
+        write_experiment(values, config, new_config)
+    print(f"{sheet}: {len(kept)} clips of {len({row['group'] for row in kept})} patients")
+    print(f"{config}: an experiment to start with; its first lines show how")
 
 
 def main() -> None:
@@ -186,14 +208,17 @@ def main() -> None:
     about = Data.model_validate({"sheet": args.sheet, **data})
     names = class_names(about)
     class_sentences(about)
-    listed, problems = read_list(args.train, args.folder, names, "")
+    listed, failed = read_list(args.train, args.folder, names, "")
     if args.validation:
         more, wrong = read_list(args.validation, args.validation_root or args.folder, names, "test")
-        listed, problems = listed + more, problems + wrong
-    refuse(problems, "the lists")
-    if not listed:
+        listed, failed = listed + more, failed + wrong
+    kept, again = once(listed)
+    failed += again
+    if not kept:
+        refuse(failed, "the lists")
         raise CaseError(f"{args.train}: contains no clips")
-    publish(rows_of(listed, args.folder, args.sheet, args.group_regex), data, args)
+    publish(rows_of(kept, args.folder, args.sheet, args.group_regex), data, args, failed)
+    conclude(failed, args)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,10 @@ from foldwise.importers.sheets import (
     column_names,
     conclude,
     group_of,
+    importer,
     label_value,
     publish,
     targets,
-    volume_importer,
 )
 from foldwise.volumes.suffixes import stem_of
 from foldwise.volumes.targets import IGNORE
@@ -255,7 +255,7 @@ def _if_there(path: Path) -> Path | None:
 
 
 def _parse() -> argparse.Namespace:
-    arguments = volume_importer(__doc__)
+    arguments = importer(__doc__)
     arguments.add_argument(
         "--group-regex",
         help="its first group, in a case's name, is the patient (default: each case is a patient)",

@@ -33,10 +33,10 @@ from foldwise.importers.sheets import (
     Dataset,
     Row,
     conclude,
+    importer,
     publish,
     refuse,
     targets,
-    volume_importer,
 )
 from foldwise.volumes.dicom_files import describe
 from foldwise.volumes.dicom_series import read_series
@@ -160,7 +160,7 @@ def thickness_range(text: str) -> tuple[float, float]:
 
 
 def _parse() -> argparse.Namespace:
-    arguments = volume_importer(__doc__)
+    arguments = importer(__doc__)
     add = arguments.add_argument
     add("--structures", default="", help="e.g. 'Lung_*=lung,GTV*=tumour'; default: list the structures")
     add("--boxes", type=Path, help="folder of <SOPInstanceUID>.xml files of Pascal VOC; boxes are filled")

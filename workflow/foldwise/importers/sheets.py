@@ -6,11 +6,11 @@ import argparse
 import csv
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -23,6 +23,8 @@ from foldwise.store import Memory
 from foldwise.systems.segmentation.settings import Settings
 from foldwise.systems.segmentation.system import Segmentation
 from foldwise.volumes.sheet import read_sheet
+
+AnyRow = TypeVar("AnyRow")
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,6 @@ def importer(doc: str | None, what: str = "folder of the data") -> argparse.Argu
     shared.add_argument("--config", type=written, help="experiment to write (default: next to the sheet)")
     shared.add_argument("--name", help="name of the experiment (default: the sheet's)")
     shared.add_argument("--force", action="store_true", help="overwrite files of an earlier import")
-    return shared
-
-
-def volume_importer(doc: str | None, what: str = "folder of the data") -> argparse.ArgumentParser:
-    """The same, for importers that end in `publish` and `conclude`."""
-    shared = importer(doc, what)
     shared.add_argument(
         "--skip-broken", action="store_true", help="leave out cases that cannot be used, with a warning only"
     )
@@ -120,29 +116,60 @@ def publish(dataset: Dataset, args: argparse.Namespace) -> list[str]:
         CaseError: no case can be used.
     """
     sheet, config = targets(args)
-    rows, failed = list(dataset.rows), list(dataset.failed)
+    failed = list(dataset.failed)
+
+    def experiment(rows: Sequence[Row]) -> dict[str, Any]:
+        return _experiment(replace(dataset, rows=rows), clean(args.name or sheet.stem), sheet)
+
     with ExitStack() as stack:
         new_sheet = stack.enter_context(atomic_path(sheet))
         new_config = stack.enter_context(atomic_path(config))
-        while True:
-            if not rows:
-                refuse(failed, f"{sheet}: not written, since no case can be used")
-            values = _experiment(replace(dataset, rows=rows), clean(args.name or sheet.stem), sheet)
+
+        def check(rows: Sequence[Row]) -> Checked:
             _write_sheet(rows, new_sheet)
-            checked = _check(values, new_sheet)
-            wrong = [problem for problem in checked.problems if of_a_line(problem)] + _unusable_names(rows)
-            if not wrong:
-                break
-            failed += [problem.partition(": ")[2] for problem in wrong]
-            lines = {int(problem.split()[1].rstrip(":")) for problem in wrong}
-            rows = [row for line, row in enumerate(rows, start=2) if line not in lines]
+            checked = _check(experiment(rows), new_sheet)
+            return replace(checked, problems=(*checked.problems, *_unusable_names(rows)))
+
+        rows, checked = usable(dataset.rows, failed, check, sheet)
         print("\n".join(_understood(rows, dataset)))
-        for remark in [*dataset.remarks, *checked.problems, *checked.warnings]:
-            print(f"warning: {remark}")
-        write_experiment(values, config, new_config)
+        warn([*dataset.remarks, *checked.problems, *checked.warnings])
+        write_experiment(experiment(rows), config, new_config)
     print(f"{sheet}: written")
     print(f"{config}: an experiment to start with; its first lines show how")
     return failed
+
+
+def usable(
+    rows: Sequence[AnyRow], failed: list[str], check: Callable[[Sequence[AnyRow]], Checked], sheet: Path
+) -> tuple[list[AnyRow], Checked]:
+    """The rows that the workflow accepts, and its remarks on them.
+
+    Args:
+        rows: of the sheet, from its second line on.
+        failed: why cases were left out before; the reasons for further ones are added.
+        check: writes a sheet with some rows, and returns what the workflow finds.
+        sheet: its final path.
+
+    Raises:
+        CaseError: with all reasons, if no row is left.
+    """
+    left = list(rows)
+    while left:
+        checked = check(left)
+        wrong = [problem for problem in checked.problems if problem.startswith("line ")]
+        if not wrong:
+            return left, checked
+        failed += [problem.partition(": ")[2] for problem in wrong]
+        lines = {int(problem.split()[1].rstrip(":")) for problem in wrong}
+        left = [row for line, row in enumerate(left, start=2) if line not in lines]
+    lines = "\n  ".join(failed)
+    raise CaseError(f"{sheet}: not written, since no case can be used: {len(failed)} problem(s)\n  {lines}")
+
+
+def warn(remarks: Iterable[str]) -> None:
+    """Print remarks as warnings."""
+    for remark in remarks:
+        print(f"warning: {remark}")
 
 
 def conclude(failed: Sequence[str], args: argparse.Namespace) -> None:
@@ -152,7 +179,7 @@ def conclude(failed: Sequence[str], args: argparse.Namespace) -> None:
         CaseError: with these cases.
     """
     if failed and args.skip_broken:
-        print("\n".join(f"warning: {line}" for line in failed))
+        warn(failed)
     elif failed:
         raise CaseError(
             f"{args.sheet}: is written, but without {len(failed)} case(s) or label(s) that cannot be used; "
@@ -304,8 +331,3 @@ def _check(values: dict[str, Any], sheet: Path) -> Checked:
     settings = validate(Settings, {**values, "data": data}, origin="the new experiment")
     read = read_sheet(settings.data)
     return Segmentation().check(settings, read, deep=False, memory=Memory(None))
-
-
-def of_a_line(problem: str) -> bool:
-    """Whether a problem concerns the data, and not too few patients for folds."""
-    return problem.startswith("line ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from foldwise.check import Checked
 from foldwise.files import atomic_path
-from foldwise.importers.sheets import clean, of_a_line, relative, targets, write_experiment
+from foldwise.importers.sheets import clean, relative, targets, usable, warn, write_experiment
 from foldwise.settings import validate
 from foldwise.store import Memory
 from foldwise.systems.surgical.settings import Settings
@@ -43,28 +43,66 @@ def publish_videos(
     data: Mapping[str, Any],
     split: Mapping[str, Any] | None,
     args: argparse.Namespace,
-    folds: Mapping[str, Any] | None = None,
-) -> None:
-    """Write the sheet and the experiment if the workflow accepts them, else neither.
+    folds: Callable[[Sequence[Video]], Mapping[str, Any]] | None = None,
+    failed: Sequence[str] = (),
+) -> list[str]:
+    """Write the sheet and the experiment, without the videos that the workflow would refuse.
 
     Args:
         videos: the rows.
         data: the section `data` without the sheet.
         split: the section `split`; None: folds by the number of videos.
         args: of the importer's command line.
-        folds: contents of the file that `split` names; None: no such file.
+        folds: contents, for some videos, of the file that `split` names; None: no such file.
+        failed: videos that cannot be used and are not among the rows, one line each.
+
+    Returns:
+        The videos that cannot be used, for `conclude`.
 
     Raises:
-        CaseError: with every problem of the sheet and of the files that it names.
+        CaseError: no video can be used.
     """
     sheet, config = targets(args)
-    labelled = sum(video.phases is not None or video.tools is not None for video in videos)
+    left_out = list(failed)
+    with ExitStack() as stack:
+        new_sheet, new_config = (stack.enter_context(atomic_path(path)) for path in (sheet, config))
+        new_folds = stack.enter_context(atomic_path(Path(str(split["file"])))) if split and folds else None
+
+        def check(videos: Sequence[Video]) -> Checked:
+            _write_sheet(videos, new_sheet)
+            trial = _experiment(videos, data, split, args)
+            trial["data"]["sheet"] = new_sheet
+            if folds is not None and new_folds is not None:
+                new_folds.write_text(json.dumps(folds(videos), indent=2) + "\n", encoding="utf-8")
+                trial["split"]["file"] = new_folds
+            settings = validate(Settings, trial, "experiment")
+            return Surgical().check(settings, read_sheet(settings.data), deep=False, memory=Memory(None))
+
+        kept, checked = usable(videos, left_out, check, sheet)
+        warn([*checked.problems, *checked.warnings])
+        write_experiment(_experiment(kept, data, split, args), config, new_config)
+    print(f"{sheet}: {len(kept)} videos, {_annotated(kept)} of them annotated")
+    print(f"{config}: an experiment to start with; its first lines show how")
+    return left_out
+
+
+def _annotated(videos: Sequence[Video]) -> int:
+    return sum(video.phases is not None or video.tools is not None for video in videos)
+
+
+def _experiment(
+    videos: Sequence[Video],
+    data: Mapping[str, Any],
+    split: Mapping[str, Any] | None,
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    labelled = _annotated(videos)
     if split is None:
         split = {"folds": max(2, min(5, labelled))} | ({"validation": 0} if labelled < 3 else {})
-    values: dict[str, Any] = {
-        "experiment": clean(args.name or sheet.stem),
+    return {
+        "experiment": clean(args.name or args.sheet.stem),
         "system": "surgical",
-        "data": {"sheet": sheet.as_posix(), **data},
+        "data": {"sheet": args.sheet.as_posix(), **data},
         "split": dict(split),
         "models": {
             "tool": {"kind": "tool"},
@@ -73,21 +111,6 @@ def publish_videos(
             "tecno": {"kind": "tecno", "features": "phase"},
         },
     }
-    with ExitStack() as stack:
-        new_sheet, new_config = (stack.enter_context(atomic_path(path)) for path in (sheet, config))
-        _write_sheet(videos, new_sheet)
-        write_experiment(values, config, new_config)
-        trial = {**values, "data": {**values["data"], "sheet": new_sheet}}
-        if folds is not None:
-            trial["split"] = {**split, "file": stack.enter_context(atomic_path(Path(str(split["file"]))))}
-            trial["split"]["file"].write_text(json.dumps(folds, indent=2) + "\n", encoding="utf-8")
-        settings = validate(Settings, trial, "experiment")
-        checked = Surgical().check(settings, read_sheet(settings.data), deep=False, memory=Memory(None))
-        Checked(tuple(p for p in checked.problems if of_a_line(p)), ()).refuse(sheet)
-    for remark in [*(p for p in checked.problems if not of_a_line(p)), *checked.warnings]:
-        print(f"warning: {remark}")
-    print(f"{sheet}: {len(videos)} videos, {labelled} of them annotated")
-    print(f"{config}: an experiment to start with; its first lines show how")
 
 
 def _write_sheet(videos: Sequence[Video], path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from foldwise.command import run
 from foldwise.files import CaseError, read_json
-from foldwise.importers.sheets import Dataset, Row, clean, conclude, label_value, publish, volume_importer
+from foldwise.importers.sheets import Dataset, Row, clean, conclude, importer, label_value, publish
 
 # Defaults of 3DUnetCNN for values missing from a configuration.
 FOLDS, SEED = 5, 25
@@ -255,7 +255,7 @@ def _case_name(images: list[str]) -> str:
 
 def main() -> None:
     """Read the command line."""
-    arguments = volume_importer(__doc__, what="configuration of 3DUnetCNN (.json)")
+    arguments = importer(__doc__, what="configuration of 3DUnetCNN (.json)")
     arguments.add_argument(
         "--root", type=Path, help="base folder of relative paths (default: the JSON's folder)"
     )

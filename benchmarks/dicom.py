@@ -77,7 +77,7 @@ def in_process(target: Callable[..., None], *args: object) -> tuple[float, float
 
 
 def write_experiment(folder: Path, series: int, slices: int) -> None:
-    """Scans of as many patients, which differ in nothing but their identifiers."""
+    """Scans of as many patients, which differ in their identifiers and a column of voxels."""
 
     def edit(z: int, one: Dataset) -> None:
         one.PatientID, one.StudyInstanceUID, one.SeriesInstanceUID = MARK, f"1.2.{MARK}", f"1.2.{MARK}.1"
@@ -94,7 +94,9 @@ def write_experiment(folder: Path, series: int, slices: int) -> None:
         name = str(int(MARK) + number)
         (folder / name).mkdir()
         for file, content in contents.items():
-            (folder / name / file).write_bytes(content.replace(MARK.encode(), name.encode()))
+            changed = content.replace(MARK.encode(), name.encode())
+            # The last pixel differs, too.
+            (folder / name / file).write_bytes(changed[:-2] + number.to_bytes(2, "little"))
         label = np.zeros((2, 2, slices), np.uint8)
         label[0, 0, number % slices] = 1
         write_volume(Volume(label, affine), folder / f"{name}.nii")

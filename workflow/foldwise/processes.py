@@ -1,14 +1,23 @@
-"""Output of other commands, and processes that end with their parent."""
+"""Output of other commands, work shared among processes, and processes that end with their parent."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
+from foldwise.files import CaseError
+
+# On a login node, which is shared.
+MOST_PROCESSES = 8
 # From Linux's prctl.h.
 PR_SET_PDEATHSIG = 1
 
@@ -35,6 +44,32 @@ def output_of(command: Sequence[str], *, timeout: float | None = 60, folder: Pat
         timeout=timeout,
     )
     return done.stdout
+
+
+@contextmanager
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """Processes for work in Python, which threads would do one after the other; none starts without work.
+
+    Raises:
+        CaseError: one of them was killed.
+    """
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    pool = ProcessPoolExecutor(
+        min(cores, MOST_PROCESSES), mp_context=get_context("spawn"), initializer=_begin
+    )
+    try:
+        with pool:
+            yield pool
+    except BrokenProcessPool as error:
+        raise CaseError(
+            "a process that reads files was killed, perhaps because memory ran out; run again"
+        ) from error
+
+
+def _begin() -> None:
+    # Ctrl-C is for the parent, which ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 def end_with_parent() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,8 +11,8 @@ from pathlib import Path
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from foldwise.files import CaseError, file_hash
-from foldwise.volumes.check import HEADER_THREADS
+from foldwise.files import file_hash
+from foldwise.processes import processes
 from foldwise.volumes.dicom_files import describe, lost_slices, read_dataset
 
 TAGS = (
@@ -22,6 +21,8 @@ TAGS = (
     *("SliceThickness", "ImagePositionPatient", "NumberOfFrames"),
 )
 STRUCTURES = ("RTSTRUCT", "SEG")
+# As many files are read sooner than processes start, which takes seconds.
+FEW = 1000
 
 
 @dataclass(eq=False)
@@ -68,6 +69,16 @@ class Series:
         """What it is, for the user."""
         thickness = f", {self.thickness:g} mm" if self.thickness else ""
         return f"{self.description or 'no description'} ({self.modality}{thickness})"
+
+
+@dataclass(frozen=True)
+class _Instance:
+    """What is in a file: its series, as yet without files; SOPInstanceUID, position, and number of frames."""
+
+    series: Series
+    uid: str
+    position: str
+    frames: int
 
 
 @dataclass(frozen=True)
@@ -132,32 +143,29 @@ def scan(folder: Path) -> Found:
     foreign, read = [], []
     broken: dict[Path, str] = {}
     seen: dict[tuple[str, ...], Path] = {}
-    with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        for path, dataset in zip(files, pool.map(_header, files), strict=True):
-            if not isinstance(dataset, pydicom.Dataset):
-                if isinstance(dataset, InvalidDicomError):
-                    foreign.append(path)
-                else:
-                    broken[path] = f"cannot be read ({dataset})"
-                continue
-            if "SeriesInstanceUID" not in dataset:  # such as a DICOMDIR
+    with processes() as pool:
+        many = len(files) > FEW
+        instances = pool.map(_instance, files, chunksize=100) if many else map(_instance, files)
+        for path, instance in zip(files, instances, strict=True):
+            if instance is None:
                 foreign.append(path)
                 continue
+            if isinstance(instance, str):
+                broken[path] = f"cannot be read ({instance})"
+                continue
             read.append(path)
-            one = _series(dataset)
+            one = instance.series
             if one.modality in STRUCTURES:
                 structures[path] = (one.identity, one.study)
                 continue
             one = series.setdefault((one.identity, one.uid, one.localizer), one)
-            instance = str(dataset.get("SOPInstanceUID"))
             # Slices that differ in their position are no copies, even if careless de-identification gave
             # them one UID.
-            place = (one.identity, one.uid, instance, str(dataset.get("ImagePositionPatient")))
-            first = seen.setdefault(place, path)
+            first = seen.setdefault((one.identity, one.uid, instance.uid, instance.position), path)
             if first is path:
                 one.files.append(path)
-                one.instances.setdefault(instance, []).append(path)
-                one.slices += int(dataset.get("NumberOfFrames") or 1)
+                one.instances.setdefault(instance.uid, []).append(path)
+                one.slices += instance.frames
             elif not one.fault and not _same_image(first, path):
                 one.fault = (
                     f"{first} and {path} have the same UIDs and position, but other pixels; keep one, or "
@@ -199,16 +207,25 @@ def _remarks(
     return remarks
 
 
-def _header(path: Path) -> pydicom.Dataset | Exception:
+def _instance(path: Path) -> _Instance | str | None:
+    """The instance in a file; a text: why it cannot be read; None: it has none, such as a DICOMDIR."""
     try:
         with path.open("rb") as stream:
             dataset = read_dataset(stream, list(TAGS), pixels=False)
-        kind = dataset.file_meta.get("MediaStorageSOPClassUID")
-        if kind is not None and "Image Storage" in kind.name and "SeriesInstanceUID" not in dataset:
-            return CaseError("it has no SeriesInstanceUID; is it truncated?")
-        return dataset
+        if "SeriesInstanceUID" not in dataset:
+            kind = dataset.file_meta.get("MediaStorageSOPClassUID")
+            image = kind is not None and "Image Storage" in kind.name
+            return "it has no SeriesInstanceUID; is it truncated?" if image else None
+        return _Instance(
+            _series(dataset),
+            str(dataset.get("SOPInstanceUID")),
+            str(dataset.get("ImagePositionPatient")),
+            int(dataset.get("NumberOfFrames") or 1),
+        )
+    except InvalidDicomError:
+        return None
     except Exception as error:  # pydicom raises many types for broken files
-        return error
+        return str(error)
 
 
 def _series(dataset: pydicom.Dataset) -> Series:

@@ -162,8 +162,8 @@ def usable(
         failed += [problem.partition(": ")[2] for problem in wrong]
         lines = {int(problem.split()[1].rstrip(":")) for problem in wrong}
         left = [row for line, row in enumerate(left, start=2) if line not in lines]
-    lines = "\n  ".join(failed)
-    raise CaseError(f"{sheet}: not written, since no case can be used: {len(failed)} problem(s)\n  {lines}")
+    every = "\n  ".join(failed)
+    raise CaseError(f"{sheet}: not written, since no case can be used: {len(failed)} problem(s)\n  {every}")
 
 
 def warn(remarks: Iterable[str]) -> None:

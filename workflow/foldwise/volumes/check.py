@@ -10,23 +10,22 @@ import numpy as np
 
 from foldwise import check
 from foldwise.check import Checked, Findings, Produced
-from foldwise.files import CaseError, code_hash
+from foldwise.files import CaseError
 from foldwise.settings import Split
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.twins import check_twins
 from foldwise.volumes import segments
 from foldwise.volumes.grids import is_sheared, spacing_of, straight_grid
+from foldwise.volumes.headers import THREADS, known_headers
 from foldwise.volumes.labels import absent_classes, check_label, label_header, read_labels
 from foldwise.volumes.segments import Segmentation
 from foldwise.volumes.settings import Cache, Data
 from foldwise.volumes.sheet import Case
 from foldwise.volumes.size import Size
 from foldwise.volumes.targets import Targets
-from foldwise.volumes.volume import Header, Volume, is_dicom_folder, read_header, same_grid
+from foldwise.volumes.volume import Header, Volume, is_dicom_folder, same_grid
 
-# Reading headers waits for the disk, above all on network file systems; label voxels need the processor.
-HEADER_THREADS = 16
 LABEL_THREADS = 2
 NO_SEG = "export.dicom_seg is set, but a DICOM Segmentation cannot refer to the series"
 
@@ -86,16 +85,6 @@ def check_volumes(
     return Checked(found.problems, found.warnings, sizes, facts)
 
 
-def known_header(path: Path, memory: Memory) -> Header:
-    """A volume's header, read only if the file, or the code that reads it, is not what is remembered.
-
-    Raises:
-        CaseError: as for `read_header`.
-    """
-    known = memory.of_source(path, lambda: read_header(path).as_list(), "header", code_hash("foldwise"))
-    return Header.from_list(known)
-
-
 def no_seg(images: Mapping[str, Path], memory: Memory) -> list[str]:
     """New scans to which a DICOM Segmentation cannot refer, with the reasons.
 
@@ -104,16 +93,12 @@ def no_seg(images: Mapping[str, Path], memory: Memory) -> list[str]:
             predicts the others.
         memory: headers that earlier calls read.
     """
-
-    def read(path: Path) -> str:
-        try:
-            return known_header(path, memory).no_seg if is_dicom_folder(path) else ""
-        except CaseError:
-            return ""
-
-    with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        found = dict(zip(images, pool.map(read, images.values()), strict=True))
-    return [f"predict: case {case}: {images[case]}: {NO_SEG}: {why}" for case, why in found.items() if why]
+    headers = known_headers(filter(is_dicom_folder, images.values()), memory)
+    return [
+        f"predict: case {case}: {path}: {NO_SEG}: {header.no_seg}"
+        for case, path in images.items()
+        if isinstance(header := headers.get(path), Header) and header.no_seg
+    ]
 
 
 def _size(case: Case, headers: dict[Path, Header]) -> Size:
@@ -131,27 +116,33 @@ def _size(case: Case, headers: dict[Path, Header]) -> Size:
 
 
 def _headers(present: dict[Path, Case], memory: Memory, found: Findings) -> dict[Path, Header]:
+    """Headers of the files that are volumes; others are problems."""
+
     def read(path: Path) -> Header | CaseError:
         try:
-            if path == present[path].label and path.name.lower().endswith(segments.SUFFIXES):
-                return label_header(path)  # it may have segments
-            return known_header(path, memory)
+            return label_header(path)
         except CaseError as error:
             return error
 
+    may_have_segments = [
+        path
+        for path, case in present.items()
+        if path == case.label and path.name.lower().endswith(segments.SUFFIXES)
+    ]
+    with ThreadPoolExecutor(THREADS) as pool:
+        labels = dict(zip(may_have_segments, pool.map(read, may_have_segments), strict=True))
     headers = {}
-    with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        for path, header in zip(present, pool.map(read, present), strict=True):
-            if isinstance(header, Header):
-                case = present[path]
-                for remark in header.remarks:
-                    found.add(case, f"{path}: {remark}", warning=True)
-                if fault := _fault(header, image=path in case.images):
-                    found.add(case, f"{path}: {fault}")
-                else:
-                    headers[path] = header
-            else:
-                found.add(present[path], str(header))
+    for path, header in (labels | known_headers([p for p in present if p not in labels], memory)).items():
+        case = present[path]
+        if isinstance(header, CaseError):
+            found.add(case, str(header))
+            continue
+        for remark in header.remarks:
+            found.add(case, f"{path}: {remark}", warning=True)
+        if fault := _fault(header, image=path in case.images):
+            found.add(case, f"{path}: {fault}")
+        else:
+            headers[path] = header
     return headers
 
 

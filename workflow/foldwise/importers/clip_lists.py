@@ -163,6 +163,7 @@ def publish(
         CaseError: no clip can be used.
     """
     sheet, config = targets(args)
+    memory = Memory(None)
     values: dict[str, Any] = {
         "experiment": clean(args.name or sheet.stem),
         "system": "clips",
@@ -180,7 +181,7 @@ def publish(
                 writer.writerows(rows)
             trial = {**values, "data": {**values["data"], "sheet": new_sheet}}
             settings = validate(Settings, trial, origin="the new experiment")
-            return Clips().check(settings, read_sheet(settings.data), deep=False, memory=Memory(None))
+            return Clips().check(settings, read_sheet(settings.data), deep=False, memory=memory)
 
         kept, checked = usable(rows, failed, check, sheet)
         warn([*checked.problems, *checked.warnings])

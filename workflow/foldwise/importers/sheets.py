@@ -116,7 +116,7 @@ def publish(dataset: Dataset, args: argparse.Namespace) -> list[str]:
         CaseError: no case can be used.
     """
     sheet, config = targets(args)
-    failed = list(dataset.failed)
+    failed, memory = list(dataset.failed), Memory(None)
 
     def experiment(rows: Sequence[Row]) -> dict[str, Any]:
         return _experiment(replace(dataset, rows=rows), clean(args.name or sheet.stem), sheet)
@@ -127,7 +127,7 @@ def publish(dataset: Dataset, args: argparse.Namespace) -> list[str]:
 
         def check(rows: Sequence[Row]) -> Checked:
             _write_sheet(rows, new_sheet)
-            checked = _check(experiment(rows), new_sheet)
+            checked = _check(experiment(rows), new_sheet, memory)
             return replace(checked, problems=(*checked.problems, *_unusable_names(rows)))
 
         rows, checked = usable(dataset.rows, failed, check, sheet)
@@ -326,8 +326,8 @@ def _unusable_names(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _check(values: dict[str, Any], sheet: Path) -> Checked:
+def _check(values: dict[str, Any], sheet: Path, memory: Memory) -> Checked:
     data = {**values["data"], "sheet": sheet}
     settings = validate(Settings, {**values, "data": data}, origin="the new experiment")
     read = read_sheet(settings.data)
-    return Segmentation().check(settings, read, deep=False, memory=Memory(None))
+    return Segmentation().check(settings, read, deep=False, memory=memory)

@@ -63,7 +63,7 @@ def publish_videos(
         CaseError: no video can be used.
     """
     sheet, config = targets(args)
-    left_out = list(failed)
+    left_out, memory = list(failed), Memory(None)
     with ExitStack() as stack:
         new_sheet, new_config = (stack.enter_context(atomic_path(path)) for path in (sheet, config))
         new_folds = stack.enter_context(atomic_path(Path(str(split["file"])))) if split and folds else None
@@ -76,7 +76,7 @@ def publish_videos(
                 new_folds.write_text(json.dumps(folds(videos), indent=2) + "\n", encoding="utf-8")
                 trial["split"]["file"] = new_folds
             settings = validate(Settings, trial, "experiment")
-            return Surgical().check(settings, read_sheet(settings.data), deep=False, memory=Memory(None))
+            return Surgical().check(settings, read_sheet(settings.data), deep=False, memory=memory)
 
         kept, checked = usable(videos, left_out, check, sheet)
         warn([*checked.problems, *checked.warnings])

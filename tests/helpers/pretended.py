@@ -156,8 +156,11 @@ class World:
     def wrong(self) -> list[str]:
         """Outputs that are missing, or are not what a fresh run would make now."""
         with chdir(self.folder):
-            right = _fresh(self.opened())
-            return [path for path, value in right.items() if _value(Path(path)) != value]
+            opened = self.opened()
+            right = _fresh(opened)
+            markers = [m.path for level in all_outputs(opened) for m in level if m.depends is None]
+            missing = [path for path in markers if not Path(path).exists()]
+            return missing + [path for path, value in right.items() if _value(Path(path)) != value]
 
 
 def _planned(opened: Opened[Any, Any], outputs: list[Made]) -> list[Made]:
@@ -257,7 +260,8 @@ def _make(opened: Opened[Any, Any], made: Made, before: Iterable[str]) -> None:
     depends = None if made.depends is None else json.loads(made.depends)
     recorder = Recorder(made.rule, depends, opened.settings.results, list(map(Path, made.paths)))
     with recording(recorder):
-        recorder.read(*sources, *map(Path, made.after))
+        # A part's marker says nothing: jobs record the prepared files that they read.
+        recorder.read(*sources, *map(Path, before))
         for path in map(Path, (*made.also, made.path)):
             if "/benchmarks/" not in str(path):
                 _write(path, value)

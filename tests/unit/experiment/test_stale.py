@@ -10,16 +10,21 @@ from hypothesis import HealthCheck, example, given, settings
 from foldwise import record
 from foldwise.experiment import stale
 from pretended import SYSTEMS, World
-from random_edits import PARTS, ROUNDS, Rounds, follow, killed, setting_changed
+from random_edits import PARTS, ROUNDS, Rounds, case_added, follow, killed, replaced, setting_changed
 
 # Caches of other settings lie in another folder; the call ends when they are made.
 OTHER_CACHES: Rounds = [[(setting_changed, 4, 1), (killed, 0, 4)]]
+# The call ends when a part's case is prepared, but its marker is as it was, or missing.
+OLD_MARKER: Rounds = [[(replaced, 0, 0), (killed, 0, 3)]]
+NO_MARKER: Rounds = [[(case_added, 0, 1), (killed, 0, 3)]]
 
 
 # `benchmarks/edits.py` tries others for as long as one likes.
 @pytest.mark.parametrize("system", SYSTEMS)
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @example(parts=None, rounds=OTHER_CACHES)
+@example(parts=2, rounds=OLD_MARKER)
+@example(parts=2, rounds=NO_MARKER)
 @given(parts=PARTS, rounds=ROUNDS)
 def test_the_next_call_makes_what_changed(system: str, parts: int | None, rounds: Rounds) -> None:
     follow(system, parts, rounds)

@@ -50,6 +50,8 @@ def output_of(command: Sequence[str], *, timeout: float | None = 60, folder: Pat
 def processes() -> Iterator[ProcessPoolExecutor]:
     """Processes for work in Python, which threads would do one after the other; none starts without work.
 
+    Give them work from a thread that outlives them: the kernel ends them with the thread that started them.
+
     Raises:
         CaseError: one of them was killed.
     """

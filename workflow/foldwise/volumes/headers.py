@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -30,20 +30,24 @@ def known_headers(paths: Iterable[Path], memory: Memory) -> dict[Path, Header | 
     """
     paths = list(paths)
     series = {path for path in paths if is_dicom_folder(path)}
-    with processes() as pool, ThreadPoolExecutor(THREADS) as threads:
+    many = series if len(series) > FEW else set()
 
-        def by_process(path: Path) -> list[Any]:
-            return pool.submit(_read, path).result()
+    def header(path: Path, read: Callable[[], list[Any] | None]) -> Header | CaseError | None:
+        try:
+            known = memory.of_source(path, read, "header", code_hash("foldwise"))
+        except CaseError as error:
+            return error
+        return None if known is None else Header.from_list(known)
 
-        def header(path: Path) -> Header | CaseError:
-            read = by_process if path in series and len(series) > FEW else _read
-            try:
-                known = memory.of_source(path, partial(read, path), "header", code_hash("foldwise"))
-            except CaseError as error:
-                return error
-            return Header.from_list(known)
+    def look(path: Path) -> Header | CaseError | None:
+        return header(path, (lambda: None) if path in many else partial(_read, path))
 
-        return dict(zip(paths, threads.map(header, paths), strict=True))
+    with ThreadPoolExecutor(THREADS) as threads:
+        found = dict(zip(paths, threads.map(look, paths), strict=True))
+    with processes() as pool:
+        reading = {path: pool.submit(_read, path) for path, one in found.items() if one is None}
+        found |= {path: header(path, future.result) for path, future in reading.items()}
+    return {path: one for path, one in found.items() if one is not None}
 
 
 def _read(path: Path) -> list[Any]:

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,6 +91,19 @@ def test_the_importer_finds_the_same_by_processes(
 def test_a_process_that_is_killed_is_said() -> None:
     with pytest.raises(CaseError, match="was killed, perhaps because memory ran out"), processes() as pool:
         pool.submit(os.kill, pool.submit(os.getpid).result(), signal.SIGKILL).result()
+
+
+def test_processes_are_started_by_the_main_thread(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that a thread started is killed at its end, and may hold the lock of the queue: all then hang."""
+    submit, threads = ProcessPoolExecutor.submit, set()
+
+    def noted(self: ProcessPoolExecutor, *given: Any) -> Any:
+        threads.add(threading.current_thread())
+        return submit(self, *given)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", noted)
+    known_headers(paths, Memory(None))
+    assert threads == {threading.main_thread()}
 
 
 def test_no_process_starts_without_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -25,19 +25,18 @@ from foldwise.files import CaseError, atomic_path
 from foldwise.importers.sheets import (
     clean,
     conclude,
+    examine,
     group_of,
     importer,
-    refuse,
     relative,
     targets,
     usable,
     warn,
     write_experiment,
 )
-from foldwise.settings import validate
 from foldwise.store import Memory
-from foldwise.systems.clips.settings import Data, Settings
-from foldwise.systems.clips.sheet import class_names, class_of, class_sentences, read_sheet
+from foldwise.systems.clips.settings import Data
+from foldwise.systems.clips.sheet import class_names, class_of, class_sentences
 from foldwise.systems.clips.system import Clips
 
 
@@ -179,9 +178,7 @@ def publish(
                 writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter, lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
-            trial = {**values, "data": {**values["data"], "sheet": new_sheet}}
-            settings = validate(Settings, trial, origin="the new experiment")
-            return Clips().check(settings, read_sheet(settings.data), deep=False, memory=memory)
+            return examine(Clips(), values, new_sheet, memory)
 
         kept, checked = usable(rows, failed, check, sheet)
         warn([*checked.problems, *checked.warnings])
@@ -215,8 +212,7 @@ def main() -> None:
         listed, failed = listed + more, failed + wrong
     kept, again = once(listed)
     failed += again
-    if not kept:
-        refuse(failed, "the lists")
+    if not listed and not failed:
         raise CaseError(f"{args.train}: contains no clips")
     publish(rows_of(kept, args.folder, args.sheet, args.group_regex), data, args, failed)
     conclude(failed, args)

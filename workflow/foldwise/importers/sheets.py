@@ -6,7 +6,7 @@ import argparse
 import csv
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,9 +20,8 @@ from foldwise.files import CaseError, atomic_path
 from foldwise.names import fault
 from foldwise.settings import validate
 from foldwise.store import Memory
-from foldwise.systems.segmentation.settings import Settings
+from foldwise.systems.base import System
 from foldwise.systems.segmentation.system import Segmentation
-from foldwise.volumes.sheet import read_sheet
 
 AnyRow = TypeVar("AnyRow")
 
@@ -127,7 +126,7 @@ def publish(dataset: Dataset, args: argparse.Namespace) -> list[str]:
 
         def check(rows: Sequence[Row]) -> Checked:
             _write_sheet(rows, new_sheet)
-            checked = _check(experiment(rows), new_sheet, memory)
+            checked = examine(Segmentation(), experiment(rows), new_sheet, memory)
             return replace(checked, problems=(*checked.problems, *_unusable_names(rows)))
 
         rows, checked = usable(dataset.rows, failed, check, sheet)
@@ -137,6 +136,13 @@ def publish(dataset: Dataset, args: argparse.Namespace) -> list[str]:
     print(f"{sheet}: written")
     print(f"{config}: an experiment to start with; its first lines show how")
     return failed
+
+
+def examine(system: System[Any, Any], values: Mapping[str, Any], sheet: Path, memory: Memory) -> Checked:
+    """What the workflow finds in an experiment whose sheet is, as yet, written elsewhere."""
+    trial = {**values, "data": {**values["data"], "sheet": sheet}}
+    settings = validate(system.settings, trial, origin="the new experiment")
+    return system.check(settings, system.read_sheet(settings.data), deep=False, memory=memory)
 
 
 def usable(
@@ -324,10 +330,3 @@ def _unusable_names(rows: Sequence[Row]) -> list[str]:
         for path in (*row.images.values(), row.label)
         if path is not None and (wrong := fault(str(path)))
     ]
-
-
-def _check(values: dict[str, Any], sheet: Path, memory: Memory) -> Checked:
-    data = {**values["data"], "sheet": sheet}
-    settings = validate(Settings, {**values, "data": data}, origin="the new experiment")
-    read = read_sheet(settings.data)
-    return Segmentation().check(settings, read, deep=False, memory=memory)

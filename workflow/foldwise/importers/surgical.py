@@ -13,11 +13,8 @@ from typing import Any
 
 from foldwise.check import Checked
 from foldwise.files import atomic_path
-from foldwise.importers.sheets import clean, relative, targets, usable, warn, write_experiment
-from foldwise.settings import validate
+from foldwise.importers.sheets import clean, examine, relative, targets, usable, warn, write_experiment
 from foldwise.store import Memory
-from foldwise.systems.surgical.settings import Settings
-from foldwise.systems.surgical.sheet import read_sheet
 from foldwise.systems.surgical.system import Surgical
 
 
@@ -71,12 +68,10 @@ def publish_videos(
         def check(videos: Sequence[Video]) -> Checked:
             _write_sheet(videos, new_sheet)
             trial = _experiment(videos, data, split, args)
-            trial["data"]["sheet"] = new_sheet
             if folds is not None and new_folds is not None:
                 new_folds.write_text(json.dumps(folds(videos), indent=2) + "\n", encoding="utf-8")
                 trial["split"]["file"] = new_folds
-            settings = validate(Settings, trial, "experiment")
-            return Surgical().check(settings, read_sheet(settings.data), deep=False, memory=memory)
+            return examine(Surgical(), trial, new_sheet, memory)
 
         kept, checked = usable(videos, left_out, check, sheet)
         warn([*checked.problems, *checked.warnings])

@@ -205,13 +205,16 @@ class _Masks:
         if self._layers.ndim == 3:
             self._layers = self._layers[..., None]
         for layer in range(self._layers.shape[3]):
-            known = [0, *(segment.value for segment in found.segments if segment.layer == layer)]
-            unknown = self._layers[..., layer][~np.isin(self._layers[..., layer], known)]
-            if unknown.size:
+            data = self._layers[..., layer]
+            unknown = data != 0
+            for segment in found.segments:
+                if segment.layer == layer:
+                    unknown &= data != segment.value
+            if count := int(unknown.sum()):
                 raise CaseError(
-                    f"{found.path}: {unknown.size} voxels of layer {layer} have values that belong to no "
-                    f"segment ({', '.join(map(str, np.unique(unknown)[:5]))}); in 3D Slicer, delete them or "
-                    f"make them a segment"
+                    f"{found.path}: {count} voxels of layer {layer} have values that belong to no "
+                    f"segment ({', '.join(map(str, np.unique(data[unknown])[:5]))}); in 3D Slicer, delete "
+                    f"them or make them a segment"
                 )
 
     def __call__(self, segment: Segment) -> np.ndarray:

@@ -141,15 +141,18 @@ def cases(training: int) -> dict[str, Case]:
 
 def test_minutes_follow_from_the_number_of_cases() -> None:
     experiment = unread()
-    assert [experiment.jobs.minutes(stage) for stage in ("choose", "test", "check")] == [60, 120, 60]
-    # 1000 cases in five folds, and no others; a fold's job predicts its 200 and as many for validation.
+    assert [experiment.jobs.minutes(stage) for stage in ("metrics", "test", "check")] == [20, 120, 60]
+    # 1000 cases in five folds, and no others; a fold's job predicts its 200.
     experiment.preparation.cases = cases(1000)
-    assert experiment.jobs.minutes("choose") == 30 + 500
-    assert experiment.jobs.minutes("test") == 60 + 2 * 400
+    assert experiment.jobs.minutes("metrics") == 10 + 20
+    assert experiment.jobs.minutes("test") == 60 + 2 * 200
     assert experiment.jobs.minutes("export") == 30 + 100
     assert experiment.jobs.minutes("ensemble") == 120
+    # Whatever their number, they are scored by 50.
+    assert experiment.jobs.minutes("score") == 30 + 50
     experiment.preparation.cases = cases(10**5)
-    assert experiment.jobs.minutes("choose") == 24 * 60
+    assert experiment.jobs.minutes("score") == 30 + 50
+    assert experiment.jobs.minutes("test") == 24 * 60
     for stage in MINUTES:
         rule = (ROOT / "workflow" / "rules" / f"{stage}.smk").read_text(encoding="utf-8")
         assert f'runtime=JOBS.minutes("{stage}")' in rule

@@ -26,7 +26,7 @@ SNAKEMAKE_MIB = 300
 # A GPU job's share of main memory for the driver and its libraries.
 CUDA_MIB = 3000
 GPU_STAGES = ("features", "clip_features", "train", "test", "ensemble", "predict")
-SMALL_MIB = {"check": 600, "index": 200, "plan": 900, "export": 900, "report": 600}
+SMALL_MIB = {"check": 600, "index": 200, "plan": 900, "metrics": 400, "report": 600}
 
 
 @dataclass(frozen=True)

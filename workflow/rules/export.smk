@@ -1,17 +1,18 @@
 rule export:
     input:
-        index=PATHS.index,
-        predictions=rules.test.output.predictions,
-        facts=rules.test.output.facts,
+        index=lambda wildcards: PATHS.scored(wildcards.model, wildcards.place),
+        predictions=f"{PATHS.place}/predictions",
+        scores=lambda wildcards: EXPERIMENT.scores(**wildcards),
+        choice=rules.metrics.output.choice,
         stale=PATHS.stale,
     output:
-        directory(f"{PATHS.fold}/export"),
+        directory(f"{PATHS.place}/export"),
     log:
-        f"{PATHS.experiment}/logs/export/{{model}}_fold{{fold}}.log",
+        f"{PATHS.experiment}/logs/export/{{model}}_{{place}}.log",
     conda:
         "../../envs/foldwise.yaml"
     resources:
-        mem_mb=JOBS.mib("export"),
+        mem_mb=lambda wildcards, attempt: JOBS.mib("export", attempt=attempt),
         runtime=JOBS.minutes("export"),
     params:
         depends=lambda wildcards: DEPENDS.of(wildcards, "export"),
@@ -20,7 +21,8 @@ rule export:
             settings=as_json(SETTINGS.export),
             index=input.index,
             predictions=input.predictions,
-            facts=input.facts,
+            scores=list(input.scores),
+            choice=input.choice,
             folder=output[0],
         ),
     shell:

@@ -27,11 +27,14 @@ MINUTES = {
     "features": (240, 3.0),
     "test": (120, 2.0),
     "export": (60, 0.5),
-    "choose": (60, 0.5),
+    "score": (60, 1.0),
+    "metrics": (20, 0.02),
     "ensemble": (120, 3.0),
     "update_labels": (20, 0.02),
     "report": (30, 0.1),
 }
+# Cases that one job scores.
+SCORED = 50
 # Few partitions allow more. Jobs that take longer keep their work for the next call.
 DAY = 1440
 
@@ -85,6 +88,8 @@ class Jobs(Generic[AnySettings, AnyCase]):
     def peak(self, stage: str, which: str) -> float:
         """The expected peak of a job, in MiB."""
         footprint = self._system.footprint
+        if stage in ("score", "export"):
+            return footprint.scored_mib([*self.sizes.values()], self._settings)
         if stage in SMALL_MIB:
             return SMALL_MIB[stage] + (footprint.check_mib([*self.sizes.values()]) if stage == "check" else 0)
         if stage in self._parts.preparation.stages:
@@ -123,8 +128,8 @@ class Jobs(Generic[AnySettings, AnyCase]):
         held_out = ceil(training / self._settings.split.folds)
         counts = {
             "check": len(cases),
-            # Cases of the validation share are predicted, too.
-            "test": min(training, 2 * held_out),
+            "test": held_out,
+            "score": SCORED,
             "export": held_out,
             "ensemble": len(cases) - training,
             "report": len(cases),

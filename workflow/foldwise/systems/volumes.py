@@ -36,6 +36,7 @@ PHANTOMS = Path("results/phantom")
 LUNG_BYTES = 14
 CROP_BYTES = 20
 CACHE_BYTES = 22
+SCORED_BYTES = 16
 # The same for a label in the check, in each of its threads.
 CHECK_BYTES = 18
 # A grid of more voxels is a mistake in units or settings: the largest micro-CTs have 10¹⁰.
@@ -236,6 +237,11 @@ class VolumeFootprint(Footprint[AnyVolumeSettings], Generic[AnyVolumeSettings], 
         if stage == "cache":
             needed += 12 * cached_voxels(size, settings.cache) / 2**20
         return ceil(needed)
+
+    def scored_mib(self, sizes: Sequence[Size], settings: AnyVolumeSettings) -> float:
+        """Peak memory of a prediction and its truth on the source's grid."""
+        source = max((size.voxels for size in sizes), default=0)
+        return ceil(BASE_MIB + SCORED_BYTES * source / 2**20)
 
     def check_mib(self, sizes: Sequence[Size]) -> float:
         """Peak memory of the labels that the check reads at once."""

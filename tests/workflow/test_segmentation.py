@@ -127,7 +127,7 @@ class TestRun:
         assert planned(run, changed(evaluate={**EXPERIMENT["evaluate"], **change})) == SCORED
 
     def test_another_step_of_post_processing_predicts_nothing_again(self, run: Path) -> None:
-        steps = [*EXPERIMENT["evaluate"]["postprocess"], "fill_holes"]
+        steps = [EXPERIMENT["evaluate"]["postprocess"], "fill_holes"]
         assert planned(run, changed(evaluate={**EXPERIMENT["evaluate"], "postprocess": steps})) == SCORED
 
     def test_new_scans_are_predicted_like_those_of_the_sheet(self, run: Path) -> None:

@@ -10,7 +10,7 @@ rule choose:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=JOBS.mib("metrics"),
-        runtime=JOBS.minutes("metrics"),
+        runtime=TIMES.minutes("metrics"),
     params:
         depends=lambda wildcards: DEPENDS.of(wildcards, "choose"),
         request=lambda wildcards, input, output: request(

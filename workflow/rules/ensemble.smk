@@ -23,7 +23,9 @@ rule ensemble:
     threads: 4
     resources:
         mem_mb=lambda wildcards, attempt: JOBS.mib("ensemble", wildcards.model, attempt),
-        runtime=JOBS.minutes("ensemble"),
+        runtime=lambda wildcards, attempt: TIMES.minutes(
+            "ensemble", wildcards.model, attempt
+        ),
         device=1,
     params:
         depends=lambda wildcards: DEPENDS.ensemble(wildcards.model),

@@ -9,11 +9,13 @@ rule export:
         directory(f"{PATHS.place}/export"),
     log:
         f"{PATHS.experiment}/logs/export/{{model}}_{{place}}.log",
+    benchmark:
+        f"{PATHS.experiment}/benchmarks/export/{{model}}_{{place}}.tsv"
     conda:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=lambda wildcards, attempt: JOBS.mib("export", attempt=attempt),
-        runtime=JOBS.minutes("export"),
+        runtime=lambda wildcards, attempt: TIMES.minutes("export", attempt=attempt),
     params:
         depends=lambda wildcards: DEPENDS.of(wildcards, "export"),
         request=lambda wildcards, input, output: request(

@@ -9,12 +9,18 @@ rule prepare_part:
         f"{PREPARED.data}/parts/{{folder}}/{{cases}}.json",
     log:
         f"{PREPARED.data}/logs/parts/{{folder}}_{{cases}}.log",
+    benchmark:
+        f"{PREPARED.data}/benchmarks/prepare_part/{{folder}}_{{cases}}.tsv"
+    # A retry continues with the remaining cases.
+    retries: 3 if workflow.is_main_process else 0
     conda:
         "../../envs/foldwise.yaml"
     threads: 4
     resources:
         mem_mb=lambda wildcards, attempt: JOBS.part_mib(wildcards.cases, attempt),
-        runtime=lambda wildcards: JOBS.part_minutes(wildcards.cases),
+        runtime=lambda wildcards, attempt: TIMES.minutes(
+            "prepare_part", wildcards.cases, attempt
+        ),
     params:
         depends=DEPENDS.part(),
         rows=lambda wildcards: DEPENDS.rows(PARTS.cases(wildcards.cases)),
@@ -37,7 +43,9 @@ if PREPARED.neural:
     use rule prepare_part as prepare_part_gpu with:
         resources:
             mem_mb=lambda wildcards, attempt: JOBS.part_mib(wildcards.cases, attempt),
-            runtime=lambda wildcards: JOBS.part_minutes(wildcards.cases),
+            runtime=lambda wildcards, attempt: TIMES.minutes(
+                "prepare_part", wildcards.cases, attempt
+            ),
             device=1,
 
     ruleorder: prepare_part_gpu > prepare_part

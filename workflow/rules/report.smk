@@ -24,7 +24,7 @@ rule report:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=JOBS.mib("report"),
-        runtime=JOBS.minutes("report"),
+        runtime=TIMES.minutes("report"),
     params:
         depends=DEPENDS.report(),
         request=lambda wildcards, output: request(

@@ -15,7 +15,7 @@ rule score:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=lambda wildcards, attempt: JOBS.mib("score", attempt=attempt),
-        runtime=JOBS.minutes("score"),
+        runtime=lambda wildcards, attempt: TIMES.minutes("score", attempt=attempt),
     params:
         depends=lambda wildcards: DEPENDS.of(wildcards, "choose", "score"),
         request=lambda wildcards, input, output: request(

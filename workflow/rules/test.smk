@@ -19,7 +19,9 @@ rule test:
     threads: 4
     resources:
         mem_mb=lambda wildcards, attempt: JOBS.mib("test", wildcards.model, attempt),
-        runtime=JOBS.minutes("test"),
+        runtime=lambda wildcards, attempt: TIMES.minutes(
+            "test", wildcards.model, attempt
+        ),
         device=1,
     params:
         depends=lambda wildcards: DEPENDS.of(wildcards, "predict"),

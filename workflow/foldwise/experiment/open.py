@@ -15,8 +15,10 @@ from foldwise.check import Checked
 from foldwise.experiment.depends import Depends
 from foldwise.experiment.jobs import SCORED, Jobs
 from foldwise.experiment.parts import Parts, divided, part_of
+from foldwise.experiment.past import Past
 from foldwise.experiment.paths import ENSEMBLE, Paths
 from foldwise.experiment.preparation import Preparation
+from foldwise.experiment.times import Times
 from foldwise.experiment.trial import remembered, try_file
 from foldwise.files import CaseError, files_in
 from foldwise.index import check_file
@@ -57,8 +59,15 @@ class Opened(Generic[AnySettings, AnyCase]):
 
     @cached_property
     def jobs(self) -> Jobs[AnySettings, AnyCase]:
-        """What its jobs request."""
+        """How much memory its jobs request."""
         return Jobs(self.system, self.complete, Path(self.paths.counts), self.parts, self.checked)
+
+    @cached_property
+    def times(self) -> Times[AnySettings, AnyCase]:
+        """How long its jobs may take."""
+        folders = [Path(place) / "benchmarks" for place in (self.paths.experiment, self.preparation.data)]
+        past = Past(folders, Path(self.paths.experiment))
+        return Times(self.system, self.complete, self.parts, self.jobs, past, lambda: len(self.new_cases))
 
     @cached_property
     def depends(self) -> Depends:

@@ -92,7 +92,12 @@ def _prepared(opened: Opened[Any, Any], depends: Depends) -> Iterator[list[Made]
             for pattern in (preparation.indexed, *preparation.made):
                 [marker] = parts.ready([case], pattern)
                 markers.setdefault(marker, []).append(pattern.format(case=case.name))
-        yield [Made("prepare_part", marker, None, after) for marker, after in markers.items()]
+        took = f"{preparation.data}/benchmarks/prepare_part"
+        yield [
+            Made("prepare_part", marker, None, after, (f"{took}/{path.parent.name}_{path.stem}.tsv",))
+            for marker, after in markers.items()
+            if (path := Path(marker))
+        ]
 
 
 def _with_record(patterns: Sequence[str]) -> list[list[str]]:
@@ -199,12 +204,14 @@ class _Results:
         of = [self._model, place]
         after = [self._in(place, "predictions"), *self._opened.scores(*of), self._in(place, "choice.json")]
         given = self._depends.of(of, "export")
-        return Made("export", self._in(place, "export"), given, [self._paths.scored(*of), *after])
+        also = (f"{self._paths.experiment}/benchmarks/export/{self._model}_{place}.tsv",)
+        return Made("export", self._in(place, "export"), given, [self._paths.scored(*of), *after], also)
 
     def _new(self, part: str, parts: str, chosen: str) -> Made:
         path = f"{self._paths.predicted}/part{part}of{parts}.json".format(model=self._model)
         given = self._depends.of([self._model, part, parts], "export", new=self._opened.new_cases)
-        return Made("predict_part", path, given, [*self.of_folds("model.pt"), chosen])
+        took = f"{self._paths.experiment}/benchmarks/predict_part/{self._model}_{part}of{parts}.tsv"
+        return Made("predict_part", path, given, [*self.of_folds("model.pt"), chosen], (took,))
 
 
 def _folds(opened: Opened[Any, Any], depends: Depends) -> Iterator[list[Made]]:

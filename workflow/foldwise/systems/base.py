@@ -239,6 +239,20 @@ class Footprint(Whole, Generic[AnySettings], abstract=True):
             step: the size of a training step.
         """
 
+    def case_seconds(self, stage: str, size: Any, settings: AnySettings) -> float:
+        """Expected time of preparing, checking, scoring or exporting a case on a slow node, in s.
+
+        Args:
+            stage: name of the rule.
+            size: of the case.
+            settings: of the experiment.
+        """
+        return 30
+
+    def predict_seconds(self, settings: AnySettings, name: str, size: Any, step: Step) -> float:
+        """Expected time of predicting a case with one network of a model, on a slow GPU, in s."""
+        return 30
+
     def scored_mib(self, sizes: Sequence[Any], settings: AnySettings) -> float:
         """Peak memory of scoring or exporting one of these cases, in MiB."""
         return 900

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from foldwise.systems.segmentation.learner import SegmentationLearner
     from foldwise.systems.segmentation.results import SegmentationResults
 
+# Seconds per million cached voxels to stitch, resample and write an output, on a slow node.
+OUTPUT_SECONDS = 0.1
+
 
 class Segmentation(VolumeSystem[Settings]):
     """Patches, sliding windows, and a plan if requested."""
@@ -89,3 +92,14 @@ class SegmentationFootprint(VolumeFootprint[Settings]):
         source = max((size.voxels for size in sizes), default=0)
         # Back on the source's grid: its probabilities, labels, truth and the masks of one class.
         return ceil(TORCH_MIB + (4 * step.weights + max(whole, source * (4 * outputs * 2 + 8))) / 2**20)
+
+    def predict_seconds(self, settings: Settings, name: str, size: Size, step: Step) -> float:
+        """Time of all windows, and of stitching, resampling and writing every output."""
+        model = settings.models[name]
+        inference, voxels = model.inference, cached_voxels(size, settings.cache)
+        axes = 3 if model.dimensions in ("3d", "slab") else 2
+        windows = max(1, voxels / prod(model.patch)) / (1 - inference.overlap) ** axes
+        passes = windows * (2**axes if inference.mirror else 1)
+        outputs = len(settings.data.targets().names) + 1
+        forward = passes * forecast.forward_seconds(step, model.training.batch)
+        return 2 + forward + OUTPUT_SECONDS * outputs * voxels / 1e6

@@ -7,9 +7,9 @@
 and a short training, and measures every process: processor time, peak memory, and the bytes that it leaves.
 Its table compares each job of 1,000 such cases under the Slurm profile with what it requests.
 
-`cluster` runs all stages to the report. Ten jobs are killed on the way, and the main Snakemake once. It counts
-jobs and what was done twice, and compares caches and label indices with those of an undisturbed run of 50 of
-the cases.
+`cluster` runs all stages to the report. Ten jobs are killed on the way, and the main Snakemake once. It
+counts jobs and what was done twice, and compares caches and label indices with those of an undisturbed run of
+50 of the cases.
 
 `python benchmarks/dag.py work/ --cases 10000` plans 10,000 cases.
 """

@@ -27,7 +27,7 @@ rule train:
             wildcards.model, PATHS.work("train", wildcards.model, wildcards.fold)
         ),
         runtime=240,
-        device=1,
+        device=lambda wildcards: SETTINGS.models[wildcards.model].training.gpus,
         checkpoint_min=10,
         stage_caches=int(SETTINGS.stage_caches),
         attempt=lambda wildcards, attempt: attempt,

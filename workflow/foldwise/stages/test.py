@@ -20,7 +20,7 @@ from foldwise.store import Store
 from foldwise.systems.base import System
 
 
-@stage
+@stage(gpus=1)
 def held_out(
     *,
     system: System[Any, Any],

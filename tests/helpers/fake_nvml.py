@@ -8,25 +8,29 @@ The GPUs are those of a file beside it, which is read anew in every call: a list
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 NVML_DEVICE_MIG_DISABLE = 0
+Install = Callable[..., None]
 
 
 class NVMLError(Exception):
     """As NVIDIA's."""
 
 
-class NVMLError_LibraryNotFound(NVMLError):  # noqa: N801
+class NVMLError_LibraryNotFound(NVMLError):  # noqa: N801, N818
     """There is no driver."""
 
 
-class NVMLError_DriverNotLoaded(NVMLError):  # noqa: N801
+class NVMLError_DriverNotLoaded(NVMLError):  # noqa: N801, N818
     """There is one, but it does not run."""
 
 
@@ -37,6 +41,24 @@ def install(folder: Path, gpus: Sequence[Any]) -> Path:
     (folder / "new.json").write_text(json.dumps(list(gpus)), encoding="utf-8")
     (folder / "new.json").replace(folder / "gpus.json")
     return folder
+
+
+@contextmanager
+def fake_machine(folder: Path, monkeypatch: Any) -> Iterator[Install]:
+    """A function that puts GPUs into the machine of this process and of those that it starts."""
+    from foldwise.gpus import VISIBLE, nvml
+
+    def put(*gpus: Any) -> None:
+        install(folder, gpus)
+        nvml.cache_clear()
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *sys.path]))
+
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    monkeypatch.delenv(VISIBLE, raising=False)
+    yield put
+    nvml.cache_clear()
+    sys.modules.pop("pynvml", None)
 
 
 def gpu(**more: Any) -> dict[str, Any]:

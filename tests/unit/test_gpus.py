@@ -8,14 +8,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 import fake_nvml
 from fake_nvml import Install, gpu
 from foldwise import gpus
-from foldwise.gpus import VISIBLE, jobs_at_once, taken, usable_gpus
+from foldwise.gpus import VISIBLE, jobs_at_once, taken, usable_gpus, waited_s
+from foldwise.training.budget import Budget
 
 # Takes GPUs, says which, and holds them until its input ends.
 HOLD = """
@@ -183,6 +186,28 @@ def test_several_gpus_are_taken_together_or_not_at_all(machine: Install) -> None
     many = Holder(3)
     assert sorted(many.held()) == both
     many.end()
+
+
+def test_the_time_of_waiting_is_known(machine: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(gpu())
+    before = waited_s()
+    monkeypatch.setattr(gpus, "WAIT_S", 0.01)
+    other = Holder()
+    other.held()
+    threading.Timer(0.5, other.kill).start()
+    with taken(1):
+        waited = waited_s() - before
+    assert waited >= 0.4
+
+
+def test_waiting_does_not_count_as_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = SimpleNamespace(create_time=lambda: time.time() - 40)
+    monkeypatch.setattr("foldwise.training.budget.psutil.Process", lambda: process)
+    monkeypatch.setattr(signal, "signal", lambda *given: None)
+    # Of a minute, half is left for saving.
+    assert Budget(1).reason is not None
+    monkeypatch.setattr("foldwise.training.budget.waited_s", lambda: 20)
+    assert Budget(1).reason is None
 
 
 def test_an_allocation_of_slurm_is_shared_among_its_jobs(machine: Install) -> None:

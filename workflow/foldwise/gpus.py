@@ -16,6 +16,7 @@ from typing import Any
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # Between two looks at GPUs that are all taken, and at a turn, which lasts milliseconds. s.
 WAIT_S, TURN_S = 1.0, 0.01
+_waited = 0.0
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ def taken(wanted: int) -> Iterator[list[Gpu]]:
     Yields:
         The GPUs; none without a GPU, or if CUDA_VISIBLE_DEVICES names none: then nothing is changed.
     """
-    usable = usable_gpus()
+    global _waited
+    usable, begun = usable_gpus(), time.monotonic()
     wanted, before = min(wanted, len(usable)), os.environ.get(VISIBLE)
     if not wanted:
         yield []
@@ -144,6 +146,7 @@ def taken(wanted: int) -> Iterator[list[Gpu]]:
                 logging.info("waiting for %d free GPU(s): other jobs hold those of %s", wanted, names)
                 said = True
             time.sleep(WAIT_S)
+        _waited += time.monotonic() - begun
         logging.info("on GPU %s", ", ".join(_text(gpu) for gpu in mine))
         os.environ[VISIBLE] = ",".join(gpu.uuid for gpu in mine)
         try:
@@ -152,6 +155,11 @@ def taken(wanted: int) -> Iterator[list[Gpu]]:
             os.environ.pop(VISIBLE)
             if before is not None:
                 os.environ[VISIBLE] = before
+
+
+def waited_s() -> float:
+    """How long this process has waited for GPUs, in seconds."""
+    return _waited
 
 
 def _take(usable: Sequence[Gpu], wanted: int, held: ExitStack) -> list[Gpu]:

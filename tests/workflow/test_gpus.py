@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from experiments import EXPERIMENT, add_case, command
 from fake_nvml import Install, gpu
 from foldwise.gpus import VISIBLE, usable_gpus
+from sam_weights import tiny_weights
+from ultrasound import SMALL, settings_of, write_clips
 from warm import python
 
 
@@ -104,3 +107,27 @@ def test_jobs_of_a_cluster_are_not_told_to_take_any(machine: Install, folder: Pa
     done = subprocess.run(words, cwd=folder, capture_output=True, encoding="utf-8", check=True)
     assert "foldwise.stages.train" in done.stdout
     assert "--gpus" not in done.stdout
+
+
+@pytest.mark.parametrize("method", ["fan", "medsam"])
+def test_preparation_takes_a_gpu_where_a_network_helps(machine: Install, tmp_path: Path, method: str) -> None:
+    """A part's job takes one for all of its cases; where each case has jobs, those with a network do."""
+    machine(gpu(), gpu())
+    sheet = write_clips(tmp_path, cases=4)
+    header, *rows = sheet.read_text(encoding="utf-8").split()
+    sheet.write_text("\n".join([f"{header},box", *(f"{row},5 5 25 25" for row in rows)]), encoding="utf-8")
+    regions = {"method": method}
+    if method == "medsam":
+        regions["weights"] = "medsam.pth"
+        torch.save({"model": tiny_weights()}, tmp_path / "medsam.pth")
+    experiment = {**settings_of(sheet, prepare={"regions": regions}), "models": {"small": SMALL}}
+    single = call(tmp_path, experiment, "--dry-run", "prepared")
+    (roi,) = {int(count) for count in re.findall(r"rule roi:.*?device=(\d)", single, re.DOTALL)}
+    assert roi == (method == "medsam")
+    parts = call(tmp_path, experiment, "--dry-run", "--printshellcmds", "index", "--set-scatter=prepare=2")
+    rule = "prepare_part_gpu" if method == "medsam" else "prepare_part"
+    jobs = re.findall(rf"^rule {rule}:\n(.*?)^$", parts, re.DOTALL | re.MULTILINE)
+    assert jobs
+    for job in jobs:
+        assert f"--devices={roi}" in job
+        assert ("device=1" in job) == (roi == 1)

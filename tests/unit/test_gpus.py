@@ -102,6 +102,9 @@ def test_cuda_visible_devices_is_respected(
 def test_a_display_is_left_out_unless_it_is_named(machine: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(gpu(mib=2048), gpu(mib=40960), {"broken": True}, gpu(mib=24576))
     assert numbers(usable_gpus()) == [1, 3]
+    holder = Holder()
+    assert holder.held()
+    assert "with too little memory, unless named in CUDA_VISIBLE_DEVICES: GPU 0" in holder.end()
     monkeypatch.setenv(VISIBLE, "0")
     assert numbers(usable_gpus()) == [0]
 

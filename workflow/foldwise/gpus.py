@@ -148,6 +148,9 @@ def taken(wanted: int) -> Iterator[list[Gpu]]:
             time.sleep(WAIT_S)
         _waited += time.monotonic() - begun
         logging.info("on GPU %s", ", ".join(_text(gpu) for gpu in mine))
+        if before is None and (small := [gpu for gpu in every_gpu() if gpu not in usable]):
+            names = ", ".join(_text(gpu) for gpu in small)
+            logging.info("with too little memory, unless named in %s: GPU %s", VISIBLE, names)
         os.environ[VISIBLE] = ",".join(gpu.uuid for gpu in mine)
         try:
             yield mine

@@ -21,18 +21,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Generic,
-    Literal,
-    NewType,
-    ParamSpec,
-    TypeVar,
-    get_args,
-    get_origin,
-    overload,
-)
+from typing import Annotated, Any, Generic, Literal, NewType, ParamSpec, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -154,11 +143,11 @@ class Stage(Generic[Parameters, Returned]):
         return code
 
 
-@overload
+@typing.overload
 def stage(function: Callable[Parameters, Returned]) -> Stage[Parameters, Returned]: ...
 
 
-@overload
+@typing.overload
 def stage(*, gpus: Gpus) -> Callable[[Callable[Parameters, Returned]], Stage[Parameters, Returned]]: ...
 
 

@@ -3,9 +3,11 @@
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from fake_nvml import Install, fake_machine
 from slurm_cluster import Cluster, UnavailableError, cluster
 
 # One thread for every process of the tests, before torch is imported: there is one process per core already.
@@ -26,6 +28,13 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
                 pytest.fail(f"no Slurm cluster: {reason}")
             pytest.skip(f"no Slurm cluster: {reason}")
         yield running
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Call it with the GPUs of the machine, for this process and for those that it starts."""
+    with fake_machine(tmp_path / "nvml", monkeypatch) as put:
+        yield put
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -82,6 +82,8 @@ def _answer(link: socket.socket) -> None:
     # The first was this file's folder; `-m` puts the present one there.
     sys.path[:1] = [str(Path.cwd()), *filter(None, more)]
     importlib.invalidate_caches()
+    # A test may bring its own, but torch has imported NVIDIA's.
+    sys.modules.pop("pynvml", None)
     if arguments[0] in ("snakemake", "foldwise.stages.check"):
         _start_counter()
     link.sendall(os.getpid().to_bytes(8, "big"))

@@ -27,6 +27,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from foldwise.files import CaseError
 from foldwise.record import Recorder, recording
+from foldwise.sampling import gpu_job
 from foldwise.settings import parse, parse_values
 from foldwise.store import Store
 from foldwise.systems import names, system_of
@@ -36,6 +37,10 @@ Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
 # A path that a command writes; no other argument may name it.
 Output = NewType("Output", Path)
+# Where jobs share the GPUs of a machine, each takes free ones.
+FREE = "free"
+# Number of GPUs that a stage uses, or a function that tells it from the stage's arguments.
+Gpus = int | Callable[[Mapping[str, Any]], int]
 
 
 @dataclass(frozen=True)
@@ -101,10 +106,10 @@ class _Argument:
 class Stage(Generic[Parameters, Returned]):
     """A function with keyword arguments, and the command built from its signature."""
 
-    def __init__(self, function: Callable[Parameters, Returned]) -> None:
-        """Read the signature."""
+    def __init__(self, function: Callable[Parameters, Returned], gpus: Gpus = 0) -> None:
+        """Read the signature; the command uses `gpus`."""
         functools.update_wrapper(self, function)
-        self._function = function
+        self._function, self._gpus = function, gpus
         hints = typing.get_type_hints(function, include_extras=True)
         parameters = inspect.signature(function).parameters.values()
         self._arguments = [_argument(parameter, hints[parameter.name]) for parameter in parameters]
@@ -131,15 +136,27 @@ class Stage(Generic[Parameters, Returned]):
 
         outputs = paths(lambda each: each.writes)
         recorder = Recorder(call.__name__, given["depends"], given["results"], outputs)
-        with recording(recorder):
+        gpus = self._gpus if isinstance(self._gpus, int) else self._gpus(values)
+        with gpu_job(gpus, take=given["gpus"] == FREE), recording(recorder):
             recorder.read(*paths(lambda each: each.reads), *given["also"])
             code: int | None = call(**values)
         return code
 
 
-def stage(function: Callable[Parameters, Returned]) -> Stage[Parameters, Returned]:
-    """Turn a function with keyword arguments into a command: `run(function.main)` reads the command line."""
-    return Stage(function)
+@typing.overload
+def stage(function: Callable[Parameters, Returned]) -> Stage[Parameters, Returned]: ...
+
+
+@typing.overload
+def stage(*, gpus: Gpus) -> Callable[[Callable[Parameters, Returned]], Stage[Parameters, Returned]]: ...
+
+
+def stage(function: Callable[..., Any] | None = None, *, gpus: Gpus = 0) -> Any:
+    """Turn a function with keyword arguments into a command: `run(function.main)` reads the command line.
+
+    With `@stage(gpus=1)` it uses a GPU, if there is one: see foldwise.sampling.gpu_job.
+    """
+    return Stage(function) if function else functools.partial(Stage, gpus=gpus)
 
 
 def request(**values: Any) -> list[str]:
@@ -229,6 +246,11 @@ def _read(doc: str | None, arguments: list[_Argument]) -> tuple[dict[str, Any], 
     record.add_argument("--depends", type=json.loads, help="everything that the rule depends on, as JSON")
     record.add_argument("--results", type=Path, help="folder of all results")
     record.add_argument("--also", type=Path, action="append", default=[], help="file that settings name")
+    command_line.add_argument(
+        "--gpus",
+        choices=[FREE],
+        help="free: use GPUs of this machine that no other job uses; default: those that the process sees",
+    )
     given = vars(command_line.parse_args())
     values = {}
     for each in arguments:

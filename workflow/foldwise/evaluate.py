@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
+from foldwise.device import log_device
 from foldwise.files import CaseError, apart, file_hash, short_hash
 from foldwise.hdf5 import Identity, content_in, edit_hdf5, identity_of, open_hdf5
 from foldwise.index import Entry
@@ -21,7 +22,7 @@ from foldwise.section import values_for
 from foldwise.settings import validate
 from foldwise.store import Store
 from foldwise.systems import system_of
-from foldwise.training.learner import Learner
+from foldwise.training.learner import Learner, precision_of
 from foldwise.training.model_file import ModelFile, read_model
 
 # Leading columns of metrics.csv; the metrics follow them.
@@ -83,6 +84,7 @@ def read_trained(
     settings = validate(kind.model, given, origin=str(paths[0]))
     learner = kind.learner(settings, task)
     learner.evaluate = evaluate
+    log_device(device, precision_of(settings.training.amp, gpu=device.type == "cuda"))
     networks = []
     for path, state in zip(paths, states, strict=True):
         network = learner.network()

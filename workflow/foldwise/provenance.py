@@ -16,6 +16,7 @@ from typing import Any
 from foldwise import __version__
 from foldwise.files import file_hash, short_hash
 from foldwise.processes import output_of
+from foldwise.sampling import sampled
 
 # Direct requirements of Foldwise, in a checkout.
 REQUIREMENTS = Path(__file__).parents[2] / "envs" / "requirements.in"
@@ -42,6 +43,7 @@ def provenance(settings: Any, inputs: Sequence[Path], **more: Any) -> dict[str, 
         "packages": packages(),
         "host": platform.node(),
         "slurm_job_ids": list(dict.fromkeys(jobs)),
+        "gpu": sampled(),
         "command": sys.argv,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         **more,

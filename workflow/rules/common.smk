@@ -12,6 +12,7 @@ from pathlib import Path
 from foldwise import command
 from foldwise.experiment.preparation import per_case
 from foldwise.front_door import front_door, use_this_checkout
+from foldwise.gpus import jobs_at_once
 from foldwise.settings import as_json
 
 use_this_checkout(Path(workflow.basedir))
@@ -37,8 +38,18 @@ TIMES = EXPERIMENT.times
 DEPENDS = EXPERIMENT.depends
 
 
+# Jobs that run here share the GPUs of this machine; in a cluster's job, it has its own.
+SHARED = workflow.is_main_process and workflow.resource_settings.nodes is None
+
+
+if SHARED and "device" not in workflow.global_resources:
+    workflow.register_resource("device", jobs_at_once())
+
+
 # Outputs name each other relative to the folder of results.
-request = partial(command.request, results=SETTINGS.results)
+request = partial(
+    command.request, results=SETTINGS.results, gpus=command.FREE if SHARED else None
+)
 
 
 wildcard_constraints:

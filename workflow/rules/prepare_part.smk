@@ -31,6 +31,7 @@ rule prepare_part:
             rules=list(PREPARED.stages),
             cores=threads,
             mem_mib=resources.mem_mb,
+            devices=resources.get("device", 0),
             marker=output[0],
         ),
     shell:

@@ -13,6 +13,7 @@ rule roi:
     resources:
         mem_mb=lambda wildcards, attempt: JOBS.mib("roi", wildcards.case, attempt),
         runtime=lambda wildcards, attempt: TIMES.minutes("roi", wildcards.case, attempt),
+        device=int(SETTINGS.prepare.regions.method == "medsam"),
     params:
         depends=lambda wildcards: DEPENDS.case("roi", wildcards.case),
         request=lambda wildcards, input, output: request(

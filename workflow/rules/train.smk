@@ -29,7 +29,7 @@ rule train:
         runtime=lambda wildcards: TIMES.training(
             wildcards.model, Path(PATHS.work("train", wildcards.model, wildcards.fold))
         ),
-        device=1,
+        device=lambda wildcards: SETTINGS.models[wildcards.model].training.gpus,
         checkpoint_min=10,
         stage_caches=int(SETTINGS.stage_caches),
         attempt=lambda wildcards, attempt: attempt,

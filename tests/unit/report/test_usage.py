@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from foldwise.report.usage import by_rule, job_rules, parsed, usage
+from foldwise.report.usage import by_rule, parsed, told, usage
 from foldwise.training.attempts import Attempts
 
 # In the order of the fields; steps follow their job. Job 7: 30 of 60 minutes, 2 of 4 processors busy.
@@ -45,7 +45,7 @@ def test_rules_of_jobs_are_told_by_logs(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setenv("SLURM_JOB_ID", number)
         attempts.note("start", 0)
     folders = [tmp_path / "logs" / "experiment", tmp_path / "logs" / "data"]
-    rules = job_rules(folders, tmp_path / "state")
+    rules, _ = told(folders, tmp_path / "state")
     assert rules == {"3": "index", "4": "prepare_part", "5": "train", "6": "train"}
 
 

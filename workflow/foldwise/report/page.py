@@ -221,7 +221,8 @@ def _remarks(experiment: Experiment, view: View) -> Table:
 def _resources(usage: pd.DataFrame) -> Table:
     rows = _records(usage)
     for row in rows:
-        row["cpu"] = None if row.get("cpu") is None else 100 * row["cpu"]
+        for share in ("cpu", "gpu_busy"):
+            row[share] = None if row.get(share) is None else 100 * row[share]
     columns = (
         Column("rule", "rule", text=True),
         Column("jobs", "jobs"),
@@ -233,11 +234,13 @@ def _resources(usage: pd.DataFrame) -> Table:
         Column("cpu", "CPU used (%)"),
         Column("gpus", "GPUs"),
         Column("gpu_hours", "GPU (h)", 2),
+        Column("gpu_busy", "GPU busy (%)"),
         Column("gpu_mib", "GPU (MiB)"),
     )
     shown = tuple(column for column in columns if column.key in usage and usage[column.key].notna().any())
     return Table(
-        "Time and memory of each rule: maximum used by a job, and maximum requested.",
+        "Time and memory of each rule: maximum used by a job, and maximum requested; of GPUs, the share of "
+        "the time in which they computed, and the maximum in use on one.",
         shown,
         rows,
     )

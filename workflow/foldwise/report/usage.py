@@ -7,10 +7,12 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from foldwise.processes import output_of
+from foldwise.sampling import joined, read_from
 from foldwise.training.attempts import Attempts
 
 # The first line of a stage's log, see foldwise.command.run.
@@ -42,39 +44,55 @@ def usage(experiment: Path, data: Path) -> pd.DataFrame:
     Returns:
         Columns rule; jobs; failed, those that did not complete; minutes and mib, maximum used by a job;
         minutes_asked and mib_asked, maximum requested by a job; cpu, the share of the processors' time that
-        was used; gpus, per job; gpu_hours; gpu_mib, maximum held by training.
+        was used; gpus, per job; gpu_hours; gpu_busy, the share of the time in which GPUs computed; gpu_mib,
+        maximum in use on one of them.
     """
-    rules = job_rules([experiment / "logs", data / "logs"], experiment / "state")
+    rules, busy = told([experiment / "logs", data / "logs"], experiment / "state")
     jobs = accounted(list(rules)) if rules else pd.DataFrame()
     table = (
         by_rule(jobs, rules) if len(jobs) else benchmarked([experiment / "benchmarks", data / "benchmarks"])
     )
-    if len(table):
+    if busy:
+        sampled = pd.DataFrame(
+            [
+                {"rule": rule, "gpu_busy": each["busy"], "gpu_mib": each["peak_mib"]}
+                for rule, each in busy.items()
+            ]
+        )
+        # Rules without a benchmark, too.
+        table = table.merge(sampled, how="outer") if len(table) else sampled
+    elif len(table):
         held = [pd.read_csv(log)["peak_gpu_mib"].max() for log in sorted(experiment.glob("*/fold*/log.csv"))]
         table.loc[table["rule"] == "train", "gpu_mib"] = max(held, default=0) or None
     return table
 
 
-def job_rules(logs: Iterable[Path], state: Path) -> dict[str, str]:
-    """Slurm's job ids → rules, from the stages' logs and the histories of training.
+def told(logs: Iterable[Path], state: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """What stages' logs and the histories of training tell: which jobs there were, and how busy their GPUs.
 
     Args:
         logs: folders with a log, or a folder of logs, for each rule.
         state: folder of the checkpoints; Snakemake keeps only the log of a rule's last attempt.
+
+    Returns:
+        Slurm's job ids → rules; rule → the facts of all of its jobs, see `sampling.joined`.
     """
     rules: dict[str, str] = {}
+    busy: dict[str, list[dict[str, Any]]] = {}
     for folder in logs:
         for path in sorted(folder.rglob("*.log")):
-            rule = path.relative_to(folder).parts[0].removesuffix(".log")
-            for job in JOB.findall(path.read_text(encoding="utf-8", errors="replace")):
+            name = path.relative_to(folder).parts[0].removesuffix(".log")
+            rule, text = "prepare_part" if name == "parts" else name, path.read_text("utf-8", "replace")
+            for job in JOB.findall(text):
                 # A part's job runs the rules of its cases.
                 if rules.get(job) != "prepare_part":
-                    rules[job] = "prepare_part" if rule == "parts" else rule
-    for path in state.rglob("attempts.jsonl"):
-        rules |= {
-            str(row["slurm_job_id"]): "train" for row in Attempts(path, 1).rows() if row["slurm_job_id"]
-        }
-    return rules
+                    rules[job] = rule
+            busy.setdefault(rule, []).extend(read_from(text))
+    histories = [row for path in state.rglob("attempts.jsonl") for row in Attempts(path, 1).rows()]
+    rules |= {str(row["slurm_job_id"]): "train" for row in histories if row["slurm_job_id"]}
+    if attempts := [row["gpu"] for row in histories if "gpu" in row]:
+        busy["train"] = attempts
+    return rules, {rule: facts for rule, parts in sorted(busy.items()) if (facts := joined(parts))}
 
 
 def accounted(jobs: Sequence[str]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from foldwise.systems.clips.features import make_vision, write_features
 from foldwise.systems.clips.settings import Model
 
 
-@stage
+@stage(gpus=1)
 def clip_features(
     *,
     source: Annotated[Path, "the case's frame cache or file of regions"],

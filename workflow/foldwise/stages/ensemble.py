@@ -25,7 +25,7 @@ from foldwise.store import Store
 from foldwise.systems.base import System
 
 
-@stage
+@stage(gpus=1)
 def ensemble(
     *,
     system: System[Any, Any],

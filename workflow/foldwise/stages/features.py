@@ -15,7 +15,7 @@ from foldwise.store import Store
 from foldwise.systems.surgical.learner import SurgicalLearner
 
 
-@stage
+@stage(gpus=1)
 def features(
     *,
     index: Annotated[Path, "label-path index"],

@@ -38,7 +38,7 @@ from foldwise.store import Store
 from foldwise.systems.base import REMARKS, System
 
 
-@stage
+@stage(gpus=1)
 def predict(
     *,
     system: System[Any, Any],

@@ -18,7 +18,7 @@ from foldwise.files import CaseError, write_json, write_text
 SNAKEFILE = Path(__file__).parents[3] / "Snakefile"
 
 
-@stage
+@stage(gpus=lambda values: values.get("devices", 0))
 def prepare_part(
     *,
     settings: Annotated[dict[str, Any], "settings that preparation depends on, as JSON"],
@@ -27,6 +27,7 @@ def prepare_part(
     rules: Annotated[list[str], "rules that prepare a case"],
     cores: Annotated[int, "cases at once"] = 1,
     mem_mib: Annotated[int | None, "memory that they may take together, in MiB"] = None,
+    devices: Annotated[int, "number of GPUs that they share"] = 0,
     marker: Annotated[Output, "marker to write when the part is done (.json)"],
 ) -> None:
     """Run the rules of a part's cases."""

@@ -12,7 +12,7 @@ from foldwise.systems.clips.regions import find_regions
 from foldwise.systems.clips.settings import Regions
 
 
-@stage
+@stage(gpus=lambda values: int(values["settings"].method == "medsam"))
 def roi(
     *,
     case: Annotated[str, "the case's name"],

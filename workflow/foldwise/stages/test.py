@@ -23,7 +23,7 @@ from foldwise.store import Store
 from foldwise.systems.base import System
 
 
-@stage
+@stage(gpus=1)
 def predict_fold(
     *,
     system: System[Any, Any],

@@ -18,7 +18,7 @@ from foldwise.training.budget import Budget
 from foldwise.training.job import Job, Made, train_fold
 
 
-@stage
+@stage(gpus=lambda values: int(values["settings"].get("training", {}).get("gpus", 1)))
 def train(
     *,
     system: System[Any, Any],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from foldwise.files import CaseError
+from foldwise.sampling import joined, sampled
 
 
 class Attempts:
@@ -54,6 +55,8 @@ class Attempts:
             "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
             **more,
         }
+        if event != "start" and (gpu := sampled()):
+            row["gpu"] = gpu
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -71,6 +74,11 @@ class Attempts:
             and (after is None or (after["event"] == "start" and not _same_job(row, after)))
             for row, after in zip_longest(rows, rows[1:])
         )
+
+    @property
+    def gpu(self) -> dict[str, Any] | None:
+        """How busy the GPUs were in all attempts at this training but killed ones; None without a GPU."""
+        return joined(row.get("gpu") for row in _of_training(self.rows(), self.fingerprint))
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows; a last line truncated by a kill is skipped."""

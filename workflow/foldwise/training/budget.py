@@ -8,6 +8,8 @@ from types import FrameType
 
 import psutil
 
+from foldwise.gpus import waited_s
+
 # Exit code of a training that saved its state and needs another job; EX_TEMPFAIL in sysexits.h.
 UNFINISHED = 75
 
@@ -15,7 +17,7 @@ UNFINISHED = 75
 class Budget:
     """Decides when training must save and stop: before the time limit, or after SIGTERM.
 
-    Time counts from the start of the process, so it includes imports.
+    Time counts from the start of the process, so it includes imports, but not waiting for other jobs' GPUs.
     """
 
     def __init__(self, minutes: float | None) -> None:
@@ -24,7 +26,7 @@ class Budget:
         Args:
             minutes: the job's time limit; None: no limit.
         """
-        self._begun = psutil.Process().create_time()
+        self._begun = psutil.Process().create_time() + waited_s()
         self._limit = None if minutes is None else 60 * minutes
         self._longest = 0.0
         self._signalled = False

@@ -257,6 +257,7 @@ def _write(job: Job, trainer: Trainer, attempts: Attempts, files: Made) -> None:
             epochs=len(trainer.rows),
             pretrained=trainer.pretrained,
             attempts=attempts.rows(),
+            gpu=attempts.gpu,
             system=origin(job.system.name),
         ),
     )

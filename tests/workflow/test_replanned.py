@@ -81,8 +81,8 @@ class TestScans:
         with Kept(scans / "c1_label.nii.gz") as label:
             overwritten(label, (scans / "c2_label.nii.gz").read_bytes())
             assert jobs_of(scans, EXPERIMENT, "c1") == {
-                **{"check": 1, "crop": 1, "cache": 1, "index": 1, "train": 2, "test": 2, "ensemble": 1},
-                **{"score": 3, "metrics": 3, "export": 3, "choose": 1, "report": 1},
+                **{"check": 1, "crop": 1, "cache": 1, "index": 1, "train": 2, "test": 4, "ensemble": 1},
+                **{"score": 5, "metrics": 3, "export": 3, "choose": 1, "report": 1},
             }
         assert planned(scans, EXPERIMENT) == {}
 

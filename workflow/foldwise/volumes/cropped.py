@@ -38,7 +38,8 @@ class Channel:
             box: of the crop.
             inside: mask of the box; None: no voxel is replaced.
         """
-        data = source[box.slices].astype(self.type)
+        # As NumPy names the type of a file's values: the name is a part of the content's hash in the cache.
+        data = source[box.slices].astype(np.dtype(self.type).newbyteorder("<"))
         if inside is not None and self.outside is not None:
             data[~inside] = self.outside
         return data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from foldwise.disk import Space, moments, of_cases, of_model, room
 from foldwise.forecast import Row, Step, table
 from foldwise.networks.clip import FrozenVision
 from foldwise.settings import Named
-from foldwise.sheet import Case
+from foldwise.sheet import Case, Sheet
 from foldwise.systems import system_of
 from foldwise.systems.clips.features import write_features
 from foldwise.systems.clips.settings import Model as ClipsModel
 from foldwise.video.decode import VideoInfo
+from foldwise.volumes.size import Size
 from tiny_clip import save_clip
 
 Usage = namedtuple("Usage", "total used free")
@@ -93,9 +95,9 @@ def test_stages_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = table(
         [Row("crop", "c0", 10.2, 7 * 1024), Row("export", "model m", None, 5120, 1024)]
     ).splitlines()
-    assert lines[1].split() == ["crop", "10", "1000", "c0", "7"]
-    assert lines[2].split() == ["export", "model", "m", "5", "1"]
-    assert lines[3].split() == ["total", "12", "1"]
+    assert lines[1].split() == ["crop", "10", "1000", "c0", "7.00"]
+    assert lines[2].split() == ["export", "model", "m", "5.00", "1.00"]
+    assert lines[3].split() == ["total", "12.00", "1.00"]
 
 
 def test_a_disk_that_is_too_small_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,10 +105,10 @@ def test_a_disk_that_is_too_small_is_named(tmp_path: Path, monkeypatch: pytest.M
     there = [tmp_path / "folder", tmp_path / "file", tmp_path / "missing"]
     there[0].mkdir()
     results = tmp_path / "not" / "yet"
-    assert room(results, 3 * 1024, there) == [f"free on the disk of {results}: 3 GiB"]
+    assert room(results, 3 * 1024, there) == [f"free on the disk of {results}: 3.0 GiB"]
     [_, warning] = room(results, 5 * 1024, there)
     assert warning.startswith(
-        f"warning: about 2 GiB are missing on the disk of {results}, which has 3 GiB free"
+        f"warning: about 2.0 GiB are missing on the disk of {results}, which has 3.0 GiB free"
     )
     # What is written already needs no more space.
     for path in (there[0] / "a", there[1]):
@@ -172,3 +174,36 @@ def test_a_temporal_models_backbone_is_stored_but_does_not_learn() -> None:
         stored, forecast = system.footprint.weights(settings, name, step)
         assert stored == step.weights
         assert forecast == pytest.approx(learnt, rel=0.05)
+
+
+@pytest.mark.parametrize("changed", [{}, {"regions": {"method": "fan"}}])
+def test_every_stage_of_preparation_is_forecast(tmp_path: Path, changed: dict[str, Any]) -> None:
+    """Those that an experiment has, and no others."""
+    settings = clips(save_clip(tmp_path / "clip"), prepare=changed)
+    system = system_of("clips")
+    stages = system.preparation(settings, Sheet((), ())).stages
+    assert list(system.footprint.disk_mib(system.footprint.typical, settings)) == list(stages)
+
+
+def test_what_a_volumes_space_depends_on() -> None:
+    """Bytes of a voxel, channels, kept crops, probabilities: each with the effect that it must have."""
+    footprint = system_of("segmentation").footprint
+    plain = unread().settings
+    kept = unread(keep_crops=True).settings
+    maps = unread(
+        export={"probabilities": True}, data={"sheet": "s.csv", "labels": {"a": 1, "b": 2}}
+    ).settings
+    size = Size((500, 500, 400), (0.8, 0.8, 1.0), 1, True)
+    space = footprint.disk_mib(size, plain)
+    assert list(space) == ["crop", "cache"]
+    # A CT of 10^8 voxels takes a little over a byte a voxel, and its crop next to nothing.
+    assert 90 < space["cache"] < 130
+    assert space["crop"] < 1
+    assert space["cache"] < footprint.disk_mib(size, kept)["crop"] < 1.3 * space["cache"]
+    floats = footprint.disk_mib(replace(size, voxel_bytes=4, channels=4), plain)
+    assert floats["cache"] / space["cache"] == pytest.approx(4 * 3.2 / 1.05, rel=0.02)
+    few, many = (footprint.results_mib(size, settings, "unet") for settings in (plain, maps))
+    assert many["predictions"] / few["predictions"] == pytest.approx(2, rel=0.1)
+    assert many["export"] > 10 * few["export"]
+    coarse = unread(cache={"spacing": [1.6, 1.6, 2.0]}).settings
+    assert footprint.disk_mib(size, coarse)["cache"] / space["cache"] == pytest.approx(1 / 8, rel=0.03)

@@ -132,12 +132,12 @@ def room(results: Path, needed: float, there: Iterable[Path]) -> list[str]:
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free / MIB
-    lines = [f"free on the disk of {results}: {free / 1024:.3g} GiB"]
+    lines = [f"free on the disk of {results}: {free / 1024:.1f} GiB"]
     # Looking at thousands of files takes long on a network file system.
     if needed > free and (missing := needed - _used_mib(there) - free) > 0:
         lines.append(
-            f"warning: about {missing / 1024:.3g} GiB are missing on the disk of {results}, which has "
-            f"{free / 1024:.3g} GiB free: free some space, or set `results` to a folder on a larger disk"
+            f"warning: about {missing / 1024:.1f} GiB are missing on the disk of {results}, which has "
+            f"{free / 1024:.1f} GiB free: free some space, or set `results` to a folder on a larger disk"
         )
     return lines
 

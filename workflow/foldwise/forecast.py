@@ -110,4 +110,4 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _gib(mib: float) -> str:
-    return f"{mib / 1024:.3g}"
+    return f"{mib / 1024:.2f}" if mib >= 5 else "<0.01"

@@ -256,7 +256,7 @@ class VolumeFootprint(Footprint[AnyVolumeSettings], Generic[AnyVolumeSettings], 
         # Label, region and mask of what is replaced outside.
         masks = [size.labelled * space.detail_of(classes), (size.labelled and region) * space.BODY]
         masks.append((prepare.crop.outside != "keep") * space.BODY)
-        crop = space.FILE + sum(space.mask_bytes(cropped, detail) for detail in masks if detail)
+        crop = space.FOLDER + sum(space.mask_bytes(cropped, detail) for detail in masks if detail)
         if settings.keep_crops:
             crop += space.GZIP * image * cropped
         drawn = 6 * min(cache.max_foreground, 0.01 * cached) * classes * size.labelled

@@ -119,7 +119,9 @@ def crop_case(
         cut = geometry.crop(_on_grid(volume, first, path), box)
         outside = None if within is None else _outside(cut.data, ~within, settings.outside, path)
         channels.append(Channel(volume.data.dtype.name, outside))
-        kept.append(Volume(channels[-1].cut(volume.data, box, within), cut.affine))
+        if within is not None:
+            cut = Volume(channels[-1].cut(volume.data, box, within), cut.affine)
+        kept.append(cut)
         if keep:
             write_volume(kept[-1], folder / CHANNEL.format(len(kept) - 1))
     if within is not None:

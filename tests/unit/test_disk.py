@@ -17,7 +17,7 @@ from foldwise import disk
 from foldwise.disk import Space, moments, of_cases, of_model, room
 from foldwise.forecast import Row, Step, table
 from foldwise.networks.clip import FrozenVision
-from foldwise.settings import Named
+from foldwise.settings import Named, dump, validate
 from foldwise.sheet import Case, Sheet
 from foldwise.systems import system_of
 from foldwise.systems.clips.features import write_features
@@ -64,7 +64,7 @@ class Fixed:
         return {"crop": size, "cache": 2 * size}
 
     def results_mib(self, size: float, settings: Any, name: str) -> dict[str, float]:
-        return {"predictions": 10 * size, "export": size, "features": 100 * size}
+        return {"predictions": 10 * size, "scores": 3 * size, "export": size, "features": 100 * size}
 
     def weights(self, settings: Any, name: str, step: Step) -> tuple[int, int]:
         return step.weights, step.weights // 2
@@ -88,10 +88,16 @@ def test_stages_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     # A model, those of epochs 4 and 8, and of the last one; a checkpoint has weights, best ones and a moment.
     assert found["train"] == Space(5 * (4 * 4 + 2 * 10), 5 * 10)
     assert found["features"] == Space(5 * 500)
+    # Nothing is to be chosen, so validation cases are not predicted.
+    assert found["test"] == Space(50)
+    assert found["ensemble"] == Space(20)
+    assert found["score"] == Space(15 + 6)
+    assert found["export"] == Space(5 + 2)
     # Four of five cases are left in a fold, a quarter of which are for validation.
-    assert found["test"] == Space(50, 5 * 10)
-    assert found["export"] == Space(5)
-    assert found["ensemble"] == Space(22)
+    chooses = validate(type(settings), {**dump(settings), "evaluate": {"postprocess": "fill_holes"}})
+    found = of_model(footprint, chooses, "m", listed, sizes, STEP)
+    assert found["test"] == Space(2 * 50)
+    assert found["score"] == Space(2 * 15 + 6)
     lines = table(
         [Row("crop", "c0", 10.2, 7 * 1024), Row("export", "model m", None, 5120, 1024)]
     ).splitlines()

@@ -71,16 +71,17 @@ def of_model(
     """
     trained = _summed(footprint, settings, name, (sizes[case.name] for case in cases if case.trains))
     others = _summed(footprint, settings, name, (sizes[case.name] for case in cases if not case.trains))
-    folds, share = settings.split.folds, settings.split.validation
-    found = {"train": _training(settings.models[name], footprint.weights(settings, name, step), folds)}
-    if trained.get("features"):
-        found["features"] = Space(folds * trained["features"])
-    # A fold's validation cases are predicted as well, for its choices.
-    validation = (folds - 1) * share * trained["predictions"]
-    found["test"] = Space(trained["predictions"], validation)
-    found["export"] = Space(trained["export"])
+    split = settings.split
+    # Each case that trains is held out once; a fold's validation cases are predicted if they choose.
+    again = (split.folds - 1) * split.validation if settings.chooses else 0
+    found = {"train": _training(settings.models[name], footprint.weights(settings, name, step), split.folds)}
+    if "features" in trained:
+        found["features"] = Space(split.folds * trained["features"])
+    found["test"] = Space((1 + again) * trained["predictions"])
     if others:
-        found["ensemble"] = Space(others["predictions"] + others["export"])
+        found["ensemble"] = Space(others["predictions"])
+    for stage, kind, repeated in (("score", "scores", again), ("export", "export", 0)):
+        found[stage] = Space((1 + repeated) * trained.get(kind, 0.0) + others.get(kind, 0.0))
     return found
 
 

@@ -170,7 +170,7 @@ class SignalFootprint(Footprint[Settings]):
 
     def results_mib(self, size: int, settings: Settings, name: str) -> dict[str, float]:
         """Files of a few numbers."""
-        return {"predictions": FILE / 2**20, "export": 100 / 2**20}
+        return {"predictions": FILE / 2**20, "scores": 500 / 2**20, "export": 100 / 2**20}
 
     def model_mib(self, stage: str, settings: Settings, name: str, sizes: Sequence[int], step: Step) -> float:
         """Weights, their gradients and moments, and a batch."""

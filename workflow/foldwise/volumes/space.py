@@ -11,8 +11,8 @@ from math import sqrt
 # Bytes of a voxel in the cache, by those of its type: Blosc2-LZ4HC of scans; gzip takes a seventh more.
 STORED = {1: 0.6, 2: 1.05, 4: 3.2}
 GZIP = 1.15
-# Bytes of a voxel that lies in no mask, in a .nii.gz and in HDF5.
-EMPTY, EMPTY_HDF5 = 0.0045, 0.002
+# Bytes of a voxel that lies in no mask: in a .nii.gz, in HDF5, and in a label map that scores keep.
+EMPTY, EMPTY_HDF5, EMPTY_KEPT = 0.0045, 0.002, 0.0
 # Bytes of a mask for each unit of its surface: of the lungs or the body, and of a lesion or an organ.
 BODY, TARGET = 2.8, 0.7
 # Bytes of a voxel's probability in 255 steps, and as float32 in a .nii.gz; of a network that has learnt.

@@ -25,6 +25,8 @@ from foldwise.volumes.size import Size
 
 # Bytes of a recorded round besides its mask: HDF5's groups, and its slices' quality.
 ROUND = 8e3
+# Bytes of the rows of a case's scores.
+SCORE = 20e3
 
 if TYPE_CHECKING:
     from foldwise.systems.interactive.learner import InteractiveLearner
@@ -91,6 +93,10 @@ class Interactive(VolumeSystem[Settings]):
         )
 
 
+# Seconds per slice and round for hints and the memory's reading, on a slow node.
+SLICE_SECONDS = 0.05
+
+
 class InteractiveFootprint(VolumeFootprint[Settings]):
     """Memory of a step of both networks, and of a volume with its sessions."""
 
@@ -121,11 +127,27 @@ class InteractiveFootprint(VolumeFootprint[Settings]):
         """Disk space of a case's sessions, all of whose rounds are kept, and of the exported mask."""
         evaluate, objects = settings.evaluate, len(settings.data.targets().names)
         if not size.labelled:
-            return {"predictions": space.FILE / 2**20, "export": 0.0}
+            return {"predictions": space.FILE / 2**20, "scores": 0.0, "export": 0.0}
         cached = kept_voxels(size, settings)
         sessions = len(evaluate.hints) * (len(CHOICES) if evaluate.compare else 1)
         mask = space.mask_bytes(cached, space.detail_of(objects), space.EMPTY_HDF5) + ROUND
         probabilities = space.PROBABILITY * cached * objects
         found = space.FILE + sessions * evaluate.rounds * mask + probabilities
         exported = space.mask_bytes(size.voxels, space.detail_of(objects))
-        return {"predictions": found / 2**20, "export": exported / 2**20}
+        return {"predictions": found / 2**20, "scores": SCORE / 2**20, "export": exported / 2**20}
+
+    def predict_seconds(self, settings: Settings, name: str, size: Size, step: Step) -> float:
+        """Time of all sessions: in each round, every slice is read once by both networks."""
+        model, evaluate = settings.models[name], settings.evaluate
+        slices = cached_voxels(size, settings.cache) ** (1 / 3)
+        sessions = len(evaluate.hints) * (3 if evaluate.compare else 1) * evaluate.rounds
+        frame = forecast.forward_seconds(step, model.training.batch * model.frames.count)
+        return 5 + 2 * slices * sessions * (frame + SLICE_SECONDS)
+
+    def case_seconds(self, stage: str, size: Size, settings: Settings) -> float:
+        """A score for each round of each session."""
+        seconds = super().case_seconds(stage, size, settings)
+        if stage == "score":
+            evaluate = settings.evaluate
+            seconds *= len(evaluate.hints) * (3 if evaluate.compare else 1) * evaluate.rounds
+        return seconds

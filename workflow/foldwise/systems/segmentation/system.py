@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from foldwise.systems.segmentation.learner import SegmentationLearner
     from foldwise.systems.segmentation.results import SegmentationResults
 
+# Seconds per million cached voxels to stitch, resample and write an output, on a slow node.
+OUTPUT_SECONDS = 0.1
+
 
 class Segmentation(VolumeSystem[Settings]):
     """Patches, sliding windows, and a plan if requested."""
@@ -92,7 +95,7 @@ class SegmentationFootprint(VolumeFootprint[Settings]):
         return ceil(TORCH_MIB + (4 * step.weights + max(whole, source * (4 * outputs * 2 + 8))) / 2**20)
 
     def results_mib(self, size: Size, settings: Settings, name: str) -> dict[str, float]:
-        """Disk space of a prediction, and of label maps and probabilities as files."""
+        """Disk space of a prediction, of label maps with all post-processing steps, and of files."""
         targets, export = settings.data.targets(), settings.export
         cached = kept_voxels(size, settings)
         outputs, detail = len(targets.names), space.detail_of(len(targets.classes))
@@ -101,4 +104,19 @@ class SegmentationFootprint(VolumeFootprint[Settings]):
         files = space.mask_bytes(size.voxels, detail)
         files += export.probabilities * space.FLOATS * size.voxels * outputs
         files += export.dicom_seg * space.PRESENT / 8 * size.voxels * len(targets.classes)
-        return {"predictions": prediction / 2**20, "export": files / 2**20}
+        # Steps rarely change more than some voxels, but each map that differs is kept.
+        maps = 2 ** len(settings.evaluate.postprocess)
+        kept = space.FILE + maps * space.mask_bytes(size.voxels, detail, space.EMPTY_KEPT)
+        found = {"predictions": prediction, "scores": kept, "export": files}
+        return {kind: needed / 2**20 for kind, needed in found.items()}
+
+    def predict_seconds(self, settings: Settings, name: str, size: Size, step: Step) -> float:
+        """Time of all windows, and of stitching, resampling and writing every output."""
+        model = settings.models[name]
+        inference, voxels = model.inference, cached_voxels(size, settings.cache)
+        axes = 3 if model.dimensions in ("3d", "slab") else 2
+        windows = max(1, voxels / prod(model.patch)) / (1 - inference.overlap) ** axes
+        passes = windows * (2**axes if inference.mirror else 1)
+        outputs = len(settings.data.targets().names) + 1
+        forward = passes * forecast.forward_seconds(step, model.training.batch)
+        return 2 + forward + OUTPUT_SECONDS * outputs * voxels / 1e6

@@ -41,10 +41,13 @@ LONG = 4 * 3600
 WIDTH = 2048
 # Numbers of a frame's features, where they are others.
 WIDTHS = {"resnet18": 512, "resnet34": 512, "densenet121": 1024, "efficientnet_lite0": 1280}
-# A file's header, attributes and record; the picture of a video. Bytes.
-FILE, RIBBON = 15e3, 25e3
+# A file's header, attributes and record; the picture of a video; the rows of its scores. Bytes.
+FILE, RIBBON, SCORE = 15e3, 25e3, 4e3
 # Bytes of a stored pixel: JPEG at a quality of 95, and LZ4.
 PIXEL_BYTES = {"jpeg": 0.3, "raw": 2.0}
+
+# Frames that a slow node decodes, or reads from a cache, per second.
+DECODED_PER_SECOND = 50
 
 
 class Surgical(VideoSystem[Settings, SurgicalCase]):
@@ -196,18 +199,21 @@ class SurgicalFootprint(Footprint[Settings]):
     def disk_mib(self, size: VideoInfo, settings: Settings) -> dict[str, float]:
         """Disk space of the frame cache."""
         cache = settings.cache
-        stored = _frames(size, settings) * cache.size[0] * cache.size[1] * PIXEL_BYTES[cache.encoding]
+        stored = (
+            _cached_frames(size, settings.cache) * cache.size[0] * cache.size[1] * PIXEL_BYTES[cache.encoding]
+        )
         return {"frames": (FILE + stored) / 2**20}
 
     def results_mib(self, size: VideoInfo, settings: Settings, name: str) -> dict[str, float]:
         """Disk space of a video's probabilities, of its tables and picture, and of a backbone's features."""
-        frames, kind = _frames(size, settings), settings.models[name].kind
+        frames, kind = _cached_frames(size, settings.cache), settings.models[name].kind
         phases = 0 if kind == "tool" else len(settings.data.phases)
         tools = 0 if kind in ("phase", "tecno") else len(settings.data.tools)
         # Rows of tables hold a number and a name; a number and 0 or 1 for each tool; and probabilities.
         row = (20 if phases else 0) + (6 + 2 * tools if tools else 0) + 8 * (phases + tools)
         found = {
             "predictions": FILE + frames * (16 + 4 * (phases + tools)),
+            "scores": SCORE,
             "export": frames * row + settings.export.ribbons * RIBBON,
         }
         if SurgicalPreparation(settings, Sheet((), ())).bank(name) is not None:
@@ -227,6 +233,16 @@ class SurgicalFootprint(Footprint[Settings]):
         if model.backbone_lr == 0:
             return step.weights, 4 * model.hidden * (width + model.hidden)
         return step.weights, step.weights
+
+    def case_seconds(self, stage: str, size: VideoInfo, settings: Settings) -> float:
+        """Time of decoding a video, or of its tables and its picture."""
+        return 5 + size.frames / DECODED_PER_SECOND if stage == "frames" else 10
+
+    def predict_seconds(self, settings: Settings, name: str, size: VideoInfo, step: Step) -> float:
+        """Time of reading a video's frames, and of a forward pass of each."""
+        source = self.counted(settings, name)
+        frame = forecast.forward_seconds(step, source.training.batch * source.window)
+        return 5 + _cached_frames(size, settings.cache) * (frame + 1 / DECODED_PER_SECOND)
 
     def counted(self, settings: Settings, name: str) -> Model:
         """The model with a backbone; for a temporal model, the one that provides its features."""
@@ -254,10 +270,8 @@ class SurgicalFootprint(Footprint[Settings]):
         return ceil(forecast.processes_mib(model.training.gpus, own) + shared / 2**20)
 
 
-def _frames(size: VideoInfo, settings: Settings) -> int:
-    """Frames of a video's cache, if its annotation does not end before the video."""
-    rate = settings.cache.fps
-    return min(size.frames, round(size.duration_s * rate) + 1) if rate else size.frames
+def _cached_frames(size: VideoInfo, cache: Cache) -> int:
+    return min(size.frames, round(size.duration_s * cache.fps) + 1) if cache.fps else size.frames
 
 
 def _task(data: Data) -> dict[str, Any]:

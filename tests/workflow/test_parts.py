@@ -29,7 +29,9 @@ def test_parts_make_what_single_jobs_make(folder: Path) -> None:
     # Two parts of the training cases, one with the only other case; no case has its own job.
     assert jobs["prepare_part"] == 3
     assert not {"crop", "cache"} & set(jobs)
-    snakemake(folder, EXPERIMENT, *PARTS, "--until", "index")
+    # Their jobs get the settings that no output depends on, too.
+    snakemake(folder, {**EXPERIMENT, "keep_crops": True}, *PARTS, "--until", "index")
+    assert len([*folder.glob("results/data/*/crop-*/*/image0.nii.gz")]) == CASES - 1
     in_parts = caches(folder)
     # A part's job counts no network, and leaves no experiment of its own.
     assert sorted(path.name for path in (folder / "results").iterdir()) == [

@@ -17,6 +17,7 @@ import yaml
 from experiments import EXPERIMENT, TINY, add_case, planned, snakemake
 from foldwise.experiment.open import open_experiment
 from foldwise.files import CaseError
+from foldwise.record import record_in
 from foldwise.stages import predict as predict_stage
 from foldwise.status import Job, report
 from foldwise.volumes.cache import open_case
@@ -96,6 +97,18 @@ class TestRun:
 
     def test_staged_caches(self, run: Path) -> None:
         assert planned(run, changed(stage_caches=True)) == {}
+
+    def test_crops_copy_no_image(self, run: Path) -> None:
+        """Caches are made from the sources, which they record; a crop has what the index and a plan need."""
+        crops = [*(run / "results" / "data").glob("*/crop-*/c*")]
+        assert len(crops) == 8
+        names = {path.name for crop in crops for path in crop.iterdir() if not path.name.startswith(".")}
+        assert names == {"crop.json", "label.nii.gz", "foreground.npy", "instances.npy"}
+        (cache,) = (run / "results" / "data").glob("*/cache-*/c0.h5")
+        record = record_in(cache)
+        assert record is not None
+        assert {Path(name).name for name in record.read} == {"c0", "c0.nii.gz"}
+        assert planned(run, changed(keep_crops=True)) == {}
 
     def test_learning_rate(self, run: Path) -> None:
         models = {"unet": {**TINY, "optimiser": {"name": "AdamW", "lr": 0.01}}}

@@ -29,6 +29,7 @@ SNAKEMAKE_MIB = 300
 # A GPU job's share of main memory for the driver and its libraries.
 CUDA_MIB = 3000
 GPU_STAGES = ("features", "clip_features", "train", "test", "ensemble", "predict")
+ALIGNED = ("left", "right", "right", "left", "right", "right")
 SMALL_MIB = {"check": 600, "index": 200, "plan": 900, "metrics": 400, "report": 600}
 
 
@@ -83,14 +84,43 @@ def asked_mib(stage: str, peak: float, attempt: int = 1) -> int:
     return max(1000, 100 * ceil(requested / 100))
 
 
-def table(peaks: Sequence[tuple[str, int, str]], disk_mib: float, cases: int) -> str:
-    """The table that check prints.
+@dataclass(frozen=True)
+class Row:
+    """A stage in the table of the check.
 
-    Args:
-        peaks: (stage, peak in MiB, its case or model) of each.
-        disk_mib: disk space for all cases.
-        cases: their number.
+    Attributes:
+        stage: name of the rule.
+        which: the case or the model that needs the most memory.
+        peak: of its job; None: it has no memory of its own. MiB.
+        left: disk space that all of its jobs leave. MiB.
+        passing: what they need besides while they run. MiB.
     """
-    rows = [(stage, peak, asked_mib(stage, peak), which) for stage, peak, which in peaks]
-    lines = tabulate(rows, ("stage", "peak (MiB)", "job requests (MiB)", "largest case"), tablefmt="plain")
-    return f"{lines}\ndisk: about {disk_mib / 1024:.2f} GiB for {cases} cases"
+
+    stage: str
+    which: str
+    peak: float | None = None
+    left: float = 0.0
+    passing: float = 0.0
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The table that check prints: memory of the largest job of each stage, disk space of all of them."""
+    lines = [
+        (
+            row.stage,
+            None if row.peak is None else round(row.peak),
+            None if row.peak is None else asked_mib(row.stage, row.peak),
+            row.which,
+            _gib(row.left),
+            _gib(row.passing) if row.passing else None,
+        )
+        for row in rows
+    ]
+    left, passing = sum(row.left for row in rows), sum(row.passing for row in rows)
+    lines.append(("total", None, None, "", _gib(left), _gib(passing)))
+    heads = ("stage", "peak (MiB)", "job requests (MiB)", "largest", "disk (GiB)", "while it runs (GiB)")
+    return tabulate(lines, heads, tablefmt="plain", disable_numparse=True, colalign=ALIGNED)
+
+
+def _gib(mib: float) -> str:
+    return f"{mib / 1024:.2f}" if mib >= 5 else "<0.01"

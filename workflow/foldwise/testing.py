@@ -90,6 +90,16 @@ def check_names(system: System[Any, Any], opened: Opened[Any, Any]) -> None:
     assert first.caches == second.caches, "folders of prepared data must follow from the settings alone"
     empty = system.preparation(settings, Sheet((), ()))
     assert empty.caches == first.caches, "folders of prepared data must not depend on the cases"
+    footprint = system.footprint
+    named = footprint.disk_mib(footprint.typical, settings)
+    assert {*named} == {*first.stages}, (
+        "the footprint must name the disk space of each rule that prepares a case"
+    )
+    for name in settings.models:
+        results = footprint.results_mib(footprint.typical, settings, name)
+        assert {"predictions", "scores", "export"} <= {*results}, (
+            "the footprint must name the disk space of results"
+        )
     again = open_experiment({**dump(settings), "experiment": "check"}, main=True)
     for name in settings.models:
         assert again.depends.training(name, "0") == opened.depends.training(name, "0"), (

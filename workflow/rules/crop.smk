@@ -25,6 +25,7 @@ rule crop:
             **PREPARED.region_given,
             settings=as_json(SETTINGS.prepare.crop),
             labels=json.dumps(SETTINGS.data.labels),
+            keep=SETTINGS.keep_crops,
             folder=output[0],
         ),
     shell:

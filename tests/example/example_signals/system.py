@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from example_signals.learner import SignalLearner
     from example_signals.results import SignalResults
 
+# A file's header, attributes and record. Bytes.
+FILE = 10e3
+
 
 @dataclass(frozen=True)
 class Case(sheet.Case):
@@ -163,7 +166,11 @@ class SignalFootprint(Footprint[Settings]):
 
     def disk_mib(self, size: int, settings: Settings) -> dict[str, float]:
         """The cache."""
-        return {"cache": 4 * size / 2**20}
+        return {"signal_cache": (FILE + 4 * size) / 2**20}
+
+    def results_mib(self, size: int, settings: Settings, name: str) -> dict[str, float]:
+        """Files of a few numbers."""
+        return {"predictions": FILE / 2**20, "scores": 500 / 2**20, "export": 100 / 2**20}
 
     def model_mib(self, stage: str, settings: Settings, name: str, sizes: Sequence[int], step: Step) -> float:
         """Weights, their gradients and moments, and a batch."""

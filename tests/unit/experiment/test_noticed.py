@@ -11,6 +11,7 @@ from experiments import unread
 from foldwise.experiment.examine import examine
 from foldwise.experiment.jobs import Jobs
 from foldwise.experiment.parts import Parts
+from foldwise.forecast import Step
 from foldwise.settings import validate
 from foldwise.sheet import Sheet
 from foldwise.systems.segmentation.system import Segmentation
@@ -21,6 +22,7 @@ from foldwise.volumes.volume import Volume, write_volume
 def test_the_check_shows_remarks_that_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are not in check.json, which would differ between a first and a second call."""
     monkeypatch.setattr(Jobs, "peak", lambda *given: 1.0)
+    monkeypatch.setattr(Jobs, "step", lambda *given: Step(1, 1, 1, 1))
     for number, case in enumerate("abu"):
         data = number + np.arange(64, dtype=np.int16).reshape(4, 4, 4)
         write_volume(Volume(data, np.eye(4)), tmp_path / f"{case}.nii")

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from foldwise.files import CaseError
+from foldwise.hdf5 import content_of
 from foldwise.index import Entry
 from foldwise.stages.crop import crop
 from foldwise.stages.frames import frames
@@ -17,6 +18,7 @@ from foldwise.stages.lung_mask import lung_mask
 from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.volumes.cache import cache_case, lineage_of, open_case
 from foldwise.volumes.crop import Masks, crop_case
+from foldwise.volumes.cropped import read_cropped
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.labels import read_labels
 from foldwise.volumes.predictions import label_map, open_prediction, write_prediction
@@ -55,10 +57,14 @@ def sources(folder: Path) -> dict[str, Path]:
 
 
 def make_crop(
-    tmp_path: Path, settings: Crop, changed: dict[str, Path] | None = None, masked: bool = True
+    tmp_path: Path,
+    settings: Crop,
+    changed: dict[str, Path] | None = None,
+    masked: bool = True,
+    keep: bool = False,
 ) -> Path:
     paths = sources(tmp_path / "source") | (changed or {})
-    folder = tmp_path / "crop"
+    folder = tmp_path / ("kept" if keep else "crop")
     folder.mkdir(exist_ok=True)
     crop_case(
         [paths["image"]],
@@ -68,12 +74,17 @@ def make_crop(
         settings,
         CLASSES,
         folder,
+        keep=keep,
     )
     return folder
 
 
+def images_of(folder: Path) -> list[np.ndarray]:
+    return [*read_cropped(folder, json.loads((folder / "crop.json").read_text()))]
+
+
 def test_a_crop_keeps_every_voxels_place(tmp_path: Path) -> None:
-    folder = make_crop(tmp_path, Crop(to="region", margin_mm=3))
+    folder = make_crop(tmp_path, Crop(to="region", margin_mm=3), keep=True)
     source = read_volume(tmp_path / "source" / "image.nii.gz")
     cut = read_volume(folder / "image0.nii.gz")
     facts = json.loads((folder / "crop.json").read_text())
@@ -95,15 +106,63 @@ def test_remarks_on_an_image_are_logged(tmp_path: Path, caplog: pytest.LogCaptur
     assert caplog.text.count(f"{tmp_path / 'image.nii.gz'}: its voxels are 1 × 1 × 40 mm") == 1
 
 
+@pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("outside", ["keep", "zero", "mean", "air"])
-def test_what_lies_outside(tmp_path: Path, outside: str) -> None:
-    folder = make_crop(tmp_path, Crop(to="region", margin_mm=0, outside=outside))
-    cut = read_volume(folder / "image0.nii.gz").data
+def test_what_lies_outside(tmp_path: Path, outside: str, keep: bool) -> None:
+    folder = make_crop(tmp_path, Crop(to="region", margin_mm=0, outside=outside), keep=keep)
+    assert (folder / "image0.nii.gz").exists() is keep
+    [cut] = images_of(folder)
     source = read_volume(tmp_path / "source" / "image.nii.gz").data[4:27, 11:34, 1:24]
     inside = read_volume(tmp_path / "source" / "inside.nii.gz").data[4:27, 11:34, 1:24] > 0
     assert (cut[inside] == source[inside]).all()
     expected = {"keep": source[~inside], "zero": 0, "mean": np.rint(source[~inside].mean()), "air": -1000}
     assert (cut[~inside] == expected[outside]).all()
+
+
+def test_images_read_again_are_those_that_were_cropped(tmp_path: Path) -> None:
+    random, shape = np.random.default_rng(1), (12, 14, 10)
+    arrays: list[np.ndarray] = [
+        random.integers(0, 200, shape).astype(np.uint16),  # becomes uint8
+        random.integers(-900, 300, (*shape, 2)).astype(np.int32),  # two channels, which become int16
+        random.normal(size=shape).astype(np.float64),  # becomes float32
+    ]
+    paths = [tmp_path / f"{number}.nii.gz" for number in range(len(arrays))]
+    for array, path in zip(arrays, paths, strict=True):
+        write_volume(Volume(array, AFFINE), path)
+    write_volume(Volume(ball(shape, (6, 7, 5), 4).astype(np.uint8), AFFINE), tmp_path / "inside.nii.gz")
+    settings, masks = Crop(to="region", margin_mm=1, outside="mean"), Masks(tmp_path / "inside.nii.gz")
+    for chosen in (*([path] for path in paths), paths):
+        contents = []
+        for folder, keep in ((tmp_path / "kept", True), (tmp_path / "again", False)):
+            folder.mkdir(exist_ok=True)
+            crop_case(chosen, None, None, masks, settings, CLASSES, folder, keep=keep)
+            cache_case("c", folder, Cache(), CLASSES, tmp_path / "c.h5")
+            contents.append(content_of(tmp_path / "c.h5"))
+        # The same as in earlier versions, whose crops all held their images; trainings depend on it.
+        assert contents[0] == contents[1]
+    kept, again = images_of(tmp_path / "kept"), images_of(tmp_path / "again")
+    assert [one.dtype for one in again] == [np.uint8, np.int16, np.int16, np.float32]
+    for one, other in zip(kept, again, strict=True):
+        assert one.dtype == other.dtype
+        assert np.array_equal(one, other)
+
+
+def test_another_image_than_the_cropped_one_is_refused(tmp_path: Path) -> None:
+    folder = make_crop(tmp_path, Crop(to="region"))
+    image = tmp_path / "source" / "image.nii.gz"
+    write_volume(Volume(np.zeros((5, 6, 7), np.int16), AFFINE), image)
+    with pytest.raises(CaseError, match=rf"{image}: is not the image that was cropped"):
+        images_of(folder)
+
+
+def test_a_crop_of_an_earlier_version_without_its_images_is_refused(tmp_path: Path) -> None:
+    folder = make_crop(tmp_path, Crop(to="region"), keep=True)
+    facts = json.loads((folder / "crop.json").read_text())
+    del facts["voxels"]
+    assert len([*read_cropped(folder, facts)]) == 1
+    (folder / "image0.nii.gz").unlink()
+    with pytest.raises(CaseError, match="its images are missing; delete this folder"):
+        [*read_cropped(folder, facts)]
 
 
 @pytest.mark.parametrize("spacing", [None, (2.0, 2.0, 2.0)])

@@ -113,9 +113,10 @@ class Depends:
         return _json({**values, **whole, "experiment": settings.experiment if planned else "part"})
 
     def part_settings(self) -> str:
-        """The settings that such a job gets: these, and those that decide what is stale."""
-        deciding = {"verify": self._settings.verify, "versions": self._settings.versions}
-        return _json({**json.loads(self.part()), **deciding})
+        """The settings that such a job gets: these, and those that no output depends on, e.g. `versions`."""
+        fields = type(self._settings).model_fields.items()
+        others = {name: getattr(self._settings, name) for name, field in fields if field.exclude}
+        return _json({**json.loads(self.part()), **others})
 
     def _values(self, *work: Work) -> dict[str, Any]:
         """The settings that affect any of `work`, without those of models; thousands of cases ask."""

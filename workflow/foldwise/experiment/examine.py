@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from foldwise.disk import NONE, of_cases, of_model, room
 from foldwise.experiment.jobs import Jobs
 from foldwise.experiment.parts import Parts
-from foldwise.forecast import table
+from foldwise.experiment.preparation import per_case
+from foldwise.forecast import Row, table
 from foldwise.record import used
 from foldwise.settings import Experiment
 from foldwise.store import Memory
@@ -47,17 +49,23 @@ def examine(system: System[Any, Any], settings: Experiment, counts: Path) -> tup
             "mib": {stage: jobs.peak(stage, case.name) for stage in preparation.stages},
             "disk_mib": footprint.disk_mib(checked.sizes[case.name], settings),
         }
-    peaks = []
+    rows, prepared = [], of_cases(footprint, settings, checked.sizes)
     for stage in preparation.stages:
         largest = max(cases, key=lambda name: cases[name]["mib"][stage])
-        peaks.append((stage, round(cases[largest]["mib"][stage]), largest))
+        rows.append(Row(stage, largest, cases[largest]["mib"][stage], prepared.pop(stage, NONE).left))
+    rows += [Row(kind, "", None, space.left) for kind, space in prepared.items()]
     models = {name: {stage: round(jobs.peak(stage, name)) for stage in LISTED} for name in settings.models}
-    peaks += [
-        (stage, mib, f"model {name}") for name, stages in models.items() for stage, mib in stages.items()
-    ]
-    disk = sum(sum(facts["disk_mib"].values()) for facts in cases.values())
+    for name in settings.models:
+        spaces = of_model(footprint, settings, name, sheet.cases, checked.sizes, jobs.step(name))
+        for stage in dict.fromkeys((*LISTED, *spaces)):
+            space = spaces.get(stage, NONE)
+            rows.append(Row(stage, f"model {name}", models[name].get(stage), space.left, space.passing))
     facts = {"cases": cases, "models_mib": models, "warnings": list(checked.warnings)}
     # Not kept: whether they are known yet must not decide whether check.json is up to date.
     remarks = system.results.view.remarks(cases, Path(preparation.data), Path(preparation.caches))
     noticed = [f"warning: case {remark.case}: {remark.text}" for remark in remarks]
-    return facts, [table(peaks, disk, len(cases)), *checked.notes, *noticed]
+    patterns = [path for stage in preparation.stages.values() for path in stage.outputs]
+    there = [path for pattern in patterns for path in per_case(sheet.cases, pattern)]
+    there.append(f"{settings.results}/{settings.experiment}")
+    free = room(settings.results, sum(row.left + row.passing for row in rows), map(Path, there))
+    return facts, [table(rows), *free, *checked.notes, *noticed]

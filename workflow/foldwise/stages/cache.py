@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from foldwise.command import Keys, Output, run, stage
-from foldwise.files import naming
+from foldwise.files import naming, read_json
 from foldwise.plan import with_plan
+from foldwise.record import used
 from foldwise.volumes.cache import cache_case
+from foldwise.volumes.cropped import keeps_images
 from foldwise.volumes.settings import TUMOUR, Cache
 
 
@@ -25,6 +27,8 @@ def cache_stage(
 ) -> None:
     """Resample a cropped case and write the file that training reads."""
     with naming(case):
+        if not keeps_images(crop):
+            used(*read_json(crop / "crop.json")["images"])
         cache_case(case, crop, with_plan(Cache, settings, plan, "cache"), labels or TUMOUR, cache)
     logging.info("case %s: %.1f MiB", case, cache.stat().st_size / 2**20)
 

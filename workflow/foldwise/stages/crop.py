@@ -24,6 +24,7 @@ def crop(
     lungs: Annotated[Path | None, "mask of the lungs, for `to: lungs`"] = None,
     settings: Crop,
     labels: Annotated[dict[str, int] | None, "class name → voxel value, as YAML; default: tumour: 1"] = None,
+    keep: Annotated[bool, "also write the cropped images"] = False,
     folder: Annotated[Output, "folder to write"],
 ) -> None:
     """Crop images, label and weight map of a case."""
@@ -36,6 +37,7 @@ def crop(
             settings,
             labels or TUMOUR,
             temporary,
+            keep=keep,
         )
 
 

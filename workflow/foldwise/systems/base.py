@@ -223,7 +223,31 @@ class Footprint(Whole, Generic[AnySettings], abstract=True):
 
     @abstractmethod
     def disk_mib(self, size: Any, settings: AnySettings) -> dict[str, float]:
-        """Disk space of a case by kind of file, in MiB."""
+        """Disk space that preparing a case takes, in MiB, by the name of the rule that writes the files."""
+
+    @abstractmethod
+    def results_mib(self, size: Any, settings: AnySettings, name: str) -> dict[str, float]:
+        """Disk space of a model's results of a case, in MiB.
+
+        Args:
+            size: of the case.
+            settings: of the experiment.
+            name: of the model.
+
+        Returns:
+            The space of its `predictions`, of its `scores` with what they keep, and of its `export`; and of
+            its `features`, if a bank of them is stored for each fold.
+        """
+
+    def weights(self, settings: AnySettings, name: str, step: Step) -> tuple[int, int]:
+        """How many numbers a model's file holds, and how many of them are learnt.
+
+        Args:
+            settings: of the experiment.
+            name: of the model.
+            step: the size of a training step.
+        """
+        return step.weights, step.weights
 
     @abstractmethod
     def model_mib(

@@ -20,11 +20,12 @@ from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.systems.base import NOTHING, REMARKS, Footprint, System
 from foldwise.systems.new import NewCases
+from foldwise.volumes import space
 from foldwise.volumes.check import LABEL_THREADS, check_volumes, no_seg
 from foldwise.volumes.labels import absent_classes
 from foldwise.volumes.new_scans import read_new_scans, refuse_channels
 from foldwise.volumes.remarks import LUNG_FACTS, remarks_in
-from foldwise.volumes.settings import Cache, Data, VolumeExperiment
+from foldwise.volumes.settings import Cache, Data, Prepare, VolumeExperiment
 from foldwise.volumes.sheet import Case, read_sheet
 from foldwise.volumes.size import Size
 
@@ -43,6 +44,8 @@ SECONDS = {"lung_mask": 0.3, "crop": 0.2, "cache": 0.2, "check": 0.06, "score": 
 CLASS_SECONDS = 0.1
 # The same for a label in the check, in each of its threads.
 CHECK_BYTES = 18
+# Share of a scan that a crop keeps: of a chest CT, or of an MR without its skull.
+KEPT = {"lungs": 0.5, "region": 0.65, "nonzero": 0.5}
 # A grid of more voxels is a mistake in units or settings: the largest micro-CTs have 10¹⁰.
 MOST_VOXELS = 4e10
 
@@ -263,13 +266,36 @@ class VolumeFootprint(Footprint[AnyVolumeSettings], Generic[AnyVolumeSettings], 
         return ceil(CHECK_BYTES * sum(voxels[:LABEL_THREADS]) / 2**20)
 
     def disk_mib(self, size: Size, settings: AnyVolumeSettings) -> dict[str, float]:
-        """Disk space of a case; a CT compresses to slightly over one byte per voxel."""
-        cached = cached_voxels(size, settings.cache)
-        return {
-            "crop": 1.2 * size.voxels * size.channels / 2**20,
-            "cache": 1.1 * cached * size.channels / 2**20,
-            "predictions": 0.1 * cached * len(settings.data.labels) / 2**20,
-        }
+        """Disk space of masks, crop and cache; how much a crop leaves is known only afterwards."""
+        prepare, cache = settings.prepare, settings.cache
+        classes = len(settings.data.targets().classes)
+        cropped = size.voxels * crop_share(prepare)
+        cached = kept_voxels(size, settings)
+        image = space.STORED[size.voxel_bytes] * size.channels
+        region = prepare.lung_mask is not None or prepare.region is not None
+        # Label, region and mask of what is replaced outside.
+        masks = [size.labelled * space.detail_of(classes), (size.labelled and region) * space.BODY]
+        masks.append((prepare.crop.outside != "keep") * space.BODY)
+        crop = space.FOLDER + sum(space.mask_bytes(cropped, detail) for detail in masks if detail)
+        if settings.keep_crops:
+            crop += space.GZIP * image * cropped
+        drawn = 6 * min(cache.max_foreground, 0.01 * cached) * classes * size.labelled
+        stored = space.FILE + image * cached + drawn
+        stored += sum(space.mask_bytes(cached, detail, space.EMPTY_HDF5) for detail in masks[:2] if detail)
+        lungs = {"lung_mask": 2 * space.mask_bytes(size.voxels, space.BODY)} if prepare.lung_mask else {}
+        found = {**lungs, "crop": crop, "cache": stored}
+        return {stage: needed / 2**20 for stage, needed in found.items()}
+
+
+def crop_share(prepare: Prepare) -> float:
+    """The share of a scan that its crop usually keeps: a chest in its table's circle, a head without air."""
+    return 1.0 if prepare.crop.to == "none" else KEPT[prepare.crop.to]
+
+
+def kept_voxels(size: Size, settings: VolumeExperiment) -> float:
+    """Voxels of the cached grid that are usually left by the crop."""
+    share = 1.0 if settings.cache.shape is not None else crop_share(settings.prepare)
+    return share * cached_voxels(size, settings.cache)
 
 
 def cached_voxels(size: Size, cache: Cache) -> float:

@@ -32,6 +32,7 @@ import numpy as np
 
 from foldwise.files import CaseError, atomic_path, read_json
 from foldwise.hdf5 import as_json, create_hdf5, open_hdf5
+from foldwise.volumes.cropped import read_cropped
 from foldwise.volumes.geometry import Lineage
 from foldwise.volumes.instances import find_centres, losses
 from foldwise.volumes.settings import Cache
@@ -112,8 +113,7 @@ def cache_case(case: str, folder: Path, settings: Cache, labels: Mapping[str, in
     facts = read_json(folder / "crop.json")
     lineage = Lineage.of_crop(facts).resized(settings.shape, settings.spacing)
     channels = []
-    for number in range(facts["channels"]):
-        channel = read_volume(folder / f"image{number}.nii.gz").data
+    for channel in read_cropped(folder, facts):
         if not lineage.resamples:
             channels.append(lineage.to_cache(channel))
             continue

@@ -112,6 +112,7 @@ def _size(case: Case, headers: dict[Path, Header]) -> Size:
         spacing=spacing_of(affine),
         channels=sum(headers[path].channels for path in case.images if path in headers),
         labelled=case.labelled,
+        voxel_bytes=4 if first.dtype.kind == "f" else min(2, first.dtype.itemsize),
     )
 
 

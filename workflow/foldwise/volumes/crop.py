@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import numpy as np
 from foldwise.files import CaseError, write_json
 from foldwise.volumes import geometry
 from foldwise.volumes.cache import compact
+from foldwise.volumes.cropped import CHANNEL, INSIDE, Channel
 from foldwise.volumes.geometry import Box, Lineage, int3
 from foldwise.volumes.grids import plane_distances
-from foldwise.volumes.instances import find_instances, finest, lost_in_box
+from foldwise.volumes.instances import find_instances, find_values, finest, lost_in_box
 from foldwise.volumes.labels import read_labels
 from foldwise.volumes.lungs import missed_share
 from foldwise.volumes.settings import Crop
@@ -66,8 +67,13 @@ def crop_case(
     settings: Crop,
     labels: Mapping[str, int],
     folder: Path,
+    *,
+    keep: bool = False,
 ) -> None:
-    """Write a case's cropped volumes and its facts into `folder`.
+    """Write a case's facts and its small cropped volumes into `folder`.
+
+    Its images are a box of the source, which `read_cropped` reads again: a copy would take as much space as
+    the source, and more time to write and read than the source takes to read.
 
     Args:
         images: source files on one grid, one per channel, or a 4-D file with all of them.
@@ -76,10 +82,11 @@ def crop_case(
         masks: masks of the anatomy on the same grid, or None.
         settings: the crop.
         labels: class name, or `ignore`, → voxel value.
-        folder: an existing folder; receives crop.json, image0.nii.gz, image1.nii.gz, …, label.nii.gz,
-            weight.nii.gz, and for a labelled case foreground.npy: grey values (channels, n ≤ 10,000)
+        folder: an existing folder; receives crop.json, label.nii.gz, weight.nii.gz, inside.nii.gz if voxels
+            outside are replaced, and for a labelled case foreground.npy: grey values (channels, n ≤ 10,000)
             float32 of voxels of a class, and instances.npy: (n, 3) float32, the voxel edges along the stored
             axes, in mm, that keep each instance of the label (see `finest`).
+        keep: also write the images: image0.nii.gz, image1.nii.gz, …
 
     Raises:
         CaseError: grids differ, a label value is unknown, voxels are NaN, an image is constant, or the
@@ -104,12 +111,21 @@ def crop_case(
         except ValueError:
             what = images[0] if settings.to == "nonzero" else inside
             raise CaseError(f"{what}: the mask is empty, so there is nothing to crop to") from None
-    kept = []
+    within = None
+    if mask is not None and settings.outside != "keep" and not mask[box.slices].all():
+        within = np.asarray(mask[box.slices], bool)
+    kept, channels = [], []
     for volume, path in volumes:
-        kept.append(geometry.crop(_on_grid(volume, first, path), box))
-        if mask is not None and settings.outside != "keep":
-            kept[-1] = _blank(kept[-1], ~mask[box.slices], settings.outside, path)
-        write_volume(kept[-1], folder / f"image{len(kept) - 1}.nii.gz")
+        cut = geometry.crop(_on_grid(volume, first, path), box)
+        outside = None if within is None else _outside(cut.data, ~within, settings.outside, path)
+        channels.append(Channel(volume.data.dtype.name, outside))
+        if within is not None:
+            cut = Volume(channels[-1].cut(volume.data, box, within), cut.affine)
+        kept.append(cut)
+        if keep:
+            write_volume(kept[-1], folder / CHANNEL.format(len(kept) - 1))
+    if within is not None:
+        write_volume(Volume(within.astype(np.uint8), kept[0].affine), folder / INSIDE)
 
     lineage = Lineage.of(int3(first.data.shape), first.affine, box)
     facts: dict[str, Any] = {
@@ -120,13 +136,14 @@ def crop_case(
         "images": [str(path) for path in images],
         "recording": _recording([volume for volume, _ in volumes]),
         "channels": len(kept),
+        "voxels": [asdict(channel) for channel in channels],
         "nonzero_share": _nonzero_share([volume for volume, _ in volumes], kept),
         "minimum": min(float(volume.data.min()) for volume in kept),
     }
     if label is not None:
         targets = Targets.of(labels)
         whole = _on_grid(read_labels(label, targets, first, logging.info), first, label)
-        cut, held = geometry.crop(whole, box), np.isin(whole.data, [*targets.classes.values()])
+        cut, held = geometry.crop(whole, box), find_values(whole.data, [*targets.classes.values()])
         write_volume(cut, folder / "label.nii.gz")
         instances = find_instances(whole.data, [*targets.classes.values()])
         np.save(folder / "foreground.npy", _grey_values(kept, held[box.slices]))
@@ -189,20 +206,17 @@ def _on_grid(volume: Volume, reference: Volume, path: Path) -> Volume:
     return volume
 
 
-def _blank(volume: Volume, outside: np.ndarray, how: str, path: Path) -> Volume:
-    if not outside.any():
-        return volume
+def _outside(data: np.ndarray, outside: np.ndarray, how: str, path: Path) -> float:
+    """The value of voxels outside the mask."""
     if how == "air":
-        if volume.data.min() > NO_AIR_HU:
+        if data.min() > NO_AIR_HU:
             raise CaseError(
                 f"{path}: crop.outside: air is for CT in HU, but no voxel is below {NO_AIR_HU} HU"
             )
         value = AIR_HU
     else:
-        value = 0.0 if how == "zero" else float(volume.data[outside].mean(dtype=np.float64))
-    data = volume.data.copy()
-    data[outside] = np.rint(value) if np.issubdtype(data.dtype, np.integer) else value
-    return Volume(data, volume.affine)
+        value = 0.0 if how == "zero" else float(data[outside].mean(dtype=np.float64))
+    return float(np.rint(value)) if np.issubdtype(data.dtype, np.integer) else value
 
 
 def _recording(channels: Sequence[Volume]) -> str:
@@ -224,10 +238,13 @@ def _nonzero_share(whole: Sequence[Volume], kept: Sequence[Volume]) -> float:
 
 
 def _grey_values(channels: Sequence[Volume], held: np.ndarray, limit: int = 10_000) -> np.ndarray:
-    places = np.flatnonzero(held)
+    # In the order of z, which is that of a NIfTI in memory, then sorted to that of x.
+    z, y, x = np.unravel_index(np.flatnonzero(held.T), held.T.shape)
+    places = np.sort(np.ravel_multi_index((x, y, z), held.shape))
     if len(places) > limit:
         places = np.sort(np.random.default_rng(0).choice(places, limit, replace=False))
-    return np.stack([channel.data.ravel()[places] for channel in channels]).astype(np.float32)
+    at = np.unravel_index(places, held.shape)
+    return np.stack([channel.data[at] for channel in channels]).astype(np.float32)
 
 
 def _refuse_missed(held: np.ndarray, region: np.ndarray | None, masks: Masks, path: Path) -> None:

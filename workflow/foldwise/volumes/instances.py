@@ -44,9 +44,15 @@ class Instances:
         return Instances(self.values[chosen], self.boxes[chosen])
 
 
+def find_values(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """The voxels of a label map (x, y, z) that have any of some values, as a mask."""
+    # A NIfTI lies in memory in the order of z; in another one, NumPy would copy it, slowly.
+    return np.isin(labels.T, values).T
+
+
 def find_instances(labels: np.ndarray, values: Sequence[int]) -> Instances:
     """The instances of some values in a label map (x, y, z)."""
-    wanted = np.isin(labels, values)
+    wanted = find_values(labels, values)
     if not wanted.any():
         return Instances(np.zeros(0, int), np.zeros((0, 3, 2), int))
     box = bounding_box(wanted, 0, (1.0, 1.0, 1.0))

@@ -58,7 +58,7 @@ def read_labels(
             say(f"{path}: {remark}")
         return labels
     volume = read_volume(path)
-    values, counts = np.unique(volume.data, return_counts=True)
+    values, counts = np.unique(volume.data.ravel(order="K"), return_counts=True)
     whole = _whole(values)
     if listed := _unnamed(whole, counts, targets):
         raise CaseError(

@@ -384,6 +384,15 @@ class VolumeExperiment(Experiment):
     data: Data = Field(description="Cases and labels.")
     prepare: Prepare = Field(Prepare(), description="Masks and crops.")
     cache: Cache = Field(Cache(), description="The HDF5 cache.")
+    keep_crops: bool = Field(
+        False,
+        # What lies beside, not what it holds: a change reruns nothing.
+        exclude=True,
+        description="Crops also hold their images, to look at, or because the sources are slow to read; they "
+        "take as much space as the sources. Otherwise the cache reads its box of the sources again. For "
+        "cases cropped from now on.",
+        json_schema_extra=affects(),
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Facts from a volume's header for the forecast of memory."""
+"""Facts from a volume's header for the forecast of memory and disk."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ class Size:
         spacing: voxel edges in mm.
         channels: image channels.
         labelled: whether it has a label.
+        voxel_bytes: of a voxel's value as it is stored: 1, 2 or 4.
     """
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     channels: int
     labelled: bool
+    voxel_bytes: int = 2
 
     @property
     def voxels(self) -> int:

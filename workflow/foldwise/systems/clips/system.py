@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from foldwise import forecast
 from foldwise.check import Checked, Findings, check_folds
 from foldwise.experiment.preparation import CaseStage, Inputs, Preparation
-from foldwise.files import files_in, short_hash
+from foldwise.files import CaseError, files_in, read_json, short_hash
 from foldwise.forecast import BASE_MIB, TORCH_MIB, WORKER_MIB, WORKERS, Step
 from foldwise.index import Entry
 from foldwise.section import values_for
@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 MEDSAM_MIB = 4000
 # Size of a frame relative to its values: as JPEG of quality 90, and as compressed raw values.
 SHARES = {"jpeg": 0.08, "raw": 0.45}
+# A file's header, attributes and record.
+FILE, SCORE = 15e3, 1e3
+# Bytes of a frame's region, for each pixel.
+REGION_BYTES = 0.02
+# Size of stored features relative to their values.
+TOKENS, ATTENTION = 0.95, 0.85
 # Bytes that a frozen transformer holds per frame; and its weights, which are not counted.
 FRAME_BYTES, FROZEN_WEIGHTS = 12 * 2**20, 150 * 10**6
 # Bytes of a frame that is decoded, resized, and kept in a codec's buffers.
@@ -277,13 +283,42 @@ class ClipsFootprint(Footprint[Settings]):
         return ceil(base + height * width * (2 * frames + keys + 24 * 3 + 40) / 2**20)
 
     def disk_mib(self, size: VideoInfo, settings: Settings) -> dict[str, float]:
-        """The cache, and the regions."""
+        """Disk space of the cache, the regions, and the features of each frozen network."""
         frames, height, width = _cached_size(size, settings)
         values = frames * height * width
-        disk = {"cache": 3 * values * SHARES[settings.cache.encoding] / 2**20}
+        found = {"clip_cache": FILE + 3 * values * SHARES[settings.cache.encoding]}
         if settings.prepare.regions is not None:
-            disk["regions"] = 0.02 * values / 2**20
-        return disk
+            found["roi"] = FILE + REGION_BYTES * values
+        prepared = ClipPreparation(settings, Sheet((), ()))
+        # Models with equal networks and clips share their features.
+        featured = {prepared.inputs(name): m for name, m in settings.models.items() if m.features}
+        if featured:
+            found["clip_features"] = sum(FILE + _features_bytes(model) for model in featured.values())
+        return {stage: needed / 2**20 for stage, needed in found.items()}
+
+    def results_mib(self, size: VideoInfo, settings: Settings, name: str) -> dict[str, float]:
+        """Disk space of a clip's probabilities, and of its row."""
+        clip, classes = settings.models[name].clip, len(class_names(settings.data))
+        views = clip.spatial_views * clip.temporal_views
+        rows = 1 + settings.export.views * views
+        return {
+            "predictions": (FILE + 4 * views * classes) / 2**20,
+            "scores": SCORE / 2**20,
+            "export": rows * (40 + 20 * classes) / 2**20,
+        }
+
+    def weights(self, settings: Settings, name: str, step: Step) -> tuple[int, int]:
+        """A frozen network is not stored: of EVL the decoder is, of ZeroShotCLIP hardly anything."""
+        model = settings.models[name]
+        if model.network.plain not in FROZEN:
+            return step.weights, step.weights
+        if model.network.plain != "EVL":
+            return 0, 0
+        patches, width, blocks = _vision(model)
+        # A layer's attention and MLP; and what is learnt for each frame and each offset of two patches.
+        places = model.clip.frames + 2 * round(2 * patches**0.5 - 1) ** 2
+        learnt = blocks * (12 * width**2 + (19 + places) * width)
+        return learnt, learnt
 
     def case_seconds(self, stage: str, size: VideoInfo, settings: Settings) -> float:
         """Time of decoding a clip, of finding its region, or of its features by every model."""
@@ -339,6 +374,30 @@ def try_medsam(weights: Path) -> None:
     from foldwise.networks.medsam import load_medsam
 
     load_medsam(weights)
+
+
+def _vision(model: Model) -> tuple[int, int, int]:
+    """Patches of a frame, width, and blocks that are read, of a model's frozen transformer."""
+    arguments = model.network.arguments
+    try:
+        config = read_json(Path(arguments["weights"]) / "config.json")
+    except CaseError:  # the check names what is missing
+        config = {}
+    vision = config.get("vision_config", config)
+    # What is not given is as in ViT-B/16.
+    edge = vision.get("image_size", 224) // vision.get("patch_size", 16)
+    return edge**2, vision.get("hidden_size", 768), int(arguments.get("blocks", 4))
+
+
+def _features_bytes(model: Model) -> float:
+    """Bytes of a clip's features: tokens and attention of all stored and tested views, in half precision."""
+    assert model.features is not None, "the model's features are stored"
+    clip, (patches, width, blocks) = model.clip, _vision(model)
+    views = model.features.views + clip.spatial_views * clip.temporal_views
+    tokens = 2 * blocks * clip.frames * (1 + patches) * width
+    # Each frame's patches with those of its neighbours, which the first and the last one lack.
+    attention = 2 * blocks * 2 * (clip.frames - 1) * patches**2
+    return views * (TOKENS * tokens + ATTENTION * attention)
 
 
 def _frozen_step(model: Model) -> Step:

@@ -15,11 +15,18 @@ from foldwise.forecast import TORCH_MIB, WORKER_MIB, WORKERS, Step
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.systems.base import NOTHING
+from foldwise.systems.interactive.kinds import CHOICES
 from foldwise.systems.interactive.settings import Settings
 from foldwise.systems.new import NewCases
-from foldwise.systems.volumes import VolumeFootprint, VolumeSystem, cached_voxels
+from foldwise.systems.volumes import VolumeFootprint, VolumeSystem, cached_voxels, kept_voxels
+from foldwise.volumes import space
 from foldwise.volumes.sheet import Case
 from foldwise.volumes.size import Size
+
+# Bytes of a recorded round besides its mask: HDF5's groups, and its slices' quality.
+ROUND = 8e3
+# Bytes of the rows of a case's scores.
+SCORE = 20e3
 
 if TYPE_CHECKING:
     from foldwise.systems.interactive.learner import InteractiveLearner
@@ -115,6 +122,19 @@ class InteractiveFootprint(VolumeFootprint[Settings]):
             shared = step.kept + 2 * step.largest + whole + WORKERS * 2 * pixels
             return ceil(forecast.processes_mib(model.training.gpus, own) + shared / 2**20)
         return ceil(TORCH_MIB + (4 * step.weights * (networks + 1) + forward + whole) / 2**20)
+
+    def results_mib(self, size: Size, settings: Settings, name: str) -> dict[str, float]:
+        """Disk space of a case's sessions, all of whose rounds are kept, and of the exported mask."""
+        evaluate, objects = settings.evaluate, len(settings.data.targets().names)
+        if not size.labelled:
+            return {"predictions": space.FILE / 2**20, "scores": 0.0, "export": 0.0}
+        cached = kept_voxels(size, settings)
+        sessions = len(evaluate.hints) * (len(CHOICES) if evaluate.compare else 1)
+        mask = space.mask_bytes(cached, space.detail_of(objects), space.EMPTY_HDF5) + ROUND
+        probabilities = space.PROBABILITY * cached * objects
+        found = space.FILE + sessions * evaluate.rounds * mask + probabilities
+        exported = space.mask_bytes(size.voxels, space.detail_of(objects))
+        return {"predictions": found / 2**20, "scores": SCORE / 2**20, "export": exported / 2**20}
 
     def predict_seconds(self, settings: Settings, name: str, size: Size, step: Step) -> float:
         """Time of all sessions: in each round, every slice is read once by both networks."""

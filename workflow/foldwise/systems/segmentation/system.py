@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from foldwise import forecast
 from foldwise.forecast import TORCH_MIB, WORKER_MIB, WORKERS, Step
 from foldwise.systems.segmentation.settings import Model, Settings
-from foldwise.systems.volumes import VolumeFootprint, VolumeSystem, cached_voxels
+from foldwise.systems.volumes import VolumeFootprint, VolumeSystem, cached_voxels, kept_voxels
+from foldwise.volumes import space
 from foldwise.volumes.size import Size
 
 if TYPE_CHECKING:
@@ -92,6 +93,22 @@ class SegmentationFootprint(VolumeFootprint[Settings]):
         source = max((size.voxels for size in sizes), default=0)
         # Back on the source's grid: its probabilities, labels, truth and the masks of one class.
         return ceil(TORCH_MIB + (4 * step.weights + max(whole, source * (4 * outputs * 2 + 8))) / 2**20)
+
+    def results_mib(self, size: Size, settings: Settings, name: str) -> dict[str, float]:
+        """Disk space of a prediction, of label maps with all post-processing steps, and of files."""
+        targets, export = settings.data.targets(), settings.export
+        cached = kept_voxels(size, settings)
+        outputs, detail = len(targets.names), space.detail_of(len(targets.classes))
+        prediction = space.FILE + space.PROBABILITY * cached * outputs
+        prediction += space.mask_bytes(cached, detail, space.EMPTY_HDF5)
+        files = space.mask_bytes(size.voxels, detail)
+        files += export.probabilities * space.FLOATS * size.voxels * outputs
+        files += export.dicom_seg * space.PRESENT / 8 * size.voxels * len(targets.classes)
+        # Steps rarely change more than some voxels, but each map that differs is kept.
+        maps = 2 ** len(settings.evaluate.postprocess)
+        kept = space.FILE + maps * space.mask_bytes(size.voxels, detail, space.EMPTY_KEPT)
+        found = {"predictions": prediction, "scores": kept, "export": files}
+        return {kind: needed / 2**20 for kind, needed in found.items()}
 
     def predict_seconds(self, settings: Settings, name: str, size: Size, step: Step) -> float:
         """Time of all windows, and of stitching, resampling and writing every output."""

@@ -39,8 +39,12 @@ OPEN_MIB = 80
 # Maximum number of feature frames of a video: four hours at one frame per second.
 LONG = 4 * 3600
 WIDTH = 2048
+# Numbers of a frame's features, where they are others.
+WIDTHS = {"resnet18": 512, "resnet34": 512, "densenet121": 1024, "efficientnet_lite0": 1280}
+# A file's header, attributes and record; the picture of a video; the rows of its scores. Bytes.
+FILE, RIBBON, SCORE = 15e3, 25e3, 4e3
 # Bytes of a stored pixel: JPEG at a quality of 95, and LZ4.
-PIXEL_BYTES = {"jpeg": 0.25, "raw": 1.8}
+PIXEL_BYTES = {"jpeg": 0.3, "raw": 2.0}
 
 # Frames that a slow node decodes, or reads from a cache, per second.
 DECODED_PER_SECOND = 50
@@ -193,10 +197,42 @@ class SurgicalFootprint(Footprint[Settings]):
         return forecast.BASE_MIB + DECODER_MIB
 
     def disk_mib(self, size: VideoInfo, settings: Settings) -> dict[str, float]:
-        """The frame cache."""
+        """Disk space of the frame cache."""
         cache = settings.cache
-        stored = _cached_frames(size, cache) * cache.size[0] * cache.size[1] * PIXEL_BYTES[cache.encoding]
-        return {"cache": round(stored / 2**20, 1)}
+        stored = (
+            _cached_frames(size, settings.cache) * cache.size[0] * cache.size[1] * PIXEL_BYTES[cache.encoding]
+        )
+        return {"frames": (FILE + stored) / 2**20}
+
+    def results_mib(self, size: VideoInfo, settings: Settings, name: str) -> dict[str, float]:
+        """Disk space of a video's probabilities, of its tables and picture, and of a backbone's features."""
+        frames, kind = _cached_frames(size, settings.cache), settings.models[name].kind
+        phases = 0 if kind == "tool" else len(settings.data.phases)
+        tools = 0 if kind in ("phase", "tecno") else len(settings.data.tools)
+        # Rows of tables hold a number and a name; a number and 0 or 1 for each tool; and probabilities.
+        row = (20 if phases else 0) + (6 + 2 * tools if tools else 0) + 8 * (phases + tools)
+        found = {
+            "predictions": FILE + frames * (16 + 4 * (phases + tools)),
+            "scores": SCORE,
+            "export": frames * row + settings.export.ribbons * RIBBON,
+        }
+        if SurgicalPreparation(settings, Sheet((), ())).bank(name) is not None:
+            width = WIDTHS.get(settings.models[name].backbone.plain, WIDTH)
+            found["features"] = FILE + frames * (4 * width + 25 + len(settings.data.tools))
+        return {kind: needed / 2**20 for kind, needed in found.items()}
+
+    def weights(self, settings: Settings, name: str, step: Step) -> tuple[int, int]:
+        """A temporal model's file holds the backbone, too, which does not learn; nor does a frozen one."""
+        model = settings.models[name]
+        width = WIDTHS.get(self.counted(settings, name).backbone.plain, WIDTH)
+        if model.kind == "tecno":
+            own, phases = model.temporal, len(settings.data.phases)
+            layers = own.layers * 4 * own.channels**2 + own.channels * phases
+            learnt = own.channels * width + own.stages * layers
+            return step.weights, learnt
+        if model.backbone_lr == 0:
+            return step.weights, 4 * model.hidden * (width + model.hidden)
+        return step.weights, step.weights
 
     def case_seconds(self, stage: str, size: VideoInfo, settings: Settings) -> float:
         """Time of decoding a video, or of its tables and its picture."""

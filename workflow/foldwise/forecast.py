@@ -29,7 +29,7 @@ SNAKEMAKE_MIB = 300
 # A GPU job's share of main memory for the driver and its libraries.
 CUDA_MIB = 3000
 GPU_STAGES = ("features", "clip_features", "train", "test", "ensemble", "predict")
-ALIGNED = ("left", "right", "right", "left", "right", "right")
+ALIGNED = ("left", "right", "right", "right", "left", "right", "right")
 SMALL_MIB = {"check": 600, "index": 200, "plan": 900, "metrics": 400, "report": 600}
 
 
@@ -92,6 +92,7 @@ class Row:
         stage: name of the rule.
         which: the case or the model that needs the most memory.
         peak: of its job; None: it has no memory of its own. MiB.
+        minutes: the time that its job requests; None: it has no job of its own.
         left: disk space that all of its jobs leave. MiB.
         passing: what they need besides while they run. MiB.
     """
@@ -101,15 +102,17 @@ class Row:
     peak: float | None = None
     left: float = 0.0
     passing: float = 0.0
+    minutes: int | None = None
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The table that check prints: memory of the largest job of each stage, disk space of all of them."""
+    """The table that check prints: memory and time of each stage's largest job, disk space of all of them."""
     lines = [
         (
             row.stage,
             None if row.peak is None else round(row.peak),
             None if row.peak is None else asked_mib(row.stage, row.peak),
+            row.minutes,
             row.which,
             _gib(row.left),
             _gib(row.passing) if row.passing else None,
@@ -117,8 +120,8 @@ def table(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     left, passing = sum(row.left for row in rows), sum(row.passing for row in rows)
-    lines.append(("total", None, None, "", _gib(left), _gib(passing)))
-    heads = ("stage", "peak (MiB)", "job requests (MiB)", "largest", "disk (GiB)", "while it runs (GiB)")
+    lines.append(("total", None, None, None, "", _gib(left), _gib(passing)))
+    heads = ("stage", "peak (MiB)", "requests (MiB)", "(min)", "largest", "disk (GiB)", "while it runs (GiB)")
     return tabulate(lines, heads, tablefmt="plain", disable_numparse=True, colalign=ALIGNED)
 
 

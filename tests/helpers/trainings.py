@@ -19,7 +19,7 @@ SETTINGS = {
 }
 # The newest checkpoint of each training in the folder of `command`.
 CHECKPOINT = "state/*/checkpoint.pt"
-TIMINGS = ("seconds", "data_wait", "peak_mib", "peak_gpu_mib")
+TIMINGS = ("seconds", "validation_seconds", "data_wait", "peak_mib", "peak_gpu_mib")
 
 
 def command(index: Path, folder: Path, *more: str, settings: object = SETTINGS) -> list[str]:

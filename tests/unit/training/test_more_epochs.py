@@ -221,11 +221,11 @@ class TestPatience:
             """From the score of epoch `first` on."""
             scores = iter(self.SCORES[first:])
 
-            def validation(*_: Any) -> dict[str, float]:
+            def validated(*_: Any) -> dict[str, float]:
                 score = next(scores)
                 return {"score": score, "val_dice": score}
 
-            monkeypatch.setattr(SegmentationLearner, "validate", validation)
+            monkeypatch.setattr(SegmentationLearner, "validated", validated)
             plateau = {"name": "ReduceLROnPlateau", "patience": 0}
             folder = tmp_path / name
             assert train(index, folder, epochs, scheduler=plateau, validate_every=1, patience=patience)

@@ -15,7 +15,7 @@ from foldwise.files import CaseError, atomic_path
 CHECKPOINT = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 # Values missing in files of earlier versions. Without a course, no other training goes on from them.
-ADDED = {"courses": [], "score": math.nan, "longest": 0, "before_end": None}
+ADDED = {"courses": [], "score": math.nan, "longest": 0, "before_end": None, "lowest": math.nan}
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:

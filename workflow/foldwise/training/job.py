@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from foldwise.evaluate import marks
@@ -19,6 +20,7 @@ from foldwise.files import atomic_path, file_hash, read_json, short_hash, write_
 from foldwise.hdf5 import identity_of
 from foldwise.index import Fold, Index
 from foldwise.provenance import provenance
+from foldwise.representatives import representatives
 from foldwise.section import values_for
 from foldwise.settings import Model, dump
 from foldwise.systems import origin
@@ -29,11 +31,16 @@ from foldwise.training.budget import UNFINISHED, Budget
 from foldwise.training.checkpoint import PREVIOUS
 from foldwise.training.claim import claim
 from foldwise.training.learner import Learner
-from foldwise.training.loop import Run, Trainer, log_text, with_lengths
+from foldwise.training.log import log_text
+from foldwise.training.loop import Run, Trainer
 from foldwise.training.parallel import gathered, is_helper
 from foldwise.training.pretrained import refuse_not_finite
+from foldwise.training.schedule import with_lengths
 from foldwise.training.scratch import node_scratch, staged
 from foldwise.twins import refuse_twins
+
+# Separates the choice of whole validation cases from other draws.
+CHOICE = 7
 
 
 @dataclass(frozen=True)
@@ -137,9 +144,14 @@ class Job:
         seen |= {case: identity.recording for case, identity in identities.items()}
         refuse_twins([self.index[case] for case in seen], seen)
         pretrained = file_hash(model.pretrained.file) if model.pretrained else None
+        whole = representatives(
+            [self.index[case] for case in fold.validation],
+            model.training.validation.cases,
+            np.random.default_rng([self.seed, self.fold, CHOICE]),
+        )
 
         def hashed(values: dict[str, Any]) -> str:
-            learnt = [values, self.seed, self.fold, task, fold.train, fold.validation]
+            learnt = [values, self.seed, self.fold, task, fold.train, fold.validation, whole]
             return short_hash([*learnt, contents, pretrained], 32)
 
         values = values_for(model, "train")
@@ -158,6 +170,7 @@ class Job:
             model=model,
             train=[self.caches[case] for case in fold.train],
             validation=[self.caches[case] for case in fold.validation],
+            whole=[self.caches[case] for case in whole],
             seed=(self.seed, self.fold),
             fingerprint=fingerprint,
             folder=self.state / fingerprint,
@@ -221,8 +234,10 @@ def train_fold(job: Job, budget: Budget, made: Made) -> int:
                 return 0
         if job.stage_caches:
             local = stack.enter_context(staged(list(job.caches.values()), node_scratch(), give_up))
-            train, validation = ([local[path] for path in paths] for paths in (run.train, run.validation))
-            run = replace(run, train=train, validation=validation)
+            train, validation, whole = (
+                [local[path] for path in paths] for paths in (run.train, run.validation, run.whole or ())
+            )
+            run = replace(run, train=train, validation=validation, whole=whole)
         with gathered(settings.training) as team:
             trainer = Trainer(run, learner, attempts, budget, team)
             finished = trainer.fit()

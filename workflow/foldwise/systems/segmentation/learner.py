@@ -132,6 +132,10 @@ class SegmentationLearner(Learner[Model]):
         if self.model.augmentation is not None:
             across = None if self.model.dimensions == "3d" else self.axis
             image, label = augment(image, label, batch["spacing"], self.model.augmentation, generator, across)
+        return self._fed(image, label)
+
+    def _fed(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the network gets, and the target: with slices as channels, that of the middle one."""
         return (self._flattened(image), self._middle(label)) if self.flat else (image, label)
 
     def loss(
@@ -165,24 +169,59 @@ class SegmentationLearner(Learner[Model]):
                 _look(values, affine, folder / f"sample{number}_image{channel}.nii.gz")
             _look(label[0], affine, folder / f"sample{number}_label.nii.gz")
 
-    def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
-        """Mean Dice over whole volumes on the cached grid; a target absent from a case is left out.
+    def validation_items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
+        """Patches, drawn as in training."""
+        return Patches(caches, self.patch, self.model.sampling, self.model.intensity, seed)
+
+    def validation_loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The loss, and voxels of each target, (names,): in truth and prediction alike, and in each."""
+        image, label = self._fed(normalise(batch["image"], batch["scaling"]), batch["label"])
+        head = _heads(network(image), image.ndim)[0]
+        return {"loss": self._head_loss(head, label), **self._overlap(head, label.long())}
+
+    def _overlap(self, head: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:
+        counted = label != self.targets.ignored if self.targets.ignored is not None else label >= 0
+        truth, count = label[counted], len(self.targets.names)
+        if self.targets.regions:
+            real = torch.from_numpy(self.targets.membership).to(head.device)[:, truth]
+            seen = head.movedim(1, 0)[:, counted] > 0
+            return {"both": (real & seen).sum(1), "real": real.sum(1), "seen": seen.sum(1)}
+        found = head.argmax(1)[counted]
+        numbers = {"both": truth[truth == found], "real": truth, "seen": found}
+        return {name: values.bincount(minlength=1 + count)[1:] for name, values in numbers.items()}
+
+    def validation_columns(self, means: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """`patch_dice`, which is the score: over all voxels of all patches, the mean over targets.
+
+        NaN if no patch holds any target.
+        """
+        sizes = means["real"] + means["seen"]
+        dice = 2 * means["both"][sizes > 0] / sizes[sizes > 0]
+        mean = float(dice.mean()) if means["real"].any() else math.nan
+        return {"score": mean, "val_loss": float(means["loss"]), "patch_dice": mean}
+
+    def validate_case(self, network: nn.Module, cache: str, number: int) -> dict[str, Any]:
+        """The Dice of each target that truth or prediction has, on the cached grid; whether truth has any."""
+        with open_case(cache) as file:
+            truth = file["label"][()]
+        found = self.targets.decode(self._probabilities([network], cache).mul_(255).numpy())
+        if self.targets.ignored is not None:
+            found[truth == self.targets.ignored] = 0
+        values, labelled = [], False
+        for member in self.targets.membership:
+            real, seen = member[truth], member[found]
+            labelled |= bool(real.any())
+            if size := int(real.sum()) + int(seen.sum()):
+                values.append(2 * int((real & seen).sum()) / size)
+        return {"dice": values, "labelled": labelled}
+
+    def validated(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Mean Dice over whole volumes; a target absent from a case is left out.
 
         NaN if no case holds any target: false positives alone do not show how well targets are found.
         """
-        values, labelled = [], False
-        for path in caches:
-            with open_case(path) as file:
-                truth = file["label"][()]
-            found = self.targets.decode(self._probabilities([network], path).mul_(255).numpy())
-            if self.targets.ignored is not None:
-                found[truth == self.targets.ignored] = 0
-            for member in self.targets.membership:
-                real, seen = member[truth], member[found]
-                labelled |= bool(real.any())
-                if size := int(real.sum()) + int(seen.sum()):
-                    values.append(2 * int((real & seen).sum()) / size)
-        mean = sum(values) / len(values) if labelled else math.nan
+        values = [dice for case in cases for dice in case["dice"]]
+        mean = sum(values) / len(values) if any(case["labelled"] for case in cases) else math.nan
         return {"score": mean, "val_dice": mean}
 
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:

@@ -249,9 +249,9 @@ class Training(Section):
     keep_state: bool | Literal["auto"] = Field(
         "auto",
         description="Whether a finished training keeps its whole state (with AdamW, three times the weights) "
-        "beside the best weights. Without it, its model stays, but `epochs` or `patience` raised later train "
-        "from the beginning. auto: it does if a longer training would go on from it, since the learning rate "
-        "does not depend on the number of epochs (see `extend`), or `patience` ended it early.",
+        "beside the best weights. Without it, its model stays, but other values of `epochs`, `patience` or "
+        "`keep` later train from the beginning. auto: kept if a longer training would go on from it, since "
+        "its learning rate does not depend on the number of epochs (see `extend`), or `patience` ended it.",
         json_schema_extra=affects(),
     )
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from foldwise.files import short_hash
 from foldwise.settings import Experiment
 
+# In the folder of a training: what an unfinished validation has found.
+VALIDATION = "validation.pt"
+
 
 @dataclass(frozen=True)
 class Paths:

@@ -25,10 +25,10 @@ from foldwise.section import values_for
 from foldwise.settings import Model, dump
 from foldwise.systems import origin
 from foldwise.systems.base import System
-from foldwise.training import folders
+from foldwise.training import checkpoint, folders
 from foldwise.training.attempts import Attempts
 from foldwise.training.budget import UNFINISHED, Budget
-from foldwise.training.checkpoint import PREVIOUS
+from foldwise.training.checkpoint import MODEL
 from foldwise.training.claim import claim
 from foldwise.training.learner import Learner
 from foldwise.training.log import log_text
@@ -54,7 +54,7 @@ class Made:
     @classmethod
     def within(cls, folder: Path) -> Made:
         """Those that a training keeps in its own folder, where Snakemake does not delete them."""
-        return cls(folder / folders.MODEL, folder / "log.csv", folder / "provenance.json")
+        return cls(folder / MODEL, folder / "log.csv", folder / "provenance.json")
 
     def hand_over(self, outputs: Made) -> None:
         """Give each file its place among the outputs, too, without using more of the disk."""
@@ -64,15 +64,23 @@ class Made:
         write_json(outputs.provenance, read_json(self.provenance))
 
     def result_of(self, run: Run) -> bool:
-        """Whether all are there, and the model is that of this training and prepares new cases as it does."""
+        """Whether all are there, and the model is that of this training."""
         if not all(path.is_file() for path in vars(self).values()):
             return False
         try:
             state = torch.load(self.model, map_location="cpu", weights_only=True, mmap=True)
         except Exception:  # a truncated file raises any of half a dozen types
             return False
+        return bool(state.get("fingerprint") == run.fingerprint)
+
+    def renew(self, run: Run) -> None:
+        """Let the model say how new cases are prepared now, where that is no other training."""
+        state = torch.load(self.model, map_location="cpu", weights_only=True)
         # The fingerprint stands for the settings that matter.
-        return all(state.get(key) == value for key, value in run.facts.items() if key != "settings")
+        if any(state.get(key) != value for key, value in run.facts.items() if key != "settings"):
+            with atomic_path(self.model) as temporary:
+                torch.save({**state, **run.facts}, temporary)
+            write_json(self.provenance, {**read_json(self.provenance), "settings": run.facts["settings"]})
 
 
 @dataclass(frozen=True)
@@ -230,7 +238,9 @@ def train_fold(job: Job, budget: Budget, made: Made) -> int:
             folders.thin(run.folder, settings.training.kept)
             if done:
                 logging.info("finished before; its files are kept in %s", run.folder)
+                kept.renew(run)
                 kept.hand_over(made)
+                checkpoint.settle(run.folder, _goes_on(job, run, kept))
                 return 0
         if job.stage_caches:
             local = stack.enter_context(staged(list(job.caches.values()), node_scratch(), give_up))
@@ -247,9 +257,17 @@ def train_fold(job: Job, budget: Budget, made: Made) -> int:
             return UNFINISHED
         _write(job, trainer, attempts, kept)
         kept.hand_over(made)
-        # The kept model is the fallback of a finished training, and a fraction of the size.
-        (run.folder / PREVIOUS).unlink(missing_ok=True)
+        checkpoint.settle(run.folder, _goes_on(job, run, kept))
     return 0
+
+
+def _goes_on(job: Job, run: Run, files: Made) -> bool:
+    """Whether the state of a finished training is kept, for a longer one to go on from it."""
+    training = run.model.training
+    if training.keep_state != "auto":
+        return training.keep_state
+    fixed = len(set(run.courses)) == 1 and not job.learner.counts_epochs
+    return fixed or read_json(files.provenance)["epochs"] < training.epochs
 
 
 def _write(job: Job, trainer: Trainer, attempts: Attempts, files: Made) -> None:

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from foldwise.experiment.paths import VALIDATION
 from foldwise.files import atomic_path
 from foldwise.settings import Training
 from foldwise.training.learner import Learner
 from foldwise.training.parallel import Team
 from foldwise.training.steps import Items, collate, step_seed
 
-KEPT = "validation.pt"
 # Separates the samples of validation from those of training.
 SAMPLES = 6
 
@@ -67,7 +67,7 @@ class Validation:
             spent_on: told the seconds of each piece of work that cannot be divided.
         """
         self.learner, self.training, self.caches, self.cases = learner, training, samples, cases
-        self.seed, self.path, self.team, self.spent_on = seed, folder / KEPT, team, spent_on
+        self.seed, self.path, self.team, self.spent_on = seed, folder / VALIDATION, team, spent_on
         self._kept: dict[str, Any] = {}
 
     def resume(self, step: int) -> None:
@@ -108,7 +108,9 @@ class Validation:
         columns: dict[str, float] = {}
         scores: dict[str, float] = {}
         if samples and self._numbers:
-            found = self._on_samples(network)
+            # Earlier jobs may have measured them.
+            found = self._kept.get("samples") or self._on_samples(network)
+            self._kept["samples"] = found
             self.spent_on(time.monotonic() - begun)
             columns, scores = (
                 {**columns, **found},

@@ -395,7 +395,10 @@ class Trainer:
             elif watched is not None:
                 self.scheduler.step(loss if math.isnan(watched) else watched)
         elif self.scheduler is not None:
-            self.scheduler.step()
+            with warnings.catch_warnings():
+                # An earlier job may have taken the epoch's steps.
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+                self.scheduler.step()
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}

@@ -132,6 +132,10 @@ class ClipsLearner(Learner[Model]):
         """One view of each clip, as in testing."""
         return Clips(caches, self.model, self.classes, seed, training=False)
 
+    def validation_loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same loss and accuracies."""
+        return self.loss(network, batch, torch.Generator())
+
     def validate_case(self, network: nn.Module, cache: str, number: int) -> dict[str, Any]:
         """The clip's class and the mean probabilities of its views."""
         with open_hdf5(cache) as file:

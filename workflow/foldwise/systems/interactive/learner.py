@@ -127,6 +127,10 @@ class InteractiveLearner(Learner[Model]):
         except CaseError:
             return []
 
+    def validation_loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same losses."""
+        return self.loss(network, batch, torch.Generator())
+
     def validate_case(self, network: nn.Module, cache: str, number: int) -> dict[str, Any]:
         """The Dice of each object after the first and the last round of a session with predicted choice."""
         stack, truth = self._case(cache)

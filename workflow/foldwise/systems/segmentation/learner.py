@@ -150,9 +150,7 @@ class SegmentationLearner(Learner[Model]):
         return {"loss": total / sum(weights)}
 
     def _head_loss(self, head: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        if head.shape[2:] != label.shape[1:]:
-            label = F.interpolate(label[:, None].float(), head.shape[2:], mode="nearest-exact")[:, 0]
-        head, label = head.float(), label.long()
+        head, label = head.float(), _sized(label, head).long()
         truths = [truth_for(loss, label, self.targets) for loss in self._losses]
         losses = [loss.to(head.device) for loss in self._counted or self._losses]
         counted = [label != self.targets.ignored] if self._counted else []
@@ -177,7 +175,7 @@ class SegmentationLearner(Learner[Model]):
         """The loss, and voxels of each target, (names,): in truth and prediction alike, and in each."""
         image, label = self._fed(normalise(batch["image"], batch["scaling"]), batch["label"])
         head = _heads(network(image), image.ndim)[0]
-        return {"loss": self._head_loss(head, label), **self._overlap(head, label.long())}
+        return {"loss": self._head_loss(head, label), **self._overlap(head, _sized(label, head).long())}
 
     def _overlap(self, head: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.targets.regions:
@@ -289,6 +287,13 @@ class SegmentationLearner(Learner[Model]):
 
     def _middle(self, label: torch.Tensor) -> torch.Tensor:
         return label.select(1 + self.axis, label.shape[1 + self.axis] // 2)
+
+
+def _sized(label: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+    """Numbers of classes (batch, …) in the size of an output, which may be coarser."""
+    if head.shape[2:] == label.shape[1:]:
+        return label
+    return F.interpolate(label[:, None].float(), head.shape[2:], mode="nearest-exact")[:, 0]
 
 
 def _look(values: torch.Tensor, affine: np.ndarray, path: Path) -> None:

@@ -27,7 +27,13 @@ NAME = """ü's "q" [1] (2) & ; #%*?~ $(touch X) `touch X` '$(touch X)'"""
 TINY = {
     "network": {"name": "BasicUNet", "features": [4, 4, 8, 8, 8, 4]},
     "patch": [32, 32, 32],
-    "training": {"epochs": 1, "steps_per_epoch": 2, "batch": 1, "validate_every": 1},
+    "training": {
+        "epochs": 1,
+        "steps_per_epoch": 2,
+        "batch": 1,
+        "validate_every": 1,
+        "validation": {"samples": 2},
+    },
 }
 EXPERIMENT: dict[str, Any] = {
     "experiment": "tiny",

@@ -35,7 +35,13 @@ EXPERIMENT: dict[str, Any] = {
             "trunk": {"name": "resnet18", "keys": 4, "values": 8, "width": 4, "hint_width": 8},
             "size": 32,
             "intensity": {"clip": "percentiles", "scale": "zscore"},
-            "training": {"epochs": 1, "steps_per_epoch": 2, "batch": 2, "validate_every": 1},
+            "training": {
+                "epochs": 1,
+                "steps_per_epoch": 2,
+                "batch": 2,
+                "validate_every": 1,
+                "validation": {"samples": 2},
+            },
             "validation_rounds": 1,
         }
     },

@@ -18,7 +18,7 @@ NETWORK: dict[str, Any] = {
     "window": 3,
     "crop": [28, 36],
     "hidden": 8,
-    "training": {"epochs": 3, "steps_per_epoch": 2, "batch": 2},
+    "training": {"epochs": 3, "steps_per_epoch": 2, "batch": 2, "validation": {"samples": 2}},
 }
 MODELS = {
     "cl": {**NETWORK, "kind": "mtrcnet_cl"},

@@ -15,11 +15,17 @@ SETTINGS = {
     "network": {"name": "BasicUNet", "features": [4, 4, 8, 8, 8, 4], "dropout": 0.1},
     "patch": [32, 32, 32],
     "optimiser": {"name": "AdamW", "lr": 0.01},
-    "training": {"epochs": 5, "steps_per_epoch": 12, "batch": 2, "validate_every": 2},
+    "training": {
+        "epochs": 5,
+        "steps_per_epoch": 12,
+        "batch": 2,
+        "validate_every": 2,
+        "validation": {"samples": 2},
+    },
 }
 # The newest checkpoint of each training in the folder of `command`.
 CHECKPOINT = "state/*/checkpoint.pt"
-TIMINGS = ("seconds", "data_wait", "peak_mib", "peak_gpu_mib")
+TIMINGS = ("seconds", "validation_seconds", "data_wait", "peak_mib", "peak_gpu_mib")
 
 
 def command(index: Path, folder: Path, *more: str, settings: object = SETTINGS) -> list[str]:

@@ -61,5 +61,11 @@ SMALL: dict[str, Any] = {
         "network": {"name": "DenseNet", "init_features": 4, "growth_rate": 4, "block_config": [1, 1]},
     },
     "clip": {"frames": 3, "every": "segments", "size": 32, "area": [0.6, 1], "rand_augment": None},
-    "training": {"epochs": 1, "steps_per_epoch": 2, "batch": 2, "validate_every": 1},
+    "training": {
+        "epochs": 1,
+        "steps_per_epoch": 2,
+        "batch": 2,
+        "validate_every": 1,
+        "validation": {"samples": 2},
+    },
 }

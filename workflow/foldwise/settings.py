@@ -116,6 +116,48 @@ class Split(Section):
         return self
 
 
+class Validation(Section):
+    """How the validation cases judge the epochs of a training."""
+
+    samples: int = Field(
+        32,
+        ge=0,
+        description="Samples of the validation cases (patches, clips, windows) that are measured after every "
+        "epoch, for the curve: `val_loss` in log.csv, and for segmentation `patch_dice`. They are always the "
+        "same ones, without augmentation. The Dice of patches is not that of whole volumes. 0: none.",
+        json_schema_extra=affects("train"),
+    )
+    cases: int | None = Field(
+        20,
+        ge=0,
+        description="Most cases that a validation predicts whole (see `validate_every`): always the same "
+        "ones, chosen once by the seed, so that they stand for the classes, patients and amounts of all; "
+        "more if there are more classes. null: all; 0: none.",
+        json_schema_extra=affects("train"),
+    )
+    best: Literal["cases", "samples", "val_loss"] = Field(
+        "cases",
+        description="What chooses the best epoch: the score of whole cases; the score of the samples "
+        "(segmentation: `patch_dice`, else the loss); or the lowest `val_loss`.",
+        json_schema_extra=affects("train"),
+    )
+    watch: Literal["best", "val_loss"] = Field(
+        "best",
+        description="What `patience` and ReduceLROnPlateau watch: what chooses the best epoch, or "
+        "`val_loss`.",
+        json_schema_extra=affects("train"),
+    )
+
+    @model_validator(mode="after")
+    def _measured(self) -> Validation:
+        if self.best == "cases" and self.cases == 0:
+            raise ValueError("best: cases needs cases: set `cases`, or choose by `samples` or `val_loss`")
+        if self.samples == 0 and (self.best != "cases" or self.watch == "val_loss"):
+            wanted = f"best: {self.best}" if self.best != "cases" else "watch: val_loss"
+            raise ValueError(f"{wanted} needs samples: set `samples` to 1 or more")
+        return self
+
+
 class Training(Section):
     """The training loop."""
 
@@ -150,12 +192,16 @@ class Training(Section):
         12, gt=0, description="Largest gradient norm.", json_schema_extra=affects("train")
     )
     validate_every: int = Field(
-        5, ge=1, description="Epochs between validations.", json_schema_extra=affects("train")
+        5, ge=1, description="Epochs between validations of whole cases.", json_schema_extra=affects("train")
+    )
+    validation: Validation = Field(
+        Validation(), description="What a validation measures, and what that decides."
     )
     patience: int | None = Field(
         None,
         ge=1,
-        description="Stop after this many validations without improvement.",
+        description="Stop after this many validations without improvement; those of samples are after every "
+        "epoch (see `validation.watch`).",
         json_schema_extra=affects("train"),
     )
     extend: Literal["exact", "follow"] = Field(
@@ -200,6 +246,15 @@ class Training(Section):
         json_schema_extra=affects(),
     )
 
+    keep_state: bool | Literal["auto"] = Field(
+        "auto",
+        description="Whether a finished training keeps its whole state (with AdamW, three times the weights) "
+        "beside the best weights. Without it, its model stays, but other values of `epochs`, `patience` or "
+        "`keep` later train from the beginning. auto: kept if a longer training would go on from it, since "
+        "its learning rate does not depend on the number of epochs (see `extend`), or `patience` ended it.",
+        json_schema_extra=affects(),
+    )
+
     @model_validator(mode="after")
     def _divisible(self) -> Training:
         if self.batch % self.gpus:
@@ -234,7 +289,7 @@ class Model(Section):
         Named(name="PolynomialLR"),
         description="From torch.optim.lr_scheduler, stepped once per epoch; the number of epochs is filled "
         "in as the length if the class has one (see `training.extend`); ReduceLROnPlateau watches 1 − the "
-        "validation score.",
+        "validation score, or `val_loss` (see `training.validation`).",
         json_schema_extra=affects("train"),
     )
     pretrained: Pretrained | None = Field(None, description="Weights to start from.")

@@ -23,6 +23,7 @@ from tabulate import tabulate
 
 from foldwise.command import run
 from foldwise.experiment.open import Opened, open_experiment
+from foldwise.experiment.paths import VALIDATION
 from foldwise.experiment.preparation import per_case
 from foldwise.experiment.stale import judge
 from foldwise.files import CaseError, read_json
@@ -31,7 +32,7 @@ from foldwise.settings import parse_values
 from foldwise.store import Memory, Store
 from foldwise.training.attempts import Attempts
 
-COLUMNS = ("model", "fold", "training", "epoch", "loss", "score", "left", "testing", "job")
+COLUMNS = ("model", "fold", "training", "epoch", "loss", "score", "validation", "left", "testing", "job")
 # The last epochs are the best estimate of how long the next ones will take.
 RECENT = 5
 
@@ -149,11 +150,10 @@ def _row(
     if len(log):
         row["epoch"] = f"{len(log)}/{training.epochs}"
         row["loss"] = f"{log['loss'].iloc[-1]:.4f}"
-        scores = log.filter(regex="^val_").dropna(how="all")
-        if len(scores) and len(scores.columns):
-            row["score"] = f"{scores.iloc[-1].iloc[0]:.4f}"
+        row["score"] = _score(log, training.validation.best)
+        row["validation"] = _validation(log, current)
         if not trained:
-            row["left"] = _duration(_left(log["seconds"].tolist(), training.epochs))
+            row["left"] = _duration(_left(log, training.epochs))
     if (place / "metrics.csv").exists():
         row["testing"] = "done"
     elif (place / "predictions.json").exists():
@@ -193,8 +193,35 @@ def _state(rows: Sequence[Mapping[str, Any]], job: Job | None) -> str:
     return {"stopped": "to continue", "error": "failed", "finished": "finished"}[last["event"]]
 
 
-def _left(seconds: Sequence[float], epochs: int) -> float:
-    return statistics.median(seconds[-RECENT:]) * (epochs - len(seconds))
+def _score(log: pd.DataFrame, best: str) -> str:
+    """The last score that chooses the best epoch; with its name if it is not that of whole cases."""
+    wanted = {"cases": "^val_(?!loss$)", "samples": "^(patch_dice|val_loss)$", "val_loss": "^val_loss$"}[best]
+    scores = log.filter(regex=wanted).dropna(how="all")
+    if not len(scores) or not len(scores.columns):
+        return "–"
+    name = "patch_dice" if "patch_dice" in scores else scores.columns[0]
+    return f"{'' if best == 'cases' else name + ' '}{scores[name].iloc[-1]:.4f}"
+
+
+def _validation(log: pd.DataFrame, folder: Path) -> str:
+    """How many cases an unfinished validation has done, else the seconds of the last one of whole cases."""
+    if (folder / VALIDATION).exists():
+        from foldwise.training.validation import read_kept  # torch takes seconds to import
+
+        kept = read_kept(folder / VALIDATION)
+        if len(kept.get("cases", ())) < kept.get("of", 0):
+            return f"{len(kept['cases'])} of {kept['of']} cases, {kept['seconds']:.0f} s"
+    if "validation_seconds" not in log:
+        return "–"
+    whole = log[log.filter(regex="^val_(?!loss$)").notna().any(axis="columns")]
+    return f"{(whole if len(whole) else log)['validation_seconds'].iloc[-1]:.0f} s"
+
+
+def _left(log: pd.DataFrame, epochs: int) -> float:
+    steps = statistics.median(log["seconds"].tolist()[-RECENT:])
+    # Only some epochs validate whole cases.
+    validation = log["validation_seconds"].fillna(0).mean() if "validation_seconds" in log else 0
+    return float(steps + validation) * (epochs - len(log))
 
 
 def _duration(seconds: float) -> str:

@@ -17,7 +17,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -150,13 +150,14 @@ def check_learner(
     if not learner.counts_epochs:
         _check_same(learner.items(train, (3, 1)), longer.items(train, (3, 1)), "unless `counts_epochs`")
     _check_loss(learner, train)
-    scores = learner.validate(learner.network(), validation or train[:1])
-    assert "score" in scores, "validate must return a `score`"
+    _check_validation(learner, validation or train[:1])
     # An empty validation share, and a single case.
     whole = _trained(learner, model, train[:1], [], folder / "one")
     assert whole, "a training of one case without validation must end with weights"
-    undisturbed = _trained(learner, model, train, validation, folder / "whole")
-    resumed = _trained(learner, model, train, validation, folder / "parts", 1, 2)
+    several = [*(validation or train[:1]), *train]
+    undisturbed = _trained(learner, model, train, several, folder / "whole")
+    # The stops are within the epoch and within its validation, which each job must carry on.
+    resumed = _trained(learner, model, train, several, folder / "parts", 1, 2, 3, 1)
     assert undisturbed.keys() == resumed.keys()
     for key, value in undisturbed.items():
         assert torch.equal(value, resumed[key]), f"{key}: a training that was stopped must end bit-equal"
@@ -235,11 +236,35 @@ def _check_items(learner: Learner[Any], train: Sequence[str]) -> None:
     _check_same(one, sent, "also in a loader process")
 
 
-def _check_same(one: Items, other: Items, when: str) -> None:
-    for number in (0, 1, 7):
+def _check_same(one: Items, other: Items, when: str, numbers: Sequence[int] = (0, 1, 7)) -> None:
+    for number in numbers:
         item, same = one[number], other[number]
         equal = item.keys() == same.keys() and all(torch.equal(item[key], same[key]) for key in item)
         assert equal, f"an item is a pure function of (seed, n), {when}"
+
+
+def _check_validation(learner: Learner[Any], caches: Sequence[str]) -> None:
+    """Samples are the same every time, and cases contribute plain values that can be kept in a file."""
+    one, other = (learner.validation_items(caches, (3, 1)) for _ in range(2))
+    network = learner.network().eval()
+    if not isinstance(one, Sized) or len(one):
+        numbers = [0] if isinstance(one, Sized) and len(one) == 1 else [0, 1]
+        _check_same(one, other, "also in validation", numbers)
+        with torch.no_grad():
+            values = [learner.validation_loss(network, collate([one[n] for n in numbers])) for _ in range(2)]
+        equal = all(torch.equal(value, values[1][name]) for name, value in values[0].items())
+        assert equal, "the loss of validation samples must not be random: no augmentation, no drop-out"
+        columns = learner.validation_columns({k: v.double().numpy() for k, v in values[0].items()})
+        assert {"score", "val_loss"} <= columns.keys(), "validation_columns must give `score` and `val_loss`"
+    cases = [learner.validate_case(network, cache, number) for number, cache in enumerate(caches)]
+    file = io.BytesIO()
+    torch.save(cases, file)
+    file.seek(0)
+    kept = learner.validated(torch.load(file, weights_only=True))
+    assert "score" in kept, "validated must return a `score`"
+    again = learner.validated(cases)
+    equal = all(again[name] == value or value != value for name, value in kept.items())
+    assert equal, "what a validation case contributes must be plain values and tensors"
 
 
 def _check_loss(learner: Learner[Any], train: Sequence[str]) -> None:

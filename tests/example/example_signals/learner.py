@@ -79,13 +79,23 @@ class SignalLearner(Learner[Model]):
             folder.mkdir(parents=True, exist_ok=True)
             np.savetxt(folder / f"sample{number}.txt", items[number]["signal"].numpy())
 
-    def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
-        """Mean probability of the true class."""
-        found = []
-        for cache in caches:
-            _, label = read(cache)
-            found.append(self.probabilities([network], cache)[self.classes.index(label)])
-        return {"score": float(np.mean(found)), "val_probability": float(np.mean(found))}
+    def validation_items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
+        """Signals and their classes."""
+        return SignalItems(caches, self.classes, seed)
+
+    def validation_loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Cross entropy without noise."""
+        return {"loss": nn.functional.cross_entropy(network(batch["signal"]), batch["label"])}
+
+    def validate_case(self, network: nn.Module, cache: str, number: int) -> dict[str, Any]:
+        """The probability of the true class."""
+        _, label = read(cache)
+        return {"own": float(self.probabilities([network], cache)[self.classes.index(label)])}
+
+    def validated(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Its mean."""
+        mean = float(np.mean([case["own"] for case in cases]))
+        return {"score": mean, "val_probability": mean}
 
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
         """Write `probabilities` (classes,)."""

@@ -72,7 +72,14 @@ def train(
     folder.mkdir(exist_ok=True)
     for name in OUTPUTS:
         (folder / name).unlink(missing_ok=True)
-    loop = {"epochs": epochs, "steps_per_epoch": PER_EPOCH, "batch": 1, "validate_every": 2, **training}
+    loop = {
+        "epochs": epochs,
+        "steps_per_epoch": PER_EPOCH,
+        "batch": 1,
+        "validate_every": 2,
+        "keep_state": True,
+    }
+    loop |= training
     settings = {
         "network": NETWORK,
         "patch": [16, 16, 16],
@@ -160,7 +167,7 @@ def test_a_course_that_does_not_depend_on_the_epochs_goes_on_exactly(
     assert train(index, after, 5, scheduler=scheduler)
     assert log(after)[-1]["val_dice"]
     assert train(index, after, 7, scheduler=scheduler)
-    assert not train(index, before, 5, scheduler=scheduler, pieces=8)
+    assert not train(index, before, 5, scheduler=scheduler, pieces=9)
     assert train(index, before, 7, scheduler=scheduler)
     assert starts(after) == [0, 5 * PER_EPOCH]
     assert 2 * PER_EPOCH < starts(before)[1] < 5 * PER_EPOCH
@@ -221,11 +228,11 @@ class TestPatience:
             """From the score of epoch `first` on."""
             scores = iter(self.SCORES[first:])
 
-            def validation(*_: Any) -> dict[str, float]:
+            def validated(*_: Any) -> dict[str, float]:
                 score = next(scores)
                 return {"score": score, "val_dice": score}
 
-            monkeypatch.setattr(SegmentationLearner, "validate", validation)
+            monkeypatch.setattr(SegmentationLearner, "validated", validated)
             plateau = {"name": "ReduceLROnPlateau", "patience": 0}
             folder = tmp_path / name
             assert train(index, folder, epochs, scheduler=plateau, validate_every=1, patience=patience)
@@ -350,7 +357,68 @@ def test_a_finished_training_needs_little_more_than_its_state(index: Path, tmp_p
     assert not (own / "checkpoint.previous.pt").exists()
     saved = torch.load(own / "checkpoint.pt", weights_only=True)
     weights = sum(value.nbytes for value in saved["network"].values())
-    assert (own / "checkpoint.pt").stat().st_size < 4 * weights + 64 * 1024
+    assert (own / "checkpoint.pt").stat().st_size < 3 * weights + 64 * 1024
+    assert not (own / "validation.pt").exists()
+
+
+def test_without_its_state_a_finished_training_is_its_model(
+    index: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By default where the learning rate depends on the number of epochs, since none could go on from it."""
+    assert train(index, tmp_path, 4, scheduler=POLYNOMIAL, keep_state="auto")
+    (own,) = (path.parent for path in (tmp_path / "state").glob("*/model.pt"))
+    assert sorted(path.name for path in own.iterdir() if path.is_file()) == sorted(OUTPUTS)
+    finished = files(tmp_path)
+    assert train(index, tmp_path, 4, scheduler=POLYNOMIAL, keep_state="auto")
+    assert (files(tmp_path), starts(tmp_path)) == (finished, [0])
+    # Another preparation of new cases is no other training.
+    assert train(
+        index,
+        tmp_path,
+        4,
+        scheduler=POLYNOMIAL,
+        keep_state="auto",
+        prepared={"cache": {"spacing": [2, 2, 2]}},
+    )
+    assert starts(tmp_path) == [0]
+    assert train(index, tmp_path, 6, scheduler=POLYNOMIAL, keep_state="auto")
+    assert starts(tmp_path) == [0, 0]
+    assert "it kept no state to go on from (training.keep_state)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("more", "kept"),
+    [
+        ({"scheduler": None}, True),
+        ({"scheduler": None, "keep_state": False}, False),
+        ({"scheduler": POLYNOMIAL}, False),
+        ({"scheduler": POLYNOMIAL, "extend": "follow"}, True),
+        ({"scheduler": POLYNOMIAL, "keep_state": True}, True),
+        ({"scheduler": POLYNOMIAL, "patience": 1, "validate_every": 1}, True),
+    ],
+)
+def test_a_state_is_kept_where_a_longer_training_would_go_on_from_it(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: Any, kept: bool
+) -> None:
+    monkeypatch.setattr(SegmentationLearner, "validated", lambda *_: {"score": 0.5, "val_dice": 0.5})
+    assert train(index, tmp_path, 3, **{"keep_state": "auto", **more})
+    assert bool([*tmp_path.glob("state/*/checkpoint.pt")]) == kept
+    assert not [*tmp_path.glob("state/*/checkpoint.previous.pt")]
+
+
+def test_the_best_weights_of_a_kept_state_are_those_of_its_model(index: Path, tmp_path: Path) -> None:
+    """A longer training whose later epochs are no better ends with them."""
+    assert train(index, tmp_path, 4)
+    first = torch.load(tmp_path / "model.pt", weights_only=True)
+    (own,) = (path.parent for path in (tmp_path / "state").glob("*/checkpoint.pt"))
+    slim = torch.load(own / "checkpoint.pt", weights_only=True)
+    assert slim["best"]["network"] is None
+    read = checkpoint.read(own / "checkpoint.pt")
+    assert read is not None
+    assert all(torch.equal(read["best"]["network"][k], v) for k, v in first["network"].items())
+    # Without its model the state is not complete, and is passed over.
+    (own / "model.pt").rename(own / "elsewhere.pt")
+    assert checkpoint.read(own / "checkpoint.pt") is None
 
 
 class TestFolders:
@@ -472,7 +540,8 @@ def test_a_finished_training_of_an_earlier_version_is_found(index: Path, tmp_pat
     assert train(index, tmp_path, 3)
     state = tmp_path / "state"
     (own,) = (path.parent for path in state.glob("*/checkpoint.pt"))
-    saved = torch.load(own / "checkpoint.pt", weights_only=True)
+    saved = checkpoint.read(own / "checkpoint.pt")
+    assert saved is not None
     old = {key: value for key, value in saved.items() if key not in checkpoint.ADDED}
     before = torch.load(tmp_path / "model.pt", weights_only=True)
     for path in own.iterdir():

@@ -22,7 +22,15 @@ from foldwise.training.steps import StepSampler, step_seed
 from synthetic import write_cached_set
 from trainings import CHECKPOINT, SETTINGS, assert_same, finish, weights
 
-TRAINING = {"epochs": 2, "steps_per_epoch": 4, "batch": 2, "gpus": 2, "validate_every": 1, "examples": 0}
+TRAINING = {
+    "epochs": 2,
+    "steps_per_epoch": 4,
+    "batch": 2,
+    "gpus": 2,
+    "validate_every": 1,
+    "examples": 0,
+    "validation": {"samples": 2},
+}
 TWO: dict[str, Any] = {**SETTINGS, "training": TRAINING}
 # Fails only in the second process.
 BROKEN = """

@@ -27,8 +27,9 @@ from foldwise.systems.segmentation.settings import Model
 from foldwise.training import steps
 from foldwise.training.attempts import Attempts
 from foldwise.training.budget import Budget
-from foldwise.training.loop import Run, Trainer, make_scheduler
+from foldwise.training.loop import Run, Trainer
 from foldwise.training.parallel import LostError
+from foldwise.training.schedule import make_scheduler
 from foldwise.training.steps import StepSampler, batches, collate, step_seed
 from foldwise.volumes.patches import Patches
 from foldwise.volumes.settings import Intensity, Sampling
@@ -216,9 +217,14 @@ class Scored:
     def examples(self, *given: Any) -> None:
         """Writes none."""
 
-    def validate(self, network: Any, caches: Sequence[str]) -> dict[str, float]:
-        score = next(self.scores)
-        return {"score": score, "val_dice": score}
+    def validation_items(self, caches: Sequence[str], seed: Sequence[int]) -> Any:
+        return []
+
+    def validate_case(self, network: Any, cache: str, number: int) -> dict[str, Any]:
+        return {"dice": next(self.scores)}
+
+    def validated(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        return {"score": cases[0]["dice"], "val_dice": cases[0]["dice"]}
 
 
 class AlwaysStops(Budget):

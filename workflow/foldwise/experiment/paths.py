@@ -9,6 +9,8 @@ from foldwise.files import short_hash
 from foldwise.settings import Experiment
 
 ENSEMBLE = "ensemble"
+# In the folder of a training: what an unfinished validation has found.
+VALIDATION = "validation.pt"
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,17 @@ from PIL import Image
 # Okabe and Ito's palette, distinguishable for colour-blind readers; without black and yellow, which
 # each vanish on one of the page's two backgrounds.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+# Column of the Dice of validation patches, in logs of segmentation.
+PATCHES = "patch_dice"
 
 
 def curves(
     model: str, logs: Mapping[int, pd.DataFrame], best: Mapping[int, int | None], score: str, title: str
 ) -> str:
-    """Loss, validation score and learning rate over epochs, a line per fold, as SVG.
+    """Losses, validation score and learning rate over epochs, a line per fold, as SVG.
+
+    The loss of validation samples is dashed. The Dice of patches has a panel of its own: it is not that of
+    whole volumes.
 
     Args:
         model: its name, from which the drawing's identifiers are derived.
@@ -32,7 +37,13 @@ def curves(
         title: title of the score's panel.
     """
     validated = any(score in log and log[score].notna().any() for log in logs.values())
-    panels = {"loss": "training loss", **({score: title} if validated else {}), "lr": "learning rate"}
+    sampled = {name: any(name in log for log in logs.values()) for name in ("val_loss", PATCHES)}
+    panels = {
+        "loss": "loss (dashed: validation samples)" if sampled["val_loss"] else "training loss",
+        **({score: title} if validated else {}),
+        **({PATCHES: "Dice of patches (curve only)"} if sampled[PATCHES] else {}),
+        "lr": "learning rate",
+    }
     figure = Figure(figsize=(3.4 * len(panels), 2.7), layout="constrained")
     for axes, (column, name) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for (fold, log), colour in zip(sorted(logs.items()), PALETTE * len(logs), strict=False):
@@ -41,6 +52,8 @@ def curves(
                 # A dot for folds with a single epoch, which have no line.
                 axes.plot(seen["epoch"], seen[column], color=colour, lw=1.4, label=f"fold {fold}",
                           marker="." if len(seen) == 1 else None)  # fmt: skip
+            if column == "loss" and "val_loss" in log:
+                axes.plot(log["epoch"], log["val_loss"], color=colour, lw=1.1, ls="--")
             if column == score and column in log:
                 chosen = log[log["epoch"] == best.get(fold)]
                 axes.plot(chosen["epoch"], chosen[column], "o", color=colour, ms=6)

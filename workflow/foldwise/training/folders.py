@@ -14,11 +14,10 @@ from typing import Any
 
 from foldwise.files import atomic_path
 from foldwise.training import checkpoint
-from foldwise.training.checkpoint import CHECKPOINT, PREVIOUS
+from foldwise.training.checkpoint import CHECKPOINT, MODEL, PREVIOUS
 from foldwise.training.loop import Run
 
 BELONGINGS = ("models", "examples")
-MODEL = "model.pt"
 # A name that no training has, while its folder is being deleted.
 DELETED = ".deleted-"
 
@@ -74,11 +73,14 @@ def begin(run: Run) -> None:
         return state["step"] <= total and (patience is None or state["longest"] < patience)
 
     others: list[tuple[Path, dict[str, Any]]] = []
+    bare: list[Path] = []
     for folder in _trainings(run.folder.parent):
         if folder != run.folder:
             states = (checkpoint.read(folder / name, mmap=True) for name in (CHECKPOINT, PREVIOUS))
             if state := next(filter(None, states), None):
                 others.append((folder, _without_end(state)))
+            else:
+                bare.append(folder)
     same, similar = (
         [(folder, state) for folder, state in others if course in state["courses"] and passes(state)]
         for course in (run.courses[0], run.courses[-1])
@@ -99,14 +101,16 @@ def begin(run: Run) -> None:
             "schedule from there on, set training.extend: follow",
             *(folder, len(state["rows"]), run.model.scheduler.name if run.model.scheduler else None),
         )
-    elif others:
-        folder, state = max(others, key=lambda one: one[0].stat().st_mtime)
+    elif bare or others:
+        last = max([*bare, *(one[0] for one in others)], key=lambda one: one.stat().st_mtime)
+        state = dict(others).get(last, {})
         gpus = state.get("gpus", training.gpus)
         devices = "" if gpus == training.gpus else f" (training.gpus: {gpus}, now {training.gpus})"
+        without = "; it kept no state to go on from (training.keep_state)" if last in bare else ""
         logging.warning(
-            "training starts from the beginning: the last one here used other settings or data%s; it is kept "
-            "in %s, and is found again if they are restored",
-            *(devices, folder),
+            "training starts from the beginning: the last one here used other settings or data%s%s; it is "
+            "kept in %s, and is found again if they are restored",
+            *(devices, without, last),
         )
 
 

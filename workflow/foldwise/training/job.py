@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from foldwise.evaluate import marks
@@ -19,21 +20,27 @@ from foldwise.files import atomic_path, file_hash, read_json, short_hash, write_
 from foldwise.hdf5 import identity_of
 from foldwise.index import Fold, Index
 from foldwise.provenance import provenance
+from foldwise.representatives import representatives
 from foldwise.section import values_for
 from foldwise.settings import Model, dump
 from foldwise.systems import origin
 from foldwise.systems.base import System
-from foldwise.training import folders
+from foldwise.training import checkpoint, folders
 from foldwise.training.attempts import Attempts
 from foldwise.training.budget import UNFINISHED, Budget
-from foldwise.training.checkpoint import PREVIOUS
+from foldwise.training.checkpoint import MODEL
 from foldwise.training.claim import claim
 from foldwise.training.learner import Learner
-from foldwise.training.loop import Run, Trainer, log_text, with_lengths
+from foldwise.training.log import log_text
+from foldwise.training.loop import Run, Trainer
 from foldwise.training.parallel import gathered, is_helper
 from foldwise.training.pretrained import refuse_not_finite
+from foldwise.training.schedule import with_lengths
 from foldwise.training.scratch import node_scratch, staged
 from foldwise.twins import refuse_twins
+
+# Separates the choice of whole validation cases from other draws.
+CHOICE = 7
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Made:
     @classmethod
     def within(cls, folder: Path) -> Made:
         """Those that a training keeps in its own folder, where Snakemake does not delete them."""
-        return cls(folder / folders.MODEL, folder / "log.csv", folder / "provenance.json")
+        return cls(folder / MODEL, folder / "log.csv", folder / "provenance.json")
 
     def hand_over(self, outputs: Made) -> None:
         """Give each file its place among the outputs, too, without using more of the disk."""
@@ -57,15 +64,23 @@ class Made:
         write_json(outputs.provenance, read_json(self.provenance))
 
     def result_of(self, run: Run) -> bool:
-        """Whether all are there, and the model is that of this training and prepares new cases as it does."""
+        """Whether all are there, and the model is that of this training."""
         if not all(path.is_file() for path in vars(self).values()):
             return False
         try:
             state = torch.load(self.model, map_location="cpu", weights_only=True, mmap=True)
         except Exception:  # a truncated file raises any of half a dozen types
             return False
+        return bool(state.get("fingerprint") == run.fingerprint)
+
+    def renew(self, run: Run) -> None:
+        """Let the model say how new cases are prepared now, where that is no other training."""
+        state = torch.load(self.model, map_location="cpu", weights_only=True)
         # The fingerprint stands for the settings that matter.
-        return all(state.get(key) == value for key, value in run.facts.items() if key != "settings")
+        if any(state.get(key) != value for key, value in run.facts.items() if key != "settings"):
+            with atomic_path(self.model) as temporary:
+                torch.save({**state, **run.facts}, temporary)
+            write_json(self.provenance, {**read_json(self.provenance), "settings": run.facts["settings"]})
 
 
 @dataclass(frozen=True)
@@ -137,9 +152,14 @@ class Job:
         seen |= {case: identity.recording for case, identity in identities.items()}
         refuse_twins([self.index[case] for case in seen], seen)
         pretrained = file_hash(model.pretrained.file) if model.pretrained else None
+        whole = representatives(
+            [self.index[case] for case in fold.validation],
+            model.training.validation.cases,
+            np.random.default_rng([self.seed, self.fold, CHOICE]),
+        )
 
         def hashed(values: dict[str, Any]) -> str:
-            learnt = [values, self.seed, self.fold, task, fold.train, fold.validation]
+            learnt = [values, self.seed, self.fold, task, fold.train, fold.validation, whole]
             return short_hash([*learnt, contents, pretrained], 32)
 
         values = values_for(model, "train")
@@ -158,6 +178,7 @@ class Job:
             model=model,
             train=[self.caches[case] for case in fold.train],
             validation=[self.caches[case] for case in fold.validation],
+            whole=[self.caches[case] for case in whole],
             seed=(self.seed, self.fold),
             fingerprint=fingerprint,
             folder=self.state / fingerprint,
@@ -217,12 +238,16 @@ def train_fold(job: Job, budget: Budget, made: Made) -> int:
             folders.thin(run.folder, settings.training.kept)
             if done:
                 logging.info("finished before; its files are kept in %s", run.folder)
+                kept.renew(run)
                 kept.hand_over(made)
+                checkpoint.settle(run.folder, _goes_on(job, run, kept))
                 return 0
         if job.stage_caches:
             local = stack.enter_context(staged(list(job.caches.values()), node_scratch(), give_up))
-            train, validation = ([local[path] for path in paths] for paths in (run.train, run.validation))
-            run = replace(run, train=train, validation=validation)
+            train, validation, whole = (
+                [local[path] for path in paths] for paths in (run.train, run.validation, run.whole or ())
+            )
+            run = replace(run, train=train, validation=validation, whole=whole)
         with gathered(settings.training) as team:
             trainer = Trainer(run, learner, attempts, budget, team)
             finished = trainer.fit()
@@ -232,9 +257,17 @@ def train_fold(job: Job, budget: Budget, made: Made) -> int:
             return UNFINISHED
         _write(job, trainer, attempts, kept)
         kept.hand_over(made)
-        # The kept model is the fallback of a finished training, and a fraction of the size.
-        (run.folder / PREVIOUS).unlink(missing_ok=True)
+        checkpoint.settle(run.folder, _goes_on(job, run, kept))
     return 0
+
+
+def _goes_on(job: Job, run: Run, files: Made) -> bool:
+    """Whether the state of a finished training is kept, for a longer one to go on from it."""
+    training = run.model.training
+    if training.keep_state != "auto":
+        return training.keep_state
+    fixed = len(set(run.courses)) == 1 and not job.learner.counts_epochs
+    return fixed or read_json(files.provenance)["epochs"] < training.epochs
 
 
 def _write(job: Job, trainer: Trainer, attempts: Attempts, files: Made) -> None:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from pydantic import BaseModel
 from torch import nn
@@ -22,7 +23,57 @@ from foldwise.whole import Whole
 AnyModel = TypeVar("AnyModel", bound=Model)
 
 
-class Learner(Whole, Generic[AnyModel], abstract=True):
+class Validated(Whole, abstract=True):
+    """How validation cases judge a network: by samples, for a curve, and whole.
+
+    `caches` are paths of the cases' HDF5 files. A higher score means a better network.
+    """
+
+    @abstractmethod
+    def validation_items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
+        """Samples of validation cases, without augmentation; the n-th is a pure function of (seed, n).
+
+        If they have a length, no more are used; 0: the cases have no sample.
+        """
+
+    @abstractmethod
+    def validation_loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Values of a batch of these samples, on the training device: `loss`, and others of any shape.
+
+        Each is averaged over all samples. The network is in evaluation, and no gradient is needed.
+        """
+
+    def validation_columns(self, means: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Columns of the log from these means: `val_loss`, perhaps others, and `score`.
+
+        Epochs can be chosen by the score, which is not logged; by default it is the negative loss.
+        """
+        loss = float(means["loss"])
+        return {"score": -loss, "val_loss": loss}
+
+    @abstractmethod
+    def validate_case(self, network: nn.Module, cache: str, number: int) -> dict[str, Any]:
+        """What a whole validation case contributes: plain values and tensors on the CPU, which are kept.
+
+        Args:
+            network: to validate.
+            cache: of the case.
+            number: of the case among those of a validation, for random draws.
+        """
+
+    @abstractmethod
+    def validated(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Columns of the log from what all whole cases contribute, and `score`, which chooses the best epoch.
+
+        A score that is undefined for these cases is NaN, regardless of the network's output.
+        """
+
+    def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
+        """`validated` of these cases."""
+        return self.validated([self.validate_case(network, path, n) for n, path in enumerate(caches)])
+
+
+class Learner(Validated, Generic[AnyModel], abstract=True):
     """A model of an experiment: its network, training items, loss, validation and predictions.
 
     `caches` are paths of the cases' HDF5 files. A higher score means a better model.
@@ -168,13 +219,6 @@ class Learner(Whole, Generic[AnyModel], abstract=True):
     @abstractmethod
     def examples(self, caches: Sequence[str], seed: Sequence[int], count: int, folder: Path) -> None:
         """Write the first training samples, as network inputs, for inspection."""
-
-    @abstractmethod
-    def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
-        """Means over validation cases: `score`, which chooses the best epoch, and others to log.
-
-        A score that is undefined for these cases is NaN, regardless of the network's output.
-        """
 
     # Predictions.
 

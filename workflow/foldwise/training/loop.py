@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 import sys
@@ -20,21 +18,23 @@ import torch
 from tqdm import tqdm
 
 from foldwise.files import atomic_path, write_text
-from foldwise.networks import arguments_of, build
-from foldwise.settings import Model, Named, validate
+from foldwise.networks import build
+from foldwise.settings import Model
 from foldwise.training import checkpoint
 from foldwise.training.attempts import Attempts
 from foldwise.training.budget import Budget
 from foldwise.training.learner import Learner
+from foldwise.training.log import added, log_text, progress
 from foldwise.training.memory import peak_gpu_mib, peak_mib
 from foldwise.training.parallel import LostError, Team, make_fabric
 from foldwise.training.pretrained import load_pretrained
+from foldwise.training.schedule import make_scheduler
 from foldwise.training.steps import batches, reader_killed, step_seed
+from foldwise.training.validation import Measured, Validation
 
-# Arguments of schedules that are the number of epochs if they are not given.
-LENGTHS = ("total_iters", "T_max", "total_steps")
 # What the end of a training may change: without it, more epochs go on from a finished training.
-CHANGED_BY_END = ("rows", "best", "waited", "score")
+CHANGED_BY_END = ("rows", "best", "score")
+STATE = (*CHANGED_BY_END, "step", "waited", "lowest", "longest", "sums", "finished", "before_end", "courses")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Run:
     Attributes:
         model: its settings.
         train: caches to learn from.
-        validation: caches that choose the best epoch; may be empty.
+        validation: caches of whose samples a curve is drawn; may be empty.
+        whole: those of them that are predicted whole; None: all.
         seed: integers that determine every random draw.
         fingerprint: hash of settings and data; a checkpoint with another fingerprint is not continued.
         folder: folder of checkpoints, log and kept models between jobs.
@@ -68,6 +69,7 @@ class Run:
     facts: Mapping[str, Any] = field(default_factory=dict)
     workers: int = 0
     checkpoint_min: float = 10
+    whole: Sequence[str] | None = None
 
 
 class Trainer:
@@ -101,16 +103,28 @@ class Trainer:
         self.step = 0
         self.rows: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
-        self.score = math.nan
+        self.score = self.lowest = math.nan
         self.waited = self.longest = 0
         self.sums = _empty_sums()
         self.finished = False
         self.before_end: dict[str, Any] | None = None
         self.courses = list(run.courses)
         self._saved_at = time.monotonic()
+        self._saved: Any = None
+        whole = run.validation if run.whole is None else run.whole
+        self.validation = Validation(
+            *(learner, training, run.validation, whole),
+            *(run.seed, run.folder, self.team, budget.spent_on),
+        )
         if state := checkpoint.load(run.folder, run.fingerprint):
             self._restore(state)
             logging.info("resumed at epoch %d, step %d", len(self.rows), self.step)
+        self.validation.resume(self.step)
+
+    @property
+    def _place(self) -> tuple[int, int, bool]:
+        """What distinguishes the states of this training."""
+        return self.step, len(self.rows), self.finished
 
     @property
     def total(self) -> int:
@@ -170,11 +184,14 @@ class Trainer:
             share=(self.team.rank, self.team.size),
         )
         with closing(feed):
-            if self._over:  # it goes on from a training that had come this far
-                self._finish()
-            while not self.finished:
-                self._epoch(feed)
-                if not self.finished and (reason := self._stop()):
+            while True:
+                if not self._over:
+                    self._epoch(feed)
+                if self._over:  # also where it goes on from a training that had come this far
+                    self._finish()
+                if self.finished:
+                    return
+                if reason := self._stop():
                     self._save()
                     logging.info("%s: saved at step %d of %d", reason, self.step, self.total)
                     return
@@ -185,7 +202,8 @@ class Trainer:
         per_epoch = self.per_epoch
         # With a patience of this, training would have ended here.
         self.longest = max(self.longest, self.waited)
-        end = (self.step // per_epoch + 1) * per_epoch
+        # Its steps may be over already, but not its validation.
+        end = (len(self.rows) + 1) * per_epoch
         bar = tqdm(
             total=per_epoch,
             initial=per_epoch - (end - self.step),
@@ -204,9 +222,7 @@ class Trainer:
                         return
                     if time.monotonic() - self._saved_at > 60 * self.run.checkpoint_min:
                         self._save()
-        begun = time.monotonic()
         self._end_epoch()
-        self.budget.spent_on(time.monotonic() - begun)
 
     def _step(self, feed: Any) -> None:
         training = self.run.model.training
@@ -253,21 +269,25 @@ class Trainer:
 
     @property
     def _over(self) -> bool:
-        """Whether the last epoch has ended."""
-        patience = self.run.model.training.patience
-        return self.step == self.total or (patience is not None and self.waited >= patience)
+        """Whether the last epoch has ended, with its validation."""
+        training = self.run.model.training
+        waited = training.patience is not None and self.waited >= training.patience
+        return waited or len(self.rows) == training.epochs
 
     def _end_epoch(self) -> None:
+        """Validate and end the epoch; nothing changes if the validation is stopped."""
         training = self.run.model.training
         epoch = len(self.rows) + 1
+        due = epoch % training.validate_every == 0
+        measured = self._measure(samples=True, cases=due)
+        if measured is None:
+            return
         row: dict[str, float] = {"epoch": epoch, "step": self.step}
         row |= {k: v / self.per_epoch for k, v in self.sums["values"].items()}
         row["lr"] = self.optimiser.param_groups[0]["lr"]
-        due = epoch % training.validate_every == 0
-        self.score = math.nan
-        if due:
-            row |= self._validate(epoch)
-        self._schedule(row["loss"], self.score if due else None)
+        row |= measured.columns
+        self._judge(epoch, measured)
+        self._schedule(row["loss"], self._watch(measured))
         seconds = self.sums["seconds"]
         row |= {
             "seconds": seconds,
@@ -276,49 +296,52 @@ class Trainer:
         }
         self.rows.append(row)
         self.sums = _empty_sums()
-        if self._over:
-            self._finish()
-        else:
+        if not self._over:
             self._snapshot()
-            self._save() if due else self._write_log()
-        logging.info(_progress(self.rows[-1], training.epochs))
+            self._write_log()
+        logging.info(progress(self.rows[-1], training.epochs))
 
     def _finish(self) -> None:
-        """Validate the last epoch, choose the weights, and save.
+        """Validate the last epoch, choose the weights, and save; nothing changes if it is stopped.
 
         A training with more epochs may not validate here; the checkpoint keeps what that would change.
         """
         training, epoch = self.run.model.training, len(self.rows)
+        due = epoch % training.validate_every != 0 and training.validation.best == "cases"
+        measured = self._measure(samples=False, cases=due)
+        if measured is None:
+            return
         self.before_end = {name: getattr(self, name) for name in CHANGED_BY_END}
-        if epoch % training.validate_every:
-            self.rows = [*self.rows[:-1], self.rows[-1] | self._validate(epoch) | self._peaks()]
-        if training.keep == "last":
+        if measured.columns:
+            self.rows = [*self.rows[:-1], added(self.rows[-1], measured.columns) | self._peaks()]
+            self._judge(epoch, measured)
+            logging.info(progress(self.rows[-1], training.epochs))
+        if training.keep == "last" or self.best is None:
             self.best = {"epoch": epoch, "score": self.score, "network": self._weights()}
         self.finished = True
         self._snapshot()
         self._save()
 
-    def _validate(self, epoch: int) -> dict[str, float]:
-        """The columns of a validation; the epoch may become the best."""
-        if not self.run.validation:
-            self.best = {"epoch": epoch, "score": math.nan, "network": self._weights()}
-            return {}
-        validate = self.learner.validate
-        measured = self.team.of_first(lambda: validate(self.network, self.run.validation))
-        self.score = measured.pop("score")
-        self._judge(epoch, self.score)
-        return measured
+    def _measure(self, *, samples: bool, cases: bool) -> Measured | None:
+        """Validate; None: stopped in between. What is found of whole cases is kept beside a saved state."""
+        if cases and self.validation.cases:
+            self._save()
+        return self.validation.measure(self.network, self.step, samples=samples, cases=cases, stop=self._stop)
 
     def _peaks(self) -> dict[str, float]:
         return {"peak_mib": peak_mib(), "peak_gpu_mib": peak_gpu_mib(self.fabric.device)}
 
-    def _judge(self, epoch: int, score: float) -> None:
+    def _judge(self, epoch: int, measured: Measured) -> None:
         """Keep the epoch if it is the best so far, or if it cannot be compared.
 
-        Without a score (NaN) the last epoch is kept, as without validation cases, and `patience` has no
-        effect. Of equal scores the first is kept, since later training brought no gain; but at a score of 0,
-        nothing was right yet, and the longer trained epoch is kept.
+        Without a score (NaN) the last epoch is kept, as without validation cases. Of equal scores the first
+        is kept, since later training brought no gain; but at a score of 0, nothing was right yet, and the
+        longer trained epoch is kept.
         """
+        score = measured.scores.get(self.run.model.training.validation.best)
+        self.score = math.nan if score is None else score
+        if score is None:
+            return
         best = math.nan if self.best is None else self.best["score"]
         if math.isnan(score):
             if self.best is None:
@@ -328,11 +351,24 @@ class Trainer:
                 )
             better = math.isnan(best)
         else:
-            better = math.isnan(best) or score > best
-            self.waited = 0 if better else self.waited + 1
-            better |= score == best <= 0
+            better = math.isnan(best) or score > best or score == best <= 0
         if better:
             self.best = {"epoch": epoch, "score": score, "network": self._weights()}
+
+    def _watch(self, measured: Measured) -> float | None:
+        """The new value, lower being better, of what patience and plateaus watch; None: no new one.
+
+        An undefined one uses no patience.
+        """
+        validation = self.run.model.training.validation
+        name = validation.best if validation.watch == "best" else validation.watch
+        value = measured.scores.get(name)
+        if value is None:
+            return None
+        if not math.isnan(value):
+            better = math.isnan(self.lowest) or -value < self.lowest
+            self.lowest, self.waited = (-value, 0) if better else (self.lowest, self.waited + 1)
+        return -value if name == "val_loss" else 1 - value
 
     def _snapshot(self) -> None:
         """Keep the models required by `save_every` and `save_last`, and delete others."""
@@ -351,42 +387,38 @@ class Trainer:
             if not wanted(int(path.stem.removeprefix("epoch_"))):
                 path.unlink()
 
-    def _schedule(self, loss: float, score: float | None) -> None:
+    def _schedule(self, loss: float, watched: float | None) -> None:
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            # With validation cases it watches their score, so its patience counts validations.
+            # With validation cases it watches them, so its patience counts validations.
             if not self.run.validation:
                 self.scheduler.step(loss)
-            elif score is not None:
-                self.scheduler.step(loss if math.isnan(score) else 1 - score)
+            elif watched is not None:
+                self.scheduler.step(loss if math.isnan(watched) else watched)
         elif self.scheduler is not None:
-            self.scheduler.step()
+            with warnings.catch_warnings():
+                # An earlier job may have taken the epoch's steps.
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+                self.scheduler.step()
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
 
     def _save(self) -> None:
-        if self.team.rank:
+        if self.team.rank or self._saved == self._place:
             return
         begun = time.monotonic()
         state = {
             "fingerprint": self.run.fingerprint,
-            "courses": self.courses,
             "gpus": self.team.size,
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "precision": self.fabric.strategy.precision.state_dict(),
-            "step": self.step,
-            "rows": self.rows,
-            "best": self.best,
-            "score": self.score,
-            "waited": self.waited,
-            "longest": self.longest,
-            "sums": self.sums,
-            "finished": self.finished,
-            "before_end": self.before_end,
+            **{name: getattr(self, name) for name in STATE},
         }
         checkpoint.save(self.run.folder, state)
+        self._saved = self._place
+        self.validation.superseded(self.step, finished=self.finished)
         self._write_log()
         self._saved_at = time.monotonic()
         self.budget.spent_on(self._saved_at - begun)
@@ -405,8 +437,9 @@ class Trainer:
             self.scheduler.load_state_dict(state["scheduler"])
         self.optimiser.load_state_dict(optimiser)
         self.fabric.strategy.precision.load_state_dict(state["precision"])
-        for name in ("step", *CHANGED_BY_END, "longest", "sums", "finished", "before_end", "courses"):
+        for name in STATE:
             setattr(self, name, state[name])
+        self._saved = self._place
         self._write_log()
 
     def _planned(self, epochs: int) -> Any:
@@ -418,65 +451,5 @@ class Trainer:
         return self.optimiser.state_dict()["param_groups"]
 
 
-def make_scheduler(named: Named | None, optimiser: torch.optim.Optimizer, epochs: int) -> Any:
-    """A schedule stepped once per epoch; SequentialLR and ChainedScheduler name their parts in a list.
-
-    Raises:
-        CaseError: an unknown name or wrong arguments.
-    """
-    return None if named is None else _build_scheduler(with_lengths(named, epochs), optimiser)
-
-
-def with_lengths(named: Named, epochs: int, given: bool = True) -> Named:
-    """A schedule with the number of epochs as each length that it has and that is not given.
-
-    Args:
-        named: the schedule, perhaps with parts.
-        epochs: of the training.
-        given: whether given lengths stay; else they are replaced, too.
-
-    Raises:
-        CaseError: an unknown name.
-    """
-    values = named.arguments
-    if "schedulers" in values:
-        parts = [with_lengths(validate(Named, part), epochs, given) for part in values["schedulers"]]
-        values["schedulers"] = [part.model_dump() for part in parts]
-    else:
-        # A constant rate has no end.
-        length = sys.maxsize if named.plain == "ConstantLR" else epochs
-        lengths = {name: length for name in LENGTHS if name in arguments_of("scheduler", named)}
-        values = lengths | values if given else values | lengths
-    return validate(Named, {"name": named.name, **values})
-
-
-def _build_scheduler(named: Named, optimiser: torch.optim.Optimizer) -> Any:
-    values = named.arguments
-    if "schedulers" not in values:
-        return build("scheduler", named, optimiser)
-    schedules = [_build_scheduler(validate(Named, part), optimiser) for part in values.pop("schedulers")]
-    leading = [schedules] if named.plain == "ChainedScheduler" else [optimiser, schedules]
-    return build("scheduler", validate(Named, {"name": named.name, **values}), *leading)
-
-
-def log_text(rows: Sequence[dict[str, float]]) -> str:
-    """Rows of epochs as CSV; missing values and undefined scores stay empty."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    # The report reads an empty field as a missing value, but `nan` as a word.
-    writer.writerows({key: "" if math.isnan(value) else value for key, value in row.items()} for row in rows)
-    return text.getvalue()
-
-
 def _empty_sums() -> dict[str, Any]:
     return {"values": {}, "seconds": 0.0, "waiting": 0.0}
-
-
-def _progress(row: dict[str, float], epochs: int) -> str:
-    shown = [f"epoch {row['epoch']:.0f}/{epochs}", f"loss {row['loss']:.4f}"]
-    shown += [f"{key} {value:.4f}" for key, value in row.items() if key.startswith("val_")]
-    shown += [f"lr {row['lr']:.2e}", f"{row['seconds']:.1f} s", f"data wait {row['data_wait']:.0%}"]
-    shown.append(f"peak {row['peak_mib']:.0f} MiB")
-    return "  ".join(shown)

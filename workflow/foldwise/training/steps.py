@@ -24,7 +24,7 @@ STALLED_S = 1800
 
 
 class Items(Protocol):
-    """Training items addressed by an integer, each a pure function of it."""
+    """Training or validation samples addressed by an integer, each a pure function of it."""
 
     def __getitem__(self, number: int) -> Any:
         """The item; tensors in a dict."""

@@ -15,9 +15,9 @@ from foldwise.forecast import Step
 from foldwise.networks import build, shapes_only
 from foldwise.settings import Model
 from foldwise.training.learner import Learner
-from foldwise.training.loop import make_scheduler
 from foldwise.training.memory import count_step
 from foldwise.training.pretrained import fitting
+from foldwise.training.schedule import make_scheduler
 
 
 def try_model(kind: type[Learner[Any]], model: Model, task: dict[str, Any], whole: bool = True) -> Step:

@@ -34,7 +34,7 @@ class Windows:
         seed: Sequence[int],
         *,
         crop: Size,
-        flip: bool,
+        flip: bool | None,
         arrays: Sequence[str] = (),
     ) -> None:
         """Count the windows.
@@ -44,7 +44,7 @@ class Windows:
             length: number of frames of a window.
             seed: whole numbers.
             crop: height and width of the crop, at a random place.
-            flip: mirror half of the windows left to right.
+            flip: mirror half of the windows left to right; None: none, and crops are central.
             arrays: per-frame arrays of the caches to include in a window.
 
         Raises:
@@ -77,6 +77,9 @@ class Windows:
         begun = int(self.ends[video - 1]) if video else 0
         return self.caches[video], window - begun
 
+    def __len__(self) -> int:
+        return self.total
+
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """`frames` (length, height, width, 3) uint8 and the arrays (length, …)."""
         path, first = self.place(number)
@@ -84,7 +87,7 @@ class Windows:
         random = np.random.default_rng(np.random.SeedSequence([*self.seed, 1, number]))
         frames = read(file, np.arange(first, first + self.length))
         free = [have - want for have, want in zip(frames.shape[1:3], self.crop, strict=True)]
-        y, x = (int(random.integers(n + 1)) for n in free)
+        y, x = (n // 2 if self.flip is None else int(random.integers(n + 1)) for n in free)
         frames = frames[:, y : y + self.crop[0], x : x + self.crop[1]]
         if self.flip and random.random() < 0.5:
             frames = frames[:, :, ::-1]

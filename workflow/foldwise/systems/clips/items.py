@@ -26,17 +26,34 @@ from foldwise.video.views import (
 
 
 class Clips:
-    """Training items by number, each a pure function of (seed, number).
+    """Samples by number, each a pure function of (seed, number): drawn, or for validation one per case.
 
     An item is a dict: `clip` (channels, T, size, size) float32 and `label`, the class's number; with stored
     features, `clip` holds the tokens (D, T, 1 + P, width), and there is also `attention` (D, 2, T, P, P).
     """
 
     def __init__(
-        self, caches: Sequence[str], model: Model, classes: Sequence[str], seed: Sequence[int]
+        self,
+        caches: Sequence[str],
+        model: Model,
+        classes: Sequence[str],
+        seed: Sequence[int],
+        training: bool = True,
     ) -> None:
-        """Store the arguments; files are opened when an item is requested."""
+        """Store the arguments; files are opened when an item is requested.
+
+        Args:
+            caches: frame caches, files of regions, or stored features.
+            model: settings of the model.
+            classes: their names.
+            seed: of the order and the draws.
+            training: whether items are drawn and augmented; else they are the first view of testing.
+        """
         self.caches, self.model, self.classes, self.seed = tuple(caches), model, tuple(classes), tuple(seed)
+        self.training = training
+
+    def __len__(self) -> int:
+        return len(self.caches)
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """Draw item `number`; every pass over the cases has its own order."""
@@ -45,13 +62,15 @@ class Clips:
         random = np.random.default_rng([*self.seed, 1, number])
         with open_hdf5(self.caches[order[place]]) as file:
             target = {"label": torch.tensor(self.classes.index(label_of(file)))}
-            if "train_tokens" not in file:
-                return {**target, "clip": training_clip(file, self.model, random)}
-            view = int(random.integers(len(file["train_tokens"])))
+            part = "train" if self.training else "test"
+            if f"{part}_tokens" not in file:
+                drawn = training_clip(file, self.model, random) if self.training else _one(file, self.model)
+                return {**target, "clip": drawn}
+            view = int(random.integers(len(file["train_tokens"]))) if self.training else 0
             return {
                 **target,
-                "clip": torch.from_numpy(file["train_tokens"][view]),
-                "attention": torch.from_numpy(file["train_attention"][view]),
+                "clip": torch.from_numpy(file[f"{part}_tokens"][view]),
+                "attention": torch.from_numpy(file[f"{part}_attention"][view]),
             }
 
 
@@ -90,6 +109,12 @@ def evaluation_clips(file: h5py.File, model: Model) -> Iterator[torch.Tensor]:
     for numbers in views:
         squares = spatial_views(seen(file, numbers, model), clip.size, clip.spatial_views)
         yield torch.stack([_normalised(square, model) for square in squares])
+
+
+def _one(file: h5py.File, model: Model) -> torch.Tensor:
+    """The middle spatial view of the first temporal view, (channels, T, size, size)."""
+    views = next(evaluation_clips(file, model))
+    return views[len(views) // 2]
 
 
 def seen(file: h5py.File, numbers: np.ndarray, model: Model) -> torch.Tensor:

@@ -128,18 +128,28 @@ class ClipsLearner(Learner[Model]):
             with atomic_path(folder / f"sample{number}_{name}.png") as temporary:
                 Image.fromarray(self._look(item["clip"])).save(temporary)
 
-    def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
+    def validation_items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
+        """One view of each clip, as in testing."""
+        return Clips(caches, self.model, self.classes, seed, training=False)
+
+    def validation_loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same loss and accuracies."""
+        return self.loss(network, batch, torch.Generator())
+
+    def validate_case(self, network: nn.Module, cache: str, number: int) -> dict[str, Any]:
+        """The clip's class and the mean probabilities of its views."""
+        with open_hdf5(cache) as file:
+            label = self.classes.index(label_of(file))
+        return {"class": label, "probabilities": self._views([network], cache).mean(0).tolist()}
+
+    def validated(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Scores of validation cases; `score` is the mean, over classes, of the true class's probability.
 
         It is finer than the balanced accuracy, which changes in large steps with a few cases. NaN if a class
         has no case: a network that never predicts it would score best.
         """
-        classes, probabilities = [], []
-        for path in caches:
-            with open_hdf5(path) as file:
-                classes.append(self.classes.index(label_of(file)))
-            probabilities.append(self._views([network], path).mean(0))
-        truth, found = np.array(classes), np.stack(probabilities)
+        truth = np.array([case["class"] for case in cases])
+        found = np.array([case["probabilities"] for case in cases])
         own = found[np.arange(len(truth)), truth]
         right = found.argmax(1) == truth
         present = np.unique(truth)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from foldwise import settings
 from foldwise.section import Section, affects
-from foldwise.settings import Experiment, Name, Named, Share
+from foldwise.settings import Experiment, Name, Named, Share, Training, Validation
 from foldwise.settings import Model as AnyModel
 
 Three = tuple[float, float, float]
 # Networks whose weights are a folder and stay as they are.
 FROZEN = ("EVL", "ZeroShotCLIP")
+# Most whole clips of a validation.
+CASES = 200
 
 
 class Data(settings.Data):
@@ -237,6 +239,20 @@ class Model(AnyModel):
     )
     clip: Clip = Field(Clip(), description="Frames and views.")
     features: Features | None = Field(None, description="Store a frozen network's features (EVL only).")
+    training: Training = Field(
+        Training(validation=Validation(cases=CASES)),
+        description=f"The training loop. By default a validation predicts at most {CASES} whole clips, since "
+        "a clip has a single class.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, values: Any) -> Any:
+        # A partly set loop keeps the other default of this system.
+        training = values.get("training", {}) if isinstance(values, dict) else None
+        if isinstance(training, dict) and isinstance(given := training.get("validation", {}), dict):
+            values = {**values, "training": {**training, "validation": {"cases": CASES, **given}}}
+        return values
 
     @model_validator(mode="after")
     def _fits(self) -> Model:

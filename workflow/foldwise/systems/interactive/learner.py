@@ -26,6 +26,7 @@ from foldwise.systems.interactive.settings import Evaluate, Model
 from foldwise.training.learner import Learner
 from foldwise.training.steps import Items
 from foldwise.volumes.cache import check_labels, open_case
+from foldwise.volumes.settings import Augmentation
 from foldwise.volumes.slices import AXES
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, write_volume
@@ -66,20 +67,30 @@ class InteractiveLearner(Learner[Model]):
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
         """Slices in the order of a propagation, and hints on one."""
         check_labels(caches, self.targets)
-        model, training = self.model, self.model.training
+        training, frames = self.model.training, self.model.frames
         assert training.steps_per_epoch is not None
         per_epoch = training.steps_per_epoch * training.batch * training.accumulate
-        frames = model.frames
+        growing = Curriculum(frames.first_skip, frames.last_skip, frames.grow_every * per_epoch)
+        return self._samples(caches, seed, growing, self.model.augmentation)
+
+    def _samples(
+        self,
+        caches: Sequence[str],
+        seed: Sequence[int],
+        curriculum: Curriculum,
+        augmentation: Augmentation | None,
+    ) -> Samples:
+        model = self.model
         return Samples(
             caches,
             self.targets.membership,
             axis=model.slice_axis,
             size=model.size,
-            frames=frames.count,
-            curriculum=Curriculum(frames.first_skip, frames.last_skip, frames.grow_every * per_epoch),
+            frames=model.frames.count,
+            curriculum=curriculum,
             kinds=model.hints,
             intensity=model.intensity,
-            augmentation=model.augmentation,
+            augmentation=augmentation,
             seed=seed,
         )
 
@@ -108,20 +119,34 @@ class InteractiveLearner(Learner[Model]):
                 data = values.movedim(0, 2).numpy()
                 write_volume(Volume(data, np.eye(4)), folder / f"sample{number}_{name}.nii.gz")
 
-    def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
-        """Mean Dice over cases and objects after sessions with predicted choice; it is the score.
+    def validation_items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
+        """The same at the largest distances between slices; none if no case has an object."""
+        last = self.model.frames.last_skip
+        try:
+            return self._samples(caches, seed, Curriculum(last, last, 1), None)
+        except CaseError:
+            return []
+
+    def validation_loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same losses."""
+        return self.loss(network, batch, torch.Generator())
+
+    def validate_case(self, network: nn.Module, cache: str, number: int) -> dict[str, Any]:
+        """The Dice of each object after the first and the last round of a session with predicted choice."""
+        stack, truth = self._case(cache)
+        assert truth is not None, "validation cases have labels"
+        found = list(self._session(network, stack, truth, "hybrid", "predicted", number))
+        rounds = [_dice(found[place].state.objects(), truth, self.objects) for place in (0, -1) if found]
+        first, last = rounds or ([], [])
+        return {"first": first, "last": last, "labelled": bool(truth.any())}
+
+    def validated(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Mean Dice over cases and objects after the last round, which is the score, and after the first one.
 
         NaN if no case holds any object: there is nothing to mark.
         """
-        first, last, labelled = [], [], False
-        for number, path in enumerate(caches):
-            stack, truth = self._case(path)
-            assert truth is not None, "validation cases have labels"
-            labelled |= bool(truth.any())
-            found = list(self._session(network, stack, truth, "hybrid", "predicted", number))
-            if found:
-                first += _dice(found[0].state.objects(), truth, self.objects)
-                last += _dice(found[-1].state.objects(), truth, self.objects)
+        labelled = any(case["labelled"] for case in cases)
+        first, last = ([dice for case in cases for dice in case[name]] for name in ("first", "last"))
         mean = float(np.mean(last)) if labelled else math.nan
         start = float(np.mean(first)) if labelled else math.nan
         return {"score": mean, "val_dice": mean, "val_dice_round1": start}

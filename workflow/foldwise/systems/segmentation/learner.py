@@ -132,6 +132,10 @@ class SegmentationLearner(Learner[Model]):
         if self.model.augmentation is not None:
             across = None if self.model.dimensions == "3d" else self.axis
             image, label = augment(image, label, batch["spacing"], self.model.augmentation, generator, across)
+        return self._fed(image, label)
+
+    def _fed(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the network gets, and the target: with slices as channels, that of the middle one."""
         return (self._flattened(image), self._middle(label)) if self.flat else (image, label)
 
     def loss(
@@ -146,9 +150,7 @@ class SegmentationLearner(Learner[Model]):
         return {"loss": total / sum(weights)}
 
     def _head_loss(self, head: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        if head.shape[2:] != label.shape[1:]:
-            label = F.interpolate(label[:, None].float(), head.shape[2:], mode="nearest-exact")[:, 0]
-        head, label = head.float(), label.long()
+        head, label = head.float(), _sized(label, head).long()
         truths = [truth_for(loss, label, self.targets) for loss in self._losses]
         losses = [loss.to(head.device) for loss in self._counted or self._losses]
         counted = [label != self.targets.ignored] if self._counted else []
@@ -165,24 +167,66 @@ class SegmentationLearner(Learner[Model]):
                 _look(values, affine, folder / f"sample{number}_image{channel}.nii.gz")
             _look(label[0], affine, folder / f"sample{number}_label.nii.gz")
 
-    def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
-        """Mean Dice over whole volumes on the cached grid; a target absent from a case is left out.
+    def validation_items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
+        """Patches, drawn as in training."""
+        return Patches(caches, self.patch, self.model.sampling, self.model.intensity, seed)
+
+    def validation_loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The loss, and voxels of each target, (names,): in truth and prediction alike, and in each."""
+        image, label = self._fed(normalise(batch["image"], batch["scaling"]), batch["label"])
+        head = _heads(network(image), image.ndim)[0]
+        return {"loss": self._head_loss(head, label), **self._overlap(head, _sized(label, head).long())}
+
+    def _overlap(self, head: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.targets.regions:
+            counted = torch.ones_like(label, dtype=torch.bool)
+            if self.targets.ignored is not None:
+                counted = label != self.targets.ignored
+            real = torch.from_numpy(self.targets.membership).to(head.device)[:, label[counted]]
+            seen = head.movedim(1, 0)[:, counted] > 0
+            return {"both": (real & seen).sum(1), "real": real.sum(1), "seen": seen.sum(1)}
+        # Of each pair of truth and prediction; torch's argmax takes ten times as long as this on a CPU.
+        best, found = head[:, 0], torch.zeros_like(label)
+        for number in range(1, self.outputs):
+            found[head[:, number] > best] = number
+            best = torch.maximum(best, head[:, number])
+        pairs = (label * self.outputs + found).flatten().bincount(minlength=(1 + self.outputs) * self.outputs)
+        # A last row, of voxels to ignore, is left out.
+        table = pairs.unflatten(0, (-1, self.outputs))[: self.outputs]
+        return {"both": table.diag()[1:], "real": table.sum(1)[1:], "seen": table.sum(0)[1:]}
+
+    def validation_columns(self, means: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """`patch_dice`, which is the score: over all voxels of all patches, the mean over targets.
+
+        NaN if no patch holds any target.
+        """
+        sizes = means["real"] + means["seen"]
+        dice = 2 * means["both"][sizes > 0] / sizes[sizes > 0]
+        mean = float(dice.mean()) if means["real"].any() else math.nan
+        return {"score": mean, "val_loss": float(means["loss"]), "patch_dice": mean}
+
+    def validate_case(self, network: nn.Module, cache: str, number: int) -> dict[str, Any]:
+        """The Dice of each target that truth or prediction has, on the cached grid; whether truth has any."""
+        with open_case(cache) as file:
+            truth = file["label"][()]
+        found = self.targets.decode(self._probabilities([network], cache).mul_(255).numpy())
+        if self.targets.ignored is not None:
+            found[truth == self.targets.ignored] = 0
+        values, labelled = [], False
+        for member in self.targets.membership:
+            real, seen = member[truth], member[found]
+            labelled |= bool(real.any())
+            if size := int(real.sum()) + int(seen.sum()):
+                values.append(2 * int((real & seen).sum()) / size)
+        return {"dice": values, "labelled": labelled}
+
+    def validated(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Mean Dice over whole volumes; a target absent from a case is left out.
 
         NaN if no case holds any target: false positives alone do not show how well targets are found.
         """
-        values, labelled = [], False
-        for path in caches:
-            with open_case(path) as file:
-                truth = file["label"][()]
-            found = self.targets.decode(self._probabilities([network], path).mul_(255).numpy())
-            if self.targets.ignored is not None:
-                found[truth == self.targets.ignored] = 0
-            for member in self.targets.membership:
-                real, seen = member[truth], member[found]
-                labelled |= bool(real.any())
-                if size := int(real.sum()) + int(seen.sum()):
-                    values.append(2 * int((real & seen).sum()) / size)
-        mean = sum(values) / len(values) if labelled else math.nan
+        values = [dice for case in cases for dice in case["dice"]]
+        mean = sum(values) / len(values) if any(case["labelled"] for case in cases) else math.nan
         return {"score": mean, "val_dice": mean}
 
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
@@ -243,6 +287,13 @@ class SegmentationLearner(Learner[Model]):
 
     def _middle(self, label: torch.Tensor) -> torch.Tensor:
         return label.select(1 + self.axis, label.shape[1 + self.axis] // 2)
+
+
+def _sized(label: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+    """Numbers of classes (batch, …) in the size of an output, which may be coarser."""
+    if head.shape[2:] == label.shape[1:]:
+        return label
+    return F.interpolate(label[:, None].float(), head.shape[2:], mode="nearest-exact")[:, 0]
 
 
 def _look(values: torch.Tensor, affine: np.ndarray, path: Path) -> None:

@@ -66,6 +66,9 @@ class Videos:
         """Store the files' names."""
         self.banks, self.seed = list(banks), tuple(seed)
 
+    def __len__(self) -> int:
+        return len(self.banks)
+
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """`features` (n, width) and `phase` (n,)."""
         epoch, within = divmod(number, len(self.banks))

@@ -178,20 +178,24 @@ class SurgicalLearner(Learner[Model]):
             return {"loss": torch.stack(terms).mean()}
         step = int(batch["step"][0])
         answer = network(self.inputs(batch["frames"], generator), step)
-        device = batch["frames"].device
-        weights = self._weights(model.tool_weights, device)
+        weights = self._weights(model.tool_weights, batch["frames"].device)
         if step == 2:
             return {"loss": tool_loss(answer["mapped"], batch["tool"], weights)}
-        parts = {}
-        if "phase" in answer:
-            phase_weights = self._weights(model.phase_weights, device)
-            parts["phase_loss"] = phase_loss(answer["phase"], batch["phase"], phase_weights)
-        if "tool" in answer:
-            parts["tool_loss"] = tool_loss(answer["tool"], batch["tool"], weights)
+        parts = self._parts(answer, batch)
         if step == 3:
             apart = correlation_loss(answer["tool"], answer["mapped"], model.correlation_form)
             parts["correlation_loss"] = model.correlation * apart
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+
+    def _parts(self, answer: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        parts, device = {}, batch["frames"].device
+        if "phase" in answer:
+            weights = self._weights(self.model.phase_weights, device)
+            parts["phase_loss"] = phase_loss(answer["phase"], batch["phase"], weights)
+        if "tool" in answer:
+            weights = self._weights(self.model.tool_weights, device)
+            parts["tool_loss"] = tool_loss(answer["tool"], batch["tool"], weights)
+        return parts
 
     def inputs(self, frames: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """The network's input from frames (…, height, width, 3) uint8: (…, 3, height, width).
@@ -218,33 +222,59 @@ class SurgicalLearner(Learner[Model]):
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.concatenate(list(rgb.numpy()), 1)).save(folder / f"sample{number}.png")
 
-    def validate(self, network: nn.Module, caches: Sequence[str]) -> dict[str, float]:
+    def validation_items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
+        """Windows of frames, cropped centrally, or whole videos; videos shorter than a window have none."""
+        model = self.model
+        if model.kind == "tecno":
+            return Videos(caches, seed)
+        whole = [path for path in caches if self._has_windows(path)]
+        arrays = ("phase", "tool")
+        return Windows(whole, model.window, seed, crop=model.crop, flip=None, arrays=arrays) if whole else []
+
+    def _has_windows(self, path: str) -> bool:
+        with open_video(path) as file:
+            count, *size = (int(file.attrs[name]) for name in ("frames", "height", "width"))
+        return count >= self.model.window and all(np.greater_equal(size, self.model.crop))
+
+    def validation_loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The loss of phases and tools, also in later steps of a schedule, so that epochs can be compared."""
+        if self.model.kind == "tecno":
+            return self.loss(network, batch, torch.Generator())
+        answer = network(self.inputs(batch["frames"]), 1)
+        return {"loss": torch.stack(list(self._parts(answer, batch).values())).sum()}
+
+    def validate_case(self, network: nn.Module, cache: str, number: int) -> dict[str, Any]:
+        """The accuracy of phases, and of tools the truth and the probabilities of its annotated frames.
+
+        Also whether the network has finished its schedule.
+        """
+        with open_video(cache) as file:
+            phase, tool = self._answer([network], file)
+            truth, tools = file["phase"][()], file["tool"][()]
+        values: dict[str, Any] = {}
+        if self.phases and (truth != UNKNOWN).any():
+            values["accuracy"] = float((phase.argmax(1) == truth)[truth != UNKNOWN].mean())
+        if self.tools:
+            known = (tools != UNKNOWN).any(1)
+            values |= {"truth": torch.from_numpy(tools[known]), "found": torch.from_numpy(tool[known])}
+        finished = self.model.kind != "mtrcnet_cl" or int(network.state_dict()["step"]) == 3
+        return {**values, "finished": finished}
+
+    def validated(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Phase accuracy, averaged over videos, and mAP over their frames; the first one is the score.
 
         NaN if no phase is annotated and no tool ever present.
         """
-        accuracies, truths, probabilities = [], [], []
-        for path in caches:
-            with open_video(path) as file:
-                phase, tool = self._answer([network], file)
-                truth = file["phase"][()]
-                if self.phases and (truth != UNKNOWN).any():
-                    accuracies.append(float((phase.argmax(1) == truth)[truth != UNKNOWN].mean()))
-                if self.tools:
-                    known = (file["tool"][()] != UNKNOWN).any(1)
-                    truths.append(file["tool"][()][known])
-                    probabilities.append(tool[known])
         scores: dict[str, float] = {}
-        if accuracies:
+        if accuracies := [case["accuracy"] for case in cases if "accuracy" in case]:
             scores["val_phase_accuracy"] = float(np.mean(accuracies))
-        if truths:
-            truth, found = np.concatenate(truths), np.concatenate(probabilities)
+        if self.tools:
+            truth, found = (torch.cat([case[name] for case in cases]).numpy() for name in ("truth", "found"))
             aps = [average_precision(truth[:, n], found[:, n]) for n in range(len(self.tools))]
             scores["val_tool_map"] = float(np.nanmean(aps)) if not np.isnan(aps).all() else math.nan
         score = next((value for value in scores.values() if not math.isnan(value)), math.nan)
         # A network with an unfinished schedule always ranks below one that has finished it.
-        unfinished = self.model.kind == "mtrcnet_cl" and int(network.state_dict()["step"]) < 3
-        return {"score": score - unfinished, **scores}
+        return {"score": score - (not all(case["finished"] for case in cases)), **scores}
 
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
         """Write the mean probabilities of the networks for every frame of a video."""

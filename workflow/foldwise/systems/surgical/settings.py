@@ -239,6 +239,11 @@ class Model(AnyModel):
         if self.kind == "mtrcnet_cl":
             if self.training.patience is not None:
                 raise ValueError("patience would end mtrcnet_cl before its third step; remove it")
+            if self.training.validation.best != "cases":
+                raise ValueError(
+                    "training.validation.best: mtrcnet_cl needs `cases`, since samples do not show whether "
+                    "its third step is done"
+                )
             if self.training.epochs < 3 or sum(self.steps) >= 1:
                 raise ValueError(
                     "mtrcnet_cl has three steps: set 3 or more epochs, and shares with a sum below 1"

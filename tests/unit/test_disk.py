@@ -14,7 +14,7 @@ import torch
 
 from experiments import unread
 from foldwise import disk
-from foldwise.disk import Space, moments, of_cases, of_model, room
+from foldwise.disk import Space, _training, moments, of_cases, of_model, room
 from foldwise.forecast import Row, Step, table
 from foldwise.networks.clip import FrozenVision
 from foldwise.settings import Named, dump, validate
@@ -86,7 +86,11 @@ def test_stages_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert of_cases(footprint, settings, sizes) == {"crop": Space(7), "cache": Space(14)}
     found = of_model(footprint, settings, "m", listed, sizes, STEP)
     # A model, those of epochs 4 and 8, and of the last one; a checkpoint has weights, best ones and a moment.
-    assert found["train"] == Space(5 * (4 * 4 + 2 * 10), 5 * 10)
+    assert found["train"] == Space(5 * 4 * 4, 5 * 3 * 10)
+    # A state of weights and a moment stays, if asked for.
+    training = settings.models["m"].training.model_copy(update={"keep_state": True})
+    kept = settings.models["m"].model_copy(update={"training": training})
+    assert _training(kept, (2**20, 2**19), 5) == Space(5 * (4 * 4 + 6), 5 * (3 * 10 - 6))
     assert found["features"] == Space(5 * 500)
     # Nothing is to be chosen, so validation cases are not predicted.
     assert found["test"] == Space(50)
@@ -99,9 +103,9 @@ def test_stages_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["test"] == Space(2 * 50)
     assert found["score"] == Space(2 * 15 + 6)
     lines = table(
-        [Row("crop", "c0", 10.2, 7 * 1024), Row("export", "model m", None, 5120, 1024)]
+        [Row("crop", "c0", 10.2, 7 * 1024, minutes=20), Row("export", "model m", None, 5120, 1024)]
     ).splitlines()
-    assert lines[1].split() == ["crop", "10", "1000", "c0", "7.00"]
+    assert lines[1].split() == ["crop", "10", "1000", "20", "c0", "7.00"]
     assert lines[2].split() == ["export", "model", "m", "5.00", "1.00"]
     assert lines[3].split() == ["total", "12.00", "1.00"]
 

@@ -15,8 +15,8 @@ from foldwise.systems.base import Footprint
 
 # Numbers that an optimiser of torch keeps for each weight; others keep two, or fewer.
 MOMENTS = {"SGD": 0, "RMSprop": 1, "Adagrad": 1, "Rprop": 2, "ASGD": 1, "Adafactor": 0, "LBFGS": 200}
-# Checkpoints of a training: the last one, and the one before it.
-CHECKPOINTS = 2
+# Checkpoints of a training while one is written: that one, the last one, and the one before it.
+CHECKPOINTS = 3
 MIB = 2**20
 
 
@@ -95,7 +95,7 @@ def moments(optimiser: Named) -> int:
 
 
 def _training(model: Model, weights: tuple[int, int], folds: int) -> Space:
-    """Models, and the checkpoints of unfinished and finished trainings.
+    """Models, and the states of unfinished and finished trainings.
 
     Args:
         model: its settings.
@@ -106,10 +106,12 @@ def _training(model: Model, weights: tuple[int, int], folds: int) -> Space:
     training = model.training
     every = training.epochs // training.save_every if training.save_every else 0
     models = 1 + every + min(training.save_last or 0, training.epochs)
-    # The weights, the best ones, and the optimiser's state.
-    checkpoint = 2 * stored + moments(model.optimiser) * learnt
-    # While one is written, the two before it are still there.
-    return Space(folds * (models * stored + CHECKPOINTS * checkpoint), folds * checkpoint)
+    # The weights, and the optimiser's state; while training, the best weights, too.
+    state = stored + moments(model.optimiser) * learnt
+    # As a rule, the rate of a schedule depends on the number of epochs: no longer training would go on from it.
+    goes_on = training.keep_state is True or (training.keep_state == "auto" and model.scheduler is None)
+    kept = state if goes_on else 0
+    return Space(folds * (models * stored + kept), folds * (CHECKPOINTS * (stored + state) - kept))
 
 
 def _summed(footprint: Footprint[Any], settings: Any, name: str, sizes: Iterable[Any]) -> dict[str, float]:

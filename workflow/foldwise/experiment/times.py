@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import ceil
 from pathlib import Path
@@ -85,7 +85,7 @@ class Times(Generic[AnySettings, AnyCase]):
         with suppress(IndexError, KeyError, OSError, ValueError):
             log = state / str(rows[-1]["fingerprint"]) / "log.csv"
             with log.open(encoding="utf-8", newline="") as file:
-                took = [float(row["seconds"]) for row in csv.DictReader(file)]
+                took = [_epoch_seconds(row) for row in csv.DictReader(file)]
             left = statistics.mean(took[-RECENT:]) * max(1, epochs - len(took))
             return min(SLICE, 5 * ceil((LEAST + MEASURED * left / 60) / 5))
         return SLICE
@@ -169,3 +169,8 @@ class Times(Generic[AnySettings, AnyCase]):
     @property
     def _held_out(self) -> int:
         return ceil((self._cases - self._others) / self._settings.split.folds)
+
+
+def _epoch_seconds(row: Mapping[str, str]) -> float:
+    """The time of an epoch, with its validation."""
+    return float(row["seconds"]) + float(row.get("validation_seconds") or 0)

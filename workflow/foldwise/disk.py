@@ -108,7 +108,7 @@ def _training(model: Model, weights: tuple[int, int], folds: int) -> Space:
     models = 1 + every + min(training.save_last or 0, training.epochs)
     # The weights, and the optimiser's state; while training, the best weights, too.
     state = stored + moments(model.optimiser) * learnt
-    # As a rule, the rate of a schedule depends on the number of epochs: no longer training would go on from it.
+    # A schedule's rate depends on the number of epochs, as a rule: no longer training would go on from it.
     goes_on = training.keep_state is True or (training.keep_state == "auto" and model.scheduler is None)
     kept = state if goes_on else 0
     return Space(folds * (models * stored + kept), folds * (CHECKPOINTS * (stored + state) - kept))

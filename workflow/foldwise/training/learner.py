@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -181,6 +181,33 @@ class Learner(Whole, Generic[AnyModel], abstract=True):
     @abstractmethod
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
         """Write a case's prediction (the mean over networks) as HDF5."""
+
+
+class Staged(Learner[AnyModel], abstract=True):
+    """A learner whose predictions have three steps, so that those of several cases overlap.
+
+    Other threads read the next case and write the last one, while this one predicts.
+    """
+
+    @abstractmethod
+    def read(self, cache: str) -> Any:
+        """All of a case that its prediction needs, in main memory."""
+
+    @abstractmethod
+    def infer(self, networks: Sequence[nn.Module], case: Any) -> Callable[[Path], object]:
+        """Predict a case (the mean over networks).
+
+        Args:
+            networks: as in `predict`.
+            case: what `read` returned.
+
+        Returns:
+            A function that writes the prediction; it holds no more than it needs for this.
+        """
+
+    def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
+        """Write a case's prediction (the mean over networks) as HDF5."""
+        self.infer(networks, self.read(cache))(path)
 
 
 def precision_of(amp: str, *, gpu: bool) -> Any:

@@ -51,9 +51,8 @@ def ensemble(
     for path, held in zip(models, trained.states, strict=True):
         # An unlabelled case may belong to a patient in training.
         refuse_learnt(path, held, [replace(entry, group="") for entry in entries], identities)
-    predict = partial(trained.learner.predict, trained.networks)
     made_of = ([file_hash(path) for path in models], values_for(settings, "predict"))
-    cached = made_from(caches_of, predict, state, *made_of)
+    cached = made_from(caches_of, trained.steps, state, *made_of)
     chosen = read_json(choice)["chosen"]
     table = results.score(cached, entries, "ensemble", trained.task, settings, chosen)
     table = table.assign(**fingerprint_so_far())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,12 +46,11 @@ def held_out(
     entries = [read[case] for case in cases.test]
     identities = {entry.case: identity_of(caches[entry.case]) for entry in entries}
     refuse_learnt(model, trained.states[0], entries, identities)
-    predict = partial(trained.learner.predict, trained.networks)
     made_of = (file_hash(model), values_for(settings, "predict"))
-    seen = made_from({case: caches[case] for case in choosing}, predict, state, *made_of)
+    seen = made_from({case: caches[case] for case in choosing}, trained.steps, state, *made_of)
     validation = [read[case] for case in choosing]
     chosen = results.choose(seen, validation, read.task, settings, state.memory("choice"))
-    predicted = made_from({case: caches[case] for case in cases.test}, predict, state, *made_of)
+    predicted = made_from({case: caches[case] for case in cases.test}, trained.steps, state, *made_of)
     table = results.score(predicted, entries, fold, read.task, settings, chosen)
     table = table.assign(**fingerprint_so_far())
     with atomic_folder(predictions) as folder:

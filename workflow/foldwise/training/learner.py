@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,6 +15,7 @@ from torch import nn
 
 from foldwise.files import CaseError
 from foldwise.networks import first_line, needs_numbers, shapes_only
+from foldwise.overlap import Unwritten
 from foldwise.settings import Model
 from foldwise.training.steps import Items
 from foldwise.whole import Whole
@@ -194,7 +195,7 @@ class Staged(Learner[AnyModel], abstract=True):
         """All of a case that its prediction needs, in main memory."""
 
     @abstractmethod
-    def infer(self, networks: Sequence[nn.Module], case: Any) -> Callable[[Path], object]:
+    def infer(self, networks: Sequence[nn.Module], case: Any) -> Unwritten:
         """Predict a case (the mean over networks).
 
         Args:
@@ -202,12 +203,12 @@ class Staged(Learner[AnyModel], abstract=True):
             case: what `read` returned.
 
         Returns:
-            A function that writes the prediction; it holds no more than it needs for this.
+            The prediction; its `write` takes a path, and holds no more than it needs.
         """
 
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
         """Write a case's prediction (the mean over networks) as HDF5."""
-        self.infer(networks, self.read(cache))(path)
+        self.infer(networks, self.read(cache)).write(path)
 
 
 def precision_of(amp: str, *, gpu: bool) -> Any:

@@ -47,21 +47,21 @@ def write_prediction(
 
     refuse_not_finite(case, probabilities)
     steps = quantise(torch.from_numpy(probabilities * 255), together=not targets.regions).numpy()
-    write_steps(path, case, steps, targets.decode(steps), lineage, targets)
+    write_steps(case, steps, targets.decode(steps), lineage, targets, path)
 
 
 def write_steps(
-    path: Path, case: str, steps: np.ndarray, labels: np.ndarray, lineage: Lineage, targets: Targets
+    case: str, steps: np.ndarray, labels: np.ndarray, lineage: Lineage, targets: Targets, path: Path
 ) -> None:
     """Write probabilities that are in 255 steps already.
 
     Args:
-        path: HDF5 file.
         case: its name.
         steps: (names, x, y, z), integers.
         labels: (x, y, z), class numbers.
         lineage: the grid's lineage.
         targets: the predicted targets.
+        path: HDF5 file.
     """
     compression = hdf5plugin.Blosc2(cname="zstd", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE)
     chunks = (1, *(min(64, n) for n in labels.shape))

@@ -37,7 +37,7 @@ Made = TypeVar("Made")
 
 CPU = torch.device("cpu")
 # Outputs that become probabilities at once; each takes a few copies of four bytes.
-CHUNK = 2**23
+CHUNK = 2**21
 # The sum of several networks' probabilities is kept as whole numbers up to this.
 SUM = 2**16 - 1
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.utils.data import default_collate
 
 from foldwise.files import CaseError
 from foldwise.networks import build, ramp, try_loss
+from foldwise.overlap import Unwritten
 from foldwise.systems.segmentation.inference import Inference, Scan, heads, read_scan
 from foldwise.systems.segmentation.losses import Counted, named_losses, truth_for
 from foldwise.systems.segmentation.settings import Model
@@ -193,15 +194,13 @@ class SegmentationLearner(Staged[Model]):
         """The image, normalised."""
         return read_scan(self, cache)
 
-    def infer(self, networks: Sequence[nn.Module], case: Scan) -> Callable[[Path], None]:
+    def infer(self, networks: Sequence[nn.Module], case: Scan) -> Unwritten:
         """Predict a case: the mean probabilities of the networks, quantised to 8 bits."""
         found = self.inference.found(networks, case)
-        name, lineage = case.case, case.lineage  # without the image
-
-        def write(path: Path) -> None:
-            write_steps(path, name, found.probability, found.label, lineage, self.targets)
-
-        return write
+        about = (found.probability, found.label, case.lineage, self.targets)
+        # Without the image, which is no longer needed.
+        write = partial(write_steps, case.case, *about)
+        return Unwritten(write, found.probability.nbytes + found.label.nbytes)
 
     def flattened(self, image: torch.Tensor) -> torch.Tensor:
         """(batch, channels, x, y, z) with its slices as channels: (batch, channels · slices, …)."""

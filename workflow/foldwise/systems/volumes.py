@@ -254,11 +254,16 @@ class VolumeFootprint(Footprint[AnyVolumeSettings], Generic[AnyVolumeSettings], 
 
 def cached_voxels(size: Size, cache: Cache) -> float:
     """Voxels of the cached grid, if nothing were cropped."""
+    return prod(cached_grid(size, cache))
+
+
+def cached_grid(size: Size, cache: Cache) -> tuple[float, ...]:
+    """The same along each axis."""
     if cache.shape is not None:
-        return prod(cache.shape)
+        return cache.shape
     if cache.spacing is None:
-        return size.voxels
-    return size.voxels * prod(size.spacing) / prod(cache.spacing)
+        return size.shape
+    return tuple(n * old / new for n, old, new in zip(size.shape, size.spacing, cache.spacing, strict=True))
 
 
 def _too_large(checked: Checked, sheet: Sheet[Case], cache: Cache) -> list[str]:

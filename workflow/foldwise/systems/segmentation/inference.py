@@ -22,6 +22,7 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 from torch import nn
 
 from foldwise.hdf5 import refuse_not_finite
+from foldwise.systems.segmentation.held import CHUNK
 from foldwise.training.learner import precision_of
 from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.geometry import Int3, Lineage, int3
@@ -36,8 +37,6 @@ Slices = tuple[slice, ...]
 Made = TypeVar("Made")
 
 CPU = torch.device("cpu")
-# Outputs that become probabilities at once; each takes a few copies of four bytes.
-CHUNK = 2**21
 # The sum of several networks' probabilities is kept as whole numbers up to this.
 SUM = 2**16 - 1
 

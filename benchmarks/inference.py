@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,17 +22,16 @@ from typing import Any
 
 import numpy as np
 
-SHAPES = [(160, 160, 96), (256, 256, 160), (512, 512, 100)]
+SHAPES = [(160, 160, 96), (320, 320, 96)]
 # Classes, networks, settings of the model.
 RUNS: list[tuple[int, int, dict[str, Any]]] = [
     (1, 1, {"patch": [96, 96, 96]}),
-    (3, 1, {"patch": [96, 96, 96]}),
     (3, 5, {"patch": [96, 96, 96]}),
     (3, 1, {"patch": [128, 128, 1], "dimensions": "2d"}),
     (40, 1, {"patch": [64, 64, 64]}),
-    (40, 5, {"patch": [64, 64, 64]}),
+    (40, 2, {"patch": [64, 64, 64]}),
 ]
-SMALL = {"name": "BasicUNet", "features": [4, 4, 8, 8, 8, 4]}
+SMALL = {"network": {"name": "UNet", "channels": [4, 8], "strides": [2]}, "inference": {"overlap": 0.25}}
 
 
 def predict(folder: Path, shape: tuple[int, ...], classes: int, networks: int, model: dict[str, Any]) -> None:
@@ -39,6 +39,7 @@ def predict(folder: Path, shape: tuple[int, ...], classes: int, networks: int, m
     import torch
 
     from foldwise.evaluate import Steps, made_from
+    from foldwise.forecast import TORCH_MIB
     from foldwise.settings import validate
     from foldwise.store import Store
     from foldwise.systems.segmentation.settings import Settings
@@ -55,7 +56,7 @@ def predict(folder: Path, shape: tuple[int, ...], classes: int, networks: int, m
             "experiment": "x",
             "data": {"sheet": "x.csv", "labels": {f"c{n}": n for n in range(1, 1 + classes)}},
             "split": {"folds": max(2, networks)},
-            "models": {"unet": {"network": SMALL, **model}},
+            "models": {"unet": {**SMALL, **model}},
         },
     )
     caches, fresh = {}, False
@@ -75,17 +76,34 @@ def predict(folder: Path, shape: tuple[int, ...], classes: int, networks: int, m
     learner = Segmentation().learner(settings.models["unet"], task)
     step = count_step(learner)
     built = [learner.network().eval() for _ in range(networks)]
+    base, peak, done = anonymous(), 0.0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.01):
+            peak = max(peak, anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     begun = time.process_time()
-    steps = Steps(learner.read, lambda case: learner.infer(built, case))  # type: ignore[attr-defined]
+    steps = Steps(learner.read, lambda case: learner.infer(built, case))
     store = Store(folder / "state")
     made_from(caches, steps, store, time.time())
     seconds = time.process_time() - begun
     store.clear()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    done.set()
+    watcher.join()
     stage = "test" if networks == 1 else "ensemble"
     size = Size(shape, (1.0, 1.0, 1.0), 1, True)
     forecast = Segmentation().footprint.model_mib(stage, settings, "unet", [size], step)
-    print(json.dumps([seconds, peak, forecast]))
+    # Of libraries, the forecast's own figure: how much of them is in memory depends on other processes.
+    print(json.dumps([seconds, TORCH_MIB + peak - base, forecast]))
+
+
+def anonymous() -> float:
+    """Memory of this process that is no file's, in MiB."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) / 2**10 if found else 0.0
 
 
 def memory(folder: Path) -> None:
@@ -93,10 +111,10 @@ def memory(folder: Path) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for shape in SHAPES:
         for classes, networks, model in RUNS:
-            words = [folder, json.dumps(shape), str(classes), str(networks), json.dumps(model)]
+            words = [json.dumps(shape), str(classes), str(networks), json.dumps(model)]
             out = "again"
             while out == "again":
-                command = [sys.executable, __file__, "--folder", folder, "one", *words[1:]]
+                command = [sys.executable, __file__, "--folder", str(folder), "one", *words]
                 done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
                 out = done.stdout.split("\n")[-2]
             seconds, peak, forecast = json.loads(out)
@@ -115,11 +133,10 @@ def ways(shape: tuple[int, int, int]) -> dict[str, Callable[[np.ndarray], np.nda
 
     from foldwise.volumes.geometry import resample
 
-    def by_scipy(order: int) -> Callable[[np.ndarray], np.ndarray]:
+    def by_scipy(order: Any) -> Callable[[np.ndarray], np.ndarray]:
         def back(data: np.ndarray) -> np.ndarray:
-            factors = np.divide(shape, data.shape)
-            found = zoom(data, factors, order=order, mode="nearest", grid_mode=True)
-            return np.asarray(np.clip(found, 0, 255))
+            factors = [new / old for new, old in zip(shape, data.shape, strict=True)]
+            return np.asarray(zoom(data, factors, order=order, mode="nearest", grid_mode=True))
 
         return back
 
@@ -145,7 +162,7 @@ def resampling(labels: list[Path]) -> None:
     from foldwise.volumes.volume import read_volume
 
     torch.set_num_threads(1)
-    phantom = make_phantom("p01a", (1.0, 1.0, 1.5))
+    phantom = make_phantom("p01a", (1.5, 1.5, 2.0))
     truths = {"phantom, tumours": phantom.label.data > 0, "phantom, lungs": phantom.lungs.data > 0}
     truths |= {f"{path.parent.name}, {path.name}": read_volume(path).data > 0 for path in labels}
     print("| label map | shape | factor | way back | CPU (s) | Dice |")

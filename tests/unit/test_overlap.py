@@ -65,7 +65,12 @@ def test_at_most_two_cases_besides_the_present_one_are_in_memory() -> None:
     def work(case: int, image: Data) -> Unwritten:
         results.add(result := Data())
         look()
-        return Unwritten(lambda: (look(), str(result)), 0)
+
+        def write() -> None:
+            look()
+            str(result)
+
+        return Unwritten(write, 0)
 
     overlapped([*range(8)], read, work, {})  # type: ignore[arg-type]
     # The present one and the next; the present one and the last.

@@ -63,6 +63,6 @@ def overlapped(
                     made.write()
                 elif made is not None:
                     going.append((case, writer.submit(made.write)))
-            # Whatever it holds is not needed any more.
-            ready = made = None
+            del ready  # with what was read
+            made = None
         arrived()

@@ -82,7 +82,7 @@ def on_whole_volumes(learner: SegmentationLearner, networks: Sequence[nn.Module]
     slide = SlidingWindowInferer(
         learner.size, settings.batch, overlap=settings.overlap, mode=settings.weighting
     )
-    total = 0
+    means = []
     for network in networks:
 
         def forward(image: torch.Tensor, network: nn.Module = network) -> torch.Tensor:
@@ -107,8 +107,8 @@ def on_whole_volumes(learner: SegmentationLearner, networks: Sequence[nn.Module]
             logits = slide(torch.from_numpy(whole)[None], forward)[0]
         inside = tuple(slice(int(b), int(b + n)) for b, n in zip(before, size, strict=True))
         logits = logits[:, *inside].double()
-        total = total + (logits.sigmoid() if learner.targets.regions else logits.softmax(0)[1:])
-    return (total / len(networks)).numpy()
+        means.append(logits.sigmoid() if learner.targets.regions else logits.softmax(0)[1:])
+    return np.asarray(torch.stack(means).mean(0).numpy())
 
 
 def drawn(seed: int) -> tuple[Targets, tuple[int, ...], int, int, dict[str, Any]]:
@@ -132,13 +132,13 @@ def drawn(seed: int) -> tuple[Targets, tuple[int, ...], int, int, dict[str, Any]
 
 def rounded(exact: np.ndarray, together: bool) -> tuple[np.ndarray, np.ndarray]:
     """Steps (names, x, y, z), and the voxels where a hundredth of a step more or less makes no difference."""
-    steps, clear = np.rint(exact), (np.abs(exact % 1 - 0.5) > 0.03).all(0)
+    steps, clear = np.rint(exact), np.all(np.abs(exact % 1 - 0.5) > 0.03, axis=0)
     if together:
         error = np.abs(steps.sum(0) - exact.sum(0))
         sums = exact.cumsum(0)
         clear &= (np.abs(error - 1) > 0.03) & ((error < 1) | (np.abs(sums % 1 - 0.5) > 0.03).all(0))
         steps = np.where(error > 1, np.diff(np.rint(sums), axis=0, prepend=0), steps)
-    return steps.astype(np.float32), clear
+    return steps.astype(np.float32), np.asarray(clear)
 
 
 @pytest.mark.parametrize("seed", range(24))

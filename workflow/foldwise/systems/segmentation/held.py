@@ -15,6 +15,8 @@ READ_BYTES = 14
 # Outputs that become probabilities at once, and bytes that each of them takes with its copies.
 CHUNK = 2**21
 PART_BYTES = 20
+# What the allocator keeps of blocks that were freed, as measured.
+KEPT_BYTES = 2**27
 
 
 def held_bytes(size: Size, settings: Settings, model: Model, step: Step, networks: int) -> float:
@@ -42,9 +44,10 @@ def held_bytes(size: Size, settings: Settings, model: Model, step: Step, network
     slab = voxels * min(1, thick)
     part = max(CHUNK, outputs * slab / patch[across])
     inference = model.inference
-    windows = outputs * prod(patch) * (inference.batch * (3 if inference.mirror else 1) + 1)
+    # A weighted window, and outputs of mirror images; the outputs themselves are in the forward pass.
+    windows = outputs * prod(patch) * (1 + (2 * inference.batch if inference.mirror else 0))
     forward = (step.forward + 2 * step.largest) * inference.batch / model.training.batch
-    held = 4 * (outputs + 1) * slab + PART_BYTES * part + 4 * windows + forward
+    held = KEPT_BYTES + 4 * (outputs + 1) * slab + PART_BYTES * part + 4 * windows + forward
     # The image, the next one, and copies while that one is normalised; labels.
     held += voxels * (READ_BYTES * size.channels + 1)
     if networks:

@@ -32,9 +32,11 @@ include: "workflow/rules/prepare_part.smk"
 include: "workflow/rules/index.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/test.smk"
-include: "workflow/rules/export.smk"
-include: "workflow/rules/choose.smk"
 include: "workflow/rules/ensemble.smk"
+include: "workflow/rules/score.smk"
+include: "workflow/rules/choose.smk"
+include: "workflow/rules/metrics.smk"
+include: "workflow/rules/export.smk"
 include: "workflow/rules/predict.smk"
 include: "workflow/rules/report.smk"
 
@@ -43,4 +45,5 @@ rule all:
     default_target: True
     input:
         rules.report.output,
-        expand(rules.export.output, model=SETTINGS.models, fold=EXPERIMENT.folds),
+        expand(rules.export.output, model=SETTINGS.models, place=EXPERIMENT.places),
+        expand(rules.choose.output, model=SETTINGS.models),

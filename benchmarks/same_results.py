@@ -35,7 +35,7 @@ TIMES = {"seconds", "data_wait", "peak_mib", "peak_gpu_mib", "processor_s"}
 COMPARED = {".pt", ".csv", ".h5", ".gz", ".txt", ".png", ".yaml", ".json", ".dcm"}
 # Provenance and run times, or names of folders.
 LEFT_OUT = re.compile(
-    r"(^|/)(logs|benchmarks|state|parts|\.foldwise)/|provenance\.json$|test\.json$|ensemble\.json$"
+    r"(^|/)(logs|benchmarks|state|parts|\.foldwise)/|provenance\.json$|(predictions|validation|ensemble)\.json$"
     r"|summary\.json$|lungs/[^/]*\.json$|\.snakemake_timestamp$|\.foldwise$"
 )
 HASH = re.compile(r"(?<=[a-z])[-=][0-9a-f]{4,16}(?=[/_.,\"]|$)")

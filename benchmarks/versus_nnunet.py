@@ -130,25 +130,27 @@ def ours(fold: int, folder: Path, experiment: Path, epochs: int, name: str) -> d
         *("--provenance", str(out / "provenance.json"), "--workers", "2"),
     ]
     seconds, peak = run(train, folder / f"{name}_fold{fold}.log")
-    test = [
-        *(sys.executable, "-m", "foldwise.stages.test", "--index", index, "--fold", str(fold)),
-        *("--model", str(out / "model.pt"), "--state", str(out / "test"), "--facts", str(out / "test.json")),
-        *("--predictions", str(out / "predictions"), "--metrics", str(out / "metrics.csv")),
-    ]
-    run(test, folder / f"{name}_test{fold}.log")
-    export = [
-        *(
-            sys.executable,
-            "-m",
-            "foldwise.stages.export",
-            "--index",
-            index,
-            "--facts",
-            str(out / "test.json"),
-        ),
-        *("--predictions", str(out / "predictions"), "--folder", str(out / "export")),
-    ]
-    run(export, folder / f"{name}_export{fold}.log")
+    predictions, scores, choice = str(out / "predictions"), str(out / "scores"), str(out / "choice.json")
+    state = ["--state", str(out / "unfinished")]
+    for name_of, given in {
+        "test": [
+            *("--index", index, "--fold", str(fold), "--model", str(out / "model.pt"), *state),
+            *("--predictions", predictions, "--facts", str(out / "predictions.json")),
+        ],
+        "score": ["--index", index, "--predictions", predictions, *state, "--scores", scores],
+        "metrics": [
+            *("--index", index, "--fold", str(fold), "--scores", scores),
+            *("--metrics", str(out / "metrics.csv"), "--choice", choice),
+        ],
+        "export": [
+            *("--index", index, "--predictions", predictions, "--scores", scores),
+            *("--choice", choice, "--folder", str(out / "export")),
+        ],
+    }.items():
+        run(
+            [sys.executable, "-m", f"foldwise.stages.{name_of}", *given],
+            folder / f"{name}_{name_of}{fold}.log",
+        )
     log = pd.read_csv(out / "log.csv")
     return {
         "training_seconds": float(log["seconds"].sum()),

@@ -32,7 +32,9 @@ CPU_RULES = {
     # The four training cases, and the one without a label.
     "prepare_part": 2,
     "index": 1,
-    "export": 2,
+    "score": 3,
+    "metrics": 3,
+    "export": 3,
     "choose": 1,
     "report": 1,
 }

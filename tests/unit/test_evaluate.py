@@ -8,7 +8,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -18,7 +17,6 @@ from foldwise.hdf5 import content_of, identity_of
 from foldwise.index import Fold, Index
 from foldwise.stages import features, test, train
 from foldwise.systems.segmentation import learner
-from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.volumes.predictions import open_prediction
 from foldwise.volumes.targets import Targets
 from synthetic import write_cached_set
@@ -52,14 +50,18 @@ def save(index: Path, tmp_path: Path) -> Save:
 
 
 @pytest.fixture
-def scored(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pd.DataFrame]:
-    def call(model: Path, fold: int = 0, of: Path = index, settings: str = "{}") -> pd.DataFrame:
-        out = {name: tmp_path / "out" / name for name in ("predictions", "metrics", "facts")}
-        named = {"index": of, "fold": fold, "model": model, "state": tmp_path / "state", **out}
-        flags = [text for name, value in named.items() for text in (f"--{name}", str(value))]
+def tested(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Calls the stage; returns the cases that it predicted."""
+
+    def call(
+        model: Path, fold: int = 0, of: Path = index, settings: str = "{}", share: str = "predictions"
+    ) -> list[str]:
+        out = {name: tmp_path / "out" / name for name in ("predictions", "facts")}
+        named = {"index": of, "fold": fold, "share": share, "model": model, "state": tmp_path / "state"}
+        flags = [text for name, value in {**named, **out}.items() for text in (f"--{name}", str(value))]
         monkeypatch.setattr(sys, "argv", ["test", "--settings", settings, *flags])
-        test.held_out.main()
-        return pd.read_csv(out["metrics"])
+        test.predict_fold.main()
+        return sorted(path.stem for path in out["predictions"].glob("*.h5"))
 
     return call
 
@@ -71,34 +73,34 @@ def broken(network: dict[str, torch.Tensor], value: float) -> dict[str, torch.Te
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite(
-    save: Save, scored: Callable[..., Any], tmp_path: Path, value: float
+    save: Save, tested: Callable[..., Any], tmp_path: Path, value: float
 ) -> None:
     network = torch.load(save("model.pt"), weights_only=True)["network"]
     with pytest.raises(CaseError, match=r"model\.pt: 1 of \d+ tensors .*NaN.*\(.*conv\.weight\)"):
-        scored(save("model.pt", network=broken(network, value)))
+        tested(save("model.pt", network=broken(network, value)))
     assert not (tmp_path / "out").exists()
 
 
-def test_numbers_that_overflow_name_the_case(save: Save, scored: Callable[..., Any], tmp_path: Path) -> None:
+def test_numbers_that_overflow_name_the_case(save: Save, tested: Callable[..., Any], tmp_path: Path) -> None:
     network = torch.load(save("model.pt"), weights_only=True)["network"]
     with pytest.raises(CaseError, match="case c4: the network's output is NaN or infinite"):
-        scored(save("model.pt", network=broken(network, 3e38)))
+        tested(save("model.pt", network=broken(network, 3e38)))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_fold_s_model_is_tested_on_its_own_fold(
-    index: Path, save: Save, scored: Callable[..., Any], tmp_path: Path
+    index: Path, save: Save, tested: Callable[..., Any], tmp_path: Path
 ) -> None:
-    assert scored(save("model.pt"))["case"].tolist() == ["c4"]
-    assert scored(save("other.pt", fold=1), fold=1)["case"].tolist() == ["c0"]
+    assert tested(save("model.pt")) == ["c4"]
+    assert tested(save("other.pt", fold=1), fold=1) == ["c0"]
     with pytest.raises(CaseError, match=r"other\.pt: the model of fold 1; --fold 0 was given"):
-        scored(tmp_path / "other.pt", fold=0)
+        tested(tmp_path / "other.pt", fold=0)
     # Regardless of the fold in the file: here its split held c4 out, but another split does not.
     entry = Index.read(index)["c4"]
     identity = identity_of(entry.cache)
     for kind, why in (("case", "that case"), ("patient", "another case"), ("content", "the same data")):
         with pytest.raises(CaseError, match=f"cannot be tested on case c4: {why}"):
-            scored(save("model.pt", learnt=[marks(entry, identity)[kind]]))
+            tested(save("model.pt", learnt=[marks(entry, identity)[kind]]))
 
 
 @pytest.mark.parametrize("fold", [-1, 2])
@@ -107,7 +109,7 @@ def test_folds_that_are_not_there(
     index: Path,
     tmp_path: Path,
     save: Save,
-    scored: Callable[..., Any],
+    tested: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     fold: int,
     stage: str,
@@ -116,7 +118,7 @@ def test_folds_that_are_not_there(
     flags = [text for name, path in names.items() for text in (f"--{name}", str(path))]
     with pytest.raises(CaseError, match=f"--fold {fold}: the index has the folds 0 to 1"):
         if stage == "test":
-            scored(save("model.pt"), fold=fold)
+            tested(save("model.pt"), fold=fold)
         monkeypatch.setattr(sys, "argv", ["train", "--index", str(index), "--fold", str(fold), *flags])
         train.train.main()
 
@@ -131,14 +133,14 @@ def test_folds_that_are_not_there(
 def test_a_model_of_other_data(
     index: Path,
     save: Save,
-    scored: Callable[..., Any],
+    tested: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     changed: dict[str, Any],
     message: str,
 ) -> None:
     model = save("model.pt", task={**Index.read(index).task, **changed})
     with pytest.raises(CaseError, match=rf"model\.pt: was trained on different data \({message}"):
-        scored(model)
+        tested(model)
     flags = ["--index", str(index), "--model", str(model), "--state", "state", "--folder", "bank"]
     monkeypatch.setattr(sys, "argv", ["features", *flags])
     with pytest.raises(CaseError, match="was trained on different data"):
@@ -146,13 +148,13 @@ def test_a_model_of_other_data(
 
 
 def test_a_model_of_an_earlier_version_is_still_read(
-    save: Save, scored: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    save: Save, tested: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     state = torch.load(save("model.pt"), weights_only=True)
     path = save("old.pt")
     torch.save({key: state[key] for key in ("network", "settings", "system", "task")}, path)
     with caplog.at_level("WARNING"):
-        assert scored(path)["case"].tolist() == ["c4"]
+        assert tested(path) == ["c4"]
     assert "did not record its training cases" in caplog.text
 
 
@@ -205,7 +207,7 @@ def probabilities(folder: Path) -> dict[str, np.ndarray]:
 def test_unfinished_work_is_of_these_very_data(
     tmp_path: Path,
     save: Save,
-    scored: Callable[..., pd.DataFrame],
+    tested: Callable[..., list[str]],
     predicted: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -213,14 +215,14 @@ def test_unfinished_work_is_of_these_very_data(
     model, index = save("model.pt"), write_cached_set(tmp_path / "set", 6)
     caches = index.parent / "caches"
 
-    def stopped(settings: str = "{}") -> list[str]:
+    def stopped(**more: str) -> list[str]:
         def stop(*_: Any) -> None:
             raise RuntimeError("killed")
 
         predicted.clear()
         with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-            patch.setattr(SegmentationResults, "score", stop)
-            scored(model, of=index, settings=settings)
+            patch.setattr(test, "atomic_folder", stop)
+            tested(model, of=index, **more)
         return list(predicted)
 
     (tmp_path / "state").mkdir()
@@ -228,8 +230,9 @@ def test_unfinished_work_is_of_these_very_data(
     assert stopped() == ["c4", "c5"]
     first = probabilities(tmp_path / "state")
     assert (first["c4"] != first["c5"]).any()
-    # How scores are computed changes no prediction; c3 is the validation case, for the post-processing.
-    assert stopped("{tolerance_mm: 3, postprocess: largest_component}") == ["c3"]
+    # How scores are computed changes no prediction; c3 is the validation case.
+    assert stopped(settings="{tolerance_mm: 3, postprocess: largest_component}") == []
+    assert stopped(share="validation") == ["c3"]
     # A truncated file is predicted again.
     for path in (tmp_path / "state").glob("*.h5"):
         with open_prediction(path) as file:
@@ -247,7 +250,7 @@ def test_unfinished_work_is_of_these_very_data(
         file["image"][()], file["label"][()] = new["image"][()], new["label"][()]
         file.attrs.update({**new.attrs, "case": "c4"})
     predicted.clear()
-    scored(model, of=index)
+    tested(model, of=index)
     assert predicted == ["c4"]
     last = probabilities(tmp_path / "out")
     assert (last["c4"] == first["c5"]).all()
@@ -261,7 +264,7 @@ def test_a_case_that_fails_leaves_the_others_to_the_next_job(
     where: str,
     tmp_path: Path,
     save: Save,
-    scored: Callable[..., pd.DataFrame],
+    tested: Callable[..., list[str]],
     predicted: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -277,8 +280,8 @@ def test_a_case_that_fails_leaves_the_others_to_the_next_job(
     with monkeypatch.context() as patch:
         patch.setattr(owner, where, fail)
         with pytest.raises(CaseError, match=r"1 of 2 cases failed.*\n  case c4: MemoryError: a large scan"):
-            scored(model, of=index)
+            tested(model, of=index)
     before = ["c4", "c5"] if where == "write_steps" else ["c5"]
     assert predicted == before
-    scored(model, of=index)
+    tested(model, of=index)
     assert predicted == [*before, "c4"]

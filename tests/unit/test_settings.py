@@ -6,7 +6,6 @@ import pytest
 import yaml
 
 from experiments import unread
-from foldwise.experiment.jobs import MINUTES
 from foldwise.files import CaseError
 from foldwise.networks import build
 from foldwise.reference import reference, schema
@@ -137,22 +136,6 @@ def cases(training: int) -> dict[str, Case]:
         f"c{n}": Case(f"c{n}", f"c{n}", "", n + 2, (Path("i.nii"),), Path("l.nii"), None)
         for n in range(training)
     }
-
-
-def test_minutes_follow_from_the_number_of_cases() -> None:
-    experiment = unread()
-    assert [experiment.jobs.minutes(stage) for stage in ("choose", "test", "check")] == [60, 120, 60]
-    # 1000 cases in five folds, and no others; a fold's job predicts its 200 and as many for validation.
-    experiment.preparation.cases = cases(1000)
-    assert experiment.jobs.minutes("choose") == 30 + 500
-    assert experiment.jobs.minutes("test") == 60 + 2 * 400
-    assert experiment.jobs.minutes("export") == 30 + 100
-    assert experiment.jobs.minutes("ensemble") == 120
-    experiment.preparation.cases = cases(10**5)
-    assert experiment.jobs.minutes("choose") == 24 * 60
-    for stage in MINUTES:
-        rule = (ROOT / "workflow" / "rules" / f"{stage}.smk").read_text(encoding="utf-8")
-        assert f'runtime=JOBS.minutes("{stage}")' in rule
 
 
 def test_reference_and_schema_are_up_to_date() -> None:

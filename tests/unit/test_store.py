@@ -19,7 +19,7 @@ from foldwise.command import request
 from foldwise.files import CaseError, file_hash, write_json
 from foldwise.index import Index
 from foldwise.settings import as_json
-from foldwise.stages import ensemble, predict, test
+from foldwise.stages import ensemble, predict, score, test
 from foldwise.store import Memory, Store
 from foldwise.volumes.cache import cache_case
 from foldwise.volumes.crop import crop_case
@@ -249,7 +249,7 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
 def test_nothing_is_written_past_the_store(
     tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Calls of test, ensemble and predict, each on a tiny case."""
+    """Calls of test, score, ensemble and predict, each on a tiny case."""
     index = write_cached_set(tmp_path / "set")
     read = Index.read(index)
     model = write_untrained(tmp_path / "model.pt", read.task)
@@ -266,7 +266,7 @@ def test_nothing_is_written_past_the_store(
     def call(stage: Any, **given: Any) -> None:
         name = stage.__name__
         state, out = tmp_path / "state" / name, tmp_path / "out" / name
-        places = {key: out / key for key in ("predictions", "metrics", "folder", "facts")}
+        places = {key: out / key for key in ("predictions", "index", "scores", "folder", "facts")}
         words = {**{key: path for key, path in places.items() if key in stage.names}, **given}
         monkeypatch.setattr(sys, "argv", [name, *request(state=state, **words)])
         before = watch.seen
@@ -275,12 +275,13 @@ def test_nothing_is_written_past_the_store(
         assert not state.exists()
 
     data_settings = Data(sheet=tmp_path / "cases.csv", labels={"tumour": 1})
-    call(test.held_out, index=index, fold=0, model=model, settings="{postprocess: largest_component}")
+    call(test.predict_fold, index=index, fold=0, model=model)
+    predicted = tmp_path / "out" / "predict_fold" / "predictions"
+    call(score.score, index=index, predictions=predicted, settings="{postprocess: largest_component}")
     call(
         ensemble.ensemble,
         data=as_json(data_settings),
         models=[model],
-        choice=choice,
         prepared=crop.parent,
         caches=tmp_path / "caches",
     )

@@ -93,7 +93,8 @@ class TestRun:
         changed = experiment(run)
         changed["models"]["small"] = {**SMALL, "optimiser": {"name": "AdamW", "lr": 0.01}}
         jobs = planned(run, changed)
-        assert jobs == {"train": 2, "test": 2, "export": 2, "choose": 1, "ensemble": 1, "report": 1}
+        scored = {"score": 3, "metrics": 3, "export": 3, "choose": 1, "report": 1}
+        assert jobs == {"train": 2, "test": 2, "ensemble": 1, **scored}
 
     def test_other_regions_spare_the_caches(self, run: Path) -> None:
         jobs = planned(run, experiment(run, prepare={"regions": {"method": "threshold"}}))

@@ -24,7 +24,7 @@ import torch
 from every_system import installed_here, signals
 from experiments import command, planned, snakemake
 from foldwise.command import Output
-from foldwise.experiment.open import open_experiment
+from foldwise.experiment.open import Opened, open_experiment
 from foldwise.files import CaseError, read_json, read_pickle
 from foldwise.hdf5 import open_hdf5
 from foldwise.record import KEY
@@ -33,7 +33,9 @@ from foldwise.stages.choose import choose
 from foldwise.stages.ensemble import ensemble
 from foldwise.stages.export import export
 from foldwise.stages.index import index
-from foldwise.stages.test import held_out
+from foldwise.stages.metrics import metrics
+from foldwise.stages.score import score
+from foldwise.stages.test import predict_fold
 from foldwise.stages.train import train
 from foldwise.store import Store
 from trainings import TIMINGS
@@ -43,14 +45,15 @@ TRAINING = {"epochs": 1, "steps_per_epoch": 1, "batch": 2, "validate_every": 1}
 CASES = 7
 # The jobs that an edit reruns, by their rules.
 NOTHING = Counter[str]()
-SCORES = Counter(export=2, choose=1, ensemble=1, report=1)
-MODELS = Counter(train=2, test=2) + SCORES
-FOLD = Counter(train=1, test=1, export=1, choose=1, ensemble=1, report=1)
+# Of two folds and an unlabelled case.
+SCORES = Counter(score=3, metrics=3, export=3, choose=1, report=1)
+MODELS = Counter(train=2, test=2, ensemble=1) + SCORES
+FOLD = Counter(train=1, test=1, ensemble=1, score=2, metrics=2, export=2, choose=1, report=1)
 FOLDS = Counter(index=1) + MODELS
 # A value of the sheet that only the index takes.
 ROW = Counter(check=1) + FOLDS
 CASE = Counter(check=1, signal_cache=1) + FOLDS
-UNLABELLED = Counter(check=1, signal_cache=1, ensemble=1, report=1)
+UNLABELLED = Counter(check=1, signal_cache=1, ensemble=1, score=1, metrics=1, export=1, report=1)
 ALL_CASES = Counter(check=1, signal_cache=CASES) + FOLDS
 
 
@@ -179,7 +182,7 @@ def make_fresh(experiment: dict[str, Any]) -> None:
             provenance=Output(place / "provenance.json"),
             workers=0,
         )
-        held_out(
+        predict_fold(
             system=system,
             settings=settings.evaluate,
             index=made,
@@ -187,41 +190,61 @@ def make_fresh(experiment: dict[str, Any]) -> None:
             model=place / "model.pt",
             state=Store(place / "testing"),
             predictions=Output(place / "predictions"),
-            metrics=Output(place / "metrics.csv"),
-            facts=Output(place / "test.json"),
+            facts=Output(place / "predictions.json"),
         )
-        export(
-            system=system,
-            settings=settings.export,
-            index=made,
-            predictions=place / "predictions",
-            facts=place / "test.json",
-            folder=Output(place / "export"),
-        )
-    choice, place = places[0].with_name("choice.json"), Path(paths.ensemble.format(model=name))
-    choose(
-        system=system,
-        settings=settings.evaluate,
-        index=made,
-        predictions=[place / "predictions" for place in places],
-        state=Store(place / "choosing"),
-        facts=Output(choice),
-    )
+    place = Path(paths.ensemble.format(model=name))
     ensemble(
         system=system,
         settings=settings.evaluate,
         data=settings.data,
-        export=settings.export,
         models=[place / "model.pt" for place in places],
-        choice=choice,
         prepared=caches,
         caches=caches,
         state=Store(place / "predicting"),
         predictions=Output(place / "predictions"),
-        folder=Output(place / "export"),
-        metrics=Output(place / "metrics.csv"),
+        index=Output(place / "index.pkl"),
         facts=Output(place / "ensemble.json"),
     )
+    held_out = [evaluate(opened, made, str(fold), place) for fold, place in enumerate(places)]
+    evaluate(opened, place / "index.pkl", "ensemble", place, held_out)
+    facts = Output(place.with_name("choice.json"))
+    choose(system=system, settings=settings.evaluate, scores=held_out, facts=facts)
+
+
+def evaluate(
+    opened: Opened[Any, Any], cases: Path, fold: str, place: Path, choosing: list[Path] | None = None
+) -> Path:
+    """Score and export a fold or the ensemble; returns the folder of scores."""
+    system, settings = opened.system, opened.settings
+    folder, choice = place / "scores" / "predictions_0of1", place / "choice.json"
+    score(
+        system=system,
+        settings=settings.evaluate,
+        index=cases,
+        predictions=place / "predictions",
+        state=Store(place / "scoring"),
+        scores=Output(folder),
+    )
+    metrics(
+        system=system,
+        settings=settings.evaluate,
+        index=cases,
+        fold=fold,
+        choosing=choosing,
+        scores=[folder],
+        metrics=Output(place / "metrics.csv"),
+        choice=Output(choice),
+    )
+    export(
+        system=system,
+        settings=settings.export,
+        index=cases,
+        predictions=place / "predictions",
+        scores=[folder],
+        choice=choice,
+        folder=Output(place / "export"),
+    )
+    return folder
 
 
 def contents(results: Path) -> dict[str, Any]:
@@ -388,7 +411,7 @@ CHAINS: dict[str, list[Step]] = {
         Step([partial(swapped, "waves/layer/fold1/model.pt", "waves/layer/fold0/model.pt")], FOLD),
         Step(
             [partial(swapped, "waves/layer/fold0/metrics.csv", "waves/layer/fold1/metrics.csv"), forgotten],
-            FOLD - Counter(train=1),
+            Counter(metrics=1, export=1, report=1),
         ),
         Step([partial(deleted, "waves/report.html"), partial(moved, "last")], Counter(report=1)),
     ],
@@ -443,7 +466,7 @@ def test_an_index_that_was_copied_alone_is_refused(first: World, tmp_path: Path)
     with pytest.raises(
         CaseError, match=rf"case s\d: its cache is not at {where}/cache-.*was the index copied"
     ):
-        held_out(
+        predict_fold(
             system=opened.system,
             settings=opened.settings.evaluate,
             index=alone,
@@ -451,8 +474,7 @@ def test_an_index_that_was_copied_alone_is_refused(first: World, tmp_path: Path)
             model=place / "model.pt",
             state=Store(tmp_path / "state"),
             predictions=Output(tmp_path / "predictions"),
-            metrics=Output(tmp_path / "metrics.csv"),
-            facts=Output(tmp_path / "test.json"),
+            facts=Output(tmp_path / "predictions.json"),
         )
 
 

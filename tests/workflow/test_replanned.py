@@ -81,8 +81,8 @@ class TestScans:
         with Kept(scans / "c1_label.nii.gz") as label:
             overwritten(label, (scans / "c2_label.nii.gz").read_bytes())
             assert jobs_of(scans, EXPERIMENT, "c1") == {
-                **{"check": 1, "crop": 1, "cache": 1, "index": 1, "train": 2, "test": 2, "export": 2},
-                **{"choose": 1, "ensemble": 1, "report": 1},
+                **{"check": 1, "crop": 1, "cache": 1, "index": 1, "train": 2, "test": 2, "ensemble": 1},
+                **{"score": 3, "metrics": 3, "export": 3, "choose": 1, "report": 1},
             }
         assert planned(scans, EXPERIMENT) == {}
 
@@ -90,7 +90,8 @@ class TestScans:
         with Kept(scans / "series" / "IM900") as image:
             overwritten(image, last_bit_flipped(image))
             assert jobs_of(scans, EXPERIMENT, "d") == {
-                **{"check": 1, "crop": 1, "cache": 1, "ensemble": 1, "report": 1},
+                **{"check": 1, "crop": 1, "cache": 1, "ensemble": 1},
+                **{"score": 1, "metrics": 1, "export": 1, "report": 1},
             }
         assert planned(scans, EXPERIMENT) == {}
 

@@ -45,6 +45,10 @@ def changed(**sections: Any) -> dict[str, Any]:
     return {**EXPERIMENT, **sections}
 
 
+# Jobs after the predictions of two folds and of other cases; validation cases choose.
+SCORED = {"score": 5, "metrics": 3, "export": 3, "choose": 1, "report": 1}
+
+
 @pytest.mark.slow
 class TestRun:
     """One run of the whole workflow on eight tiny cases, and dry runs after a change."""
@@ -79,7 +83,13 @@ class TestRun:
         assert summary["models"]["unet"]["ball"]["dice"]["mean"] == pytest.approx(mean)
         page = (out / "report.html").read_text(encoding="utf-8")
         assert all(f"c{number}" in page for number in range(7))
-        assert not (out / "state" / "unet" / "fold0" / "test").exists()
+        assert not [*(out / "state" / "unet").glob("**/predictions*"), *(out / "state").glob("**/scores/*")]
+        # Each choice was made on other cases than those that it scores.
+        validation = json.loads((out / "splits.json").read_text(encoding="utf-8"))["folds"]
+        for fold in range(2):
+            part = out / "unet" / f"fold{fold}"
+            assert {p.stem for p in (part / "validation").glob("*.h5")} == set(validation[fold]["validation"])
+            assert {p.stem for p in (part / "predictions").glob("*.h5")} == set(validation[fold]["test"])
 
     def test_nothing_changed_nothing_to_do(self, run: Path) -> None:
         assert planned(run, EXPERIMENT) == {}
@@ -90,12 +100,8 @@ class TestRun:
     def test_learning_rate(self, run: Path) -> None:
         models = {"unet": {**TINY, "optimiser": {"name": "AdamW", "lr": 0.01}}}
         assert planned(run, changed(models=models)) == {
-            "train": 2,
-            "test": 2,
-            "export": 2,
-            "choose": 1,
-            "ensemble": 1,
-            "report": 1,
+            **{"train": 2, "test": 4, "ensemble": 1},
+            **SCORED,
         }
 
     def test_crop_margin(self, run: Path) -> None:
@@ -108,13 +114,21 @@ class TestRun:
         assert "crop" not in jobs
         assert (jobs["cache"], jobs["index"], jobs["train"]) == (8, 1, 2)
 
-    def test_postprocess_is_tested_again_only(self, run: Path) -> None:
+    def test_post_processing_predicts_nothing_again(self, run: Path) -> None:
         jobs = planned(run, changed(evaluate={"postprocess": []}))
-        assert jobs == {"test": 2, "export": 2, "choose": 1, "ensemble": 1, "report": 1}
+        assert jobs == {**SCORED, "score": 3}
 
     def test_export_alone(self, run: Path) -> None:
         jobs = planned(run, changed(export={"probabilities": False}))
-        assert jobs == {"export": 2, "ensemble": 1, "report": 1}
+        assert jobs == {"export": 3, "report": 1}
+
+    @pytest.mark.parametrize("change", [{"tolerance_mm": 3}, {"empty": "brats"}])
+    def test_scores_predict_nothing_again(self, run: Path, change: dict[str, Any]) -> None:
+        assert planned(run, changed(evaluate={**EXPERIMENT["evaluate"], **change})) == SCORED
+
+    def test_another_step_of_post_processing_predicts_nothing_again(self, run: Path) -> None:
+        steps = [EXPERIMENT["evaluate"]["postprocess"], "fill_holes"]
+        assert planned(run, changed(evaluate={**EXPERIMENT["evaluate"], "postprocess": steps})) == SCORED
 
     def test_new_scans_are_predicted_like_those_of_the_sheet(self, run: Path) -> None:
         """From a folder and from a sheet, in parts: the ensemble's result, voxel by voxel."""
@@ -216,7 +230,8 @@ class TestRun:
     def test_another_model_trains_only_that(self, run: Path) -> None:
         jobs = planned(run, changed(models={"unet": TINY, "second": TINY}))
         assert jobs == {
-            **{"train": 2, "test": 2, "export": 2, "choose": 1, "ensemble": 1, "check": 1, "report": 1}
+            **{"train": 2, "test": 4, "ensemble": 1, "check": 1},
+            **SCORED,
         }
 
     def test_another_experiment_shares_the_prepared_data(self, run: Path) -> None:
@@ -232,7 +247,8 @@ class TestRun:
             jobs = planned(run, EXPERIMENT)
         finally:
             (run / "cases.csv").write_text(before)
-        assert jobs == {"crop": 1, "cache": 1, "check": 1, "ensemble": 1, "report": 1}
+        ensemble = {"ensemble": 1, "score": 1, "metrics": 1, "export": 1}
+        assert jobs == {"crop": 1, "cache": 1, "check": 1, **ensemble, "report": 1}
 
     def test_a_labelled_case_prepares_only_itself(self, run: Path) -> None:
         before = (run / "cases.csv").read_text(encoding="utf-8")

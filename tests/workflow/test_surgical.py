@@ -97,8 +97,8 @@ def test_a_changed_setting_redoes_what_it_touches(run: Path) -> None:
     changed = settings_of(run / NAME / "operations.csv")
     changed["models"] = {**MODELS, "tecno": {**MODELS["tecno"], "temporal": {"layers": 4}}}
     assert planned(run, changed) == {
-        **{"check": 1, "train": 2, "test": 2, "export": 2},
-        **{"choose": 1, "ensemble": 1, "report": 1},
+        **{"check": 1, "train": 2, "test": 2, "ensemble": 1},
+        **{"score": 3, "metrics": 3, "export": 3, "choose": 1, "report": 1},
     }
 
 

@@ -20,13 +20,16 @@ TORCH_MIB = 560
 WORKER_MIB = 60
 WORKERS = 4
 
+# Bytes of a network's values that a slow GPU computes per second in a forward pass.
+VALUES_PER_SECOND = 2e10
+
 # A job requests a fifth more than the forecast, plus the Snakemake process that runs within it.
 MARGIN = 1.2
 SNAKEMAKE_MIB = 300
 # A GPU job's share of main memory for the driver and its libraries.
 CUDA_MIB = 3000
 GPU_STAGES = ("features", "clip_features", "train", "test", "ensemble", "predict")
-SMALL_MIB = {"check": 600, "index": 200, "plan": 900, "export": 900, "report": 600}
+SMALL_MIB = {"check": 600, "index": 200, "plan": 900, "metrics": 400, "report": 600}
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,16 @@ class Step:
     kept: int
     largest: int
     forward: int
+
+
+def forward_seconds(step: Step, batch: int) -> float:
+    """Expected time of a forward pass of one item of a batch on a slow GPU, in s.
+
+    Args:
+        step: of the training, whose values take as long to compute as to keep.
+        batch: items of the training's batch.
+    """
+    return step.kept / batch / VALUES_PER_SECOND
 
 
 def processes_mib(gpus: int, own: float) -> float:

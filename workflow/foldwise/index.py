@@ -110,15 +110,16 @@ class Index:
             )
         return {case: self[case].cache for case in cases}
 
-    def write(self, pickle: Path, splits: Path) -> None:
-        """Write the pickle and a readable copy, which a later experiment can use as `split.file`.
+    def write(self, pickle: Path, splits: Path | None = None) -> None:
+        """Write the pickle, and a copy of its folds that a later experiment can use as `split.file`.
 
         Paths of caches are stored relative to the pickle, so that the results can be moved as a whole.
         """
         near = [replace(e, cache=os.path.relpath(e.cache, pickle.parent)) for e in self.entries]
         values = {"entries": [asdict(e) for e in near], "folds": [asdict(f) for f in self.folds]}
         write_pickle(pickle, {"version": VERSION, "task": self.task, **_plain(values)})
-        write_json(splits, {"folds": [_plain(asdict(fold)) for fold in self.folds]})
+        if splits is not None:
+            write_json(splits, {"folds": [_plain(asdict(fold)) for fold in self.folds]})
 
     @classmethod
     def read(cls, path: Path) -> Index:

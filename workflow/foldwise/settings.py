@@ -320,6 +320,11 @@ class Experiment(Section):
         json_schema_extra=affects(),
     )
 
+    @property
+    def chooses(self) -> bool:
+        """Whether validation cases choose anything, e.g. post-processing, so that they are predicted, too."""
+        return False
+
 
 AnySection = TypeVar("AnySection", bound=BaseModel)
 FILES = (".yaml", ".yml", ".json")

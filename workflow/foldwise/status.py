@@ -139,7 +139,10 @@ def _row(
     current = state / rows[-1].get("fingerprint", "") if rows else state
     log = _log((place if trained else current) / "log.csv")
     names = [str(row.get("slurm_job_id")) for row in rows[-1:]]
-    names += [f"rule_{rule}_wildcards_{model}_{fold}" for rule in ("train", "test")]
+    names += [
+        f"rule_{rule}"
+        for rule in (f"train_wildcards_{model}_{fold}", f"test_wildcards_{model}_{fold}_predictions")
+    ]
     job = next((jobs[name] for name in names if name in jobs), None)
     row = dict.fromkeys(COLUMNS, "–") | {"model": model, "fold": str(fold)}
     row["training"] = "done" if trained else _state(rows, job)
@@ -153,8 +156,10 @@ def _row(
             row["left"] = _duration(_left(log["seconds"].tolist(), training.epochs))
     if (place / "metrics.csv").exists():
         row["testing"] = "done"
+    elif (place / "predictions.json").exists():
+        row["testing"] = "scoring"
     elif trained:
-        kept = Store(Path(opened.paths.work("test", model, str(fold))))
+        kept = Store(Path(opened.paths.work("predictions", model, str(fold))))
         row["testing"] = f"{sum(map(kept.has, held['test']))} of {len(held['test'])}" if held else "waiting"
     if job is not None and row["testing"] != "done":
         row["job"] = f"{job.number} {job.state} {job.reason}"

@@ -29,10 +29,10 @@ from foldwise.experiment.open import Opened, open_experiment
 from foldwise.files import read_json, source_files, write_json
 from foldwise.hdf5 import open_hdf5
 from foldwise.index import Entry, Index
+from foldwise.scores import scores_in, table_of
 from foldwise.section import touches
 from foldwise.settings import Model, dump, validate
 from foldwise.sheet import Sheet
-from foldwise.store import Memory
 from foldwise.systems import system_of
 from foldwise.systems.base import System
 from foldwise.training.attempts import Attempts
@@ -159,9 +159,14 @@ def check_predictions(system: System[Any, Any], opened: Opened[Any, Any], name: 
     predictions = {case: folder / "predictions" / f"{case}.h5" for case in index.folds[0].test}
     for case, path in predictions.items():
         assert path.is_file(), f"{case}: a held-out case must have a prediction"
-    entries = [index[case] for case in predictions]
-    chosen = results.choose(predictions, entries, index.task, settings.evaluate, Memory(Path("chosen.json")))
-    table = results.score(predictions, entries, 0, index.task, settings.evaluate, chosen)
+    evaluate, scores = settings.evaluate, {}
+    for case, path in predictions.items():
+        results.write_scores(path, index[case], index.task, evaluate, scored := Path(f"{case}-scores.h5"))
+        scores[case] = scores_in(scored)
+    chosen = read_json(folder / "choice.json")["chosen"]
+    assert results.choose({}, evaluate) in results.choices(evaluate), "without cases, choose the first choice"
+    assert results.choose(scores, evaluate) in results.choices(evaluate), "choose one of `choices`"
+    table = table_of(index.entries, scores, chosen, "0")
     assert set(table["case"]) == set(predictions), "every labelled case must be scored"
     written = pd.read_csv(folder / "metrics.csv")
     again = pd.read_csv(io.StringIO(table.to_csv(index=False)))
@@ -176,7 +181,7 @@ def check_predictions(system: System[Any, Any], opened: Opened[Any, Any], name: 
         path = ensemble / f"{case.name}.h5"
         assert path.is_file(), f"{case.name}: a case without a label must be predicted"
         entry = _entry(system, opened, case.name)
-        rows = list(results.score_case(path, entry, index.task, settings.evaluate, chosen))
+        rows = list(results.score_case(path, entry, index.task, evaluate, chosen))
         assert rows == [], f"{case.name}: a case without a label must not be scored"
 
 

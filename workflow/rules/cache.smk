@@ -11,7 +11,9 @@ rule cache:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=lambda wildcards, attempt: JOBS.mib("cache", wildcards.case, attempt),
-        runtime=20,
+        runtime=lambda wildcards, attempt: TIMES.minutes(
+            "cache", wildcards.case, attempt
+        ),
     params:
         depends=lambda wildcards: DEPENDS.case("cache", wildcards.case),
         request=lambda wildcards, input, output: request(

@@ -14,7 +14,7 @@ rule check:
     threads: 2
     resources:
         mem_mb=JOBS.mib("check"),
-        runtime=JOBS.minutes("check"),
+        runtime=TIMES.minutes("check"),
     params:
         depends=DEPENDS.check(),
         request=lambda wildcards, output: request(

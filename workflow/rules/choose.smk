@@ -1,29 +1,22 @@
 rule choose:
     input:
-        index=PATHS.index,
-        predictions=expand(
-            rules.test.output.predictions, fold=EXPERIMENT.folds, allow_missing=True
-        ),
+        scores=lambda wildcards: EXPERIMENT.held_out_scores(wildcards.model),
         stale=PATHS.stale,
     output:
         f"{PATHS.experiment}/{{model}}/choice.json",
     log:
         f"{PATHS.experiment}/logs/choose/{{model}}.log",
-    # A retry continues with the remaining cases.
-    retries: 3 if workflow.is_main_process else 0
     conda:
         "../../envs/foldwise.yaml"
     resources:
-        mem_mb=JOBS.mib("export"),
-        runtime=JOBS.minutes("choose"),
+        mem_mb=JOBS.mib("metrics"),
+        runtime=TIMES.minutes("metrics"),
     params:
         depends=lambda wildcards: DEPENDS.of(wildcards, "choose"),
         request=lambda wildcards, input, output: request(
             system=SETTINGS.system,
             settings=as_json(SETTINGS.evaluate),
-            index=input.index,
-            predictions=list(input.predictions),
-            state=PATHS.work("choose", wildcards.model),
+            scores=list(input.scores),
             facts=output[0],
         ),
     shell:

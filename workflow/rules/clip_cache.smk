@@ -12,7 +12,9 @@ rule clip_cache:
         mem_mb=lambda wildcards, attempt: JOBS.mib(
             "clip_cache", wildcards.case, attempt
         ),
-        runtime=20,
+        runtime=lambda wildcards, attempt: TIMES.minutes(
+            "clip_cache", wildcards.case, attempt
+        ),
     params:
         depends=lambda wildcards: DEPENDS.case("clip_cache", wildcards.case),
         request=lambda wildcards, input, output: request(

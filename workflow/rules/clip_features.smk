@@ -20,7 +20,9 @@ rule clip_features:
         mem_mb=lambda wildcards, attempt: JOBS.mib(
             "clip_features", wildcards.case, attempt
         ),
-        runtime=60,
+        runtime=lambda wildcards, attempt: TIMES.minutes(
+            "clip_features", wildcards.case, attempt
+        ),
         device=1,
     params:
         depends=lambda wildcards: DEPENDS.case("clip_features", wildcards.case),

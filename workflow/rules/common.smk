@@ -33,6 +33,7 @@ PATHS = EXPERIMENT.paths
 PREPARED = EXPERIMENT.preparation
 PARTS = EXPERIMENT.parts
 JOBS = EXPERIMENT.jobs
+TIMES = EXPERIMENT.times
 DEPENDS = EXPERIMENT.depends
 
 
@@ -47,4 +48,6 @@ wildcard_constraints:
     part="[0-9]+",
     parts="[0-9]+",
     folder="[a-z]+-[0-9a-f]+",
-    share="(training|others)_[0-9]+of[0-9]+",
+    cases="(training|others)_[0-9]+of[0-9]+",
+    place="fold[0-9]+|ensemble",
+    share="predictions|validation",

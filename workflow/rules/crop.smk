@@ -10,7 +10,9 @@ rule crop:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=lambda wildcards, attempt: JOBS.mib("crop", wildcards.case, attempt),
-        runtime=20,
+        runtime=lambda wildcards, attempt: TIMES.minutes(
+            "crop", wildcards.case, attempt
+        ),
     params:
         depends=lambda wildcards: DEPENDS.case("crop", wildcards.case),
         request=lambda wildcards, input, output: request(

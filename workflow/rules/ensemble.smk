@@ -3,7 +3,6 @@ rule ensemble:
         models=expand(
             rules.train.output.model, fold=EXPERIMENT.folds, allow_missing=True
         ),
-        choice=rules.choose.output,
         prepared=PARTS.ready(EXPERIMENT.others, PREPARED.indexed),
         caches=lambda wildcards: PARTS.ready(
             EXPERIMENT.others, PREPARED.ensemble_inputs(wildcards.model)
@@ -11,19 +10,22 @@ rule ensemble:
         stale=PATHS.stale,
     output:
         predictions=directory(f"{PATHS.ensemble}/predictions"),
-        export=directory(f"{PATHS.ensemble}/export"),
-        metrics=f"{PATHS.ensemble}/metrics.csv",
+        index=f"{PATHS.ensemble}/index.pkl",
         facts=f"{PATHS.ensemble}/ensemble.json",
     log:
         f"{PATHS.experiment}/logs/ensemble/{{model}}.log",
     benchmark:
         f"{PATHS.experiment}/benchmarks/ensemble/{{model}}.tsv"
+    # A retry continues with the remaining cases.
+    retries: 3 if workflow.is_main_process else 0
     conda:
         "../../envs/foldwise.yaml"
     threads: 4
     resources:
         mem_mb=lambda wildcards, attempt: JOBS.mib("ensemble", wildcards.model, attempt),
-        runtime=JOBS.minutes("ensemble"),
+        runtime=lambda wildcards, attempt: TIMES.minutes(
+            "ensemble", wildcards.model, attempt
+        ),
         device=1,
     params:
         depends=lambda wildcards: DEPENDS.ensemble(wildcards.model),
@@ -31,15 +33,12 @@ rule ensemble:
             system=SETTINGS.system,
             settings=as_json(SETTINGS.evaluate),
             data=as_json(SETTINGS.data),
-            export=as_json(SETTINGS.export),
             models=list(input.models),
-            choice=input.choice,
             prepared=Path(PREPARED.indexed).parent,
             caches=Path(PREPARED.ensemble_inputs(wildcards.model)).parent,
             state=PATHS.work("ensemble", wildcards.model),
             predictions=output.predictions,
-            folder=output.export,
-            metrics=output.metrics,
+            index=output.index,
             facts=output.facts,
         ),
     shell:

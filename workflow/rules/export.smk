@@ -1,18 +1,21 @@
 rule export:
     input:
-        index=PATHS.index,
-        predictions=rules.test.output.predictions,
-        facts=rules.test.output.facts,
+        index=lambda wildcards: PATHS.scored(wildcards.model, wildcards.place),
+        predictions=f"{PATHS.place}/predictions",
+        scores=lambda wildcards: EXPERIMENT.scores(**wildcards),
+        choice=rules.metrics.output.choice,
         stale=PATHS.stale,
     output:
-        directory(f"{PATHS.fold}/export"),
+        directory(f"{PATHS.place}/export"),
     log:
-        f"{PATHS.experiment}/logs/export/{{model}}_fold{{fold}}.log",
+        f"{PATHS.experiment}/logs/export/{{model}}_{{place}}.log",
+    benchmark:
+        f"{PATHS.experiment}/benchmarks/export/{{model}}_{{place}}.tsv"
     conda:
         "../../envs/foldwise.yaml"
     resources:
-        mem_mb=JOBS.mib("export"),
-        runtime=JOBS.minutes("export"),
+        mem_mb=lambda wildcards, attempt: JOBS.mib("export", attempt=attempt),
+        runtime=lambda wildcards, attempt: TIMES.minutes("export", attempt=attempt),
     params:
         depends=lambda wildcards: DEPENDS.of(wildcards, "export"),
         request=lambda wildcards, input, output: request(
@@ -20,7 +23,8 @@ rule export:
             settings=as_json(SETTINGS.export),
             index=input.index,
             predictions=input.predictions,
-            facts=input.facts,
+            scores=list(input.scores),
+            choice=input.choice,
             folder=output[0],
         ),
     shell:

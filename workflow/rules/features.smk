@@ -10,12 +10,16 @@ rule features:
         f"{PATHS.experiment}/logs/features/{{model}}_fold{{fold}}.log",
     benchmark:
         f"{PATHS.experiment}/benchmarks/features/{{model}}_fold{{fold}}.tsv"
+    # A retry continues with the remaining cases.
+    retries: 3 if workflow.is_main_process else 0
     conda:
         "../../envs/foldwise.yaml"
     threads: 4
     resources:
-        mem_mb=lambda wildcards: JOBS.mib("features", wildcards.model),
-        runtime=JOBS.minutes("features"),
+        mem_mb=lambda wildcards, attempt: JOBS.mib("features", wildcards.model, attempt),
+        runtime=lambda wildcards, attempt: TIMES.minutes(
+            "features", wildcards.model, attempt
+        ),
         device=1,
     params:
         depends=lambda wildcards: DEPENDS.of(wildcards, "features"),

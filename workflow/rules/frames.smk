@@ -13,7 +13,9 @@ rule frames:
     threads: 2
     resources:
         mem_mb=lambda wildcards, attempt: JOBS.mib("frames", wildcards.case),
-        runtime=120,
+        runtime=lambda wildcards, attempt: TIMES.minutes(
+            "frames", wildcards.case, attempt
+        ),
     params:
         depends=lambda wildcards: DEPENDS.case("frames", wildcards.case),
         request=lambda wildcards, input, output: request(

@@ -12,7 +12,7 @@ rule index:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=JOBS.mib("index"),
-        runtime=JOBS.minutes("index"),
+        runtime=TIMES.minutes("index"),
     params:
         depends=DEPENDS.index(),
         request=lambda wildcards, output: request(

@@ -14,7 +14,9 @@ rule lung_mask:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=lambda wildcards, attempt: JOBS.mib("lung_mask", wildcards.case, attempt),
-        runtime=20,
+        runtime=lambda wildcards, attempt: TIMES.minutes(
+            "lung_mask", wildcards.case, attempt
+        ),
     params:
         depends=lambda wildcards: DEPENDS.case("lung_mask", wildcards.case),
         request=lambda wildcards, input, output: request(

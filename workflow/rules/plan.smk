@@ -10,7 +10,7 @@ rule plan:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=JOBS.mib("plan"),
-        runtime=JOBS.minutes("plan"),
+        runtime=TIMES.minutes("plan"),
     params:
         depends=DEPENDS.plan(),
         request=lambda wildcards, output: request(

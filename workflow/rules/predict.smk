@@ -9,12 +9,18 @@ rule predict_part:
         f"{PATHS.predicted}/part{{part}}of{{parts}}.json",
     log:
         f"{PATHS.experiment}/logs/predict/{{model}}_{{part}}of{{parts}}.log",
+    benchmark:
+        f"{PATHS.experiment}/benchmarks/predict_part/{{model}}_{{part}}of{{parts}}.tsv"
+    # A retry continues with the remaining cases.
+    retries: 3 if workflow.is_main_process else 0
     conda:
         "../../envs/foldwise.yaml"
     threads: 4
     resources:
         mem_mb=lambda wildcards, attempt: JOBS.mib("predict", wildcards.model, attempt),
-        runtime=240,
+        runtime=lambda wildcards, attempt: TIMES.minutes(
+            "predict_part", wildcards.model, attempt
+        ),
         device=1,
     params:
         # The source is no input: Snakemake would take the time of its folder for that of the files in it.

@@ -1,26 +1,32 @@
 rule prepare_part:
     input:
         files=lambda wildcards: [
-            str(path) for case in PARTS.cases(wildcards.share) for path in case.files
+            str(path) for case in PARTS.cases(wildcards.cases) for path in case.files
         ],
         plan=lambda wildcards: PARTS.plan(wildcards.folder),
         stale=PATHS.stale,
     output:
-        f"{PREPARED.data}/parts/{{folder}}/{{share}}.json",
+        f"{PREPARED.data}/parts/{{folder}}/{{cases}}.json",
     log:
-        f"{PREPARED.data}/logs/parts/{{folder}}_{{share}}.log",
+        f"{PREPARED.data}/logs/parts/{{folder}}_{{cases}}.log",
+    benchmark:
+        f"{PREPARED.data}/benchmarks/prepare_part/{{folder}}_{{cases}}.tsv"
+    # A retry continues with the remaining cases.
+    retries: 3 if workflow.is_main_process else 0
     conda:
         "../../envs/foldwise.yaml"
     threads: 4
     resources:
-        mem_mb=lambda wildcards, attempt: JOBS.part_mib(wildcards.share, attempt),
-        runtime=lambda wildcards: JOBS.part_minutes(wildcards.share),
+        mem_mb=lambda wildcards, attempt: JOBS.part_mib(wildcards.cases, attempt),
+        runtime=lambda wildcards, attempt: TIMES.minutes(
+            "prepare_part", wildcards.cases, attempt
+        ),
     params:
         depends=DEPENDS.part(),
-        rows=lambda wildcards: DEPENDS.rows(PARTS.cases(wildcards.share)),
+        rows=lambda wildcards: DEPENDS.rows(PARTS.cases(wildcards.cases)),
         request=lambda wildcards, output, threads, resources: request(
             settings=DEPENDS.part_settings(),
-            part=wildcards.share,
+            part=wildcards.cases,
             target=PARTS.target(wildcards.folder),
             rules=list(PREPARED.stages),
             cores=threads,
@@ -36,8 +42,10 @@ if PREPARED.neural:
     # The same under a separate name, for which a profile requests a GPU.
     use rule prepare_part as prepare_part_gpu with:
         resources:
-            mem_mb=lambda wildcards, attempt: JOBS.part_mib(wildcards.share, attempt),
-            runtime=lambda wildcards: JOBS.part_minutes(wildcards.share),
+            mem_mb=lambda wildcards, attempt: JOBS.part_mib(wildcards.cases, attempt),
+            runtime=lambda wildcards, attempt: TIMES.minutes(
+                "prepare_part", wildcards.cases, attempt
+            ),
             device=1,
 
     ruleorder: prepare_part_gpu > prepare_part

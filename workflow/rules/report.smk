@@ -11,12 +11,7 @@ rule report:
             rules.train.output.log, model=SETTINGS.models, fold=EXPERIMENT.folds
         ),
         metrics=expand(
-            rules.test.output.metrics, model=SETTINGS.models, fold=EXPERIMENT.folds
-        ),
-        ensembles=(
-            expand(rules.ensemble.output.metrics, model=SETTINGS.models)
-            if EXPERIMENT.others
-            else []
+            rules.metrics.output, model=SETTINGS.models, place=EXPERIMENT.places
         ),
         stale=PATHS.stale,
     output:
@@ -29,7 +24,7 @@ rule report:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=JOBS.mib("report"),
-        runtime=JOBS.minutes("report"),
+        runtime=TIMES.minutes("report"),
     params:
         depends=DEPENDS.report(),
         request=lambda wildcards, output: request(

@@ -12,7 +12,7 @@ rule roi:
     threads: 2
     resources:
         mem_mb=lambda wildcards, attempt: JOBS.mib("roi", wildcards.case, attempt),
-        runtime=60,
+        runtime=lambda wildcards, attempt: TIMES.minutes("roi", wildcards.case, attempt),
     params:
         depends=lambda wildcards: DEPENDS.case("roi", wildcards.case),
         request=lambda wildcards, input, output: request(

@@ -5,32 +5,36 @@ rule test:
         caches=lambda wildcards: EXPERIMENT.trained_on(wildcards.model, wildcards.fold),
         stale=PATHS.stale,
     output:
-        predictions=directory(f"{PATHS.fold}/predictions"),
-        metrics=f"{PATHS.fold}/metrics.csv",
-        facts=f"{PATHS.fold}/test.json",
+        # {share}: `predictions` of the held-out cases, or `validation`, of those that choose.
+        predictions=directory(f"{PATHS.fold}/{{share}}"),
+        facts=f"{PATHS.fold}/{{share}}.json",
     log:
-        f"{PATHS.experiment}/logs/test/{{model}}_fold{{fold}}.log",
+        f"{PATHS.experiment}/logs/test/{{model}}_fold{{fold}}_{{share}}.log",
     benchmark:
-        f"{PATHS.experiment}/benchmarks/test/{{model}}_fold{{fold}}.tsv"
+        f"{PATHS.experiment}/benchmarks/test/{{model}}_fold{{fold}}_{{share}}.tsv"
+    # A retry continues with the remaining cases.
+    retries: 3 if workflow.is_main_process else 0
     conda:
         "../../envs/foldwise.yaml"
     threads: 4
     resources:
         mem_mb=lambda wildcards, attempt: JOBS.mib("test", wildcards.model, attempt),
-        runtime=JOBS.minutes("test"),
+        runtime=lambda wildcards, attempt: TIMES.minutes(
+            "test", wildcards.model, attempt
+        ),
         device=1,
     params:
-        depends=lambda wildcards: DEPENDS.of(wildcards, "predict", "choose", "score"),
+        depends=lambda wildcards: DEPENDS.of(wildcards, "predict"),
         request=lambda wildcards, input, output: request(
             system=SETTINGS.system,
             settings=as_json(SETTINGS.evaluate),
             index=input.index,
             features=PREPARED.features(wildcards.model, wildcards.fold),
             fold=wildcards.fold,
+            share=wildcards.share,
             model=input.model,
-            state=PATHS.work("test", wildcards.model, wildcards.fold),
+            state=PATHS.work(wildcards.share, wildcards.model, wildcards.fold),
             predictions=output.predictions,
-            metrics=output.metrics,
             facts=output.facts,
         ),
     shell:

@@ -26,7 +26,9 @@ rule train:
         mem_mb=lambda wildcards, attempt: JOBS.training_mib(
             wildcards.model, PATHS.work("train", wildcards.model, wildcards.fold)
         ),
-        runtime=240,
+        runtime=lambda wildcards: TIMES.training(
+            wildcards.model, Path(PATHS.work("train", wildcards.model, wildcards.fold))
+        ),
         device=1,
         checkpoint_min=10,
         stage_caches=int(SETTINGS.stage_caches),

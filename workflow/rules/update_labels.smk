@@ -13,7 +13,7 @@ rule update_labels:
         "../../envs/foldwise.yaml"
     resources:
         mem_mb=JOBS.mib("index"),
-        runtime=JOBS.minutes("update_labels"),
+        runtime=TIMES.minutes("update_labels"),
     params:
         depends=DEPENDS.of((), "index"),
         request=lambda wildcards, input, output: request(

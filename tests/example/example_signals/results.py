@@ -12,7 +12,8 @@ from foldwise.hdf5 import open_hdf5
 from foldwise.index import Entry
 from foldwise.report.tables import Column
 from foldwise.report.view import View
-from foldwise.systems.base import Chosen, Results, Rows
+from foldwise.scores import Chosen
+from foldwise.systems.base import Results, Rows
 
 
 class SignalResults(Results):
@@ -30,7 +31,13 @@ class SignalResults(Results):
         return [{"class": label, "correct": float(classes[int(found.argmax())] == label), "p_true": own}]
 
     def export_case(
-        self, prediction: Path, entry: Entry, export: Any, chosen: Chosen, folder: Path
+        self,
+        prediction: Path,
+        entry: Entry,
+        export: Any,
+        chosen: Chosen,
+        folder: Path,
+        scored: Path | None = None,
     ) -> Mapping[str, Rows]:
         """A row of predictions.csv."""
         classes, found = read(prediction)

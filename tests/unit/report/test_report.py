@@ -359,7 +359,7 @@ class TestReading:
             rows({case: NAN}).assign(fold=fold, group=case).to_csv(part / "metrics.csv", index=False)
             log().to_csv(part / "log.csv", index=False)
             (part / "provenance.json").write_text(json.dumps(origin()))
-            (part / "test.json").write_text('{"chosen": {"postprocess": []}}')
+            (part / "choice.json").write_text('{"chosen": {"postprocess": []}}')
         (tmp_path / "unet" / "ensemble").mkdir()
         (tmp_path / "unet" / "ensemble" / "metrics.csv").write_text("case,group,fold,class,dice\n")
         (tmp_path / "lungs").mkdir()

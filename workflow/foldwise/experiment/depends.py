@@ -86,7 +86,7 @@ class Depends:
 
     def ensemble(self, model: str) -> str:
         """What predictions of the cases outside the cross-validation depend on."""
-        return self.of([model], "index", "predict", "score", "export", rows=self._rows_of(training=False))
+        return self.of([model], "index", "predict", rows=self._rows_of(training=False))
 
     def check(self) -> str:
         """The settings that checks use, and those that determine memory."""

@@ -1,9 +1,8 @@
-"""What jobs request: memory and time, from the work that they have to do."""
+"""How much memory jobs request, from the work that they have to do."""
 
 from __future__ import annotations
 
 from functools import cached_property
-from math import ceil
 from pathlib import Path
 from typing import Any, Generic
 
@@ -19,25 +18,12 @@ from foldwise.training.attempts import Attempts
 MOST_KILLED = 3
 # Cases that a part's job prepares at once: the threads of its rule.
 PART_THREADS = 4
-# Minutes of jobs that work on many cases: the minimum, and a generous time per case.
-MINUTES = {
-    "check": (60, 0.2),
-    "index": (20, 0.02),
-    "plan": (30, 0.2),
-    "features": (240, 3.0),
-    "test": (120, 2.0),
-    "export": (60, 0.5),
-    "choose": (60, 0.5),
-    "ensemble": (120, 3.0),
-    "update_labels": (20, 0.02),
-    "report": (30, 0.1),
-}
-# Few partitions allow more. Jobs that take longer keep their work for the next call.
-DAY = 1440
+# Cases that one job scores.
+SCORED = 50
 
 
 class Jobs(Generic[AnySettings, AnyCase]):
-    """Memory and time of an experiment's jobs."""
+    """Memory of an experiment's jobs."""
 
     def __init__(
         self,
@@ -85,6 +71,8 @@ class Jobs(Generic[AnySettings, AnyCase]):
     def peak(self, stage: str, which: str) -> float:
         """The expected peak of a job, in MiB."""
         footprint = self._system.footprint
+        if stage in ("score", "export"):
+            return footprint.scored_mib([*self.sizes.values()], self._settings)
         if stage in SMALL_MIB:
             return SMALL_MIB[stage] + (footprint.check_mib([*self.sizes.values()]) if stage == "check" else 0)
         if stage in self._parts.preparation.stages:
@@ -112,33 +100,8 @@ class Jobs(Generic[AnySettings, AnyCase]):
         killed = min(MOST_KILLED, Attempts(Path(state) / "attempts.jsonl", 1).killed)
         return self.mib("train", model, killed + 1)
 
-    def minutes(self, stage: str) -> int:
-        """Time of a job that works on many cases in minutes, for `runtime`, generously; a day at most.
-
-        Args:
-            stage: name of the rule.
-        """
-        cases = self._parts.preparation.cases.values()
-        training = sum(case.trains for case in cases)
-        held_out = ceil(training / self._settings.split.folds)
-        counts = {
-            "check": len(cases),
-            # Cases of the validation share are predicted, too.
-            "test": min(training, 2 * held_out),
-            "export": held_out,
-            "ensemble": len(cases) - training,
-            "report": len(cases),
-        }
-        least, each = MINUTES[stage]
-        return min(DAY, max(least, ceil(least / 2 + each * counts.get(stage, training))))
-
     def part_mib(self, name: str, attempt: int) -> int:
         """Memory of a part's job in MiB: that of the largest stage, for as many cases as run at once."""
         cases, stages = self._parts.cases(name), self._parts.preparation.stages
         one = max(self.mib(stage, case.name, attempt) for stage in stages for case in cases)
         return one * min(PART_THREADS, len(cases))
-
-    def part_minutes(self, name: str) -> int:
-        """Time of a part's job in minutes, generously."""
-        stages, cases = self._parts.preparation.stages, self._parts.cases(name)
-        return 20 + 2 * len(stages) * ceil(len(cases) / PART_THREADS)

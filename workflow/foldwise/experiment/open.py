@@ -7,15 +7,18 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import Any, Generic
 
 from foldwise.check import Checked
 from foldwise.experiment.depends import Depends
-from foldwise.experiment.jobs import Jobs
+from foldwise.experiment.jobs import SCORED, Jobs
 from foldwise.experiment.parts import Parts, divided, part_of
-from foldwise.experiment.paths import Paths
+from foldwise.experiment.past import Past
+from foldwise.experiment.paths import ENSEMBLE, Paths
 from foldwise.experiment.preparation import Preparation
+from foldwise.experiment.times import Times
 from foldwise.experiment.trial import remembered, try_file
 from foldwise.files import CaseError, files_in
 from foldwise.index import check_file
@@ -56,8 +59,15 @@ class Opened(Generic[AnySettings, AnyCase]):
 
     @cached_property
     def jobs(self) -> Jobs[AnySettings, AnyCase]:
-        """What its jobs request."""
+        """How much memory its jobs request."""
         return Jobs(self.system, self.complete, Path(self.paths.counts), self.parts, self.checked)
+
+    @cached_property
+    def times(self) -> Times[AnySettings, AnyCase]:
+        """How long its jobs may take."""
+        folders = [Path(place) / "benchmarks" for place in (self.paths.experiment, self.preparation.data)]
+        past = Past(folders, Path(self.paths.experiment))
+        return Times(self.system, self.complete, self.parts, self.jobs, past, lambda: len(self.new_cases))
 
     @cached_property
     def depends(self) -> Depends:
@@ -84,12 +94,39 @@ class Opened(Generic[AnySettings, AnyCase]):
         """Numbers of the folds."""
         return range(self.settings.split.folds)
 
+    @property
+    def places(self) -> list[str]:
+        """Folders of a model's predictions: of the folds, and of the ensemble if there are other cases."""
+        return [*(f"fold{fold}" for fold in self.folds), *([ENSEMBLE] if self.others else [])]
+
     def trained_on(self, model: str, fold: str) -> list[str]:
         """Files of cases, or the folder of features, on which a fold's model is trained and tested."""
         pattern = self.preparation.inputs(model)
         if pattern in self.preparation.made:
             return self.parts.ready(self.training, pattern)
         return [str(Path(pattern.format(case="", fold=fold)).parent)]
+
+    def scores(self, model: str, place: str, share: str = "predictions") -> list[str]:
+        """Folders of the scores of a folder of predictions, in a fold or in the ensemble."""
+        counts = len(self.others), ceil(len(self.training) / len(self.folds))
+        parts = max(1, ceil(counts[place != ENSEMBLE] / SCORED))
+        values = {"model": model, "place": place, "share": share, "parts": parts}
+        return [self.paths.scores.format(**values, part=part) for part in range(parts)]
+
+    def shares(self, place: str) -> list[str]:
+        """Folders of predictions of a fold or of the ensemble; validation cases are predicted to choose."""
+        chooses = place != ENSEMBLE and self.settings.chooses
+        return ["predictions", *(["validation"] if chooses else [])]
+
+    def held_out_scores(self, model: str) -> list[str]:
+        """Folders of the scores of all held-out cases."""
+        return [path for fold in self.folds for path in self.scores(model, f"fold{fold}")]
+
+    def choosing(self, model: str, place: str) -> list[str]:
+        """Folders of the scores that choose for a fold (its validation cases), or for the ensemble."""
+        if place == ENSEMBLE:
+            return self.held_out_scores(model)
+        return [path for share in self.shares(place)[1:] for path in self.scores(model, place, share)]
 
     def weights(self, model: str) -> list[str]:
         """Files of pretrained weights of a model."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from foldwise.experiment.depends import Depends
 from foldwise.experiment.open import Opened
+from foldwise.experiment.paths import ENSEMBLE
 
 # Formats that hold a record; folders do, too.
 CARRIERS = (".h5", ".json", ".pkl", ".yaml")
@@ -91,7 +92,12 @@ def _prepared(opened: Opened[Any, Any], depends: Depends) -> Iterator[list[Made]
             for pattern in (preparation.indexed, *preparation.made):
                 [marker] = parts.ready([case], pattern)
                 markers.setdefault(marker, []).append(pattern.format(case=case.name))
-        yield [Made("prepare_part", marker, None, after) for marker, after in markers.items()]
+        took = f"{preparation.data}/benchmarks/prepare_part"
+        yield [
+            Made("prepare_part", marker, None, after, (f"{took}/{path.parent.name}_{path.stem}.tsv",))
+            for marker, after in markers.items()
+            if (path := Path(marker))
+        ]
 
 
 def _with_record(patterns: Sequence[str]) -> list[list[str]]:
@@ -108,7 +114,7 @@ def _with_record(patterns: Sequence[str]) -> list[list[str]]:
 def _learned(opened: Opened[Any, Any], depends: Depends) -> Iterator[list[Made]]:
     """Outputs of the experiment as a whole, and of its models."""
     paths, preparation = opened.paths, opened.preparation
-    folder, models, ready = paths.experiment, list(opened.settings.models), opened.parts.ready
+    folder, ready = paths.experiment, opened.parts.ready
     yield [Made("check", f"{folder}/check.json", depends.check())]
     training = ready(opened.training, preparation.indexed)
     yield [Made("index", paths.made_index, depends.index(), training, (f"{folder}/splits.json",))]
@@ -125,42 +131,87 @@ def _learned(opened: Opened[Any, Any], depends: Depends) -> Iterator[list[Made]]
         ]
     yield from _folds(opened, depends)
 
-    def each(name: str, model: str) -> list[str]:
-        return [f"{paths.fold}/{name}".format(model=model, fold=fold) for fold in opened.folds]
-
-    level = []
-    for model in models:
-        after = [paths.index, *each("predictions", model)]
-        level.append(Made("choose", f"{folder}/{model}/choice.json", depends.of([model], "choose"), after))
-        for fold in map(str, opened.folds):
-            place = paths.fold.format(model=model, fold=fold)
-            after = [paths.index, f"{place}/predictions", f"{place}/test.json"]
-            level.append(Made("export", f"{place}/export", depends.of([model, fold], "export"), after))
-    yield level
-    others = ready(opened.others, preparation.indexed)
-    level = []
-    for model in models:
-        trained = [*each("model.pt", model), f"{folder}/{model}/choice.json"]
-        if others:
-            place = paths.ensemble.format(model=model)
-            after = [*trained, *others, *ready(opened.others, preparation.ensemble_inputs(model))]
-            took = f"{folder}/benchmarks/ensemble/{model}.tsv"
-            also = (f"{place}/predictions", f"{place}/export", f"{place}/metrics.csv", took)
-            level.append(Made("ensemble", f"{place}/ensemble.json", depends.ensemble(model), after, also))
-        if opened.settings.predict is not None:
-            parts = opened.settings.predict.parts
-            for part in map(str, range(parts)):
-                path = f"{paths.predicted}/part{part}of{parts}.json".format(model=model)
-                given = depends.of([model, part, str(parts)], "export", new=opened.new_cases)
-                level.append(Made("predict_part", path, given, trained))
-    yield level
+    results = [_Results(opened, depends, model) for model in opened.settings.models]
+    for each in results:
+        yield from each.levels()
     after = [f"{folder}/check.json", f"{folder}/splits.json"]
     after += ready(opened.sheet.cases, preparation.noticed) if preparation.noticed else []
-    for model in models:
-        after += [*each("log.csv", model), *each("metrics.csv", model)]
-        after += [f"{paths.ensemble.format(model=model)}/metrics.csv"] if others else []
+    after += [path for each in results for path in (*each.of_folds("log.csv"), *each.shown)]
     shown = (f"{folder}/report.html", f"{folder}/summary.csv")
     yield [Made("report", f"{folder}/summary.json", depends.report(), after, shown)]
+
+
+class _Results:
+    """Outputs of a model after its training."""
+
+    def __init__(self, opened: Opened[Any, Any], depends: Depends, model: str) -> None:
+        self._opened, self._depends, self._model, self._paths = opened, depends, model, opened.paths
+
+    def of_folds(self, name: str) -> list[str]:
+        """A file of each fold."""
+        return [self._in(f"fold{fold}", name) for fold in self._opened.folds]
+
+    @property
+    def shown(self) -> list[str]:
+        """Scores and choices of all folds and of the ensemble."""
+        return [self._in(p, name) for p in self._opened.places for name in ("choice.json", "metrics.csv")]
+
+    def levels(self) -> Iterator[list[Made]]:
+        """All but the predictions of folds."""
+        opened, of = self._opened, [self._model]
+        if opened.others:
+            yield [self._ensemble()]
+        yield [one for place in opened.places for one in self._scores(place)]
+        chosen = self._in("choice.json")
+        held_out = opened.held_out_scores(self._model)
+        choice = Made("choose", chosen, self._depends.of(of, "choose"), held_out)
+        yield [choice, *map(self._metrics, opened.places)]
+        yield [*map(self._export, opened.places)]
+        if opened.settings.predict is not None:
+            parts = opened.settings.predict.parts
+            yield [self._new(str(part), str(parts), chosen) for part in range(parts)]
+
+    def _in(self, *names: str) -> str:
+        return "/".join((self._paths.experiment, self._model, *names))
+
+    def _ensemble(self) -> Made:
+        opened, ready = self._opened, self._opened.parts.ready
+        after = [*self.of_folds("model.pt"), *ready(opened.others, opened.preparation.indexed)]
+        after += ready(opened.others, opened.preparation.ensemble_inputs(self._model))
+        took = f"{self._paths.experiment}/benchmarks/ensemble/{self._model}.tsv"
+        also = (self._in(ENSEMBLE, "predictions"), self._in(ENSEMBLE, "index.pkl"), took)
+        return Made(
+            "ensemble", self._in(ENSEMBLE, "ensemble.json"), self._depends.ensemble(self._model), after, also
+        )
+
+    def _scores(self, place: str) -> Iterator[Made]:
+        for share in self._opened.shares(place):
+            listed = self._opened.scores(self._model, place, share)
+            for part, path in enumerate(listed):
+                of = [self._model, place, share, str(part), str(len(listed))]
+                after = [self._paths.scored(self._model, place), self._in(place, share)]
+                name = f"{self._model}_{place}_{Path(path).name}.tsv"
+                also = (f"{self._paths.experiment}/benchmarks/score/{name}",)
+                yield Made("score", path, self._depends.of(of, "choose", "score"), after, also)
+
+    def _metrics(self, place: str) -> Made:
+        opened, of = self._opened, [self._model, place]
+        after = [self._paths.scored(*of), *opened.scores(*of), *opened.choosing(*of)]
+        also = (self._in(place, "metrics.csv"),)
+        return Made("metrics", self._in(place, "choice.json"), self._depends.of(of, "choose"), after, also)
+
+    def _export(self, place: str) -> Made:
+        of = [self._model, place]
+        after = [self._in(place, "predictions"), *self._opened.scores(*of), self._in(place, "choice.json")]
+        given = self._depends.of(of, "export")
+        also = (f"{self._paths.experiment}/benchmarks/export/{self._model}_{place}.tsv",)
+        return Made("export", self._in(place, "export"), given, [self._paths.scored(*of), *after], also)
+
+    def _new(self, part: str, parts: str, chosen: str) -> Made:
+        path = f"{self._paths.predicted}/part{part}of{parts}.json".format(model=self._model)
+        given = self._depends.of([self._model, part, parts], "export", new=self._opened.new_cases)
+        took = f"{self._paths.experiment}/benchmarks/predict_part/{self._model}_{part}of{parts}.tsv"
+        return Made("predict_part", path, given, [*self.of_folds("model.pt"), chosen], (took,))
 
 
 def _folds(opened: Opened[Any, Any], depends: Depends) -> Iterator[list[Made]]:
@@ -174,13 +225,16 @@ def _folds(opened: Opened[Any, Any], depends: Depends) -> Iterator[list[Made]]:
         for model, fold in ((m, str(f)) for m in banked for f in opened.folds if banked[m] is later):
             place = paths.fold.format(model=model, fold=fold)
             after = [paths.index, *opened.trained_on(model, fold)]
-            took = f"{paths.experiment}/benchmarks/{{}}/{model}_fold{fold}.tsv"
-            also = (f"{place}/model.pt", f"{place}/log.csv", took.format("train"))
+            took = f"{paths.experiment}/benchmarks/{{}}/{model}_fold{fold}{{}}.tsv"
+            also = (f"{place}/model.pt", f"{place}/log.csv", took.format("train", ""))
             given = depends.training(model, fold)
             trained.append(Made("train", f"{place}/provenance.json", given, [*after, *plan], also))
-            also = (f"{place}/predictions", f"{place}/metrics.csv", took.format("test"))
-            given = depends.of([model, fold], "predict", "choose", "score")
-            tested.append(Made("test", f"{place}/test.json", given, [*after, f"{place}/model.pt"], also))
+            for share in opened.shares(f"fold{fold}"):
+                given, made_from = depends.of([model, fold, share], "predict"), [*after, f"{place}/model.pt"]
+                timed = took.format("test", f"_{share}")
+                tested.append(
+                    Made("test", f"{place}/{share}.json", given, made_from, (f"{place}/{share}", timed))
+                )
         yield trained
         yield tested
         level = []

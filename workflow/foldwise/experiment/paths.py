@@ -1,4 +1,4 @@
-"""Names of an experiment's files, patterns with the wildcards {model}, {fold} and {case}; no file is read."""
+"""Names of an experiment's files, patterns with wildcards such as {model} and {fold}; no file is read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from foldwise.files import short_hash
 from foldwise.settings import Experiment
+
+ENSEMBLE = "ensemble"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,21 @@ class Paths:
     @property
     def ensemble(self) -> str:
         """Folder of the joint predictions of all folds' models of one name."""
-        return f"{self.experiment}/{{model}}/ensemble"
+        return f"{self.experiment}/{{model}}/{ENSEMBLE}"
+
+    @property
+    def place(self) -> str:
+        """Folder of a fold or of the ensemble; {place} is `fold<number>` or `ensemble`."""
+        return f"{self.experiment}/{{model}}/{{place}}"
+
+    @property
+    def scores(self) -> str:
+        """Folder of the scores of a part of the cases of a folder of predictions, {share}."""
+        return f"{self.place}/scores/{{share}}_{{part}}of{{parts}}"
+
+    def scored(self, model: str, place: str) -> str:
+        """The index of the cases that a fold or the ensemble predicts."""
+        return f"{self.place}/index.pkl".format(model=model, place=place) if place == ENSEMBLE else self.index
 
     def work(self, stage: str, model: str, fold: str | None = None) -> str:
         """Folder of a job's unfinished work; it holds no rule's output, since Snakemake deletes those.
@@ -77,6 +93,10 @@ class Paths:
         """
         folder = f"{self.experiment}/state/{model}"
         return f"{folder}/{stage}" if fold is None else f"{folder}/fold{fold}/{stage}"
+
+    def scoring(self, model: str, place: str, share: str, part: str, parts: str) -> str:
+        """Folder of the unfinished scores of a part of the cases."""
+        return f"{self.experiment}/state/{model}/{place}/scores/{share}_{part}of{parts}"
 
     @property
     def counts(self) -> str:

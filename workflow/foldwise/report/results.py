@@ -118,7 +118,7 @@ def _model(name: str, folder: Path, folds: int) -> ModelResults:
         provenance={fold: read_json(part / "provenance.json") for fold, part in parts.items()},
         predictions={p.stem: p for part in parts.values() for p in (part / "predictions").glob("*.h5")},
         test=_table(ensemble) if ensemble.exists() else pd.DataFrame(),
-        chosen={fold: read_json(part / "test.json")["chosen"] for fold, part in parts.items()},
+        chosen={fold: read_json(part / "choice.json")["chosen"] for fold, part in parts.items()},
     )
 
 

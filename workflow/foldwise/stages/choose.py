@@ -1,7 +1,4 @@
-"""Choose the treatment of new cases, e.g. post-processing, on all held-out cases of the cross-validation.
-
-A restarted job continues with the remaining cases.
-"""
+"""Choose the treatment of new cases, e.g. post-processing, on all held-out cases of the cross-validation."""
 
 from __future__ import annotations
 
@@ -11,9 +8,8 @@ from typing import Annotated, Any
 
 from foldwise.command import Of, Output, run, stage
 from foldwise.files import write_json
-from foldwise.index import Index
+from foldwise.scores import read_rows
 from foldwise.section import Section
-from foldwise.store import Store
 from foldwise.systems.base import System
 
 
@@ -22,19 +18,14 @@ def choose(
     *,
     system: System[Any, Any],
     settings: Annotated[Section, Of("evaluate")],
-    index: Annotated[Path, "label-path index"],
-    predictions: Annotated[list[Path], "folder of each test stage"],
-    state: Annotated[Store, "folder for unfinished work"],
+    scores: Annotated[list[Path], "folders of the scores of all held-out cases"],
     facts: Annotated[Output, "choice to write (.json)"],
 ) -> None:
     """Write the choice."""
-    read = Index.read(index)
-    paths = {path.stem: path for folder in predictions for path in sorted(folder.glob("*.h5"))}
-    entries = [read[case] for case in paths]
-    chosen = system.results.choose(paths, entries, read.task, settings, state.memory("choice"))
-    write_json(facts, {"chosen": chosen, "cases": len(paths)})
-    state.clear()
-    logging.info("%d cases: %s", len(paths), chosen)
+    known = read_rows(scores)
+    chosen = system.results.choose(known, settings)
+    write_json(facts, {"chosen": dict(chosen), "cases": len(known)})
+    logging.info("%d cases: %s", len(known), dict(chosen))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write a fold's predictions as files for other programs, under the cases' own names."""
+"""Write predictions as files for other programs, under the cases' own names."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ def export(
     *,
     system: System[Any, Any],
     settings: Annotated[Section, Of("export")],
-    index: Annotated[Path, "label-path index"],
-    predictions: Annotated[Path, "folder of the test stage"],
-    facts: Annotated[Path, "facts of the test stage (.json)"],
+    index: Annotated[Path, "label-path index of the cases"],
+    predictions: Annotated[Path, "folder of predictions"],
+    scores: Annotated[list[Path], "folders of their scores"],
+    choice: Annotated[Path, "choice of other cases (.json)"],
     folder: Annotated[Output, "folder to write"],
 ) -> None:
     """Export the predictions."""
-    read = Index.read(index)
+    read, chosen = Index.read(index), read_json(choice)["chosen"]
     paths = {path.stem: path for path in sorted(predictions.glob("*.h5"))}
-    chosen = read_json(facts)["chosen"]
+    scored = {path.stem: path for each in scores for path in each.glob("*.h5")}
     entries = [read[case] for case in paths]
-    export_folder(folder, partial(system.results.export, paths, entries, settings, chosen))
+    export_folder(folder, partial(system.results.export, paths, entries, settings, chosen, scored=scored))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
 from pydantic import BaseModel
 
 from foldwise.check import Checked
-from foldwise.files import apart, naming
+from foldwise.files import apart
 from foldwise.forecast import Step
 from foldwise.index import Entry
+from foldwise.scores import Chosen, Scores, create_scores, store_scores
 from foldwise.settings import Experiment, Model
 from foldwise.sheet import AnyCase, Sheet
 from foldwise.store import Memory
@@ -25,15 +26,13 @@ from foldwise.systems.new import NewCases
 from foldwise.whole import Whole
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import h5py
 
     from foldwise.experiment.preparation import Preparation
     from foldwise.report.view import View
     from foldwise.training.learner import Learner
 
 AnySettings = TypeVar("AnySettings", bound=Experiment)
-# The chosen post-processing and similar choices, as plain values.
-Chosen = Mapping[str, Any]
 Rows = Iterable[Mapping[str, Any]]
 RULES = Path(__file__).parents[2] / "rules"
 # A file of remarks on a new case, e.g. that it seems cut or upside down.
@@ -240,6 +239,24 @@ class Footprint(Whole, Generic[AnySettings], abstract=True):
             step: the size of a training step.
         """
 
+    def case_seconds(self, stage: str, size: Any, settings: AnySettings) -> float:
+        """Expected time of preparing, checking, scoring or exporting a case on a slow node, in s.
+
+        Args:
+            stage: name of the rule.
+            size: of the case.
+            settings: of the experiment.
+        """
+        return 30
+
+    def predict_seconds(self, settings: AnySettings, name: str, size: Any, step: Step) -> float:
+        """Expected time of predicting a case with one network of a model, on a slow GPU, in s."""
+        return 30
+
+    def scored_mib(self, sizes: Sequence[Any], settings: AnySettings) -> float:
+        """Peak memory of scoring or exporting one of these cases, in MiB."""
+        return 900
+
     def check_mib(self, sizes: Sequence[Any]) -> float:
         """Peak memory of reading the files of these cases in the rule `check`, in MiB, if they are large."""
         return 0
@@ -250,30 +267,27 @@ class Footprint(Whole, Generic[AnySettings], abstract=True):
 
 
 class Results(Whole, abstract=True):
-    """From predictions to choices, scores, exported files, and the view of the report."""
+    """From predictions to scores, choices, exported files, and the view of the report."""
 
-    def chooses(self, evaluate: Any) -> bool:
-        """Whether anything is chosen on validation cases before others are scored."""
-        return False
+    def choices(self, evaluate: Any) -> Sequence[Chosen]:
+        """Everything that `choose` may return, e.g. combinations of post-processing steps.
 
-    def choose(
-        self,
-        predictions: Mapping[str, Path],
-        entries: Sequence[Entry],
-        task: Mapping[str, Any],
-        evaluate: Any,
-        memory: Memory,
-    ) -> dict[str, Any]:
-        """Choose post-processing and similar from the predictions of these cases.
+        A case is scored once with each of them; the first one holds if nothing speaks for another.
+        """
+        return [NOTHING]
+
+    def choose(self, scores: Mapping[str, Scores], evaluate: Any) -> Chosen:
+        """Choose from the scores of these cases.
 
         Args:
-            predictions: case → prediction.
-            entries: of these cases.
-            task: what is learnt.
+            scores: case → its scores with each of `choices`; may be empty.
             evaluate: the section `evaluate`.
-            memory: values that a restarted job finds again.
         """
-        return {}
+        return self.choices(evaluate)[0]
+
+    def truths(self, entry: Entry) -> Sequence[str]:
+        """Files that `score_case` reads, apart from the prediction."""
+        return entry.files.get("label", ())
 
     @abstractmethod
     def score_case(
@@ -281,9 +295,41 @@ class Results(Whole, abstract=True):
     ) -> Rows:
         """Rows of metrics.csv of a case, without `case`, `group` and `fold`; none without a label."""
 
+    def score_all(
+        self, prediction: Path, entry: Entry, task: Mapping[str, Any], evaluate: Any, file: h5py.File
+    ) -> Sequence[Rows]:
+        """Score a case with each of `choices`.
+
+        Args:
+            prediction: of the case.
+            entry: the case.
+            task: what is learnt.
+            evaluate: the section `evaluate`.
+            file: the new file of its scores, which `export_case` gets; it may keep e.g. label maps.
+
+        Returns:
+            For each choice, the rows of `score_case`.
+        """
+        choices = self.choices(evaluate)
+        return [self.score_case(prediction, entry, task, evaluate, chosen) for chosen in choices]
+
+    def write_scores(
+        self, prediction: Path, entry: Entry, task: Mapping[str, Any], evaluate: Any, path: Path
+    ) -> None:
+        """Write the file of a case's scores with each of `choices`; see `score_all`."""
+        with create_scores(path) as file:
+            rows = self.score_all(prediction, entry, task, evaluate, file)
+            store_scores(file, Scores(self.choices(evaluate), [[*each] for each in rows]))
+
     @abstractmethod
     def export_case(
-        self, prediction: Path, entry: Entry, export: Any, chosen: Chosen, folder: Path
+        self,
+        prediction: Path,
+        entry: Entry,
+        export: Any,
+        chosen: Chosen,
+        folder: Path,
+        scored: Path | None = None,
     ) -> Mapping[str, Rows]:
         """Write a case's files for other programs.
 
@@ -293,6 +339,7 @@ class Results(Whole, abstract=True):
             export: the section `export`.
             chosen: what `choose` returned.
             folder: folder for the files.
+            scored: file of its scores, if it holds what `score_all` kept; None for new cases.
 
         Returns:
             Name of a table (.csv) → its rows of this case.
@@ -306,35 +353,6 @@ class Results(Whole, abstract=True):
     def view(self) -> View:
         """The parts of the report that are specific to this system."""
 
-    def score(
-        self,
-        predictions: Mapping[str, Path],
-        entries: Sequence[Entry],
-        fold: int | str,
-        task: Mapping[str, Any],
-        evaluate: Any,
-        chosen: Chosen,
-    ) -> pd.DataFrame:
-        """Scores of the predictions: one row per case, and per class or similar.
-
-        Args:
-            predictions: case → prediction.
-            entries: the cases.
-            fold: for the column `fold`.
-            task: what is learnt.
-            evaluate: the section `evaluate`.
-            chosen: what `choose` returned.
-        """
-        import pandas as pd
-
-        rows = []
-        for entry in entries:
-            keys = {"case": entry.case, "group": entry.group, "fold": fold}
-            with naming(entry.case):
-                scored = self.score_case(predictions[entry.case], entry, task, evaluate, chosen)
-            rows += [{**keys, **row} for row in scored]
-        return pd.DataFrame(rows)
-
     def export(
         self,
         predictions: Mapping[str, Path],
@@ -343,6 +361,7 @@ class Results(Whole, abstract=True):
         chosen: Chosen,
         folder: Path,
         own: Path | None = None,
+        scored: Mapping[str, Path] = MappingProxyType({}),
     ) -> dict[str, str]:
         """Write all cases' files, and the tables of all cases; a case that fails leaves those of the others.
 
@@ -353,6 +372,7 @@ class Results(Whole, abstract=True):
             chosen: what `choose` returned.
             folder: for the tables, and for the cases' files.
             own: where each case's files get a folder of its own instead.
+            scored: case → file of its scores, if they are known and hold more than rows.
 
         Returns:
             Case → why some of its files could not be written.
@@ -367,7 +387,9 @@ class Results(Whole, abstract=True):
                 place = own / entry.case
                 place.mkdir()
             with apart(entry.case, failed):
-                exported = self.export_case(predictions[entry.case], entry, export, chosen, place)
+                exported = self.export_case(
+                    predictions[entry.case], entry, export, chosen, place, scored.get(entry.case)
+                )
                 for name, rows in exported.items():
                     tables.setdefault(name, []).extend(rows)
         for name, listed in tables.items():

@@ -36,6 +36,11 @@ PHANTOMS = Path("results/phantom")
 LUNG_BYTES = 14
 CROP_BYTES = 20
 CACHE_BYTES = 22
+SCORED_BYTES = 16
+# Seconds per million source voxels on a slow node (measured on a fast one, doubled).
+SECONDS = {"lung_mask": 0.3, "crop": 0.2, "cache": 0.2, "check": 0.06, "score": 0.1, "export": 0.05}
+# The same of a label map, for each class.
+CLASS_SECONDS = 0.1
 # The same for a label in the check, in each of its threads.
 CHECK_BYTES = 18
 # A grid of more voxels is a mistake in units or settings: the largest micro-CTs have 10¹⁰.
@@ -236,6 +241,21 @@ class VolumeFootprint(Footprint[AnyVolumeSettings], Generic[AnyVolumeSettings], 
         if stage == "cache":
             needed += 12 * cached_voxels(size, settings.cache) / 2**20
         return ceil(needed)
+
+    def case_seconds(self, stage: str, size: Size, settings: AnyVolumeSettings) -> float:
+        """Time by the number of voxels, and in scores and exports of classes."""
+        each = SECONDS[stage]
+        if stage in ("score", "export"):
+            each += CLASS_SECONDS * len(settings.data.targets().names)
+        voxels: float = size.voxels
+        if stage == "cache":
+            voxels += cached_voxels(size, settings.cache)
+        return 2 + each * voxels * size.channels / 1e6
+
+    def scored_mib(self, sizes: Sequence[Size], settings: AnyVolumeSettings) -> float:
+        """Peak memory of a prediction and its truth on the source's grid."""
+        source = max((size.voxels for size in sizes), default=0)
+        return ceil(BASE_MIB + SCORED_BYTES * source / 2**20)
 
     def check_mib(self, sizes: Sequence[Size]) -> float:
         """Peak memory of the labels that the check reads at once."""

@@ -28,6 +28,7 @@ def score(
     tolerance_mm: float,
     brats: bool = False,
     ignore: int | None = None,
+    shape: Sequence[int] | None = None,
 ) -> list[dict[str, float | int | str | bool]]:
     """Score a case.
 
@@ -54,6 +55,7 @@ def score(
         brats: follow BraTS instead: if both are empty, overlaps are 1 and distances 0; if only one is,
             distances are 373.13 mm.
         ignore: value of the truth's voxels that count nowhere, or None.
+        shape: of the whole image, if both maps are cut to a box outside which neither labels a voxel.
 
     Returns:
         A row per class: class, dice, jaccard, hd95_mm, assd_mm, surface_dice, volume_ml, truth_ml,
@@ -67,7 +69,7 @@ def score(
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
     axes = np.asarray(affine, float)[:3, :3]
     voxel_ml = abs(float(np.linalg.det(axes))) / 1000
-    worst_mm = BRATS_WORST_MM if brats else _diagonal(axes * truth.shape)
+    worst_mm = BRATS_WORST_MM if brats else _diagonal(axes * (shape or truth.shape))
     nothing = {"overlap": 1.0, "mm": 0.0} if brats else {"overlap": NAN, "mm": NAN}
     ignored = np.zeros(truth.shape, bool) if ignore is None else truth == ignore
     left_out = {} if ignore is None else {"ignored_ml": int(ignored.sum()) * voxel_ml}

@@ -13,8 +13,8 @@ from torch.utils.data import default_collate
 
 from foldwise.files import CaseError
 from foldwise.index import Entry
+from foldwise.scores import scores_in
 from foldwise.settings import validate
-from foldwise.store import Memory
 from foldwise.systems.segmentation.learner import SegmentationLearner
 from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.systems.segmentation.settings import Model
@@ -281,9 +281,9 @@ class TestScores:
     def choose(self, folder: Path, truth: list[int]) -> list[str]:
         entry = self.case(folder, "a", [1, 1, 1, 0, 1, 0], truth)
         settings = validate(Evaluate, {"postprocess": ["largest_component"]})
-        memory = Memory(folder / "choice.json")
-        results = SegmentationResults()
-        chosen = results.choose({"a": folder / "a.h5"}, [entry], task(self.TARGETS), settings, memory)
+        results, path = SegmentationResults(), folder / "scores.h5"
+        results.write_scores(folder / "a.h5", entry, task(self.TARGETS), settings, path)
+        chosen = results.choose({"a": scores_in(path)}, settings)
         return list(chosen["postprocess"])
 
     def test_the_choice_leaves_them_out(self, tmp_path: Path) -> None:

@@ -9,15 +9,17 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
-from foldwise.files import CaseError, read_json
+from foldwise.files import CaseError
 from foldwise.index import Entry
+from foldwise.scores import Scores, read_rows, scores_in, write_rows
 from foldwise.settings import validate
-from foldwise.store import Memory
 from foldwise.systems.segmentation.learner import SegmentationLearner
 from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.systems.segmentation.settings import Model
 from foldwise.volumes.cache import Contents, open_case, write_case
 from foldwise.volumes.geometry import Box, Lineage
+from foldwise.volumes.label_maps import kept_label_map
+from foldwise.volumes.metrics import score as score_volume
 from foldwise.volumes.patches import normalise, scaling
 from foldwise.volumes.predictions import label_map, write_prediction
 from foldwise.volumes.settings import Evaluate
@@ -251,37 +253,39 @@ def test_validation_without_the_structure_has_no_score(tmp_path: Path, labelled:
     assert learner.validate(Pointwise(), paths)["score"] == pytest.approx(score, nan_ok=True)
 
 
+STEPS = validate(Evaluate, {"postprocess": ["largest_component", "fill_holes"]})
+
+
 class TestChoose:
-    """Post-processing chosen on predictions of known Dice, and the work that a killed job leaves behind."""
+    """Post-processing chosen on predictions of known Dice."""
+
+    @classmethod
+    def case(cls, folder: Path, name: str, found: list[int], truth: list[int]) -> Entry:
+        """A line of voxels."""
+        predicted, label = (np.zeros((len(found), 3, 3), np.uint8) for _ in range(2))
+        predicted[:, 1, 1], label[:, 1, 1] = found, truth
+        return cls.volumes(folder, name, predicted, label)
 
     @staticmethod
-    def case(folder: Path, name: str, found: list[int], truth: list[int]) -> Entry:
-        shape = (len(found), 3, 3)
-        lineage = Lineage.of(shape, np.eye(4), Box((0, 0, 0), shape))
-        probabilities, label = np.zeros((1, *shape), np.float32), np.zeros(shape, np.uint8)
-        probabilities[0, :, 1, 1], label[:, 1, 1] = found, truth
-        write_prediction(folder / f"{name}.h5", name, probabilities, lineage, ONE)
+    def volumes(folder: Path, name: str, found: np.ndarray, label: np.ndarray) -> Entry:
+        lineage = Lineage.of(label.shape, np.eye(4), Box((0, 0, 0), label.shape))
+        write_prediction(folder / f"{name}.h5", name, found[None].astype(np.float32), lineage, ONE)
         write_volume(Volume(label, np.eye(4)), folder / f"{name}.nii.gz")
         return Entry(name, name, {"label": (str(folder / f"{name}.nii.gz"),)}, "", {}, 1.0)
 
     @staticmethod
-    def choose(folder: Path, entries: list[Entry]) -> list[str]:
-        settings = validate(Evaluate, {"postprocess": ["largest_component", "fill_holes"]})
-        predictions = {entry.case: folder / f"{entry.case}.h5" for entry in entries}
-        memory = Memory(folder / "choice.json")
-        chosen = SegmentationResults().choose(predictions, entries, task(ONE), settings, memory)
-        return list(chosen["postprocess"])
+    def scores(folder: Path, entries: list[Entry]) -> dict[str, Scores]:
+        results, found = SegmentationResults(), {}
+        for entry in entries:
+            path = folder / f"{entry.case}-scores.h5"
+            results.write_scores(folder / f"{entry.case}.h5", entry, task(ONE), STEPS, path)
+            found[entry.case] = scores_in(path)
+        write_rows(folder, found)
+        assert read_rows([folder]).keys() == found.keys()
+        return read_rows([folder])
 
-    @pytest.fixture
-    def read(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        seen: list[str] = []
-
-        def counted(path: Path) -> Volume:
-            seen.append(path.stem)
-            return label_map(path)
-
-        monkeypatch.setattr("foldwise.systems.segmentation.results.label_map", counted)
-        return seen
+    def choose(self, folder: Path, entries: list[Entry]) -> list[str]:
+        return list(SegmentationResults().choose(self.scores(folder, entries), STEPS)["postprocess"])
 
     def test_dice_by_hand(self, tmp_path: Path) -> None:
         # Without the island 1 instead of 2·3/(4 + 3); the other case is correct anyway, and nothing has
@@ -289,9 +293,6 @@ class TestChoose:
         island = self.case(tmp_path, "a", [1, 1, 1, 0, 1, 0], [1, 1, 1, 0, 0, 0])
         right = self.case(tmp_path, "b", [0, 1, 1, 0, 0, 0], [0, 1, 1, 0, 0, 0])
         assert self.choose(tmp_path, [island, right]) == ["largest_component"]
-        # Steps before and after the first one, of both cases; then with the second one.
-        kept = sorted(read_json(tmp_path / "choice.json").values())
-        assert kept == [[6 / 7], *[[1]] * 5]
         # Two true parts: 1 falls to 2·2/(2 + 4), more than the first case rises.
         two = self.case(tmp_path, "b", [1, 1, 0, 0, 1, 1], [1, 1, 0, 0, 1, 1])
         assert self.choose(tmp_path, [island, two]) == []
@@ -301,28 +302,39 @@ class TestChoose:
         assert self.choose(tmp_path, entries) == []
         assert self.choose(tmp_path, []) == []
 
-    def test_what_is_done_is_kept_and_nothing_stale_is_believed(
-        self, tmp_path: Path, read: list[str]
-    ) -> None:
-        entries = [self.case(tmp_path, name, [1, 1, 0, 1], [1, 1, 0, 0]) for name in "ab"]
-        assert self.choose(tmp_path, entries) == ["largest_component"]
-        # Once for the first step with and without it, once for the second.
-        assert sorted(read) == ["a", "a", "b", "b"]
-        read.clear()
-        assert self.choose(tmp_path, entries) == ["largest_component"]
-        assert read == []
-        self.case(tmp_path, "b", [1, 1, 0, 1], [1, 1, 0, 1])
-        assert self.choose(tmp_path, entries) == []
-        # Of a only the second step without the first one is new.
-        assert sorted(read) == ["a", "b", "b"]
-        (tmp_path / "choice.json").write_text("{cut o", encoding="utf-8")
-        read.clear()
-        assert self.choose(tmp_path, entries) == []
-        assert sorted(read) == ["a", "a", "b", "b"]
-        read.clear()
-        entries[0] = self.case(tmp_path, "a", [1, 1, 0, 0], [1, 1, 0, 0])
-        assert self.choose(tmp_path, entries) == []
-        assert set(read) == {"a"}
+    def test_each_combination_of_steps_is_scored_and_its_label_map_kept(self, tmp_path: Path) -> None:
+        truth = np.zeros((9, 5, 5), np.uint8)
+        truth[1:4, 1:4, 1:4] = 1
+        found = truth.copy()
+        found[2, 2, 2], found[7, 2, 2] = 0, 1
+        entry = self.volumes(tmp_path, "a", found, truth)
+        scores = self.scores(tmp_path, [entry])["a"]
+        each = [[], ["fill_holes"], ["largest_component"], ["largest_component", "fill_holes"]]
+        assert [choice["postprocess"] for choice in scores.choices] == each
+        # A hole in 27 voxels, and an island of one.
+        right = [2 * 26 / (27 + 27), 2 * 27 / (28 + 27), 2 * 26 / (26 + 27), 1]
+        assert [rows[0]["dice"] for rows in scores.rows] == pytest.approx(right)
+        for choice in scores.choices:
+            kept = kept_label_map(tmp_path / "a-scores.h5", choice)
+            expected = label_map(tmp_path / "a.h5", choice["postprocess"])
+            assert np.array_equal(kept.data, expected.data)
+            assert np.array_equal(kept.affine, expected.affine)
+            rows = SegmentationResults().score_case(tmp_path / "a.h5", entry, task(ONE), STEPS, choice)
+            alone = score_volume(
+                expected.data, truth, expected.affine, ONE.values, tolerance_mm=STEPS.tolerance_mm
+            )
+            for one in (rows, scores.of(choice)):
+                assert [dict(row) for row in one] == [pytest.approx(dict(row), nan_ok=True) for row in alone]
+        with pytest.raises(CaseError, match="was not scored with"):
+            scores.of({"postprocess": ["largest_foreground"]})
+
+    def test_a_choice_counts_no_case_without_the_structure(self, tmp_path: Path) -> None:
+        """As in BraTS, such a case has a Dice of 1, but it chooses nothing."""
+        entry = self.case(tmp_path, "a", [0] * 3, [0] * 3)
+        path, brats = tmp_path / "a-scores.h5", STEPS.model_copy(update={"empty": "brats"})
+        SegmentationResults().write_scores(tmp_path / "a.h5", entry, task(ONE), brats, path)
+        assert [rows[0]["dice"] for rows in scores_in(path).rows] == [1, 1, 1, 1]
+        assert SegmentationResults().choose({"a": scores_in(path)}, brats) == {"postprocess": []}
 
 
 def test_examples_show_what_the_network_sees(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 
 from foldwise.index import Entry
 from foldwise.report.view import View
-from foldwise.systems.base import Chosen, Results, Rows
+from foldwise.scores import Chosen
+from foldwise.systems.base import Results, Rows
 from foldwise.systems.clips.metrics import PROBABILITY
 from foldwise.systems.clips.predictions import read_classes, read_prediction
 from foldwise.systems.clips.settings import Evaluate, Export
@@ -42,7 +43,13 @@ class ClipsResults(Results):
         return [row | _columns(classes, probabilities)]
 
     def export_case(
-        self, prediction: Path, entry: Entry, export: Export, chosen: Chosen, folder: Path
+        self,
+        prediction: Path,
+        entry: Entry,
+        export: Export,
+        chosen: Chosen,
+        folder: Path,
+        scored: Path | None = None,
     ) -> Mapping[str, Rows]:
         """A row of predictions.csv: case, group, label, predicted, probabilities; with `views`, views.csv."""
         classes = read_classes(prediction)

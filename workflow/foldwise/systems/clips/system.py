@@ -39,6 +39,10 @@ FRAME_BYTES, FROZEN_WEIGHTS = 12 * 2**20, 150 * 10**6
 # Bytes of a frame that is decoded, resized, and kept in a codec's buffers.
 CODEC_FRAMES = 40
 
+# Frames that a slow node decodes per second; seconds of MedSAM per key frame on a slow GPU, and of other
+# regions per pixel.
+DECODED_PER_SECOND, MEDSAM_SECONDS, PIXEL_SECONDS = 50, 5, 2e-7
+
 
 class Clips(VideoSystem[Settings, ClipCase]):
     """Clips, the regions that a network looks at, and frozen encoders."""
@@ -280,6 +284,26 @@ class ClipsFootprint(Footprint[Settings]):
         if settings.prepare.regions is not None:
             disk["regions"] = 0.02 * values / 2**20
         return disk
+
+    def case_seconds(self, stage: str, size: VideoInfo, settings: Settings) -> float:
+        """Time of decoding a clip, of finding its region, or of its features by every model."""
+        frames, height, width = _cached_size(size, settings)
+        regions = settings.prepare.regions
+        if stage == "clip_cache":
+            return 5 + size.frames / DECODED_PER_SECOND
+        if stage == "roi" and regions is not None:
+            each = MEDSAM_SECONDS / regions.key_every if regions.method == "medsam" else 0
+            return 20 + frames * (each + height * width * PIXEL_SECONDS)
+        if stage == "clip_features":
+            featured = [(n, _frozen_step(m)) for n, m in settings.models.items() if m.features]
+            return sum(self.predict_seconds(settings, n, size, step) for n, step in featured)
+        return 2
+
+    def predict_seconds(self, settings: Settings, name: str, size: VideoInfo, step: Step) -> float:
+        """Time of a forward pass of each view."""
+        model = settings.models[name]
+        views = model.clip.spatial_views * model.clip.temporal_views
+        return 5 + views * forecast.forward_seconds(step, model.training.batch)
 
     def counted(self, settings: Settings, name: str) -> Model | Step:
         """The model, or what a frozen network holds for a batch of clips."""

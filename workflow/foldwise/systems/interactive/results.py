@@ -12,9 +12,9 @@ import pandas as pd
 
 from foldwise.files import write_text
 from foldwise.index import Entry
-from foldwise.record import used
 from foldwise.report.view import View
-from foldwise.systems.base import Chosen, Results, Rows
+from foldwise.scores import Chosen
+from foldwise.systems.base import Results, Rows
 from foldwise.systems.interactive.masks import mask_in_source, quality_rows
 from foldwise.systems.interactive.places import Places
 from foldwise.systems.interactive.record import Record, Scored, correlation, in_source, open_record, pairs
@@ -42,10 +42,9 @@ class InteractiveResults(Results):
         rows = []
         with open_record(prediction) as file:
             record = Record(file)
-            used(label := entry.files["label"][0])
             lineage = record.lineage
             grid = Header(lineage.source_shape, lineage.affine, np.dtype(np.uint8))
-            truth = read_labels(Path(label), record.targets, grid)
+            truth = read_labels(Path(entry.files["label"][0]), record.targets, grid)
             for round_ in record.rounds():
                 session = {"hints": round_.hints, "choice": round_.choice}
                 facts = {
@@ -59,7 +58,13 @@ class InteractiveResults(Results):
         return rows
 
     def export_case(
-        self, prediction: Path, entry: Entry, export: Export, chosen: Chosen, folder: Path
+        self,
+        prediction: Path,
+        entry: Entry,
+        export: Export,
+        chosen: Chosen,
+        folder: Path,
+        scored: Path | None = None,
     ) -> Mapping[str, Rows]:
         """Write the last mask of the exported session in the source's grid, and the quality of its slices.
 

@@ -86,6 +86,10 @@ class Interactive(VolumeSystem[Settings]):
         )
 
 
+# Seconds per slice and round for hints and the memory's reading, on a slow node.
+SLICE_SECONDS = 0.05
+
+
 class InteractiveFootprint(VolumeFootprint[Settings]):
     """Memory of a step of both networks, and of a volume with its sessions."""
 
@@ -111,3 +115,19 @@ class InteractiveFootprint(VolumeFootprint[Settings]):
             shared = step.kept + 2 * step.largest + whole + WORKERS * 2 * pixels
             return ceil(forecast.processes_mib(model.training.gpus, own) + shared / 2**20)
         return ceil(TORCH_MIB + (4 * step.weights * (networks + 1) + forward + whole) / 2**20)
+
+    def predict_seconds(self, settings: Settings, name: str, size: Size, step: Step) -> float:
+        """Time of all sessions: in each round, every slice is read once by both networks."""
+        model, evaluate = settings.models[name], settings.evaluate
+        slices = cached_voxels(size, settings.cache) ** (1 / 3)
+        sessions = len(evaluate.hints) * (3 if evaluate.compare else 1) * evaluate.rounds
+        frame = forecast.forward_seconds(step, model.training.batch * model.frames.count)
+        return 5 + 2 * slices * sessions * (frame + SLICE_SECONDS)
+
+    def case_seconds(self, stage: str, size: Size, settings: Settings) -> float:
+        """A score for each round of each session."""
+        seconds = super().case_seconds(stage, size, settings)
+        if stage == "score":
+            evaluate = settings.evaluate
+            seconds *= len(evaluate.hints) * (3 if evaluate.compare else 1) * evaluate.rounds
+        return seconds

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
-from foldwise.files import file_hash, naming, source_hash
 from foldwise.index import Entry
 from foldwise.record import used
 from foldwise.report.view import View
-from foldwise.store import Memory
-from foldwise.systems.base import Chosen, Results, Rows
-from foldwise.volumes.geometry import bounding_box
+from foldwise.scores import Chosen, Scores
+from foldwise.systems.base import Results, Rows
+from foldwise.volumes.label_maps import keep_label_maps, kept_label_map, labelled_box
 from foldwise.volumes.labels import read_labels
 from foldwise.volumes.metrics import score as score_volume
 from foldwise.volumes.postprocess import POSTPROCESSES, helps
@@ -29,64 +29,91 @@ from foldwise.volumes.volume import is_dicom_folder, write_volume
 class SegmentationResults(Results):
     """Post-processing chosen by Dice, scores on the source's grid, and label maps as files."""
 
-    def chooses(self, evaluate: Evaluate) -> bool:
-        """Whether post-processing is to be chosen."""
-        return bool(evaluate.postprocess)
+    def choices(self, evaluate: Evaluate) -> Sequence[Chosen]:
+        """All combinations of the post-processing steps, in their order; first none of them."""
+        steps = evaluate.postprocess
+        kept = [[s for s, one in zip(steps, which, strict=True) if one] for which in _which(len(steps))]
+        return [{"postprocess": steps} for n, steps in enumerate(kept) if steps not in kept[:n]]
 
-    def choose(
-        self,
-        predictions: Mapping[str, Path],
-        entries: Sequence[Entry],
-        task: Mapping[str, Any],
-        evaluate: Evaluate,
-        memory: Memory,
-    ) -> dict[str, Any]:
-        """Choose the post-processing steps, tried in order, that raise the mean Dice of these cases."""
-        targets = Targets.from_dict(task["targets"])
+    def choose(self, scores: Mapping[str, Scores], evaluate: Evaluate) -> Chosen:
+        """The post-processing steps, tried in order, that raise the mean Dice of these cases."""
         kept: list[str] = []
         for step in evaluate.postprocess:
-            tried = [*kept, step]
-            before, after = [], []
-            for number, entry in enumerate(entries, start=1):
-                with naming(entry.case):
-                    dices = _remembered(predictions[entry.case], entry, targets, [kept, tried], memory)
-                before += dices[0]
-                after += dices[1]
-                if number % 50 == 0:
-                    logging.info("%s: %d of %d cases", step, number, len(entries))
+            before, after = (
+                [dice for each in scores.values() for dice in _dices(each.of({"postprocess": steps}))]
+                for steps in (kept, [*kept, step])
+            )
             if helps(before, after):
-                kept = tried
+                kept = [*kept, step]
         return {"postprocess": kept}
 
     def score_case(
         self, prediction: Path, entry: Entry, task: Mapping[str, Any], evaluate: Evaluate, chosen: Chosen
     ) -> Rows:
         """A row per class or region, against the source's label file."""
-        if "label" not in entry.files:
-            return []
+        return self._scored(prediction, entry, task, evaluate, [chosen], None)[0]
+
+    def score_all(
+        self, prediction: Path, entry: Entry, task: Mapping[str, Any], evaluate: Evaluate, file: h5py.File
+    ) -> Sequence[Rows]:
+        """The same with all combinations of post-processing steps; the file keeps their label maps."""
+        return self._scored(prediction, entry, task, evaluate, self.choices(evaluate), file)
+
+    def _scored(
+        self,
+        prediction: Path,
+        entry: Entry,
+        task: Mapping[str, Any],
+        evaluate: Evaluate,
+        choices: Sequence[Chosen],
+        file: h5py.File | None,
+    ) -> list[Rows]:
+        """Rows for each choice; prediction and truth are read once."""
         targets = Targets.from_dict(task["targets"])
-        found = label_map(prediction, chosen["postprocess"])
-        used(label := entry.files["label"][0])
-        truth = read_labels(Path(label), targets, found)
-        return score_volume(
-            found.data,
-            truth.data,
-            truth.affine,
-            targets.values,
-            tolerance_mm=evaluate.tolerance_mm,
-            brats=evaluate.empty == "brats",
-            ignore=targets.ignore,
-        )
+        found, truth = label_map(prediction), None
+        if self.truths(entry):
+            truth = read_labels(Path(self.truths(entry)[0]), targets, found)
+        box = labelled_box(found.data, *([] if truth is None else [truth.data]))
+        maps = [*_processed(found.data[box.slices], [c["postprocess"] for c in choices], targets)]
+        if file is not None:
+            keep_label_maps(file, maps, box, found)
+        rows: dict[int, Rows] = {}
+        for labels in maps:
+            if id(labels) not in rows:
+                rows[id(labels)] = (
+                    []
+                    if truth is None
+                    else score_volume(
+                        labels,
+                        truth.data[box.slices],
+                        truth.affine,
+                        targets.values,
+                        tolerance_mm=evaluate.tolerance_mm,
+                        brats=evaluate.empty == "brats",
+                        ignore=targets.ignore,
+                        shape=truth.data.shape,
+                    )
+                )
+        return [rows[id(labels)] for labels in maps]
 
     def export_case(
-        self, prediction: Path, entry: Entry, export: Export, chosen: Chosen, folder: Path
+        self,
+        prediction: Path,
+        entry: Entry,
+        export: Export,
+        chosen: Chosen,
+        folder: Path,
+        scored: Path | None = None,
     ) -> Mapping[str, Rows]:
         """Write <case>.nii.gz, a label map with the user's label values in the source's grid.
 
         With `probabilities`, <case>_<class>_probability.nii.gz (float32, 0 to 1) is written too; for a DICOM
         folder with `dicom_seg`, also <case>.dcm.
         """
-        labels = label_map(prediction, chosen["postprocess"])
+        if scored is not None:
+            labels = kept_label_map(scored, chosen)
+        else:
+            labels = label_map(prediction, chosen["postprocess"])
         write_volume(labels, folder / f"{entry.case}.nii.gz")
         if export.probabilities:
             for name, volume in probability_maps(prediction).items():
@@ -108,48 +135,25 @@ class SegmentationResults(Results):
         return VIEW
 
 
-def _remembered(
-    prediction: Path, entry: Entry, targets: Targets, tried: Sequence[Sequence[str]], memory: Memory
-) -> list[list[float]]:
-    """The Dice of each target after each of several post-processings, computed once."""
-    label = Path(entry.files["label"][0])
-    used(label)
-    made_of = (file_hash(prediction), source_hash([label]), targets.as_dict())
-    known: dict[str, Any] = {"+".join(steps): memory.get(*made_of, steps) for steps in tried}
-    if missing := [steps for steps in tried if known["+".join(steps)] is None]:
-        for steps, dice in zip(missing, _dices(prediction, label, targets, missing), strict=True):
-            plain = known["+".join(steps)] = [None if math.isnan(value) else value for value in dice]
-            memory.put(plain, *made_of, steps)
-        memory.save()
-    return [[math.nan if value is None else value for value in dices] for dices in known.values()]
+def _which(count: int) -> Iterator[tuple[bool, ...]]:
+    """Which of so many steps are kept, in all combinations; first none."""
+    return product((False, True), repeat=count)
 
 
-def _dices(
-    prediction: Path, label: Path, targets: Targets, tried: Sequence[Sequence[str]]
-) -> list[list[float]]:
-    """The Dice of each target after each post-processing; prediction and truth are read once."""
-    predicted = label_map(prediction)
-    found, truth = predicted.data, read_labels(label, targets, predicted).data
-    labelled = (found > 0) | (truth > 0)
-    if labelled.any():
-        # No step labels a voxel outside the box of the labelled voxels. One more voxel on each side:
-        # cc3d fails on some arrays that are one voxel thin.
-        box = bounding_box(labelled, 1, (1.0, 1.0, 1.0)).slices
-        found, truth = found[box], truth[box]
-    dices = []
-    for steps in tried:
-        processed = found
-        for step in steps:
-            processed = POSTPROCESSES[step](processed, targets)
-        dices.append(_dice(processed, truth, targets))
-    return dices
+def _processed(labels: np.ndarray, each: Sequence[Sequence[str]], targets: Targets) -> Iterator[np.ndarray]:
+    """Label maps after several post-processings; equal ones are the same object."""
+    known: dict[tuple[str, ...], np.ndarray] = {(): labels}
+    for steps in each:
+        for count in range(1, len(steps) + 1):
+            done = tuple(steps[:count])
+            if done not in known:
+                processed = POSTPROCESSES[done[-1]](known[done[:-1]], targets)
+                known[done] = next(
+                    (one for one in known.values() if np.array_equal(one, processed)), processed
+                )
+        yield known[tuple(steps)]
 
 
-def _dice(found: np.ndarray, truth: np.ndarray, targets: Targets) -> list[float]:
-    dices = []
-    counted = True if targets.ignore is None else truth != targets.ignore
-    for values in targets.values.values():
-        a, b = np.isin(found, values) & counted, np.isin(truth, values)
-        size = int(a.sum() + b.sum())
-        dices.append(2 * int((a & b).sum()) / size if size else float("nan"))
-    return dices
+def _dices(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The Dice of each target; undefined where truth and prediction are empty, however such a case counts."""
+    return [math.nan if row["empty"] else row["dice"] for row in rows]

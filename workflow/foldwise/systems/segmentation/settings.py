@@ -141,6 +141,11 @@ class Settings(VolumeExperiment):
     evaluate: Evaluate = Field(Evaluate(), description="Scores.")
     export: Export = Field(Export(), description="Exported files.")
 
+    @property
+    def chooses(self) -> bool:
+        """Whether there is post-processing to choose."""
+        return bool(self.evaluate.postprocess)
+
     @model_validator(mode="after")
     def _known_classes(self) -> Settings:
         for name, model in self.models.items():

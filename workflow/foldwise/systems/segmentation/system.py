@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from foldwise.systems.segmentation.learner import SegmentationLearner
     from foldwise.systems.segmentation.results import SegmentationResults
 
-# Bytes per voxel of the source of its label map, or of its truth and scores.
+# Bytes per voxel of the source of its label map.
 LABEL_MAP_BYTES = 26
+# Seconds per million cached voxels to stitch, resample and write an output, on a slow node.
+OUTPUT_SECONDS = 0.1
 
 
 class Segmentation(VolumeSystem[Settings]):
@@ -90,11 +92,21 @@ class SegmentationFootprint(VolumeFootprint[Settings]):
         networks = 1 if stage == "test" else settings.split.folds
         source = max((size.voxels for size in sizes), default=0)
         predicting = max((held_bytes(size, settings, model, step, networks) for size in sizes), default=0)
-        after = LABEL_MAP_BYTES * source
-        if stage == "predict":
+        if stage == "predict" and sizes:
             # The next scan is prepared meanwhile, and the last one exported unless it is large.
             predicting += max((self.case_mib("cache", size, settings) - BASE_MIB) * 2**20 for size in sizes)
             cached = max(cached_voxels(size, settings.cache) for size in sizes)
             names = len(settings.data.targets().names)
-            predicting += after * min(1, BEHIND / (cached * (1 + names)))
-        return ceil(TORCH_MIB + (4 * networks * step.weights + max(predicting, after)) / 2**20)
+            predicting += LABEL_MAP_BYTES * source * min(1, BEHIND / (cached * (1 + names)))
+        return ceil(TORCH_MIB + (4 * networks * step.weights + predicting) / 2**20)
+
+    def predict_seconds(self, settings: Settings, name: str, size: Size, step: Step) -> float:
+        """Time of all windows, and of stitching, resampling and writing every output."""
+        model = settings.models[name]
+        inference, voxels = model.inference, cached_voxels(size, settings.cache)
+        axes = 3 if model.dimensions in ("3d", "slab") else 2
+        windows = max(1, voxels / prod(model.patch)) / (1 - inference.overlap) ** axes
+        passes = windows * (2**axes if inference.mirror else 1)
+        outputs = len(settings.data.targets().names) + 1
+        forward = passes * forecast.forward_seconds(step, model.training.batch)
+        return 2 + forward + OUTPUT_SECONDS * outputs * voxels / 1e6

@@ -12,8 +12,8 @@ import pandas as pd
 from foldwise.files import atomic_path
 from foldwise.index import Entry
 from foldwise.report.view import View
-from foldwise.store import Memory
-from foldwise.systems.base import Chosen, Results, Rows
+from foldwise.scores import Chosen
+from foldwise.systems.base import Results, Rows
 from foldwise.systems.surgical.annotations import UNKNOWN, write_phases, write_tools
 from foldwise.systems.surgical.metrics import average_precision, video_rows
 from foldwise.systems.surgical.predictions import ALL_PHASES, ALL_TOOLS, Prediction, read_prediction, truth_of
@@ -25,16 +25,13 @@ from foldwise.video.store import open_frames
 class SurgicalResults(Results):
     """Scores of phases and tools, and files in the annotation's format."""
 
-    def choose(
-        self,
-        predictions: Mapping[str, Path],
-        entries: Sequence[Entry],
-        task: Mapping[str, Any],
-        evaluate: Evaluate,
-        memory: Memory,
-    ) -> dict[str, Any]:
-        """The threshold of the tools, which export needs."""
-        return {"threshold": evaluate.threshold}
+    def choices(self, evaluate: Evaluate) -> Sequence[Chosen]:
+        """The threshold of the tools alone, which export needs."""
+        return [{"threshold": evaluate.threshold}]
+
+    def truths(self, entry: Entry) -> Sequence[str]:
+        """The cache, which holds the annotation."""
+        return [entry.cache]
 
     def score_case(
         self, prediction: Path, entry: Entry, task: Mapping[str, Any], evaluate: Evaluate, chosen: Chosen
@@ -56,7 +53,13 @@ class SurgicalResults(Results):
         return [{**row, "fps": predicted.fps, "dropped": dropped} for row in scored]
 
     def export_case(
-        self, prediction: Path, entry: Entry, export: Export, chosen: Chosen, folder: Path
+        self,
+        prediction: Path,
+        entry: Entry,
+        export: Export,
+        chosen: Chosen,
+        folder: Path,
+        scored: Path | None = None,
     ) -> Mapping[str, Rows]:
         """Write a prediction in annotation format: one row per frame of the cache.
 

@@ -42,6 +42,9 @@ WIDTH = 2048
 # Bytes of a stored pixel: JPEG at a quality of 95, and LZ4.
 PIXEL_BYTES = {"jpeg": 0.25, "raw": 1.8}
 
+# Frames that a slow node decodes, or reads from a cache, per second.
+DECODED_PER_SECOND = 50
+
 
 class Surgical(VideoSystem[Settings, SurgicalCase]):
     """Windows of frames, or whole videos of another model's features."""
@@ -192,9 +195,18 @@ class SurgicalFootprint(Footprint[Settings]):
     def disk_mib(self, size: VideoInfo, settings: Settings) -> dict[str, float]:
         """The frame cache."""
         cache = settings.cache
-        frames = min(size.frames, round(size.duration_s * cache.fps) + 1) if cache.fps else size.frames
-        stored = frames * cache.size[0] * cache.size[1] * PIXEL_BYTES[cache.encoding]
+        stored = _cached_frames(size, cache) * cache.size[0] * cache.size[1] * PIXEL_BYTES[cache.encoding]
         return {"cache": round(stored / 2**20, 1)}
+
+    def case_seconds(self, stage: str, size: VideoInfo, settings: Settings) -> float:
+        """Time of decoding a video, or of its tables and its picture."""
+        return 5 + size.frames / DECODED_PER_SECOND if stage == "frames" else 10
+
+    def predict_seconds(self, settings: Settings, name: str, size: VideoInfo, step: Step) -> float:
+        """Time of reading a video's frames, and of a forward pass of each."""
+        source = self.counted(settings, name)
+        frame = forecast.forward_seconds(step, source.training.batch * source.window)
+        return 5 + _cached_frames(size, settings.cache) * (frame + 1 / DECODED_PER_SECOND)
 
     def counted(self, settings: Settings, name: str) -> Model:
         """The model with a backbone; for a temporal model, the one that provides its features."""
@@ -220,6 +232,10 @@ class SurgicalFootprint(Footprint[Settings]):
         own = TORCH_MIB + 20 * step.weights / 2**20 + WORKERS * (WORKER_MIB + OPEN_MIB)
         shared = learning + WORKERS * batch
         return ceil(forecast.processes_mib(model.training.gpus, own) + shared / 2**20)
+
+
+def _cached_frames(size: VideoInfo, cache: Cache) -> int:
+    return min(size.frames, round(size.duration_s * cache.fps) + 1) if cache.fps else size.frames
 
 
 def _task(data: Data) -> dict[str, Any]:

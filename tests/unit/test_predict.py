@@ -356,7 +356,7 @@ def test_a_failed_export_of_the_workflow_keeps_the_others(tmp_path: Path) -> Non
         def export_case(self, prediction: Path, entry: Entry, *rest: Any) -> Any:
             if entry.case == bad:
                 raise ValueError("no")
-            (rest[-1] / entry.case).touch()
+            (rest[2] / entry.case).touch()  # the folder
             return {"table.csv": [{"case": entry.case}]}
 
     entries = [Entry(name, name, {}, "", {}, 0) for name in "abc"]

@@ -52,7 +52,7 @@ def test_what_is_held_by_hand() -> None:
     assert held_bytes(size, known, model, NOTHING, 0) == one
     # Probabilities of this case, and all of the last one.
     assert held_bytes(size, known, model, NOTHING, 1) == one + 3 * voxels + 4 * voxels
-    assert held_bytes(size, known, model, NOTHING, 5) == one + 6 * voxels + 4 * voxels
+    assert held_bytes(size, known, model, NOTHING, 5) == one + 6 * voxels + 7 * voxels
     flat = settings(3, patch=[20, 20, 1], dimensions="2d", slice_axis="z")
     sums, windows = voxels // 50 * (4 * 4 + 4), 4 * 4 * 20**2
     assert held_bytes(size, flat, flat.models["unet"], NOTHING, 0) == (

@@ -51,6 +51,6 @@ def held_bytes(size: Size, settings: Settings, model: Model, step: Step, network
     # The image, the next one, and copies while that one is normalised; labels.
     held += voxels * (READ_BYTES * size.channels + 1)
     if networks:
-        stored = voxels * names
-        held += stored * (1 if networks == 1 else 2) + min(BEHIND, stored + voxels)
+        stored = voxels * names * (1 if networks == 1 else 2)
+        held += stored + min(BEHIND, stored + voxels)
     return held

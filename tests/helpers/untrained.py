@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from foldwise.settings import dump, validate
+from foldwise.systems.segmentation.inference import Scan
 from foldwise.systems.segmentation.learner import SegmentationLearner
 from foldwise.systems.segmentation.settings import Model
 from foldwise.volumes.settings import Cache, Prepare
@@ -46,14 +47,25 @@ def write_untrained(path: Path, task: Mapping[str, Any], /, fold: int = 0, **cha
     return path
 
 
+@torch.no_grad()
+def shares(learner: SegmentationLearner, network: nn.Module, cache: str) -> torch.Tensor:
+    """A network's probabilities (names, x, y, z) of a case, as they are before they are rounded."""
+    scan = learner.read(cache)
+    found = torch.full((len(learner.targets.names), *scan.image.shape[1:]), torch.nan)
+    for where, part in learner.inference.shares(network, scan, torch.device("cpu")):
+        assert found[:, *where].isnan().all(), "each voxel is predicted once"
+        found[:, *where] = part
+    return found
+
+
 def noted_predictions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A list to which the name of every case is added that is predicted from now on."""
     seen: list[str] = []
-    predict = SegmentationLearner.predict
+    infer = SegmentationLearner.infer
 
-    def counted(self: SegmentationLearner, networks: Any, cache: str, path: Path) -> None:
-        seen.append(Path(cache).stem)
-        predict(self, networks, cache, path)
+    def counted(self: SegmentationLearner, networks: Any, case: Scan) -> Any:
+        seen.append(case.case)
+        return infer(self, networks, case)
 
-    monkeypatch.setattr(SegmentationLearner, "predict", counted)
+    monkeypatch.setattr(SegmentationLearner, "infer", counted)
     return seen

@@ -16,7 +16,7 @@ from foldwise.files import CaseError
 from foldwise.hdf5 import content_of, identity_of
 from foldwise.index import Fold, Index
 from foldwise.stages import features, test, train
-from foldwise.systems import system_of
+from foldwise.systems.segmentation import learner
 from foldwise.volumes.predictions import open_prediction
 from foldwise.volumes.targets import Targets
 from synthetic import write_cached_set
@@ -259,7 +259,9 @@ def test_unfinished_work_is_of_these_very_data(
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("where", ["read", "infer", "write_steps"])
 def test_a_case_that_fails_leaves_the_others_to_the_next_job(
+    where: str,
     tmp_path: Path,
     save: Save,
     tested: Callable[..., list[str]],
@@ -267,18 +269,19 @@ def test_a_case_that_fails_leaves_the_others_to_the_next_job(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, index = save("model.pt"), write_cached_set(tmp_path / "set", 6)
-    learner = system_of("segmentation").learner
-    predict = learner.predict
+    owner: Any = learner if where == "write_steps" else learner.SegmentationLearner
+    step = getattr(owner, where)
 
-    def fail(self: Any, networks: Any, cache: str, *more: Any) -> Any:
-        if cache.endswith("c4.h5"):
+    def fail(*given: Any) -> Any:
+        if any("c4" in (one if isinstance(one, str) else getattr(one, "case", "")) for one in given):
             raise MemoryError("a large scan")
-        return predict(self, networks, cache, *more)
+        return step(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(learner, "predict", fail)
+        patch.setattr(owner, where, fail)
         with pytest.raises(CaseError, match=r"1 of 2 cases failed.*\n  case c4: MemoryError: a large scan"):
             tested(model, of=index)
-    assert predicted == ["c5"]
+    before = ["c4", "c5"] if where == "write_steps" else ["c5"]
+    assert predicted == before
     tested(model, of=index)
-    assert predicted == ["c5", "c4"]
+    assert predicted == [*before, "c4"]

@@ -29,6 +29,8 @@ from foldwise.stages import predict as stage
 from foldwise.store import Store
 from foldwise.systems import system_of
 from foldwise.systems.base import REMARKS, Results, Rows
+from foldwise.systems.segmentation import learner
+from foldwise.systems.segmentation.inference import Scan
 from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.systems.segmentation.settings import Settings
 from foldwise.systems.segmentation.system import Segmentation
@@ -231,9 +233,9 @@ def test_a_scan_that_is_replaced_meanwhile(
     method = "prepare_new" if during == "preparation" else "export_case"
     work = getattr(kind, method)
 
-    def late(*given: Any) -> Any:
+    def late(*given: Any, **named: Any) -> Any:
         (new / "s.nii").write_bytes(b)
-        return work(*given)
+        return work(*given, **named)
 
     (new / "s.nii").write_bytes(a)
     with monkeypatch.context() as patch, pytest.raises(CaseError, match="case s: its files changed while"):
@@ -295,7 +297,9 @@ def test_a_folder_holds_what_the_last_call_made(
     assert volumes(out).keys() == found.keys()
 
 
-@pytest.mark.parametrize("where", ["preparation", "prediction", "export", "reading", "change"])
+@pytest.mark.parametrize(
+    "where", ["preparation", "cache", "prediction", "file", "export", "reading", "change"]
+)
 def test_a_case_that_fails_leaves_those_of_the_others(
     predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -307,7 +311,9 @@ def test_a_case_that_fails_leaves_those_of_the_others(
     expected = predict(new, tmp_path / "expected")
     kinds: dict[str, tuple[Any, str]] = {
         "preparation": (type(system_of("segmentation")), "prepare_new"),
-        "prediction": (system_of("segmentation").learner, "predict"),
+        "cache": (system_of("segmentation").learner, "read"),
+        "prediction": (system_of("segmentation").learner, "infer"),
+        "file": (learner, "write_steps"),
         "export": (SegmentationResults, "export_case"),
         "reading": (stage, "file_hash"),
         "change": (SegmentationResults, "export_case"),
@@ -316,7 +322,8 @@ def test_a_case_that_fails_leaves_those_of_the_others(
     work = getattr(owner, method)
 
     def fail(*given: Any, **named: Any) -> Any:
-        if not any("b.nii" in str(one) or "/b/b.h5" in str(one) for one in given):
+        names = [one.case if isinstance(one, Scan) else str(one) for one in given]
+        if not any("b.nii" in name or "/b/b.h5" in name or name == "b" for name in names):
             return work(*given, **named)
         if where == "change":
             write_scan(new / "b.nii", 9)
@@ -349,7 +356,7 @@ def test_a_failed_export_of_the_workflow_keeps_the_others(tmp_path: Path) -> Non
         def export_case(self, prediction: Path, entry: Entry, *rest: Any) -> Any:
             if entry.case == bad:
                 raise ValueError("no")
-            (rest[-1] / entry.case).touch()
+            (rest[2] / entry.case).touch()  # the folder
             return {"table.csv": [{"case": entry.case}]}
 
     entries = [Entry(name, name, {}, "", {}, 0) for name in "abc"]

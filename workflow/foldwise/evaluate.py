@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import BaseModel
 from torch import nn
 
 from foldwise.device import log_device
-from foldwise.files import CaseError, apart, file_hash, short_hash
+from foldwise.files import CaseError, file_hash, short_hash
 from foldwise.hdf5 import Identity, content_in, edit_hdf5, identity_of, open_hdf5
 from foldwise.index import Entry
 from foldwise.networks import as_recorded
+from foldwise.overlap import Unwritten, overlapped
 from foldwise.section import values_for
 from foldwise.settings import validate
 from foldwise.store import Store
 from foldwise.systems import system_of
-from foldwise.training.learner import Learner, precision_of
+from foldwise.training.learner import Learner, Staged, precision_of
 from foldwise.training.model_file import ModelFile, read_model
 
 # Leading columns of metrics.csv; the metrics follow them.
@@ -44,6 +46,13 @@ class Trained:
     networks: list[nn.Module]
     task: dict[str, Any]
     states: list[ModelFile]
+
+    @property
+    def steps(self) -> Steps:
+        """How predictions are made."""
+        if isinstance(self.learner, Staged):
+            return Steps(self.learner.read, partial(self.learner.infer, self.networks))
+        return Steps.of(partial(self.learner.predict, self.networks))
 
 
 def read_trained(
@@ -195,34 +204,67 @@ def warn_of_learnt(entry: Entry, cache: Path, states: Sequence[ModelFile]) -> No
         )
 
 
+@dataclass(frozen=True)
+class Steps:
+    """How files are made from cases, in steps that may overlap with those of other cases.
+
+    Attributes:
+        read: reads a cache.
+        infer: makes what is to be written from what was read.
+    """
+
+    read: Callable[[str], Any]
+    infer: Callable[[Any], Unwritten]
+
+    @classmethod
+    def of(cls, write: Callable[[str, Path], object]) -> Self:
+        """A single step: nothing overlaps."""
+        return cls(str, lambda cache: Unwritten(partial(write, cache), math.inf))
+
+
 def made_from(
-    caches: Mapping[str, str], write: Callable[[str, Path], object], store: Store, *made_of: Any
+    caches: Mapping[str, str], write: Steps | Callable[[str, Path], object], store: Store, *made_of: Any
 ) -> dict[str, Path]:
     """A file for each case: the one that a stopped job left in the store, or else one that is made now.
 
     Args:
         caches: case → HDF5 file.
-        write: writes a case's file, from (cache, path).
+        write: writes a case's file, from (cache, path), or in steps: the next case is then read and the last
+            one written while one is predicted.
         store: keeps every file until it is cleared.
         made_of: what the files depend on apart from the caches, as JSON values.
 
     Raises:
         CaseError: files of some cases could not be made; those of all others are in the store.
     """
-    paths = {}
+    steps = write if isinstance(write, Steps) else Steps.of(write)
+    places = {case: number for number, case in enumerate(caches, start=1)}
+    paths: dict[str, Path] = {}
     failed: dict[str, str] = {}
-    for number, (case, cache) in enumerate(caches.items(), start=1):
-        with apart(case, failed):
-            key = (*made_of, _identity(cache))
-            found = store.get(case, *key)
-            if found is None:
-                found = store.put(partial(with_fingerprint, partial(write, cache), key), case, *key)
-                logging.info("case %s: done (%d of %d)", case, number, len(caches))
-            paths[case] = found
+
+    def read(case: str) -> tuple[Sequence[Any], Any]:
+        key = (*made_of, _identity(caches[case]))
+        if (found := store.get(case, *key)) is None:
+            return key, steps.read(caches[case])
+        paths[case] = found
+        return key, None
+
+    def work(case: str, known: tuple[Sequence[Any], Any]) -> Unwritten | None:
+        if case in paths:
+            return None
+        key, made = known[0], steps.infer(known[1])
+
+        def put() -> None:
+            paths[case] = store.put(partial(with_fingerprint, made.write, key), case, *key)
+            logging.info("case %s: done (%d of %d)", case, places[case], len(caches))
+
+        return Unwritten(put, made.nbytes)
+
+    overlapped(list(caches), read, work, failed)
     if failed:
-        lines = "\n  ".join(failed.values())
+        lines = "\n  ".join(failed[case] for case in caches if case in failed)
         raise CaseError(f"{len(failed)} of {len(caches)} cases failed; all others are kept:\n  {lines}")
-    return paths
+    return {case: paths[case] for case in caches}
 
 
 def with_fingerprint(

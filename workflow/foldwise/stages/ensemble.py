@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,9 +47,8 @@ def ensemble(
     for path, held in zip(models, trained.states, strict=True):
         # An unlabelled case may belong to a patient in training.
         refuse_learnt(path, held, [replace(entry, group="") for entry in entries], identities)
-    predict = partial(trained.learner.predict, trained.networks)
     made_of = ([file_hash(path) for path in models], values_for(settings, "predict"))
-    predicted = made_from(caches_of, predict, state, *made_of)
+    predicted = made_from(caches_of, trained.steps, state, *made_of)
     with atomic_folder(predictions) as temporary:
         state.give(predicted, temporary)
     Index(dict(trained.task), tuple(entries), ()).write(index)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+
+import pandas as pd
 
 from foldwise.command import Folder, Of, Output, run, stage
 from foldwise.evaluate import Trained, read_trained, remarks_of, warn_of_learnt, with_fingerprint
@@ -29,13 +30,14 @@ from foldwise.files import (
     write_json,
 )
 from foldwise.index import Entry
+from foldwise.overlap import Unwritten, overlapped
 from foldwise.provenance import provenance
 from foldwise.published import Published
 from foldwise.record import used
 from foldwise.section import Section
 from foldwise.settings import dump
 from foldwise.store import Store
-from foldwise.systems.base import REMARKS, System
+from foldwise.systems.base import REMARKS, Rows, System
 
 
 @stage(gpus=1)
@@ -70,12 +72,21 @@ def predict(
     keys = {entry.case: "" for entry in mine} | {case.name: short_hash(case.made_of, 16) for case in cases}
     published = Published(folder, source, [entry.case for entry in everything], keys, f"{part}of{parts}")
     with tempfile.TemporaryDirectory(dir=scratch, prefix="foldwise-") as temporary:
-        predictions = _predict(system, trained, cases, state, Path(temporary) / "prepared", failed)
-        done = [case for case in cases if case.name in predictions]
-        tables, own = Path(temporary) / "tables", Path(temporary) / "cases"
-        export = partial(system.results.export, predictions, export=settings, chosen=chosen)
-        unexported = _export(export, done, failed, tables, own)
-        published.publish(own, tables)
+        prepare = partial(system.prepare_new, state=trained.states[0])
+        export = partial(system.results.export_case, export=settings, chosen=chosen)
+        work = _Work(prepare, trained, export, state.put, Path(temporary))
+        for case in cases:
+            work.add(case, state.get(case.name, *case.made_of))
+        logging.info("%d cases, %d of them to do", len(cases), len(cases) - len(work.predictions))
+        overlapped([case.name for case in cases], work.read, work.infer, failed)
+        # Exported files may refer to a case's files, so these must still be as they were.
+        for case in cases:
+            if case.name in work.predictions:
+                with apart(case.name, failed):
+                    case.refuse_changed()
+        predictions, unexported = work.predictions, work.unexported
+        work.gather(failed)
+        published.publish(work.own, work.tables)
     if failed or unexported:
         counts = [(len(failed), "predicted"), (len(unexported), "exported in full")]
         what = " and ".join(f"{n} of {len(mine)} cases could not be {how}" for n, how in counts if n)
@@ -123,84 +134,105 @@ class _NewCase:
         return [stamp_of(file) for file in self._files]
 
 
-def _predict(
-    system: System[Any, Any],
-    trained: Trained,
-    cases: list[_NewCase],
-    state: Store,
-    scratch: Path,
-    failed: dict[str, str],
-) -> dict[str, Path]:
-    """Predict the cases that no earlier call has predicted; case → prediction, without those that failed."""
-    found = {case.name: state.get(case.name, *case.made_of) for case in cases}
-    predictions = {name: path for name, path in found.items() if path is not None}
-    missing = [case for case in cases if case.name not in predictions]
-    logging.info("%d cases, %d of them to do", len(cases), len(missing))
-    with closing(_prepared(system, missing, trained.states[0], scratch)) as ready:
-        for case, cache in ready:
-            with apart(case.name, failed):
-                prepared = cache()
-                warn_of_learnt(case.entry, prepared, trained.states)
-                predict = partial(trained.learner.predict, trained.networks, str(prepared))
-                noted = scratch / case.name / REMARKS
-                remarks = read_json(noted) if noted.exists() else []
-                write = partial(with_fingerprint, predict, case.made_of, remarks=remarks)
-                predictions[case.name] = state.put(write, case.name, *case.made_of)
-                logging.info("predicted %s", case.name)
-            shutil.rmtree(scratch / case.name, ignore_errors=True)
-    return predictions
+class _Work:
+    """Prepares, predicts and exports cases, in three steps, of which the first and the last may overlap.
 
-
-def _export(
-    export: Callable[..., dict[str, str]],
-    cases: Sequence[_NewCase],
-    failed: dict[str, str],
-    tables: Path,
-    own: Path,
-) -> dict[str, str]:
-    """Export cases; once more without those whose files changed, to which exported files may refer.
-
-    Args:
-        export: exports entries; returns case → why it failed.
-        cases: with a prediction.
-        failed: receives cases whose files changed.
-        tables: folder of tables to write.
-        own: folder to write, with a folder for each case.
-
-    Returns:
-        Case → why some of its files could not be written.
+    Attributes:
+        own: folder with a folder of exported files for each case.
+        tables: folder of the tables of all cases.
+        predictions: case → file of its prediction.
+        unexported: case → why some of its files could not be written.
     """
-    for folder in (tables, own):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-    unexported = export([case.entry for case in cases], folder=tables, own=own)
-    for case in cases:
-        with apart(case.name, failed):
+
+    def __init__(
+        self,
+        prepare: Callable[..., Path],
+        trained: Trained,
+        export: Callable[..., Mapping[str, Rows]],
+        keep: Callable[..., Path],
+        scratch: Path,
+    ) -> None:
+        """Name the folders.
+
+        Args:
+            prepare: as System.prepare_new, from an entry and a folder.
+            trained: the models.
+            export: as Results.export_case, from a prediction, an entry and a folder.
+            keep: keeps a prediction, as Store.put.
+            scratch: an existing folder.
+        """
+        self._prepare, self._trained, self._export, self._keep = prepare, trained, export, keep
+        self._steps = trained.steps
+        self.own, self.tables, self._prepared = (scratch / name for name in ("cases", "tables", "prepared"))
+        self.own.mkdir()
+        self.tables.mkdir()
+        self._cases: dict[str, _NewCase] = {}
+        self.predictions: dict[str, Path] = {}
+        self.unexported: dict[str, str] = {}
+        self._rows: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+
+    def add(self, case: _NewCase, prediction: Path | None) -> None:
+        """Add a case, and its prediction by an earlier call."""
+        self._cases[case.name] = case
+        if prediction is not None:
+            self.predictions[case.name] = prediction
+
+    def read(self, name: str) -> Any:
+        """Prepare a case that is not predicted yet, and read what its prediction needs."""
+        if name in self.predictions:
+            return None
+        case = self._cases[name]
+        with self._removed_if_failed(name):
+            cache = self._prepare(case.entry, folder=self._prepared / name)
             case.refuse_changed()
-    rest = [case for case in cases if case.name not in failed]
-    return unexported if len(rest) == len(cases) else _export(export, rest, failed, tables, own)
+            warn_of_learnt(case.entry, cache, self._trained.states)
+            return self._steps.read(str(cache))
 
+    def infer(self, name: str, known: Any) -> Unwritten:
+        """Predict a case, unless it is; what remains is to keep the prediction, and to export it."""
+        if name in self.predictions:
+            return Unwritten(partial(self._exported, name), 0)
+        with self._removed_if_failed(name):
+            made = self._steps.infer(known)
+        return Unwritten(partial(self._put, name, made), made.nbytes)
 
-def _prepared(
-    system: System[Any, Any], cases: list[_NewCase], state: Mapping[str, Any], scratch: Path
-) -> Generator[tuple[_NewCase, Callable[[], Path]]]:
-    """The cases, in order, each with a function that returns its cache or raises what prevented it.
+    def gather(self, failed: Container[str]) -> None:
+        """Write the tables; forget what was exported of cases that failed."""
+        tables: dict[str, list[Mapping[str, Any]]] = {}
+        for name in self._cases:
+            if name in failed:
+                shutil.rmtree(self.own / name, ignore_errors=True)
+                self.unexported.pop(name, None)
+                continue
+            for table, rows in self._rows.get(name, {}).items():
+                tables.setdefault(table, []).extend(rows)
+        for table, rows in tables.items():
+            pd.DataFrame(rows).to_csv(self.tables / table, index=False)
 
-    The next cache is prepared while the current one is predicted.
-    """
+    def _put(self, name: str, made: Unwritten) -> None:
+        case, noted = self._cases[name], self._prepared / name / REMARKS
+        with self._removed_if_failed(name):
+            remarks = read_json(noted) if noted.exists() else []
+            write = partial(with_fingerprint, made.write, case.made_of, remarks=remarks)
+            self.predictions[name] = self._keep(write, name, *case.made_of)
+        logging.info("predicted %s", name)
+        shutil.rmtree(self._prepared / name, ignore_errors=True)
+        self._exported(name)
 
-    def make(case: _NewCase) -> Path:
-        cache = system.prepare_new(case.entry, state, scratch / case.name)
-        case.refuse_changed()
-        return cache
+    def _exported(self, name: str) -> None:
+        folder = self.own / name
+        folder.mkdir()
+        with apart(name, self.unexported):
+            found = self._export(self.predictions[name], self._cases[name].entry, folder=folder)
+            self._rows[name] = {table: list(rows) for table, rows in found.items()}
 
-    with ThreadPoolExecutor(1) as pool:
-        coming = [pool.submit(make, case) for case in cases[:1]]
-        for number, case in enumerate(cases):
-            ready = coming.pop()
-            wait([ready])
-            coming += [pool.submit(make, following) for following in cases[number + 1 : number + 2]]
-            yield case, ready.result
+    @contextmanager
+    def _removed_if_failed(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            shutil.rmtree(self._prepared / name, ignore_errors=True)
+            raise
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ The held-out cases are the test. The validation cases are predicted only if they
 from __future__ import annotations
 
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,8 +51,7 @@ def predict_fold(
     if share != "validation":
         identities = {case: identity_of(path) for case, path in caches.items()}
         refuse_learnt(model, trained.states[0], [read[case] for case in cases], identities)
-    predict = partial(trained.learner.predict, trained.networks)
-    predicted = made_from(caches, predict, state, file_hash(model), values_for(settings, "predict"))
+    predicted = made_from(caches, trained.steps, state, file_hash(model), values_for(settings, "predict"))
     with atomic_folder(predictions) as folder:
         state.give(predicted, folder)
     write_json(facts, {"provenance": provenance(settings=dump(settings), inputs=[index, model])})

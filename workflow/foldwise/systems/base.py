@@ -384,7 +384,6 @@ class Results(Whole, abstract=True):
         export: Any,
         chosen: Chosen,
         folder: Path,
-        own: Path | None = None,
         scored: Mapping[str, Path] = MappingProxyType({}),
     ) -> dict[str, str]:
         """Write all cases' files, and the tables of all cases; a case that fails leaves those of the others.
@@ -395,7 +394,6 @@ class Results(Whole, abstract=True):
             export: the section `export`.
             chosen: what `choose` returned.
             folder: for the tables, and for the cases' files.
-            own: where each case's files get a folder of its own instead.
             scored: case → file of its scores, if they are known and hold more than rows.
 
         Returns:
@@ -406,13 +404,9 @@ class Results(Whole, abstract=True):
         tables: dict[str, list[Mapping[str, Any]]] = {}
         failed: dict[str, str] = {}
         for entry in entries:
-            place = folder
-            if own is not None:
-                place = own / entry.case
-                place.mkdir()
             with apart(entry.case, failed):
                 exported = self.export_case(
-                    predictions[entry.case], entry, export, chosen, place, scored.get(entry.case)
+                    predictions[entry.case], entry, export, chosen, folder, scored.get(entry.case)
                 )
                 for name, rows in exported.items():
                     tables.setdefault(name, []).extend(rows)

@@ -37,7 +37,7 @@ PHANTOMS = Path("results/phantom")
 LUNG_BYTES = 14
 CROP_BYTES = 20
 CACHE_BYTES = 22
-SCORED_BYTES = 16
+SCORED_BYTES = 20
 # Seconds per million source voxels on a slow node (measured on a fast one, doubled).
 SECONDS = {"lung_mask": 0.3, "crop": 0.2, "cache": 0.2, "check": 0.06, "score": 0.1, "export": 0.05}
 # The same of a label map, for each class.
@@ -300,11 +300,16 @@ def kept_voxels(size: Size, settings: VolumeExperiment) -> float:
 
 def cached_voxels(size: Size, cache: Cache) -> float:
     """Voxels of the cached grid, if nothing were cropped."""
+    return prod(cached_grid(size, cache))
+
+
+def cached_grid(size: Size, cache: Cache) -> tuple[float, ...]:
+    """The same along each axis."""
     if cache.shape is not None:
-        return prod(cache.shape)
+        return cache.shape
     if cache.spacing is None:
-        return size.voxels
-    return size.voxels * prod(size.spacing) / prod(cache.spacing)
+        return size.shape
+    return tuple(n * old / new for n, old, new in zip(size.shape, size.spacing, cache.spacing, strict=True))
 
 
 def _too_large(checked: Checked, sheet: Sheet[Case], cache: Cache) -> list[str]:

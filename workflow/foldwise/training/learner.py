@@ -16,6 +16,7 @@ from torch import nn
 
 from foldwise.files import CaseError
 from foldwise.networks import first_line, needs_numbers, shapes_only
+from foldwise.overlap import Unwritten
 from foldwise.settings import Model
 from foldwise.training.steps import Items
 from foldwise.whole import Whole
@@ -225,6 +226,33 @@ class Learner(Validated, Generic[AnyModel], abstract=True):
     @abstractmethod
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
         """Write a case's prediction (the mean over networks) as HDF5."""
+
+
+class Staged(Learner[AnyModel], abstract=True):
+    """A learner whose predictions have three steps, so that those of several cases overlap.
+
+    Other threads read the next case and write the last one, while this one predicts.
+    """
+
+    @abstractmethod
+    def read(self, cache: str) -> Any:
+        """All of a case that its prediction needs, in main memory."""
+
+    @abstractmethod
+    def infer(self, networks: Sequence[nn.Module], case: Any) -> Unwritten:
+        """Predict a case (the mean over networks).
+
+        Args:
+            networks: as in `predict`.
+            case: what `read` returned.
+
+        Returns:
+            The prediction; its `write` takes a path, and holds no more than it needs.
+        """
+
+    def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
+        """Write a case's prediction (the mean over networks) as HDF5."""
+        self.infer(networks, self.read(cache)).write(path)
 
 
 def precision_of(amp: str, *, gpu: bool) -> Any:

@@ -40,15 +40,36 @@ def write_prediction(
     Raises:
         CaseError: a probability is not finite.
     """
+    # Imported only here, since it takes seconds to import.
+    import torch
+
+    from foldwise.volumes.probabilities import quantise
+
     refuse_not_finite(case, probabilities)
-    quantised = quantise(probabilities, together=not targets.regions)
+    steps = quantise(torch.from_numpy(probabilities * 255), together=not targets.regions).numpy()
+    write_steps(case, steps, targets.decode(steps), lineage, targets, path)
+
+
+def write_steps(
+    case: str, steps: np.ndarray, labels: np.ndarray, lineage: Lineage, targets: Targets, path: Path
+) -> None:
+    """Write probabilities that are in 255 steps already.
+
+    Args:
+        case: its name.
+        steps: (names, x, y, z), integers.
+        labels: (x, y, z), class numbers.
+        lineage: the grid's lineage.
+        targets: the predicted targets.
+        path: HDF5 file.
+    """
     compression = hdf5plugin.Blosc2(cname="zstd", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE)
+    chunks = (1, *(min(64, n) for n in labels.shape))
     with atomic_path(path) as temporary, create_hdf5(temporary) as file:
-        chunks = (1, *(min(64, n) for n in quantised.shape[1:]))
-        file.create_dataset("probability", data=quantised, chunks=chunks, compression=compression)
-        file.create_dataset(
-            "label", data=targets.decode(quantised), chunks=chunks[1:], compression=compression
-        )
+        stored = file.create_dataset("probability", steps.shape, np.uint8, chunks=chunks, **compression)
+        for row, part in enumerate(steps):
+            stored[row] = part.astype(np.uint8, copy=False)
+        file.create_dataset("label", data=labels, chunks=chunks[1:], compression=compression)
         file.attrs.update(
             {
                 "format": FORMAT,
@@ -57,25 +78,6 @@ def write_prediction(
                 "lineage": as_json(lineage.as_dict()),
             }
         )
-
-
-def quantise(probabilities: np.ndarray, together: bool) -> np.ndarray:
-    """Probabilities (names, x, y, z) in 255 steps, uint8.
-
-    Args:
-        probabilities: 0 to 1.
-        together: whether they sum to 1 with the background's. Rounding errors of many classes can add up to
-            more
-                than a step, and the background is what the classes leave; there they are carried from class
-                to class.
-    """
-    steps = probabilities * 255
-    quantised = np.rint(steps).astype(np.uint8)
-    if together:
-        off = np.abs(quantised.sum(0, dtype=np.float32) - steps.sum(0)) > 1
-        sums = np.rint(steps[:, off].cumsum(0))
-        quantised[:, off] = np.diff(sums, axis=0, prepend=0)
-    return quantised
 
 
 def open_prediction(path: Path) -> h5py.File:
@@ -105,9 +107,10 @@ def label_map(path: Path, postprocess: Sequence[str] = ()) -> Volume:
     """
     with open_prediction(path) as file:
         lineage, targets = lineage_of(file), _targets_of(file)
-        box = np.stack([lineage.to_box(p.astype(np.float32)) for p in file["probability"]])
+        # One class after another: all of them would not fit into memory on the source's grid.
+        found = targets.decode(lineage.to_box(p.astype(np.float32)) for p in file["probability"])
     values = np.array([0, *targets.classes.values()])
-    labels = values.astype(label_type(values.max()))[targets.decode(box)]
+    labels = values.astype(label_type(values.max()))[found]
     for step in postprocess:
         labels = POSTPROCESSES[step](labels, targets)
     return lineage.to_source(labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
@@ -104,27 +104,40 @@ class Targets:
             belongs[row, [numbers[c] for c in self.regions.get(name, (name,))]] = True
         return belongs
 
-    def decode(self, probabilities: np.ndarray) -> np.ndarray:
+    @cached_property
+    def nested(self) -> list[tuple[int, list[int]]]:
+        """Of each region, the largest first: its own class's number; the rows of it and those around."""
+        numbers = {name: number for number, name in enumerate(self.classes, start=1)}
+        rows = {name: row for row, name in enumerate(self.names)}
+        return [
+            (numbers[self._own(name)[0]], [rows[name], *(rows[outer] for outer in self._outer(name))])
+            for name in sorted(self.regions, key=lambda name: -len(self.regions[name]))
+        ]
+
+    def decode(self, probabilities: Iterable[np.ndarray]) -> np.ndarray:
         """Class numbers of the most probable labels, 0 for background.
 
         A voxel belongs to a region if the region's probability is over one half, and that of every region
         around it; it gets the own class of the smallest one.
 
         Args:
-            probabilities: (names, x, y, z), 0 to 255, without background.
+            probabilities: (x, y, z) of each name, 0 to 255, without background; looked at one by one.
         """
-        shape, kind = probabilities.shape[1:], label_type(len(self.classes))
-        if not self.regions:
-            background = 255 - probabilities.sum(0, dtype=np.float32)
-            best = probabilities.max(0)
-            return np.where(best > background, 1 + probabilities.argmax(0), 0).astype(kind)
-        numbers = {name: number for number, name in enumerate(self.classes, start=1)}
-        labels = np.zeros(shape, kind)
-        inside = {name: probabilities[row] > 127.5 for row, name in enumerate(self.names)}
-        for name in sorted(self.regions, key=lambda name: -len(self.regions[name])):
-            for outer in self._outer(name):
-                inside[name] &= inside[outer]
-            labels[inside[name]] = numbers[self._own(name)[0]]
+        kind = label_type(len(self.classes))
+        if self.regions:
+            inside = [part > 127.5 for part in probabilities]
+            labels = np.zeros(inside[0].shape, kind)
+            for number, rows in self.nested:
+                labels[np.logical_and.reduce([inside[row] for row in rows])] = number
+            return labels
+        parts = iter(probabilities)
+        best = np.array(next(parts))  # a copy, which changes
+        labels, total = np.ones(best.shape, kind), best.astype(np.float32)
+        for number, part in enumerate(parts, start=2):
+            total += part
+            labels[part > best] = number
+            np.maximum(best, part, out=best)
+        labels[~(best > 255 - total)] = 0
         return labels
 
     def value(self, name: str) -> int:

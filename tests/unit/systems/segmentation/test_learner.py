@@ -26,7 +26,7 @@ from foldwise.volumes.settings import Evaluate
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 from synthetic import task
-from untrained import Fixed
+from untrained import Fixed, shares
 
 ONE = Targets({"a": 1})
 TWO = Targets({"a": 1, "b": 2})
@@ -82,7 +82,7 @@ def test_every_voxel_is_predicted_from_its_own_place(
     """Also at borders, and in volumes smaller than the window along any axis."""
     path = write(tmp_path / "c.h5", shape)
     system = SegmentationLearner(model(dimensions=dimensions, slice_axis=axis), task(ONE, 1))
-    found = system._probabilities([Pointwise(middle)], path)
+    found = shares(system, Pointwise(middle), path)
     with open_case(path) as file:
         image = normalise(torch.from_numpy(file["image"][()]), scaling(file, system.model.intensity))
     assert found.shape == (1, *shape)
@@ -93,7 +93,7 @@ def test_neighbours_are_in_their_order(tmp_path: Path) -> None:
     """The first of three channels is the previous slice; at the border it contains the fill."""
     path = write(tmp_path / "c.h5", (16, 16, 6))
     system = SegmentationLearner(model(dimensions="2.5d"), task(ONE, 1))
-    found = system._probabilities([Pointwise(0)], path)[0]
+    found = shares(system, Pointwise(0), path)[0]
     with open_case(path) as file:
         image = normalise(torch.from_numpy(file["image"][()]), scaling(file, system.model.intensity))[0]
     assert torch.allclose(found[..., 1:], torch.sigmoid(image[..., :-1]), atol=1e-5)
@@ -134,7 +134,7 @@ def test_mirroring_averages_over_all_turns(tmp_path: Path) -> None:
 
     path = write(tmp_path / "c.h5", (16, 16, 8))
     system = SegmentationLearner(model(inference={"mirror": True}), task(ONE, 1))
-    found = torch.logit(system._probabilities([Left()], path)[0])
+    found = torch.logit(shares(system, Left(), path)[0])
     with open_case(path) as file:
         image = normalise(torch.from_numpy(file["image"][()]), scaling(file, system.model.intensity))[0]
     assert torch.allclose(found, (image.roll(1, 0) + image.roll(-1, 0)) / 2, atol=1e-3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,32 @@ from torch import nn
 from foldwise.files import CaseError, atomic_path
 from foldwise.hdf5 import open_hdf5
 from foldwise.networks import build, explicit, ramp, try_loss
+from foldwise.overlap import Unwritten
 from foldwise.settings import Named, validate
 from foldwise.systems.clips.cache import label_of
 from foldwise.systems.clips.items import Clips, evaluation_clips
 from foldwise.systems.clips.predictions import write_prediction
 from foldwise.systems.clips.settings import FROZEN, Model
-from foldwise.training.learner import Learner
+from foldwise.training.learner import Staged
 from foldwise.training.steps import Items
 
 
-class ClipsLearner(Learner[Model]):
+@dataclass(frozen=True)
+class Views:
+    """A case as the networks see it.
+
+    Attributes:
+        case: its name.
+        source: its video.
+        inputs: of each temporal view.
+    """
+
+    case: str
+    source: str
+    inputs: list[tuple[torch.Tensor, ...]]
+
+
+class ClipsLearner(Staged[Model]):
     """Clip classification: soft-max over classes, averaged over spatial and temporal views."""
 
     def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
@@ -160,25 +177,35 @@ class ClipsLearner(Learner[Model]):
             "val_log_loss": float(-np.log(np.maximum(own, 1e-7)).mean()),
         }
 
-    def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
-        """Write a case's probabilities, the mean over views and networks, and those of each view."""
+    def read(self, cache: str) -> Views:
+        """The network's input for all views."""
         with open_hdf5(cache) as file:
             case, source = str(file.attrs["case"]), str(file.attrs.get("source", cache))
-        write_prediction(path, case, self.classes, self._views(networks, cache), source)
+            return Views(case, source, list(self._inputs(file)))
 
-    @torch.no_grad()
+    def infer(self, networks: Sequence[nn.Module], case: Views) -> Unwritten:
+        """A case's probabilities, the mean over views and networks, and those of each view."""
+        found = self._mean(networks, case.inputs)
+        name, source = case.case, case.source  # without the inputs, which are no longer needed
+
+        def write(path: Path) -> None:
+            write_prediction(path, name, self.classes, found, source)
+
+        return Unwritten(write, found.nbytes)
+
     def _views(self, networks: Sequence[nn.Module], cache: str) -> np.ndarray:
         """Probabilities (views, classes), the mean over networks."""
+        with open_hdf5(cache) as file:
+            return self._mean(networks, list(self._inputs(file)))
+
+    @torch.no_grad()
+    def _mean(self, networks: Sequence[nn.Module], inputs: Sequence[tuple[torch.Tensor, ...]]) -> np.ndarray:
         device = next(networks[0].parameters()).device
         total: Any = 0
-        with open_hdf5(cache) as file:
-            for network in networks:
-                network.eval()
-                batches = [
-                    self._probabilities(network, *(part.to(device) for part in view))
-                    for view in self._inputs(file)
-                ]
-                total = total + torch.cat(batches).double().cpu().numpy()
+        for network in networks:
+            network.eval()
+            batches = [self._probabilities(network, *(part.to(device) for part in view)) for view in inputs]
+            total = total + torch.cat(batches).double().cpu().numpy()
         return np.asarray(total / len(networks))
 
     def _inputs(self, file: Any) -> Any:

@@ -358,6 +358,8 @@ class ClipsFootprint(Footprint[Settings]):
             shared = step.kept + 2 * step.largest + WORKERS * 4 * item * model.training.batch
             return ceil(forecast.processes_mib(model.training.gpus, own) + shared / 2**20)
         views = clip.spatial_views * (step.forward / model.training.batch + 3 * item)
+        # All views of a case, and of the next one.
+        views += 2 * clip.temporal_views * clip.spatial_views * item
         return ceil(TORCH_MIB + (4 * step.weights + frozen + views) / 2**20)
 
 

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.inferers import SlidingWindowInferer
 from torch import nn
 from torch.utils.data import default_collate
 
 from foldwise.files import CaseError
 from foldwise.networks import build, ramp, try_loss
+from foldwise.overlap import Unwritten
+from foldwise.systems.segmentation.inference import Inference, Scan, heads, read_scan
 from foldwise.systems.segmentation.losses import Counted, named_losses, truth_for
 from foldwise.systems.segmentation.settings import Model
-from foldwise.training.learner import Learner
+from foldwise.training.learner import Staged
 from foldwise.training.steps import Items
 from foldwise.volumes.augment import augment
-from foldwise.volumes.cache import check_labels, lineage_of, open_case
+from foldwise.volumes.cache import check_labels, open_case
 from foldwise.volumes.geometry import Int3, int3
-from foldwise.volumes.patches import Patches, normalise, scaling
-from foldwise.volumes.predictions import write_prediction
+from foldwise.volumes.patches import Patches, normalise
+from foldwise.volumes.predictions import write_steps
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, write_volume
 
@@ -36,7 +36,7 @@ SLAB_MULTIPLE = 32
 SMALL = 16
 
 
-class SegmentationLearner(Learner[Model]):
+class SegmentationLearner(Staged[Model]):
     """Label maps: soft-max over background and classes, or a sigmoid per overlapping region."""
 
     def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
@@ -70,15 +70,15 @@ class SegmentationLearner(Learner[Model]):
     def refusal(self, reason: str) -> str:
         """Message to a user whose network cannot take the patch."""
         return (
-            f"network {self.model.network.name} cannot take patches of {self._size}: {reason}; "
+            f"network {self.model.network.name} cannot take patches of {self.size}: {reason}; "
             f"try a larger patch, or edges that are multiples of the network's total stride"
         )
 
     def try_loss(self, outputs: Any) -> None:
         """Refuse outputs for `sample` (None: not known) with a wrong shape, and an unusable loss."""
-        size, batch = self._size, self.model.training.batch
+        size, batch = self.size, self.model.training.batch
         wanted = (batch, self.outputs, *size)
-        shapes = [tuple(head.shape) for head in _heads(outputs, 2 + len(size))] if outputs is not None else []
+        shapes = [tuple(head.shape) for head in heads(outputs, 2 + len(size))] if outputs is not None else []
         # Heads may be coarser than the patch; so is their truth.
         if any(shape[:2] != wanted[:2] or len(shape) != len(wanted) for shape in shapes):
             raise CaseError(
@@ -95,14 +95,14 @@ class SegmentationLearner(Learner[Model]):
     def _counted(self) -> list[Counted]:
         """The losses over the voxels that count; none without voxels to ignore."""
         losses = self._losses if self.targets.ignore is not None else []
-        return [Counted(loss, self.targets, self.outputs, len(self._size)) for loss in losses]
+        return [Counted(loss, self.targets, self.outputs, len(self.size)) for loss in losses]
 
     def sample(self) -> torch.Tensor:
         """A batch of network inputs, uninitialised, on torch's default device."""
-        return torch.empty(self.model.training.batch, self.channels, *self._size)
+        return torch.empty(self.model.training.batch, self.channels, *self.size)
 
     @property
-    def _size(self) -> tuple[int, ...]:
+    def size(self) -> tuple[int, ...]:
         """A patch's shape as the network sees it: without the slice axis if it became channels."""
         return tuple(n for axis, n in enumerate(self.patch) if not (self.flat and axis == self.axis))
 
@@ -111,10 +111,10 @@ class SegmentationLearner(Learner[Model]):
         model_network: nn.Module = build(
             "network",
             self.model.network,
-            spatial_dims=len(self._size),
+            spatial_dims=len(self.size),
             in_channels=self.channels,
             out_channels=self.outputs,
-            img_size=self._size,
+            img_size=self.size,
             num_classes=self.outputs,
         )
         return model_network
@@ -136,16 +136,16 @@ class SegmentationLearner(Learner[Model]):
 
     def _fed(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the network gets, and the target: with slices as channels, that of the middle one."""
-        return (self._flattened(image), self._middle(label)) if self.flat else (image, label)
+        return (self.flattened(image), self._middle(label)) if self.flat else (image, label)
 
     def loss(
         self, network: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Generator
     ) -> dict[str, torch.Tensor]:
         """The loss of a batch; with deep supervision, each coarser output has half the previous weight."""
         image, label = self.inputs(batch, generator)
-        heads = _heads(network(image), image.ndim)
-        weights = [0.5**number for number in range(len(heads))]
-        total = sum(w * self._head_loss(head, label) for w, head in zip(weights, heads, strict=True))
+        found = heads(network(image), image.ndim)
+        weights = [0.5**number for number in range(len(found))]
+        total = sum(w * self._head_loss(head, label) for w, head in zip(weights, found, strict=True))
         assert isinstance(total, torch.Tensor)
         return {"loss": total / sum(weights)}
 
@@ -174,7 +174,7 @@ class SegmentationLearner(Learner[Model]):
     def validation_loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The loss, and voxels of each target, (names,): in truth and prediction alike, and in each."""
         image, label = self._fed(normalise(batch["image"], batch["scaling"]), batch["label"])
-        head = _heads(network(image), image.ndim)[0]
+        head = heads(network(image), image.ndim)[0]
         return {"loss": self._head_loss(head, label), **self._overlap(head, _sized(label, head).long())}
 
     def _overlap(self, head: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -209,7 +209,7 @@ class SegmentationLearner(Learner[Model]):
         """The Dice of each target that truth or prediction has, on the cached grid; whether truth has any."""
         with open_case(cache) as file:
             truth = file["label"][()]
-        found = self.targets.decode(self._probabilities([network], cache).mul_(255).numpy())
+        found = self.inference.labels(network, self.read(cache))
         if self.targets.ignored is not None:
             found[truth == self.targets.ignored] = 0
         values, labelled = [], False
@@ -229,59 +229,24 @@ class SegmentationLearner(Learner[Model]):
         mean = sum(values) / len(values) if any(case["labelled"] for case in cases) else math.nan
         return {"score": mean, "val_dice": mean}
 
-    def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
-        """Write the mean probabilities of the networks for one case, quantised to 8 bits."""
-        with open_case(cache) as file:
-            case, lineage = str(file.attrs["case"]), lineage_of(file)
-        write_prediction(path, case, self._probabilities(networks, cache).numpy(), lineage, self.targets)
+    @cached_property
+    def inference(self) -> Inference:
+        """The sliding window."""
+        return Inference(self)
 
-    @torch.no_grad()
-    def _probabilities(self, networks: Sequence[nn.Module], path: str) -> torch.Tensor:
-        """Probabilities (names, x, y, z) float32 on the CPU, averaged over the networks."""
-        with open_case(path) as file:
-            scales = scaling(file, self.model.intensity)
-            image = normalise(torch.from_numpy(file["image"][()]), scales)
-            fill = normalise(torch.from_numpy(file.attrs["fill"])[:, None, None, None], scales)
-        total: torch.Tensor | None = None
-        for network in networks:
-            network.eval()
-            logits = self._logits(network, image, fill)
-            found = logits.sigmoid_() if self.targets.regions else logits.softmax(0)[1:]
-            total = found if total is None else total.add_(found)
-        assert total is not None, "at least one network is needed"
-        return total.div_(len(networks))
+    def read(self, cache: str) -> Scan:
+        """The image, normalised."""
+        return read_scan(self, cache)
 
-    def _logits(self, network: nn.Module, image: torch.Tensor, fill: torch.Tensor) -> torch.Tensor:
-        """Outputs (outputs, x, y, z) of the sliding window over a volume (channels, x, y, z)."""
-        inference = self.model.inference
-        device = next(network.parameters()).device
-        slide = SlidingWindowInferer(
-            self._size,
-            sw_batch_size=inference.batch,
-            overlap=inference.overlap,
-            mode=inference.weighting,
-            sw_device=device,
-            device="cpu",
-        )
-        forward = (
-            _mirrored(network) if inference.mirror else lambda image: _heads(network(image), image.ndim)[0]
-        )
-        whole, inside = _padded(image, fill, self.patch, self.axis if self.flat else None)
-        if not self.flat:
-            with self.autocast(device):
-                return slide(whole[None], forward)[0][:, *inside].float()
-        count, reach = image.shape[1 + self.axis], self.patch[self.axis]
-        planes = []
-        for first in range(0, count, inference.batch):
-            part = [
-                self._flattened(whole.narrow(1 + self.axis, number, reach)[None])
-                for number in range(first, min(count, first + inference.batch))
-            ]
-            with self.autocast(device):
-                planes.append(slide(torch.cat(part), forward).float())
-        return torch.cat(planes).movedim(0, 1 + self.axis)[:, *inside]
+    def infer(self, networks: Sequence[nn.Module], case: Scan) -> Unwritten:
+        """Predict a case: the mean probabilities of the networks, quantised to 8 bits."""
+        found = self.inference.found(networks, case)
+        about = (found.probability, found.label, case.lineage, self.targets)
+        # Without the image, which is no longer needed.
+        write = partial(write_steps, case.case, *about)
+        return Unwritten(write, found.probability.nbytes + found.label.nbytes)
 
-    def _flattened(self, image: torch.Tensor) -> torch.Tensor:
+    def flattened(self, image: torch.Tensor) -> torch.Tensor:
         """(batch, channels, x, y, z) with its slices as channels: (batch, channels · slices, …)."""
         return image.movedim(2 + self.axis, 2).flatten(1, 2)
 
@@ -308,43 +273,3 @@ def patch_of(model: Model) -> Int3:
         return model.patch
     across = "xyz".index(model.slice_axis)
     return int3(depth if axis == across else n for axis, n in enumerate(model.patch))
-
-
-def _heads(output: torch.Tensor | Sequence[torch.Tensor], ndim: int) -> list[torch.Tensor]:
-    """Outputs of a network, finest first; deep supervision returns a list, or an axis after the batch."""
-    if not isinstance(output, torch.Tensor):
-        return list(output)
-    return list(output.unbind(1)) if output.ndim == ndim + 1 else [output]
-
-
-def _mirrored(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The mean output over all mirror images of a window, mirrored back."""
-
-    def forward(image: torch.Tensor) -> torch.Tensor:
-        axes = range(2, image.ndim)
-        turns = [turn for count in range(len(axes) + 1) for turn in itertools.combinations(axes, count)]
-        outputs = (_heads(network(image.flip(turn)), image.ndim)[0].flip(turn) for turn in turns)
-        return torch.stack(list(outputs)).mean(0)
-
-    return forward
-
-
-def _padded(
-    image: torch.Tensor, fill: torch.Tensor, patch: Int3, flat: int | None
-) -> tuple[torch.Tensor, tuple[slice, ...]]:
-    """A volume centred in an array at least as large as the patch, and its position in the output.
-
-    Along the axis that becomes channels, half a patch is added on both sides, and is absent from the output.
-    """
-    size, smallest = np.array(image.shape[1:]), np.array(patch)
-    before = np.maximum(0, (smallest - size) // 2)
-    after = np.maximum(0, smallest - size - before)
-    inside = [slice(int(b), int(b + n)) for b, n in zip(before, size, strict=True)]
-    if flat is not None:
-        before[flat] = after[flat] = patch[flat] // 2
-        inside[flat] = slice(None)
-    if not (before.any() or after.any()):
-        return image, tuple(inside)
-    whole = fill.expand(-1, *(int(n) for n in size + before + after)).clone()
-    whole[:, *(slice(int(b), int(b + n)) for b, n in zip(before, size, strict=True))] = image
-    return whole, tuple(inside)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foldwise import forecast
-from foldwise.forecast import TORCH_MIB, WORKER_MIB, WORKERS, Step
+from foldwise.forecast import BASE_MIB, TORCH_MIB, WORKER_MIB, WORKERS, Step
+from foldwise.overlap import BEHIND
+from foldwise.systems.segmentation.held import held_bytes
 from foldwise.systems.segmentation.settings import Model, Settings
 from foldwise.systems.volumes import VolumeFootprint, VolumeSystem, cached_voxels, kept_voxels
 from foldwise.volumes import space
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from foldwise.systems.segmentation.learner import SegmentationLearner
     from foldwise.systems.segmentation.results import SegmentationResults
 
+# Bytes per voxel of the source of its label map.
+LABEL_MAP_BYTES = 26
 # Seconds per million cached voxels to stitch, resample and write an output, on a slow node.
 OUTPUT_SECONDS = 0.1
 
@@ -79,20 +83,23 @@ class SegmentationFootprint(VolumeFootprint[Settings]):
     ) -> float:
         """Peak memory of training or of predicting the largest case, on a CPU, in MiB."""
         model = settings.models[name]
-        outputs = len(settings.data.targets().names) + 1
         channels = max((size.channels for size in sizes), default=1)
-        cached = max((cached_voxels(size, settings.cache) for size in sizes), default=0)
-        # The sliding window: the image, the sums of outputs and of weights; then probabilities and labels.
-        window = (step.forward + 2 * step.largest) * model.inference.batch / model.training.batch
-        whole = cached * (4 * channels + 4 * outputs * 2 + 12) + window
         if stage == "train":
             patch = prod(model.patch) * (2 * channels + 1) * model.training.batch
             own = TORCH_MIB + 20 * step.weights / 2**20 + WORKERS * WORKER_MIB
+            whole = max((held_bytes(size, settings, model, step, 0) for size in sizes), default=0)
             shared = max(step.kept + 2 * step.largest, whole) + WORKERS * 2 * patch
             return ceil(forecast.processes_mib(model.training.gpus, own) + shared / 2**20)
+        networks = 1 if stage == "test" else settings.split.folds
         source = max((size.voxels for size in sizes), default=0)
-        # Back on the source's grid: its probabilities, labels, truth and the masks of one class.
-        return ceil(TORCH_MIB + (4 * step.weights + max(whole, source * (4 * outputs * 2 + 8))) / 2**20)
+        predicting = max((held_bytes(size, settings, model, step, networks) for size in sizes), default=0)
+        if stage == "predict" and sizes:
+            # The next scan is prepared meanwhile, and the last one exported unless it is large.
+            predicting += max((self.case_mib("cache", size, settings) - BASE_MIB) * 2**20 for size in sizes)
+            cached = max(cached_voxels(size, settings.cache) for size in sizes)
+            names = len(settings.data.targets().names)
+            predicting += LABEL_MAP_BYTES * source * min(1, BEHIND / (cached * (1 + names)))
+        return ceil(TORCH_MIB + (4 * networks * step.weights + predicting) / 2**20)
 
     def results_mib(self, size: Size, settings: Settings, name: str) -> dict[str, float]:
         """Disk space of a prediction, of label maps with all post-processing steps, and of files."""

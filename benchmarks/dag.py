@@ -54,17 +54,15 @@ def main() -> None:
 
 
 def write_cases(folder: Path, count: int) -> None:
-    """A sheet with this many cases; all names refer to one small volume."""
+    """A sheet with this many cases, each with a small volume of its own."""
     folder.mkdir(parents=True)
-    for name, values in (
-        ("image", np.zeros((32, 32, 32), np.int16)),
-        ("label", np.ones((32, 32, 32), np.uint8)),
-    ):
-        write_volume(Volume(values, np.eye(4)), folder / f"{name}.nii.gz")
+    write_volume(Volume(np.ones((16, 16, 16), np.uint8), np.eye(4)), folder / "label.nii.gz")
     rows = ["case,group,image,label"]
     for number in range(count):
-        for name in ("image", "label"):
-            os.link(folder / f"{name}.nii.gz", folder / f"c{number}_{name}.nii.gz")
+        # Two patients with the same scan would be refused.
+        image = Volume(np.full((16, 16, 16), number, np.int16), np.eye(4))
+        write_volume(image, folder / f"c{number}_image.nii.gz")
+        os.link(folder / "label.nii.gz", folder / f"c{number}_label.nii.gz")
         rows.append(f"c{number},c{number},c{number}_image.nii.gz,c{number}_label.nii.gz")
     (folder / "cases.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     model = {"network": {"name": "BasicUNet"}, "patch": [32, 32, 32]}

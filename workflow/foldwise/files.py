@@ -13,11 +13,14 @@ import shutil
 import stat
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from foldwise import looks
 
 # Lists the files of a folder from `atomic_folder`; Snakemake adds a file of its own to such folders.
 MARKER = ".foldwise"
@@ -26,6 +29,10 @@ SNAKEMAKE = ".snakemake_timestamp"
 
 class CaseError(Exception):
     """Input that cannot be used; the message names the case or file, what was expected and what to do."""
+
+
+# Threads that ask at the same time would all read the code.
+_reading = threading.Lock()
 
 
 @contextmanager
@@ -238,14 +245,15 @@ def source_files(path: Path) -> list[Path]:
 
 def _looked_up(path: Path) -> list[tuple[str, os.stat_result]]:
     """The files of a source, each looked up once, which on network file systems takes a while."""
-    facts = _stat(path)
+    facts = looks.facts(path)
     if facts is not None and stat.S_ISDIR(facts.st_mode):
         # Text, since a thousand series have 300,000 files, and objects for their paths take most of the time.
         inner = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]  # noqa: PTH118
+        # Their facts are needed once, for the stamp, and are not kept.
         looked_up = [(file, _stat(file)) for file in sorted(inner, key=lambda file: file.split(os.sep))]  # noqa: PTH206
     else:
         others = [file for file in _named_in(path) if file != path]
-        looked_up = [(str(path), facts), *((str(file), _stat(file)) for file in others)]
+        looked_up = [(str(path), facts), *((str(file), looks.facts(file)) for file in others)]
     return [(file, facts) for file, facts in looked_up if facts is not None and stat.S_ISREG(facts.st_mode)]
 
 
@@ -278,9 +286,14 @@ def stamp_of(path: Path) -> str:
     return short_hash([[name, f.st_size, f.st_mtime_ns, f.st_ctime_ns] for name, f in facts], 16)
 
 
-@cache
 def code_hash(package: str) -> str:
-    """A hash of the code of an imported package."""
+    """A hash of the code of an imported package, which is read once."""
+    with _reading:
+        return _code_hash(package)
+
+
+@cache
+def _code_hash(package: str) -> str:
     module = sys.modules[package]
     folders = getattr(module, "__path__", ())
     files = [file for folder in folders for file in sorted(Path(folder).rglob("*.py"))]

@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from foldwise import looks
 from foldwise.files import CaseError, file_hash, read_pickle, sealing, short_hash, source_files, stamp_of
 from foldwise.hdf5 import edit_hdf5, open_hdf5
 
@@ -79,7 +80,7 @@ class Record:
 def carrier(path: Path) -> Path:
     """The file that holds an output's record: that of a folder, if it has one, or else the output itself."""
     own = path / IN_FOLDER
-    return own if own.exists() else path
+    return own if looks.is_folder(path) and looks.exists(own) else path
 
 
 def content_of_source(path: Path) -> str:

@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,11 @@ class Memory:
     def of_source(self, path: Path, read: Callable[[], Any], *name: Any) -> Any:
         """What `read` returns, called only if the files of a source are not those of the last time."""
         return self.of_stamp(self.stamp(path), read, *name, str(path))
+
+    def of_sources(self, paths: Sequence[Path], read: Callable[[], Any], *name: Any) -> Any:
+        """The same for what is read from several sources together."""
+        stamp = short_hash([self.stamp(path) for path in paths], 16)
+        return self.of_stamp(stamp, read, *name, [str(path) for path in paths])
 
     def of_stamp(self, stamp: str, read: Callable[[], Any], *name: Any) -> Any | None:
         """What `read` returns, called only if the stamp (files.stamp_of) is not that of the last time.

@@ -9,9 +9,10 @@ import difflib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -46,6 +47,12 @@ class Segmentation(Header):
 
     path: Path
     segments: tuple[Segment, ...]
+
+    @classmethod
+    def of(cls, header: Header, path: Path, segments: Iterable[Sequence[Any]]) -> Segmentation:
+        """A header with the values of its segments' attributes."""
+        found = tuple(Segment(*values) for values in segments)
+        return cls(header.shape, header.affine, header.dtype, header.remarks, path=path, segments=found)
 
 
 def read_segmentation(path: Path) -> Segmentation | None:

@@ -17,6 +17,7 @@ from nibabel.orientations import (
     ornt_transform,
 )
 
+from foldwise import looks
 from foldwise.files import CaseError, atomic_path
 from foldwise.volumes import itk, nifti, plausible
 from foldwise.volumes.dicom_series import Series, open_series, read_voxels
@@ -87,7 +88,7 @@ class Volume:
 
 def is_dicom_folder(path: Path) -> bool:
     """Whether `path` is a folder; volumes that are folders hold one DICOM series."""
-    return path.is_dir()
+    return looks.is_folder(path)
 
 
 def series_header(series: Series) -> Header:

@@ -22,7 +22,6 @@ from typing import Any
 
 from foldwise import looks
 from foldwise.files import CaseError, file_hash, read_pickle, sealing, short_hash, source_files, stamp_of
-from foldwise.hdf5 import edit_hdf5, open_hdf5
 
 # The attribute, key or comment with a record; the file with that of a folder.
 KEY = "made_of"
@@ -226,6 +225,8 @@ def store(record: Record, path: Path) -> None:
     if path.is_dir():
         (path / IN_FOLDER).write_text(text + "\n", encoding="utf-8")
     elif path.suffix == ".h5":
+        from foldwise.hdf5 import edit_hdf5
+
         with edit_hdf5(path) as file:
             file.attrs[KEY] = text
     elif path.suffix == ".json":
@@ -258,6 +259,8 @@ def _read(path: Path) -> Any:
     if path.is_dir():
         return json.loads((path / IN_FOLDER).read_text(encoding="utf-8"))
     if path.suffix == ".h5":
+        from foldwise.hdf5 import open_hdf5
+
         with open_hdf5(path) as file:
             return json.loads(str(file.attrs[KEY])) if KEY in file.attrs else None
     if path.suffix == ".json":

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from foldwise.files import CaseError
-from foldwise.volumes import itk
 from foldwise.volumes.targets import IGNORE, Targets, label_type
-from foldwise.volumes.volume import Header, Volume, same_grid
+from foldwise.volumes.volume import Header, Volume, reader_of, same_grid
 
 SUFFIXES = (".nrrd", ".nhdr")
 # Names of a segment and a class that are more similar than this may be one name with a slip.
@@ -64,7 +62,7 @@ def read_segmentation(path: Path) -> Segmentation | None:
     if not path.name.lower().endswith(SUFFIXES) or not path.is_file():
         return None
     try:
-        reader, keys = itk.information(path)
+        reader, keys = reader_of(path).information(path)
     except RuntimeError:  # named as a volume that is not readable
         return None
     numbers = sorted(int(found[1]) for key in keys if (found := re.fullmatch(r"Segment(\d+)_ID", key)))
@@ -82,7 +80,7 @@ def read_segmentation(path: Path) -> Segmentation | None:
         names = ", ".join(s.name for s in segments if (s.layer, s.value) == place)
         raise CaseError(f"{path}: the segments {names} have the same value in the same layer")
     dtype = np.dtype(label_type(max(segment.value for segment in segments)))
-    shape, affine, _, remarks = itk.read_header(path)
+    shape, affine, _, remarks = reader_of(path).read_header(path)
     return Segmentation(shape[:3], affine, dtype, remarks, path=path, segments=segments)
 
 
@@ -205,6 +203,8 @@ class _Masks:
         first, last = (to_grid[:3] @ [*corner, 1] for corner in ((0, 0, 0), np.subtract(found.shape, 1)))
         self._start = np.minimum(first, last)
         try:
+            import SimpleITK as sitk
+
             self._layers = sitk.GetArrayFromImage(sitk.ReadImage(os.fspath(found.path)))
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]

@@ -3,7 +3,7 @@
     python benchmarks/dag.py EMPTY --cases 100 1000 10000
     python benchmarks/dag.py EMPTY --cases 100 200 --count
     python benchmarks/dag.py EMPTY --cases 1000 --ways single --delay 3
-    python benchmarks/dag.py EMPTY --cases 4 --jobs
+    python benchmarks/dag.py EMPTY --cases 10 --jobs
 
 Experiments of five folds on tiny scans, each with a label, in the folder EMPTY. `parts` is the Slurm
 profile's method, 30 jobs for all cases; `single` a job for each case and stage. In the state `planned`
@@ -171,6 +171,8 @@ def cache_of(scans: Scans, case: str) -> str:
 
 def kind_of(program: str) -> str | None:
     """What a process is: a stage, the user's Snakemake, or that of a job or of a part; None for others."""
+    if not Path(program.partition(" ")[0]).name.startswith("python"):
+        return None  # a shell that starts it
     if stage := re.search(r"-m foldwise\.stages\.(\w+)", program):
         return stage[1]
     if " -m snakemake" not in program:

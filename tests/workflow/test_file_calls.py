@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from every_system import clips, interactive, segmentation, surgical
 from experiments import ROOT, add_case
 from file_calls import Call, available, calls_of
 from many_cases import Scans
+from warm import python
 
 # Continuous integration installs strace, and fails if a test is skipped.
 pytestmark = pytest.mark.skipif(not available(), reason="strace is not installed, or may not trace here")
@@ -43,10 +45,11 @@ with looking_once():
 
 def dry_run(scans: Scans) -> list[Call]:
     """The second one: the first reads headers, and tries the network."""
-    snakemake = [sys.executable, "-P", "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "-n"]
-    command = [*snakemake, "--cores", "1", "--configfile", "experiment.yaml"]
-    calls_of(command, scans.folder, PATH)
-    return calls_of(command, scans.folder, PATH)
+    words = ["-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--dry-run", "--cores", "1"]
+    words += ["--configfile", "experiment.yaml"]
+    subprocess.run([python(), *words], cwd=scans.folder, check=True, capture_output=True)
+    # Without the working folder in Python's path, as `snakemake` runs.
+    return calls_of([sys.executable, "-P", *words], scans.folder, PATH)
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import chdir
 from pathlib import Path
 
 import psutil
@@ -145,11 +146,9 @@ def running(folder: Path, cases: int) -> None:
     """Print the calls of processes: of single jobs for a case, and of a part with all cases."""
     print(f"| way | process | number | {' | '.join(PLACES)} |\n|{'---|' * (3 + len(PLACES))}")
     for way, parts in (("single", None), ("parts", 1)):
-        scans = Scans(folder / f"jobs-{way}", cases)
-        first = next(iter(scans.rows))
-        target = "results/x/index.pkl" if parts else cache_of(scans, first)
-        divided = ["--set-scatter", "prepare=1"] if parts else []
-        command = [*SNAKEMAKE, target, *SUBMIT, *divided, "--configfile", "experiment.yaml"]
+        scans = Scans(folder / f"jobs-{way}", cases, parts)
+        divided = [] if parts is None else ["--set-scatter", f"prepare={parts}"]
+        command = [*SNAKEMAKE, prepared(scans), *SUBMIT, *divided, "--configfile", "experiment.yaml"]
         calls = calls_of(command, scans.folder)
         programs = dict.fromkeys(call.program for call in calls)
         kinds = Counter(kind for program in programs if (kind := kind_of(program)))
@@ -159,14 +158,11 @@ def running(folder: Path, cases: int) -> None:
             print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 
-def cache_of(scans: Scans, case: str) -> str:
-    """The path of a case's cache."""
-    before = Path.cwd()
-    os.chdir(scans.folder)
-    try:
-        return scans.opened().preparation.cached.format(case=case)
-    finally:
-        os.chdir(before)
+def prepared(scans: Scans) -> str:
+    """What shows that the first case is prepared: its cache, or the marker of its part."""
+    with chdir(scans.folder):
+        opened = scans.opened()
+        return opened.parts.ready(opened.training[:1], opened.preparation.cached)[0]
 
 
 def kind_of(program: str) -> str | None:

@@ -205,7 +205,9 @@ class _Masks:
         try:
             import SimpleITK as sitk
 
-            self._layers = sitk.GetArrayFromImage(sitk.ReadImage(os.fspath(found.path)))
+            self._layers = sitk.GetArrayFromImage(
+                sitk.ReadImage(os.fspath(found.path), imageIO="NrrdImageIO")
+            )
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise CaseError(f"{found.path}: its voxels cannot be read ({reason})") from error

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 from foldwise.experiment.open import Opened
 from foldwise.experiment.outputs import all_outputs
 from foldwise.experiment.stale import judge, settle
+from foldwise.looks import looking_once
 from foldwise.store import Memory
 from pretended import World, unsynced
 
@@ -91,9 +92,10 @@ def large(folder: Path, cases: int) -> World:
 def run(opened: Opened[Any, Any]) -> int:
     """What the front door does after opening the experiment; returns the number of stale outputs."""
     memory = Memory(Path(opened.paths.known))
-    levels = judge(opened, memory)
-    memory.save()
-    settle(levels, Path(opened.paths.stale))
+    with looking_once():
+        levels = judge(opened, memory)
+        memory.save()
+        settle(levels, Path(opened.paths.stale))
     return sum(found.stale for level in levels for found in level)
 
 

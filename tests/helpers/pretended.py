@@ -25,6 +25,7 @@ from foldwise.experiment.open import Opened, open_experiment
 from foldwise.experiment.outputs import Made, all_outputs
 from foldwise.experiment.stale import MARK, judge, settle
 from foldwise.files import SNAKEMAKE, atomic_folder, atomic_path, short_hash, write_json, write_pickle
+from foldwise.looks import looking_once
 from foldwise.record import Recorder, recording
 from foldwise.store import Memory
 
@@ -137,7 +138,8 @@ class World:
         with chdir(self.folder):
             opened = self.opened()
             memory = Memory(Path(opened.paths.known))
-            settle(judge(opened, memory), Path(opened.paths.stale))
+            with looking_once():  # as the front door does
+                settle(judge(opened, memory), Path(opened.paths.stale))
             memory.save()
             outputs = [made for level in all_outputs(opened) for made in level]
             planned, before = _planned(opened, outputs), _before(outputs)

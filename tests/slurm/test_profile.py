@@ -129,20 +129,40 @@ def test_the_generic_profile_sends_a_comment_and_tells_states(
 
 
 @pytest.mark.slurm
-def test_a_profile_is_written_from_what_slurm_says(slurm_cluster: Cluster, tmp_path: Path) -> None:
+def test_a_profile_is_written_from_what_slurm_says(
+    slurm_cluster: Cluster, folder: Path, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "foldwise.cluster", str(tmp_path / "mine")]
     done = subprocess.run(command, env=slurm_cluster.env, capture_output=True, encoding="utf-8", check=True)
     profile = yaml.safe_load((tmp_path / "mine" / "config.yaml").read_text(encoding="utf-8"))
-    assert profile["default-resources"]["slurm_partition"] == "cpu"
-    assert profile["set-resources"]["train"] == {"slurm_partition": "gpu", "gres": "gpu:1"}
+    assert "slurm_partition" not in (tmp_path / "mine" / "config.yaml").read_text(encoding="utf-8")
+    assert profile["set-resources"]["train"] == {"gres": "gpu:1"}
     # From the cluster's configuration: 8 processors and 16000 MiB per node, two GPUs on nodes of `gpu`.
     assert (
         "partition gpu (8 processors and 16000 MiB per node, gpu:h200:2 per node, no time limit)"
         in done.stdout
     )
+    jobs = {"max_threads": 8, "max_mem_mb": 16000}
+    limits = yaml.safe_load((tmp_path / "mine" / "partitions.yaml").read_text(encoding="utf-8"))
+    assert limits == {"partitions": {"cpu": jobs, "gpu": {**jobs, "max_gpu": 2}}}
     again = subprocess.run(command, env=slurm_cluster.env, capture_output=True, encoding="utf-8")
     assert again.returncode == 1
     assert "exists already" in again.stderr
+    # Jobs find their partitions by what they request.
+    snakemake = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--profile",
+        str(tmp_path / "mine"),
+        "--latency-wait",
+        "5",
+    ]
+    quick = ["--slurm-init-seconds-before-status-checks=6", "--max-status-checks-per-second=1"]
+    subprocess.run([*snakemake, *quick], cwd=folder, env=slurm_cluster.env, timeout=600)
+    ran = finished_jobs(slurm_cluster, folder, 3)
+    where = {name: ran[f"rule_{name}"]["Partition"] for name in ("train", "crop")}
+    assert where == {"train": "gpu", "crop": "cpu"}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from foldwise import looks
 from foldwise.files import CaseError
 from foldwise.index import Entry, enough, make_index, missing_classes
 from foldwise.settings import Split
@@ -76,9 +77,10 @@ class Findings:
 def present_files(sheet: Sheet[AnyCase], produced: Produced, found: Findings) -> dict[Path, AnyCase]:
     """Existing files, each with its case; missing ones are problems unless the workflow produces them."""
     present: dict[Path, AnyCase] = {}
+    looks.look_at(path for case in sheet.cases for path in case.files)
     for case in sheet.cases:
         for path in case.files:
-            if path.exists():
+            if looks.exists(path):
                 present[path] = case
             elif not produced(path):
                 found.add(case, f"{path}: no such file")

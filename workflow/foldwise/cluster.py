@@ -3,6 +3,7 @@
     python -m foldwise.cluster profiles/mine
     snakemake --profile profiles/mine
 
+The profile names no partition: its file partitions.yaml lists some with their limits, and the plugin chooses.
 It prints the partitions that it found and its assumptions; read the profile before the first run.
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import json
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,12 @@ from foldwise.files import CaseError, write_text
 from foldwise.processes import output_of
 
 TEMPLATE = Path(__file__).parents[2] / "profiles" / "slurm" / "config.yaml"
+PARTITIONS = "partitions.yaml"
+HEAD = """\
+# Written by `python -m foldwise.cluster`: partitions, and the most that a job may request there. Each job
+# goes to the one that it fills most. Remove the # of others that your jobs may use, too.
+partitions:
+"""
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,7 @@ class Partition:
         cpus: processors of its smallest node.
         mem_mib: memory of its smallest node.
         gpus: generic resources of its nodes, e.g. `gpu:h200:2`; "" without any.
+        most: most processors, memory in MiB and GPUs that a node has.
     """
 
     name: str
@@ -40,6 +50,15 @@ class Partition:
     cpus: int
     mem_mib: int
     gpus: str
+    most: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def limits(self) -> str:
+        """Limits of a job, as a line of the plugin's partition file."""
+        cpus, mem_mib, gpus = self.most
+        limits = {"max_threads": cpus, "max_mem_mb": mem_mib, "max_runtime": self.minutes, "max_gpu": gpus}
+        known = ", ".join(f"{key}: {limit}" for key, limit in limits.items() if limit)
+        return f"{json.dumps(self.name)}: {{{known}}}"
 
 
 def main() -> None:
@@ -52,7 +71,9 @@ def main() -> None:
     target = args.folder / "config.yaml"
     if target.exists():
         raise CaseError(f"{target}: exists already; name another folder")
-    text, remarks = profile(partitions(), account())
+    found = partitions()
+    text, file, remarks = profile(found, account())
+    write_text(args.folder / PARTITIONS, file)
     write_text(target, text)
     print(f"{target}: written.")
     for remark in remarks:
@@ -70,9 +91,9 @@ def partitions() -> list[Partition]:
     for row in rows:
         name, limit, cpus, memory, gres, state = row.split("|")
         gpus = next((part for part in gres.split(",") if part.split(":")[0] == "gpu"), "").split("(")[0]
-        one = Partition(
-            name.rstrip("*"), name.endswith("*"), _minutes(limit), _number(cpus), _number(memory), gpus
-        )
+        least = _number(cpus), _number(memory)
+        most = (*least, int(gpus.rpartition(":")[2]) if gpus else 0)
+        one = Partition(name.rstrip("*"), name.endswith("*"), _minutes(limit), *least, gpus, most)
         before = found.get(one.name)
         if before is not None:
             one = Partition(
@@ -82,6 +103,11 @@ def partitions() -> list[Partition]:
                 min(one.cpus, before.cpus),
                 min(one.mem_mib, before.mem_mib),
                 one.gpus or before.gpus,
+                (
+                    max(one.most[0], before.most[0]),
+                    max(one.most[1], before.most[1]),
+                    max(one.most[2], before.most[2]),
+                ),
             )
         if state.strip() == "up":
             found[one.name] = one
@@ -107,8 +133,8 @@ def account() -> str | None:
     return next((row.strip() for row in rows if row.strip()), None)
 
 
-def profile(found: list[Partition], account: str | None) -> tuple[str, list[str]]:
-    """The profile's text, and the assumptions.
+def profile(found: list[Partition], account: str | None) -> tuple[str, str, list[str]]:
+    """The profile's text, that of its partition file, and the assumptions.
 
     Args:
         found: partitions.
@@ -120,25 +146,33 @@ def profile(found: list[Partition], account: str | None) -> tuple[str, list[str]
     assert cpu is not None
     _, rest = TEMPLATE.read_text(encoding="utf-8").split("executor:", 1)
     text = "# Written by `python -m foldwise.cluster`; how jobs run on this cluster.\nexecutor:" + rest
-    text = text.replace("slurm_partition: cpu", f"slurm_partition: {cpu.name}")
+    text = text.replace("  slurm_partition: cpu\n", "")
+    text = text.replace("slurm_partition: gpu, ", "").replace("the GPU and its partition", "the GPU")
+    limits = f"slurm-partition-config: {PARTITIONS}   # of these, a job goes to the one that it fills most\n"
+    text = text.replace("default-resources:\n", f"{limits}\ndefault-resources:\n")
     remarks.append(f"jobs without a GPU go to partition {cpu.name} ({_described(cpu)})")
     if gpu is None:
-        text = text.replace('{slurm_partition: gpu, gres: "gpu:1"}', f"{{slurm_partition: {cpu.name}}}")
+        text = re.split(r"^# Only what the rules cannot know|^set-resources:", text, flags=re.MULTILINE)[0]
         remarks.append("no partition has GPUs, so all jobs run without one")
     else:
-        text = text.replace("slurm_partition: gpu", f"slurm_partition: {gpu.name}")
         remarks.append(
             f"jobs with a GPU go to partition {gpu.name} ({_described(gpu)}), as gres gpu:1 of any type"
         )
     if account is not None:
         text = text.replace("default-resources:\n", f"default-resources:\n  slurm_account: {account}\n")
         remarks.append(f"account {account}, your default account")
-    limits = [one.minutes for one in (cpu, gpu) if one and one.minutes]
-    if limits and min(limits) < 240:
+    minutes = [one.minutes for one in (cpu, gpu) if one and one.minutes]
+    if minutes and min(minutes) < 240:
         remarks.append(
-            f"jobs may take {min(limits)} minutes: set `runtime` of train and test to less than that"
+            f"jobs may take {min(minutes)} minutes: set `runtime` of train and test to less than that"
         )
-    return text, remarks
+    used = [one for one in found if one in (cpu, gpu)]
+    others = [one for one in found if one not in used]
+    if others:
+        names = ", ".join(one.name for one in others)
+        remarks.append(f"no job goes to {names}; see {PARTITIONS}")
+    lines = [*(f"  {one.limits}\n" for one in used), *(f"  # {one.limits}\n" for one in others)]
+    return text, HEAD + "".join(lines), remarks
 
 
 def _best(found: list[Partition]) -> Partition | None:

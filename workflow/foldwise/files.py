@@ -13,19 +13,28 @@ import shutil
 import stat
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from foldwise import looks
+
 # Lists the files of a folder from `atomic_folder`; Snakemake adds a file of its own to such folders.
 MARKER = ".foldwise"
 SNAKEMAKE = ".snakemake_timestamp"
+# Headers that name the files of their voxels.
+HEADERS = (".mhd", ".nhdr")
 
 
 class CaseError(Exception):
     """Input that cannot be used; the message names the case or file, what was expected and what to do."""
+
+
+# Threads that ask at the same time would all read the code.
+_reading = threading.Lock()
 
 
 @contextmanager
@@ -236,29 +245,32 @@ def source_files(path: Path) -> list[Path]:
     return [Path(file) for file, _ in _looked_up(path)]
 
 
-def _looked_up(path: Path) -> list[tuple[str, os.stat_result]]:
+def _looked_up(path: Path, beside: Iterable[Path] | None = None) -> list[tuple[str, os.stat_result]]:
     """The files of a source, each looked up once, which on network file systems takes a while."""
-    facts = _stat(path)
+    facts = looks.facts(path)
     if facts is not None and stat.S_ISDIR(facts.st_mode):
         # Text, since a thousand series have 300,000 files, and objects for their paths take most of the time.
         inner = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]  # noqa: PTH118
+        # Their facts are needed once, for the stamp, and are not kept.
         looked_up = [(file, _stat(file)) for file in sorted(inner, key=lambda file: file.split(os.sep))]  # noqa: PTH206
     else:
-        others = [file for file in _named_in(path) if file != path]
-        looked_up = [(str(path), facts), *((str(file), _stat(file)) for file in others)]
+        others = named_in(path) if beside is None else beside
+        looked_up = [(str(path), facts), *((str(file), looks.facts(file)) for file in others)]
     return [(file, facts) for file, facts in looked_up if facts is not None and stat.S_ISREG(facts.st_mode)]
 
 
-def _named_in(path: Path) -> list[Path]:
-    """The data files that belong to a header, and the header."""
+def named_in(path: Path) -> list[Path]:
+    """The data files that belong to a header."""
     found = [path]
-    if path.suffix.lower() in (".mhd", ".nhdr"):
+    if path.suffix.lower() in HEADERS:
         # `ElementDataFile = a.raw` or `data file: a.raw`; for LIST, every further line is a file.
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        first = re.search(r"^ *(ElementDataFile|data ?file) *[=:]", text, re.MULTILINE | re.IGNORECASE)
+        lines = text[first.start() :].splitlines() if first else []
         found += [path.parent / re.split("[=:]", line)[-1].strip() for line in lines]
     elif path.suffix.lower() in (".hdr", ".img"):
         found += [path.with_suffix(suffix) for suffix in (".hdr", ".img")]
-    return list(dict.fromkeys(found))
+    return [file for file in dict.fromkeys(found) if file != path]
 
 
 def _stat(path: Path | str) -> os.stat_result | None:
@@ -268,19 +280,28 @@ def _stat(path: Path | str) -> os.stat_result | None:
         return None
 
 
-def stamp_of(path: Path) -> str:
+def stamp_of(path: Path, beside: Iterable[Path] | None = None) -> str:
     """A hash of size and times of a source's files.
 
     The time of change (ctime) is included: every write sets it, even if the time of modification is set back.
+
+    Args:
+        path: the source.
+        beside: the data files that a header names; None: it is read.
     """
     start = len(str(path)) - len(path.name)
-    facts = [(file[start:], f) for file, f in _looked_up(path)]
+    facts = [(file[start:], f) for file, f in _looked_up(path, beside)]
     return short_hash([[name, f.st_size, f.st_mtime_ns, f.st_ctime_ns] for name, f in facts], 16)
 
 
-@cache
 def code_hash(package: str) -> str:
-    """A hash of the code of an imported package."""
+    """A hash of the code of an imported package, which is read once."""
+    with _reading:
+        return _code_hash(package)
+
+
+@cache
+def _code_hash(package: str) -> str:
     module = sys.modules[package]
     folders = getattr(module, "__path__", ())
     files = [file for folder in folders for file in sorted(Path(folder).rglob("*.py"))]

@@ -14,6 +14,7 @@ from foldwise.experiment.parts import leave_word
 from foldwise.experiment.stale import judge, settle
 from foldwise.experiment.trial import forget_counter
 from foldwise.files import CaseError
+from foldwise.looks import looking_once
 from foldwise.names import refuse_names
 
 ROOT = Path(__file__).parents[2]
@@ -68,13 +69,14 @@ def front_door(
         SystemExit: the settings or the data are wrong; all problems are printed first.
     """
     try:
-        opened = open_experiment(config, main=main, parts=parts)
-        if main:
-            refuse_names(opened, ROOT, submitted)
-            if opened.settings.part is None:
-                try_all(opened)
-                leave_word(opened.paths, opened.parts)
-            _settle(opened)
+        with looking_once():
+            opened = open_experiment(config, main=main, parts=parts)
+            if main:
+                refuse_names(opened, ROOT, submitted)
+                if opened.settings.part is None:
+                    try_all(opened)
+                    leave_word(opened.paths, opened.parts)
+                _settle(opened)
     except CaseError as error:
         _stop(str(error))
     finally:

@@ -20,8 +20,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from foldwise import looks
 from foldwise.files import CaseError, file_hash, read_pickle, sealing, short_hash, source_files, stamp_of
-from foldwise.hdf5 import edit_hdf5, open_hdf5
 
 # The attribute, key or comment with a record; the file with that of a folder.
 KEY = "made_of"
@@ -79,7 +79,7 @@ class Record:
 def carrier(path: Path) -> Path:
     """The file that holds an output's record: that of a folder, if it has one, or else the output itself."""
     own = path / IN_FOLDER
-    return own if own.exists() else path
+    return own if looks.is_folder(path) and looks.exists(own) else path
 
 
 def content_of_source(path: Path) -> str:
@@ -225,6 +225,8 @@ def store(record: Record, path: Path) -> None:
     if path.is_dir():
         (path / IN_FOLDER).write_text(text + "\n", encoding="utf-8")
     elif path.suffix == ".h5":
+        from foldwise.hdf5 import edit_hdf5
+
         with edit_hdf5(path) as file:
             file.attrs[KEY] = text
     elif path.suffix == ".json":
@@ -257,6 +259,8 @@ def _read(path: Path) -> Any:
     if path.is_dir():
         return json.loads((path / IN_FOLDER).read_text(encoding="utf-8"))
     if path.suffix == ".h5":
+        from foldwise.hdf5 import open_hdf5
+
         with open_hdf5(path) as file:
             return json.loads(str(file.attrs[KEY])) if KEY in file.attrs else None
     if path.suffix == ".json":

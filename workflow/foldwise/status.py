@@ -27,6 +27,7 @@ from foldwise.experiment.paths import VALIDATION
 from foldwise.experiment.preparation import per_case
 from foldwise.experiment.stale import judge
 from foldwise.files import CaseError, read_json
+from foldwise.looks import looking_once
 from foldwise.processes import output_of
 from foldwise.settings import parse_values
 from foldwise.store import Memory, Store
@@ -67,8 +68,9 @@ def main() -> None:
         if not Path(path).is_file():
             raise CaseError(f"{path}: no such experiment; run this in the folder where Snakemake was called")
         update_config(config, parse_values(path))
-    opened = open_experiment(config, main=False)
-    print(report(opened, queue()))
+    with looking_once():
+        opened = open_experiment(config, main=False)
+        print(report(opened, queue()))
 
 
 def report(opened: Opened[Any, Any], jobs: Mapping[str, Job]) -> str:

@@ -11,13 +11,22 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from foldwise.files import CaseError, file_hash, read_json, short_hash, stamp_of, write_json
+from foldwise.files import (
+    HEADERS,
+    CaseError,
+    file_hash,
+    named_in,
+    read_json,
+    short_hash,
+    stamp_of,
+    write_json,
+)
 
 SUFFIX = ".h5"
 # <name>-<what it was made from>-<content>.h5, each as a hash; a memory; a folder that a killed job left.
@@ -46,12 +55,21 @@ class Memory:
     def stamp(self, path: Path) -> str:
         """The stamp of a source's files (files.stamp_of), looked up once in the life of this object."""
         if path not in self._stamps:
-            self._stamps[path] = stamp_of(path)
+            beside = None
+            if path.suffix.lower() in HEADERS:
+                read = partial(_named_in, path)
+                beside = map(Path, self.of_stamp(stamp_of(path, ()), read, "beside", str(path)) or ())
+            self._stamps[path] = stamp_of(path, beside)
         return self._stamps[path]
 
     def of_source(self, path: Path, read: Callable[[], Any], *name: Any) -> Any:
         """What `read` returns, called only if the files of a source are not those of the last time."""
         return self.of_stamp(self.stamp(path), read, *name, str(path))
+
+    def of_sources(self, paths: Sequence[Path], read: Callable[[], Any], *name: Any) -> Any:
+        """The same for what is read from several sources together."""
+        stamp = short_hash([self.stamp(path) for path in paths], 16)
+        return self.of_stamp(stamp, read, *name, [str(path) for path in paths])
 
     def of_stamp(self, stamp: str, read: Callable[[], Any], *name: Any) -> Any | None:
         """What `read` returns, called only if the stamp (files.stamp_of) is not that of the last time.
@@ -149,6 +167,10 @@ class Store:
         if not kept:  # no other job uses the folder
             with suppress(OSError):  # missing, or not empty
                 self.folder.rmdir()
+
+
+def _named_in(path: Path) -> list[str]:
+    return list(map(str, named_in(path)))
 
 
 def _mark(name: str) -> str:

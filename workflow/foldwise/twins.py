@@ -10,6 +10,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+from foldwise import looks
 from foldwise.check import Findings
 from foldwise.files import CaseError, file_hash, short_hash, source_files
 from foldwise.index import Entry
@@ -35,7 +36,7 @@ def check_twins(cases: Iterable[Case], memory: Memory, found: Findings) -> None:
         memory: what is known of files.
         found: twins of two patients are problems if both cases are labelled; others are warnings.
     """
-    alike = [[(path, case) for case in cases for path in case.recordings if path.exists()]]
+    alike = [[(path, case) for case in cases for path in case.recordings if looks.exists(path)]]
     with ThreadPoolExecutor(THREADS) as pool:
         for look in (_sizes, _samples, _contents):
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from dicom_files import SMALL, write_series
 from foldwise.files import CaseError
@@ -18,6 +19,7 @@ from foldwise.processes import processes
 from foldwise.store import Memory
 from foldwise.volumes import headers
 from foldwise.volumes.headers import known_headers
+from foldwise.volumes.segments import Segment, Segmentation
 from foldwise.volumes.volume import Header, Volume, read_header, write_volume
 
 
@@ -113,3 +115,29 @@ def test_no_process_starts_without_work(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(ProcessPoolExecutor, "_start_executor_manager_thread", refuse)
     write_volume(Volume(np.zeros((4, 5, 6), np.int16), np.eye(4)), tmp_path / "x.nii.gz")
     assert len(known_headers([tmp_path / "x.nii.gz"], Memory(None))) == 1
+
+
+def test_a_segmentation_is_remembered_with_its_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = sitk.Image((4, 5, 6), sitk.sitkUInt8)
+    plain, path = tmp_path / "plain.nrrd", tmp_path / "a.seg.nrrd"
+    sitk.WriteImage(image, str(plain))
+    for number, (name, value) in enumerate([("ball", 5), ("box", 2)]):
+        for key, text in {"ID": f"S{number}", "Name": name, "LabelValue": str(value), "Layer": "0"}.items():
+            image.SetMetaData(f"Segment{number}_{key}", text)
+    sitk.WriteImage(image, str(path))
+    memory = Memory(tmp_path / "known.json")
+    first = known_headers([path, plain], memory, {path, plain})
+    memory.save()
+    monkeypatch.setattr(headers, "label_header", lambda path: pytest.fail("was read again"))
+    for found in (first, known_headers([path, plain], Memory(tmp_path / "known.json"), {path, plain})):
+        header = found[path]
+        assert isinstance(header, Segmentation)
+        assert header.path == path
+        assert header.segments == (Segment("ball", 5, 0), Segment("box", 2, 0))
+        assert (header.shape, header.dtype) == ((4, 5, 6), np.uint8)
+        assert not isinstance(found[plain], Segmentation)
+    # As an image, the same file is its voxels.
+    other = known_headers([path], Memory(tmp_path / "known.json"))[path]
+    assert type(other) is Header

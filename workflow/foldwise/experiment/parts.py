@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
 
+from foldwise import looks
 from foldwise.experiment.paths import Paths
 from foldwise.experiment.preparation import Preparation, per_case
 from foldwise.files import short_hash
@@ -82,8 +83,11 @@ def divided(
     count = None
     if marker is not None:
         count = _count(marker.stem)
-    elif not all(Path(path).exists() for path in per_case(training, preparation.cached)):
-        count = asked
+    else:
+        caches = per_case(training, preparation.cached)
+        looks.look_at(caches, listed=True)
+        if not all(map(looks.exists, caches)):
+            count = asked
     return Parts(preparation, count)
 
 

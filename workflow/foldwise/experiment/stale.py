@@ -14,13 +14,13 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import astuple, dataclass
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from foldwise import looks
 from foldwise.experiment.open import Opened
 from foldwise.experiment.outputs import Made, all_outputs, holds_record
 from foldwise.files import SNAKEMAKE, short_hash, stamp_of
@@ -132,10 +132,10 @@ class Judge:
         """Compare the record of one output."""
         path = Path(made.path)
         if made.depends is None:
-            gone = next((one for one in made.after if not Path(one).exists()), None)
-            return Found(made, f"{gone} is missing" if gone else "", known=path.exists())
+            gone = next((one for one in made.after if not looks.exists(one)), None)
+            return Found(made, f"{gone} is missing" if gone else "", known=looks.exists(path))
         why, times = "", list[float]()
-        if not path.exists():
+        if not looks.exists(path):
             # What was made from it still is right if it would be made again as it is remembered.
             known = self._memory.get("record", str(path))
             if known is None:
@@ -150,7 +150,7 @@ class Judge:
             if brief is not None:
                 why = why or self._apart(Path(each), brief, json.loads(made.depends))
                 why = why or self._changed(brief, times)
-            elif Path(each).exists():
+            elif looks.exists(each):
                 why = why or f"{each} has no record"
         return Found(made, why, times=tuple(times))
 
@@ -181,7 +181,7 @@ class Judge:
 
     def _read_brief(self, path: Path) -> Brief | None:
         """The record of an output, read only if the file is not the one that is remembered."""
-        if not (holds_record(str(path)) or path.is_dir()) or not path.exists():
+        if not (holds_record(str(path)) or looks.is_folder(path)) or not looks.exists(path):
             return None
 
         def read() -> Any:
@@ -195,7 +195,7 @@ class Judge:
         """A file or folder that a record names; None if it is missing."""
         inner = name.startswith("{results}/")
         path = self._results / name.removeprefix("{results}/") if inner else Path(name)
-        if not path.exists():
+        if not looks.exists(path):
             return None
         ours = path in self._outputs
         seconds = 0 if ours else _time(path)
@@ -226,7 +226,11 @@ def judge(opened: Opened[Any, Any], memory: Memory) -> list[list[Found]]:
     stale: set[str] = set()
     times: dict[str, tuple[float, ...]] = {}
     levels = []
+    paths = [path for made in chain.from_iterable(outputs) for path in made.paths]
+    looks.look_at(paths, listed=True)
     with ThreadPoolExecutor(THREADS) as pool:
+        # Those of folders are in them.
+        list(pool.map(_time, map(Path, filter(looks.is_folder, paths))))
         for level in outputs:
             found = list(pool.map(looking.look, level))
             for one in found:
@@ -268,7 +272,7 @@ def settle(levels: Iterable[Sequence[Found]], mark: Path) -> list[Path]:
         made = found.made
         if not found.known:
             continue
-        outputs = [path for path in made.paths if Path(path).exists()]
+        outputs = [path for path in made.paths if looks.exists(path)]
         latest = max([*found.times, *map(time_of, made.after)], default=0)
         if found.why:
             wrong, seconds = [made.path] if time_of(made.path) > STALE else [], STALE
@@ -288,19 +292,19 @@ def settle(levels: Iterable[Sequence[Found]], mark: Path) -> list[Path]:
 
 def _set(path: Path, seconds: float) -> None:
     """Set the time of a file, or of a folder as Snakemake takes it."""
-    if path.is_dir():
+    if looks.is_folder(path):
         path /= SNAKEMAKE
         path.touch()
+    looks.forget(path)
     os.utime(path, (seconds, seconds))
 
 
 def _time(path: Path) -> float:
     """Time of a file, or of a folder as Snakemake takes it. s."""
-    with suppress(OSError):
-        return (path / SNAKEMAKE).stat().st_mtime
-    with suppress(OSError):
-        return max(path.stat().st_mtime, path.lstat().st_mtime)
-    return 0
+    if looks.is_folder(path) and (own := looks.facts(path / SNAKEMAKE)) is not None:
+        return own.st_mtime
+    found = looks.look(path)
+    return 0 if found is None else max(each.st_mtime for each in found)
 
 
 def _difference(first: Any, second: Any, name: str = "") -> str:

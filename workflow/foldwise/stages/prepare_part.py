@@ -40,6 +40,8 @@ def prepare_part(
             # The job's own Snakemake holds the lock, and other parts write at the same time.
             *("--nolock", "--rerun-incomplete", "--keep-going", "--show-failed-logs"),
             *("--quiet", "progress", "--cores", str(cores)),
+            # Each time that a job ends, Snakemake looks at all inputs of the jobs that could start.
+            *("--scheduler-subsample", str(max(8, 2 * cores))),
             *(("--resources", f"mem_mb={mem_mib}") if mem_mib else ()),
         ]
         done = subprocess.run(command)

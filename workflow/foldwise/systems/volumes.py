@@ -21,8 +21,6 @@ from foldwise.store import Memory
 from foldwise.systems.base import NOTHING, REMARKS, Footprint, System
 from foldwise.systems.new import NewCases
 from foldwise.volumes import space
-from foldwise.volumes.check import LABEL_THREADS, check_volumes, no_seg
-from foldwise.volumes.labels import absent_classes
 from foldwise.volumes.new_scans import read_new_scans, refuse_channels
 from foldwise.volumes.remarks import LUNG_FACTS, remarks_in
 from foldwise.volumes.settings import Cache, Data, Prepare, VolumeExperiment
@@ -61,6 +59,9 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
         self, settings: AnyVolumeSettings, sheet: Sheet[Case], *, deep: bool, memory: Memory
     ) -> Checked:
         """Check headers, grids and patients; `deep` also reads the labels' voxels."""
+        # Not imported by the Snakemake of a job, which reads no scan.
+        from foldwise.volumes.check import check_volumes
+
         checked = check_volumes(
             sheet,
             settings.data,
@@ -92,6 +93,8 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
             entries = self.new_cases(source).entries
         except CaseError:
             return []  # every call refuses these later
+        from foldwise.volumes.check import no_seg
+
         return no_seg({entry.case: Path(entry.files["images"][0]) for entry in entries}, memory)
 
     def preparation(self, settings: AnyVolumeSettings, sheet: Sheet[Case]) -> VolumePreparation:
@@ -111,6 +114,8 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
         Raises:
             CaseError: no label of the training cases has a voxel of a class.
         """
+        from foldwise.volumes.labels import absent_classes
+
         cases = [case for case in read_sheet(data).cases if case.trains == training]
         facts = {case.name: read_json(prepared / case.name / "crop.json") for case in cases}
         channels = next(iter(facts.values()))["channels"] if facts else 1
@@ -262,6 +267,8 @@ class VolumeFootprint(Footprint[AnyVolumeSettings], Generic[AnyVolumeSettings], 
 
     def check_mib(self, sizes: Sequence[Size]) -> float:
         """Peak memory of the labels that the check reads at once."""
+        from foldwise.volumes.check import LABEL_THREADS
+
         voxels = sorted((size.voxels for size in sizes if size.labelled), reverse=True)
         return ceil(CHECK_BYTES * sum(voxels[:LABEL_THREADS]) / 2**20)
 

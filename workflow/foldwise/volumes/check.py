@@ -17,8 +17,8 @@ from foldwise.store import Memory
 from foldwise.twins import check_twins
 from foldwise.volumes import segments
 from foldwise.volumes.grids import is_sheared, spacing_of, straight_grid
-from foldwise.volumes.headers import THREADS, known_headers
-from foldwise.volumes.labels import absent_classes, check_label, label_header, read_labels
+from foldwise.volumes.headers import known_headers
+from foldwise.volumes.labels import absent_classes, check_label, read_labels
 from foldwise.volumes.segments import Segmentation
 from foldwise.volumes.settings import Cache, Data
 from foldwise.volumes.sheet import Case
@@ -118,22 +118,13 @@ def _size(case: Case, headers: dict[Path, Header]) -> Size:
 
 def _headers(present: dict[Path, Case], memory: Memory, found: Findings) -> dict[Path, Header]:
     """Headers of the files that are volumes; others are problems."""
-
-    def read(path: Path) -> Header | CaseError:
-        try:
-            return label_header(path)
-        except CaseError as error:
-            return error
-
-    may_have_segments = [
+    may_have_segments = {
         path
         for path, case in present.items()
         if path == case.label and path.name.lower().endswith(segments.SUFFIXES)
-    ]
-    with ThreadPoolExecutor(THREADS) as pool:
-        labels = dict(zip(may_have_segments, pool.map(read, may_have_segments), strict=True))
+    }
     headers = {}
-    for path, header in (labels | known_headers([p for p in present if p not in labels], memory)).items():
+    for path, header in known_headers(present, memory, may_have_segments).items():
         case = present[path]
         if isinstance(header, CaseError):
             found.add(case, str(header))

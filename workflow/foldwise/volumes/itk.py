@@ -80,8 +80,9 @@ def read_voxels(path: Path) -> np.ndarray:
 
 
 def _format(path: Path) -> str:
-    """ITK's name of a format that it does not recognise by a suffix in upper case; else empty."""
-    return "MetaImageIO" if path.suffix.lower() in META else ""
+    """ITK's name of a file's format, so that it does not try each; empty for other formats."""
+    suffix = path.suffix.lower()
+    return "MetaImageIO" if suffix in META else "NrrdImageIO" if suffix in NRRD else ""
 
 
 def _fields(path: Path) -> tuple[dict[str, str], int]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from foldwise import looks
 from foldwise.files import CaseError, source_files
 from foldwise.volumes.settings import Data
 from foldwise.volumes.sheet import Case, read_sheet
@@ -69,15 +70,18 @@ def read_new_scans(source: Path, region_column: str | None = None) -> Scans:
         )
     named: dict[str, Path] = {}
     others = []
-    for path in sorted(source.iterdir()):
-        if path.name.startswith(".") or not (_holds_series(path) if path.is_dir() else suffix_of(path.name)):
+    there = sorted(source.iterdir())
+    looks.look_at(there)
+    for path in there:
+        folder = looks.is_folder(path)
+        if path.name.startswith(".") or not (_holds_series(path) if folder else suffix_of(path.name)):
             others.append(path)
             continue
-        name = path.name if path.is_dir() else stem_of(path.name)
+        name = path.name if folder else stem_of(path.name)
         if (other := named.setdefault(name, path)) is not path:
             raise CaseError(f"{source}: {other.name} and {path.name} are two scans with one name; rename one")
     # The voxels of .hdr, .mhd and .nhdr are in files of their own.
-    data = {file for path in named.values() if not path.is_dir() for file in source_files(path)}
+    data = {file for path in named.values() if not looks.is_folder(path) for file in source_files(path)}
     left_out = {path: _reason(path) for path in others if path not in data}
     found = _cases(named)
     if not found:

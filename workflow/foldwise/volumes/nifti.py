@@ -13,7 +13,6 @@ from nibabel.openers import ImageOpener
 
 from foldwise.files import CaseError
 from foldwise.volumes.grids import apart_mm, spacing_of
-from foldwise.volumes.suffixes import NIBABEL_SUFFIXES
 from foldwise.volumes.units import mm_per
 
 COMPRESSED = (".gz", ".mgz")
@@ -21,11 +20,6 @@ COMPRESSED = (".gz", ".mgz")
 BEST_RATIO = 1032
 # The two positions in a header, and its sizes, are rounded differently. Shares of a voxel edge.
 POSITION, SIZE = 0.1, 0.01
-
-
-def is_nifti(path: Path) -> bool:
-    """Whether a file has the name of a NIfTI, or of another format that nibabel reads."""
-    return path.name.lower().endswith(NIBABEL_SUFFIXES)
 
 
 def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray, np.dtype[Any], tuple[str, ...]]:

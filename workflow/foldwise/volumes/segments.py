@@ -9,17 +9,16 @@ import difflib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from foldwise.files import CaseError
-from foldwise.volumes import itk
 from foldwise.volumes.targets import IGNORE, Targets, label_type
-from foldwise.volumes.volume import Header, Volume, same_grid
+from foldwise.volumes.volume import Header, Volume, reader_of, same_grid
 
 SUFFIXES = (".nrrd", ".nhdr")
 # Names of a segment and a class that are more similar than this may be one name with a slip.
@@ -47,6 +46,12 @@ class Segmentation(Header):
     path: Path
     segments: tuple[Segment, ...]
 
+    @classmethod
+    def of(cls, header: Header, path: Path, segments: Iterable[Sequence[Any]]) -> Segmentation:
+        """A header with the values of its segments' attributes."""
+        found = tuple(Segment(*values) for values in segments)
+        return cls(header.shape, header.affine, header.dtype, header.remarks, path=path, segments=found)
+
 
 def read_segmentation(path: Path) -> Segmentation | None:
     """The header of a segmentation of 3D Slicer; None for any other file.
@@ -57,7 +62,7 @@ def read_segmentation(path: Path) -> Segmentation | None:
     if not path.name.lower().endswith(SUFFIXES) or not path.is_file():
         return None
     try:
-        reader, keys = itk.information(path)
+        reader, keys = reader_of(path).information(path)
     except RuntimeError:  # named as a volume that is not readable
         return None
     numbers = sorted(int(found[1]) for key in keys if (found := re.fullmatch(r"Segment(\d+)_ID", key)))
@@ -75,7 +80,7 @@ def read_segmentation(path: Path) -> Segmentation | None:
         names = ", ".join(s.name for s in segments if (s.layer, s.value) == place)
         raise CaseError(f"{path}: the segments {names} have the same value in the same layer")
     dtype = np.dtype(label_type(max(segment.value for segment in segments)))
-    shape, affine, _, remarks = itk.read_header(path)
+    shape, affine, _, remarks = reader_of(path).read_header(path)
     return Segmentation(shape[:3], affine, dtype, remarks, path=path, segments=segments)
 
 
@@ -198,7 +203,11 @@ class _Masks:
         first, last = (to_grid[:3] @ [*corner, 1] for corner in ((0, 0, 0), np.subtract(found.shape, 1)))
         self._start = np.minimum(first, last)
         try:
-            self._layers = sitk.GetArrayFromImage(sitk.ReadImage(os.fspath(found.path)))
+            import SimpleITK as sitk
+
+            self._layers = sitk.GetArrayFromImage(
+                sitk.ReadImage(os.fspath(found.path), imageIO="NrrdImageIO")
+            )
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise CaseError(f"{found.path}: its voxels cannot be read ({reason})") from error

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 # Read by nibabel. A pair of .hdr and .img is one volume, named by its .hdr.
 NIBABEL_SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img", ".mgz", ".mgh")
 # Read by SimpleITK.
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 VOLUME_SUFFIXES = tuple(suffix for suffix in (*NIBABEL_SUFFIXES, *ITK_SUFFIXES) if suffix != ".img")
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file has the name of a NIfTI, or of another format that nibabel reads."""
+    return path.name.lower().endswith(NIBABEL_SUFFIXES)
 
 
 def suffix_of(name: str) -> str:

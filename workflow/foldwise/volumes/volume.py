@@ -1,29 +1,33 @@
-"""A volume in memory, read from and written to files with unchanged geometry."""
+"""A volume in memory, read from and written to files with unchanged geometry.
+
+Libraries that read files are imported only where one is read: thousands of calls on a network file system,
+which a call that remembers all headers, and the Snakemake of every job, need not wait for.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import nibabel as nib
 import numpy as np
-from nibabel.orientations import (
-    apply_orientation,
-    axcodes2ornt,
-    inv_ornt_aff,
-    io_orientation,
-    ornt_transform,
-)
 
+from foldwise import looks
 from foldwise.files import CaseError, atomic_path
-from foldwise.volumes import itk, nifti, plausible
-from foldwise.volumes.dicom_series import Series, open_series, read_voxels
+from foldwise.volumes import plausible
 from foldwise.volumes.grids import LPS_TO_RAS, apart_mm, corners, spacing_of
+from foldwise.volumes.suffixes import is_nifti
+
+if TYPE_CHECKING:
+    from foldwise.volumes.dicom_series import Series
 
 # Largest displacement at a corner by the shear that a qform leaves out. mm.
 QFORM_MM = 1e-2
+
+_importing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,14 @@ class Volume:
 
     def oriented(self, codes: str = "RAS") -> Volume:
         """The same volume with its axes permuted and flipped to `codes`; no voxel value changes."""
+        from nibabel.orientations import (
+            apply_orientation,
+            axcodes2ornt,
+            inv_ornt_aff,
+            io_orientation,
+            ornt_transform,
+        )
+
         here = io_orientation(self.affine)
         turn = ornt_transform(here, axcodes2ornt(tuple(codes)))
         data = apply_orientation(self.data, turn)
@@ -87,7 +99,7 @@ class Volume:
 
 def is_dicom_folder(path: Path) -> bool:
     """Whether `path` is a folder; volumes that are folders hold one DICOM series."""
-    return path.is_dir()
+    return looks.is_folder(path)
 
 
 def series_header(series: Series) -> Header:
@@ -113,9 +125,9 @@ def _open(path: Path) -> tuple[Header, Series | None]:
     series = None
     try:
         if is_dicom_folder(path):
-            header = series_header(series := open_series(path))
+            header = series_header(series := reader_of(path).open_series(path))
         else:
-            header = Header(*(nifti if nifti.is_nifti(path) else itk).read_header(path))
+            header = Header(*reader_of(path).read_header(path))
     except CaseError as error:
         raise _named(error, path) from None
     except Exception as error:  # readers raise a dozen unrelated types for a broken file
@@ -176,14 +188,20 @@ def read_channels(path: Path, say: Callable[[str], None] = lambda remark: None) 
     return [Volume(channel, header.affine) for channel in channels]
 
 
+def reader_of(path: Path) -> Any:
+    """The module that reads a file or folder."""
+    name = "dicom_series" if is_dicom_folder(path) else "nifti" if is_nifti(path) else "itk"
+    # Not by several threads at once, which could see half of a library.
+    with _importing:
+        return import_module(f"foldwise.volumes.{name}")
+
+
 def _voxels(path: Path, header: Header, series: Series | None) -> np.ndarray:
     try:
-        if nifti.is_nifti(path):
-            data = nifti.read_voxels(path, header.dtype)
-        elif series is not None:
-            data = read_voxels(series)
+        if is_nifti(path):
+            data = reader_of(path).read_voxels(path, header.dtype)
         else:
-            data = itk.read_voxels(path)
+            data = reader_of(path).read_voxels(path if series is None else series)
     except CaseError as error:
         raise _named(error, path) from None
     except Exception as error:
@@ -198,6 +216,8 @@ def write_volume(volume: Volume, path: Path) -> None:
 
     It is in the sform and, unless it is sheared, in the qform, which cannot hold a shear.
     """
+    import nibabel as nib
+
     image = nib.Nifti1Image(volume.data, volume.affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(volume.affine, code=1)

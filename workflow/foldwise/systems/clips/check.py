@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
+from foldwise import looks
 from foldwise.check import Findings
 from foldwise.files import CaseError, read_json
 from foldwise.sheet import Sheet
+from foldwise.store import Memory
 from foldwise.systems.clips.settings import FROZEN, Model, Settings
 from foldwise.systems.clips.sheet import ClipCase, box_from, class_names
 from foldwise.video.decode import VideoInfo
 
 
-def check_prompt(case: ClipCase, info: VideoInfo) -> list[tuple[str, bool]]:
+def check_prompt(case: ClipCase, info: VideoInfo, memory: Memory) -> list[tuple[str, bool]]:
     """Problems of a clip's length, box and mask, each with whether it is only a warning."""
     size = f"{info.width}×{info.height}"
     problems = []
@@ -24,16 +27,20 @@ def check_prompt(case: ClipCase, info: VideoInfo) -> list[tuple[str, bool]]:
         box = box_from(case.box)
         if box is not None and (box[2] > info.width or box[3] > info.height):
             problems.append(f"box {case.box!r} extends beyond the video, which is {size}")
-        if case.mask is not None and case.mask.is_file():
-            with Image.open(case.mask) as image:
-                if image.size != (info.width, info.height):
-                    found = f"{image.size[0]}×{image.size[1]}"
-                    problems.append(f"{case.mask}: the mask is {found}, the video {size}")
+        if case.mask is not None and looks.exists(case.mask) and not looks.is_folder(case.mask):
+            width, height = memory.of_source(case.mask, partial(_size, case.mask), "size")
+            if (width, height) != (info.width, info.height):
+                problems.append(f"{case.mask}: the mask is {width}×{height}, the video {size}")
     except CaseError as error:
         problems.append(str(error))
     except OSError as error:
         problems.append(f"{case.mask}: not readable as an image ({error})")
     return [(text, False) for text in problems]
+
+
+def _size(image: Path) -> tuple[int, int]:
+    with Image.open(image) as opened:
+        return opened.size
 
 
 def check_classes(sheet: Sheet[ClipCase], settings: Settings, found: Findings) -> None:

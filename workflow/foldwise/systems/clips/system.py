@@ -63,7 +63,7 @@ class Clips(VideoSystem[Settings, ClipCase]):
     def look(self, settings: Settings, case: ClipCase, deep: bool, memory: Memory) -> Looked:
         """The video's header, the clip's box or mask, and its class."""
         info = probed(case.video, memory)
-        return info, check_prompt(case, info), [case.label]
+        return info, check_prompt(case, info, memory), [case.label]
 
     def check_all(
         self,

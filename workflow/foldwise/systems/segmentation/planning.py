@@ -18,7 +18,6 @@ from foldwise.files import CaseError, read_json
 from foldwise.plan import merged, read_plan
 from foldwise.settings import dump, validate
 from foldwise.systems.segmentation.settings import Model, Plan, Settings
-from foldwise.volumes.geometry import Lineage
 from foldwise.volumes.grids import spacing_of
 from foldwise.volumes.targets import Targets
 
@@ -75,6 +74,9 @@ def read_fingerprint(crops: Sequence[Path], ct: bool | None) -> Fingerprint:
         CaseError: no case has a labelled voxel.
     """
     facts = [read_json(folder / "crop.json") for folder in crops]
+    # Not imported by a call that only completes the settings.
+    from foldwise.volumes.geometry import Lineage
+
     natives = [Lineage.of_crop(one) for one in facts]
     shapes = np.array([native.shape for native in natives])
     spacings = np.array([spacing_of(native.cached_affine) for native in natives])

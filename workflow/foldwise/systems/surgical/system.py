@@ -12,7 +12,7 @@ import numpy as np
 from foldwise import forecast
 from foldwise.check import Checked, Findings
 from foldwise.experiment.preparation import CaseStage, Inputs, Preparation
-from foldwise.files import short_hash
+from foldwise.files import code_hash, short_hash
 from foldwise.forecast import TORCH_MIB, WORKER_MIB, WORKERS, Step
 from foldwise.index import Entry
 from foldwise.section import values_for
@@ -65,7 +65,15 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         info = probed(case.video, memory, rate=settings.data.images_fps)
         if deep:
             sample_frames(case.video, 4, rate=settings.data.images_fps)
-        return info, *check_annotation(case, settings.data, info)
+        data = settings.data.model_dump(mode="json")
+        problems, present = memory.of_sources(
+            case.files,
+            lambda: check_annotation(case, settings.data, info),
+            "annotation",
+            data,
+            code_hash("foldwise"),
+        )
+        return info, [(text, warning) for text, warning in problems], present
 
     def check_all(
         self,

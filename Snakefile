@@ -38,6 +38,7 @@ include: "workflow/rules/choose.smk"
 include: "workflow/rules/metrics.smk"
 include: "workflow/rules/export.smk"
 include: "workflow/rules/predict.smk"
+include: "workflow/rules/publish.smk"
 include: "workflow/rules/report.smk"
 
 

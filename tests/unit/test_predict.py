@@ -26,6 +26,7 @@ from foldwise.hdf5 import identity_of
 from foldwise.index import Entry
 from foldwise.settings import validate
 from foldwise.stages import predict as stage
+from foldwise.stages import publish
 from foldwise.store import Store
 from foldwise.systems import system_of
 from foldwise.systems.base import REMARKS, Results, Rows
@@ -64,18 +65,35 @@ def predicted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def predict(tmp_path: Path, model: Path) -> Predict:
-    def call(source: Path, folder: Path, part: int = 0, parts: int = 1, **export: Any) -> dict[str, Any]:
-        stage.predict(
-            system=system_of("segmentation"),
+    def call(
+        source: Path, folder: Path, part: int = 0, parts: int = 1, known: bool = False, **export: Any
+    ) -> dict[str, Any]:
+        """Predict, unless that is done, and publish."""
+        system, name = system_of("segmentation"), f"part{part}of{parts}"
+        made = tmp_path / f"{folder.name}-made"
+        if not known:
+            stage.predict(
+                system=system,
+                models=[model],
+                source=source,
+                part=part,
+                parts=parts,
+                state=Store(tmp_path / "state"),
+                published=folder,
+                predictions=Output(made / name),
+                index=Output(made / f"{name}.pkl"),
+                facts=Output(made / f"{name}.json"),
+            )
+        publish.publish(
+            system=system,
             settings=Export(**{"probabilities": True, **export}),
-            models=[model],
             source=source,
+            predictions=made / name,
+            index=made / f"{name}.pkl",
+            predicted=made / f"{name}.json",
             choice=model.parent / "choice.json",
-            part=part,
-            parts=parts,
-            state=Store(tmp_path / "state"),
             folder=Output(folder),
-            facts=Output(folder / f"part{part}of{parts}.json"),
+            facts=Output(folder / f"{name}.json"),
         )
         return volumes(folder)
 
@@ -151,7 +169,8 @@ def test_no_patient_gets_another_one_s_mask(
     before = volumes(tmp_path / "out")
     assert before.keys() == expected.keys()
     assert all((before[name] != mask).any() for name, mask in expected.items())
-    assert len(list((tmp_path / "state").glob("*.h5"))) == 1
+    # Only if a case could not be predicted, the others are kept for the next call.
+    assert len(list((tmp_path / "state").glob("*.h5"))) == (failed == "another scan")
     two = one if ward == "the same" else tmp_path / "two" / "new"
     out = tmp_path / "out" if ward == "the same" else tmp_path / "out2"
     found = predict(wards.admit(second, two), out, dicom_seg=True)
@@ -169,7 +188,7 @@ def test_a_good_prediction_outlives_a_failed_export(
         predict(ward, out, dicom_seg=True)
     assert predicted == ["scan"]
     before = volumes(out)
-    after = predict(ward, out)
+    after = predict(ward, out, known=True)
     assert predicted == ["scan"]
     assert after.keys() == before.keys()
     assert all(np.array_equal(after[name], data) for name, data in before.items())
@@ -238,7 +257,7 @@ def test_a_scan_that_is_replaced_meanwhile(
         return work(*given, **named)
 
     (new / "s.nii").write_bytes(a)
-    with monkeypatch.context() as patch, pytest.raises(CaseError, match="case s: its files changed while"):
+    with monkeypatch.context() as patch, pytest.raises(CaseError, match="case s: its files changed"):
         patch.setattr(kind, method, late)
         predict(new, out)
     assert volumes(out) == {}

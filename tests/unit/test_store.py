@@ -16,7 +16,7 @@ import pytest
 
 import foldwise
 from foldwise.command import request
-from foldwise.files import CaseError, file_hash, write_json
+from foldwise.files import CaseError, file_hash
 from foldwise.index import Index
 from foldwise.settings import as_json
 from foldwise.stages import ensemble, predict, score, test
@@ -253,10 +253,9 @@ def test_nothing_is_written_past_the_store(
     index = write_cached_set(tmp_path / "set")
     read = Index.read(index)
     model = write_untrained(tmp_path / "model.pt", read.task)
-    scan, choice = tmp_path / "new" / "s.nii.gz", tmp_path / "choice.json"
+    scan = tmp_path / "new" / "s.nii.gz"
     data = np.random.default_rng(0).integers(-900, 900, (20, 18, 16)).astype(np.int16)
     write_volume(Volume(data, np.eye(4)), scan)
-    write_json(choice, {"chosen": {"postprocess": []}})
     (tmp_path / "cases.csv").write_text("case,group,image,label,split\ns,s,new/s.nii.gz,,\n")
     crop = tmp_path / "crops" / "s"
     crop.mkdir(parents=True)
@@ -266,7 +265,7 @@ def test_nothing_is_written_past_the_store(
     def call(stage: Any, **given: Any) -> None:
         name = stage.__name__
         state, out = tmp_path / "state" / name, tmp_path / "out" / name
-        places = {key: out / key for key in ("predictions", "index", "scores", "folder", "facts")}
+        places = {key: out / key for key in ("predictions", "index", "scores", "published", "facts")}
         words = {**{key: path for key, path in places.items() if key in stage.names}, **given}
         monkeypatch.setattr(sys, "argv", [name, *request(state=state, **words)])
         before = watch.seen
@@ -285,7 +284,7 @@ def test_nothing_is_written_past_the_store(
         prepared=crop.parent,
         caches=tmp_path / "caches",
     )
-    call(predict.predict, models=[model], source=scan.parent, choice=choice)
+    call(predict.predict, models=[model], source=scan.parent)
     assert watch.foreign == []
     # The watch sees a write by another hand.
     (tmp_path / "state").mkdir(exist_ok=True)
@@ -294,9 +293,8 @@ def test_nothing_is_written_past_the_store(
 
 
 def test_a_state_is_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = request(
-        state=tmp_path / "a", folder=tmp_path / "a", facts="f", models=["m"], source="s", choice="c"
-    )
+    places = {"state": tmp_path / "a", "predictions": tmp_path / "a"}
+    words = request(**places, facts="f", index="i", models=["m"], source="s", published="p")
     monkeypatch.setattr(sys, "argv", ["predict", *words])
-    with pytest.raises(CaseError, match=r"--state and --folder are both .*a; nothing was read"):
+    with pytest.raises(CaseError, match=r"--state and --predictions are both .*a; nothing was read"):
         predict.predict.main()

@@ -105,7 +105,8 @@ class TestScans:
         snakemake(scans, experiment, "predict")
         assert planned(scans, experiment, "predict") == {}
         overwritten(new / "p.nii.gz", (scans / "b.nii.gz").read_bytes())
-        assert planned(scans, experiment, "predict") == {"predict": 1, "predict_part": 1}
+        jobs = {"predict": 1, "predict_part": 1, "publish": 1}
+        assert planned(scans, experiment, "predict") == jobs
         snakemake(scans, experiment, "predict")
         (scans / "other").mkdir()
         (scans / "other" / "p.nii.gz").symlink_to(scans / "b.nii.gz")

@@ -15,10 +15,12 @@ import torch
 import yaml
 
 from experiments import EXPERIMENT, TINY, add_case, planned, snakemake
+from foldwise.command import request
 from foldwise.experiment.open import open_experiment
 from foldwise.files import CaseError
 from foldwise.record import record_in
 from foldwise.stages import predict as predict_stage
+from foldwise.stages import publish as publish_stage
 from foldwise.status import Job, report
 from foldwise.volumes.cache import open_case
 from foldwise.volumes.volume import Volume, read_volume, write_volume
@@ -151,7 +153,7 @@ class TestRun:
         text = snakemake(run, EXPERIMENT, "predict", check=False)
         assert "predict: no cases given" in text
         experiment = changed(predict={"source": "new", "parts": 2})
-        assert planned(run, experiment, "predict") == {"predict": 1, "predict_part": 2}
+        assert planned(run, experiment, "predict") == {"predict": 1, "predict_part": 2, "publish": 2}
         snakemake(run, experiment, "predict")
         unet = run / "results" / "tiny" / "unet"
         for case in ("c6", "c7"):
@@ -162,12 +164,19 @@ class TestRun:
                 assert (found.data == expected.data).all()
         assert not list((run / "results" / "tiny" / "state" / "unet").glob("predicted-*/*"))
         assert planned(run, experiment, "predict") == {}
+        # Other files, scores or steps predict nothing again.
+        fewer = {**experiment, "export": {"probabilities": False}}
+        assert planned(run, fewer, "predict") == {"predict": 1, "publish": 2}
+        for change in ({"tolerance_mm": 3}, {"postprocess": "fill_holes"}):
+            scored = {**experiment, "evaluate": {**EXPERIMENT["evaluate"], **change}}
+            jobs = {"predict": 1, "publish": 2, "choose": 1, "score": 2}
+            assert planned(run, scored, "predict") == jobs
         # Another scan in its place, with an older time; the folder's time does not show it.
         scan = run / "c7.nii.gz"
         before, moment = scan.read_bytes(), scan.stat()
         scan.write_bytes((run / "c6.nii.gz").read_bytes())
         os.utime(scan, (0, 0))
-        assert planned(run, experiment, "predict") == {"predict": 1, "predict_part": 1}
+        assert planned(run, experiment, "predict") == {"predict": 1, "predict_part": 1, "publish": 1}
         scan.write_bytes(before)
         os.utime(scan, ns=(moment.st_atime_ns, moment.st_mtime_ns))
         (run / "mine.csv").write_text("case,image\nmine,c7.nii.gz\n")
@@ -181,12 +190,20 @@ class TestRun:
         (run / "mixed" / "bad.nii.gz").write_bytes(b"no volume")
         write_volume(Volume(np.zeros((8, 8, 8), np.int16), np.eye(4)), run / "mixed" / "flat.nii.gz")
         text = snakemake(run, changed(predict="mixed"), "predict", check=False)
-        assert "predict_part" in text
-        log = (run / "results" / "tiny" / "logs" / "predict" / "unet_0of1.log").read_text(encoding="utf-8")
+        assert "publish" in text
+        log = (run / "results" / "tiny" / "logs" / "publish" / "unet_0of1.log").read_text(encoding="utf-8")
         assert re.search(r"2 of 3 cases could not be predicted", log)
         assert re.search(r"case bad: .*bad\.nii\.gz: not readable as a volume", log)
         assert re.search(r"case flat: .*flat\.nii\.gz: every voxel is 0", log)
         assert (predicted(run, "mixed") / "good.nii.gz").exists()
+        # The next call tries these again, and only these.
+        jobs = {"predict": 1, "predict_part": 1, "publish": 1}
+        assert planned(run, changed(predict="mixed"), "predict") == jobs
+        (run / "mixed" / "bad.nii.gz").unlink()
+        (run / "mixed" / "flat.nii.gz").unlink()
+        snakemake(run, changed(predict="mixed"), "predict")
+        log = (run / "results" / "tiny" / "logs" / "predict" / "unet_0of1.log").read_text(encoding="utf-8")
+        assert "1 cases, 0 of them to do" in log
 
     def test_no_patient_gets_another_one_s_mask(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """New scans under the names of earlier ones, with and without a failure before."""
@@ -194,12 +211,16 @@ class TestRun:
         folder = run / "masks"
 
         def predict(source: Path, *more: str) -> None:
-            models = [str(unet / f"fold{fold}" / "model.pt") for fold in range(2)]
-            places = {"source": source, "choice": unet / "choice.json", "state": run / "kept"}
-            places |= {"folder": folder, "facts": run / "facts.json"}
-            flags = [text for name, path in places.items() for text in (f"--{name}", str(path))]
-            monkeypatch.setattr(sys, "argv", ["predict", "--models", *models, *flags, *more])
+            models = [unet / f"fold{fold}" / "model.pt" for fold in range(2)]
+            made = {"predictions": run / "made", "index": run / "made.pkl"}
+            given = {"models": models, "state": run / "kept", "published": folder, "facts": run / "made.json"}
+            words = request(source=source, **made, **given)
+            monkeypatch.setattr(sys, "argv", ["predict", *words, *more])
             predict_stage.predict.main()
+            given = {"predicted": run / "made.json", "choice": unet / "choice.json", "folder": folder}
+            words = request(source=source, **made, **given, facts=run / "facts.json")
+            monkeypatch.setattr(sys, "argv", ["publish", *words])
+            publish_stage.publish.main()
 
         def assert_mask(name: str, case: str) -> None:
             expected = read_volume(unet / "ensemble" / "export" / f"{case}.nii.gz")

@@ -115,7 +115,7 @@ class Index:
 
         Paths of caches are stored relative to the pickle, so that the results can be moved as a whole.
         """
-        near = [replace(e, cache=os.path.relpath(e.cache, pickle.parent)) for e in self.entries]
+        near = [replace(e, cache=_near(e.cache, pickle.parent)) for e in self.entries]
         values = {"entries": [asdict(e) for e in near], "folds": [asdict(f) for f in self.folds]}
         write_pickle(pickle, {"version": VERSION, "task": self.task, **_plain(values)})
         if splits is not None:
@@ -324,9 +324,14 @@ def _cases(patients: Sequence[Patient]) -> tuple[str, ...]:
     return tuple(sorted(case for patient in patients for case in patient.cases))
 
 
+def _near(cache: str, folder: Path) -> str:
+    """The path of a cache relative to a folder; a new case has none."""
+    return os.path.relpath(cache, folder) if cache else ""
+
+
 def _entry(values: dict[str, Any], folder: Path) -> Entry:
     files = {kind: tuple(paths) for kind, paths in values["files"].items()}
-    cache = os.path.normpath(folder / values["cache"])
+    cache = os.path.normpath(folder / values["cache"]) if values["cache"] else ""
     return Entry(**{**values, "files": files, "cache": cache, "classes": tuple(values["classes"])})
 
 

@@ -15,7 +15,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from foldwise.files import CaseError, atomic_path, file_hash, read_json, short_hash, write_json
+from foldwise.files import (
+    CaseError,
+    atomic_path,
+    file_hash,
+    read_json,
+    short_hash,
+    source_files,
+    stamp_of,
+    write_json,
+)
+from foldwise.index import Entry
 
 RECORDS = ".foldwise"
 
@@ -130,6 +140,17 @@ class Published:
                 name = path.relative_to(self.folder / RECORDS).as_posix().removesuffix(".json")
                 found[name] = read_json(path)
         return found
+
+
+def files_of(entry: Entry) -> list[Path]:
+    """All files of a new case."""
+    paths = [Path(path) for _, each in sorted(entry.files.items()) for path in each]
+    return [file for path in paths for file in source_files(path)]
+
+
+def stamps_of(entry: Entry) -> list[str]:
+    """Their stamps (files.stamp_of)."""
+    return [stamp_of(file) for file in files_of(entry)]
 
 
 def _files(folder: Path) -> list[Path]:

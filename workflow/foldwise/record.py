@@ -29,6 +29,8 @@ COMMENT = f"# {KEY}: "
 IN_FOLDER = ".made_of.json"
 # Outputs without a record that nobody corrects by hand, unlike images.
 UNEDITED = (".csv", ".pt")
+# Stamp and content of a file that could not be used.
+UNREAD = ""
 # Reading waits for the disk, above all on network file systems.
 THREADS = 8
 # Libraries whose minor releases may change numbers, by the name of their module.
@@ -137,6 +139,11 @@ class Recorder:
         self._stage, self._depends, self._results, self.outputs = stage, depends, results, {*outputs}
         self._stamps: dict[Path, str] = {}
         self._contents: dict[Path, str] = {}
+        self._unread: set[Path] = set()
+
+    def could_not_read(self, *paths: Path) -> None:
+        """Note files or folders that could not be used: what is made without them is stale."""
+        self._unread.update(paths)
 
     def read(self, *paths: Path) -> None:
         """Note files or folders that are about to be read."""
@@ -158,6 +165,7 @@ class Recorder:
             if self._stamp(path) != self._stamps[path]:
                 raise CaseError(f"{path}: changed while it was read; nothing was written; run again")
         read = {self._name(path): [stamp, self._contents[path]] for path, stamp in self._stamps.items()}
+        read |= {self._name(path): [UNREAD, UNREAD] for path in self._unread}
         tables = [path for path in sorted(self.outputs) if path.suffix in UNEDITED and path.exists()]
         wrote = {self._name(path): [stamp_of(path), content_of_source(path)] for path in tables}
         return Record(self._stage, self._depends, read, wrote, minor_versions(sys.modules))
@@ -206,6 +214,12 @@ def used(*paths: Path | str) -> None:
     """Note files that a stage reads, apart from its arguments, e.g. the caches that an index names."""
     if _current is not None:
         _current.read(*map(Path, paths))
+
+
+def unread(*paths: Path | str) -> None:
+    """Note files that could not be used, so that the next call tries again."""
+    if _current is not None:
+        _current.could_not_read(*map(Path, paths))
 
 
 def makes(path: Path) -> None:

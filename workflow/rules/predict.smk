@@ -3,10 +3,11 @@ rule predict_part:
         models=expand(
             rules.train.output.model, fold=EXPERIMENT.folds, allow_missing=True
         ),
-        choice=rules.choose.output,
         stale=PATHS.stale,
     output:
-        f"{PATHS.predicted}/part{{part}}of{{parts}}.json",
+        predictions=directory(f"{PATHS.new}/part{{part}}of{{parts}}"),
+        index=f"{PATHS.new}/part{{part}}of{{parts}}.pkl",
+        facts=f"{PATHS.new}/part{{part}}of{{parts}}.json",
     log:
         f"{PATHS.experiment}/logs/predict/{{model}}_{{part}}of{{parts}}.log",
     benchmark:
@@ -24,25 +25,18 @@ rule predict_part:
         device=1,
     params:
         # The source is no input: Snakemake would take the time of its folder for that of the files in it.
-        depends=lambda wildcards: DEPENDS.of(
-            wildcards, "export", new=EXPERIMENT.new_cases
-        ),
+        depends=lambda wildcards: DEPENDS.of(wildcards, new=EXPERIMENT.new_cases),
         request=lambda wildcards, input, output: request(
             system=SETTINGS.system,
-            settings=as_json(SETTINGS.export),
             models=list(input.models),
             source=SETTINGS.predict.source,
-            choice=input.choice,
             part=wildcards.part,
             parts=wildcards.parts,
             state=PATHS.work(Path(PATHS.predicted).name, wildcards.model),
-            folder=Path(output[0]).parent,
-            facts=output[0],
+            published=PATHS.predicted.format(model=wildcards.model),
+            predictions=output.predictions,
+            index=output.index,
+            facts=output.facts,
         ),
     shell:
         "python -m foldwise.stages.predict {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"
-
-
-rule predict:
-    input:
-        lambda wildcards: EXPERIMENT.prediction_parts(rules.predict_part.output[0]),

@@ -169,7 +169,9 @@ class _Results:
         yield [*map(self._export, opened.places)]
         if opened.settings.predict is not None:
             parts = opened.settings.predict.parts
-            yield [self._new(str(part), str(parts), chosen) for part in range(parts)]
+            named = [(str(part), str(parts)) for part in range(parts)]
+            yield [self._new(*one) for one in named]
+            yield [self._published(*one, chosen) for one in named]
 
     def _in(self, *names: str) -> str:
         return "/".join((self._paths.experiment, self._model, *names))
@@ -207,11 +209,20 @@ class _Results:
         also = (f"{self._paths.experiment}/benchmarks/export/{self._model}_{place}.tsv",)
         return Made("export", self._in(place, "export"), given, [self._paths.scored(*of), *after], also)
 
-    def _new(self, part: str, parts: str, chosen: str) -> Made:
-        path = f"{self._paths.predicted}/part{part}of{parts}.json".format(model=self._model)
-        given = self._depends.of([self._model, part, parts], "export", new=self._opened.new_cases)
+    def _new(self, part: str, parts: str) -> Made:
+        path = f"{self._paths.new}/part{part}of{parts}".format(model=self._model)
+        given = self._depends.of([self._model, part, parts], new=self._opened.new_cases)
         took = f"{self._paths.experiment}/benchmarks/predict_part/{self._model}_{part}of{parts}.tsv"
-        return Made("predict_part", path, given, [*self.of_folds("model.pt"), chosen], (took,))
+        also = (path, f"{path}.pkl", took)
+        return Made("predict_part", f"{path}.json", given, self.of_folds("model.pt"), also)
+
+    def _published(self, part: str, parts: str, chosen: str) -> Made:
+        name = f"part{part}of{parts}"
+        predicted = f"{self._paths.new}/{name}".format(model=self._model)
+        path = f"{self._paths.predicted}/{name}.json".format(model=self._model)
+        given = self._depends.of([self._model, part, parts], "export")
+        after = [predicted, f"{predicted}.pkl", f"{predicted}.json", chosen]
+        return Made("publish", path, given, after)
 
 
 def _folds(opened: Opened[Any, Any], depends: Depends) -> Iterator[list[Made]]:

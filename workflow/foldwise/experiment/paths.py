@@ -119,3 +119,8 @@ class Paths:
     def predicted(self) -> str:
         """Folder of a model's predictions of new cases."""
         return f"{self.experiment}/{{model}}/predicted" + (f"-{self.predict}" if self.predict else "")
+
+    @property
+    def new(self) -> str:
+        """Folder of the same predictions as probabilities, which `publish` exports."""
+        return f"{self.experiment}/{{model}}/predictions" + (f"-{self.predict}" if self.predict else "")

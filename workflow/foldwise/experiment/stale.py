@@ -26,6 +26,7 @@ from foldwise.experiment.outputs import Made, all_outputs, holds_record
 from foldwise.files import SNAKEMAKE, short_hash, stamp_of
 from foldwise.record import (
     LIBRARIES,
+    UNREAD,
     Record,
     carrier,
     content_of_source,
@@ -168,7 +169,7 @@ class Judge:
                     why = why or f"{now.path} was prepared with other settings"
             same = now.stamp == stamp and (now.ours or not self._full)
             if not why and not same and (now.fingerprint or self._content(name)) != content:
-                why = f"{now.path} has changed"
+                why = f"{now.path} {'has changed' if content != UNREAD else 'could not be used'}"
         return why
 
     def _apart(self, path: Path, brief: Brief, depends: Any) -> str:

@@ -105,8 +105,9 @@ class Times(Generic[AnySettings, AnyCase]):
             return PER_CASE[rule] * len(cases)
         # Which cases a fold gets is not known yet.
         counts = {"check": len(cases), "export": max(self._held_out, self._others)}
-        counts["score"] = min(SCORED, counts["export"])
-        return counts[rule] * self._mean(lambda size: footprint.case_seconds(rule, size, self._settings))
+        counts["score"], counts["publish"] = min(SCORED, counts["export"]), self._new_cases()
+        stage = "export" if rule == "publish" else rule
+        return counts[rule] * self._mean(lambda size: footprint.case_seconds(stage, size, self._settings))
 
     @property
     def _predicting(self) -> dict[str, Callable[[str], float]]:
@@ -126,9 +127,8 @@ class Times(Generic[AnySettings, AnyCase]):
         return self._mean(lambda size: predict(self._settings, model, size, step))
 
     def _prepare(self) -> float:
-        """Preparing and exporting a new case."""
-        seconds = self._system.footprint.case_seconds
-        stages = [*self._parts.preparation.stages, "export"]
+        """Preparing a new case."""
+        seconds, stages = self._system.footprint.case_seconds, self._parts.preparation.stages
         return self._mean(lambda size: sum(seconds(stage, size, self._settings) for stage in stages))
 
     def _new_cases(self) -> int:

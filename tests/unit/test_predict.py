@@ -289,6 +289,7 @@ def test_a_folder_holds_what_the_last_call_made(
     (new / "q.nii").unlink()
     (out / "q.nii.gz").write_bytes(b"edited")
     (out / "p.nii.gz").write_bytes(b"corrected")
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         predict(new, out, probabilities=False)
     assert names(out) == {"p.nii.gz", "p_tumour.nii.gz", "part0of1.json", "notes.txt"}

@@ -62,10 +62,11 @@ def test_folds_run_side_by_side_on_the_gpus_of_an_allocation(machine: Install, f
     allocation = {VISIBLE: ",".join(every[1:]), "SLURM_JOB_ID": "7"}
     text = call(folder, longer, "--until", "test", **allocation)
     assert devices(text) == "2"
-    for rule in ("train", "test"):
+    # Validation cases choose the post-processing, so they are predicted, too.
+    for rule, count in (("train", 2), ("test", 4)):
         logs = sorted(folder.glob(f"results/tiny/logs/{rule}/*.log"))
         used = [re.findall(r"on GPU \d \(Fake, (\S+)\)", log.read_text(encoding="utf-8")) for log in logs]
-        assert len(used) == 2
+        assert len(used) == count
         if rule == "train":
             assert sorted(used) == [[name] for name in sorted(every[1:])]
         else:

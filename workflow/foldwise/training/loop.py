@@ -425,7 +425,7 @@ class Trainer:
 
     def _write_log(self) -> None:
         """Write the log for inspection; a resumed training takes its rows from the checkpoint."""
-        if self.team.rank == 0:
+        if self.team.rank == 0 and self.rows:  # before the first validation there are none
             write_text(self.run.folder / "log.csv", log_text(self.rows))
 
     def _restore(self, state: dict[str, Any]) -> None:

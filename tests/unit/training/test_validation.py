@@ -145,6 +145,17 @@ def test_a_kill_repeats_the_case_in_which_it_came(tmp_path: Path, killed: str) -
     assert rows_of(second) == rows_of(first)
 
 
+def test_a_log_has_a_row_from_the_start(tmp_path: Path) -> None:
+    """Those who watch a training read it as a table."""
+    run = run_of(tmp_path / "run", 2, validate_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, StandIn(fails=[CASES[0]]))
+    assert (run.folder / "checkpoint.pt").exists()
+    assert not (run.folder / "log.csv").exists()
+    trained(run, StandIn())
+    assert len(pd.read_csv(run.folder / "log.csv")) == 2
+
+
 def test_a_kill_after_the_last_case_repeats_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the state with the result is saved."""
     run, system = run_of(tmp_path / "run", 4), StandIn()

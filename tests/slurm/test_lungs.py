@@ -26,13 +26,14 @@ TINY = {
         }
     },
 }
-GPU_RULES = {"train": 2, "test": 2, "ensemble": 1}
+# Validation cases are predicted and scored, too, since they choose the post-processing.
+GPU_RULES = {"train": 2, "test": 4, "ensemble": 1}
 CPU_RULES = {
     "check": 1,
     # The four training cases, and the one without a label.
     "prepare_part": 2,
     "index": 1,
-    "score": 3,
+    "score": 5,
     "metrics": 3,
     "export": 3,
     "choose": 1,

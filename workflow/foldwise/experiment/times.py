@@ -6,6 +6,7 @@ import csv
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from math import ceil
 from pathlib import Path
 from typing import Any, Generic
@@ -58,6 +59,8 @@ class Times(Generic[AnySettings, AnyCase]):
         """
         self._system, self._settings, self._parts = system, settings, parts
         self._jobs, self._past, self._new = jobs, past, new
+        # It sums over all cases, and hundreds of jobs ask for the same.
+        self._known = cache(self._expect)
 
     def minutes(self, rule: str, which: str = "", attempt: int = 1) -> int:
         """The time limit of a job, for `runtime`; longer with each retry, a day at most.
@@ -68,10 +71,11 @@ class Times(Generic[AnySettings, AnyCase]):
             attempt: number of the try, from 1.
         """
         expected, ratio = self.expected(rule, which), self._ratio(rule, which)
-        margin, least = (MARGIN, LEAST) if ratio is None else (MEASURED, LEAST)
-        if ratio is None and rule in self._predicting:
-            least = LEAST_ON_GPU
-        return min(DAY, 5 * ceil((least + attempt * margin * (ratio or 1) * expected / 60) / 5))
+        if ratio is None:
+            least, margin = LEAST_ON_GPU if rule in self._predicting else LEAST, float(MARGIN)
+        else:
+            least, margin = LEAST, MEASURED * ratio
+        return min(DAY, 5 * ceil((least + attempt * margin * expected / 60) / 5))
 
     def training(self, model: str, state: Path) -> int:
         """The same of a training: a part of it, or what is left.
@@ -92,6 +96,9 @@ class Times(Generic[AnySettings, AnyCase]):
 
     def expected(self, rule: str, which: str = "") -> float:
         """The time of a job's work on a slow node, in s."""
+        return self._known(rule, which)
+
+    def _expect(self, rule: str, which: str) -> float:
         if rule in self._predicting:
             return self._predicting[rule](which)
         stages, footprint = self._parts.preparation.stages, self._system.footprint

@@ -16,7 +16,7 @@ from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.systems.base import NOTHING
 from foldwise.systems.interactive.kinds import CHOICES
-from foldwise.systems.interactive.settings import Settings
+from foldwise.systems.interactive.settings import Evaluate, Settings
 from foldwise.systems.new import NewCases
 from foldwise.systems.volumes import VolumeFootprint, VolumeSystem, cached_voxels, kept_voxels
 from foldwise.volumes import space
@@ -129,25 +129,25 @@ class InteractiveFootprint(VolumeFootprint[Settings]):
         if not size.labelled:
             return {"predictions": space.FILE / 2**20, "scores": 0.0, "export": 0.0}
         cached = kept_voxels(size, settings)
-        sessions = len(evaluate.hints) * (len(CHOICES) if evaluate.compare else 1)
         mask = space.mask_bytes(cached, space.detail_of(objects), space.EMPTY_HDF5) + ROUND
         probabilities = space.PROBABILITY * cached * objects
-        found = space.FILE + sessions * evaluate.rounds * mask + probabilities
+        found = space.FILE + _rounds(evaluate) * mask + probabilities
         exported = space.mask_bytes(size.voxels, space.detail_of(objects))
         return {"predictions": found / 2**20, "scores": SCORE / 2**20, "export": exported / 2**20}
 
     def predict_seconds(self, settings: Settings, name: str, size: Size, step: Step) -> float:
         """Time of all sessions: in each round, every slice is read once by both networks."""
-        model, evaluate = settings.models[name], settings.evaluate
+        model = settings.models[name]
         slices = cached_voxels(size, settings.cache) ** (1 / 3)
-        sessions = len(evaluate.hints) * (3 if evaluate.compare else 1) * evaluate.rounds
         frame = forecast.forward_seconds(step, model.training.batch * model.frames.count)
-        return 5 + 2 * slices * sessions * (frame + SLICE_SECONDS)
+        return 5 + 2 * slices * _rounds(settings.evaluate) * (frame + SLICE_SECONDS)
 
     def case_seconds(self, stage: str, size: Size, settings: Settings) -> float:
         """A score for each round of each session."""
         seconds = super().case_seconds(stage, size, settings)
-        if stage == "score":
-            evaluate = settings.evaluate
-            seconds *= len(evaluate.hints) * (3 if evaluate.compare else 1) * evaluate.rounds
-        return seconds
+        return seconds * _rounds(settings.evaluate) if stage == "score" else seconds
+
+
+def _rounds(evaluate: Evaluate) -> int:
+    """Rounds of all sessions of a case."""
+    return len(evaluate.hints) * (len(CHOICES) if evaluate.compare else 1) * evaluate.rounds

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from foldwise.device import log_device
-from foldwise.files import CaseError, file_hash, short_hash
+from foldwise.files import CaseError, file_hash, refuse_failed, short_hash
 from foldwise.hdf5 import Identity, content_in, edit_hdf5, identity_of, open_hdf5
 from foldwise.index import Entry
 from foldwise.networks import as_recorded
@@ -261,9 +261,7 @@ def made_from(
         return Unwritten(put, made.nbytes)
 
     overlapped(list(caches), read, work, failed)
-    if failed:
-        lines = "\n  ".join(failed[case] for case in caches if case in failed)
-        raise CaseError(f"{len(failed)} of {len(caches)} cases failed; all others are kept:\n  {lines}")
+    refuse_failed(failed, list(caches))
     return {case: paths[case] for case in caches}
 
 

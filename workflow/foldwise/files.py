@@ -14,7 +14,7 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -58,6 +58,21 @@ def apart(case: str, failed: dict[str, str]) -> Iterator[None]:
     except Exception as error:
         failed[case] = f"case {case}: {type(error).__name__}: {error}"
         logging.exception("case %s", case)
+
+
+def refuse_failed(failed: Mapping[str, str], cases: Sequence[str]) -> None:
+    """Refuse cases that failed, after the work on all of them.
+
+    Args:
+        failed: case → why, as from `apart`.
+        cases: all cases, in the order of the message.
+
+    Raises:
+        CaseError: a case failed.
+    """
+    if failed:
+        lines = "\n  ".join(failed[case] for case in cases if case in failed)
+        raise CaseError(f"{len(failed)} of {len(cases)} cases failed; all others are kept:\n  {lines}")
 
 
 # Called with every finished file or folder and its final name, before it gets that name.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from foldwise.command import Of, Output, run, stage
-from foldwise.files import CaseError, apart, atomic_folder, file_hash, stamp_of
+from foldwise.files import apart, atomic_folder, file_hash, refuse_failed, stamp_of
 from foldwise.index import Index
 from foldwise.record import used
 from foldwise.scores import keeps_more, scores_in, write_rows
@@ -44,9 +44,7 @@ def score(
             write = partial(results.write_scores, path, read[path.stem], read.task, settings)
             made[path.stem] = state.get(path.stem, *key) or state.put(write, path.stem, *key)
             logging.info("case %s: scored (%d of %d)", path.stem, len(made), len(mine))
-    if failed:
-        lines = "\n  ".join(failed.values())
-        raise CaseError(f"{len(failed)} of {len(mine)} cases failed; all others are kept:\n  {lines}")
+    refuse_failed(failed, [path.stem for path in mine])
     with atomic_folder(scores) as folder:
         write_rows(folder, {case: scores_in(path) for case, path in made.items()})
         state.give({case: path for case, path in made.items() if keeps_more(path)}, folder)

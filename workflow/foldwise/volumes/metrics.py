@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import cc3d
 import numpy as np
+import SimpleITK as sitk
 from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
 
@@ -16,6 +17,9 @@ BRATS_WORST_MM = 373.13
 
 # Files store spacings as float32: a distance nominally equal to the tolerance must count as within it.
 ROUNDING_MM = 1e-3
+# Few surface voxels in a large box: trees of them. Many, as of a model that has not learnt yet: distance maps,
+# since a search in a tree takes long if the nearest point is far away. Voxels of the box per surface voxel.
+FEW = 200
 NAN = float("nan")
 
 
@@ -158,11 +162,22 @@ def surface_distances(
         second: mask of the same shape, not empty.
         axes: (3, 3), the affine's columns: a step along each axis of the array, in mm.
     """
-    # Trees of surface voxels, not distance maps: two distant lesions span a large box but have few voxels.
-    points = [np.argwhere(mask & ~binary_erosion(mask)) @ axes.T for mask in (first, second)]
-    to_second, _ = KDTree(points[1]).query(points[0])
-    to_first, _ = KDTree(points[0]).query(points[1])
-    return np.asarray(to_second), np.asarray(to_first)
+    surfaces = [mask & ~binary_erosion(mask) for mask in (first, second)]
+    steps, count = axes.T @ axes, sum(int(surface.sum()) for surface in surfaces)
+    rectangular = np.allclose(steps, np.diag(np.diag(steps)), atol=1e-6 * steps.max())
+    if rectangular and first.size < FEW * count:
+        spacing = np.sqrt(np.diag(steps))
+        return _by_map(*surfaces, spacing), _by_map(*surfaces[::-1], spacing)
+    points = [np.argwhere(surface) @ axes.T for surface in surfaces]
+    return KDTree(points[1]).query(points[0])[0], KDTree(points[0]).query(points[1])[0]
+
+
+def _by_map(points: np.ndarray, surface: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    image = sitk.GetImageFromArray(surface.astype(np.uint8))
+    image.SetSpacing([float(side) for side in spacing[::-1]])
+    signed = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
+    # Negative where a surface is thick.
+    return np.maximum(sitk.GetArrayViewFromImage(signed)[points], 0)
 
 
 def _lesions(found: np.ndarray, real: np.ndarray, ignored: np.ndarray) -> dict[str, float | int]:

@@ -4,10 +4,10 @@
     python benchmarks/scale.py cluster work/       1,000 small cases on a throwaway Slurm cluster
 
 `stages` runs the real workflow on five generated CTs of 512×512×400 voxels with the shipped lung experiment,
-but a minimal network and two training steps, and measures every process: processor time, peak memory, and the
-bytes that it leaves. Its table compares each job of 1,000 such cases under the Slurm profile with what it
-requests: predicting without the time that a real network takes on a GPU, scoring at its worst, since a network
-that has learnt nothing finds noise everywhere.
+but a minimal network and two training steps, and measures every process: processor time, peak memory, and
+the bytes that it leaves. Its table compares each job of 1,000 such cases under the Slurm profile with what
+it requests: predicting without the time that a real network takes on a GPU, scoring at its worst, since a
+network that has learnt nothing finds noise everywhere.
 
 `cluster` runs all stages to the report. Ten jobs are killed on the way, and the main Snakemake once. It
 counts jobs and what was done twice, and compares caches and label indices with those of an undisturbed run of

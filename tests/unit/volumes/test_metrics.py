@@ -3,6 +3,7 @@
 import math
 import tracemalloc
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
 
 from foldwise.statistics import fold_summary, paired_p
+from foldwise.volumes import metrics
 from foldwise.volumes.metrics import score
 from synthetic import ball
 
@@ -141,9 +143,15 @@ def test_classes_are_scored_apart() -> None:
         score(truth, truth[:4], np.diag((1.0, 1.0, 1.0)), {"a": (3,)}, tolerance_mm=1)
 
 
+@pytest.mark.parametrize("few", [0, 10**9], ids=["trees", "maps"])
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10**6))
-def test_against_brute_force(seed: int) -> None:
+def test_against_brute_force(few: int, seed: int) -> None:
+    with patch.object(metrics, "FEW", few):
+        against_brute_force(seed)
+
+
+def against_brute_force(seed: int) -> None:
     random = np.random.default_rng(seed)
     shape = (9, 8, 10)
     masks = [random.random(shape) < p for p in random.uniform(0.02, 0.6, 2)]
@@ -163,6 +171,14 @@ def test_against_brute_force(seed: int) -> None:
         assert mirrored[key] == pytest.approx(row[key])
     padded = one(np.pad(found, 3), np.pad(truth, 3), tolerance_mm=2.0)
     assert padded == pytest.approx(row, nan_ok=True)
+
+
+def test_noise_far_from_a_tumour_is_measured_without_trees() -> None:
+    # Where nearly every voxel is on a surface, trees take minutes for a full-size scan.
+    noise = np.random.default_rng(0).random((40, 40, 40)) < 0.3
+    with patch.object(metrics, "KDTree", side_effect=AssertionError):
+        row = one(noise, ball(noise.shape, (5, 5, 5), 3), tolerance_mm=2.0)
+    assert row["hd95_mm"] > 80
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -17,8 +17,8 @@ BRATS_WORST_MM = 373.13
 
 # Files store spacings as float32: a distance nominally equal to the tolerance must count as within it.
 ROUNDING_MM = 1e-3
-# Few surface voxels in a large box: trees of them. Many, as of a model that has not learnt yet: distance maps,
-# since a search in a tree takes long if the nearest point is far away. Voxels of the box per surface voxel.
+# Trees of surface voxels are searched if the box has at least so many voxels for each of them. Otherwise, as
+# for a model that has not learnt yet, distance maps are made: a tree takes long to find a point far away.
 FEW = 200
 NAN = float("nan")
 
@@ -162,14 +162,17 @@ def surface_distances(
         second: mask of the same shape, not empty.
         axes: (3, 3), the affine's columns: a step along each axis of the array, in mm.
     """
-    surfaces = [mask & ~binary_erosion(mask) for mask in (first, second)]
-    steps, count = axes.T @ axes, sum(int(surface.sum()) for surface in surfaces)
-    rectangular = np.allclose(steps, np.diag(np.diag(steps)), atol=1e-6 * steps.max())
-    if rectangular and first.size < FEW * count:
-        spacing = np.sqrt(np.diag(steps))
-        return _by_map(*surfaces, spacing), _by_map(*surfaces[::-1], spacing)
-    points = [np.argwhere(surface) @ axes.T for surface in surfaces]
-    return KDTree(points[1]).query(points[0])[0], KDTree(points[0]).query(points[1])[0]
+    one, other = (mask & ~binary_erosion(mask) for mask in (first, second))
+    products = axes.T @ axes
+    squared = np.diag(products)
+    rectangular = np.allclose(products, np.diag(squared), atol=1e-6 * squared.max())
+    if rectangular and one.size < FEW * (one.sum() + other.sum()):
+        spacing = np.sqrt(squared)
+        return _by_map(one, other, spacing), _by_map(other, one, spacing)
+    points, others = (np.argwhere(surface) @ axes.T for surface in (one, other))
+    to_second, _ = KDTree(others).query(points)
+    to_first, _ = KDTree(points).query(others)
+    return np.asarray(to_second), np.asarray(to_first)
 
 
 def _by_map(points: np.ndarray, surface: np.ndarray, spacing: np.ndarray) -> np.ndarray:

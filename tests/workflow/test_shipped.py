@@ -191,7 +191,7 @@ SHIPPED = {
         ROOT / "config.yaml",
         {"unet": {"": Part("monai.networks.nets.unet.UNet")}},
         # Preparing thirteen scans takes half a minute.
-        rows=3,
+        rows=5,
     ),
     "lung": Shipped(
         "chests",

@@ -15,7 +15,7 @@ from foldwise.volumes.volume import Volume
 # Stored axis orders and spacings (mm) of clinical files; every scan draws one of each.
 ORIENTATIONS = ("LPS", "RAS", "LAS", "PIR", "RPI", "SRA", "LPI", "ASL")
 SPACINGS = ((2.4, 2.4, 3.0), (2.2, 2.2, 4.0), (2.8, 2.8, 2.8), (2.6, 2.6, 5.0), (3.0, 3.0, 2.5))
-HU = {"air": -1000, "fat": -95, "muscle": 45, "bone": 380, "heart": 40, "vessel": 40, "lung": -850}
+HU = {"air": -1000, "fat": -95, "muscle": 45, "bone": 380, "heart": 150, "vessel": 150, "lung": -850}
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def make_phantom(name: str, spacing: tuple[float, float, float] | None = None) -
     hu = np.full(shape, float(HU["air"]))
     body = _body(hu, x, y, z)
     lungs = _lungs(x, y, z, patient) & body
+    _mediastinum(hu, x, y, z, body)
     _bones(hu, x, y, z, lungs, body, step)
     hu[lungs] = (HU["lung"] + 25 * _noise(scan, shape, 6 / step))[lungs]
     airways = _airways(hu, x, y, z)
@@ -181,8 +182,17 @@ def _lungs(x: np.ndarray, y: np.ndarray, z: np.ndarray, random: np.random.Genera
         lung = ((x - side * 74) / np.maximum(across, 1)) ** 2 + (y / np.maximum(88 * taper, 1)) ** 2 < 1
         dome = base + 42 * np.exp(-(((x - side * 74) / 55) ** 2) - ((y - 10) / 60) ** 2)
         both |= lung & (z < apex) & (z > dome + (8 if side > 0 else 0))
-    heart = ((x + 22) / 62) ** 2 + ((y - 28) / 55) ** 2 + ((z + 35) / 58) ** 2 < 1
-    return both & ~heart & (np.abs(x) > 14)
+    return both & ~_heart(x, y, z) & (np.abs(x) > 14)
+
+
+def _heart(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    return np.asarray(((x + 22) / 62) ** 2 + ((y - 28) / 55) ** 2 + ((z + 35) / 58) ** 2 < 1)
+
+
+def _mediastinum(hu: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, body: np.ndarray) -> None:
+    """Fat between the lungs, with the heart in it."""
+    hu[((x / 60) ** 2 + (y / 85) ** 2 < 1) & (z > -95) & body] = HU["fat"]
+    hu[_heart(x, y, z) & body] = HU["heart"]
 
 
 def _bones(

@@ -286,7 +286,7 @@ def small(folder: Path, count: int) -> dict[str, Any]:
         rows.append(f"{name},{name},{name}.nii.gz,{'' if number % 10 == 9 else f'{name}_l.nii.gz'}")
     (folder / "cases.csv").write_text("\n".join(rows) + "\n")
     training = {"epochs": 2, "steps_per_epoch": 10, "batch": 2, "validate_every": 1}
-    network = {"name": "BasicUNet", "features": [4, 4, 8, 8, 16, 4]}
+    network = {"name": "UNet", "channels": [4, 8, 16], "strides": [2, 2]}
     values = {
         "experiment": "scale",
         "data": {"sheet": "cases.csv", "labels": {"ball": 1}},

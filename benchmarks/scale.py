@@ -217,7 +217,7 @@ def at_scale(opened: Opened[Any, Any]) -> tuple[Jobs[Any, Any], Times[Any, Any]]
     first = opened.training[0]
     names = [f"c{n}" for n in range(CASES)]
     preparation.cases = {
-        name: replace(first, name=name, group=name, **({"label": None} if n < OTHERS else {}))
+        name: replace(first, name=name, group=name, label=None if n < OTHERS else first.label)
         for n, name in enumerate(names)
     }
     settings = opened.settings.model_copy(

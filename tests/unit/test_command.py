@@ -1,0 +1,33 @@
+"""A command runs with the threads of its job."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+COMMAND = """\
+from foldwise.command import run
+
+def main():
+    import SimpleITK
+    print(SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads())
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"), [({}, "3"), ({"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "5"}, "5")]
+)
+def test_simpleitk_uses_the_threads_of_the_job(own: dict[str, str], expected: str) -> None:
+    """Snakemake sets OMP_NUM_THREADS to a job's threads; a user's own setting of ITK stays."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ITK_")}
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND],
+        env={**environment, "OMP_NUM_THREADS": "3", **own},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == expected

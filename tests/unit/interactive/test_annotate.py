@@ -222,7 +222,7 @@ def test_a_real_model_s_file(tmp_path: Path) -> None:
     network = write_model(tmp_path / "model.pt")
     found = read_trained(tmp_path / "model.pt")
     for name, weight in network.state_dict().items():
-        assert np.array_equal(found.network.state_dict()[name].numpy(), weight.numpy())
+        assert np.array_equal(found.network.state_dict()[name].cpu().numpy(), weight.numpy())
 
 
 def test_weights_of_another_trunk(tmp_path: Path) -> None:

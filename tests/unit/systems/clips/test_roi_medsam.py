@@ -112,7 +112,7 @@ class TestConventions:
         network = MedSAM(load_medsam(checkpoint))
         row = np.linspace(40, 200, 256).round().astype(np.uint8)
         ramp = np.broadcast_to(row[None, :, None], (96, 256, 3))
-        pixels = network.pixels(ramp)
+        pixels = network.pixels(ramp).cpu()
         assert pixels.shape == (1, 3, 64, 64)
         assert (float(pixels.min()), float(pixels.max())) == (0, 1)
         torch.testing.assert_close(pixels[0, 0, 0], pixels[0, 2, 63], rtol=0, atol=1.1 / 160)
@@ -129,13 +129,13 @@ class TestConventions:
         with torch.no_grad():
             outputs = network.model(
                 pixel_values=network.pixels(image),
-                input_boxes=torch.tensor([[[8.0, 8.0, 40.0, 56.0]]]),
+                input_boxes=torch.tensor([[[8.0, 8.0, 40.0, 56.0]]], device=network.device),
                 multimask_output=False,
             )
         logits = torch.nn.functional.interpolate(
             outputs.pred_masks[:, 0].sigmoid(), (48, 96), mode="bilinear", align_corners=False
         )
-        assert np.array_equal(found.mask, logits[0, 0].numpy() > 0.5)
+        assert np.array_equal(found.mask, logits[0, 0].cpu().numpy() > 0.5)
         assert found.score == pytest.approx(float(outputs.iou_scores[0, 0, 0]))
 
 

@@ -21,7 +21,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -88,7 +88,8 @@ def main() -> None:
 
 def steps() -> None:
     """Print a row for each model and precision."""
-    rows = []
+    heads = ("model", "input", "precision", "step (ms)", "peak (GiB)", "expected (GiB)", "expected / peak")
+    started(heads)
     for name, (system, model, task) in models().items():
         for amp in ("auto", "off"):
             values = merged(dump(model), {"training": {"amp": amp}})
@@ -99,18 +100,19 @@ def steps() -> None:
                 milliseconds, peak = timed(learner)
             except torch.cuda.OutOfMemoryError:
                 milliseconds = peak = math.nan
-            rows.append(
-                {
-                    "model": name,
-                    "input": " × ".join(map(str, learner.sample().shape)),
-                    "precision": precision_of(amp, gpu=True),
-                    "step (ms)": milliseconds,
-                    "peak (GiB)": peak,
-                    "expected (GiB)": expected,
-                    "expected / peak": expected / peak,
-                }
-            )
-    print(tabulate(rows, headers="keys", floatfmt=".2f", tablefmt="github"))
+            size = " × ".join(map(str, learner.sample().shape))
+            row(name, size, precision_of(amp, gpu=True), milliseconds, peak, expected, expected / peak)
+
+
+def started(heads: Sequence[str]) -> None:
+    """Print the head of a table, whose rows follow one by one: a run may be cut off."""
+    print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|", flush=True)
+
+
+def row(*values: Any) -> None:
+    """Print a row of a table."""
+    words = (f"{value:.3g}" if isinstance(value, float) else str(value) for value in values)
+    print("| " + " | ".join(words) + " |", flush=True)
 
 
 def models() -> dict[str, tuple[System[Any, Any], Any, dict[str, Any]]]:
@@ -147,7 +149,8 @@ def planned(gib: float) -> Model:
 def timed(learner: Learner[Any]) -> tuple[float, float]:
     """Milliseconds of a training step, and the peak of allocated memory in GiB."""
     fabric = make_fabric(learner.model.training)
-    bare = learner.network()
+    # Its forward pass of the interactive system is a whole step.
+    bare = learner.build_network()
     network, optimiser = fabric.setup(bare, torch.optim.AdamW(bare.parameters(), 1e-4))
     network.train()
     step = step_of(learner, network)
@@ -203,7 +206,7 @@ def free() -> None:
 
 def predict(shape: tuple[int, int, int]) -> None:
     """Print a row for each number of classes and each place of the sums."""
-    rows = []
+    started(("classes", "sums on", "seconds", "peak of the GPU (GiB)", "forecast (GiB)", "other labels"))
     for classes in (1, 118):
         learner = segmenter(classes)
         torch.manual_seed(0)
@@ -225,19 +228,11 @@ def predict(shape: tuple[int, int, int]) -> None:
             peak = (torch.cuda.max_memory_allocated() - before) / 2**30
             seen.append(found.label)
             need = window.need(scan, torch.float16 if place == "GPU" else torch.float32) / 2**30
-            rows.append(
-                {
-                    "classes": classes,
-                    "sums on": place,
-                    "seconds": seconds,
-                    "peak of the GPU (GiB)": peak,
-                    "forecast, without passes (GiB)": need if place == "GPU" else 0.0,
-                    "other labels": float((seen[0] != found.label).mean()),
-                }
-            )
+            # Without the networks' passes.
+            forecast = need if place == "GPU" else 0.0
+            row(classes, place, seconds, peak, forecast, float((seen[0] != found.label).mean()))
             del found
         inference.free_bytes = FREE_BYTES
-    print(tabulate(rows, headers="keys", floatfmt=".3g", tablefmt="github"))
 
 
 FREE_BYTES = inference.free_bytes

@@ -79,6 +79,28 @@ def test_settings_that_contradict_each_other(section: dict[str, object], message
         validate(Settings, {**LEAST, **section})
 
 
+@pytest.mark.parametrize("number", [".inf", "-.inf", ".nan"])
+def test_numbers_are_finite(number: str) -> None:
+    """In JSON, as a stage gets them, they would be null."""
+    text = f"{{experiment: x, data: {{sheet: c.csv}}, evaluate: {{tolerance_mm: {number}}}}}"
+    with pytest.raises(CaseError, match=r"evaluate\.tolerance_mm: Input should be a finite number"):
+        parse(Settings, text)
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("large", "postprocess.0.name: Input should be 'largest_foreground', 'largest_component' or"),
+        ({"remove_below": 1}, "postprocess.0.number.remove_below.*: Input should be 'remove_below_ml'"),
+        ({"remove_below_ml": 0}, "remove_below_ml: Input should be greater than 0"),
+        ({}, "postprocess.0.number: Dictionary should have at least 1 item"),
+    ],
+)
+def test_steps_of_post_processing(step: object, message: str) -> None:
+    with pytest.raises(CaseError, match=message):
+        validate(Settings, {**LEAST, "evaluate": {"postprocess": step}})
+
+
 def test_more_numbers_than_a_byte_holds_are_refused() -> None:
     labels = {f"c{n}": n for n in range(1, 257)}
     data = {"sheet": "a.csv", "labels": labels}

@@ -141,8 +141,9 @@ class TestRun:
     def test_scores_predict_nothing_again(self, run: Path, change: dict[str, Any]) -> None:
         assert planned(run, changed(evaluate={**EXPERIMENT["evaluate"], **change})) == SCORED
 
-    def test_another_step_of_post_processing_predicts_nothing_again(self, run: Path) -> None:
-        steps = [EXPERIMENT["evaluate"]["postprocess"], "fill_holes"]
+    @pytest.mark.parametrize("step", ["fill_holes", {"remove_below_ml": 0.5}])
+    def test_another_step_of_post_processing_predicts_nothing_again(self, run: Path, step: Any) -> None:
+        steps = [EXPERIMENT["evaluate"]["postprocess"], step]
         assert planned(run, changed(evaluate={**EXPERIMENT["evaluate"], "postprocess": steps})) == SCORED
 
     def test_new_scans_are_predicted_like_those_of_the_sheet(self, run: Path) -> None:

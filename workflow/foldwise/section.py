@@ -38,9 +38,9 @@ def affects(*work: Work) -> dict[str, Any]:
 
 
 class Strict(BaseModel):
-    """Values read from a file; unknown keys are errors, and values cannot change after reading."""
+    """Values read from a file; unknown keys and infinite numbers are errors, and values cannot change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Section(Strict):

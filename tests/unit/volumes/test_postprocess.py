@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from foldwise.volumes.postprocess import POSTPROCESSES, helps, largest_component
+from foldwise.volumes.postprocess import POSTPROCESSES, helps, largest_component, processed, text
+from foldwise.volumes.settings import Step
 from foldwise.volumes.targets import Targets
 from synthetic import ball
 
@@ -79,6 +80,32 @@ def test_steps_by_name() -> None:
     assert (results["largest_component"] == 2).sum() == 27
     assert (results["fill_holes"] != labels).sum() == 1
     assert results["fill_holes"][1, 2, 2] == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_small_components_against_scipy(seed: int) -> None:
+    """Voxels of 0.3 × 0.5 × 2 mm; the volume that is named is itself kept."""
+    random = np.random.default_rng(seed)
+    labels = np.asfortranarray(random.random((12, 14, 10)) < 0.06).astype(np.int16)[::-1, :, ::-1] * 300
+    before, voxel_ml = labels.copy(), 0.3 * 0.5 * 2 / 1000
+    parts, _ = label(labels, structure=np.ones((3, 3, 3)))
+    sizes = np.bincount(parts.ravel())
+    for fewest in (2, 3, 5.4, 10_000):
+        found = processed(labels, Targets({"a": 300}), {"remove_below_ml": fewest * voxel_ml}, voxel_ml)
+        assert found.dtype == labels.dtype
+        assert np.array_equal(found, np.where(sizes[parts] >= fewest, labels, 0))
+    assert np.array_equal(labels, before)
+
+
+def test_small_components_of_each_class_and_region() -> None:
+    labels = np.zeros((14, 1, 1), np.uint8)
+    labels[:, 0, 0] = [1, 1, 1, 2, 2, 1, 0, 2, 2, 2, 0, 1, 1, 0]
+    step: Step = {"remove_below_ml": 0.003}
+    apart = processed(labels, Targets({"a": 1, "b": 2}), step, 0.001)
+    assert apart[:, 0, 0].tolist() == [1, 1, 1, 0, 0, 0, 0, 2, 2, 2, 0, 0, 0, 0]
+    nested = processed(labels, Targets({"a": 1, "b": 2}, {"whole": ("a", "b"), "core": ("b",)}), step, 0.001)
+    assert nested[:, 0, 0].tolist() == [1, 1, 1, 1, 1, 1, 0, 2, 2, 2, 0, 0, 0, 0]
+    assert text(step) == "remove_below_ml: 0.003"
 
 
 def test_regions_fall_back_to_the_region_round_them() -> None:

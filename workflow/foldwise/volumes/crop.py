@@ -16,7 +16,7 @@ from foldwise.volumes import geometry
 from foldwise.volumes.cache import compact
 from foldwise.volumes.cropped import CHANNEL, INSIDE, Channel
 from foldwise.volumes.geometry import Box, Lineage, int3
-from foldwise.volumes.grids import plane_distances
+from foldwise.volumes.grids import plane_distances, voxel_ml_of
 from foldwise.volumes.instances import find_instances, find_values, finest, lost_in_box
 from foldwise.volumes.labels import read_labels
 from foldwise.volumes.lungs import missed_share
@@ -260,7 +260,7 @@ def _refuse_missed(held: np.ndarray, region: np.ndarray | None, masks: Masks, pa
 
 
 def _foreground(labels: Volume, cut: Volume, targets: Targets) -> dict[str, object]:
-    voxel_ml = abs(np.linalg.det(labels.affine[:3, :3])) / 1000
+    voxel_ml = voxel_ml_of(labels.affine)
     whole = {name: int((labels.data == value).sum()) for name, value in targets.labels.items()}
     kept = {name: int((cut.data == value).sum()) for name, value in targets.classes.items()}
     facts: dict[str, object] = {

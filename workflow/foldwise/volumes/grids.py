@@ -26,6 +26,11 @@ def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
     return float(x), float(y), float(z)
 
 
+def voxel_ml_of(affine: np.ndarray) -> float:
+    """A voxel's volume in mL, also of sheared grids."""
+    return abs(float(np.linalg.det(np.asarray(affine, float)[:3, :3]))) / 1000
+
+
 def corners(affine: np.ndarray, shape: Sequence[int], reach: float = 0.0) -> np.ndarray:
     """Corners of a grid in mm (8, 3): centres of the outermost voxels, or `reach` voxels beyond them."""
     indices = np.stack(np.meshgrid(*((-reach, n - 1 + reach) for n in shape[:3])), axis=-1).reshape(-1, 3)

@@ -11,6 +11,7 @@ from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
 
 from foldwise.volumes.geometry import bounding_box
+from foldwise.volumes.grids import voxel_ml_of
 
 # BraTS's distance if only one of the two masks is empty: the diagonal of its 240×240×155 mm images.
 BRATS_WORST_MM = 373.13
@@ -72,7 +73,7 @@ def score(
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
     axes = np.asarray(affine, float)[:3, :3]
-    voxel_ml = abs(float(np.linalg.det(axes))) / 1000
+    voxel_ml = voxel_ml_of(affine)
     worst_mm = BRATS_WORST_MM if brats else _diagonal(axes * (shape or truth.shape))
     nothing = {"overlap": 1.0, "mm": 0.0} if brats else {"overlap": NAN, "mm": NAN}
     ignored = np.zeros(truth.shape, bool) if ignore is None else truth == ignore

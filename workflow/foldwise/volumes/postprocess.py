@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import cc3d
 import numpy as np
 from scipy.ndimage import binary_fill_holes
 
+from foldwise.volumes.settings import Step
 from foldwise.volumes.targets import Targets
+
+
+def processed(labels: np.ndarray, targets: Targets, step: Step, voxel_ml: float) -> np.ndarray:
+    """A label map after one step.
+
+    Args:
+        labels: label map (x, y, z); not changed.
+        targets: meaning of the values.
+        step: as in the settings.
+        voxel_ml: volume of a voxel, in mL.
+    """
+    if isinstance(step, str):
+        return POSTPROCESSES[step](labels, targets)
+    return remove_below(labels, targets, step["remove_below_ml"] / voxel_ml)
+
+
+def text(step: Step) -> str:
+    """A step as in the settings, on one line."""
+    return step if isinstance(step, str) else f"remove_below_ml: {step['remove_below_ml']:g}"
 
 
 def largest_foreground(labels: np.ndarray, targets: Targets) -> np.ndarray:
@@ -30,11 +51,26 @@ def largest_component(labels: np.ndarray, targets: Targets) -> np.ndarray:
         labels: label map (x, y, z); not changed.
         targets: meaning of the values.
     """
-    result = labels.copy()
-    for name, values in targets.values.items():
-        mask = np.isin(result, values)
-        result[mask & ~_largest(mask)] = targets.without(name)
-    return result
+    return _kept(labels, targets, _largest)
+
+
+def remove_below(labels: np.ndarray, targets: Targets, voxels: float) -> np.ndarray:
+    """Clear the 26-connected components of each class or region that have fewer voxels.
+
+    Their voxels are cleared, or assigned to the surrounding region.
+
+    Args:
+        labels: label map (x, y, z); not changed.
+        targets: meaning of the values.
+        voxels: number of voxels, also a broken one.
+    """
+    # A volume that is exactly so many voxels must not be rounded up to one more.
+    fewest = math.ceil(round(voxels, 6))
+
+    def large(mask: np.ndarray) -> np.ndarray:
+        return np.asarray(cc3d.dust(mask, fewest, connectivity=26)) > 0
+
+    return _kept(labels, targets, large)
 
 
 def fill_holes(labels: np.ndarray, targets: Targets) -> np.ndarray:
@@ -56,6 +92,15 @@ def helps(before: Sequence[float], after: Sequence[float]) -> bool:
     pairs = np.array([before, after], float)
     pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
     return pairs.size > 0 and bool(pairs[1].mean() > pairs[0].mean())
+
+
+def _kept(labels: np.ndarray, targets: Targets, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Without what `of` takes from the mask of each class or region."""
+    result = labels.copy()
+    for name, values in targets.values.items():
+        mask = np.isin(result, values)
+        result[mask & ~of(mask)] = targets.without(name)
+    return result
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:

@@ -14,7 +14,9 @@ from foldwise.files import atomic_path
 from foldwise.hdf5 import as_json, create_hdf5, open_hdf5, refuse_not_finite
 from foldwise.volumes.cache import lineage_of
 from foldwise.volumes.geometry import Lineage
-from foldwise.volumes.postprocess import POSTPROCESSES
+from foldwise.volumes.grids import voxel_ml_of
+from foldwise.volumes.postprocess import processed
+from foldwise.volumes.settings import Step
 from foldwise.volumes.targets import Targets, label_type
 from foldwise.volumes.volume import Volume
 
@@ -95,7 +97,7 @@ def classes_of(path: Path) -> dict[str, int]:
         return _targets_of(file).classes
 
 
-def label_map(path: Path, postprocess: Sequence[str] = ()) -> Volume:
+def label_map(path: Path, postprocess: Sequence[Step] = ()) -> Volume:
     """The predicted label map in the source's grid, with the label files' values.
 
     Probabilities are interpolated linearly to the source's voxels before labels are reconstructed from them,
@@ -103,7 +105,7 @@ def label_map(path: Path, postprocess: Sequence[str] = ()) -> Volume:
 
     Args:
         path: a file from `write_prediction`.
-        postprocess: steps, keys of `POSTPROCESSES`.
+        postprocess: steps, as in the settings.
     """
     with open_prediction(path) as file:
         lineage, targets = lineage_of(file), _targets_of(file)
@@ -112,7 +114,7 @@ def label_map(path: Path, postprocess: Sequence[str] = ()) -> Volume:
     values = np.array([0, *targets.classes.values()])
     labels = values.astype(label_type(values.max()))[found]
     for step in postprocess:
-        labels = POSTPROCESSES[step](labels, targets)
+        labels = processed(labels, targets, step, voxel_ml_of(lineage.affine))
     return lineage.to_source(labels)
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from foldwise import settings
 from foldwise.files import CaseError
@@ -18,7 +26,14 @@ Voxels = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotat
 MEANT = ("case", "group", "split", "image", "label", "weight")
 # Default labels.
 TUMOUR = {"tumour": 1}
-Postprocess = Literal["largest_foreground", "largest_component", "fill_holes"]
+# A step of post-processing: its name, or for the one with a number a mapping from its name to a volume in mL.
+Millilitres = Annotated[float, Field(gt=0)]
+Step = Annotated[
+    Annotated[Literal["largest_foreground", "largest_component", "fill_holes"], Tag("name")]
+    | Annotated[dict[Literal["remove_below_ml"], Millilitres], Field(min_length=1), Tag("number")],
+    Discriminator(lambda value: "number" if isinstance(value, dict) else "name"),
+]
+Steps = Annotated[list[Step], BeforeValidator(as_list, json_schema_input_type=Step | list[Step])]
 
 
 def _of_pairs(value: Any) -> Any:
@@ -353,12 +368,11 @@ class Evaluate(Section):
         "Dice 1 and HD95 0. Only one empty: Dice 0 and HD95 the scan's diagonal; or, as in BraTS, 373.13 mm.",
         json_schema_extra=affects("score"),
     )
-    postprocess: Annotated[
-        list[Postprocess], BeforeValidator(as_list, json_schema_input_type=Postprocess | list[Postprocess])
-    ] = Field(
+    postprocess: Steps = Field(
         [],
         description="Steps tried in this order; each is kept only if it raises the mean Dice (of the fold's "
-        "validation cases; for new cases, of the whole cross-validation).",
+        "validation cases; for new cases, of the whole cross-validation). `remove_below_ml: 0.5` clears "
+        "each class's or region's components of a smaller volume.",
         json_schema_extra=affects("choose", "score"),
     )
 

@@ -274,11 +274,11 @@ class TestChoose:
         return Entry(name, name, {"label": (str(folder / f"{name}.nii.gz"),)}, "", {}, 1.0)
 
     @staticmethod
-    def scores(folder: Path, entries: list[Entry]) -> dict[str, Scores]:
+    def scores(folder: Path, entries: list[Entry], evaluate: Evaluate = STEPS) -> dict[str, Scores]:
         results, found = SegmentationResults(), {}
         for entry in entries:
             path = folder / f"{entry.case}-scores.h5"
-            results.write_scores(folder / f"{entry.case}.h5", entry, task(ONE), STEPS, path)
+            results.write_scores(folder / f"{entry.case}.h5", entry, task(ONE), evaluate, path)
             found[entry.case] = scores_in(path)
         write_rows(folder, found)
         assert read_rows([folder]).keys() == found.keys()
@@ -301,6 +301,25 @@ class TestChoose:
         entries = [self.case(tmp_path, "a", [1, 0, 1], [0, 0, 0]), self.case(tmp_path, "b", [0] * 3, [0] * 3)]
         assert self.choose(tmp_path, entries) == []
         assert self.choose(tmp_path, []) == []
+
+    def test_the_volume_that_is_too_small_is_one_of_the_source_s_grid(self, tmp_path: Path) -> None:
+        """Voxels of 1 mm³: an island of two has 0.002 mL, one of a single voxel is cleared."""
+        truth = np.zeros((9, 5, 5), np.uint8)
+        truth[1:4, 1:4, 1:4] = 1
+        found = truth.copy()
+        found[6, 2, 2] = found[8, 0, 0] = found[8, 1, 1] = 1
+        entry = self.volumes(tmp_path, "a", found, truth)
+        evaluate = validate(Evaluate, {"postprocess": {"remove_below_ml": 0.002}})
+        scores = self.scores(tmp_path, [entry], evaluate)
+        chosen = SegmentationResults().choose(scores, evaluate)
+        assert chosen == {"postprocess": [{"remove_below_ml": 0.002}]}
+        assert [rows[0]["dice"] for rows in scores["a"].rows] == pytest.approx([54 / 57, 54 / 56])
+        found[6, 2, 2] = 0
+        for labels in (
+            kept_label_map(tmp_path / "a-scores.h5", chosen),
+            label_map(tmp_path / "a.h5", chosen["postprocess"]),
+        ):
+            assert np.array_equal(labels.data, found)
 
     def test_each_combination_of_steps_is_scored_and_its_label_map_kept(self, tmp_path: Path) -> None:
         truth = np.zeros((9, 5, 5), np.uint8)

@@ -18,6 +18,7 @@ from foldwise.report.results import Experiment, ModelResults, Remark
 from foldwise.report.tables import Column, number
 from foldwise.report.view import Picture, View
 from foldwise.volumes.cache import gone, lost_of, open_case
+from foldwise.volumes.postprocess import text
 from foldwise.volumes.predictions import open_prediction
 from foldwise.volumes.remarks import lung_remarks
 
@@ -70,7 +71,7 @@ def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
 
 def chosen(choice: Mapping[str, Any]) -> str:
     """The chosen post-processing."""
-    return ", ".join(choice["postprocess"])
+    return ", ".join(map(text, choice["postprocess"]))
 
 
 def remarks(cases: Mapping[str, Any], data: Path, caches: Path) -> list[Remark]:

@@ -16,12 +16,13 @@ from foldwise.record import used
 from foldwise.report.view import View
 from foldwise.scores import Chosen, Scores
 from foldwise.systems.base import Results, Rows
+from foldwise.volumes.grids import voxel_ml_of
 from foldwise.volumes.label_maps import keep_label_maps, kept_label_map, labelled_box
 from foldwise.volumes.labels import read_labels
 from foldwise.volumes.metrics import score as score_volume
-from foldwise.volumes.postprocess import POSTPROCESSES, helps
+from foldwise.volumes.postprocess import helps, processed, text
 from foldwise.volumes.predictions import classes_of, label_map, probability_maps
-from foldwise.volumes.settings import Evaluate, Export
+from foldwise.volumes.settings import Evaluate, Export, Step
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import is_dicom_folder, write_volume
 
@@ -37,7 +38,7 @@ class SegmentationResults(Results):
 
     def choose(self, scores: Mapping[str, Scores], evaluate: Evaluate) -> Chosen:
         """The post-processing steps, tried in order, that raise the mean Dice of these cases."""
-        kept: list[str] = []
+        kept: list[Step] = []
         for step in evaluate.postprocess:
             before, after = (
                 [dice for each in scores.values() for dice in _dices(each.of({"postprocess": steps}))]
@@ -74,7 +75,8 @@ class SegmentationResults(Results):
         if self.truths(entry):
             truth = read_labels(Path(self.truths(entry)[0]), targets, found)
         box = labelled_box(found.data, *([] if truth is None else [truth.data]))
-        maps = [*_processed(found.data[box.slices], [c["postprocess"] for c in choices], targets)]
+        steps = [choice["postprocess"] for choice in choices]
+        maps = [*_processed(found.data[box.slices], steps, targets, voxel_ml_of(found.affine))]
         if file is not None:
             keep_label_maps(file, maps, box, found)
         rows: dict[int, Rows] = {}
@@ -140,18 +142,20 @@ def _which(count: int) -> Iterator[tuple[bool, ...]]:
     return product((False, True), repeat=count)
 
 
-def _processed(labels: np.ndarray, each: Sequence[Sequence[str]], targets: Targets) -> Iterator[np.ndarray]:
+def _processed(
+    labels: np.ndarray, each: Sequence[Sequence[Step]], targets: Targets, voxel_ml: float
+) -> Iterator[np.ndarray]:
     """Label maps after several post-processings; equal ones are the same object."""
     known: dict[tuple[str, ...], np.ndarray] = {(): labels}
     for steps in each:
-        for count in range(1, len(steps) + 1):
-            done = tuple(steps[:count])
-            if done not in known:
-                processed = POSTPROCESSES[done[-1]](known[done[:-1]], targets)
-                known[done] = next(
-                    (one for one in known.values() if np.array_equal(one, processed)), processed
+        names = tuple(map(text, steps))
+        for count, step in enumerate(steps, start=1):
+            if names[:count] not in known:
+                made = processed(known[names[: count - 1]], targets, step, voxel_ml)
+                known[names[:count]] = next(
+                    (one for one in known.values() if np.array_equal(one, made)), made
                 )
-        yield known[tuple(steps)]
+        yield known[names]
 
 
 def _dices(rows: Sequence[Mapping[str, Any]]) -> list[float]:

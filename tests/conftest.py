@@ -12,6 +12,8 @@ from slurm_cluster import Cluster, UnavailableError, cluster
 
 # One thread for every process of the tests, before torch is imported: there is one process per core already.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests compare bits, and what a machine without a GPU does. To run them on one: CUDA_VISIBLE_DEVICES=0.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.fixture(scope="session")

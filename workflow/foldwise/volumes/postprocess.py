@@ -29,7 +29,7 @@ def processed(labels: np.ndarray, targets: Targets, step: Step, voxel_ml: float)
 
 def text(step: Step) -> str:
     """A step as in the settings, on one line."""
-    return step if isinstance(step, str) else f"remove_below_ml: {step['remove_below_ml']:g}"
+    return step if isinstance(step, str) else f"remove_below_ml: {step['remove_below_ml']}"
 
 
 def largest_foreground(labels: np.ndarray, targets: Targets) -> np.ndarray:
@@ -62,7 +62,7 @@ def remove_below(labels: np.ndarray, targets: Targets, voxels: float) -> np.ndar
     Args:
         labels: label map (x, y, z); not changed.
         targets: meaning of the values.
-        voxels: number of voxels, also a broken one.
+        voxels: number of voxels, which need not be whole.
     """
     # A volume that is exactly so many voxels must not be rounded up to one more.
     fewest = math.ceil(round(voxels, 6))

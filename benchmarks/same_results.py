@@ -31,12 +31,12 @@ import torch
 import yaml
 
 ROOT = Path(__file__).parents[1]
-TIMES = {"seconds", "data_wait", "peak_mib", "peak_gpu_mib", "processor_s"}
+TIMES = {"seconds", "validation_seconds", "data_wait", "peak_mib", "peak_gpu_mib", "processor_s"}
 COMPARED = {".pt", ".csv", ".h5", ".gz", ".txt", ".png", ".yaml", ".json", ".dcm"}
 # Provenance and run times, or names of folders.
 LEFT_OUT = re.compile(
     r"(^|/)(logs|benchmarks|state|parts|\.foldwise)/|provenance\.json$|(predictions|validation|ensemble)\.json$"
-    r"|summary\.json$|lungs/[^/]*\.json$|\.snakemake_timestamp$|\.foldwise$"
+    r"|\.made_of\.json$|summary\.json$|lungs/[^/]*\.json$|\.snakemake_timestamp$|\.foldwise$"
 )
 HASH = re.compile(r"(?<=[a-z])[-=][0-9a-f]{4,16}(?=[/_.,\"]|$)")
 # Changes after a finished run; the jobs that follow are compared.
@@ -170,7 +170,7 @@ def _difference(first: Path, second: Path) -> str:
     if kind == ".csv":
         tables = [pd.read_csv(path, dtype=str, keep_default_na=False) for path in (first, second)]
         tables = [table[~table.isin(TIMES).any(axis=1)].reset_index(drop=True) for table in tables]
-        one, two = (table.drop(columns=[c for c in table if c in TIMES]) for table in tables)
+        one, two = (table.drop(columns=list(filter(_left_out, map(str, table)))) for table in tables)
         if list(one) != list(two):
             return f"other columns: {sorted(map(str, set(one) ^ set(two)))}"
         return "" if one.equals(two) else "other values"
@@ -178,11 +178,20 @@ def _difference(first: Path, second: Path) -> str:
     if kind == ".gz":
         texts = [gzip.decompress(text) for text in texts]
     if kind == ".json":
-        values = [json.loads(HASH.sub("-#", text.decode())) for text in texts]
+        values = [json.loads(HASH.sub("-#", text.decode()), object_hook=_compared) for text in texts]
         return "" if values[0] == values[1] else "other values"
     if kind == ".dcm":  # new identifiers each time
         return ""
     return "" if texts[0] == texts[1] else "other bytes"
+
+
+def _left_out(name: str) -> bool:
+    """Whether a column or key is a time, or the record of what a file was made from."""
+    return name in TIMES or name.partition(":")[0] == "made_of"
+
+
+def _compared(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if not _left_out(name)}
 
 
 def _hdf5_differences(first: Path, second: Path) -> Iterator[str]:

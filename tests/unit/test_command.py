@@ -31,3 +31,26 @@ def test_simpleitk_uses_the_threads_of_the_job(own: dict[str, str], expected: st
         check=True,
     )
     assert done.stdout.strip() == expected
+
+
+def test_a_job_within_a_job_has_threads_of_its_own() -> None:
+    """As in a part of the cases: four threads together, one for each case."""
+    outer = """\
+import os, subprocess, sys
+from foldwise.command import run
+
+def main():
+    inner = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", sys.argv[1]], env=inner, check=True)
+
+run(main)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ITK_")}
+    done = subprocess.run(
+        [sys.executable, "-c", outer, COMMAND],
+        env={**environment, "OMP_NUM_THREADS": "4"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "1"

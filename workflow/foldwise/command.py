@@ -181,9 +181,8 @@ def run(main: Callable[[], int | None]) -> None:
     if job := os.environ.get("SLURM_JOB_ID"):
         # The report finds an experiment's jobs by this line.
         logging.info("Slurm job %s on %s", job, os.uname().nodename)
-    if threads := os.environ.get("OMP_NUM_THREADS"):
-        # Snakemake sets the job's threads for OpenMP; SimpleITK would use all cores of the machine.
-        os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", threads)
+    # Snakemake sets a job's threads for OpenMP. SimpleITK reads them there, too; else it uses all cores.
+    os.environ.setdefault("ITK_NUMBER_OF_THREADS_ENV_LIST", "OMP_NUM_THREADS")
     try:
         sys.exit(main() or 0)
     except CaseError as error:

@@ -88,6 +88,22 @@ def test_numbers_are_finite(number: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("lr: .inf", r"lr: numbers must be finite \(got inf\)"),
+        ("betas: [0.9, .nan]", "betas: numbers must be"),
+    ],
+)
+def test_numbers_for_a_library_are_finite(argument: str, message: str) -> None:
+    """They would reach the class as None, and might not be missed there."""
+    text = (
+        f"{{experiment: x, data: {{sheet: c.csv}}, models: {{a: {{optimiser: {{name: Adam, {argument}}}}}}}}}"
+    )
+    with pytest.raises(CaseError, match=message):
+        parse(Settings, text)
+
+
+@pytest.mark.parametrize(
     ("step", "message"),
     [
         ("large", "postprocess.0.name: Input should be 'largest_foreground', 'largest_component' or"),

@@ -47,7 +47,13 @@ class Named(BaseModel):
         # YAML 1.1 reads 1e-4 as text, and no class accepts a number as text.
         if not isinstance(values, dict):
             return values
-        return {k: float(v) if _is_number(v) else v for k, v in values.items()}
+        plain = {k: float(v) if _is_number(v) else v for k, v in values.items()}
+        for key, value in plain.items():
+            try:
+                json.dumps(value, allow_nan=False, default=str)
+            except ValueError:
+                raise ValueError(f"{key}: numbers must be finite (got {value})") from None
+        return plain
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from foldwise.files import CaseError, write_json
 from foldwise.volumes import geometry
+from foldwise.volumes.grids import voxel_ml_of
 from foldwise.volumes.labels import labelled
 from foldwise.volumes.lung_judgement import judge
 from foldwise.volumes.lungs import find_lungs, missed_share
@@ -43,7 +44,7 @@ def mask_case(
     except CaseError as error:
         raise CaseError(f"case {case}: {image}: {error}") from error
     lungs = replace(lungs, mask=back(lungs.mask), region=back(lungs.region))
-    voxel_litres = abs(np.linalg.det(ct.affine[:3, :3])) / 1e6
+    voxel_litres = voxel_ml_of(ct.affine) / 1000
     judged = judge(lungs.seen)
     seen = {
         "case": case,

@@ -170,7 +170,7 @@ def _difference(first: Path, second: Path) -> str:
     if kind == ".csv":
         tables = [pd.read_csv(path, dtype=str, keep_default_na=False) for path in (first, second)]
         tables = [table[~table.isin(TIMES).any(axis=1)].reset_index(drop=True) for table in tables]
-        one, two = (table.drop(columns=list(filter(_left_out, map(str, table)))) for table in tables)
+        one, two = (table.drop(columns=[c for c in table if _left_out(str(c))]) for table in tables)
         if list(one) != list(two):
             return f"other columns: {sorted(map(str, set(one) ^ set(two)))}"
         return "" if one.equals(two) else "other values"

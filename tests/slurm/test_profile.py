@@ -231,9 +231,10 @@ def test_leftover_of_a_killed_run_is_replaced(
     module.MARKER.write_text(json.dumps({"folder": str(killed), "kept": False}))
     system_config.symlink_to(killed / "etc" / "slurm.conf")
     daemon = subprocess.Popen(["sleep", "300"], env=os.environ | {module.OWN: str(killed)})
+    # Popen returns when the old program's files are closed: its environment may follow later.
+    wait_until(lambda: bool(module._processes(killed)))
 
     with module._claim(new, kept=False):
-        assert not psutil.pid_exists(daemon.pid)
+        daemon.wait(timeout=10)
         assert not system_config.is_symlink()
         assert json.loads(module.MARKER.read_text())["folder"] == str(new)
-    daemon.wait()

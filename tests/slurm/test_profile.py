@@ -235,6 +235,7 @@ def test_leftover_of_a_killed_run_is_replaced(
     wait_until(lambda: bool(module._processes(killed)))
 
     with module._claim(new, kept=False):
-        daemon.wait(timeout=10)
+        assert not psutil.pid_exists(daemon.pid)
         assert not system_config.is_symlink()
         assert json.loads(module.MARKER.read_text())["folder"] == str(new)
+    daemon.wait()

@@ -94,6 +94,7 @@ def test_small_components_against_scipy(seed: int) -> None:
         found = processed(labels, Targets({"a": 300}), {"remove_below_ml": fewest * voxel_ml}, voxel_ml)
         assert found.dtype == labels.dtype
         assert np.array_equal(found, np.where(sizes[parts] >= fewest, labels, 0))
+    assert not processed(labels, Targets({"a": 300}), {"remove_below_ml": 1e308}, voxel_ml).any()
     assert np.array_equal(labels, before)
 
 

@@ -64,8 +64,8 @@ def remove_below(labels: np.ndarray, targets: Targets, voxels: float) -> np.ndar
         targets: meaning of the values.
         voxels: number of voxels, which need not be whole.
     """
-    # A volume that is exactly so many voxels must not be rounded up to one more.
-    fewest = math.ceil(round(voxels, 6))
+    # A volume that is exactly so many voxels must not be rounded up to one more; a huge one clears all.
+    fewest = math.ceil(round(min(voxels, labels.size + 1), 6))
 
     def large(mask: np.ndarray) -> np.ndarray:
         return np.asarray(cc3d.dust(mask, fewest, connectivity=26)) > 0

@@ -1,0 +1,23 @@
+"""The command `foldwise`: what people type. Each module here is one of its commands, and reads arguments alone.
+
+The stages of the workflow are commands of their own (foldwise.command), which rules call.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from foldwise import command
+
+app = typer.Typer(
+    name="foldwise",
+    help="Medical scans and videos in; cross-validated, tested, exported models out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command; what is wrong with its input is printed without a traceback."""
+    command.run(app)

@@ -4,6 +4,9 @@ PYTHON ?= python3
 export VIRTUAL_ENV := $(CURDIR)/.venv
 BIN := .venv/bin
 UV := $(BIN)/uv
+# Which lock: cuda13, cuda12 (older drivers) or cpu. The choice is kept in .venv.
+LOCK ?= $(or $(shell cat .venv/.lock 2>/dev/null),cuda13)
+LOCKED := envs/requirements$(if $(filter cuda13,$(LOCK)),,-$(LOCK)).txt
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 .PHONY: help setup setup-dev demo test-fast test test-local test-slurm lint format lock reference clean
@@ -16,17 +19,23 @@ $(UV):
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
 
-.venv/.ready: $(UV) envs/requirements.txt pyproject.toml
+.venv/.ready-$(LOCK): $(UV) $(LOCKED) pyproject.toml
 	@# Compiled once here, or every one of the workflow's many short processes would compile again.
-	$(UV) pip install --quiet --compile-bytecode --require-hashes -r envs/requirements.txt
+	@# The locks list all that is needed.
+	$(UV) pip install --quiet --compile-bytecode --require-hashes --no-deps -r $(LOCKED)
+ifeq ($(LOCK),cpu)
+	@# PyTorch's own index has the builds without CUDA; uv knows it.
+	$(UV) pip install --quiet --compile-bytecode --torch-backend=cpu \
+	  $$(grep -oE '^(torch|torchvision)==[0-9.]+' envs/requirements.txt)
+endif
 	$(UV) pip install --quiet --no-deps --editable .
-	@touch $@
+	@rm -f .venv/.ready-* && echo $(LOCK) > .venv/.lock && touch $@
 
-.venv/.ready-dev: .venv/.ready envs/requirements-dev.txt
+.venv/.ready-dev: .venv/.ready-$(LOCK) envs/requirements-dev.txt
 	$(UV) pip install --quiet --compile-bytecode --require-hashes -r envs/requirements-dev.txt
 	@touch $@
 
-setup: .venv/.ready  ## install what running needs (locked, with hashes)
+setup: .venv/.ready-$(LOCK)  ## install what running needs; LOCK=cuda12 for older drivers, LOCK=cpu
 
 setup-dev: .venv/.ready-dev  ## install what tests and checks need, too
 
@@ -69,9 +78,15 @@ COMPILE := pip compile --quiet --universal --python-version 3.11 --generate-hash
 	--no-annotate --no-emit-index-url --upgrade
 
 lock: $(UV)  ## take the newest versions into envs/*.txt
-	$(UV) $(COMPILE) envs/requirements.in -o envs/requirements.txt
-	$(UV) $(COMPILE) -c envs/requirements.txt envs/requirements-dev.in -o envs/requirements-dev.txt
-	$(UV) $(COMPILE) -c envs/requirements.txt envs/requirements-bench.in -o envs/requirements-bench.txt
+	$(UV) $(COMPILE) pyproject.toml -o envs/requirements.txt
+	$(UV) $(COMPILE) -c envs/requirements-cuda12.in pyproject.toml -o envs/requirements-cuda12.txt
+	@# All but PyTorch and what it needs for CUDA.
+	$(UV) $(COMPILE) -c envs/requirements.txt pyproject.toml -o envs/requirements-cpu.txt \
+	  $$(grep -oE '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==' envs/requirements.txt \
+	    | grep -v nvidia-ml-py | sed 's/^/--no-emit-package /; s/==//')
+	$(UV) $(COMPILE) -c envs/requirements.txt pyproject.toml envs/requirements-dev.in -o envs/requirements-dev.txt
+	$(UV) $(COMPILE) -c envs/requirements.txt pyproject.toml envs/requirements-bench.in -o envs/requirements-bench.txt
+	$(MAKE) reference
 
 reference: setup  ## write the settings' JSON schema and docs/settings.md
 	$(BIN)/python -m foldwise.reference

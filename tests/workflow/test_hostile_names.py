@@ -16,10 +16,11 @@ import yaml
 from snakemake_interface_executor_plugins.utils import format_cli_value
 
 from experiments import NAME
+from foldwise import front_door
 from foldwise.command import Stage, request
 from foldwise.experiment.open import open_experiment
 from foldwise.files import CaseError
-from foldwise.front_door import container_image, use_this_checkout
+from foldwise.front_door import container_image, use_this_package
 from foldwise.names import fault, refuse_names
 from foldwise.volumes.volume import Volume, read_volume, write_volume
 from synthetic import scan
@@ -151,15 +152,17 @@ def test_a_checkout_that_path_cannot_name_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for path, held in (("/data/a:b", ":"), ("/data/{x}", "{")):
+        monkeypatch.setattr(front_door, "ROOT", Path(path))
         with pytest.raises(SystemExit):
-            use_this_checkout(Path(path))
+            use_this_package(deployed=False)
         assert f"'{path}' contains '{held}'" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my projects").mkdir()
+    monkeypatch.setattr(front_door, "ROOT", tmp_path / "my projects")
     with pytest.raises(SystemExit):
-        container_image(tmp_path / "my projects")
+        container_image()
     monkeypatch.chdir(tmp_path / "my projects")
-    assert container_image(tmp_path / "my projects") == "envs/foldwise.sif"
+    assert container_image() == "envs/foldwise.sif"
 
 
 def test_every_name_of_an_experiment_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from foldwise.command import run
 from foldwise.files import CaseError, write_text
+from foldwise.places import ROOT
 from foldwise.processes import output_of
 
-TEMPLATE = Path(__file__).parents[2] / "profiles" / "slurm" / "config.yaml"
+TEMPLATE = ROOT / "profiles" / "slurm" / "config.yaml"
 PARTITIONS = "partitions.yaml"
 HEAD = """\
 # Written by `python -m foldwise.cluster`: partitions, and the most that a job may request there. Each job

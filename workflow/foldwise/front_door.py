@@ -16,35 +16,43 @@ from foldwise.experiment.trial import forget_counter
 from foldwise.files import CaseError
 from foldwise.looks import looking_once
 from foldwise.names import refuse_names
+from foldwise.places import IMPORTED, IS_INSTALLED, ROOT
 
-ROOT = Path(__file__).parents[2]
 
-
-def use_this_checkout(root: Path) -> None:
+def use_this_package(deployed: bool) -> None:
     """Let jobs run this interpreter and this checkout's package, regardless of the shell's PATH.
 
+    Args:
+        deployed: whether jobs run in environments that Snakemake makes, or in containers.
+
     Raises:
-        SystemExit: the path of one of them cannot stand in PATH or in Snakemake.
+        SystemExit: one of their paths cannot stand in PATH or in Snakemake, or an installed package is to
+            be used in another environment.
     """
-    for path in (root, Path(sys.executable).parent):
+    if deployed and IS_INSTALLED:
+        _stop(
+            f"--sdm needs a checkout of Foldwise, whose package jobs can import; this one is installed in "
+            f"{sys.prefix}, which is an environment already: leave out --sdm"
+        )
+    for path in (ROOT, Path(sys.executable).parent):
         if held := set(str(path)) & {os.pathsep, "{", "}", "\n"}:
             _stop(f"{str(path)!r} contains {min(held)!r}, which PATH or Snakemake cannot handle; rename it")
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # It may also hold systems of other packages.
-    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    paths = dict.fromkeys([str(root / "workflow"), *others])
-    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    if not IS_INSTALLED:  # else the interpreter finds it
+        # It may also hold systems of other packages.
+        others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(IMPORTED), *others]))
 
 
-def container_image(root: Path) -> str:
+def container_image() -> str:
     """Path of the container's image, relative to the working folder: Snakemake does not quote it.
 
     Raises:
         SystemExit: a shell would not read the path as one word.
     """
-    path = os.path.relpath(root / "envs" / "foldwise.sif")
+    path = os.path.relpath(ROOT / "envs" / "foldwise.sif")
     if shlex.quote(path) != path:
-        _stop(f"{path}: apptainer cannot take this path; call Snakemake in {root}, or move that folder")
+        _stop(f"{path}: apptainer cannot take this path; call Snakemake in {ROOT}, or move that folder")
     return path
 
 

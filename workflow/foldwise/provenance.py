@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
 import subprocess
 import sys
 import time
@@ -13,13 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from foldwise import __version__
 from foldwise.files import file_hash, short_hash
+from foldwise.places import IS_INSTALLED
 from foldwise.processes import output_of
 from foldwise.sampling import sampled
-
-# Direct requirements of Foldwise, in a checkout.
-REQUIREMENTS = Path(__file__).parents[2] / "envs" / "requirements.in"
 
 
 def provenance(settings: Any, inputs: Sequence[Path], **more: Any) -> dict[str, Any]:
@@ -51,22 +51,24 @@ def provenance(settings: Any, inputs: Sequence[Path], **more: Any) -> dict[str, 
 
 
 def packages() -> dict[str, str | None]:
-    """Version of each direct requirement, None if missing; outside a checkout, of every installed package."""
-    installed = {_plain(one.name): one.version for one in importlib.metadata.distributions()}
-    if not REQUIREMENTS.exists():
-        return {**installed}
-    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
-    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    return {name: installed.get(_plain(name)) for name in names}
+    """Version of each direct requirement, None if it is missing.
 
-
-def _plain(name: str) -> str:
-    """A distribution's name as PEP 503 compares it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
+    Where Foldwise is not installed itself, e.g. in an environment of Snakemake's, of every installed package.
+    """
+    found = importlib.metadata.distributions()
+    installed: dict[str, str | None] = {canonicalize_name(one.name): one.version for one in found}
+    try:
+        required = importlib.metadata.requires("foldwise") or []
+    except importlib.metadata.PackageNotFoundError:
+        return installed
+    names = [Requirement(line).name for line in required]
+    return {name: installed.get(canonicalize_name(name)) for name in names}
 
 
 def _commit() -> str | None:
     """The checkout's commit, with `-dirty` for local changes; None outside a checkout or without git."""
+    if IS_INSTALLED:  # perhaps within the repository of something else
+        return None
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         return output_of(command, timeout=None, folder=Path(__file__).parent).strip()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import operator
-from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, TypeAdapter
 
 from foldwise.files import write_text
+from foldwise.places import ROOT
 from foldwise.reruns import reruns
 from foldwise.section import Section, declared
 from foldwise.settings import dump
@@ -83,12 +84,24 @@ def schema() -> str:
     return json.dumps(TypeAdapter(functools.reduce(operator.or_, kinds)).json_schema(), indent=2) + "\n"
 
 
+def conda_environment() -> str:
+    """The environment for `--sdm conda`, with the lock's lines: Snakemake copies this file alone."""
+    lock = (ROOT / "envs" / "requirements.txt").read_text(encoding="utf-8")
+    lines = [" ".join(line.split()) for line in lock.replace("\\\n", " ").splitlines()]
+    environment = {
+        "channels": ["conda-forge", "nodefaults"],
+        "dependencies": ["python=3.12", "pip", {"pip": lines}],
+    }
+    head = "# For `--sdm conda`. Written by `make lock` from requirements.txt.\n"
+    return head + yaml.safe_dump(environment, sort_keys=False, width=1_000_000)
+
+
 def main() -> None:
-    """Write the reference and the schema."""
-    root = Path(__file__).parents[2]
-    write_text(root / "workflow" / "settings.schema.json", schema())
-    write_text(root / "docs" / "settings.md", reference())
-    write_text(root / "docs" / "reruns.md", reruns())
+    """Write the reference, the schema and the environment for conda."""
+    write_text(ROOT / "envs" / "foldwise.yaml", conda_environment())
+    write_text(ROOT / "workflow" / "settings.schema.json", schema())
+    write_text(ROOT / "docs" / "settings.md", reference())
+    write_text(ROOT / "docs" / "reruns.md", reruns())
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from foldwise.experiment.open import Opened, open_experiment
 from foldwise.files import read_json, source_files, write_json
 from foldwise.hdf5 import open_hdf5
 from foldwise.index import Entry, Index
+from foldwise.places import ROOT, SNAKEFILE
 from foldwise.scores import scores_in, table_of
 from foldwise.section import touches
 from foldwise.settings import Model, dump, validate
@@ -40,8 +41,6 @@ from foldwise.training.budget import Budget
 from foldwise.training.learner import Learner
 from foldwise.training.loop import Run, Trainer
 from foldwise.training.steps import Items, collate
-
-ROOT = Path(__file__).parents[2]
 
 
 def check_system(system: System[Any, Any], experiment: Mapping[str, Any], folder: Path) -> None:
@@ -323,7 +322,7 @@ def _snakemake(experiment: Mapping[str, Any], *targets: str) -> str:
     write_json(config, {**experiment, "experiment": "check"})
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), *targets),
+            *(sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), *targets),
             *("--profile", str(ROOT / "profiles" / "local"), "--cores", "1", "--configfile", str(config)),
         ],
         stdout=subprocess.PIPE,

@@ -11,14 +11,15 @@ from pathlib import Path
 
 from foldwise import command
 from foldwise.experiment.preparation import per_case
-from foldwise.front_door import front_door, use_this_checkout
+from foldwise.front_door import front_door, use_this_package
 from foldwise.gpus import jobs_at_once
 from foldwise.settings import as_json
 
-use_this_checkout(Path(workflow.basedir))
+use_this_package(deployed=bool(workflow.deployment_settings.deployment_method))
 
 EXPERIMENT = front_door(
-    config,
+    # A module's path variable; the setting comes first.
+    {"results": workflow.pathvars.apply("<results>"), **config},
     main=workflow.is_main_process,
     # `set-scatter: {prepare: 30}` in a profile.
     parts=workflow.resource_settings.overwrite_scatter.get("prepare"),

@@ -1,4 +1,4 @@
-"""The command `foldwise`: what people type. Each module here is one of its commands, and reads arguments alone.
+"""The command `foldwise`: what people type. Each module here reads the arguments of one or two commands.
 
 The stages of the workflow are commands of their own (foldwise.command), which rules call.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import typer
 
 from foldwise import command
+from foldwise.commands.run import PASSED_ON, demo, run
 
 app = typer.Typer(
     name="foldwise",
@@ -16,6 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(context_settings=PASSED_ON)(run)
+app.command(context_settings=PASSED_ON)(demo)
 
 
 def main() -> None:

@@ -14,8 +14,7 @@ from typing import Annotated, Any, Literal
 
 from foldwise.command import Output, run, stage
 from foldwise.files import CaseError, write_json, write_text
-
-SNAKEFILE = Path(__file__).parents[3] / "Snakefile"
+from foldwise.places import SNAKEFILE
 
 
 @stage(gpus=lambda values: values.get("devices", 0))

@@ -18,6 +18,7 @@ from foldwise.check import Checked
 from foldwise.files import apart
 from foldwise.forecast import Step
 from foldwise.index import Entry
+from foldwise.places import SNAKEFILE
 from foldwise.scores import Chosen, Scores, create_scores, store_scores
 from foldwise.settings import Experiment, Model
 from foldwise.sheet import AnyCase, Sheet
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 AnySettings = TypeVar("AnySettings", bound=Experiment)
 Rows = Iterable[Mapping[str, Any]]
-RULES = Path(__file__).parents[2] / "rules"
+RULES = SNAKEFILE.parent / "rules"
 # A file of remarks on a new case, e.g. that it seems cut or upside down.
 REMARKS = "remarks.json"
 NOTHING: Mapping[str, Any] = MappingProxyType({})

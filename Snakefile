@@ -2,3 +2,7 @@
 
 
 include: "workflow/Snakefile"
+
+
+# That of an included file does not count.
+workflow.default_target = "all"

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from carried import predicted_elsewhere
 from experiments import NAME, planned, snakemake
 from foldwise.hdf5 import open_hdf5
 from foldwise.index import Index
@@ -59,6 +61,21 @@ class TestRun:
             assert exported["case"].tolist() == ["k4_0", "k5_0"]
             assert exported["label"].tolist() == ["high", ""]
             assert pd.read_csv(ensemble / "metrics.csv")["case"].tolist() == ["k4_0"]
+
+    def test_a_packed_model_brings_the_frozen_weights(self, run: Path, tmp_path: Path) -> None:
+        exported = run / "results" / "tiny" / "evl" / "ensemble" / "export" / "predictions.csv"
+        expected = pd.read_csv(exported).set_index("case")
+        videos = tmp_path / "videos"
+        videos.mkdir()
+        for case in expected.index:
+            (path,) = (run / NAME).rglob(f"{case}.*")
+            (videos / path.name).symlink_to(path)
+        hidden = ("results", f"clip {NAME}")
+        manifest = predicted_elsewhere(run, "evl", videos, tmp_path / "elsewhere", hidden=hidden)
+        found = pd.read_csv(tmp_path / "elsewhere" / "out" / "predictions.csv").set_index("case")
+        columns = [f"probability_{name}" for name in CLASSES]
+        np.testing.assert_allclose(found[columns], expected.loc[found.index, columns], atol=1e-4)
+        assert manifest["outputs"] == ["predictions.csv"]
 
     def test_report(self, run: Path) -> None:
         folder = run / "results" / "tiny"

@@ -14,10 +14,13 @@ import pytest
 import torch
 import yaml
 
+from carried import foldwise, predicted_elsewhere
 from experiments import EXPERIMENT, TINY, add_case, planned, snakemake
 from foldwise.command import request
 from foldwise.experiment.open import open_experiment
 from foldwise.files import CaseError
+from foldwise.packed import found as find_model
+from foldwise.packed import pack
 from foldwise.record import record_in
 from foldwise.stages import predict as predict_stage
 from foldwise.stages import publish as publish_stage
@@ -184,6 +187,57 @@ class TestRun:
         snakemake(run, changed(predict="mine.csv"), "predict")
         mine = read_volume(predicted(run, "mine") / "mine.nii.gz")
         assert (mine.data == read_volume(unet / "ensemble" / "export" / "c7.nii.gz").data).all()
+
+    def test_a_packed_model_needs_nothing_else(self, run: Path, tmp_path: Path) -> None:
+        """Elsewhere, from a folder: the ensemble's result, voxel by voxel; and the table of measurements."""
+        unet = run / "results" / "tiny" / "unet"
+        expected = {
+            case: read_volume(unet / "ensemble" / "export" / f"{case}.nii.gz") for case in ("c6", "c7")
+        }
+        (tmp_path / "my scans").mkdir()
+        for case in expected:
+            (tmp_path / "my scans" / f"{case}.nii.gz").symlink_to(run / f"{case}.nii.gz")
+        (tmp_path / "my scans" / "bad.nii.gz").write_bytes(b"no volume")
+        elsewhere = tmp_path / "elsewhere"
+        with pytest.raises(AssertionError, match="1 of 3 cases could not be predicted"):
+            predicted_elsewhere(run, "unet", tmp_path / "my scans", elsewhere)
+        (tmp_path / "my scans" / "bad.nii.gz").unlink()
+        (elsewhere / "out" / "manifest.json").write_text("mine")
+        done = foldwise(elsewhere, "predict", "carried model.foldwise", tmp_path / "my scans", "out")
+        assert "2 cases, 0 of them to do" in done.stderr  # what the first call predicted is used
+        assert [path.read_text() for path in elsewhere.glob("out-aside/*/manifest.json")] == ["mine"]
+        table = pd.read_csv(elsewhere / "out" / "measurements.csv")
+        for case, label in expected.items():
+            found = read_volume(elsewhere / "out" / f"{case}.nii.gz")
+            assert np.array_equal(found.affine, label.affine)
+            assert (found.data == label.data).all()
+            (row,) = table[table["case"] == case].to_dict("records")
+            assert row["volume_ml"] == pytest.approx((label.data == 5).sum() * 12 / 1000)
+            if row["volume_ml"]:
+                grey = read_volume(run / f"{case}.nii.gz").data[label.data == 5]
+                assert [row["mean"], row["maximum"]] == pytest.approx([grey.mean(), grey.max()])
+        manifest = json.loads((elsewhere / "out" / "manifest.json").read_text(encoding="utf-8"))
+        assert manifest["outputs"] == ["c6.nii.gz", "c7.nii.gz", "measurements.csv"]
+        assert manifest["device"] == "CPU"
+
+    def test_a_packed_model_that_is_damaged_is_refused(self, run: Path, tmp_path: Path) -> None:
+        unet, packed = run / "results" / "tiny" / "unet", tmp_path / "m.foldwise"
+        facts = pack(unet, packed, [1])
+        assert (facts.task["targets"]["classes"], list(facts.folds)) == ({"ball": 5}, ["fold1.pt"])
+        whole = packed.read_bytes()
+        source = find_model(packed, tmp_path / "m")
+        assert source.models[0].read_bytes() == (unet / "fold1" / "model.pt").read_bytes()
+        middle = len(whole) // 2
+        for number, bad in enumerate(
+            (whole[:-100], whole[:middle] + b"xxxx" + whole[middle + 4 :], b"", b"PK")
+        ):
+            packed.write_bytes(bad)
+            with pytest.raises(CaseError, match=r"m\.foldwise: "):
+                find_model(packed, tmp_path / f"bad{number}")
+        with pytest.raises(CaseError, match=r"has no model of fold 7; it has those of 0, 1"):
+            pack(unet, packed, [7])
+        with pytest.raises(CaseError, match=r"tiny: has no trained model"):
+            pack(unet.parent, packed)
 
     def test_a_scan_that_cannot_be_predicted_leaves_the_others(self, run: Path) -> None:
         (run / "mixed").mkdir()

@@ -11,6 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
+from carried import predicted_elsewhere
 from experiments import NAME, planned, snakemake
 from foldwise.files import CaseError, write_json
 from foldwise.importers import cholec80, cholect50
@@ -89,6 +90,20 @@ def test_the_temporal_model_is_whole_without_the_features(run: Path, tmp_path: P
     trained.learner.predict(trained.networks, str(cache), tmp_path / "p.h5")
     stored = read_prediction(outputs / f"fold{fold}" / "predictions" / f"{case}.h5")
     np.testing.assert_allclose(read_prediction(tmp_path / "p.h5").phase, stored.phase, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", list(MODELS))
+def test_a_packed_model_needs_nothing_else(run: Path, tmp_path: Path, model: str) -> None:
+    (video,) = (run / NAME).rglob("op4.mp4")
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / video.name).symlink_to(video)
+    expected = run / "results" / "tiny" / model / "ensemble" / "export" / "probability" / "op4-phase.txt"
+    wanted = np.loadtxt(expected, skiprows=1)
+    manifest = predicted_elsewhere(run, model, tmp_path / "videos", tmp_path / "elsewhere")
+    found = np.loadtxt(tmp_path / "elsewhere" / "out" / "probability" / "op4-phase.txt", skiprows=1)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert "videos.csv" in manifest["outputs"]
 
 
 @pytest.mark.slow

@@ -9,6 +9,11 @@ import torch
 from foldwise.gpus import driver, usable_gpus
 
 
+def name_of(device: torch.device) -> str:
+    """The model of a GPU, or `CPU`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
 def log_device(device: torch.device, precision: str, count: int = 1) -> None:
     """Log the model, memory and driver of a job's GPUs, or its threads on the CPU, and the precision.
 

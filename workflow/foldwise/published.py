@@ -63,12 +63,15 @@ class Published:
                 )
         self._forget(lambda name, record: record.get("key") != self._keys.get(record.get("case")))
 
-    def publish(self, cases: Path, tables: Path) -> None:
+    def publish(self, cases: Path, tables: Path) -> list[str]:
         """Copy files to their place, each one whole or not at all, and forget those that are no longer made.
 
         Args:
             cases: holds a folder of files for each case.
             tables: folder of tables of all cases; each of several parts has its own.
+
+        Returns:
+            The files, by their paths in the folder.
         """
         made = [
             self._place(path, path.relative_to(cases / case.name), case.name)
@@ -80,11 +83,17 @@ class Published:
             one = self._part.endswith("of1")
             made.append(self._place(path, name if one else name.with_stem(f"{name.stem}-{self._part}"), None))
         self._forget(lambda name, record: name not in made)
+        return made
 
-    def add(self, path: Path) -> None:
-        """Record a file that the caller has written, if it lies in the folder."""
-        if path.is_relative_to(self.folder):
-            self._write_record(path.relative_to(self.folder).as_posix(), path, None)
+    def write(self, path: Path, values: Any) -> None:
+        """Write a JSON file, which is one of the published ones if it lies in the folder."""
+        if not path.is_relative_to(self.folder):
+            write_json(path, values)
+            return
+        name = path.relative_to(self.folder).as_posix()
+        self._remove(name)
+        write_json(path, values)
+        self._write_record(name, path, None)
 
     def _place(self, made: Path, within: Path, case: str | None) -> str:
         name = within.as_posix()

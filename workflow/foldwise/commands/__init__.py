@@ -8,6 +8,8 @@ from __future__ import annotations
 import typer
 
 from foldwise import command
+from foldwise.commands.export import export
+from foldwise.commands.predict import predict
 from foldwise.commands.run import PASSED_ON, demo, run
 
 app = typer.Typer(
@@ -19,6 +21,8 @@ app = typer.Typer(
 )
 app.command(context_settings=PASSED_ON)(run)
 app.command(context_settings=PASSED_ON)(demo)
+app.command()(predict)
+app.command()(export)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from foldwise.command import Folder, Output, run, stage
+from foldwise.device import name_of
 from foldwise.evaluate import Trained, read_trained, remarks_of, warn_of_learnt, with_fingerprint
 from foldwise.files import (
     CaseError,
@@ -28,6 +30,7 @@ from foldwise.files import (
 )
 from foldwise.index import Entry, Index
 from foldwise.overlap import Unwritten, overlapped
+from foldwise.progress import advanced
 from foldwise.provenance import provenance
 from foldwise.published import Published, files_of, stamps_of
 from foldwise.record import unread, used
@@ -71,6 +74,7 @@ def predict(
         for case in cases:
             work.add(case, state.get(case.name, *case.made_of))
         logging.info("%d cases, %d of them to do", len(cases), len(cases) - len(work.predictions))
+        advanced("cases", len(work.predictions), len(cases))
         overlapped([case.name for case in cases], work.read, work.infer, failed)
     made = {name: path for name, path in work.predictions.items() if name not in failed}
     for entry in mine:
@@ -86,6 +90,9 @@ def predict(
         "stamps": {case.name: case.stamps for case in cases},
         "failed": failed,
         "remarks": {name: found for name, path in made.items() if (found := remarks_of(path))},
+        "inputs": {entry.case: entry.files for entry in mine},
+        "device": name_of(next(trained.networks[0].parameters()).device),
+        "seconds": {name: round(seconds, 2) for name, seconds in work.seconds.items()},
     }
     origin = provenance(settings=trained.states[0]["settings"], inputs=models)
     write_json(facts, {**about, "provenance": origin})
@@ -127,6 +134,7 @@ class _Work:
 
     Attributes:
         predictions: case → file of its prediction.
+        seconds: case → time that its steps took together, if it was predicted now.
     """
 
     def __init__(
@@ -144,6 +152,7 @@ class _Work:
         self._steps = trained.steps
         self._cases: dict[str, _NewCase] = {}
         self.predictions: dict[str, Path] = {}
+        self.seconds: dict[str, float] = {}
 
     def add(self, case: _NewCase, prediction: Path | None) -> None:
         """Add a case, and its prediction by an earlier call."""
@@ -156,7 +165,7 @@ class _Work:
         if name in self.predictions:
             return None
         case = self._cases[name]
-        with self._removed_if_failed(name):
+        with self._step(name):
             cache = self._prepare(case.entry, folder=self._scratch / name)
             case.refuse_changed()
             warn_of_learnt(case.entry, cache, self._trained.states)
@@ -166,23 +175,27 @@ class _Work:
         """Predict a case, unless it is; what remains is to keep the prediction."""
         if name in self.predictions:
             return None
-        with self._removed_if_failed(name):
+        with self._step(name):
             made = self._steps.infer(known)
         return Unwritten(partial(self._put, name, made), made.nbytes)
 
     def _put(self, name: str, made: Unwritten) -> None:
         case, noted = self._cases[name], self._scratch / name / REMARKS
-        with self._removed_if_failed(name):
+        with self._step(name):
             remarks = read_json(noted) if noted.exists() else []
             write = partial(with_fingerprint, made.write, case.made_of, remarks=remarks)
             self.predictions[name] = self._keep(write, name, *case.made_of)
         logging.info("predicted %s", name)
+        advanced("cases", len(self.predictions), len(self._cases))
         shutil.rmtree(self._scratch / name, ignore_errors=True)
 
     @contextmanager
-    def _removed_if_failed(self, name: str) -> Iterator[None]:
+    def _step(self, name: str) -> Iterator[None]:
+        """Add up the time of a case, whose files are removed if it fails."""
+        started = time.monotonic()
         try:
             yield
+            self.seconds[name] = self.seconds.get(name, 0) + time.monotonic() - started
         except BaseException:
             shutil.rmtree(self._scratch / name, ignore_errors=True)
             raise

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import pandas as pd
 
 from foldwise.command import Folder, Of, Output, run, stage
-from foldwise.files import CaseError, apart, read_json, write_json
+from foldwise.files import CaseError, apart, read_json
 from foldwise.index import Entry, Index
 from foldwise.published import Published, stamps_of
 from foldwise.section import Section
@@ -43,17 +43,26 @@ def publish(
         tables, own = Path(temporary) / "tables", Path(temporary) / "cases"
         export = partial(system.results.export_case, export=settings, chosen=chosen)
         unexported = _export(export, paths, entries, about["stamps"], failed, tables, own)
-        published.publish(own, tables)
+        outputs = published.publish(own, tables)
+    names = [entry.case for entry in entries]
+    result = {
+        "cases": names,
+        "failed": {**failed, **unexported},
+        "remarks": about["remarks"],
+        "chosen": chosen,
+        "inputs": about["inputs"],
+        "outputs": outputs,
+        "device": about["device"],
+        "seconds": about["seconds"],
+        "provenance": about["provenance"],
+    }
+    published.write(facts, result)
     if failed or unexported:
         counts = [(len(failed), "predicted"), (len(unexported), "exported in full")]
         whole = len(about["keys"])
         what = " and ".join(f"{n} of {whole} cases could not be {how}" for n, how in counts if n)
         lines = "\n  ".join([*failed.values(), *unexported.values()])
         raise CaseError(f"{what}; all others are in {folder}:\n  {lines}")
-    names = [entry.case for entry in entries]
-    remarks, origin = about["remarks"], about["provenance"]
-    write_json(facts, {"cases": names, "remarks": remarks, "chosen": chosen, "provenance": origin})
-    published.add(facts)
 
 
 def _export(

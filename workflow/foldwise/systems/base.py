@@ -161,6 +161,17 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
         pretrained = settings.models[name].pretrained
         return [] if pretrained is None else [pretrained.file]
 
+    def beside(self, state: Mapping[str, Any]) -> Mapping[tuple[str, ...], Path]:
+        """Files that predicting with a trained model reads, apart from the model's own.
+
+        Args:
+            state: contents of the model's file.
+
+        Returns:
+            Keys that lead to a path in `state` → the file or folder there.
+        """
+        return {}
+
     @abstractmethod
     def kept(self, settings: AnySettings, name: str) -> dict[str, Any]:
         """The sections that define how new cases are prepared for a model; the model's file stores them."""

@@ -128,5 +128,11 @@ def probability_maps(path: Path) -> dict[str, Volume]:
         }
 
 
+def targets_of(path: Path) -> Targets:
+    """Classes and regions of a prediction."""
+    with open_prediction(path) as file:
+        return _targets_of(file)
+
+
 def _targets_of(file: h5py.File) -> Targets:
     return Targets.from_dict(json.loads(file.attrs["targets"]))

@@ -390,6 +390,12 @@ class Export(Section):
         description="Also write <case>.dcm, a DICOM-SEG, if the scan is DICOM.",
         json_schema_extra=affects("export"),
     )
+    measurements: bool = Field(
+        False,
+        description="Also write measurements.csv: volume, grey values, lesions, longest axial diameter and "
+        "centroid of each case's classes; the images are read again.",
+        json_schema_extra=affects("export"),
+    )
 
 
 class VolumeExperiment(Experiment):

@@ -151,6 +151,18 @@ class Clips(VideoSystem[Settings, ClipCase]):
         frozen = [Path(network.arguments["weights"])] if network.plain in FROZEN else []
         return super().weights(settings, name) + frozen
 
+    def beside(self, state: Mapping[str, Any]) -> Mapping[tuple[str, ...], Path]:
+        """Frozen CLIP weights, and those of MedSAM."""
+        places = [("settings", "network", "weights"), ("prepared", "prepare", "regions", "weights")]
+        found = {}
+        for place in places:
+            value: Any = state
+            for key in place:
+                value = value.get(key) if isinstance(value, Mapping) else None
+            if value is not None:
+                found[place] = Path(value)
+        return found
+
     def kept(self, settings: Settings, name: str) -> dict[str, Any]:
         """Cache, and regions for models that use them."""
         prepare = Prepare() if settings.models[name].input == "whole" else settings.prepare

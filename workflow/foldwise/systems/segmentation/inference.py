@@ -22,6 +22,7 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 from torch import nn
 
 from foldwise.hdf5 import refuse_not_finite
+from foldwise.progress import advanced
 from foldwise.systems.segmentation.held import CHUNK
 from foldwise.training.learner import precision_of
 from foldwise.volumes.cache import lineage_of, open_case
@@ -194,6 +195,7 @@ class Inference:
         batch = self.learner.model.inference.batch
         for begin in range(0, len(windows), batch):
             some = windows[begin : begin + batch]
+            advanced("windows of this case", begin, len(windows))
             with self.learner.autocast(own):
                 outputs = self._outputs(network, torch.stack([self._cut(whole, w) for w in some]).to(own))
             for window, output in zip(some, outputs, strict=True):

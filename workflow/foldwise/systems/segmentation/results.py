@@ -21,7 +21,7 @@ from foldwise.volumes.label_maps import keep_label_maps, kept_label_map, labelle
 from foldwise.volumes.labels import read_labels
 from foldwise.volumes.metrics import score as score_volume
 from foldwise.volumes.postprocess import helps, processed, text
-from foldwise.volumes.predictions import classes_of, label_map, probability_maps
+from foldwise.volumes.predictions import classes_of, label_map, probability_maps, targets_of
 from foldwise.volumes.settings import Evaluate, Export, Step
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import is_dicom_folder, write_volume
@@ -110,7 +110,7 @@ class SegmentationResults(Results):
         """Write <case>.nii.gz, a label map with the user's label values in the source's grid.
 
         With `probabilities`, <case>_<class>_probability.nii.gz (float32, 0 to 1) is written too; for a DICOM
-        folder with `dicom_seg`, also <case>.dcm.
+        folder with `dicom_seg`, also <case>.dcm. With `measurements`, rows of measurements.csv.
         """
         if scored is not None:
             labels = kept_label_map(scored, chosen)
@@ -127,7 +127,14 @@ class SegmentationResults(Results):
 
             used(source)
             write_dicom_seg(labels, source, classes_of(prediction), folder / f"{entry.case}.dcm")
-        return {}
+        if not export.measurements:
+            return {}
+        from foldwise.volumes.measure import measure
+
+        images = [Path(path) for path in entry.files["images"]]
+        used(*images)
+        rows = measure(labels, targets_of(prediction).values, images)
+        return {"measurements.csv": [{"case": entry.case, "group": entry.group, **row} for row in rows]}
 
     @property
     def view(self) -> View:

@@ -1,0 +1,108 @@
+"""`foldwise predict`: new cases by a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A .foldwise file, a model's folder in the results (results/<experiment>/<model>), or the "
+            "model.pt of one fold."
+        ),
+    ],
+    source: Annotated[Path, typer.Argument(help="A folder of scans, videos or clips, or a sample sheet.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; your own files in it stay.")],
+    export: Annotated[
+        str, typer.Option(help="Settings of the section `export`, as YAML, e.g. '{probabilities: true}'.")
+    ] = "{}",
+) -> None:
+    """Predict new cases: label maps or scores, measurements.csv, and manifest.json.
+
+    The models of all folds are averaged. A case that fails leaves the others; a call that was cut off goes on
+    where it stopped, with the same command.
+    """
+    import shutil
+
+    from foldwise.files import CaseError, write_json
+    from foldwise.packed import found
+    from foldwise.sampling import gpu_job
+    from foldwise.settings import parse_values, validate
+    from foldwise.stages import predict as stage
+    from foldwise.stages.publish import publish
+    from foldwise.store import Store
+    from foldwise.systems import system_of
+    from foldwise.training.model_file import read_model
+
+    if not source.exists():
+        raise CaseError(f"{source}: no such file or folder; expected a folder of cases, or a sample sheet")
+    unfinished = out / ".unfinished"
+    trained = found(model, unfinished / "model")
+    system = system_of(read_model(trained.models[0])["system"])
+    section = system.section("export")
+    defaults = {"measurements": True} if "measurements" in section.model_fields else {}
+    settings = validate(section, {**defaults, **parse_values(export)}, origin="--export")
+    write_json(unfinished / "choice.json", {"chosen": dict(trained.chosen)})
+    paths = {"predictions": unfinished / "predictions", "index": unfinished / "index.pkl"}
+    predicted = unfinished / "predicted.json"
+    with gpu_job(1, take=True), _bar():
+        stage.predict(
+            system=system,
+            models=list(trained.models),
+            source=source,
+            state=Store(unfinished / "state"),
+            published=out,
+            facts=predicted,
+            **paths,
+        )
+    publish(
+        system=system,
+        settings=settings,
+        source=source,
+        predicted=predicted,
+        choice=unfinished / "choice.json",
+        folder=out,
+        facts=out / "manifest.json",
+        **paths,
+    )
+    shutil.rmtree(unfinished)
+    print(out / "manifest.json")
+
+
+@contextmanager
+def _bar() -> Iterator[None]:
+    """Show in a terminal how many cases are done, and how much of the present one."""
+    import logging
+
+    from rich.console import Console
+    from rich.logging import RichHandler
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from foldwise.progress import listening
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        logger, tasks = logging.getLogger(), {}
+        before, logger.handlers = logger.handlers, [RichHandler(console=console, show_path=False)]
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        try:
+            with listening(show):
+                yield
+        finally:
+            logger.handlers = before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +31,7 @@ def predict(
     The models of all folds are averaged. A case that fails leaves the others; a call that was cut off goes on
     where it stopped, with the same command.
     """
-    import shutil
-
+    from foldwise.command import Output
     from foldwise.files import CaseError, write_json
     from foldwise.packed import found
     from foldwise.sampling import gpu_job
@@ -45,13 +46,16 @@ def predict(
         raise CaseError(f"{source}: no such file or folder; expected a folder of cases, or a sample sheet")
     unfinished = out / ".unfinished"
     trained = found(model, unfinished / "model")
-    system = system_of(read_model(trained.models[0])["system"])
+    state = read_model(trained.models[0])
+    system = system_of(state["system"])
     section = system.section("export")
     defaults = {"measurements": True} if "measurements" in section.model_fields else {}
     settings = validate(section, {**defaults, **parse_values(export)}, origin="--export")
-    write_json(unfinished / "choice.json", {"chosen": dict(trained.chosen)})
-    paths = {"predictions": unfinished / "predictions", "index": unfinished / "index.pkl"}
-    predicted = unfinished / "predicted.json"
+    for line in system.new_cases(source, state["task"], state.get("prepared", {})).lines:
+        logging.info("%s", line)
+    choice, facts = unfinished / "choice.json", unfinished / "predicted.json"
+    predictions, index = unfinished / "predictions", unfinished / "index.pkl"
+    write_json(choice, {"chosen": dict(trained.chosen)})
     with gpu_job(1, take=True), _bar():
         stage.predict(
             system=system,
@@ -59,18 +63,20 @@ def predict(
             source=source,
             state=Store(unfinished / "state"),
             published=out,
-            facts=predicted,
-            **paths,
+            predictions=Output(predictions),
+            index=Output(index),
+            facts=Output(facts),
         )
     publish(
         system=system,
         settings=settings,
         source=source,
-        predicted=predicted,
-        choice=unfinished / "choice.json",
-        folder=out,
-        facts=out / "manifest.json",
-        **paths,
+        predictions=predictions,
+        index=index,
+        predicted=facts,
+        choice=choice,
+        folder=Output(out),
+        facts=Output(out / "manifest.json"),
     )
     shutil.rmtree(unfinished)
     print(out / "manifest.json")
@@ -79,8 +85,6 @@ def predict(
 @contextmanager
 def _bar() -> Iterator[None]:
     """Show in a terminal how many cases are done, and how much of the present one."""
-    import logging
-
     from rich.console import Console
     from rich.logging import RichHandler
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

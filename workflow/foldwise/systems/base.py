@@ -12,14 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
 
-from pydantic import BaseModel
-
 from foldwise.check import Checked
 from foldwise.files import apart
 from foldwise.forecast import Step
 from foldwise.index import Entry
 from foldwise.places import SNAKEFILE
 from foldwise.scores import Chosen, Scores, create_scores, store_scores
+from foldwise.section import Section
 from foldwise.settings import Experiment, Model
 from foldwise.sheet import AnyCase, Sheet
 from foldwise.store import Memory
@@ -57,10 +56,11 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
         """The file with the rules that prepare its cases."""
         return RULES / f"{self.name}.smk"
 
-    def section(self, name: str) -> type[BaseModel]:
+    def section(self, name: str) -> type[Section]:
         """The class of a section of its settings, e.g. `evaluate`."""
         kind = self.settings.model_fields[name].annotation
         assert isinstance(kind, type), f"{name} is one section"
+        assert issubclass(kind, Section), f"{name} is a section"
         return kind
 
     @property

@@ -17,6 +17,13 @@ from foldwise.settings import as_json
 
 use_this_package(deployed=bool(workflow.deployment_settings.deployment_method))
 
+NAMES = workflow.modifier.path_modifier
+if NAMES.prefix is not None or NAMES.modifies_prefixes:
+    raise SystemExit(
+        "error: `prefix` and `replace_prefix` of a module would rename outputs that jobs know by their names; "
+        "set the path variable `results`, or the setting"
+    )
+
 EXPERIMENT = front_door(
     # A module's path variable; the setting comes first.
     {"results": workflow.pathvars.apply("<results>"), **config},

@@ -22,7 +22,7 @@ import trainings
 from fake_nvml import Install, gpu
 from foldwise import sampling
 from foldwise.command import FREE, Output, stage
-from foldwise.device import log_device
+from foldwise.device import device_text, log_device
 from foldwise.files import write_json
 from foldwise.gpus import VISIBLE, taken, usable_gpus
 from foldwise.provenance import provenance
@@ -187,8 +187,9 @@ def test_the_device_is_said_and_one_that_pytorch_cannot_use(
     """On a machine without a real GPU."""
     caplog.set_level(logging.INFO)
     machine()
-    log_device(torch.device("cpu"), "32-true", 2)
-    assert "device: 2 × CPU" in caplog.text
+    assert device_text(torch.device("cpu"), 2).startswith("2 × CPU")
+    log_device(torch.device("cpu"), "32-true")
+    assert "device: CPU" in caplog.text
     assert "precision 32-true" in caplog.text
     assert "cannot use it" not in caplog.text
     machine(gpu())

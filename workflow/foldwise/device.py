@@ -14,12 +14,11 @@ def name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
-def log_device(device: torch.device, precision: str, count: int = 1) -> None:
-    """Log the model, memory and driver of a job's GPUs, or its threads on the CPU, and the precision.
+def device_text(device: torch.device, count: int = 1) -> str:
+    """A job's device in words: model, memory and driver of its GPUs, or its threads on the CPU.
 
     Args:
         device: of the first process.
-        precision: of the network's operations, in Fabric's words.
         count: number of such devices.
     """
     if device.type == "cuda":
@@ -28,10 +27,15 @@ def log_device(device: torch.device, precision: str, count: int = 1) -> None:
         text = f"{facts.name}, {facts.total_memory / 2**20:.0f} MiB{version}"
     else:
         text = f"CPU, {torch.get_num_threads()} threads"
-        if usable_gpus():
-            built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU alone"
-            logging.warning(
-                "there is a GPU, but PyTorch cannot use it: it was built for %s, and the driver is %s",
-                *(built, driver()),
-            )
-    logging.info("device: %s%s, precision %s", f"{count} × " if count > 1 else "", text, precision)
+    return f"{count} × {text}" if count > 1 else text
+
+
+def log_device(device: torch.device, precision: str) -> None:
+    """Log what a job runs on, and the precision of the network's operations, in Fabric's words."""
+    if device.type == "cpu" and usable_gpus():
+        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU alone"
+        logging.warning(
+            "there is a GPU, but PyTorch cannot use it: it was built for %s, and the driver is %s",
+            *(built, driver()),
+        )
+    logging.info("device: %s, precision %s", device_text(device), precision)

@@ -142,6 +142,11 @@ class Learner(Validated, Generic[AnyModel], abstract=True):
     def sample(self) -> torch.Tensor:
         """A batch of network inputs, uninitialised, on torch's default device."""
 
+    def sample_text(self) -> str:
+        """One item of the batch in words, for the log; by default its shape as in `sample`."""
+        with torch.device("meta"):
+            return f"sample of {by(*self.sample().shape[1:])}"
+
     @abstractmethod
     def refusal(self, reason: str) -> str:
         """Message to a user whose network cannot take the sample."""
@@ -253,6 +258,11 @@ class Staged(Learner[AnyModel], abstract=True):
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
         """Write a case's prediction (the mean over networks) as HDF5."""
         self.infer(networks, self.read(cache)).write(path)
+
+
+def by(*lengths: int) -> str:
+    """Lengths as people write them: 128×128×64."""
+    return "×".join(str(length) for length in lengths)
 
 
 def precision_of(amp: str, *, gpu: bool) -> Any:

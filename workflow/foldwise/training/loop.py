@@ -26,6 +26,7 @@ from foldwise.training.budget import Budget
 from foldwise.training.learner import Learner
 from foldwise.training.log import added, log_text, progress
 from foldwise.training.memory import peak_gpu_mib, peak_mib
+from foldwise.training.opening import opening
 from foldwise.training.parallel import LostError, Team, make_fabric
 from foldwise.training.pretrained import load_pretrained
 from foldwise.training.schedule import make_scheduler
@@ -95,6 +96,7 @@ class Trainer:
         network = learner.network()
         self.pretrained = load_pretrained(network, run.model.pretrained) if run.model.pretrained else None
         optimiser = build("optimiser", run.model.optimiser, learner.parameters(network))
+        logging.info(opening(learner, network, optimiser, self.fabric, run.workers))
         self.scheduler = make_scheduler(run.model.scheduler, optimiser, training.epochs)
         assert training.steps_per_epoch is not None, "the learner sets the steps of an epoch"
         self.per_epoch = training.steps_per_epoch

@@ -26,7 +26,6 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
-from foldwise.device import log_device
 from foldwise.files import CaseError
 from foldwise.processes import end_with_parent
 from foldwise.settings import Training
@@ -80,17 +79,14 @@ def make_fabric(training: Training) -> Fabric:
             f"training.gpus: {gpus}, but this job sees {visible}; request as many in the profile, for Slurm "
             f'`set-resources: train: gres: "gpu:{gpus}"`'
         )
-    precision = precision_of(amp, gpu=visible > 0)
-    fabric = Fabric(
+    return Fabric(
         accelerator="cuda" if visible else "cpu",
         devices=gpus,
         strategy=_Unwrapped(timeout=MEETING) if gpus > 1 else "auto",
-        precision=precision,
+        precision=precision_of(amp, gpu=visible > 0),
         # Within a Slurm job, Fabric would treat the job's tasks as its own processes.
         plugins=[LightningEnvironment()],
     )
-    log_device(fabric.device, precision, gpus)
-    return fabric
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from foldwise.systems.clips.cache import label_of
 from foldwise.systems.clips.items import Clips, evaluation_clips
 from foldwise.systems.clips.predictions import write_prediction
 from foldwise.systems.clips.settings import FROZEN, Model
-from foldwise.training.learner import Staged
+from foldwise.training.learner import Staged, by
 from foldwise.training.steps import Items
 
 
@@ -97,6 +97,11 @@ class ClipsLearner(Staged[Model]):
         """A batch of clips, uninitialised, on torch's default device."""
         clip, channels = self.model.clip, 4 if self.model.input == "channel" else 3
         return torch.empty(self.model.training.batch, channels, clip.frames, clip.size, clip.size)
+
+    def sample_text(self) -> str:
+        """A clip in words."""
+        clip, stored = self.model.clip, "stored features of a " if self.model.features else ""
+        return f"{stored}clip of {clip.frames} frames of {by(clip.size, clip.size)} pixels"
 
     def build_network(self) -> nn.Module:
         """The network, on torch's default device, without a trial pass."""

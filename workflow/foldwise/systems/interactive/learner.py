@@ -23,7 +23,7 @@ from foldwise.systems.interactive.rounds import Round, simulate
 from foldwise.systems.interactive.samples import Curriculum, Samples, objects_of
 from foldwise.systems.interactive.session import memory_bytes
 from foldwise.systems.interactive.settings import Evaluate, Model
-from foldwise.training.learner import Learner
+from foldwise.training.learner import Learner, by
 from foldwise.training.steps import Items
 from foldwise.volumes.cache import check_labels, open_case
 from foldwise.volumes.settings import Augmentation
@@ -219,6 +219,11 @@ class InteractiveLearner(Learner[Model]):
         """A batch of slices, uninitialised, on torch's default device."""
         model = self.model
         return torch.empty(model.training.batch, model.frames.count, self.channels, model.size, model.size)
+
+    def sample_text(self) -> str:
+        """The slices of a propagation in words."""
+        size = by(self.model.size, self.model.size)
+        return f"{self.model.frames.count} slices of {size} pixels, channels: {self.channels}"
 
     def refusal(self, reason: str) -> str:
         """Message to a user whose network cannot be built."""

@@ -20,7 +20,7 @@ from foldwise.overlap import Unwritten
 from foldwise.systems.segmentation.inference import Inference, Scan, heads, read_scan
 from foldwise.systems.segmentation.losses import Counted, named_losses, truth_for
 from foldwise.systems.segmentation.settings import Model
-from foldwise.training.learner import Staged
+from foldwise.training.learner import Staged, by
 from foldwise.training.steps import Items
 from foldwise.volumes.augment import augment
 from foldwise.volumes.cache import check_labels, open_case
@@ -100,6 +100,11 @@ class SegmentationLearner(Staged[Model]):
     def sample(self) -> torch.Tensor:
         """A batch of network inputs, uninitialised, on torch's default device."""
         return torch.empty(self.model.training.batch, self.channels, *self.size)
+
+    def sample_text(self) -> str:
+        """A patch in words."""
+        what = f"slice of {by(*self.size)} pixels" if self.flat else f"patch of {by(*self.size)} voxels"
+        return f"{what}, channels: {self.channels}"
 
     @property
     def size(self) -> tuple[int, ...]:

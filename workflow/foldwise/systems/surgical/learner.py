@@ -24,7 +24,7 @@ from foldwise.systems.surgical.losses import UNKNOWN, correlation_loss, phase_lo
 from foldwise.systems.surgical.metrics import average_precision
 from foldwise.systems.surgical.predictions import Prediction, write_prediction
 from foldwise.systems.surgical.settings import BACKBONE, Model
-from foldwise.training.learner import Learner
+from foldwise.training.learner import Learner, by
 from foldwise.training.steps import Items
 from foldwise.video.windows import Windows, blocks
 
@@ -117,6 +117,14 @@ class SurgicalLearner(Learner[Model]):
         model = self.model
         frames = model.window if model.kind != "tecno" else 1
         return torch.empty(model.training.batch, frames, 3, *model.crop)
+
+    def sample_text(self) -> str:
+        """A window of frames, or a video's features, in words."""
+        model = self.model
+        if model.kind == "tecno":
+            return "stored features of a whole video"
+        height, width = model.crop
+        return f"window of {model.window} frames of {by(width, height)} pixels"
 
     def try_loss(self, outputs: Any) -> None:
         """Refuse a backbone without exactly one output per frame of `sample` (outputs None: not known)."""

@@ -1,8 +1,9 @@
 """A stand-in for NVIDIA's `pynvml`, and where it lies: `install` puts a copy of this file under that name.
 
 The GPUs are those of a file beside it, which is read anew in every call: a list of
-{"uuid", "name", "mib", "used", "rate"}. One with "parts", a list of the same, is divided (MIG); a part has no
-"rate". {"broken": true} is a GPU that does not answer.
+{"uuid", "name", "mib", "used", "rate"}, and perhaps "minor", the number of its device file (by default one
+that does not exist), and "cuda", the newest one that the driver supports. One with "parts", a list of the
+same, is divided (MIG); a part has no "rate". {"broken": true} is a GPU that does not answer.
 """
 
 from __future__ import annotations
@@ -88,6 +89,14 @@ def nvmlInit() -> None:  # noqa: N802
 
 def nvmlSystemGetDriverVersion() -> str:  # noqa: N802
     return "999.1"
+
+
+def nvmlSystemGetCudaDriverVersion() -> int:  # noqa: N802
+    return int(_gpus()[0].get("cuda", 13020))
+
+
+def nvmlDeviceGetMinorNumber(handle: Any) -> int:  # noqa: N802
+    return int(_of(handle).get("minor", 9999))
 
 
 def nvmlDeviceGetCount() -> int:  # noqa: N802

@@ -28,7 +28,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from foldwise.files import CaseError
 from foldwise.record import Recorder, recording
 from foldwise.sampling import gpu_job
-from foldwise.settings import parse, parse_values
+from foldwise.settings import Device, parse, parse_values
 from foldwise.store import Store
 from foldwise.systems import names, system_of
 from foldwise.systems.base import System
@@ -137,7 +137,8 @@ class Stage(Generic[Parameters, Returned]):
         outputs = paths(lambda each: each.writes)
         recorder = Recorder(call.__name__, given["depends"], given["results"], outputs)
         gpus = self._gpus if isinstance(self._gpus, int) else self._gpus(values)
-        with gpu_job(gpus, take=given["gpus"] == FREE), recording(recorder):
+        device: Device = given["device"] or "auto"
+        with gpu_job(gpus, take=given["gpus"] == FREE, device=device), recording(recorder):
             recorder.read(*paths(lambda each: each.reads), *given["also"])
             code: int | None = call(**values)
         return code
@@ -253,6 +254,7 @@ def _read(doc: str | None, arguments: list[_Argument]) -> tuple[dict[str, Any], 
         choices=[FREE],
         help="free: use GPUs of this machine that no other job uses; default: those that the process sees",
     )
+    command_line.add_argument("--device", choices=get_args(Device), help="as in the settings; default: auto")
     given = vars(command_line.parse_args())
     values = {}
     for each in arguments:

@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from pydantic import BaseModel
 from torch import nn
 
-from foldwise.device import log_device
+from foldwise.device import chosen_device, log_device
 from foldwise.files import CaseError, file_hash, refuse_failed, short_hash
 from foldwise.hdf5 import Identity, content_in, edit_hdf5, identity_of, open_hdf5
 from foldwise.index import Entry
@@ -74,7 +73,7 @@ def read_trained(
         CaseError: a file is not a model of Foldwise, or its system or task differs from the required one or
             from the first file's.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = chosen_device()
     states = [read_model(path) for path in paths]
     for path, state in zip(paths, states, strict=True):
         try:

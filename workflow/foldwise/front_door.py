@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from foldwise.cuda import idle_gpus
 from foldwise.experiment.open import Opened, open_experiment, try_all
 from foldwise.experiment.parts import leave_word
 from foldwise.experiment.stale import judge, settle
@@ -82,6 +83,8 @@ def front_door(
             if main:
                 refuse_names(opened, ROOT, submitted)
                 if opened.settings.part is None:
+                    if submitted is None and opened.settings.device != "cpu" and (idle := idle_gpus()):
+                        print(f"warning: jobs that use a GPU will stop here: {idle}", file=sys.stderr)
                     try_all(opened)
                     leave_word(opened.paths, opened.parts)
                 _settle(opened)

@@ -8,12 +8,15 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+# Device files of GPUs, without their number; and that of all GPUs in Windows' subsystem for Linux.
+DEVICES, WINDOWS = Path("/dev/nvidia"), Path("/dev/dxg")
 # Between two looks at GPUs that are all taken, and at a turn, which lasts milliseconds. s.
 WAIT_S, TURN_S = 1.0, 0.01
 _waited = 0.0
@@ -114,6 +117,39 @@ def _named(word: str, found: Sequence[Gpu]) -> Gpu | None:
     return meant[0] if len(meant) == 1 else None
 
 
+def held() -> list[str]:
+    """Names of the GPUs that this process holds; each is a device that it may open.
+
+    What the driver lists, or Slurm grants, is not enough: a cluster may declare GPUs that are none, and a
+    container may hide them. They are those of `usable_gpus` with a device file, or, where the driver does not
+    answer, all device files, unless CUDA_VISIBLE_DEVICES excludes every GPU.
+    """
+    if nvml() is None:
+        first = os.environ.get(VISIBLE, "0").split(",")[0].strip()
+        allowed = first.isdecimal() or first.startswith(("GPU-", "MIG-"))
+        files = sorted(DEVICES.parent.glob(f"{DEVICES.name}[0-9]*")) if allowed else []
+        return [str(path) for path in files if _opens(path)]
+    return [gpu.name for gpu in usable_gpus() if _is_device(gpu)]
+
+
+def _is_device(gpu: Gpu) -> bool:
+    library = nvml()
+    try:
+        number = library.nvmlDeviceGetMinorNumber(library.nvmlDeviceGetHandleByIndex(gpu.number))
+    except library.NVMLError:
+        number = gpu.number
+    return _opens(DEVICES.with_name(f"{DEVICES.name}{number}")) or _opens(WINDOWS)
+
+
+def _opens(path: Path) -> bool:
+    """Whether this process may use a device. Permissions do not tell: Slurm may forbid it, by cgroups."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
 def jobs_at_once() -> int:
     """How many jobs that use a GPU may run at a time: as many as there are GPUs; without any, one."""
     return max(1, len(usable_gpus()))
@@ -151,13 +187,25 @@ def taken(wanted: int) -> Iterator[list[Gpu]]:
         if before is None and (small := [gpu for gpu in every_gpu() if gpu not in usable]):
             names = ", ".join(_text(gpu) for gpu in small)
             logging.info("with too little memory, unless named in %s: GPU %s", VISIBLE, names)
-        os.environ[VISIBLE] = ",".join(gpu.uuid for gpu in mine)
-        try:
+        with _visible(",".join(gpu.uuid for gpu in mine)):
             yield mine
-        finally:
-            os.environ.pop(VISIBLE)
-            if before is not None:
-                os.environ[VISIBLE] = before
+
+
+def hidden() -> AbstractContextManager[None]:
+    """Let CUDA see no GPU for the duration of the block."""
+    return _visible("")
+
+
+@contextmanager
+def _visible(names: str) -> Iterator[None]:
+    before = os.environ.get(VISIBLE)
+    os.environ[VISIBLE] = names
+    try:
+        yield
+    finally:
+        os.environ.pop(VISIBLE)
+        if before is not None:
+            os.environ[VISIBLE] = before
 
 
 def waited_s() -> float:

@@ -10,13 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from foldwise.gpus import Gpu, nvml, taken, usable_gpus
+from foldwise.gpus import Gpu, hidden, nvml, taken, usable_gpus
+from foldwise.settings import Device
 
 # Between two samples. s.
 INTERVAL_S = 5.0
 # The last line of a GPU job's log, which the report reads.
 LINE = re.compile(r"GPU: (?:busy (\d+) %, )?at most (\d+) MiB, (\d+) samples")
 # In the environment of everything that a GPU job starts: the GPUs are taken, and watched.
+# Its value is the setting `device`.
 WITHIN = "FOLDWISE_WITHIN_GPU_JOB"
 
 
@@ -83,7 +85,7 @@ _current: Sampler | None = None
 
 
 @contextmanager
-def gpu_job(gpus: int, *, take: bool) -> Iterator[None]:
+def gpu_job(gpus: int, *, take: bool, device: Device = "auto") -> Iterator[None]:
     """Run the block as a job that uses GPUs, watch these, and log at the end how busy they were.
 
     Within another such job, e.g. in a further process of a training, nothing is done.
@@ -92,13 +94,17 @@ def gpu_job(gpus: int, *, take: bool) -> Iterator[None]:
         gpus: number of GPUs.
         take: take free ones of this machine, which other jobs use, too; otherwise the first ones that the
             process sees are its own, as in a job of Slurm.
+        device: the setting, for foldwise.device.chosen_device; with `cpu`, the block sees no GPU.
     """
     if not gpus or WITHIN in os.environ:
         yield
         return
-    os.environ[WITHIN] = "1"
+    os.environ[WITHIN] = device
     try:
-        if take:
+        if device == "cpu":
+            with hidden():
+                yield
+        elif take:
             with taken(gpus) as mine, _watched(mine):
                 yield
         else:

@@ -27,6 +27,8 @@ from foldwise.files import CaseError
 from foldwise.section import Section, affects
 
 Share = Annotated[float, Field(ge=0, le=1)]
+# What jobs with a network compute on.
+Device = Literal["auto", "gpu", "cpu"]
 # Names become folders and wildcards of the workflow.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -353,6 +355,15 @@ class Experiment(Section):
     export: Section = Field(description="Exported files.")
     split: Split = Field(Split(), description="Cross-validation.")
     predict: Predict | None = Field(None, description="New cases; a path alone is enough.")
+    device: Device = Field(
+        "auto",
+        # Where jobs compute, as a profile: a change reruns nothing.
+        exclude=True,
+        description="What jobs with a network compute on. auto: their GPU, or the CPU where there is none; a "
+        "job that holds a GPU but cannot use it, e.g. because the driver is too old for PyTorch, stops and "
+        "says what to do. gpu: a GPU, and a job without one stops. cpu: the CPU, and GPUs are left alone.",
+        json_schema_extra=affects(),
+    )
     stage_caches: bool = Field(
         False,
         # How jobs read, not what they compute: no stage receives it, so a change reruns nothing.

@@ -51,12 +51,17 @@ SHARED = workflow.is_main_process and workflow.resource_settings.nodes is None
 
 
 if SHARED and "device" not in workflow.global_resources:
-    workflow.register_resource("device", jobs_at_once())
+    workflow.register_resource(
+        "device", 1 if SETTINGS.device == "cpu" else jobs_at_once()
+    )
 
 
 # Outputs name each other relative to the folder of results.
 request = partial(
-    command.request, results=SETTINGS.results, gpus=command.FREE if SHARED else None
+    command.request,
+    results=SETTINGS.results,
+    gpus=command.FREE if SHARED else None,
+    device=SETTINGS.device if SETTINGS.device != "auto" else None,
 )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import SamConfig, SamModel
 
-from foldwise.device import log_device
+from foldwise.device import chosen_device, log_device
 from foldwise.files import CaseError
 from foldwise.training.pretrained import read_weights, refuse_not_finite
 
@@ -73,7 +73,7 @@ class MedSAM:
         self.model = model.eval().requires_grad_(False)
         vision: Any = model.config.vision_config
         self.size: int = vision.image_size
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = chosen_device()
         log_device(self.device, "32-true")
         self.model.to(self.device)
 

@@ -26,6 +26,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
+from foldwise.device import chosen_device
 from foldwise.files import CaseError
 from foldwise.processes import end_with_parent
 from foldwise.settings import Training
@@ -68,10 +69,13 @@ def make_fabric(training: Training) -> Fabric:
     """Fabric on the requested number of devices: GPUs if any are available, else processes on the CPU.
 
     Raises:
-        CaseError: mixed precision of 16 bits without a GPU, or fewer GPUs than requested.
+        CaseError: mixed precision of 16 bits without a GPU, fewer GPUs than requested, or one that cannot be
+            used.
     """
     amp, gpus = training.amp, training.gpus
-    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    # Further processes have other GPUs than the first one, which has tried its own.
+    device = chosen_device(tried=not is_helper())
+    visible = torch.cuda.device_count() if device.type == "cuda" else 0
     if amp == "16-mixed" and not visible:
         raise CaseError("training.amp: 16-mixed needs a GPU, but none is visible; use `auto`")
     if 0 < visible < gpus:

@@ -17,7 +17,7 @@ import hdf5plugin
 import numpy as np
 import torch
 
-from foldwise.device import log_device
+from foldwise.device import chosen_device, log_device
 from foldwise.files import CaseError, atomic_path
 from foldwise.hdf5 import create_hdf5, open_hdf5, refuse_not_finite
 from foldwise.networks.clip import FrozenVision
@@ -40,7 +40,7 @@ def write_features(source: str | Path, model: Model, vision: FrozenVision, path:
         CaseError: a feature is not finite in half precision.
     """
     assert model.features is not None, "the settings request no features"
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = chosen_device()
     log_device(device, "16-mixed" if device.type == "cuda" else "32-true")
     with open_hdf5(source) as file, atomic_path(path) as temporary, create_hdf5(temporary) as stored:
         case = stored.attrs["case"] = str(file.attrs["case"])

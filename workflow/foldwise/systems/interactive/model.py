@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from foldwise.device import chosen_device
 from foldwise.files import CaseError, file_hash
 from foldwise.settings import validate
 from foldwise.systems.interactive.network import InteractiveNetwork
@@ -73,7 +74,7 @@ def read_trained(path: Path) -> Trained:
             f"{path}: its weights do not fit its trunk {settings.trunk.name} "
             f"({str(error).splitlines()[-1].strip()})"
         ) from None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = chosen_device()
     return Trained(
         network.to(device).eval(),
         settings,

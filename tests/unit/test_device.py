@@ -97,7 +97,7 @@ def test_a_job_that_holds_an_idle_gpu_stops(
     text = str(stopped.value)
     assert "holds a GPU that PyTorch cannot use, so nothing was computed: Old: " in text
     assert "PyTorch 2.15.0, built for CUDA 13.2; driver 999.1, for CUDA up to 12.4" in text
-    assert "the lock file in envs/ for CUDA 12, or driver 580.65.06 or newer" in text
+    assert "envs/requirements-cuda12.txt, or driver 580.65.06 or newer" in text
     assert "set `device: cpu`" in text
     machine("mismatch")
     with job(), pytest.raises(CaseError, match=r"nvidia0: .*NVIDIA's driver does not answer.*--nv"):
@@ -150,11 +150,12 @@ def test_a_gpu_that_computes_nothing_is_found_before_the_work(
 @pytest.mark.parametrize(
     ("build", "newest", "expected"),
     [
-        (None, 13020, "install the packages"),
-        (Build("2", None), 13020, "PyTorch with CUDA"),
-        (Build("2", "13.2"), 12090, "CUDA 12, or driver 580.65.06"),
-        (Build("2", "12.9"), 11040, "CUDA 11, or driver 525.60.13"),
-        (Build("2", "14.0"), 13000, "CUDA 13, or a newer driver"),
+        (None, 13020, "envs/requirements.txt"),
+        (None, 12020, "envs/requirements-cuda12.txt"),
+        (Build("2", None), 13020, "install PyTorch with CUDA"),
+        (Build("2", "13.2"), 12090, "requirements-cuda12.txt, or driver 580.65.06"),
+        (Build("2", "12.9"), 11040, "requirements-cpu.txt, or driver 525.60.13"),
+        (Build("2", "14.0"), 13000, "requirements.txt, or a newer driver"),
         # Drivers run what was built for older ones, and for newer ones of the same major version.
         (Build("2", "13.2"), 13000, None),
         (Build("2", "12.9"), 13000, None),

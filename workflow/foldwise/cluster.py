@@ -117,6 +117,16 @@ def partitions() -> list[Partition]:
     return list(found.values())
 
 
+def default_minutes() -> dict[str, int | None]:
+    """Partition -> the time limit of a job that requests none, in minutes; None: no limit.
+
+    Raises:
+        CaseError: Slurm is missing or does not answer.
+    """
+    rows = (row.split("|") for row in _asked("sinfo", "--noheader", "--format=%P|%L"))
+    return {name.rstrip("*"): _minutes(limit) for name, limit in rows}
+
+
 def account() -> str | None:
     """The user's default account, if the accounting database knows one."""
     try:
@@ -209,7 +219,8 @@ def _asked(*command: str) -> list[str]:
     except FileNotFoundError:
         raise CaseError(f"{command[0]}: not found; is this a login node of a Slurm cluster?") from None
     except subprocess.SubprocessError as error:
-        raise CaseError(f"{command[0]}: Slurm does not answer ({error})") from error
+        said = str(getattr(error, "stderr", None) or error).strip().splitlines()[-1]
+        raise CaseError(f"{command[0]}: Slurm does not answer ({said})") from error
     return [line for line in text.splitlines() if line.strip()]
 
 

@@ -8,9 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from foldwise.gpus import driver, held, nvml
+from foldwise.places import ROOT
 
 # CUDA's major version -> the oldest driver for Linux that runs programs built for it.
 OLDEST = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
+# The lock files: without CUDA, and by its major version.
+LOCKS = {None: "requirements-cpu.txt", 12: "requirements-cuda12.txt", 13: "requirements.txt"}
 
 
 @dataclass(frozen=True)
@@ -68,19 +71,25 @@ def advice(build: Build | None) -> str | None:
 
     A build runs with every driver for the same major version of CUDA or a newer one.
     """
+    newest = offered()
+    lock = (
+        ROOT
+        / "envs"
+        / LOCKS[max((key for key in LOCKS if key and newest and key <= newest[0]), default=None)]
+    )
     if build is None:
-        return "install the packages of a lock file in envs/"
-    if build.cuda is None:
-        return "install PyTorch with CUDA, by the lock file in envs/ for this driver"
+        return f"install the packages in {lock}"
     if driver() is None:
         return (
             "call nvidia-smi on this machine: it shows why the driver does not answer. A container needs its "
             "option for GPUs (apptainer: --nv); after an update of the driver, restart the machine"
         )
-    newest, major = offered(), int(build.cuda.split(".")[0])
+    if build.cuda is None:
+        return f"install PyTorch with CUDA, as in {lock}"
+    major = int(build.cuda.split(".")[0])
     if newest is not None and newest[0] < major:
         least = f"driver {OLDEST[major]} or newer" if major in OLDEST else "a newer driver"
-        return f"install the lock file in envs/ for CUDA {newest[0]}, or {least}"
+        return f"install the packages in {lock}, or {least}"
     return None
 
 

@@ -5,8 +5,11 @@ The stages of the workflow are commands of their own (foldwise.command), which r
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
+from foldwise.commands.doctor import doctor
 from foldwise import command
 from foldwise.commands.export import export
 from foldwise.commands.predict import predict
@@ -23,8 +26,13 @@ app.command(context_settings=PASSED_ON)(run)
 app.command(context_settings=PASSED_ON)(demo)
 app.command()(predict)
 app.command()(export)
+app.command()(doctor)
 
 
 def main() -> None:
     """Run the command; what is wrong with its input is printed without a traceback."""
+    try:
+        from foldwise import command
+    except ImportError as error:
+        sys.exit(f"error: {error}; `python -m foldwise.doctor` says which packages are missing or broken")
     command.run(app)

@@ -98,7 +98,7 @@ def test_a_job_that_holds_an_idle_gpu_stops(
     assert "holds a GPU that PyTorch cannot use, so nothing was computed: Old: " in text
     assert "PyTorch 2.15.0, built for CUDA 13.2; driver 999.1, for CUDA up to 12.4" in text
     assert "envs/requirements-cuda12.txt, or driver 580.65.06 or newer" in text
-    assert "set `device: cpu`" in text
+    assert "`device: cpu` in the experiment" in text
     machine("mismatch")
     with job(), pytest.raises(CaseError, match=r"nvidia0: .*NVIDIA's driver does not answer.*--nv"):
         chosen_device()

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import json
 import logging
-from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
-from foldwise.command import parser, run, written
+from foldwise.command import parser, refuse_twice, run, written
 from foldwise.files import CaseError
 from foldwise.systems.interactive.annotation import Annotation
 from foldwise.systems.interactive.files import Marked, joined, read_box, read_points, read_scribble
@@ -50,20 +50,69 @@ def main() -> None:
     )
     arguments.add_argument("--serve", action="store_true", help="open the web page instead of reading hints")
     arguments.add_argument("--port", type=int, default=0, help="port of the web page; 0: any free port")
-    args = arguments.parse_args()
-    mask = args.mask or args.session / "mask.nii.gz"
-    quality = args.quality or args.session / "quality.csv"
-    annotation = Annotation(args.volume, args.model, args.session, args.region)
-    annotation.workspace.refuse_foreign(mask, quality)
-    if args.serve:
-        from foldwise.web.server import serve
+    given = vars(arguments.parse_args())
+    annotate(object_=given.pop("object"), **given)
 
-        serve(annotation, mask, quality, args.port)
+
+def annotate(
+    *,
+    volume: Sequence[Path],
+    model: Path,
+    session: Path,
+    region: Path | None = None,
+    points: Path | None = None,
+    scribble: Path | None = None,
+    box: Sequence[float] | None = None,
+    nothing: int | None = None,
+    object_: str = "",
+    undo: bool = False,
+    mask: Path | None = None,
+    quality: Path | None = None,
+    serve: bool = False,
+    port: int = 0,
+) -> None:
+    """Take a session on, with the values of the command line; the summary is printed as JSON.
+
+    Raises:
+        CaseError: files that do not fit, hints that cannot be used, or none.
+    """
+    read = [("--region", region), ("--points", points), ("--scribble", scribble), ("--model", model)]
+    read += [("--session", session), *(("--volume", path) for path in volume)]
+    written_ = [("--mask", mask), ("--quality", quality)]
+    refuse_twice(
+        (flag, path, named is written_)
+        for named in (read, written_)
+        for flag, path in named
+        if path is not None
+    )
+    mask, quality = mask or session / "mask.nii.gz", quality or session / "quality.csv"
+    annotation = Annotation(volume, model, session, region)
+    annotation.workspace.refuse_foreign(mask, quality)
+    if serve:
+        from foldwise.web.server import serve as serve_page
+
+        logging.getLogger("uvicorn.access").setLevel(logging.WARNING)  # the address contains the token
+        serve_page(annotation, mask, quality, port)
         return
-    marked = _marked(args, annotation)
+    several: list[Marked] = []
+    names, places = annotation.targets.names, annotation.stack.places
+    if points:
+        several.append(read_points(points, names, places))
+    if scribble:
+        values = {name: annotation.targets.value(name) for name in names}
+        several.append(read_scribble(scribble, annotation.header, values, places))
+    if box:
+        several.append(read_box(box, object_, names, places))
+    marked = joined(several)
+    if nothing is not None:
+        marked[places.slice_of_source(nothing)] = {n: Hints(nothing=True) for n in range(len(names))}
+    if not marked and not undo:
+        raise CaseError(
+            "no hints: give --points, --scribble, --box or --nothing, or open the page with --serve"
+        )
     for place, hints in marked.items():
         annotation.propagator.refuse(place, hints)  # all hints, before anything changes
-    if args.undo:
+    if undo:
         annotation.undo()
     for place, hints in marked.items():
         annotation.round(place, hints)
@@ -73,26 +122,5 @@ def main() -> None:
     print(json.dumps({**annotation.summary(), "mask": str(mask), "quality": str(quality)}, indent=2))
 
 
-def _marked(args: Namespace, annotation: Annotation) -> Marked:
-    names, places = annotation.targets.names, annotation.stack.places
-    several: list[Marked] = []
-    if args.points:
-        several.append(read_points(args.points, names, places))
-    if args.scribble:
-        values = {name: annotation.targets.value(name) for name in names}
-        several.append(read_scribble(args.scribble, annotation.header, values, places))
-    if args.box:
-        several.append(read_box(args.box, args.object, names, places))
-    marked = joined(several)
-    if args.nothing is not None:
-        marked[places.slice_of_source(args.nothing)] = {n: Hints(nothing=True) for n in range(len(names))}
-    if not marked and not args.undo:
-        raise CaseError(
-            "no hints: give --points, --scribble, --box or --nothing, or open the page with --serve"
-        )
-    return marked
-
-
 if __name__ == "__main__":
-    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)  # the address contains the token
     run(main)

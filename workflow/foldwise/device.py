@@ -10,7 +10,7 @@ import torch
 
 from foldwise import cuda
 from foldwise.files import CaseError
-from foldwise.gpus import driver, held
+from foldwise.gpus import VISIBLE, driver, held
 from foldwise.sampling import WITHIN
 
 
@@ -41,7 +41,8 @@ def chosen_device(*, tried: bool = True) -> torch.device:
     if reason is not None and wanted is not None:
         raise CaseError(
             f"this job on {os.uname().nodename} holds a GPU that PyTorch cannot use, so nothing was "
-            f"computed: {reason}. To compute on the CPU, set `device: cpu` in the experiment"
+            f"computed: {reason}. To compute on the CPU: `device: cpu` in the experiment, or an empty "
+            f"{VISIBLE}"
         )
     if reason is not None:
         logging.warning("computing on the CPU, since PyTorch cannot use the GPU: %s", reason)

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import shutil
-import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from snakemake.utils import update_config
 from tabulate import tabulate
 
@@ -31,11 +30,9 @@ from foldwise.looks import looking_once
 from foldwise.processes import output_of
 from foldwise.settings import parse_values
 from foldwise.store import Memory, Store
-from foldwise.training.attempts import Attempts
+from foldwise.told import Row, duration, rows_of, seconds_left, told_in
 
 COLUMNS = ("model", "fold", "training", "epoch", "loss", "score", "validation", "left", "testing", "job")
-# The last epochs are the best estimate of how long the next ones will take.
-RECENT = 5
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,19 @@ class Job:
     reason: str
 
 
+@dataclass(frozen=True)
+class Status:
+    """How far an experiment is.
+
+    Attributes:
+        text: in words, a row for each fold.
+        done: whether there is nothing left to do.
+    """
+
+    text: str
+    done: bool
+
+
 def main() -> None:
     """Read the command line."""
     arguments = argparse.ArgumentParser(
@@ -61,16 +71,26 @@ def main() -> None:
     arguments.add_argument(
         "configfiles", nargs="*", default=["config.yaml"], help="the experiment, as for --configfile"
     )
-    args = arguments.parse_args()
+    print(look(arguments.parse_args().configfiles).text)
+
+
+def look(configfiles: Sequence[str | Path]) -> Status:
+    """The state of an experiment now.
+
+    Args:
+        configfiles: its settings; later files add to earlier ones, as for Snakemake.
+
+    Raises:
+        CaseError: a file is missing, or its settings are wrong.
+    """
     logging.getLogger().setLevel(logging.WARNING)
     config: dict[str, Any] = {}
-    for path in args.configfiles:
+    for path in configfiles:
         if not Path(path).is_file():
             raise CaseError(f"{path}: no such experiment; run this in the folder where Snakemake was called")
-        update_config(config, parse_values(path))
+        update_config(config, parse_values(str(path)))
     with looking_once():
-        opened = open_experiment(config, main=False)
-        print(report(opened, queue()))
+        return status(open_experiment(config, main=False), queue())
 
 
 def report(opened: Opened[Any, Any], jobs: Mapping[str, Job]) -> str:
@@ -80,6 +100,11 @@ def report(opened: Opened[Any, Any], jobs: Mapping[str, Job]) -> str:
         opened: the experiment.
         jobs: Slurm's queue, by id and by the rule and wildcards of each job.
     """
+    return status(opened, jobs).text
+
+
+def status(opened: Opened[Any, Any], jobs: Mapping[str, Job]) -> Status:
+    """The state of an experiment, from its files and Slurm's queue, as for `report`."""
     name, cases = opened.settings.experiment, opened.sheet.cases
     cached = sum(Path(path).exists() for path in per_case(cases, opened.preparation.cached))
     splits = Path(opened.paths.experiment) / "splits.json"
@@ -90,16 +115,16 @@ def report(opened: Opened[Any, Any], jobs: Mapping[str, Job]) -> str:
         for fold, held in enumerate(folds)
     ]
     kept = [_kept(opened, model, fold) for model in opened.settings.models for fold in range(len(folds))]
-    page = Path(opened.paths.experiment) / "report.html"
-    return "\n".join(
-        [
-            f"{name}: {cached} of {len(cases)} cases prepared",
-            tabulate(rows, headers="keys", tablefmt="plain", disable_numparse=True),
-            *filter(None, kept),
-            *stale_lines(opened),
-            f"report: {page}" if page.exists() else "report: not yet",
-        ]
-    )
+    page, stale = Path(opened.paths.experiment) / "report.html", stale_lines(opened)
+    lines = [
+        f"{name}: {cached} of {len(cases)} cases prepared",
+        tabulate(rows, headers="keys", tablefmt="plain", disable_numparse=True),
+        *filter(None, kept),
+        *stale,
+        f"report: {page}" if page.exists() else "report: not yet",
+    ]
+    tested = all(row["training"] == row["testing"] == "done" for row in rows)
+    return Status("\n".join(lines), tested and page.exists() and not stale)
 
 
 def stale_lines(opened: Opened[Any, Any]) -> list[str]:
@@ -138,24 +163,25 @@ def _row(
     state = Path(opened.paths.work("train", model, str(fold)))
     training = opened.settings.models[model].training
     trained = (place / "model.pt").exists()
-    rows = Attempts(state / "attempts.jsonl", 1).rows()
-    current = state / rows[-1].get("fingerprint", "") if rows else state
-    log = _log((place if trained else current) / "log.csv")
-    names = [str(row.get("slurm_job_id")) for row in rows[-1:]]
+    told = told_in(state)
+    log = rows_of(place / "log.csv") if trained else told.rows
+    names = [str(row.get("slurm_job_id")) for row in told.history[-1:]]
     names += [
         f"rule_{rule}"
         for rule in (f"train_wildcards_{model}_{fold}", f"test_wildcards_{model}_{fold}_predictions")
     ]
     job = next((jobs[name] for name in names if name in jobs), None)
     row = dict.fromkeys(COLUMNS, "–") | {"model": model, "fold": str(fold)}
-    row["training"] = "done" if trained else _state(rows, job)
-    if len(log):
+    row["training"] = "done" if trained else _state(told.history, job)
+    if log:
         row["epoch"] = f"{len(log)}/{training.epochs}"
-        row["loss"] = f"{log['loss'].iloc[-1]:.4f}"
+        row["loss"] = f"{log[-1]['loss']:.4f}"
         row["score"] = _score(log, training.validation.best)
-        row["validation"] = _validation(log, current)
-        if not trained:
-            row["left"] = _duration(_left(log, training.epochs))
+        row["validation"] = _validation(log, told.folder)
+    if not trained and told.pulse.get("what") == "steps":
+        row["epoch"] = f"{len(log)}/{training.epochs} + {told.pulse['done']}/{told.pulse['of']}"
+    if not trained and (left := seconds_left(told, training.epochs)) is not None:
+        row["left"] = duration(left)
     if (place / "metrics.csv").exists():
         row["testing"] = "done"
     elif (place / "predictions.json").exists():
@@ -195,17 +221,17 @@ def _state(rows: Sequence[Mapping[str, Any]], job: Job | None) -> str:
     return {"stopped": "to continue", "error": "failed", "finished": "finished"}[last["event"]]
 
 
-def _score(log: pd.DataFrame, best: str) -> str:
+def _score(log: Sequence[Row], best: str) -> str:
     """The last score that chooses the best epoch; with its name if it is not that of whole cases."""
-    wanted = {"cases": "^val_(?!loss$)", "samples": "^(patch_dice|val_loss)$", "val_loss": "^val_loss$"}[best]
-    scores = log.filter(regex=wanted).dropna(how="all")
-    if not len(scores) or not len(scores.columns):
-        return "–"
-    name = "patch_dice" if "patch_dice" in scores else scores.columns[0]
-    return f"{'' if best == 'cases' else name + ' '}{scores[name].iloc[-1]:.4f}"
+    wanted = {"cases": "val_(?!loss$)", "samples": "(patch_dice|val_loss)$", "val_loss": "val_loss$"}[best]
+    for row in reversed(log):
+        if names := [name for name in row if re.match(wanted, name)]:
+            name = "patch_dice" if "patch_dice" in names else names[0]
+            return f"{'' if best == 'cases' else name + ' '}{row[name]:.4f}"
+    return "–"
 
 
-def _validation(log: pd.DataFrame, folder: Path) -> str:
+def _validation(log: Sequence[Row], folder: Path) -> str:
     """How many cases an unfinished validation has done, else the seconds of the last one of whole cases."""
     if (folder / VALIDATION).exists():
         from foldwise.training.validation import read_kept  # torch takes seconds to import
@@ -213,29 +239,9 @@ def _validation(log: pd.DataFrame, folder: Path) -> str:
         kept = read_kept(folder / VALIDATION)
         if len(kept.get("cases", ())) < kept.get("of", 0):
             return f"{len(kept['cases'])} of {kept['of']} cases, {kept['seconds']:.0f} s"
-    if "validation_seconds" not in log:
-        return "–"
-    whole = log[log.filter(regex="^val_(?!loss$)").notna().any(axis="columns")]
-    return f"{(whole if len(whole) else log)['validation_seconds'].iloc[-1]:.0f} s"
-
-
-def _left(log: pd.DataFrame, epochs: int) -> float:
-    steps = statistics.median(log["seconds"].tolist()[-RECENT:])
-    # Only some epochs validate whole cases.
-    validation = log["validation_seconds"].fillna(0).mean() if "validation_seconds" in log else 0
-    return float(steps + validation) * (epochs - len(log))
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
-
-
-def _log(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path)
-    except (OSError, ValueError):
-        return pd.DataFrame()
+    measured = [row for row in log if "validation_seconds" in row]
+    whole = [row for row in measured if any(re.match("val_(?!loss$)", name) for name in row)]
+    return f"{(whole or measured)[-1]['validation_seconds']:.0f} s" if measured else "–"
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import torch
 
 from dicom_files import Grid, write_series
 from foldwise import annotate
+from foldwise.commands import app
 from foldwise.files import CaseError
 from foldwise.systems.interactive import annotation
 from foldwise.systems.interactive.model import read_trained
@@ -269,3 +270,30 @@ def test_an_answer_that_is_not_finite(
     with pytest.raises(CaseError, match="the networks return NaN or infinite values"):
         call(folder, capsys, "--points", str(folder / "points.csv"))
     assert not list((folder / "session").glob("round_*"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--volume t1.nii t2.nii --model m.pt --session s --points p.csv",
+        "--volume t1.nii --model m.pt --session s --box -1 2 3 4.5 6 7 --object cyst --undo --port 8080",
+        "--volume t1.nii --model m.pt --session s --region r.nii --scribble x.nii --mask o.nii --quality q",
+        "--volume t1.nii --model m.pt --session s --nothing 3 --serve",
+    ],
+)
+def test_foldwise_annotate_takes_the_same_words(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(annotate, "annotate", lambda **values: given.append(values))
+    monkeypatch.setattr(sys, "argv", ["annotate", *words.split()])
+    annotate.main()
+    app(["annotate", *words.split()], standalone_mode=False)
+    module, command = ({**values, "box": list(values["box"] or [])} for values in given)
+    assert module == command
+
+
+def test_an_output_is_no_input(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scan = str(folder / "scan.nii.gz")
+    words = ["--volume", scan, "--model", "m.pt", "--session", str(folder / "session"), "--nothing", "3"]
+    with pytest.raises(CaseError, match=r"--volume and --mask are both|--mask and --volume are both"):
+        app(["annotate", *words, "--mask", scan], standalone_mode=False)
+    assert not (folder / "session").exists()

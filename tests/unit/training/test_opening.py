@@ -37,7 +37,7 @@ def line(of: Learner[Any]) -> str:
     network = of.network()
     optimiser = torch.optim.SGD(of.parameters(network), 0.1)
     fabric: Any = SimpleNamespace(device=torch.device("cpu"))
-    return opening(of, network, optimiser, fabric, 0)
+    return opening(of, of.model.training, network, optimiser, fabric, 0)
 
 
 def test_what_learns_is_counted_once() -> None:
@@ -125,7 +125,7 @@ def test_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     fabric: Any = SimpleNamespace(device=torch.device("cuda", 0))
     network = small.network()
-    found = opening(small, network, torch.optim.SGD(network.parameters(), 1), fabric, 0)
+    found = opening(small, small.model.training, network, torch.optim.SGD(network.parameters(), 1), fabric, 0)
     assert found.startswith("device: Fake, 16384 MiB, driver 999.1, precision 16-mixed; ")
     assert re.search(r"expected GPU memory: 0\.\d GiB$", found)
 

@@ -9,11 +9,12 @@ import sys
 
 import typer
 
+from foldwise.commands.annotate import annotate
 from foldwise.commands.doctor import doctor
-from foldwise import command
 from foldwise.commands.export import export
 from foldwise.commands.predict import predict
 from foldwise.commands.run import PASSED_ON, demo, run
+from foldwise.commands.status import status
 
 app = typer.Typer(
     name="foldwise",
@@ -26,7 +27,9 @@ app.command(context_settings=PASSED_ON)(run)
 app.command(context_settings=PASSED_ON)(demo)
 app.command()(predict)
 app.command()(export)
+app.command()(annotate)
 app.command()(doctor)
+app.command()(status)
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ from foldwise.settings import Experiment
 ENSEMBLE = "ensemble"
 # In the folder of a training: what an unfinished validation has found.
 VALIDATION = "validation.pt"
+# And how far it is within the present epoch.
+PULSE = "progress.json"
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from foldwise.training.memory import peak_gpu_mib, peak_mib
 from foldwise.training.opening import opening
 from foldwise.training.parallel import LostError, Team, make_fabric
 from foldwise.training.pretrained import load_pretrained
+from foldwise.training.pulse import Pulse
 from foldwise.training.schedule import make_scheduler
 from foldwise.training.steps import batches, reader_killed, step_seed
 from foldwise.training.validation import Measured, Validation
@@ -96,7 +97,7 @@ class Trainer:
         network = learner.network()
         self.pretrained = load_pretrained(network, run.model.pretrained) if run.model.pretrained else None
         optimiser = build("optimiser", run.model.optimiser, learner.parameters(network))
-        logging.info(opening(learner, network, optimiser, self.fabric, run.workers))
+        logging.info(opening(learner, training, network, optimiser, self.fabric, run.workers))
         self.scheduler = make_scheduler(run.model.scheduler, optimiser, training.epochs)
         assert training.steps_per_epoch is not None, "the learner sets the steps of an epoch"
         self.per_epoch = training.steps_per_epoch
@@ -113,10 +114,11 @@ class Trainer:
         self.courses = list(run.courses)
         self._saved_at = time.monotonic()
         self._saved: Any = None
+        self.pulse = Pulse(run.folder, training.epochs, silent=self.team.rank > 0)
         whole = run.validation if run.whole is None else run.whole
         self.validation = Validation(
             *(learner, training, run.validation, whole),
-            *(run.seed, run.folder, self.team, budget.spent_on),
+            *(run.seed, run.folder, self.team, budget.spent_on, self.pulse.case),
         )
         if state := checkpoint.load(run.folder, run.fingerprint):
             self._restore(state)
@@ -206,19 +208,23 @@ class Trainer:
         self.longest = max(self.longest, self.waited)
         # Its steps may be over already, but not its validation.
         end = (len(self.rows) + 1) * per_epoch
+        begin = end - per_epoch
         bar = tqdm(
             total=per_epoch,
-            initial=per_epoch - (end - self.step),
+            initial=self.step - begin,
             desc=f"epoch {end // per_epoch}/{training.epochs}",
             disable=self.team.rank > 0 or not sys.stderr.isatty(),
             leave=False,
         )
+        self.pulse.begin(end // per_epoch, self.step - begin)
         with bar:
             while self.step < end:
                 begun = time.monotonic()
                 self._step(feed)
                 self.budget.spent_on(time.monotonic() - begun)
                 bar.update()
+                done = self.step - begin
+                self.pulse.step(done, per_epoch, self.sums["values"]["loss"] / done)
                 if self.step < end:
                     if self._stop():
                         return
@@ -323,6 +329,7 @@ class Trainer:
         self.finished = True
         self._snapshot()
         self._save()
+        self.pulse.end()
 
     def _measure(self, *, samples: bool, cases: bool) -> Measured | None:
         """Validate; None: stopped in between. What is found of whole cases is kept beside a saved state."""

@@ -10,12 +10,18 @@ from torch.optim import Optimizer
 
 from foldwise.device import device_text
 from foldwise.forecast import TORCH_MIB, WORKER_MIB, Step
+from foldwise.settings import Training
 from foldwise.training.learner import Learner, precision_of
 from foldwise.training.memory import count_step, gpu_gib
 
 
 def opening(
-    learner: Learner[Any], network: nn.Module, optimiser: Optimizer, fabric: Fabric, workers: int
+    learner: Learner[Any],
+    training: Training,
+    network: nn.Module,
+    optimiser: Optimizer,
+    fabric: Fabric,
+    workers: int,
 ) -> str:
     """Device, precision, parameters, batch and expected memory of a training, in one line.
 
@@ -24,26 +30,26 @@ def opening(
 
     Args:
         learner: of the model.
+        training: its settings.
         network: to train.
         optimiser: of the network; what it holds is learnt.
         fabric: the devices.
         workers: processes that read data.
     """
-    training, device = learner.model.training, fabric.device
-    precision = precision_of(training.amp, gpu=device.type == "cuda")
+    gpu = fabric.device.type == "cuda"
+    precision = precision_of(training.amp, gpu=gpu)
     total, learnt = parameter_counts(network, optimiser)
     share = "all" if learnt == total else f"{_count(learnt)} of them"
     passes = f"{training.accumulate} × " if training.accumulate > 1 else ""
     parts = [
-        f"device: {device_text(device, training.gpus)}, precision {precision}",
+        f"device: {device_text(fabric.device, training.gpus)}, precision {precision}",
         f"{_count(total)} parameters, {share} learnt",
         f"batch: {passes}{training.batch} × {learner.sample_text()}",
     ]
     if not learner.frozen and 2 * learnt > total:
         step = count_step(learner)
-        gib = _gib(step, training.gpus, workers, precision if device.type == "cuda" else None)
-        place = "GPU memory" if device.type == "cuda" else "memory"
-        parts.append(f"expected {place}: {gib:.1f} GiB")
+        gib = _gib(step, training.gpus, workers, precision if gpu else None)
+        parts.append(f"expected {'GPU ' if gpu else ''}memory: {gib:.1f} GiB")
     return "; ".join(parts)
 
 

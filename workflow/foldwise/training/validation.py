@@ -53,6 +53,7 @@ class Validation:
         folder: Path,
         team: Team,
         spent_on: Callable[[float], None],
+        told: Callable[[int, int], None] = lambda done, of: None,
     ) -> None:
         """Store what to validate.
 
@@ -65,9 +66,11 @@ class Validation:
             folder: of the training.
             team: the processes that train together.
             spent_on: told the seconds of each piece of work that cannot be divided.
+            told: called with the number of whole cases that are done, and of all.
         """
         self.learner, self.training, self.caches, self.cases = learner, training, samples, cases
-        self.seed, self.path, self.team, self.spent_on = seed, folder / VALIDATION, team, spent_on
+        self.seed, self.path, self.team = seed, folder / VALIDATION, team
+        self.spent_on, self.told = spent_on, told
         self._kept: dict[str, Any] = {}
 
     def resume(self, step: int) -> None:
@@ -174,6 +177,7 @@ class Validation:
                 with atomic_path(self.path) as temporary:
                     torch.save(self._kept, temporary)
             self.spent_on(time.monotonic() - asked)
+            self.told(len(kept), len(self.cases))
             if first + size < len(left) and stop():
                 return False
         return True

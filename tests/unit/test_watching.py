@@ -139,7 +139,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[Status | Exception]:
 
 
 def test_changes_are_printed_until_all_is_done(looks: list[Status | Exception]) -> None:
-    states = [
+    states: list[Status | Exception] = [
         Status("a", False),
         Status("a", False),
         CaseError("oops"),

@@ -56,7 +56,7 @@ def main() -> None:
 
 def annotate(
     *,
-    volume: Sequence[Path],
+    volume: list[Path],
     model: Path,
     session: Path,
     region: Path | None = None,

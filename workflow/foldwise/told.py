@@ -44,11 +44,12 @@ def told_in(state: Path) -> Told:
     """What the last training in a fold's folder of trainings tells."""
     history = Attempts(state / "attempts.jsonl", 1).rows()
     folder = state / history[-1].get("fingerprint", "") if history else state
-    rows, pulse = rows_of(folder / "log.csv"), None
+    rows, pulse = rows_of(folder / "log.csv"), {}
     with suppress(OSError, ValueError):
-        pulse = json.loads((folder / PULSE).read_text(encoding="utf-8"))
-    current = isinstance(pulse, dict) and pulse.get("epoch") == len(rows) + 1
-    return Told(folder, history, rows, pulse if current else {})
+        found = json.loads((folder / PULSE).read_text(encoding="utf-8"))
+        if isinstance(found, dict) and found.get("epoch") == len(rows) + 1:
+            pulse = found
+    return Told(folder, history, rows, pulse)
 
 
 def rows_of(path: Path) -> list[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -37,9 +38,7 @@ def watch(configfiles: Sequence[str | Path], every_s: float, console: Console | 
     with ExitStack() as stack:
         if console.is_terminal:
             live = stack.enter_context(Live(Text(), console=console, auto_refresh=False))
-
-            def show(text: str) -> None:
-                live.update(Text(f"{text}\n{_now()}; Ctrl-C ends this view, not the run"), refresh=True)
+            show: Callable[[str], None] = partial(_refresh, live)
         else:
             show = _printed_if_new(console)
         try:
@@ -55,6 +54,10 @@ def watch(configfiles: Sequence[str | Path], every_s: float, console: Console | 
                     seen = Status(f"{seen.text}\nsince then: {error}", done=False)
         except KeyboardInterrupt:
             return
+
+
+def _refresh(live: Live, text: str) -> None:
+    live.update(Text(f"{text}\n{_now()}; Ctrl-C ends this view, not the run"), refresh=True)
 
 
 def _printed_if_new(console: Console) -> Callable[[str], None]:

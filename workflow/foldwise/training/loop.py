@@ -118,7 +118,8 @@ class Trainer:
         whole = run.validation if run.whole is None else run.whole
         self.validation = Validation(
             *(learner, training, run.validation, whole),
-            *(run.seed, run.folder, self.team, budget.spent_on, self.pulse.case),
+            *(run.seed, run.folder, self.team, budget.spent_on),
+            told=self.pulse.case,
         )
         if state := checkpoint.load(run.folder, run.fingerprint):
             self._restore(state)

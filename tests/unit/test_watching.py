@@ -77,16 +77,14 @@ def test_a_pulse_now_and_then(
     file = tmp_path / "progress.json"
     told = Pulse(tmp_path, 12, silent=False)
     # An epoch that goes on from its tenth step.
-    told.begin(3, 10)
+    told.begin(3)
     seen = []
     for step in range(11, 101):
         now[0] += 2
         told.step(step, 100, 0.5)
         seen.append(json.loads(file.read_text(encoding="utf-8")))
-    assert seen[0] == {
-        **{"epoch": 3, "what": "steps", "done": 11, "of": 100},
-        **{"loss": 0.5, "step_seconds": 2.0},
-    }
+    assert seen[0] == {"epoch": 3, "what": "steps", "done": 11, "of": 100, "loss": 0.5}
+    assert seen[5] == {**seen[0], "done": 16, "step_seconds": 2.0}
     # Every ten seconds in the file, every minute in the log.
     assert [one["done"] for one in seen[:7]] == [11, 11, 11, 11, 11, 16, 16]
     assert caplog.messages == [f"epoch 3/12  step {step} of 100, loss 0.5000" for step in (40, 70, 100)]

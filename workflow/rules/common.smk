@@ -11,6 +11,7 @@ from pathlib import Path
 
 from foldwise import command
 from foldwise.experiment.preparation import per_case
+from foldwise.follow import follow
 from foldwise.front_door import front_door, use_this_package
 from foldwise.gpus import jobs_at_once
 from foldwise.settings import as_json
@@ -54,6 +55,12 @@ if SHARED and "device" not in workflow.global_resources:
     workflow.register_resource(
         "device", 1 if SETTINGS.device == "cpu" else jobs_at_once()
     )
+
+
+onstart:
+    # A part's job prepares cases only.
+    if SHARED and SETTINGS.part is None:
+        follow(EXPERIMENT)
 
 
 # Outputs name each other relative to the folder of results.

@@ -217,7 +217,7 @@ class Trainer:
             disable=self.team.rank > 0 or not sys.stderr.isatty(),
             leave=False,
         )
-        self.pulse.begin(end // per_epoch, self.step - begin)
+        self.pulse.begin(end // per_epoch)
         with bar:
             while self.step < end:
                 begun = time.monotonic()

@@ -28,12 +28,12 @@ class Pulse:
         self._path, self._epochs, self._silent = folder / PULSE, epochs, silent
         self._epoch = 1
         self._written, self._logged = -FILE_S, time.monotonic()
-        self._begun: tuple[float, int] = (0.0, 0)
+        # The end of a step, and its number: the first one after a start waits for the readers.
+        self._since: tuple[float, int] | None = None
 
-    def begin(self, epoch: int, step: int) -> None:
+    def begin(self, epoch: int) -> None:
         """An epoch begins, or goes on from one of its steps."""
-        self._epoch, self._logged = epoch, time.monotonic()
-        self._begun = (time.monotonic(), step)
+        self._epoch, self._logged, self._since = epoch, time.monotonic(), None
 
     def step(self, done: int, of: int, loss: float) -> None:
         """A step of the optimiser.
@@ -43,9 +43,13 @@ class Pulse:
             of: steps of an epoch.
             loss: its mean over the epoch so far.
         """
-        begun, first = self._begun
-        seconds = (time.monotonic() - begun) / max(1, done - first)
-        self._tell("steps", done, of, {"loss": loss, "step_seconds": seconds}, f", loss {loss:.4f}")
+        more = {"loss": loss}
+        if self._since is None:
+            self._since = time.monotonic(), done
+        else:
+            since, first = self._since
+            more["step_seconds"] = (time.monotonic() - since) / (done - first)
+        self._tell("steps", done, of, more, f", loss {loss:.4f}")
 
     def case(self, done: int, of: int) -> None:
         """A whole case of the epoch's validation."""

@@ -78,7 +78,9 @@ def seconds_left(told: Told, epochs: int) -> float | None:
 
 
 def duration(seconds: float) -> str:
-    """Minutes, and hours, in words."""
+    """Seconds, minutes, or hours, in words."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
 

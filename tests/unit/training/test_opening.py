@@ -96,7 +96,7 @@ def test_every_system_tells_its_batch(
     found = line(learner(system, task, **values))
     pattern = (
         rf"device: CPU, \d+ threads, precision 32-true; \S+( M)? parameters, all learnt; "
-        rf"batch: 2 × 3 × {sample}; expected memory: \d+\.\d GiB"
+        rf"batch: 2 × 3 × {sample}; a step needs about \d+\.\d GiB"
     )
     assert re.fullmatch(pattern, found), found
 
@@ -105,7 +105,7 @@ def test_where_most_never_learns_no_memory_is_promised() -> None:
     frozen = learner("surgical", SURGICAL, kind="mtrcnet", backbone={"name": "resnet50"}, backbone_lr=0)
     found = line(frozen)
     assert "of them learnt" in found
-    assert "expected" not in found
+    assert "needs" not in found
 
 
 def test_each_gpu_has_its_share_of_the_batch() -> None:
@@ -127,7 +127,7 @@ def test_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     network = small.network()
     found = opening(small, small.model.training, network, torch.optim.SGD(network.parameters(), 1), fabric, 0)
     assert found.startswith("device: Fake, 16384 MiB, driver 999.1, precision 16-mixed; ")
-    assert re.search(r"expected GPU memory: 0\.\d GiB$", found)
+    assert re.search(r"a step needs about 0\.\d GiB of GPU memory$", found)
 
 
 def test_it_is_the_first_line_of_the_log(tmp_path: Path) -> None:

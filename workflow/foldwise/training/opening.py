@@ -49,7 +49,7 @@ def opening(
     if not learner.frozen and 2 * learnt > total:
         step = count_step(learner)
         gib = _gib(step, training.gpus, workers, precision if gpu else None)
-        parts.append(f"expected {'GPU ' if gpu else ''}memory: {gib:.1f} GiB")
+        parts.append(f"a step needs about {gib:.1f} GiB{' of GPU memory' if gpu else ''}")
     return "; ".join(parts)
 
 

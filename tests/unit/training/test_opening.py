@@ -1,9 +1,8 @@
-"""The first line of a training's log."""
+"""The first line of a training's log; that it is the first one is seen in test_device.py."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,14 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-import trainings
 from foldwise.forecast import Step
 from foldwise.settings import validate
 from foldwise.systems import system_of
 from foldwise.training.learner import Learner
 from foldwise.training.opening import _gib, opening, parameter_counts
 from foldwise.volumes.targets import Targets
-from synthetic import task, write_cached_set
+from synthetic import task
 
 VOLUMES = task(Targets({"ball": 1}), channels=2)
 SURGICAL = {"phases": ["a", "b"], "tools": ["x"]}
@@ -128,15 +126,3 @@ def test_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     found = opening(small, small.model.training, network, torch.optim.SGD(network.parameters(), 1), fabric, 0)
     assert found.startswith("device: Fake, 16384 MiB, driver 999.1, precision 16-mixed; ")
     assert re.search(r"a step needs about 0\.\d GiB of GPU memory$", found)
-
-
-def test_it_is_the_first_line_of_the_log(tmp_path: Path) -> None:
-    index = write_cached_set(tmp_path / "set")
-    training = {"epochs": 1, "steps_per_epoch": 1, "batch": 1, "validation": {"cases": 0, "best": "val_loss"}}
-    words = trainings.command(
-        index, tmp_path, "--workers=0", settings={**trainings.SETTINGS, "training": training}
-    )
-    done = trainings.finish(words)
-    assert done.returncode == 0, done.stderr
-    first = done.stderr.splitlines()[0]
-    assert re.search(r"INFO device: CPU.* parameters, all learnt; batch: 1 × patch of 32×32×32 voxels", first)

@@ -54,10 +54,14 @@ def lock_file() -> Path:
 
 def packages() -> Iterator[Finding]:
     """The installed packages, against the lock and the oldest versions that are allowed."""
-    from packaging.requirements import Requirement
-    from packaging.version import Version
-
     lock = lock_file()
+    todo = f"pip install -r {lock}"
+    try:
+        from packaging.requirements import Requirement
+        from packaging.version import Version
+    except ImportError:
+        yield Finding("packages", "error", "none is installed in this Python", todo)
+        return
     installed = _installed()
     wrong, other, locked = [], [], 0
     for text in _needed():
@@ -83,7 +87,6 @@ def packages() -> Iterator[Finding]:
             other.append(f"{wanted.name} {here}, not {version}")
         else:
             locked += 1
-    todo = f"pip install -r {lock}"
     if wrong:
         yield Finding("packages", "error", _some(wrong), todo)
     if other:

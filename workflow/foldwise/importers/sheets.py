@@ -293,12 +293,12 @@ def write_experiment(values: dict[str, Any], config: Path, path: Path) -> None:
         path: path at which it is written first.
     """
     body = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
-    run = f"snakemake --profile profiles/local --configfile {config.as_posix()}"
+    run = f"foldwise run {shlex.quote(config.as_posix())}"
     lines = [
         "# A first experiment; docs/settings.md lists every setting.",
         f"# Dry run:         {run} -n",
         f"# Run:             {run}",
-        "# On a cluster:    the same with --profile slurm. Paths are relative to where snakemake is called.",
+        "# On a cluster:    the same with --profile slurm. Paths are relative to where it is called.",
     ]
     path.write_text("\n".join(lines) + "\n" + body, encoding="utf-8")
 

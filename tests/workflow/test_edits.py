@@ -495,5 +495,5 @@ def test_status_lists_what_is_stale_and_why(first: World, tmp_path: Path) -> Non
 
 def status(world: World) -> str:
     command(world.folder, world.experiment)
-    words = [python(), "-m", "foldwise.status", "experiment.yaml"]
+    words = [python(), "-m", "foldwise", "status", "experiment.yaml"]
     return subprocess.run(words, cwd=world.folder, check=True, capture_output=True, encoding="utf-8").stdout

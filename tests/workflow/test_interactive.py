@@ -93,7 +93,7 @@ class TestRun:
         text = snakemake(run, EXPERIMENT, "predict", "--config", "predict=cases.csv", check=False)
         log = run / "results" / "balls" / "logs" / "predict"
         said = text + "".join(path.read_text(encoding="utf-8") for path in log.rglob("*.log"))
-        assert "foldwise.annotate" in said
+        assert "foldwise annotate" in said
 
 
 def test_overlapping_objects_are_refused(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from experiments import EXPERIMENT, TINY, add_case, planned, snakemake
 from foldwise.command import request
 from foldwise.experiment.open import open_experiment
 from foldwise.files import CaseError
-from foldwise.packed import found as find_model
-from foldwise.packed import pack
+from foldwise.portable.packed import found as find_model
+from foldwise.portable.packed import pack
 from foldwise.record import record_in
 from foldwise.stages import predict as predict_stage
 from foldwise.stages import publish as publish_stage

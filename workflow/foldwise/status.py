@@ -1,13 +1,10 @@
 """The progress of an experiment: its cases and folds, read from its jobs' files.
 
-    python -m foldwise.status experiments/lung.yaml
-
-Nothing is computed and nothing is changed; run it at any time, in the folder where Snakemake was called.
+Nothing is computed and nothing is changed.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import re
 import shutil
@@ -20,7 +17,6 @@ from typing import Any
 from snakemake.utils import update_config
 from tabulate import tabulate
 
-from foldwise.command import run
 from foldwise.experiment.open import Opened, open_experiment
 from foldwise.experiment.paths import VALIDATION
 from foldwise.experiment.preparation import per_case
@@ -61,17 +57,6 @@ class Status:
 
     text: str
     done: bool
-
-
-def main() -> None:
-    """Read the command line."""
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument(
-        "configfiles", nargs="*", default=["config.yaml"], help="the experiment, as for --configfile"
-    )
-    print(look(arguments.parse_args().configfiles).text)
 
 
 def look(configfiles: Sequence[str | Path]) -> Status:
@@ -242,7 +227,3 @@ def _validation(log: Sequence[Row], folder: Path) -> str:
     measured = [row for row in log if "validation_seconds" in row]
     whole = [row for row in measured if any(re.match("val_(?!loss$)", name) for name in row)]
     return f"{(whole or measured)[-1]['validation_seconds']:.0f} s" if measured else "–"
-
-
-if __name__ == "__main__":
-    run(main)

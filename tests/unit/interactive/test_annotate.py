@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +37,8 @@ def call(
     folder: Path, capsys: pytest.CaptureFixture[str], *more: str, scan: str = "scan.nii.gz"
 ) -> dict[str, object]:
     arguments = ["--volume", str(folder / scan), "--model", "m.pt", "--session", str(folder / "session")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["annotate", *arguments, *more])
-        capsys.readouterr()
-        annotate.main()
+    capsys.readouterr()
+    app(["annotate", *arguments, *more], standalone_mode=False)
     summary: dict[str, object] = json.loads(capsys.readouterr().out)
     return summary
 
@@ -272,23 +269,16 @@ def test_an_answer_that_is_not_finite(
     assert not list((folder / "session").glob("round_*"))
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "--volume t1.nii t2.nii --model m.pt --session s --points p.csv",
-        "--volume t1.nii --model m.pt --session s --box -1 2 3 4.5 6 7 --object cyst --undo --port 8080",
-        "--volume t1.nii --model m.pt --session s --region r.nii --scribble x.nii --mask o.nii --quality q",
-        "--volume t1.nii --model m.pt --session s --nothing 3 --serve",
-    ],
-)
-def test_foldwise_annotate_takes_the_same_words(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
-    given: list[dict[str, Any]] = []
-    monkeypatch.setattr(annotate, "annotate", lambda **values: given.append(values))
-    monkeypatch.setattr(sys, "argv", ["annotate", *words.split()])
-    annotate.main()
+def test_words_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(annotate, "annotate", lambda **values: given.update(values))
+    words = (
+        "--volume a.nii b.nii --model m.pt --session s --box -1 2 3 4.5 6 7 --object cyst --undo --port 8080"
+    )
     app(["annotate", *words.split()], standalone_mode=False)
-    module, command = ({**values, "box": list(values["box"] or [])} for values in given)
-    assert module == command
+    assert given["volume"] == [Path("a.nii"), Path("b.nii")]
+    assert given["box"] == (-1, 2, 3, 4.5, 6, 7)
+    assert (given["object_"], given["undo"], given["port"], given["serve"]) == ("cyst", True, 8080, False)
 
 
 def test_an_output_is_no_input(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

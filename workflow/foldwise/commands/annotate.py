@@ -12,7 +12,7 @@ Box = tuple[float, float, float, float, float, float]
 
 def annotate(
     volume: Annotated[list[Path], typer.Option(help="The scan; a file per channel.")],
-    model: Annotated[Path, typer.Option(help="model.pt of the interactive system.")],
+    model: Annotated[Path, typer.Option(help="model.pt or .foldwise file of the interactive system.")],
     session: Annotated[Path, typer.Option(help="Folder that keeps the rounds.")],
     channels: Annotated[
         list[Path] | None, typer.Argument(help="Further channels of the scan, after --volume.")
@@ -39,9 +39,13 @@ def annotate(
 ) -> None:
     """Segment a scan with a trained interactive model: hints on a slice, propagation, the next slice.
 
-    The session's folder keeps every round, so the next call goes on from the last one.
+    Hints come from files, or with --serve from a local web page. The session's folder keeps every round, so
+    the next call continues from the last one. Standard output receives JSON.
 
-    Standard output receives JSON. Formats of hints: python -m foldwise.annotate --help
+    Points are a CSV with the columns x, y, z (voxel indices in the scan's file, from 0), kind (inside,
+    outside, extreme, or box: two opposite corners) and, for several objects, object. A scribble is a NIfTI
+    on the scan's grid: an object's label value marks the object, 255 marks the outside (254 if 255 is an
+    object's value).
     """
     from foldwise.annotate import annotate as annotated
 

@@ -1,4 +1,4 @@
-"""`foldwise export`: a trained model in one file."""
+"""`foldwise export`: a trained model in one file, or in a form for other programs; a data set for nnU-Net."""
 
 from __future__ import annotations
 
@@ -10,15 +10,73 @@ import typer
 
 def export(
     source: Annotated[
-        Path, typer.Argument(help="A model's folder in the results: results/<experiment>/<model>.")
+        Path,
+        typer.Argument(
+            help="A model's folder in the results (results/<experiment>/<model>), a .foldwise file or a "
+            "model.pt; with --nnunet an experiment (.yaml)."
+        ),
     ],
-    target: Annotated[Path, typer.Argument(help="File to write (.foldwise).")],
+    target: Annotated[Path, typer.Argument(help="File (.foldwise) or folder to write.")],
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="A folder that predicts without Foldwise and PyTorch.")
+    ] = False,
+    bundle: Annotated[bool, typer.Option("--bundle", help="A bundle for MONAI's tools.")] = False,
+    nnunet: Annotated[
+        bool, typer.Option("--nnunet", help="A raw data set for nnU-Net, from an experiment's sheet.")
+    ] = False,
     fold: Annotated[
-        list[int] | None, typer.Option(help="Take this fold's model alone; may be repeated. Default: all.")
+        list[int] | None,
+        typer.Option(help="Take this fold's model alone; may be repeated. Default: all."),
+    ] = None,
+    channel: Annotated[
+        list[str] | None, typer.Option(help="With --nnunet: name of a channel, in their order.")
     ] = None,
 ) -> None:
-    """Write a trained model into one file, which `foldwise predict` needs and nothing else."""
-    from foldwise.packed import pack
+    """Write a trained model into one file, which `foldwise predict` needs and nothing else, or for others."""
+    from foldwise.files import CaseError
 
-    about = pack(source, target, fold or ())
-    print(f"{target}: {len(about.folds)} model(s) of {about.system}, {target.stat().st_size / 2**20:.1f} MiB")
+    if onnx + bundle + nnunet > 1:
+        raise CaseError("--onnx, --bundle and --nnunet: give one of them")
+    if channel and not nnunet:
+        raise CaseError("--channel: is for --nnunet alone")
+    if nnunet:
+        if fold:
+            raise CaseError("--fold: is for models; --nnunet exports an experiment's data")
+        _data(source, target, channel)
+    elif onnx or bundle:
+        _portable(source, target, fold or (), onnx)
+    else:
+        from foldwise.portable.packed import pack
+
+        facts = pack(source, target, fold or ())
+        size = target.stat().st_size / 2**20
+        print(f"{target}: {len(facts.folds)} model(s) of {facts.system}, {size:.1f} MiB")
+
+
+def _portable(source: Path, target: Path, folds: list[int] | tuple[()], onnx: bool) -> None:
+    import tempfile
+
+    from foldwise.evaluate import read_trained
+    from foldwise.portable.packed import found
+
+    with tempfile.TemporaryDirectory(prefix="foldwise-") as scratch:
+        model = found(source, Path(scratch) / "model", folds)
+        trained = read_trained(list(model.models))
+        if onnx:
+            from foldwise.portable.onnx import export_onnx
+
+            export_onnx(trained, model.chosen, target)
+        else:
+            from foldwise.portable.bundle import export_bundle
+
+            export_bundle(trained, model.chosen, target, model.name)
+    print(f"{target}: {len(trained.networks)} network(s)")
+
+
+def _data(source: Path, target: Path, channels: list[str] | None) -> None:
+    from foldwise.experiment.open import open_experiment
+    from foldwise.portable.nnunet import export_nnunet
+    from foldwise.settings import parse_values
+
+    for line in export_nnunet(open_experiment(parse_values(str(source)), main=False), target, channels):
+        print(line)

@@ -33,7 +33,7 @@ def predict(
     """
     from foldwise.command import Output
     from foldwise.files import CaseError, write_json
-    from foldwise.packed import found
+    from foldwise.portable.packed import found
     from foldwise.sampling import gpu_job
     from foldwise.settings import parse_values, validate
     from foldwise.stages import predict as stage

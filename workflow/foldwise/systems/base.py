@@ -46,9 +46,12 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
     Attributes:
         name: the name that experiments use (`system:`).
         settings: the class of its settings, with the sections of settings.Experiment narrowed.
+        beside: where a model's file names other files or folders that predicting reads, e.g.
+            `settings.network.weights`; they are packed with the model.
     """
 
     name: ClassVar[str]
+    beside: ClassVar[Sequence[str]] = ()
     settings: type[AnySettings]
 
     @property
@@ -160,17 +163,6 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
         """Files of pretrained weights of a model; a folder stands for the files in it."""
         pretrained = settings.models[name].pretrained
         return [] if pretrained is None else [pretrained.file]
-
-    def beside(self, state: Mapping[str, Any]) -> Mapping[tuple[str, ...], Path]:
-        """Files that predicting with a trained model reads, apart from the model's own.
-
-        Args:
-            state: contents of the model's file.
-
-        Returns:
-            Keys that lead to a path in `state` → the file or folder there.
-        """
-        return {}
 
     @abstractmethod
     def kept(self, settings: AnySettings, name: str) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class Clips(VideoSystem[Settings, ClipCase]):
     """Clips, the regions that a network looks at, and frozen encoders."""
 
     name = "clips"
+    # Frozen CLIP weights, and those of MedSAM.
+    beside = ("settings.network.weights", "prepared.prepare.regions.weights")
     settings = Settings
 
     def read_sheet(self, data: Data) -> Sheet[ClipCase]:
@@ -150,18 +152,6 @@ class Clips(VideoSystem[Settings, ClipCase]):
         network = settings.models[name].network
         frozen = [Path(network.arguments["weights"])] if network.plain in FROZEN else []
         return super().weights(settings, name) + frozen
-
-    def beside(self, state: Mapping[str, Any]) -> Mapping[tuple[str, ...], Path]:
-        """Frozen CLIP weights, and those of MedSAM."""
-        places = [("settings", "network", "weights"), ("prepared", "prepare", "regions", "weights")]
-        found = {}
-        for place in places:
-            value: Any = state
-            for key in place:
-                value = value.get(key) if isinstance(value, Mapping) else None
-            if value is not None:
-                found[place] = Path(value)
-        return found
 
     def kept(self, settings: Settings, name: str) -> dict[str, Any]:
         """Cache, and regions for models that use them."""

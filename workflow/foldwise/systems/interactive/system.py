@@ -51,7 +51,7 @@ class Interactive(VolumeSystem[Settings]):
             return checked
         warning = (
             f"{len(unlabelled)} case(s) without a label, e.g. {unlabelled[0]}: no user can be simulated for "
-            f"them; segment such scans with `python -m foldwise.annotate`"
+            f"them; segment such scans with `foldwise annotate`"
         )
         return replace(checked, warnings=(*checked.warnings, warning))
 
@@ -88,8 +88,8 @@ class Interactive(VolumeSystem[Settings]):
             CaseError: always.
         """
         raise CaseError(
-            f"{source}: an interactive model needs hints for a new scan; use `python -m foldwise.annotate "
-            f"--volume <scan> --model <model.pt> --session <folder> --serve`"
+            f"{source}: an interactive model needs hints for a new scan; use `foldwise annotate "
+            f"--volume <scan> --model <model> --session <folder> --serve`"
         )
 
 

@@ -8,12 +8,13 @@ is executed.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -82,28 +83,41 @@ class Source:
     name: str
 
 
-def found(path: Path, folder: Path) -> Source:
+def found(path: Path, folder: Path, folds: Sequence[int] = ()) -> Source:
     """The trained model at a path.
 
     Args:
         path: a packed file, a model's folder in the results, or one fold's model.pt.
         folder: for what is unpacked.
+        folds: numbers of the folds to take; none: all.
 
     Raises:
-        CaseError: no model is there, or it is damaged.
+        CaseError: no model is there, it is damaged, or a fold is missing.
     """
     if path.is_dir():
-        return _of_results(path)
+        return Source(tuple(_taken(path, _folds(path), folds).values()), _choice(path), path.name)
     if not path.is_file():
         raise CaseError(
             f"{path}: no such model; expected a {SUFFIX} file, a model.pt, or results/<experiment>/<model>"
         )
     if path.suffix == SUFFIX:
-        return _unpacked(path, folder)
+        whole = _unpacked(path, folder)
+        known = {int(model.stem.removeprefix("fold")): model for model in whole.models}
+        return replace(whole, models=tuple(_taken(path, known, folds).values()))
     state = read_model(path)
     system = system_of(state["system"])
     evaluate = system.section("evaluate")()
     return Source((path,), system.results.choices(evaluate)[0], path.stem)
+
+
+def one_fold(path: Path, folder: Path) -> Path:
+    """The model of a single fold at a path, for what uses no others; of several, the first."""
+    if path.suffix != SUFFIX and not path.is_dir():
+        return path
+    models = found(path, folder).models
+    if len(models) > 1:
+        logging.info("%s: holds %d models; %s is used", path, len(models), models[0].stem)
+    return models[0]
 
 
 def pack(source: Path, path: Path, folds: Sequence[int] = ()) -> About:
@@ -119,20 +133,16 @@ def pack(source: Path, path: Path, folds: Sequence[int] = ()) -> About:
     """
     if path.suffix != SUFFIX:
         raise CaseError(f"{path}: the name of a packed model ends in {SUFFIX}")
-    known = _folds(source)
-    if absent := [str(number) for number in folds if number not in known]:
-        have = ", ".join(map(str, known))
-        raise CaseError(f"{source}: has no model of fold {', '.join(absent)}; it has those of {have}")
-    taken = {number: known[number] for number in folds or known}
+    taken = _taken(source, _folds(source), folds)
     states = {number: read_model(model) for number, model in taken.items()}
     first = next(iter(states.values()))
-    beside = system_of(first["system"]).beside(first)
+    beside = {place: found for place in system_of(first["system"]).beside if (found := _at(first, place))}
     within: dict[str, Path] = {f"fold{number}.pt": model for number, model in taken.items()}
     named = {}
     for number, (place, file) in enumerate(beside.items()):
         if not file.exists():
             raise CaseError(f"{source}: its models read {file}, which is missing; put it there again")
-        named[".".join(place)] = f"files/{number}/{file.name}"
+        named[place] = f"files/{number}/{file.name}"
         within |= {f"files/{number}/{name}": each for name, each in _whole(file)}
     about = About(
         format=FORMAT,
@@ -190,6 +200,13 @@ def _unpacked(path: Path, folder: Path) -> Source:
     return Source(tuple(folder / name for name in facts.folds), facts.chosen, facts.name)
 
 
+def _at(state: Any, place: str) -> Path | None:
+    """The path at a place in a model's file, if there is one."""
+    for key in place.split("."):
+        state = state.get(key) if isinstance(state, Mapping) else None
+    return None if state is None else Path(state)
+
+
 def _extract(archive: zipfile.ZipFile, path: Path, name: str, folder: Path) -> None:
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts or name not in archive.namelist():
@@ -221,10 +238,6 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         raise CaseError(f"{path}: not a packed model, or damaged ({error}); copy the file again") from error
 
 
-def _of_results(folder: Path) -> Source:
-    return Source(tuple(_folds(folder).values()), _choice(folder), folder.name)
-
-
 def _folds(folder: Path) -> dict[int, Path]:
     """Number of each finished fold → its model."""
     models = {
@@ -237,6 +250,14 @@ def _folds(folder: Path) -> dict[int, Path]:
             f"{folder}: has no trained model (fold0/model.pt, …); expected results/<experiment>/<model>"
         )
     return dict(sorted(models.items()))
+
+
+def _taken(source: Path, known: Mapping[int, Path], folds: Sequence[int]) -> dict[int, Path]:
+    """The models of some folds; of all if none is named."""
+    if absent := [str(number) for number in folds if number not in known]:
+        have = ", ".join(map(str, known))
+        raise CaseError(f"{source}: has no model of fold {', '.join(absent)}; it has those of {have}")
+    return {number: known[number] for number in folds or known}
 
 
 def _choice(folder: Path) -> dict[str, Any]:

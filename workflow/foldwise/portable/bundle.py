@@ -1,9 +1,9 @@
 """A segmentation model as a MONAI bundle: MONAI's own transforms and sliding window around its networks.
 
-What MONAI does otherwise than Foldwise: it resamples to the spacing itself, not to a whole number of voxels; does
-not round probabilities to 255 steps; fills a window beyond a scan's border with one value for all scans; and
-counts a crop's margin in voxels. Label maps of scans that are neither cropped nor resampled are equal but for
-rounding. There is no evaluator, which would need Ignite.
+What MONAI does otherwise than Foldwise: it resamples to the spacing itself, not to a whole number of voxels;
+does not round probabilities to 255 steps; fills a window beyond a scan's border with one value for all scans;
+and counts a crop's margin in voxels. Label maps of scans that are neither cropped nor resampled are equal but
+for rounding. There is no evaluator, which would need Ignite.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ Segments {names}. Exported by Foldwise {version}.
 predicts every `*.nii.gz` in the folder of scans, and writes label maps on the scans' own grids to `eval`:
 {values}. The mean of {count} network(s), trained on the folds of a cross-validation, is taken.{region}
 
-Other than by Foldwise, scans are resampled to a grid that may end a part of a voxel beyond theirs, windows that
-reach beyond a scan are filled with one value for all scans, and a crop's margin is counted in voxels.
+Other than by Foldwise, scans are resampled to a grid that may end a part of a voxel beyond theirs, windows
+that reach beyond a scan are filled with one value for all scans, and a crop's margin is counted in voxels.
 """
 
 

@@ -73,8 +73,8 @@ def export_nnunet(opened: Opened[Any, Any], folder: Path, channels: Sequence[str
                 if case.trains:
                     entries.append(held)
         if failed:
-            lines = "\n  ".join(failed.values())
-            raise CaseError(f"{len(failed)} of {len(opened.sheet.cases)} cases cannot be written:\n  {lines}")
+            why = "\n  ".join(failed.values())
+            raise CaseError(f"{len(failed)} of {len(opened.sheet.cases)} cases cannot be written:\n  {why}")
         if not entries:
             raise CaseError(f"{settings.data.sheet}: no case has a label and is not in the fixed test set")
         write_json(temporary / "dataset.json", _description(targets, numbers, names, len(entries)))

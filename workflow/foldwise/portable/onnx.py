@@ -11,6 +11,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ RUNNERS = Path(__file__).parent / "runners"
 LARGEST = 2 * 10**9
 # Larger differences of outputs are no rounding errors.
 TOLERANCE = 1e-4
+# Systems with a module here, and a runner. A session of the system interactive depends on its user.
+SYSTEMS = ("segmentation", "surgical")
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,14 @@ class Graph:
         inputs: name → example, a batch of 2.
         outputs: names of the outputs.
         activation: from an output to what is compared.
+        free: axes of the inputs whose size is free.
     """
 
     network: nn.Module
     inputs: Mapping[str, torch.Tensor]
     outputs: Sequence[str]
-    activation: Callable[[torch.Tensor], torch.Tensor]
+    activation: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.float
+    free: Sequence[int] = (0,)
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,12 @@ def export_onnx(trained: Trained, chosen: Mapping[str, Any], folder: Path) -> di
 
 def _portable(trained: Trained, chosen: Mapping[str, Any]) -> Portable:
     system = trained.states[0]["system"]
-    if system == "segmentation":
-        from foldwise.portable.segmentation import portable
-
-        return portable(trained, chosen)
-    raise CaseError(f"models of the system {system} cannot be exported as ONNX")
+    if system not in SYSTEMS:
+        raise CaseError(
+            f"models of the system {system} cannot be exported as ONNX, but those of {', '.join(SYSTEMS)} can"
+        )
+    made: Portable = import_module(f"foldwise.portable.{system}").portable(trained, chosen)
+    return made
 
 
 def write_network(graph: Graph, path: Path) -> None:
@@ -124,9 +130,10 @@ def write_network(graph: Graph, path: Path) -> None:
     """
     size = sum(tensor.nbytes for tensor in graph.network.state_dict().values())
     errors = []
-    for free in (True, False):
-        examples = tuple(tensor if free else tensor[:1] for tensor in graph.inputs.values())
-        shapes = tuple({0: torch.export.Dim.DYNAMIC} if free else None for _ in examples)
+    # A network may need a certain size of the batch, most often 1, but the runners free the other axes.
+    for axes in (graph.free, graph.free[1:]):
+        examples = tuple(tensor if 0 in axes else tensor[:1] for tensor in graph.inputs.values())
+        shapes = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for _ in examples)
         try:
             with warnings.catch_warnings(), torch.no_grad(), _quiet():
                 warnings.simplefilter("ignore")

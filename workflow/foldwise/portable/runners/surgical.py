@@ -1,0 +1,137 @@
+"""Find phases and tools in videos with the networks in this folder; needs numpy, onnxruntime, SimpleITK.
+
+    python runner.py FRAMES OUTPUT
+
+FRAMES is a folder of numbered images of one video, PNG or what else SimpleITK reads, as many per second as
+plan.json says (`fps`); or a folder of such folders. OUTPUT gets <video>.csv: a row per frame with its phase,
+the tools that are present, and all probabilities.
+"""
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import SimpleITK as sitk
+from numpy import ndarray as Array
+
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+
+
+def find_frames(folder: Path) -> list[Path]:
+    """Images of a folder, in the order of the last number in their names."""
+    found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES]
+    return sorted(found, key=lambda path: int(re.findall(r"\d+", path.stem)[-1]))
+
+
+def read(path: Path) -> Array:
+    """A frame (height, width, 3) uint8."""
+    image = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    if image.dtype != np.uint8:
+        raise ValueError(f"{path}: expected 8 bits per colour")
+    return np.stack([image] * 3, axis=2) if image.ndim == 2 else image[..., :3]
+
+
+def find_border(frames: list[Array]) -> tuple[slice, slice]:
+    """Rows and columns of the picture within a black border."""
+    height, width = frames[0].shape[:2]
+    bright = np.max([frame.max(2) for frame in frames], axis=0) > 24
+    places = [np.flatnonzero(bright.mean(axis) > 0.02) for axis in (1, 0)]
+    rows, columns = (slice(p[0], p[-1] + 1) if p.size else slice(0, None) for p in places)
+    # A video that is dark almost everywhere has no border.
+    small = bright[rows, columns].size < height * width / 4
+    return (slice(0, height), slice(0, width)) if small else (rows, columns)
+
+
+def resized(frame: Array, size: list[int]) -> Array:
+    """A frame of another height and width, as by Pillow: linear, over all pixels that a new one covers."""
+    for axis in (1, 0):
+        old, new = frame.shape[axis], size[axis]
+        reach = max(1, old / new)
+        centres = (np.arange(new)[:, None] + 0.5) * old / new
+        weights = np.maximum(0, 1 - np.abs(np.arange(old) + 0.5 - centres) / reach)
+        weights = np.floor(weights / weights.sum(1, keepdims=True) * 2**22 + 0.5)
+        sums = np.moveaxis(np.tensordot(weights, frame.astype(float), (1, axis)), 0, axis)
+        frame = np.clip(np.floor(sums / 2**22 + 0.5), 0, 255).astype(np.uint8)
+    return frame
+
+
+def prepared(plan: dict, paths: list[Path], picture: tuple[slice, slice]) -> Array:
+    """Frames (n, 3, height, width) as the networks take them."""
+    frames = np.stack([resized(read(path)[picture], plan["size"]) for path in paths])
+    y, x = ((have - want) // 2 for have, want in zip(plan["size"], plan["crop"], strict=True))
+    frames = frames[:, y : y + plan["crop"][0], x : x + plan["crop"][1]].transpose(0, 3, 1, 2)
+    mean, std = (np.array(plan[name], np.float32)[:, None, None] for name in ("mean", "std"))
+    return (frames.astype(np.float32) / 255 - mean) / std
+
+
+def answers(plan: dict, head: Any, features: Array) -> dict[str, Array]:
+    """Logits (n, …) of every frame from the features (n, width) of all."""
+    if plan["window"] is None:  # the head sees the whole video
+        found = [part[0] for part in head.run(None, {"features": features[None]})]
+        return dict(zip(plan["outputs"], found, strict=True))
+    length = min(plan["window"], len(features))
+    windows = np.lib.stride_tricks.sliding_window_view(features, length, axis=0).transpose(0, 2, 1)
+    batches = [windows[first : first + 256] for first in range(0, len(windows), 256)]
+    parts = [head.run(None, {"features": np.ascontiguousarray(batch)}) for batch in batches]
+    # The last frame of each window, and all of the first one's.
+    found = [
+        np.concatenate([part[0][0, :-1], *(batch[:, -1] for batch in part)])
+        for part in zip(*parts, strict=True)
+    ]
+    return dict(zip(plan["outputs"], found, strict=True))
+
+
+def softmax(logits: Array) -> Array:
+    """Probabilities that exclude each other."""
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def predict(plan: dict, networks: list[tuple[Any, Any]], paths: list[Path]) -> tuple[Array, Array]:
+    """Mean probabilities of the phases (n, phases) and tools (n, tools) of a video's frames."""
+    picture = slice(None), slice(None)
+    if plan["cut_border"]:
+        places = np.unique(np.linspace(0, len(paths) - 1, 12).astype(int))
+        picture = find_border([read(paths[place]) for place in places])
+    parts: list[list[Array]] = [[] for _ in networks]
+    for first in range(0, len(paths), plan["batch"]):
+        frames = prepared(plan, paths[first : first + plan["batch"]], picture)
+        for found, (trunk, _) in zip(parts, networks, strict=True):
+            found.append(trunk.run(None, {"frames": frames})[0])
+    phases, tools = [], []
+    for found, (_, head) in zip(parts, networks, strict=True):
+        logits = answers(plan, head, np.concatenate(found))
+        phases.append(softmax(logits["phase"]) if "phase" in logits else np.zeros((len(paths), 0)))
+        both = [1 / (1 + np.exp(-logits[name])) for name in ("tool", "mapped") if name in logits]
+        tools.append(np.mean(both, axis=0) if both else np.zeros((len(paths), 0)))
+    return np.mean(phases, axis=0), np.mean(tools, axis=0)
+
+
+if __name__ == "__main__":
+    source, output = map(Path, sys.argv[1:])
+    plan, failed = json.loads(Path(__file__).with_name("plan.json").read_text()), []
+    load = lambda name: onnxruntime.InferenceSession(Path(__file__).with_name(name))  # noqa: E731
+    networks = [(load(trunk), load(head)) for trunk, head in plan["networks"]]
+    output.mkdir(parents=True, exist_ok=True)
+    folders = sorted(path for path in source.iterdir() if path.is_dir()) or [source]
+    for folder in folders:
+        try:
+            paths = find_frames(folder)
+            phase, tool = predict(plan, networks, paths)
+        except Exception as error:  # the other videos go on
+            failed.append(f"{folder.name}: {error}")
+            continue
+        with (output / f"{folder.name}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            scores = [f"p({name})" for name in (*plan["phases"], *plan["tools"])]
+            writer.writerow(["frame", *(["phase"] if plan["phases"] else []), *plan["tools"], *scores])
+            for path, p, t in zip(paths, phase, tool, strict=True):
+                named = [plan["phases"][p.argmax()]] if plan["phases"] else []
+                present = (t >= plan["threshold"]).astype(int)
+                writer.writerow([path.name, *named, *present, *(f"{value:.6f}" for value in (*p, *t))])
+    sys.exit("\n".join(failed) or 0)

@@ -1,0 +1,81 @@
+"""Surgical phases and tools as ONNX: a backbone for frames, and a head for windows or videos of features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from foldwise.evaluate import Trained
+from foldwise.files import CaseError
+from foldwise.portable.onnx import Graph, Portable
+from foldwise.settings import validate
+from foldwise.systems.surgical.learner import SurgicalLearner
+from foldwise.systems.surgical.settings import Cache
+
+
+class Head(nn.Module):
+    """From features (batch, n, width) to the logits of all branches, each (batch, n, …)."""
+
+    def __init__(self, head: nn.Module, outputs: list[str]) -> None:
+        """Take a trained head, and the names of its branches; without names, it is TeCNO."""
+        super().__init__()
+        self.head, self.outputs = head, outputs
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The logits in the order of the names; of TeCNO, those of the last stage."""
+        if not self.outputs:
+            return (self.head(features)[-1],)
+        found = self.head(features)
+        return tuple(found[name] for name in self.outputs)
+
+
+def portable(trained: Trained, chosen: Mapping[str, Any]) -> Portable:
+    """What is exported of a model; the threshold of the tools is from the choice, else one half.
+
+    Raises:
+        CaseError: the model's file does not say how a video is prepared.
+    """
+    learner, prepared = trained.learner, trained.states[0].get("prepared")
+    assert isinstance(learner, SurgicalLearner)
+    if not prepared:
+        raise CaseError("the model's file does not say how a video is prepared for it; train it again")
+    cache, model = validate(Cache, prepared["cache"], origin="model"), learner.model
+    random = torch.Generator().manual_seed(0)
+    frames = torch.randn(2, 3, *model.crop, generator=random)
+    graphs, outputs = {}, ["phase"]
+    for number, network in enumerate(trained.networks):
+        network.cpu().eval()
+        trunk, head = network.get_submodule("trunk"), network.get_submodule("head")
+        with torch.no_grad():
+            width = trunk(frames).shape[1]
+        features = torch.randn(2, 4, width, generator=random)
+        if model.kind != "tecno":
+            with torch.no_grad():
+                outputs = list(head(features))
+        graphs[f"fold{number}_frames.onnx"] = Graph(trunk, {"frames": frames}, ["features"])
+        whole = Head(head, [] if model.kind == "tecno" else outputs)
+        named = {"features": features}
+        graphs[f"fold{number}_video.onnx"] = Graph(whole, named, outputs, torch.sigmoid, free=(0, 1))
+    names = [*graphs]
+    plan = {
+        "system": "surgical",
+        "networks": [names[first : first + 2] for first in range(0, len(names), 2)],
+        "outputs": outputs,
+        "fps": cache.fps,
+        "cut_border": cache.cut_border,
+        "size": cache.size,
+        # Foldwise keeps frames as JPEG unless its cache is raw, which changes probabilities a little.
+        "encoding": cache.encoding,
+        "crop": model.crop,
+        "mean": model.mean,
+        "std": model.std,
+        "batch": model.batch_frames,
+        "window": None if model.kind == "tecno" else model.window,
+        "phases": learner.phases,
+        "tools": learner.tools,
+        "threshold": chosen.get("threshold", 0.5),
+    }
+    return Portable(graphs, plan, {"runner.py": "surgical.py"})

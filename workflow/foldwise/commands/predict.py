@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,6 +25,10 @@ def predict(
     export: Annotated[
         str, typer.Option(help="Settings of the section `export`, as YAML, e.g. '{probabilities: true}'.")
     ] = "{}",
+    device: Annotated[
+        Literal["auto", "gpu", "cpu"],
+        typer.Option(help="What to compute on; auto: a free GPU, if there is one."),
+    ] = "auto",
 ) -> None:
     """Predict new cases: label maps or scores, measurements.csv, and manifest.json.
 
@@ -56,7 +60,7 @@ def predict(
     choice, facts = unfinished / "choice.json", unfinished / "predicted.json"
     predictions, index = unfinished / "predictions", unfinished / "index.pkl"
     write_json(choice, {"chosen": dict(trained.chosen)})
-    with gpu_job(1, take=True), _bar():
+    with gpu_job(1, take=True, device=device), _bar():
         stage.predict(
             system=system,
             models=list(trained.models),

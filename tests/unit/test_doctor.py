@@ -24,8 +24,6 @@ from foldwise.doctor.finding import Finding
 from foldwise.places import ROOT
 from slurm_cluster import Cluster
 
-USABLE = {"torch": {"count": 1}}
-
 
 def by_topic(found: Iterable[Finding]) -> dict[str, Finding]:
     return {one.topic: one for one in found}
@@ -235,8 +233,10 @@ def test_gpus(
 
 def test_without_a_gpu_nothing_is_wrong(machine: Install) -> None:
     machine()
-    (found,) = hardware.gpu(USABLE)
-    assert found.level == "ok"
+    (found,) = hardware.gpu({"torch": {"count": 0, "cuda": "no driver"}})
+    assert (found.level, found.found) == ("ok", "none here: jobs on this machine compute on the CPU")
+    (found,) = hardware.gpu({"torch": {"count": 2}})
+    assert (found.level, found.found) == ("ok", "2, of another maker")
 
 
 def test_a_driver_that_does_not_answer(
@@ -335,10 +335,10 @@ def test_slurm_without_an_answer_and_in_parts(tmp_path: Path, monkeypatch: pytes
 def test_partitions_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "sinfo"
     lines = {
-        "%L": "short*|30:00\nbig|1-00:00:00",
+        "%L": "short*|n/a\nbig|1-00:00:00",
         "%a": "short*|30:00|8|16000|(null)|up\nbig|7-00:00:00|64|512000|gpu:h200:4|up",
     }
-    cases = "".join(f'*"{key}") printf "{text}\\n";;\n'.replace("\n", "\n") for key, text in lines.items())
+    cases = "".join(f'*"{key}") printf "{text}\\n";;\n' for key, text in lines.items())
     script.write_text(f'#!/bin/sh\ncase "$*" in\n{cases}esac\n', encoding="utf-8")
     script.chmod(0o755)
     for name in ("sbatch", "squeue", "scancel"):
@@ -346,6 +346,7 @@ def test_partitions_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     found = by_topic(slurm.slurm())
     assert found["partition short (default)"].level == "warning"
+    assert found["partition short (default)"].found.startswith("0 h 30 min; nodes with up to 8")
     assert found["partition big"].found == (
         "jobs get 1 d 0 h unless they ask, and 7 d 0 h at most; "
         "nodes with up to 64 processors, 500 GiB, gpu:h200:4"

@@ -118,13 +118,13 @@ def partitions() -> list[Partition]:
 
 
 def default_minutes() -> dict[str, int | None]:
-    """Partition -> the time limit of a job that requests none, in minutes; None: no limit.
+    """Partition -> the time limit of a job that requests none, in minutes, where it is not the largest one.
 
     Raises:
         CaseError: Slurm is missing or does not answer.
     """
     rows = (row.split("|") for row in _asked("sinfo", "--noheader", "--format=%P|%L"))
-    return {name.rstrip("*"): _minutes(limit) for name, limit in rows}
+    return {name.rstrip("*"): _minutes(limit) for name, limit in rows if limit[:1].isdigit()}
 
 
 def account() -> str | None:

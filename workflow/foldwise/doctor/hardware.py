@@ -29,7 +29,9 @@ def gpu(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
     every, held, build = gpus.every_gpu(), gpus.held(), torch_build()
     torch = found.get("torch", {})
     if not every and not held:
-        yield Finding("GPU", "ok", "none here: jobs on this machine compute on the CPU")
+        count = torch.get("count", 0)
+        text = f"{count}, of another maker" if count else "none here: jobs on this machine compute on the CPU"
+        yield Finding("GPU", "ok", text)
         return
     for one in every:
         yield Finding("GPU", "ok", f"{one.number}: {one.name}, {one.mib / 1024:.0f} GiB ({one.uuid})")

@@ -35,7 +35,7 @@ def slurm() -> Iterator[Finding]:
         return
     for one in found:
         most = _time(one.minutes)
-        given = defaults.get(one.name)
+        given = defaults.get(one.name, one.minutes)
         limit = (
             f"jobs get {_time(given)} unless they ask, and {most} at most" if given != one.minutes else most
         )

@@ -5,6 +5,7 @@ On a machine without a real GPU: PyTorch fails on the stand-ins, and their devic
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -198,14 +199,17 @@ def test_a_local_call_is_warned_before_anything_runs(
     assert "built for CUDA 13.2; driver 999.1, for CUDA up to 12.0. What helps" in str(idle_gpus())
 
 
-def test_a_training_stops_before_its_first_step(machine: Install, tmp_path: Path, devices: Path) -> None:
+def test_a_training_stops_before_its_first_step(
+    machine: Install, tmp_path: Path, devices: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     index = write_cached_set(tmp_path / "set")
     machine(gpu(minor=0))
     training = {"epochs": 1, "steps_per_epoch": 1, "batch": 1, "validation": {"cases": 0, "best": "val_loss"}}
     settings = {**trainings.SETTINGS, "training": training}
     words = trainings.command(index, tmp_path, "--workers=0", "--gpus=free", settings=settings)
     (tmp_path / "with_devices.py").write_text(WITH_DEVICES, encoding="utf-8")
-    call = [sys.executable, str(tmp_path / "with_devices.py"), str(devices), *words[3:]]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "nvml"), str(tmp_path)]))
+    call = [*words[:2], "with_devices", str(devices), *words[3:]]
     done = trainings.finish(call)
     assert done.returncode == 1
     assert "error: this job on" in done.stderr

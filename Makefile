@@ -29,6 +29,8 @@ ifeq ($(LOCK),cpu)
 	  $$(grep -oE '^(torch|torchvision)==[0-9.]+' envs/requirements.txt)
 endif
 	$(UV) pip install --quiet --no-deps --editable .
+	@# An earlier version's build left its description here, without requirements.
+	@rm -rf workflow/foldwise.egg-info
 	@rm -f .venv/.ready-* && echo $(LOCK) > .venv/.lock && touch $@
 
 .venv/.ready-dev: .venv/.ready-$(LOCK) envs/requirements-dev.txt

@@ -58,8 +58,10 @@ def packages() -> dict[str, str | None]:
     found = importlib.metadata.distributions()
     installed: dict[str, str | None] = {canonicalize_name(one.name): one.version for one in found}
     try:
-        required = importlib.metadata.requires("foldwise") or []
+        required = importlib.metadata.requires("foldwise")
     except importlib.metadata.PackageNotFoundError:
+        required = None
+    if not required:
         return installed
     names = [Requirement(line).name for line in required]
     return {name: installed.get(canonicalize_name(name)) for name in names}

@@ -59,7 +59,7 @@ def turned(degrees: float, *edges: float) -> np.ndarray:
     about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
     about_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
     affine = np.eye(4)
-    affine[:3, :3] = about_z @ about_x @ np.diag(np.multiply([-1, 1, 1], edges))
+    affine[:3, :3] = about_z @ about_x @ np.diag([-edges[0], *edges[1:]])
     affine[:3, 3] = 12, -30, 8
     return affine
 
@@ -75,7 +75,7 @@ def write_models(kind: Kind, folder: Path) -> Trained:
         with torch.no_grad():
             for name, weights in network.named_parameters():
                 if name.endswith("weight") and weights.ndim > 2:
-                    weights *= 3
+                    weights.mul_(3)
         state = {
             "network": network.state_dict(),
             "settings": dump(model),

@@ -55,7 +55,7 @@ def write_models(kind: str, folder: Path, folds: int = 1) -> Trained:
         network = SurgicalLearner(model, TASK).network()
         with torch.no_grad():
             for weights in network.get_submodule("head").parameters():
-                weights *= 3
+                weights.mul_(3)
         data = {"sheet": "x.csv", "phases": list(PHASES), "tools": list(TOOLS), "images_fps": 1}
         cache = {"size": [32, 40], "encoding": "raw"}
         state = {

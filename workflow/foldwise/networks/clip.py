@@ -59,7 +59,8 @@ class FrozenVision:
     @torch.no_grad()
     def features(self, clips: torch.Tensor) -> Features:
         """Features of clips (batch, 3, T, size, size), normalised for CLIP."""
-        self.model.to(clips.device)
+        if self.model.device != clips.device:  # cannot be traced
+            self.model.to(clips.device)
         batch, _, frames, height, width = clips.shape
         if (height, width) != (self.size, self.size):
             raise CaseError(
@@ -143,7 +144,9 @@ class ZeroShotCLIP(nn.Module):
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         """Logits (batch, classes) of clips (batch, 3, T, size, size)."""
-        model = self._frozen[0].to(clips.device)
+        model = self._frozen[0]
+        if model.device != clips.device:  # cannot be traced
+            model.to(clips.device)
         with torch.no_grad():
             frames = model.get_image_features(clips.transpose(1, 2).flatten(0, 1)).pooler_output
             mean = nn.functional.normalize(frames, dim=-1).unflatten(0, (len(clips), -1)).mean(1)

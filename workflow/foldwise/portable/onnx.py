@@ -23,6 +23,7 @@ from torch import nn
 from foldwise import __version__
 from foldwise.evaluate import Trained
 from foldwise.files import CaseError, atomic_folder, write_json
+from foldwise.networks import first_line
 
 FORMAT = "foldwise-onnx-1"
 RUNNERS = Path(__file__).parent / "runners"
@@ -31,7 +32,7 @@ LARGEST = 2 * 10**9
 # Larger differences of outputs are no rounding errors.
 TOLERANCE = 1e-4
 # Systems with a module here, and a runner. A session of the system interactive depends on its user.
-SYSTEMS = ("segmentation", "surgical")
+SYSTEMS = ("segmentation", "surgical", "clips")
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ def write_network(graph: Graph, path: Path) -> None:
                     verbose=False,
                 )
         except Exception as error:  # of a dozen unrelated types
-            errors.append(str(error).strip().splitlines()[0])
+            # The exporter's own words come first, the reason is behind them.
+            errors.append(first_line(error.__cause__ or error))
             continue
         assert program is not None
         # The exporter notes lines of code, with paths of this machine.

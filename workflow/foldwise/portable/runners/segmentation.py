@@ -4,7 +4,7 @@
 
 SCANS is a volume or a folder of them: NIfTI, NRRD, MHA. The channels of a scan are one 4-D file, or the files
 <case>_0000, <case>_0001, … OUTPUT gets <case>.nii.gz, a label map on the scan's own grid. plan.json says what
-is done. If it crops to a region, REGIONS has a mask of each case, <case>.nii.gz: from lungs.py, if it is here.
+is done. If it crops to a region, REGIONS has a mask of each case, <case>.nii.gz; lungs.py, if here, finds it.
 """
 
 import itertools

@@ -1,0 +1,122 @@
+"""Classify clips with the networks in this folder; needs numpy, onnxruntime and SimpleITK.
+
+    python runner.py FRAMES OUTPUT.csv
+
+FRAMES is a folder of numbered images of one video, PNG or what else SimpleITK reads: all of its frames, or as
+many per second as plan.json says (`fps`); or a folder of such folders. OUTPUT.csv gets a row per video with
+its class and the probabilities of all classes.
+"""
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import SimpleITK as sitk
+from numpy import ndarray as Array
+
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+# Pillow's weights of pixels are whole numbers of so many bits.
+PILLOW_BITS = 22
+
+
+def find_frames(folder: Path) -> list[Path]:
+    """Images of a folder, in the order of the last number in their names."""
+    found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES]
+    if len(found) < 2:
+        raise ValueError("a clip needs at least two images")
+    return sorted(found, key=lambda path: int(re.findall(r"\d+", path.stem)[-1]))
+
+
+def read(path: Path) -> Array:
+    """A frame (height, width, 3) uint8."""
+    image = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    if image.dtype != np.uint8:
+        raise ValueError(f"{path}: expected 8 bits per colour")
+    return np.stack([image] * 3, axis=2) if image.ndim == 2 else image[..., :3]
+
+
+def resized(frame: Array, size: tuple[int, int], bits: int | None) -> Array:
+    """A frame of another height and width: linear, over all pixels that a new one covers.
+
+    Weights are whole numbers of so many bits, as in Pillow; None: as many as fit 16 bits, as in torch.
+    """
+    for axis in (1, 0):
+        old, new = frame.shape[axis], size[axis]
+        if old == new:
+            continue
+        reach = max(1, old / new)
+        centres = (np.arange(new)[:, None] + 0.5) * old / new
+        weights = np.maximum(0, 1 - np.abs(np.arange(old) + 0.5 - centres) / reach)
+        weights /= weights.sum(1, keepdims=True)
+        few = next(n for n in range(23) if n == 22 or int(0.5 + weights.max() * 2 ** (n + 1)) >= 2**15)
+        scale = 2 ** (few if bits is None else bits)
+        sums = np.tensordot(np.floor(weights * scale + 0.5), frame.astype(float), (1, axis))
+        frame = np.moveaxis(np.clip(np.floor(sums / scale + 0.5), 0, 255).astype(np.uint8), 0, axis)
+    return frame
+
+
+def frames_of_views(plan: dict, count: int) -> Array:
+    """Numbers of the frames (views, frames) of the clips spread over a video of so many frames."""
+    frames, views, every = plan["frames"], plan["temporal_views"], plan["every"]
+    if every == "segments":
+        places = np.arange(frames)[None] + (np.arange(views)[:, None] + 0.5) / views
+        return np.floor((count - 1) / frames * places + 0.5).astype(int)
+    room = max(count - (every * (frames - 1) + 1), 0)
+    starts = [room // 2] if views == 1 else [round(room * view / (views - 1)) for view in range(views)]
+    return np.minimum(np.array(starts)[:, None] + every * np.arange(frames), count - 1)
+
+
+def prepared(plan: dict, path: Path) -> list[Array]:
+    """Squares (3, size, size) of a frame as the networks take them, one for each spatial view."""
+    frame, size, shorter = read(path), plan["size"], plan["shorter"]
+    if shorter is not None and min(frame.shape[:2]) > shorter:
+        scale = shorter / min(frame.shape[:2])
+        frame = resized(frame, (round(frame.shape[0] * scale), round(frame.shape[1] * scale)), PILLOW_BITS)
+    scale = size / min(frame.shape[:2])
+    height, width = (max(size, round(n * scale)) for n in frame.shape[:2])
+    frame = resized(frame, (height, width), None)
+    room, views = max(height, width) - size, plan["spatial_views"]
+    starts = [room // 2] if views == 1 else [round(room * view / (views - 1)) for view in range(views)]
+    tall = height > width
+    squares = [
+        frame[s : s + size] if tall else frame[:, s : s + size] for s in (starts if room else [0] * views)
+    ]
+    mean, std = (np.array(plan[name], np.float32)[:, None, None] for name in ("mean", "std"))
+    return [(square.transpose(2, 0, 1).astype(np.float32) / 255 - mean) / std for square in squares]
+
+
+def predict(plan: dict, networks: list[Any], paths: list[Path]) -> Array:
+    """Mean probabilities (classes,) over views and networks."""
+    total: list[Array] = []
+    for numbers in frames_of_views(plan, len(paths)):
+        squares = {number: prepared(plan, paths[number]) for number in set(numbers.tolist())}
+        clips = np.stack([squares[number] for number in numbers.tolist()])  # (frames, views, 3, size, size)
+        for network in networks:
+            for clip in clips.transpose(1, 2, 0, 3, 4):
+                logits = network.run(None, {"clips": np.ascontiguousarray(clip[None])})[0][0]
+                powers = np.exp(logits - logits.max())
+                total.append(powers / powers.sum())
+    return np.mean(total, axis=0)
+
+
+if __name__ == "__main__":
+    source, output = map(Path, sys.argv[1:])
+    plan, failed = json.loads(Path(__file__).with_name("plan.json").read_text()), []
+    networks = [onnxruntime.InferenceSession(Path(__file__).with_name(name)) for name in plan["networks"]]
+    with output.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", "class", *(f"p({name})" for name in plan["classes"])])
+        for folder in sorted(path for path in source.iterdir() if path.is_dir()) or [source]:
+            try:
+                found = predict(plan, networks, find_frames(folder))
+            except Exception as error:  # the other videos go on
+                failed.append(f"{folder.name}: {error}")
+                continue
+            values = [f"{value:.6f}" for value in found]
+            writer.writerow([folder.name, plan["classes"][found.argmax()], *values])
+    sys.exit("\n".join(failed) or 0)

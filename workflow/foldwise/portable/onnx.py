@@ -150,7 +150,8 @@ def write_network(graph: Graph, path: Path) -> None:
                 )
         except Exception as error:  # of a dozen unrelated types
             # The exporter's own words come first, the reason is behind them.
-            errors.append(first_line(error.__cause__ or error))
+            cause = error.__cause__
+            errors.append(first_line(cause if isinstance(cause, Exception) else error))
             continue
         assert program is not None
         # The exporter notes lines of code, with paths of this machine.

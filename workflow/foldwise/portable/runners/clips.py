@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import SimpleITK as sitk
 from numpy import ndarray as Array
+from onnxruntime import InferenceSession, get_available_providers
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 # Pillow's weights of pixels are whole numbers of so many bits.
@@ -105,9 +105,12 @@ def predict(plan: dict, networks: list[Any], paths: list[Path]) -> Array:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     source, output = map(Path, sys.argv[1:])
-    plan, failed = json.loads(Path(__file__).with_name("plan.json").read_text()), []
-    networks = [onnxruntime.InferenceSession(Path(__file__).with_name(name)) for name in plan["networks"]]
+    here, devices = Path(__file__).parent, get_available_providers()
+    plan, failed = json.loads((here / "plan.json").read_text()), []
+    networks = [InferenceSession(here / name, providers=devices) for name in plan["networks"]]
     with output.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["case", "class", *(f"p({name})" for name in plan["classes"])])

@@ -340,6 +340,8 @@ def find_masks(ct: Array, spacing: Array, air_hu: float, closing_mm: float) -> t
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     scans, output = map(Path, sys.argv[1:])
     plan = json.loads(Path(__file__).with_name("plan.json").read_text())["lungs"]
     output.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,8 @@
 
     python runner.py SCANS OUTPUT [REGIONS] [--probabilities]
 
-SCANS is a volume or a folder of them: NIfTI, NRRD, MHA. The channels of a scan are one 4-D file, or the files
-<case>_0000, <case>_0001, … OUTPUT gets <case>.nii.gz, a label map on the scan's own grid. plan.json says what
-is done. If it crops to a region, REGIONS has a mask of each case, <case>.nii.gz; lungs.py, if here, finds it.
+SCANS is a volume or a folder of them: NIfTI, NRRD, MHA; channels are in one file, or in <case>_0000, …_0001.
+OUTPUT gets label maps on their grids. REGIONS has masks of where plan.json crops to; lungs.py may make them.
 """
 
 import itertools
@@ -16,10 +15,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import onnxruntime
 import SimpleITK as sitk
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 from numpy import ndarray as Array
+from onnxruntime import InferenceSession, get_available_providers
 
 
 def find_cases(source: Path) -> dict[str, list[Path]]:
@@ -39,9 +38,8 @@ def read(path: Path) -> tuple[Array, Array]:
     if isinstance(image, sitk.Image):
         data, axes, affine = sitk.GetArrayFromImage(image), image.GetDimension(), np.eye(4)
         data = data.transpose(*reversed(range(axes)), *range(axes, data.ndim))
-        affine[:3, :3] = np.reshape(image.GetDirection(), (axes, axes))[:3, :3] * image.GetSpacing()[:3]
-        affine[:3, 3] = image.GetOrigin()[:3]
-        affine[:2] *= -1  # ITK's x and y run to the left and back
+        turns = np.reshape(image.GetDirection(), (axes, axes))[:3, :3]  # ITK's x and y run to left and back
+        affine[:3] = np.diag([-1, -1, 1]) @ np.c_[turns * image.GetSpacing()[:3], image.GetOrigin()[:3]]
     else:
         data, affine = np.asarray(image.dataobj), image.affine.astype(float)
         affine[:3] *= {1: 1000.0, 3: 0.001}.get(int(image.header["xyzt_units"]) % 8, 1.0)  # m, µm
@@ -184,13 +182,15 @@ def segment(plan: dict, networks: list[Any], paths: list[Path], region: Path) ->
 
 
 if __name__ == "__main__":
-    scans, output, *regions = (Path(word) for word in sys.argv[1:] if word != "--probabilities")
-    plan, failed = json.loads(Path(__file__).with_name("plan.json").read_text()), []
-    networks = [onnxruntime.InferenceSession(Path(__file__).with_name(name)) for name in plan["networks"]]
+    words = [w for w in sys.argv[1:] if w != "--probabilities"] if len(sys.argv) > 2 else sys.exit(__doc__)
+    scans, output, regions = (*map(Path, words), Path("REGIONS"))[:3]
+    here, devices = Path(__file__).parent, get_available_providers()
+    plan, failed = json.loads((here / "plan.json").read_text()), []
+    networks = [InferenceSession(here / name, providers=devices) for name in plan["networks"]]
     output.mkdir(parents=True, exist_ok=True)
     for case, paths in find_cases(scans).items():
         try:
-            labels, shares, affine = segment(plan, networks, paths, Path(*regions, f"{case}.nii.gz"))
+            labels, shares, affine = segment(plan, networks, paths, regions / f"{case}.nii.gz")
         except Exception as error:  # the other cases go on
             failed.append(f"{case}: {error}")
             continue

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import SimpleITK as sitk
 from numpy import ndarray as Array
+from onnxruntime import InferenceSession, get_available_providers
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 
@@ -113,10 +113,13 @@ def predict(plan: dict, networks: list[tuple[Any, Any]], paths: list[Path]) -> t
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     source, output = map(Path, sys.argv[1:])
-    plan, failed = json.loads(Path(__file__).with_name("plan.json").read_text()), []
-    load = lambda name: onnxruntime.InferenceSession(Path(__file__).with_name(name))  # noqa: E731
-    networks = [(load(trunk), load(head)) for trunk, head in plan["networks"]]
+    here, devices = Path(__file__).parent, get_available_providers()
+    plan, failed = json.loads((here / "plan.json").read_text()), []
+    pairs = [[InferenceSession(here / name, providers=devices) for name in two] for two in plan["networks"]]
+    networks = [(trunk, head) for trunk, head in pairs]
     output.mkdir(parents=True, exist_ok=True)
     folders = sorted(path for path in source.iterdir() if path.is_dir()) or [source]
     for folder in folders:

@@ -195,8 +195,9 @@ class TestRunner:
         found = runner["predict"](plan, networks, scan.image.numpy(), scan.fill.numpy())
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
-    def test_says_how_it_is_called(self, exported: Path) -> None:
+    def test_says_how_it_is_called(self, exported: Path, tmp_path: Path) -> None:
         assert "python runner.py SCANS OUTPUT" in str(run(exported / "onnx"))
+        assert ": no scans" in str(run(exported / "onnx", tmp_path, tmp_path / "out"))
 
     def test_channels_are_grouped_as_by_foldwise(self, exported: Path, tmp_path: Path) -> None:
         for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b_2019.nii.gz", "c.mha", "notes.txt"):

@@ -101,10 +101,11 @@ def flat_hull(mask: Array) -> Array:
     return inside
 
 
-def plane(a: Any, b: Any, c: Any) -> tuple[Array, int]:
-    """The normal of a triangle, and its product with every point of the triangle's plane."""
-    normal = np.cross(np.subtract(b, a), np.subtract(c, a))
-    return normal, int(normal @ a)
+def planes(faces: Any) -> tuple[Array, Array]:
+    """The normals of triangles (n, 3, 3), and their products with every point of a triangle's plane."""
+    first, second, third = np.moveaxis(np.array(faces), 1, 0)
+    normals = np.cross(second - first, third - first)
+    return normals, (normals * first).sum(1)
 
 
 def hull(mask: Array) -> Array:
@@ -120,10 +121,10 @@ def hull(mask: Array) -> Array:
     corners = [tuple(p.tolist()) for p in (first, second, third, points[np.abs(heights).argmax()])]
     faces = []
     for (a, b, c), d in zip(itertools.combinations(corners, 3), corners[::-1], strict=True):
-        normal, offset = plane(a, b, c)
-        faces.append((a, b, c) if normal @ d < offset else (a, c, b))
+        normals, offsets = planes([(a, b, c)])
+        faces.append((a, b, c) if normals[0] @ d < offsets[0] else (a, c, b))
     while True:
-        normals, offsets = (np.array(part) for part in zip(*(plane(*face) for face in faces), strict=True))
+        normals, offsets = planes(faces)
         above = points @ normals.T - offsets
         outside = (above > 0).any(1)
         if not outside.any():

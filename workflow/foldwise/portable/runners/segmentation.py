@@ -29,7 +29,7 @@ def find_cases(source: Path) -> dict[str, list[Path]]:
     cases: dict[str, list[Path]] = {}
     for stem, path in stems.items():
         cases.setdefault(stem[:-5] if f"{stem[:-5]}_0000" in stems else stem, []).append(path)
-    return cases
+    return cases or sys.exit(f"{source}: no scans, which are files of NIfTI, NRRD or MHA")
 
 
 def read(path: Path) -> tuple[Array, Array]:

@@ -25,6 +25,8 @@ IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 def find_frames(folder: Path) -> list[Path]:
     """Images of a folder, in the order of the last number in their names."""
     found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES]
+    if not found:
+        raise ValueError(f"no images ({', '.join(sorted(IMAGES))})")
     return sorted(found, key=lambda path: int(re.findall(r"\d+", path.stem)[-1]))
 
 

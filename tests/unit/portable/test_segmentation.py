@@ -6,7 +6,10 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -20,6 +23,8 @@ from foldwise.files import CaseError, read_json
 from foldwise.portable.onnx import RUNNERS, export_onnx
 from foldwise.systems import system_of
 from foldwise.systems.segmentation.learner import SegmentationLearner
+from foldwise.volumes.lung_judgement import judge
+from foldwise.volumes.lungs import find_lungs
 from foldwise.volumes.new_scans import read_new_scans
 from foldwise.volumes.phantom import make_phantom
 from foldwise.volumes.volume import Volume, read_volume, write_volume
@@ -155,6 +160,38 @@ def test_lungs_are_found_as_by_foldwise(tmp_path: Path) -> None:
     np.testing.assert_array_equal(region, read_volume(tmp_path / "region.nii.gz").data)
     found = np.asarray(nib.load(tmp_path / "out" / "p05.nii.gz").dataobj)
     assert (found != expected.data).mean() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["", "upside down", "back to front", "cut", "one side", "abdomen"])
+def test_lungs_are_judged_as_by_foldwise(name: str) -> None:
+    ct = make_phantom("p05", (4.0, 3.5, 5.0)).image.oriented()
+    height = ct.data.shape[2]
+    part = {
+        "": np.s_[:, :, :],
+        "upside down": np.s_[:, :, ::-1],
+        "back to front": np.s_[:, ::-1],
+        "cut": np.s_[:, :, height // 3 : 2 * height // 3],
+        "one side": np.s_[: ct.data.shape[0] // 2],
+        "abdomen": np.s_[:, :, : height // 3],
+    }[name]
+    data = np.ascontiguousarray(ct.data[part])
+    expected = find_lungs(Volume(data, ct.affine))
+    found = find_masks()(data, np.array(ct.spacing), -320, 10)
+    np.testing.assert_array_equal(found[0], expected.mask)
+    np.testing.assert_array_equal(found[1], expected.region)
+    judged = judge(expected.seen)
+    assert bool(found[2]) == (judged.verdict == "implausible")
+    assert list(judged.reasons[: len(found[2])]) == found[2]
+
+
+def find_masks() -> Callable[..., tuple[np.ndarray, np.ndarray, list[str]]]:
+    """That of lungs.py, beside which a runner.py is expected."""
+    runner = ModuleType("runner")
+    runner.__dict__.update(runpy.run_path(str(RUNNERS / "segmentation.py")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "runner", runner)
+        found: Callable[..., Any] = runpy.run_path(str(RUNNERS / "lungs.py"))["find_masks"]
+    return found
 
 
 def alone(program: Path, *words: Path) -> None:

@@ -113,7 +113,8 @@ def _lungs(prepare: Prepare) -> dict[str, Any] | None:
     if prepare.lung_mask is None or prepare.crop.to not in ("region", "lungs"):
         return None
     found = prepare.lung_mask
-    return {"air_hu": found.air_hu, "closing_mm": found.closing_mm, "mask": prepare.crop.to}
+    limits = {"air_hu": found.air_hu, "closing_mm": found.closing_mm, "implausible": found.implausible}
+    return {**limits, "mask": prepare.crop.to}
 
 
 def _intensity(one: Intensity) -> tuple[Any, Any]:

@@ -3,7 +3,7 @@
     python lungs.py SCANS REGIONS
 
 writes a mask of each scan for runner.py, as Foldwise finds it: the air of both lungs, its mirror image, and
-what lies as deep within the muscles of the trunk. Unlike Foldwise it does not judge whether these are lungs.
+what lies as deep within the muscles of the trunk. What is hardly a pair of lungs has no mask.
 """
 
 import itertools
@@ -209,8 +209,10 @@ def two_largest(parts: Array, spacing: Any) -> Array:
     return np.isin(pieces, chosen)
 
 
-def find_airways(hu: Array, lungs: Array, body: Array, middle: float, spacing: Any) -> Array:
-    """Trachea and main bronchi: gas grown from the longest stack of small round cross-sections."""
+def find_airways(
+    hu: Array, lungs: Array, body: Array, middle: float, spacing: Any
+) -> tuple[Array, Array | None]:
+    """Trachea and main bronchi: gas grown from the windpipe; and that, a stack of small round sections."""
     stack, gas, slices = np.zeros_like(body), (hu < -800) & body, np.flatnonzero(lungs.any(axis=(0, 1)))
     for z in range(hu.shape[2]):
         pieces = sitk.ConnectedComponent(sitk.GetImageFromArray(gas[:, :, z].astype(np.uint8)), False)
@@ -231,7 +233,7 @@ def find_airways(hu: Array, lungs: Array, body: Array, middle: float, spacing: A
         if rank > first and np.median(hu[piece]) < -880:
             seed, first = pieces == number, rank
     if seed is None:
-        return np.zeros_like(body)
+        return np.zeros_like(body), None
     airways = seed
     for limit in (-950, -925, -900, -875, -850, -800):
         pieces = components((hu < limit) & body | seed)
@@ -239,7 +241,7 @@ def find_airways(hu: Array, lungs: Array, body: Array, middle: float, spacing: A
         if grown.sum() * np.prod(spacing) / 1000 > max(150, 2 * seed.sum() * np.prod(spacing) / 1000):
             break  # a leak into the lungs
         airways = grown
-    return dilated(airways, spacing, 1.5 * min(spacing)) & (hu < -500) & body
+    return dilated(airways, spacing, 1.5 * min(spacing)) & (hu < -500) & body, seed
 
 
 def find_cage(
@@ -280,8 +282,33 @@ def find_cage(
     return enlarged(wide | trunk, steps, lungs.shape) & body
 
 
-def find_masks(ct: Array, spacing: Array, air_hu: float, closing_mm: float) -> tuple[Array, Array]:
-    """The lungs and the thoracic region of a CT (x, y, z), whose axes run to the right, front and above."""
+def doubts(
+    hu: Array, lungs: Array, body: Array, windpipe: Array | None, middle: float, spacing: Any, ends: Any
+) -> list[str]:
+    """Why these are hardly lungs, from windpipe, bones, symmetry and share of the body."""
+    places, slices = np.nonzero(lungs), np.flatnonzero(lungs.any(axis=(0, 1)))
+    across = slice(slices[0], slices[-1] + 1)
+    tissue, found = int(body[:, :, across].sum()), []
+    section = tissue * spacing[0] * spacing[1] / (across.stop - across.start) / 100
+    if windpipe is None and ends[2] and not ends[4] and section > 250:
+        found.append("no windpipe is seen, although their upper ends are in the scan (gas in the bowel?)")
+    if windpipe is not None and ends[2] and np.nonzero(windpipe)[2].mean() < (slices[0] + slices[-1]) / 2:
+        found.append("the windpipe lies at their lower half (is the scan upside down?)")
+    near = round(40 / spacing[0])
+    centre = slice(max(0, round(middle) - near), max(0, round(middle) + near + 1))
+    bones = np.nonzero((hu[centre, :, across] > 200) & body[centre, :, across])[1]
+    if bones.size and places[1].mean() < np.median(bones):
+        found.append("the bones lie in front of them (is the scan stored back to front?)")
+    if len(places[0]) / tissue < 0.04 and (ends[2] or ends[3]):
+        found.append(f"they are only {len(places[0]) / tissue:.1%} of the body in their slices")
+    return found
+
+
+def find_masks(ct: Array, spacing: Array, air_hu: float, closing_mm: float) -> tuple[Array, Array, list[str]]:
+    """The lungs and the thoracic region of a CT (x, y, z), whose axes run to the right, front and above.
+
+    Also why these are hardly lungs.
+    """
     sample = ct[::4, ::4, ::2]
     if sample.min() > -300 or sample.max() < 0 or ((sample > -200) & (sample < 300)).mean() < 0.02:
         raise ValueError("its values are not in HU")
@@ -297,7 +324,9 @@ def find_masks(ct: Array, spacing: Array, air_hu: float, closing_mm: float) -> t
     found = find_parts(hu, patient, spacing, air_hu)
     middle = find_middle(hu, patient, found, spacing)
     sections = found.sum(axis=(0, 1))
-    ends = bool(patient[0].any()), bool(patient[-1].any()), not sections[-1] > 0.1 * sections.max()
+    # Whether the scan cuts the patient left and right, has the lungs' upper ends, and cuts their bases.
+    low_cut, high_cut = (bool(sections[place] > 0.1 * sections.max()) for place in (0, -1))
+    ends = [bool(patient[0].any()), bool(patient[-1].any()), not high_cut, low_cut]
     # The box of all that may be lung, filled or not, and the wall around it.
     filled_places = np.nonzero(found)
     margin = np.ceil(40 / spacing - 1e-3).astype(int)
@@ -315,7 +344,7 @@ def find_masks(ct: Array, spacing: Array, air_hu: float, closing_mm: float) -> t
     core = largest(eroded(hu > -300, spacing, 4))
     body = filled(dilated(core, spacing, 6) & (hu > -300) | parts)
     body &= patient | enlarged(wall, steps, hu.shape)
-    airways = find_airways(hu, parts, body, middle, spacing)
+    airways, windpipe = find_airways(hu, parts, body, middle, spacing)
     parts = two_largest(parts & ~airways, spacing)
     closed, pieces = parts.copy(), components(parts)
     pad = [(int(np.ceil(closing_mm / step)) + 1,) * 2 for step in spacing]
@@ -325,6 +354,12 @@ def find_masks(ct: Array, spacing: Array, air_hu: float, closing_mm: float) -> t
         closed |= lung[box([p for p, _ in pad], hu.shape)]
     closed = filled(closed) & ~airways & body
     cage = find_cage(closed, hu, body, middle, spacing, steps, ends)
+    x = np.nonzero(closed[:: steps[0], :: steps[1], :: steps[2]])[0]
+    larger = (x < middle / steps[0]) == ((x < middle / steps[0]).mean() > 0.5)
+    mirrored = np.rint(2 * middle / steps[0] - x[larger])
+    # Whether it shows one side only: the mirror image of the larger lung lies outside.
+    ends.append(bool(((mirrored < 0) | (mirrored >= math.ceil(len(hu) / steps[0]))).mean() > 0.5))
+    why = doubts(hu, closed, body, windpipe, middle, spacing, ends)
     place = tuple(
         slice(part.start * factor, min(part.stop * factor, size))
         for part, factor, size in zip(near, factors, ct.shape, strict=True)
@@ -337,7 +372,7 @@ def find_masks(ct: Array, spacing: Array, air_hu: float, closing_mm: float) -> t
     inner = eroded(closed, spacing, 0.6 * min(spacing)) | closed & ~parts
     lungs[place] = edge | enlarged(inner, factors, shape)
     region[place] = enlarged(cage, factors, shape) | lungs[place]
-    return lungs, region
+    return lungs, region, why
 
 
 if __name__ == "__main__":
@@ -352,7 +387,9 @@ if __name__ == "__main__":
             (ct, *_), affine = read(paths[0])
             turn = nib.io_orientation(affine)
             spacing = np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(turn[:, 0])]
-            found = find_masks(apply_orientation(ct, turn), spacing, plan["air_hu"], plan["closing_mm"])
+            *found, why = find_masks(apply_orientation(ct, turn), spacing, plan["air_hu"], plan["closing_mm"])
+            if why and plan["implausible"] == "error":
+                raise ValueError(f"hardly lungs: {'; '.join(why)}")
         except Exception as error:  # the other scans go on
             failed.append(f"{case}: {error}")
             continue

@@ -166,15 +166,15 @@ def test_lungs_are_found_as_by_foldwise(tmp_path: Path) -> None:
 def test_lungs_are_judged_as_by_foldwise(name: str) -> None:
     ct = make_phantom("p05", (4.0, 3.5, 5.0)).image.oriented()
     height = ct.data.shape[2]
-    part = {
-        "": np.s_[:, :, :],
+    part: dict[str, tuple[slice, ...]] = {
+        "": np.s_[:, :],
         "upside down": np.s_[:, :, ::-1],
         "back to front": np.s_[:, ::-1],
         "cut": np.s_[:, :, height // 3 : 2 * height // 3],
-        "one side": np.s_[: ct.data.shape[0] // 2],
+        "one side": np.s_[: ct.data.shape[0] // 2, :],
         "abdomen": np.s_[:, :, : height // 3],
-    }[name]
-    data = np.ascontiguousarray(ct.data[part])
+    }
+    data = np.ascontiguousarray(ct.data[part[name]])
     expected = find_lungs(Volume(data, ct.affine))
     found = find_masks()(data, np.array(ct.spacing), -320, 10)
     np.testing.assert_array_equal(found[0], expected.mask)

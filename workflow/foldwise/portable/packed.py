@@ -133,6 +133,8 @@ def pack(source: Path, path: Path, folds: Sequence[int] = ()) -> About:
     """
     if path.suffix != SUFFIX:
         raise CaseError(f"{path}: the name of a packed model ends in {SUFFIX}")
+    if source.is_file():
+        raise CaseError(f"{source}: is a file; give the model's folder in the results, of which it was made")
     taken = _taken(source, _folds(source), folds)
     states = {number: read_model(model) for number, model in taken.items()}
     first = next(iter(states.values()))

@@ -25,6 +25,7 @@ from typing import Annotated, Any, Generic, Literal, NewType, ParamSpec, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from foldwise.errors import explained
 from foldwise.files import CaseError
 from foldwise.record import Recorder, recording
 from foldwise.sampling import gpu_job
@@ -175,7 +176,7 @@ def request(**values: Any) -> list[str]:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run a command: log to standard error, and print a CaseError without its traceback."""
+    """Run a command: log to standard error, and print a CaseError or OSError without its traceback."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
@@ -188,6 +189,12 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(main() or 0)
     except CaseError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        print(f"error: {explained(error)}", file=sys.stderr)
         sys.exit(1)
 
 

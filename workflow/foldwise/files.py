@@ -21,16 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from foldwise import looks
+from foldwise.errors import CaseError, explained, writing
+from foldwise.texts import parse_json, read_text
 
 # Lists the files of a folder from `atomic_folder`; Snakemake adds a file of its own to such folders.
 MARKER = ".foldwise"
 SNAKEMAKE = ".snakemake_timestamp"
 # Headers that name the files of their voxels.
 HEADERS = (".mhd", ".nhdr")
-
-
-class CaseError(Exception):
-    """Input that cannot be used; the message names the case or file, what was expected and what to do."""
 
 
 # Threads that ask at the same time would all read the code.
@@ -52,9 +50,10 @@ def apart(case: str, failed: dict[str, str]) -> Iterator[None]:
     try:
         with naming(case):
             yield
-    except CaseError as error:
-        failed[case] = str(error)
-        logging.error("%s", error)
+    except (CaseError, OSError) as error:
+        text = str(error) if isinstance(error, CaseError) else f"case {case}: {explained(error)}"
+        failed[case] = text
+        logging.error("%s", text)
     except Exception as error:
         failed[case] = f"case {case}: {type(error).__name__}: {error}"
         logging.exception("case %s", case)
@@ -108,15 +107,16 @@ def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        for seal in _seals:
-            seal(temporary, path)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        if not private:
-            # mkstemp makes private files; shared cluster folders expect the user's umask.
-            temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        with writing(temporary, path):
+            yield temporary
+            for seal in _seals:
+                seal(temporary, path)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            if not private:
+                # mkstemp makes private files; shared cluster folders expect the user's umask.
+                temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -132,15 +132,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        yield temporary
-        for seal in _seals:
-            seal(temporary, path)
-        (temporary / MARKER).write_text("".join(f"{name}\n" for name in _names(temporary)), encoding="utf-8")
-        temporary.chmod(0o777 & ~_umask())
-        refuse_foreign(path)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
+        with writing(temporary, path):
+            yield temporary
+            for seal in _seals:
+                seal(temporary, path)
+            names = "".join(f"{name}\n" for name in _names(temporary))
+            (temporary / MARKER).write_text(names, encoding="utf-8")
+            temporary.chmod(0o777 & ~_umask())
+            refuse_foreign(path)
+            if path.exists():
+                shutil.rmtree(path)
+            temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -209,12 +211,9 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        CaseError: it is missing or not JSON.
+        CaseError: it is missing or not JSON, or has a key twice.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CaseError(f"{path}: not readable as JSON ({error})") from error
+    return parse_json(read_text(path), str(path))
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from foldwise.cuda import idle_gpus
+from foldwise.errors import explained
+from foldwise.experiment.configs import read_configs
 from foldwise.experiment.open import Opened, open_experiment, try_all
 from foldwise.experiment.parts import leave_word
 from foldwise.experiment.stale import judge, settle
@@ -18,6 +20,21 @@ from foldwise.files import CaseError
 from foldwise.looks import looking_once
 from foldwise.names import refuse_names
 from foldwise.places import IMPORTED, IS_INSTALLED, ROOT
+
+
+def refuse_settings(paths: Iterable[Path | str]) -> None:
+    """Refuse files of settings that Snakemake reads without a word, though a key is there twice.
+
+    Args:
+        paths: those that exist; Snakemake refuses missing ones.
+
+    Raises:
+        SystemExit: one cannot be used.
+    """
+    try:
+        read_configs(path for path in map(Path, paths) if path.exists())
+    except CaseError as error:
+        _stop(str(error))
 
 
 def use_this_package(deployed: bool) -> None:
@@ -90,6 +107,8 @@ def front_door(
                 _settle(opened)
     except CaseError as error:
         _stop(str(error))
+    except OSError as error:
+        _stop(explained(error))
     finally:
         forget_counter()
     return opened

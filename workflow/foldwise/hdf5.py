@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +67,28 @@ class _New(h5py.File):
         # Only chunks have one, and an empty array has no chunk.
         if "chunks" in options or (np.ndim(data) and np.size(data) and np.asarray(data).dtype.kind in "biuf"):
             options.setdefault("fletcher32", True)
-        return super().create_dataset(name, *args, data=data, **options)
+        found = super().create_dataset(name, *args, data=data, **options)
+        if data is not None:
+            self.flush()  # else what a full disk refuses is lost without an error when the array is closed
+        return found
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            if error[0] is None:
+                self.flush()
+        except (OSError, RuntimeError):
+            self._give_up()
+            raise
+        finally:
+            if isinstance(error[1], OSError | RuntimeError):
+                self._give_up()
+            super().__exit__(*error)
+
+    def _give_up(self) -> None:
+        """Let the rest go to memory: HDF5 ends the process by a segmentation fault if it cannot close."""
+        memory = os.memfd_create("given up")
+        os.dup2(memory, self.id.get_vfd_handle())
+        os.close(memory)
 
 
 def open_hdf5(path: Path | str, *formats: str) -> h5py.File:
@@ -102,7 +124,7 @@ def create_hdf5(path: Path | str) -> h5py.File:
 
 def edit_hdf5(path: Path | str) -> h5py.File:
     """Open a file that is complete, but has not got its name yet, for changes, without HDF5's file locks."""
-    return h5py.File(path, "r+", locking=False)
+    return _New(path, "r+", locking=False)
 
 
 def as_json(value: Any) -> np.bytes_:

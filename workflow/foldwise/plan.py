@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
 from foldwise.files import CaseError
 from foldwise.section import Strict
 from foldwise.settings import AnySection, Name, dump, validate
+from foldwise.texts import read_values
 
 
 class PlanFile(Strict):
@@ -51,9 +51,9 @@ def read_plan(plan: Path) -> PlanFile:
         CaseError: the file is not readable as YAML, or its keys or values are not those of a plan.
     """
     try:
-        values = yaml.safe_load(plan.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CaseError(f"{plan}: not readable as a plan ({error}); delete it to plan again") from error
+        values = read_values(plan)
+    except CaseError as error:
+        raise CaseError(f"{error}; delete it to plan again") from error
     return validate(PlanFile, values, origin=f"{plan} (delete it to plan again)")
 
 

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -25,6 +24,7 @@ from pydantic import (
 
 from foldwise.files import CaseError
 from foldwise.section import Section, affects
+from foldwise.texts import parse_yaml, read_values
 
 Share = Annotated[float, Field(ge=0, le=1)]
 # What jobs with a network compute on.
@@ -431,8 +431,12 @@ def parse(kind: type[AnySection], text: str) -> AnySection:
 
 
 def parse_values(text: str) -> Any:
-    """Plain values from the name of a YAML or JSON file, or from YAML or JSON text."""
-    return yaml.safe_load(Path(text).read_text(encoding="utf-8") if text.endswith(FILES) else text)
+    """Plain values from the name of a YAML or JSON file, or from YAML or JSON text.
+
+    Raises:
+        CaseError: they are not readable, or a key is given twice.
+    """
+    return read_values(Path(text)) if text.endswith(FILES) else parse_yaml(text, "settings")
 
 
 def _explain(kind: type[BaseModel], problem: Any) -> str:

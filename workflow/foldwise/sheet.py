@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from foldwise.files import CaseError
+from foldwise.texts import read_rows, refuse_header
 
 # A case's name becomes part of file names and a wildcard of the workflow.
 CASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
@@ -108,24 +108,15 @@ def read_table(path: Path, known: Sequence[str], also: str = "(?!)") -> Table:
     """
     if not path.is_file():
         raise CaseError(f"{path}: no such sample sheet (data.sheet)")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = list(csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
-    header = [name.strip() for name in lines[0]] if lines else []
+    (_, header), *body = read_rows(path, "case")
     meant = (*COLUMNS, *known)
     for column in header:
         # The user's own columns are allowed; a misspelt one would silently drop the labels.
         near = difflib.get_close_matches(column.lower(), meant, n=1, cutoff=0.75)
         if column not in meant and near and not re.fullmatch(also, column):
             raise CaseError(f"{path}: line 1: column {column!r}: did you mean `{near[0]}`?")
-    if len(set(header)) != len(header):
-        raise CaseError(f"{path}: line 1: a column appears twice")
-    if "case" not in header:
-        raise CaseError(f"{path}: line 1: no column `case`")
-    rows = [
-        (line, [cell.strip() for cell in row])
-        for line, row in enumerate(lines[1:], start=2)
-        if any(cell.strip() for cell in row) and not row[0].lstrip().startswith("#")
-    ]
+    refuse_header(path, header, ["case"])
+    rows = [(line, row) for line, row in body if not row[0].startswith("#")]
     return Table(path, header, rows)
 
 

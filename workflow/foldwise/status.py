@@ -14,17 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snakemake.utils import update_config
 from tabulate import tabulate
 
+from foldwise.experiment.configs import read_configs
 from foldwise.experiment.open import Opened, open_experiment
 from foldwise.experiment.paths import VALIDATION
 from foldwise.experiment.preparation import per_case
 from foldwise.experiment.stale import judge
-from foldwise.files import CaseError, read_json
+from foldwise.files import read_json
 from foldwise.looks import looking_once
 from foldwise.processes import output_of
-from foldwise.settings import parse_values
 from foldwise.store import Memory, Store
 from foldwise.told import Row, duration, rows_of, seconds_left, told_in
 
@@ -69,13 +68,8 @@ def look(configfiles: Sequence[str | Path]) -> Status:
         CaseError: a file is missing, or its settings are wrong.
     """
     logging.getLogger().setLevel(logging.WARNING)
-    config: dict[str, Any] = {}
-    for path in configfiles:
-        if not Path(path).is_file():
-            raise CaseError(f"{path}: no such experiment; run this in the folder where Snakemake was called")
-        update_config(config, parse_values(str(path)))
     with looking_once():
-        return status(open_experiment(config, main=False), queue())
+        return status(open_experiment(read_configs(map(Path, configfiles)), main=False), queue())
 
 
 def report(opened: Opened[Any, Any], jobs: Mapping[str, Job]) -> str:

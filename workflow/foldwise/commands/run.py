@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from foldwise.files import CaseError
 from foldwise.places import ROOT, SNAKEFILE
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -32,11 +31,9 @@ def run(
 
     foldwise run lung.yaml predict --config predict=new_scans/
     """
-    if not experiment.is_file():
-        what = "is a folder" if experiment.is_dir() else "no such file"
-        raise CaseError(
-            f"{experiment}: {what}; give an experiment's settings (.yaml), e.g. those of `foldwise import`"
-        )
+    from foldwise.experiment.configs import read_configs
+
+    read_configs([experiment])  # Snakemake reads it with tracebacks, and keeps the last of two equal keys
     _snakemake([*context.args, "--configfile", str(experiment)])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from foldwise.files import CaseError
 from foldwise.systems.interactive.hints import Hints
 from foldwise.systems.interactive.places import Places
+from foldwise.texts import read_rows, refuse_header
 from foldwise.volumes.volume import Header, read_volume, same_grid
 
 KINDS = ("inside", "outside", "extreme", "box")
@@ -28,9 +28,8 @@ def read_points(path: Path, objects: Sequence[str], places: Places) -> Marked:
     Raises:
         CaseError: the file is not such a CSV, or has no points.
     """
-    rows = _rows(path)
     marked: Marked = {}
-    for line, row in enumerate(rows, start=2):
+    for line, row in _rows(path):
         kind = row.get("kind") or "inside"
         if kind not in KINDS:
             raise CaseError(f"{path}: line {line}: kind {kind!r}; use one of {', '.join(KINDS)}")
@@ -135,16 +134,10 @@ def _object(name: str, objects: Sequence[str], where: str) -> int:
     return list(objects).index(name)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            columns = set(reader.fieldnames or ())
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CaseError(f"{path}: not readable as CSV ({error})") from error
-    if missing := {"x", "y", "z"} - columns:
-        raise CaseError(
-            f"{path}: line 1: no column {', '.join(sorted(missing))}; x, y, z and kind are required"
-        )
-    return rows
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    (_, header), *rows = read_rows(path, "x")
+    refuse_header(path, header, "xyz")
+    for line, row in rows:
+        if len(row) != len(header):
+            raise CaseError(f"{path}: line {line}: {len(row)} cells, the header has {len(header)}")
+    return [(line, dict(zip(header, row, strict=True))) for line, row in rows]

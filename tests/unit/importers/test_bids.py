@@ -149,5 +149,7 @@ def test_tables_that_contradict_each_other(tmp_path: Path, run: Run) -> None:
     with pytest.raises(CaseError, match="the value 1 is spleen, but liver in other labels"):
         run("--images", "T1w")
     (ds / "derivatives/seg/sub-02/anat/sub-02_dseg.tsv").write_text("value\tname\n1\tliver\n")
-    with pytest.raises(CaseError, match=r"sub-02_dseg\.tsv: not a lookup table with columns index and name"):
+    with pytest.raises(
+        CaseError, match=r"sub-02_dseg\.tsv: line 1: no column `index`; found 'value', 'name'"
+    ):
         run("--images", "T1w")

@@ -12,7 +12,6 @@ Names of classes are read from the lookup table of discrete segmentations (dseg.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +34,7 @@ from foldwise.importers.sheets import (
     publish,
     targets,
 )
+from foldwise.texts import read_rows, refuse_header
 from foldwise.volumes.check import LABEL_THREADS
 from foldwise.volumes.volume import read_volume
 
@@ -218,14 +218,20 @@ def _table(path: Path, label: Name, roots: Sequence[Path]) -> Path | None:
 
 
 def _lookup(table: Path) -> dict[int, str]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = {
-                label_value(row["index"]): clean(row["name"]) for row in csv.DictReader(file, delimiter="\t")
-            }
-    except (KeyError, TypeError, ValueError) as error:
-        raise CaseError(f"{table}: not a lookup table with columns index and name ({error})") from error
-    return {value: name for value, name in rows.items() if value}
+    (_, header), *rows = read_rows(table, "index")
+    refuse_header(table, header, ("index", "name"))
+    names: dict[int, str] = {}
+    for line, row in rows:
+        try:
+            cells = dict(zip(header, row, strict=True))
+            value = label_value(cells["index"])
+        except (ValueError, OverflowError) as error:
+            raise CaseError(f"{table}: line {line}: not a row of a lookup table ({error})") from None
+        if names.setdefault(value, clean(cells["name"])) != clean(cells["name"]):
+            raise CaseError(f"{table}: line {line}: the value {value} has another name above")
+    if not any(names):
+        raise CaseError(f"{table}: names no value but 0; expected a class's value and name per row")
+    return {value: name for value, name in names.items() if value}
 
 
 def _values(paths: Sequence[Path]) -> set[int]:
@@ -246,8 +252,10 @@ def _participants(folder: Path, cases: Iterable[Case]) -> list[str]:
     table = folder / "participants.tsv"
     if not table.is_file():
         return []
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        listed = {row.get("participant_id") or "" for row in csv.DictReader(file, delimiter="\t")} - {""}
+    (_, header), *rows = read_rows(table, "participant_id")
+    refuse_header(table, header, ["participant_id"])
+    place = header.index("participant_id")
+    listed = {row[place] for _, row in rows if len(row) > place} - {""}
     found = {f"sub-{dict(case)['sub']}" for case in cases}
     remarks = [f"{table}: {name} has no such images" for name in sorted(listed - found)]
     return remarks + [f"{table}: {name} is not listed" for name in sorted(found - listed)]

@@ -9,16 +9,17 @@ in last place. They are written in Cholec80's format, with Cholec80's names, int
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, Field
 
 from foldwise.command import run
 from foldwise.files import CaseError, atomic_folder, put_back, read_json, refuse_foreign
 from foldwise.importers.sheets import clean, conclude, importer, refuse, targets
 from foldwise.importers.surgical import Video, publish_videos
+from foldwise.settings import validate
 from foldwise.systems.surgical.annotations import write_phases, write_tools
 from foldwise.video.decode import image_files
 
@@ -61,7 +62,7 @@ def read_videos(folder: Path, annotations: Path) -> tuple[list[Video], list[str]
         try:
             if frames is None:
                 raise CaseError(f"{path}: no folder videos/{path.stem} with its frames")
-            labels = read_json(path)
+            labels = validate(_Labels, read_json(path), origin=str(path))
             phases, tools = _names(path, labels, "phase"), _names(path, labels, "instrument")
             seconds, phase, tool = _rows(path, labels, len(phases), len(tools))
             _refuse_missing(path, seconds, frames)
@@ -85,36 +86,55 @@ def read_videos(folder: Path, annotations: Path) -> tuple[list[Video], list[str]
     return videos, list(both[0]), list(both[1]), failed
 
 
-def _names(path: Path, labels: Any, kind: str) -> list[str]:
+class _Categories(BaseModel):
+    instrument: dict[int, str] = Field(min_length=1)
+    phase: dict[int, str] = Field(min_length=1)
+
+
+class _Labels(BaseModel):
+    """The file of a video.
+
+    Attributes:
+        categories: the names of its numbers.
+        annotations: second → triplets.
+    """
+
+    categories: _Categories
+    annotations: dict[int, list[list[Any]]] = Field(min_length=1)
+
+
+def _names(path: Path, labels: _Labels, kind: str) -> list[str]:
     """Names of a category, in the order of their numbers, in Cholec80's spelling."""
-    try:
-        listed: Mapping[str, str] = labels["categories"][kind]
-        ordered = [listed[str(number)] for number in range(len(listed))]
-    except (KeyError, TypeError) as error:
-        raise CaseError(f"{path}: no categories.{kind}, numbered from 0; not a CholecT50 label") from error
+    listed: dict[int, str] = getattr(labels.categories, kind)
+    if set(listed) != set(range(len(listed))):
+        raise CaseError(f"{path}: categories.{kind} is not numbered from 0 on; not a CholecT50 label")
+    ordered = [listed[number] for number in range(len(listed))]
     if kind == "phase":
         return [PHASES.get(name, clean(name)) for name in ordered]
     return [clean(name).capitalize() for name in ordered]
 
 
-def _rows(path: Path, labels: Any, phases: int, tools: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _rows(path: Path, labels: _Labels, phases: int, tools: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Seconds (n,), phases (n,) and tools (n, tools) of a label file."""
-    rows = labels.get("annotations")
-    if not isinstance(rows, dict) or not rows:
-        raise CaseError(f"{path}: no annotations")
-    seconds = sorted(rows, key=int)
-    phase, tool = np.zeros(len(rows), int), np.zeros((len(rows), tools), int)
+    seconds = sorted(labels.annotations)
+    phase, tool = np.zeros(len(seconds), int), np.zeros((len(seconds), tools), int)
     for place, second in enumerate(seconds):
-        numbers = {int(triplet[-1]) for triplet in rows[second]}
+        triplets = labels.annotations[second]
+        try:
+            numbers = {int(triplet[-1]) for triplet in triplets}
+            # -1 and null mean that no instrument is present.
+            held = {-1 if triplet[1] is None else int(triplet[1]) for triplet in triplets}
+        except (IndexError, TypeError, ValueError, OverflowError):
+            raise CaseError(
+                f"{path}: second {second}: expected triplets with an instrument's number in second place "
+                f"and a phase's in last place, found {str(triplets)[:80]}"
+            ) from None
         if len(numbers) != 1 or not 0 <= min(numbers) < phases:
             raise CaseError(
                 f"{path}: second {second}: expected one phase from 0 to {phases - 1}, found {numbers}"
             )
         phase[place] = numbers.pop()
-        for triplet in rows[second]:
-            # -1 and null mean that no instrument is present.
-            if 0 <= int(triplet[1]) < tools:
-                tool[place, int(triplet[1])] = 1
+        tool[place, [number for number in held if 0 <= number < tools]] = 1
     return np.array(seconds, np.int64), phase, tool
 
 

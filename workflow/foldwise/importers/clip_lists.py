@@ -38,6 +38,7 @@ from foldwise.store import Memory
 from foldwise.systems.clips.settings import Data
 from foldwise.systems.clips.sheet import class_names, class_of, class_sentences
 from foldwise.systems.clips.system import Clips
+from foldwise.texts import read_text
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,7 @@ def read_list(path: Path, root: Path, names: Sequence[str], split: str) -> tuple
     Raises:
         CaseError: the list is not readable as text.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise CaseError(f"{path}: not readable as a list of clips ({error})") from error
+    lines = read_text(path).splitlines()
     listed, problems = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, Field
 
 from foldwise.command import run
 from foldwise.files import CaseError, read_json
@@ -30,6 +32,7 @@ from foldwise.importers.sheets import (
     publish,
     targets,
 )
+from foldwise.settings import validate
 from foldwise.volumes.suffixes import stem_of
 from foldwise.volumes.targets import IGNORE
 
@@ -47,6 +50,46 @@ class _Found:
     test: bool
 
 
+class _Pair(BaseModel):
+    image: str
+    label: str
+
+
+class _Image(BaseModel):
+    image: str
+
+
+class _Files(BaseModel):
+    images: list[str]
+    label: str
+
+
+class _About(BaseModel):
+    """A dataset.json; keys that are not needed may have any value.
+
+    Attributes:
+        labels: of the Decathlon, of nnU-Net, or with lists of values for regions.
+        channel_names: of nnU-Net, by number.
+        modality: the same of the Decathlon.
+        file_ending: of nnU-Net.
+        training: files of the Decathlon.
+        test: the same without labels.
+        dataset: files of nnU-Net, if they are not in its folders.
+        numTraining: stated number of cases; anything else is remarked on.
+        numTest: the same of test cases.
+    """
+
+    labels: dict[str, float | str | list[float | str]] = Field(min_length=1)
+    channel_names: dict[int, str] | None = None
+    modality: dict[int, str] | None = None
+    file_ending: str = Field(".nii.gz", min_length=1)
+    training: list[_Pair] = []
+    test: list[str | _Image] = []
+    dataset: dict[str, _Files] | None = None
+    numTraining: Any = None  # noqa: N815
+    numTest: Any = None  # noqa: N815
+
+
 # File → why it is left out.
 _LeftOut = dict[Path, str]
 
@@ -60,16 +103,11 @@ def read_dataset(folder: Path, group_regex: str | None = None) -> Dataset:
         CaseError: the description has neither form, or there are no cases.
     """
     path = folder / "dataset.json"
-    about = read_json(path)
-    if not isinstance(about, dict) or not isinstance(about.get("labels"), dict):
-        raise CaseError(f"{path}: has no `labels`; expected a Decathlon or nnU-Net data set")
+    about = validate(_About, read_json(path), origin=str(path))
     channels = _channels(path, about)
-    decathlon = "channel_names" not in about and not _split_by_channel(folder, about)
+    decathlon = about.channel_names is None and not _split_by_channel(folder, about)
     left_out: _LeftOut = {}
-    try:
-        found = list(_listed(folder, about) if decathlon else _nnunet(folder, about, len(channels), left_out))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CaseError(f"{path}: its lists of files have an unknown form ({error!r})") from error
+    found = list(_listed(folder, about) if decathlon else _nnunet(folder, about, len(channels), left_out))
     if not found:
         raise CaseError(f"{folder}: contains no cases")
     faults = {each: _fault(each, channels, 1 if decathlon else len(channels)) for each in found}
@@ -85,21 +123,20 @@ def read_dataset(folder: Path, group_regex: str | None = None) -> Dataset:
         for each, fault in faults.items()
         if not fault
     ]
-    labels, regions = _classes(path, about["labels"])
+    labels, regions = _classes(path, about.labels)
     remarks = [*_counts(path, about, found), *_others(folder, found, left_out)]
     failed = [f"case {each.case}: {fault}" for each, fault in faults.items() if fault]
     ct = all(channel.upper() == "CT" for channel in channels)
     return Dataset(rows, labels, regions, ct, remarks=remarks, failed=failed)
 
 
-def _channels(path: Path, about: dict[str, Any]) -> list[str]:
-    named = about.get("channel_names", about.get("modality"))
-    if isinstance(named, dict) and named:
-        return [str(named[key]) for key in sorted(named, key=int)]
+def _channels(path: Path, about: _About) -> list[str]:
+    if named := about.channel_names or about.modality:
+        return [named[number] for number in sorted(named)]
     raise CaseError(f"{path}: has neither `channel_names` (nnU-Net) nor `modality` (Decathlon)")
 
 
-def _classes(path: Path, labels: dict[str, Any]) -> tuple[dict[str, int], dict[str, list[str]]]:
+def _classes(path: Path, labels: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, list[str]]]:
     """Classes, `ignore` and regions from {"1": "tumour"}, {"tumour": 1} or {"whole tumour": [1, 2]}."""
     try:
         if all(isinstance(value, str) for value in labels.values()):
@@ -126,38 +163,37 @@ def _classes(path: Path, labels: dict[str, Any]) -> tuple[dict[str, int], dict[s
     return {names[value]: value for value in values} | ignored, regions
 
 
-def _listed(folder: Path, about: dict[str, Any]) -> Iterator[_Found]:
+def _listed(folder: Path, about: _About) -> Iterator[_Found]:
     """Cases of a Decathlon task: the files are in dataset.json."""
-    for entry in about.get("training", []):
-        image, label = folder / entry["image"], folder / entry["label"]
+    for entry in about.training:
+        image, label = folder / entry.image, folder / entry.label
         if not image.name.startswith("._"):
             yield _Found(stem_of(image.name), (image,), label, test=False)
-    for entry in about.get("test", []):
-        image = folder / (entry["image"] if isinstance(entry, dict) else entry)
+    for listed in about.test:
+        image = folder / (listed if isinstance(listed, str) else listed.image)
         if not image.name.startswith("._"):
             yield _Found(
                 stem_of(image.name), (image,), _if_there(folder / "labelsTs" / image.name), test=True
             )
 
 
-def _split_by_channel(folder: Path, about: dict[str, Any]) -> bool:
+def _split_by_channel(folder: Path, about: _About) -> bool:
     """Whether this is nnU-Net's first version: a Decathlon description, but one file per channel."""
-    listed = [folder / entry["image"] for entry in about.get("training", [])[:1]]
+    listed = [folder / entry.image for entry in about.training[:1]]
     return any(
         not path.exists() and list(path.parent.glob(f"{stem_of(path.name)}_0000.*")) for path in listed
     )
 
 
-def _nnunet(folder: Path, about: dict[str, Any], channels: int, left_out: _LeftOut) -> Iterator[_Found]:
+def _nnunet(folder: Path, about: _About, channels: int, left_out: _LeftOut) -> Iterator[_Found]:
     """Cases of nnU-Net: the files lie in imagesTr and imagesTs, or are listed under `dataset`."""
-    ending = about.get("file_ending", ".nii.gz")
-    if "dataset" in about:
-        for case, entry in about["dataset"].items():
-            images = tuple(folder / image for image in entry["images"])
-            yield _Found(case, images, folder / entry["label"], test=False)
+    if about.dataset is not None:
+        for case, files in about.dataset.items():
+            images = tuple(folder / image for image in files.images)
+            yield _Found(case, images, folder / files.label, test=False)
     else:
-        yield from _in_folder(folder, "Tr", ending, channels, left_out)
-    yield from _in_folder(folder, "Ts", ending, channels, left_out)
+        yield from _in_folder(folder, "Tr", about.file_ending, channels, left_out)
+    yield from _in_folder(folder, "Ts", about.file_ending, channels, left_out)
 
 
 def _in_folder(folder: Path, part: str, ending: str, channels: int, left_out: _LeftOut) -> Iterator[_Found]:
@@ -224,16 +260,16 @@ def _fault(each: _Found, channels: list[str], files: int) -> str:
     return "; ".join(faults)
 
 
-def _counts(path: Path, about: dict[str, Any], found: list[_Found]) -> Iterator[str]:
+def _counts(path: Path, about: _About, found: list[_Found]) -> Iterator[str]:
     """Numbers of cases that the description gives otherwise."""
     labelled = sum(not each.test and each.label is not None and each.label.exists() for each in found)
     tested = sum(each.test for each in found)
-    for key, count, what in (
-        ("numTraining", labelled, "training cases with a label"),
-        ("numTest", tested, "test cases"),
+    for key, stated, count, what in (
+        ("numTraining", about.numTraining, labelled, "training cases with a label"),
+        ("numTest", about.numTest, tested, "test cases"),
     ):
-        if about.get(key, count) != count:
-            yield f"{path}: {key} is {about[key]}, but there are {count} {what}"
+        if stated not in (None, count):
+            yield f"{path}: {key} is {stated}, but there are {count} {what}"
 
 
 def _others(folder: Path, found: list[_Found], left_out: _LeftOut) -> Iterator[str]:

@@ -12,17 +12,44 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from foldwise.command import run
 from foldwise.files import CaseError, read_json
-from foldwise.importers.sheets import Dataset, Row, clean, conclude, importer, label_value, publish
+from foldwise.importers.sheets import Dataset, Row, clean, conclude, importer, label_value, publish, targets
+from foldwise.settings import validate
 
 # Defaults of 3DUnetCNN for values missing from a configuration.
 FOLDS, SEED = 5, 25
 # Filled in by this workflow from the data.
 OURS = {"in_channels", "out_channels", "spatial_dims", "n_outputs", "n_features"}
 OUTPUT_ACTIVATIONS = {"sigmoid", "softmax", "to_onehot_y"}
+
+
+def _bare(found: Any) -> Any:
+    bare = found[0] if isinstance(found, list) and len(found) == 1 else found
+    return {} if bare is None else bare
+
+
+def _with_name(values: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(values.get("name"), str) or not values["name"]:
+        raise ValueError("expected the name of a class under `name`")
+    return values
+
+
+_Section = Annotated[dict[str, Any], BeforeValidator(_bare)]
+# A class by name, with its arguments.
+_Class = Annotated[dict[str, Any], AfterValidator(_with_name)]
+_Count = Annotated[int, Field(gt=0)]
+
+
+class _Case(BaseModel):
+    """A case in a list of files."""
+
+    image: str | Annotated[list[str], Field(min_length=1)]
+    label: str | None = None
 
 
 class _Config:
@@ -33,14 +60,24 @@ class _Config:
         self.path = path
         self.parts: list[_Config] = []
 
-    def take(self, key: str, default: Any = None) -> Any:
-        return self.values.pop(key, default)
+    def take(self, key: str, kind: Any = Any, default: Any = None) -> Any:
+        """Take a value of a kind, as pydantic understands it.
+
+        Raises:
+            CaseError: it is of another kind.
+        """
+        value = self.values.pop(key, default)
+        try:
+            return TypeAdapter(kind).validate_python(value)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, (f"{self.path}{key}", *problem["loc"])))
+            text = problem["msg"].removeprefix("Value error, ")
+            raise CaseError(f"{where}: {text} (got {str(problem['input'])[:80]!r})") from None
 
     def section(self, key: str) -> _Config:
-        found = self.take(key, {})
-        # Shipped examples wrap the section in a list with one item.
-        found = found[0] if isinstance(found, list) and len(found) == 1 else found
-        part = _Config(found if isinstance(found, dict) else {}, f"{self.path}{key}.")
+        """Take a section, which shipped examples wrap in a list with one item."""
+        part = _Config(self.take(key, _Section), f"{self.path}{key}.")
         self.parts.append(part)
         return part
 
@@ -67,34 +104,35 @@ def convert(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             "the configuration has no `model` section; configurations of version 1 cannot be imported"
         )
     dataset, training = config.section("dataset"), config.section("training")
-    regions = bool(dataset.take("setup_label_hierarchy", False))
-    labels = _labels(dataset.take("labels", [1]))
+    regions = bool(dataset.take("setup_label_hierarchy", bool, False))
+    labels = _labels(dataset.take("labels", list[Any], [1]))
     data: dict[str, Any] = {"labels": labels}
     if regions:
         names = list(labels)
         data["regions"] = {f"region_{n + 1}": names[n:] for n in range(len(names))}
 
-    shape = dataset.take("desired_shape")
+    shape = dataset.take("desired_shape", list[_Count] | None)
     if shape is None:
         raise CaseError("dataset.desired_shape is missing; it gives the shape of the network's input")
-    whole = bool(dataset.take("resample", False))
+    whole = bool(dataset.take("resample", bool, False))
     if not whole:
         remarks.append(
             "dataset.resample is false: volumes are not resized; patches of desired_shape are drawn"
         )
-    crop = bool(dataset.take("crop_foreground", False))
+    crop = bool(dataset.take("crop_foreground", bool, False))
     if crop and dataset.take("foreground_percentile") is not None:
         remarks.append("dataset.foreground_percentile: instead, volumes are cropped to voxels that are not 0")
 
-    network = {k: v for k, v in config.take("model").items() if k not in OURS}
-    loss = {k: v for k, v in config.take("loss", {"name": "DiceLoss"}).items() if k not in OUTPUT_ACTIVATIONS}
+    network = {k: v for k, v in config.take("model", _Class).items() if k not in OURS}
+    given = config.take("loss", _Class, {"name": "DiceLoss"})
+    loss = {key: value for key, value in given.items() if key not in OUTPUT_ACTIVATIONS}
     if regions and loss.pop("include_background", True) is False:
         remarks.append("loss.include_background false would leave out the first region; it is included")
     model: dict[str, Any] = {
         "network": network,
         "loss": loss,
-        "optimiser": config.take("optimizer", {"name": "Adam"}),
-        "scheduler": config.take("scheduler", None),
+        "optimiser": config.take("optimizer", _Class, {"name": "Adam"}),
+        "scheduler": config.take("scheduler", _Class | None),
         "patch": shape,
         "intensity": _intensity(dataset, remarks),
         "augmentation": _augmentation(dataset, remarks),
@@ -104,14 +142,14 @@ def convert(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if "inference" in config.values:
         inferer = config.section("inference")
         inferer.take("name")
-        model["inference"]["overlap"] = inferer.take("overlap", model["inference"]["overlap"])
-        model["inference"]["batch"] = inferer.take("sw_batch_size", 1)
-        weighting = inferer.take("mode", "constant")
+        model["inference"]["overlap"] = inferer.take("overlap", float, model["inference"]["overlap"])
+        model["inference"]["batch"] = inferer.take("sw_batch_size", _Count, 1)
+        weighting = inferer.take("mode", default="constant")
         model["inference"]["weighting"] = getattr(weighting, "value", weighting)
     folds = config.section("cross_validation")
-    split = {"folds": folds.take("n_folds", FOLDS), "seed": folds.take("random_seed", SEED)}
+    split = {"folds": folds.take("n_folds", int, FOLDS), "seed": folds.take("random_seed", int, SEED)}
     for theirs, wrong in (("n_folds", "folds"), ("random_seed", "seed")):
-        if (value := folds.take(wrong)) is not None:
+        if (value := folds.take(wrong, int | None)) is not None:
             remarks.append(
                 f"cross_validation.{wrong}: 3DUnetCNN ignores it (its key is {theirs}); {value} is used"
             )
@@ -142,15 +180,15 @@ def _labels(listed: list[Any]) -> dict[str, int]:
 
 
 def _intensity(dataset: _Config, remarks: list[str]) -> dict[str, Any]:
-    name = dataset.take("normalization", None)
+    name = dataset.take("normalization", str | None)
     settings = dataset.section("normalization_kwargs")
     if name in (None, "NormalizeIntensityD", "NormalizeIntensityd"):
-        if settings.take("channel_wise", True) is False:
+        if settings.take("channel_wise", bool, True) is False:
             remarks.append("normalization_kwargs.channel_wise false: each channel is normalised by itself")
-        nonzero = settings.take("nonzero", False)
+        nonzero = settings.take("nonzero", bool, False)
         return {"clip": None, "scale": "zscore_nonzero" if nonzero else "zscore"}
     if name in ("ScaleIntensityRangeD", "ScaleIntensityRanged"):
-        return {"clip": [settings.take("a_min"), settings.take("a_max")], "scale": "window"}
+        return {"clip": [settings.take("a_min", float), settings.take("a_max", float)], "scale": "window"}
     remarks.append(f"dataset.normalization {name}: not supported; each case's z-score is used")
     return {"clip": None, "scale": "zscore"}
 
@@ -158,7 +196,12 @@ def _intensity(dataset: _Config, remarks: list[str]) -> dict[str, Any]:
 def _augmentation(dataset: _Config, remarks: list[str]) -> dict[str, Any] | None:
     part = dataset.section("training")
     keys = ("spatial_augmentations", "intensity_augmentations")
-    listed = [one for key in keys for section in (dataset, part) for one in section.take(key) or []]
+    listed = [
+        one
+        for key in keys
+        for section in (dataset, part)
+        for one in section.take(key, list[_Class] | None) or []
+    ]
     if not listed:
         return None
     changes: dict[str, Any] = {
@@ -166,29 +209,12 @@ def _augmentation(dataset: _Config, remarks: list[str]) -> dict[str, Any] | None
         "flip": False,
     }
     for one in listed:
-        name = re.sub("[dD]$", "", one["name"])
-        if name == "RandFlip":
-            changes["flip"] = True
-        elif name in ("RandRotate", "RandAffine"):
-            turns = [one.get(f"range_{axis}", 0) for axis in "xyz"] + list(one.get("rotate_range", []))
-            changes["rotate_deg"] = round(max(abs(_largest(turn)) for turn in turns) * 57.29578, 2)
-            changes["affine_probability"] = one.get("prob", 0.1)
-        elif name == "RandZoom":
-            changes["scale"] = round(one.get("max_zoom", 1.1) - 1, 4)
-            changes["affine_probability"] = one.get("prob", 0.1)
-        elif name == "RandScaleIntensity":
-            changes["contrast"] = _largest(one.get("factors", 0.1))
-            changes["intensity_probability"] = one.get("prob", 0.1)
-        elif name == "RandShiftIntensity":
-            changes["brightness"] = _largest(one.get("offsets", 0.1))
-            changes["intensity_probability"] = one.get("prob", 0.1)
-        elif name == "RandGaussianNoise":
-            changes["noise"] = one.get("std", 0.1)
-            changes["intensity_probability"] = one.get("prob", 0.1)
-        elif name == "RandAdjustContrast":
-            changes["gamma"] = 0.3
-            changes["intensity_probability"] = one.get("prob", 0.1)
-        else:
+        try:
+            changed = _changed(re.sub("[dD]$", "", one["name"]), one)
+        except (TypeError, ValueError) as error:
+            raise CaseError(f"augmentation {one['name']}: {error} (in {str(one)[:120]})") from None
+        changes |= changed
+        if not changed:
             remarks.append(f"left out: augmentation {one['name']}")
     remarks.append(
         "augmentations are replaced by this workflow's of the same kind, with the same maximum amounts"
@@ -196,28 +222,50 @@ def _augmentation(dataset: _Config, remarks: list[str]) -> dict[str, Any] | None
     return changes
 
 
+def _changed(name: str, one: Mapping[str, Any]) -> dict[str, Any]:
+    """Our settings of the same kind as an augmentation of theirs; empty for those that we do not have."""
+    intensity = {"intensity_probability": one.get("prob", 0.1)}
+    affine = {"affine_probability": one.get("prob", 0.1)}
+    if name == "RandFlip":
+        return {"flip": True}
+    if name in ("RandRotate", "RandAffine"):
+        turns = [one.get(f"range_{axis}", 0) for axis in "xyz"] + list(one.get("rotate_range", []))
+        return {"rotate_deg": round(max(abs(_largest(turn)) for turn in turns) * 57.29578, 2), **affine}
+    if name == "RandZoom":
+        return {"scale": round(float(one.get("max_zoom", 1.1)) - 1, 4), **affine}
+    if name == "RandScaleIntensity":
+        return {"contrast": _largest(one.get("factors", 0.1)), **intensity}
+    if name == "RandShiftIntensity":
+        return {"brightness": _largest(one.get("offsets", 0.1)), **intensity}
+    if name == "RandGaussianNoise":
+        return {"noise": one.get("std", 0.1), **intensity}
+    if name == "RandAdjustContrast":
+        return {"gamma": 0.3, **intensity}
+    return {}
+
+
 def _largest(value: Any) -> float:
-    return max((abs(v) for v in value), default=0) if isinstance(value, list) else abs(float(value))
+    return max((abs(float(v)) for v in value), default=0) if isinstance(value, list) else abs(float(value))
 
 
 def _training(training: _Config, remarks: list[str]) -> dict[str, Any]:
-    batch = training.take("batch_size", 1)
-    samples = training.take("samples_per_epoch")
+    batch = training.take("batch_size", _Count, 1)
+    samples = training.take("samples_per_epoch", _Count | None)
     steps = training.take("training_iterations_per_epoch")
     if steps is None and samples is not None:
         steps = max(1, round(samples / batch))
     settings = {
-        "epochs": training.take("n_epochs", 250),
+        "epochs": training.take("n_epochs", int, 250),
         "steps_per_epoch": steps,
         "batch": batch,
         "validate_every": 1,
         "patience": training.take("early_stopping_patience"),
-        "amp": "auto" if training.take("amp", False) else "off",
+        "amp": "auto" if training.take("amp", bool, False) else "off",
         "save_every": training.take("save_every_n_epochs"),
         "save_last": training.take("save_last_n_models"),
     }
     # 3DUnetCNN's predictions used the last weights in spite of this setting.
-    settings["keep"] = "best" if training.take("save_best", True) else "last"
+    settings["keep"] = "best" if training.take("save_best", bool, True) else "last"
     for speed in ("validation_batch_size", "prefetch_factor", "test_input", "n_workers", "pin_memory"):
         training.take(speed)
     return settings
@@ -229,18 +277,16 @@ def _rows(values: Mapping[str, Any], root: Path) -> list[Row]:
         listed = values[key]
         if not isinstance(listed, list):
             raise CaseError(f"{key}: expected a list of cases, not {listed!r}; .npy lists are not supported")
-        for number, case in enumerate(listed):
-            if not isinstance(case, dict) or "image" not in case:
-                raise CaseError(f"{key}, entry {number}: expected `image` and `label`")
-            images = case["image"] if isinstance(case["image"], list) else [case["image"]]
+        for number, entry in enumerate(listed):
+            case = validate(_Case, entry, origin=f"{key}, entry {number}")
+            images = case.image if isinstance(case.image, list) else [case.image]
             columns = [""] if len(images) == 1 else [f"{n}" for n in range(len(images))]
-            label = case.get("label")
             rows.append(
                 Row(
                     _case_name(images),
                     {column: root / image for column, image in zip(columns, images, strict=True)},
-                    root / label if label else None,
-                    split="test" if label and key != "training_filenames" else "",
+                    root / case.label if case.label else None,
+                    split="test" if case.label and key != "training_filenames" else "",
                 )
             )
     return rows
@@ -260,6 +306,7 @@ def main() -> None:
         "--root", type=Path, help="base folder of relative paths (default: the JSON's folder)"
     )
     args: argparse.Namespace = arguments.parse_args()
+    targets(args)
     values = read_json(args.folder)
     if not isinstance(values, dict):
         raise CaseError(f"{args.folder}: expected a JSON object")
@@ -267,11 +314,11 @@ def main() -> None:
     try:
         settings, remarks = convert({key: value for key, value in values.items() if key not in lists})
         rows = _rows(values, args.root or args.folder.parent)
+        data = settings.pop("data")
+        dataset = Dataset(rows, data["labels"], data.get("regions", {}), settings=settings)
+        failed = publish(dataset, args)
     except CaseError as error:
         raise CaseError(f"{args.folder}: {error}") from None
-    data = settings.pop("data")
-    dataset = Dataset(rows, data["labels"], data.get("regions", {}), settings=settings)
-    failed = publish(dataset, args)
     for remark in remarks:
         print(f"note: {remark}")
     conclude(failed, args)

@@ -10,6 +10,7 @@ from pathlib import Path
 from foldwise.files import CaseError, read_json
 from foldwise.sheet import CASE_NAME, Case, Sheet, read_cases
 from foldwise.systems.clips.settings import Data
+from foldwise.texts import read_text
 from foldwise.video.regions import Box
 from foldwise.video.sheet import VideoCase, read_video_table, videos_in
 
@@ -114,11 +115,7 @@ def class_sentences(data: Data) -> list[str]:
         return []
     names, origin = class_names(data), str(data.sentences)
     if isinstance(data.sentences, Path):
-        try:
-            text = data.sentences.read_text(encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
-            raise CaseError(f"{data.sentences}: not readable as text ({error})") from error
-        sentences = [line.strip() for line in text.rstrip().splitlines()]
+        sentences = [line.strip() for line in read_text(data.sentences).rstrip().splitlines()]
     else:
         sentences, origin = [line.strip() for line in data.sentences], "data.sentences"
     for number, name in enumerate(names):

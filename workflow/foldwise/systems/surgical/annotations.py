@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from foldwise.files import CaseError, atomic_path
+from foldwise.texts import read_text
 
 # Value of a frame without a row.
 UNKNOWN = -1
@@ -161,10 +162,7 @@ def labels_of(
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise CaseError(f"{path}: not readable as text ({error})") from error
+    lines = read_text(path).splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
     if len(lines) < 2:

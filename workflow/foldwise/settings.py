@@ -19,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -391,6 +392,13 @@ class Experiment(Section):
         description="Part of the cases that this call processes; set by the jobs that prepare parts.",
         json_schema_extra=affects(),
     )
+
+    @field_validator("results")
+    @classmethod
+    def _without_wildcards(cls, path: Path) -> Path:
+        if held := set(str(path)) & {"{", "}"}:
+            raise ValueError(f"contains {min(held)!r}, which Snakemake would replace; rename it")
+        return path
 
     @property
     def chooses(self) -> bool:

@@ -14,6 +14,8 @@ from foldwise.texts import read_rows, refuse_header
 
 # A case's name becomes part of file names and a wildcard of the workflow.
 CASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+# File systems take 255 bytes in a file's name, of which names of classes and endings take their share.
+LONGEST_NAME = 128
 # Columns of every sheet.
 COLUMNS = ("case", "group", "split")
 SPLITS = ("", "train", "test")
@@ -112,7 +114,7 @@ def read_table(path: Path, known: Sequence[str], also: str = "(?!)") -> Table:
     meant = (*COLUMNS, *known)
     for column in header:
         # The user's own columns are allowed; a misspelt one would silently drop the labels.
-        near = difflib.get_close_matches(column.lower(), meant, n=1, cutoff=0.75)
+        near = difflib.get_close_matches(column.lower(), meant, n=1, cutoff=0.78)
         if column not in meant and near and not re.fullmatch(also, column):
             raise CaseError(f"{path}: line 1: column {column!r}: did you mean `{near[0]}`?")
     refuse_header(path, header, ["case"])
@@ -155,6 +157,8 @@ def _row_problems(cells: Mapping[str, str], needed: Sequence[str], seen: Mapping
     problems = []
     if not CASE_NAME.match(name):
         problems.append(f"case {name!r}: use only letters, digits, `_`, `.` and `-` in a name")
+    if len(name) > LONGEST_NAME:
+        problems.append(f"case {name[:40]}…: {len(name)} letters; use {LONGEST_NAME} at most in a name")
     if name in seen:
         problems.append(f"case {name}: already on line {seen[name]}")
     if missing := [column for column in needed if not cells[column]]:

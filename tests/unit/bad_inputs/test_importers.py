@@ -167,7 +167,7 @@ def clips(ds: Path) -> Import:
     put(ds / "map.json", ["high", "low"])
     put(ds / "classes.txt", "This is high.\nThis is low.\n")
     put(ds / "train.txt", "a.mp4,0\nb.mp4,1\nc.mp4,0\nd.mp4,1\n")
-    words = ("--train", str(ds / "train.txt"), "--classes", str(ds / "map.json"))
+    words: tuple[str, ...] = ("--train", str(ds / "train.txt"), "--classes", str(ds / "map.json"))
     words += ("--sentences", str(ds / "classes.txt"))
     return Import(clip_lists.main, (str(ds / "videos"), *words), "map.json")
 

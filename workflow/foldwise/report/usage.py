@@ -165,14 +165,20 @@ def benchmarked(folders: Iterable[Path]) -> pd.DataFrame:
     rows = []
     for folder in folders:
         for rule in sorted(path for path in folder.glob("*") if path.is_dir()):
-            table = pd.concat(
-                [pd.read_csv(path, sep="\t", na_values="-") for path in rule.rglob("*.tsv")]
-                or [pd.DataFrame()]
-            )
-            if len(table):
+            read = [found for path in rule.rglob("*.tsv") if (found := _measured(path)) is not None]
+            if len(table := pd.concat(read or [pd.DataFrame()])):
                 row = {"rule": rule.name, "jobs": len(table), "minutes": table["s"].max() / 60}
                 rows.append(row | {"mib": table["max_pss"].max()})
     return pd.DataFrame(rows).sort_values("rule") if rows else pd.DataFrame()
+
+
+def _measured(path: Path) -> pd.DataFrame | None:
+    """A measurement; None for a file that a killed job or a full disk left."""
+    try:
+        table = pd.read_csv(path, sep="\t", na_values="-")
+    except (OSError, ValueError):
+        return None
+    return table if {"s", "max_pss"} <= {*table} else None
 
 
 def _number(text: str) -> float | None:

@@ -123,7 +123,7 @@ def cache_case(case: str, folder: Path, settings: Cache, labels: Mapping[str, in
     targets = Targets.of(labels)
     label = weight = None
     lost: dict[str, dict[str, int]] = {}
-    if (folder / "label.nii.gz").exists():
+    if "label" in facts:
         stored = read_volume(folder / "label.nii.gz").data
         numbers = np.zeros(stored.shape, label_type(len(targets.labels)))
         for number, value in enumerate(targets.labels.values(), start=1):

@@ -55,10 +55,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def commands(run: Path) -> dict[str, list[str]]:
-    """Stage → the words of its first job."""
+    """Stage → the words of one of its jobs, that of the first fold if it has one."""
     text = snakemake(run, SETTINGS, "all", "predict", "--dry-run", "--forceall", "--printshellcmds")
     found: dict[str, list[str]] = {}
-    for stage, words in re.findall(r"python -m foldwise\.stages\.(\w+) (.*?) (?:2>&1|> )", text):
+    jobs = re.findall(r"python -m foldwise\.stages\.(\w+) (.*?) (?:2>&1|> )", text)
+    for stage, words in sorted(jobs, key=lambda job: ("fold0/" not in job[1], job[1])):
         found.setdefault(stage, shlex.split(words))
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from foldwise.commands import app
+from foldwise.commands.importing import FORMATS
 from foldwise.files import CaseError
 from foldwise.importers import brats, decathlon
 from foldwise.importers.brats import meaning, patient
@@ -428,3 +432,56 @@ def test_names() -> None:
         group_of("a_1", r"^(b)_")
     with pytest.raises(CaseError, match="must have one group"):
         group_of("a_1", "^a")
+
+
+def test_the_command_is_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`foldwise import decathlon` writes what `python -m foldwise.importers.decathlon` writes."""
+    decathlon_task(tmp_path / "Task01", {"0": "CT"})
+    rows, experiment = run(monkeypatch, decathlon, tmp_path / "Task01")
+    sheet = tmp_path / "out" / "again.csv"
+    words = ["import", "decathlon", str(tmp_path / "Task01"), "--sheet", str(sheet), "--name", "sheet"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    again = yaml.safe_load(sheet.with_suffix(".yaml").read_text())
+    assert again["data"].pop("sheet") == sheet.as_posix()
+    experiment["data"].pop("sheet")
+    assert again == experiment
+    with sheet.open(newline="") as file:
+        assert list(csv.DictReader(file)) == rows
+
+
+def test_each_importer_is_a_command_that_is_listed_without_its_libraries() -> None:
+    modules = {
+        path.stem for path in Path(decathlon.__file__).parent.glob("*.py") if "script(" in path.read_text()
+    }
+    assert {name.replace("-", "_") for name in FORMATS} == modules - {"arguments"}
+    code = (
+        "import sys; sys.argv = ['foldwise', 'import', '--help']\n"
+        "from foldwise.commands import app\n"
+        "try: app()\n"
+        "finally: print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
+    assert all(name in done.stdout for name in FORMATS)
+    assert {"torch", "pydicom", "pandas"} & set(done.stdout.split()) == set()
+    for name in FORMATS:
+        shown = CliRunner().invoke(app, ["import", name, "--help"])
+        assert shown.exit_code == 0
+        assert "--skip-broken" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--config", "SHEET"], "--sheet and --config are both"),
+        (["--config", "SOURCE"], "--config and the source are both"),
+        (["--sheet", "SOURCE"], "--sheet and the source are both"),
+    ],
+)
+def test_no_path_has_two_uses(
+    more: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decathlon_task(tmp_path / "Task01", {"0": "CT"})
+    paths = {"SHEET": str(tmp_path / "out" / "sheet.csv"), "SOURCE": str(tmp_path / "Task01")}
+    with pytest.raises(CaseError, match=message):
+        run(monkeypatch, decathlon, tmp_path / "Task01", *(paths.get(word, word) for word in more))

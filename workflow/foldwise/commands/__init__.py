@@ -12,6 +12,7 @@ import typer
 from foldwise.commands.annotate import annotate
 from foldwise.commands.doctor import doctor
 from foldwise.commands.export import export
+from foldwise.commands.importing import importing
 from foldwise.commands.predict import predict
 from foldwise.commands.run import PASSED_ON, demo, run
 from foldwise.commands.status import status
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command(context_settings=PASSED_ON)(run)
 app.command(context_settings=PASSED_ON)(demo)
+app.add_typer(importing, name="import")
 app.command()(predict)
 app.command()(export)
 app.command()(annotate)

@@ -1,7 +1,7 @@
 """Import a data set in BIDS: images in sub-*/[ses-*/], label maps or masks in derivatives/*/.
 
-  python -m foldwise.importers.bids ds001 --sheet data/lesions.csv --images T1w
-  python -m foldwise.importers.bids ds001 --sheet data/ms.csv --images T1w,acq-3d_FLAIR --labels desc-ms_mask
+  foldwise import bids ds001 --sheet data/lesions.csv --images T1w
+  foldwise import bids ds001 --sheet data/ms.csv --images T1w,acq-3d_FLAIR --labels desc-ms_mask
 
 A channel is given by its suffix, and by entities (`acq-3d`) if several images have that suffix. A case is a
 subject's images that agree in all other entities, such as the session and the run. Its label is the file
@@ -11,17 +11,28 @@ Names of classes are read from the lookup table of discrete segmentations (dseg.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
 from foldwise.command import run
 from foldwise.files import CaseError
+from foldwise.importers.arguments import (
+    Config,
+    ExperimentName,
+    Force,
+    Import,
+    Sheet,
+    SkipBroken,
+    Source,
+    script,
+)
 from foldwise.importers.bids_names import Case, Name, kinds, parse_names, text_of, volumes_below
 from foldwise.importers.sheets import (
     Dataset,
@@ -29,10 +40,8 @@ from foldwise.importers.sheets import (
     clean,
     column_names,
     conclude,
-    importer,
     label_value,
     publish,
-    targets,
 )
 from foldwise.texts import read_rows, refuse_header
 from foldwise.volumes.check import LABEL_THREADS
@@ -261,23 +270,33 @@ def _participants(folder: Path, cases: Iterable[Case]) -> list[str]:
     return remarks + [f"{table}: {name} is not listed" for name in sorted(found - listed)]
 
 
-def _parse() -> argparse.Namespace:
-    arguments = importer(__doc__)
-    add = arguments.add_argument
-    add("--images", default="", help="channels: suffixes, with entities where needed, e.g. T1w,acq-3d_FLAIR")
-    add("--labels", default="", help="suffix and entities of the labels, e.g. desc-lesion_mask")
-    add("--derivatives", type=Path, help="folder with the labels (default: derivatives/ in the data set)")
-    add("--ct", action="store_true", help="the first channel is a CT in HU")
-    return arguments.parse_args()
+def command(
+    source: Source,
+    sheet: Sheet,
+    config: Config = None,
+    name: ExperimentName = None,
+    force: Force = False,
+    skip_broken: SkipBroken = False,
+    images: Annotated[
+        str, typer.Option(help="Channels: suffixes, with entities where needed, e.g. T1w,acq-3d_FLAIR.")
+    ] = "",
+    labels: Annotated[
+        str, typer.Option(help="Suffix and entities of the labels, e.g. desc-lesion_mask.")
+    ] = "",
+    derivatives: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the labels (default: derivatives/ in the data set)."),
+    ] = None,
+    ct: Annotated[bool, typer.Option("--ct", help="The first channel is a CT in HU.")] = False,
+) -> None:
+    """Import a data set in BIDS."""
+    to = Import(source, sheet, config, name, force, skip_broken)
+    to.refuse_paths(reads=[("--derivatives", derivatives)])
+    dataset = read_dataset(source, images, labels, derivatives)
+    conclude(publish(replace(dataset, ct=ct), to), to)
 
 
-def main() -> None:
-    """Read the command line."""
-    args = _parse()
-    targets(args)
-    dataset = read_dataset(args.folder, args.images, args.labels, args.derivatives)
-    conclude(publish(replace(dataset, ct=args.ct), args), args)
-
+main = script(command)
 
 if __name__ == "__main__":
     run(main)

@@ -1,6 +1,6 @@
 """Import a BraTS data set, of any year from 2013 to 2025.
 
-  python -m foldwise.importers.brats MICCAI_BraTS2020_TrainingData --sheet data/brats.csv
+  foldwise import brats MICCAI_BraTS2020_TrainingData --sheet data/brats.csv
 
 A case is a folder; its files are found by the modality in their names: `_t1`, `_t1ce`, `_t2`, `_flair`,
 `_seg`; since 2023 `-t1n`, `-t1c`, `-t2w`, `-t2f`, `-seg`; before 2016 `MR_T1c` and similar, `OT`. Time
@@ -10,26 +10,36 @@ names and values.
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections import defaultdict
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
 from foldwise.command import run
 from foldwise.files import CaseError
+from foldwise.importers.arguments import (
+    Config,
+    ExperimentName,
+    Force,
+    GroupRegex,
+    Import,
+    Sheet,
+    SkipBroken,
+    Source,
+    script,
+)
 from foldwise.importers.sheets import (
     Dataset,
     Row,
     clean,
     conclude,
     group_of,
-    importer,
     publish,
-    targets,
 )
 from foldwise.volumes.check import LABEL_THREADS
 from foldwise.volumes.suffixes import suffix_of
@@ -186,24 +196,26 @@ def _values(labels: dict[str, Path], failed: dict[str, str]) -> set[int]:
     return {int(value) for value in found}
 
 
-def _parse() -> argparse.Namespace:
-    arguments = importer(__doc__)
-    arguments.add_argument("--group-regex", help="its first group, in a case's name, is the patient")
-    arguments.add_argument(
-        "--enhancing",
-        type=int,
-        choices=(3, 4),
-        help="voxel value of enhancing tumour, if it cannot be inferred",
-    )
-    return arguments.parse_args()
+def command(
+    source: Source,
+    sheet: Sheet,
+    config: Config = None,
+    name: ExperimentName = None,
+    force: Force = False,
+    skip_broken: SkipBroken = False,
+    group_regex: GroupRegex = None,
+    enhancing: Annotated[
+        int | None,
+        typer.Option(min=3, max=4, help="Voxel value of enhancing tumour, if it cannot be inferred."),
+    ] = None,
+) -> None:
+    """Import a data set of BraTS."""
+    to = Import(source, sheet, config, name, force, skip_broken)
+    to.refuse_paths()
+    conclude(publish(read_dataset(source, group_regex, enhancing), to), to)
 
 
-def main() -> None:
-    """Read the command line."""
-    args = _parse()
-    targets(args)
-    conclude(publish(read_dataset(args.folder, args.group_regex, args.enhancing), args), args)
-
+main = script(command)
 
 if __name__ == "__main__":
     run(main)

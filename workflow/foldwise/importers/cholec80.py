@@ -1,6 +1,6 @@
 """Import Cholec80, or any folder with its layout.
 
-  python -m foldwise.importers.cholec80 cholec80 --sheet data/cholec80.csv --split paper
+  foldwise import cholec80 cholec80 --sheet data/cholec80.csv --split paper
 
 Videos lie in `videos/` (`video01.mp4`, …), or their frames in a folder per video, in `frames/`,
 `data_resize/` or the folder itself; annotations in `phase_annotations/video01-phase.txt` and
@@ -9,16 +9,27 @@ Videos lie in `videos/` (`video01.mp4`, …), or their frames in a folder per vi
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import typer
 
 from foldwise.command import run
 from foldwise.files import CaseError
-from foldwise.importers.sheets import conclude, importer, targets
+from foldwise.importers.arguments import (
+    Config,
+    ExperimentName,
+    Force,
+    Import,
+    Sheet,
+    SkipBroken,
+    Source,
+    script,
+)
+from foldwise.importers.sheets import conclude
 from foldwise.importers.surgical import Video, publish_videos
 from foldwise.systems.surgical.annotations import read_header
 from foldwise.systems.surgical.metrics import CHOLEC80_PHASES
@@ -123,33 +134,39 @@ def _candidates(folder: Path) -> list[Path]:
     return [p for p in inside if p.is_dir() or p.suffix.lower() in VIDEO_SUFFIXES]
 
 
-def main() -> None:
-    """Read the command line."""
-    arguments = importer(__doc__)
-    arguments.add_argument(
-        "--split", choices=("folds", "paper"), default="folds", help="k folds, or videos 1–32, 33–40, 41–80"
-    )
-    arguments.add_argument(
-        "--phase-order", choices=ORDERS, default="scripts", help="numbering of the last three phases"
-    )
-    arguments.add_argument(
-        "--images-fps", type=float, default=1, help="images per second of extracted frames"
-    )
-    args: argparse.Namespace = arguments.parse_args()
-    splits = args.sheet.with_name(f"{args.sheet.stem}-splits.json")
-    targets(args, *([splits] if args.split == "paper" else []))
-    videos, failed = read_videos(args.folder)
-    phases = list(ORDERS[args.phase_order])
+def command(
+    source: Source,
+    sheet: Sheet,
+    config: Config = None,
+    name: ExperimentName = None,
+    force: Force = False,
+    skip_broken: SkipBroken = False,
+    split: Annotated[
+        Literal["folds", "paper"], typer.Option(help="k folds, or videos 1–32, 33–40, 41–80.")
+    ] = "folds",
+    phase_order: Annotated[
+        Literal["scripts", "tf_cholec80"], typer.Option(help="Numbering of the last three phases.")
+    ] = "scripts",
+    images_fps: Annotated[float, typer.Option(help="Images per second of extracted frames.")] = 1,
+) -> None:
+    """Import Cholec80."""
+    to = Import(source, sheet, config, name, force, skip_broken)
+    splits = sheet.with_name(f"{sheet.stem}-splits.json")
+    to.refuse_paths([("the split", splits)] if split == "paper" else [])
+    videos, failed = read_videos(source)
+    phases = list(ORDERS[phase_order])
     data: dict[str, Any] = {"phases": phases, "tools": tool_names(videos), "annotation_fps": 25}
     if images := frame_numbers(videos):
-        data |= {**images, "images_fps": args.images_fps}
-    if args.split == "paper":
-        split = {"folds": 1, "file": splits.as_posix()}
-        failed = publish_videos(videos, data, split, args, paper_split, failed)
+        data |= {**images, "images_fps": images_fps}
+    if split == "paper":
+        paper = {"folds": 1, "file": splits.as_posix()}
+        failed = publish_videos(videos, data, paper, to, paper_split, failed)
     else:
-        failed = publish_videos(videos, data, None, args, failed=failed)
-    conclude(failed, args)
+        failed = publish_videos(videos, data, None, to, failed=failed)
+    conclude(failed, to)
 
+
+main = script(command)
 
 if __name__ == "__main__":
     run(main)

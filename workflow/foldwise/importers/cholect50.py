@@ -1,6 +1,6 @@
 """Import CholecT50, or a part of it.
 
-  python -m foldwise.importers.cholect50 CholecT50 --sheet data/cholect50.csv
+  foldwise import cholect50 CholecT50 --sheet data/cholect50.csv
 
 Frames lie in `videos/VID01/000000.png`, …, one per second, numbered by the second; labels in
 `labels/VID01.json`: per second a list of triplets, each with the instrument in second place and the phase
@@ -17,7 +17,17 @@ from pydantic import BaseModel, Field
 
 from foldwise.command import run
 from foldwise.files import CaseError, atomic_folder, put_back, read_json, refuse_foreign
-from foldwise.importers.sheets import clean, conclude, importer, refuse, targets
+from foldwise.importers.arguments import (
+    Config,
+    ExperimentName,
+    Force,
+    Import,
+    Sheet,
+    SkipBroken,
+    Source,
+    script,
+)
+from foldwise.importers.sheets import clean, conclude, refuse
 from foldwise.importers.surgical import Video, publish_videos
 from foldwise.settings import validate
 from foldwise.systems.surgical.annotations import write_phases, write_tools
@@ -144,14 +154,21 @@ def _refuse_missing(path: Path, seconds: np.ndarray, frames: Path) -> None:
         raise CaseError(f"{path}: {len(missing)} second(s) without a frame in {frames}, first {missing[0]}")
 
 
-def main() -> None:
-    """Read the command line."""
-    args = importer(__doc__).parse_args()
-    annotations = args.sheet.with_name(f"{args.sheet.stem}-annotations")
-    targets(args, annotations)
+def command(
+    source: Source,
+    sheet: Sheet,
+    config: Config = None,
+    name: ExperimentName = None,
+    force: Force = False,
+    skip_broken: SkipBroken = False,
+) -> None:
+    """Import CholecT50."""
+    to = Import(source, sheet, config, name, force, skip_broken)
+    annotations = sheet.with_name(f"{sheet.stem}-annotations")
+    to.refuse_paths([("the annotations", annotations)])
     refuse_foreign(annotations)
     with put_back(annotations):
-        videos, phases, tools, failed = read_videos(args.folder, annotations)
+        videos, phases, tools, failed = read_videos(source, annotations)
         data = {
             "phases": phases,
             "tools": tools,
@@ -159,9 +176,11 @@ def main() -> None:
             "images_fps": 1,
             "first_image": 0,
         }
-        failed = publish_videos(videos, data, None, args, failed=failed)
-    conclude(failed, args)
+        failed = publish_videos(videos, data, None, to, failed=failed)
+    conclude(failed, to)
 
+
+main = script(command)
 
 if __name__ == "__main__":
     run(main)

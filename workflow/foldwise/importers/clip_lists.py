@@ -1,6 +1,6 @@
 """Import lists of clips (`path,label` per line, as in EVL and Vita-CLIP) with their classes' files.
 
-  python -m foldwise.importers.clip_lists videos/ --train train.txt --validation val.txt \
+  foldwise import clip-lists videos/ --train train.txt --validation val.txt \
       --classes data/data_class_mapping.json --sentences data/data_classes.txt --sheet data/ultrasound.csv \
       --group-regex '(pat[0-9]+)'
 
@@ -10,26 +10,26 @@ become the fixed test set. Without a regex every clip counts as a separate patie
 
 from __future__ import annotations
 
-import argparse
 import csv
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from foldwise.check import Checked
 from foldwise.command import run
 from foldwise.files import CaseError, atomic_path
+from foldwise.importers.arguments import Config, ExperimentName, Force, Import, Sheet, SkipBroken, script
 from foldwise.importers.sheets import (
     clean,
     conclude,
     examine,
     group_of,
-    importer,
     relative,
-    targets,
     usable,
     warn,
     write_experiment,
@@ -145,24 +145,22 @@ def rows_of(
     return rows
 
 
-def publish(
-    rows: Sequence[dict[str, str]], data: dict[str, Any], args: argparse.Namespace, failed: list[str]
-) -> None:
+def publish(rows: Sequence[dict[str, str]], data: dict[str, Any], to: Import, failed: list[str]) -> None:
     """Write the sheet and an experiment, without the clips that the workflow would refuse.
 
     Args:
         rows: of the sheet.
         data: the section `data` without the sheet.
-        args: of the command line.
+        to: the files to write.
         failed: lines that cannot be used; the clips that are refused are added.
 
     Raises:
         CaseError: no clip can be used.
     """
-    sheet, config = targets(args)
+    sheet, config = to.sheet, to.experiment
     memory = Memory(None)
     values: dict[str, Any] = {
-        "experiment": clean(args.name or sheet.stem),
+        "experiment": clean(to.name or sheet.stem),
         "system": "clips",
         "data": {"sheet": sheet.as_posix(), **data},
     }
@@ -185,36 +183,47 @@ def publish(
     print(f"{config}: an experiment to start with; its first lines show how")
 
 
-def main() -> None:
-    """Read the command line."""
-    arguments = importer(__doc__, "base folder of the lists' paths")
-    arguments.add_argument("--train", required=True, type=Path, help="list of the training clips")
-    arguments.add_argument("--validation", type=Path, help="list of the clips of the fixed test set")
-    arguments.add_argument(
-        "--validation-root", type=Path, help="base folder of that list's paths, if different"
-    )
-    arguments.add_argument("--classes", required=True, type=Path, help="data_class_mapping.json")
-    arguments.add_argument("--sentences", type=Path, help="data_classes.txt, a sentence per class")
-    arguments.add_argument("--group-regex", help="finds the patient in a clip's path; its first group")
-    args = arguments.parse_args()
-    targets(args)
-    data: dict[str, Any] = {"classes": args.classes.as_posix()}
-    if args.sentences:
-        data["sentences"] = args.sentences.as_posix()
-    about = Data.model_validate({"sheet": args.sheet, **data})
+def command(
+    source: Annotated[Path, typer.Argument(help="Base folder of the lists' paths; never changed.")],
+    sheet: Sheet,
+    train: Annotated[Path, typer.Option(help="List of the training clips.")],
+    classes: Annotated[Path, typer.Option(help="data_class_mapping.json.")],
+    config: Config = None,
+    name: ExperimentName = None,
+    force: Force = False,
+    skip_broken: SkipBroken = False,
+    validation: Annotated[Path | None, typer.Option(help="List of the clips of the fixed test set.")] = None,
+    validation_root: Annotated[
+        Path | None, typer.Option(help="Base folder of that list's paths, if different.")
+    ] = None,
+    sentences: Annotated[Path | None, typer.Option(help="data_classes.txt, a sentence per class.")] = None,
+    group_regex: Annotated[
+        str | None, typer.Option(help="Finds the patient in a clip's path; its first group.")
+    ] = None,
+) -> None:
+    """Import lists of clips."""
+    to = Import(source, sheet, config, name, force, skip_broken)
+    lists = [("--train", train), ("--validation", validation)]
+    to.refuse_paths(reads=[*lists, ("--classes", classes), ("--sentences", sentences)])
+    data: dict[str, Any] = {"classes": classes.as_posix()}
+    if sentences:
+        data["sentences"] = sentences.as_posix()
+    about = Data.model_validate({"sheet": sheet, **data})
     names = class_names(about)
     class_sentences(about)
-    listed, failed = read_list(args.train, args.folder, names, "")
-    if args.validation:
-        more, wrong = read_list(args.validation, args.validation_root or args.folder, names, "test")
+    listed, failed = read_list(train, source, names, "")
+    if validation:
+        more, wrong = read_list(validation, validation_root or source, names, "test")
         listed, failed = listed + more, failed + wrong
     kept, again = once(listed)
     failed += again
     if not listed and not failed:
-        raise CaseError(f"{args.train}: contains no clips")
-    publish(rows_of(kept, args.folder, args.sheet, args.group_regex), data, args, failed)
-    conclude(failed, args)
+        raise CaseError(f"{train}: contains no clips")
+    publish(rows_of(kept, source, sheet, group_regex), data, to, failed)
+    conclude(failed, to)
 
+
+main = script(command)
 
 if __name__ == "__main__":
     run(main)

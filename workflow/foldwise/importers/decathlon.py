@@ -1,14 +1,13 @@
 """Import a Medical Segmentation Decathlon task or an nnU-Net raw data set (a folder with a dataset.json).
 
-  python -m foldwise.importers.decathlon Task04_Hippocampus --sheet data/hippocampus.csv
-  python -m foldwise.importers.decathlon Dataset001_Brain --sheet data/brain.csv --group-regex '^(.+)_[0-9]+$'
+  foldwise import decathlon Task04_Hippocampus --sheet data/hippocampus.csv
+  foldwise import decathlon Dataset001_Brain --sheet data/brain.csv --group-regex '^(.+)_[0-9]+$'
 
 Training cases have labels. Test cases are only predicted; with a folder labelsTs they become the test set.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
@@ -20,6 +19,17 @@ from pydantic import BaseModel, Field
 
 from foldwise.command import run
 from foldwise.files import CaseError, read_json
+from foldwise.importers.arguments import (
+    Config,
+    ExperimentName,
+    Force,
+    GroupRegex,
+    Import,
+    Sheet,
+    SkipBroken,
+    Source,
+    script,
+)
 from foldwise.importers.sheets import (
     Dataset,
     Row,
@@ -27,10 +37,8 @@ from foldwise.importers.sheets import (
     column_names,
     conclude,
     group_of,
-    importer,
     label_value,
     publish,
-    targets,
 )
 from foldwise.settings import validate
 from foldwise.volumes.suffixes import stem_of
@@ -290,21 +298,22 @@ def _if_there(path: Path) -> Path | None:
     return path if path.exists() else None
 
 
-def _parse() -> argparse.Namespace:
-    arguments = importer(__doc__)
-    arguments.add_argument(
-        "--group-regex",
-        help="its first group, in a case's name, is the patient (default: each case is a patient)",
-    )
-    return arguments.parse_args()
+def command(
+    source: Source,
+    sheet: Sheet,
+    config: Config = None,
+    name: ExperimentName = None,
+    force: Force = False,
+    skip_broken: SkipBroken = False,
+    group_regex: GroupRegex = None,
+) -> None:
+    """Import a task of the Decathlon or a raw data set of nnU-Net."""
+    to = Import(source, sheet, config, name, force, skip_broken)
+    to.refuse_paths()
+    conclude(publish(read_dataset(source, group_regex), to), to)
 
 
-def main() -> None:
-    """Read the command line."""
-    args = _parse()
-    targets(args)
-    conclude(publish(read_dataset(args.folder, args.group_regex), args), args)
-
+main = script(command)
 
 if __name__ == "__main__":
     run(main)

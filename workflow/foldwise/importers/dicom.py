@@ -1,8 +1,8 @@
 """Import a folder of DICOM files: images, with the RTSTRUCT and SEG objects or boxes that refer to them.
 
-  python -m foldwise.importers.dicom archive --sheet data/lung.csv     # lists the structures
-  python -m foldwise.importers.dicom archive --sheet data/lung.csv --structures 'Lung_*=lung,GTV*=tumour'
-  python -m foldwise.importers.dicom archive --sheet data/lung.csv --boxes Annotation
+  foldwise import dicom archive --sheet data/lung.csv     # lists the structures
+  foldwise import dicom archive --sheet data/lung.csv --structures 'Lung_*=lung,GTV*=tumour'
+  foldwise import dicom archive --sheet data/lung.csv --boxes Annotation
 
 Every image series of the given modality is a case; one without structures is only predicted. A folder next
 to the sheet receives `series/<case>/` with links to the series' files in their original place, and
@@ -16,15 +16,27 @@ contain names.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
-from foldwise.command import run, written
+import typer
+
+from foldwise.command import run
 from foldwise.files import CaseError, apart, atomic_folder, put_back, refuse_foreign
+from foldwise.importers.arguments import (
+    Config,
+    ExperimentName,
+    Force,
+    Import,
+    Sheet,
+    SkipBroken,
+    Source,
+    script,
+)
 from foldwise.importers.dicom_labels import Labels
 from foldwise.importers.dicom_scan import Choice, Found, Series, scan
 from foldwise.importers.dicom_structures import Grid, Structures, label_map, parse_structures
@@ -33,10 +45,8 @@ from foldwise.importers.sheets import (
     Dataset,
     Row,
     conclude,
-    importer,
     publish,
     refuse,
-    targets,
 )
 from foldwise.volumes.dicom_files import describe
 from foldwise.volumes.dicom_series import read_series
@@ -149,74 +159,85 @@ def _back(one: Series, reason: str, names: Names, cases: set[str]) -> tuple[str,
     return ("" if reason else case, *facts, reason)
 
 
-def thickness_range(text: str) -> tuple[float, float]:
-    """Smallest and largest slice thickness from "1-3" or "2.5".
+def thickness_range(text: str) -> tuple[float, float] | None:
+    """Smallest and largest slice thickness from "1-3" or "2.5"; None for an empty text.
 
     Raises:
-        ValueError: neither form.
+        CaseError: neither form.
     """
     least, _, most = text.partition("-")
-    return float(least), float(most or least)
+    try:
+        return (float(least), float(most or least)) if text else None
+    except ValueError:
+        raise CaseError(f"--thickness {text!r}: expected millimetres, e.g. 1-3 or 2.5") from None
 
 
-def _parse() -> argparse.Namespace:
-    arguments = importer(__doc__)
-    add = arguments.add_argument
-    add("--structures", default="", help="e.g. 'Lung_*=lung,GTV*=tumour'; default: list the structures")
-    add("--boxes", type=Path, help="folder of <SOPInstanceUID>.xml files of Pascal VOC; boxes are filled")
-    add(
-        "--labels",
-        choices=("use", "require", "ignore"),
-        default="use",
-        help="require: leave out series without structures; ignore: import the images alone (default use)",
+def command(
+    source: Source,
+    sheet: Sheet,
+    config: Config = None,
+    name: ExperimentName = None,
+    force: Force = False,
+    skip_broken: SkipBroken = False,
+    structures: Annotated[
+        str, typer.Option(help="E.g. 'Lung_*=lung,GTV*=tumour'; default: list the structures.")
+    ] = "",
+    boxes: Annotated[
+        Path | None,
+        typer.Option(help="Folder of <SOPInstanceUID>.xml files of Pascal VOC; boxes are filled."),
+    ] = None,
+    labels: Annotated[
+        Literal["use", "require", "ignore"],
+        typer.Option(help="require: leave out series without structures; ignore: import the images alone."),
+    ] = "use",
+    modality: Annotated[str, typer.Option(help="Modality of the images.")] = "CT",
+    series: Annotated[str, typer.Option(help="Pattern of the images' SeriesDescription, e.g. '*T1*'.")] = "*",
+    thickness: Annotated[str, typer.Option(help="SliceThickness in mm, e.g. 1-3 (default: any).")] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of links and labels (default: the sheet's name).")
+    ] = None,
+    min_slices: Annotated[int, typer.Option(help="Leave out series with fewer slices.")] = 5,
+    names: Annotated[
+        Literal["pseudonyms", "id"],
+        typer.Option(help="Names of patients: pseudonyms by the key, or their PatientIDs."),
+    ] = "pseudonyms",
+    key: Annotated[
+        Path | None, typer.Option(help="File of the key, made if it is missing (default: <sheet>.key).")
+    ] = None,
+) -> None:
+    """Import a folder of DICOM files."""
+    to = Import(source, sheet, config, name, force, skip_broken)
+    folder, table = out or sheet.with_suffix(""), sheet.with_suffix(".patients.csv")
+    to.refuse_paths(
+        [("--out", folder), ("the table of patients", table)], [("--boxes", boxes), ("--key", key)]
     )
-    add("--modality", default="CT", help="modality of the images (default CT)")
-    add("--series", default="*", help="pattern of the images' SeriesDescription, e.g. '*T1*'")
-    add("--thickness", type=thickness_range, help="SliceThickness in mm, e.g. 1-3 (default: any)")
-    add("--out", type=written, help="folder of links and labels (default: the sheet's name)")
-    add("--min-slices", type=int, default=5, help="leave out series with fewer slices (default 5)")
-    add(
-        "--names",
-        choices=("pseudonyms", "id"),
-        default="pseudonyms",
-        help="names of patients: pseudonyms by the key, or their PatientIDs (default pseudonyms)",
-    )
-    add("--key", type=Path, help="file of the key, made if it is missing (default: <sheet>.key)")
-    return arguments.parse_args()
-
-
-def main() -> None:
-    """Read the command line."""
-    args = _parse()
-    out, table = args.out or args.sheet.with_suffix(""), args.sheet.with_suffix(".patients.csv")
-    targets(args, out, table)
-    refuse_foreign(out)
-    wanted = parse_structures(args.structures)
-    found = scan(args.folder)
-    chosen = choose(found, Choice(args.modality, args.series, args.thickness, args.min_slices))
+    refuse_foreign(folder)
+    wanted = parse_structures(structures)
+    found = scan(source)
+    chosen = choose(found, Choice(modality, series, thickness_range(thickness), min_slices))
     print("\n".join(described(chosen)))
-    series = [one for one, reason in chosen.items() if not reason]
-    if not series:
+    taken = [one for one, reason in chosen.items() if not reason]
+    if not taken:
         kinds = Counter(one.modality for one in found.series)
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing usable"
-        refuse([*found.remarks, f"found: {listed}"], f"{args.folder}: no {args.modality} series is taken")
-    labels = Labels(wanted)
-    if args.labels != "ignore":
-        if args.boxes:
-            labels.add_boxes(args.boxes, series)
-        if args.structures or not args.boxes:
-            labels.add_structures(found, series)
-        labels.refuse_unmatched(args.folder)
-    names = Names(
-        kept_key(args.key or args.sheet.with_suffix(".key")) if args.names == "pseudonyms" else None
-    )
-    with put_back(out):
-        dataset = import_series(found, series, labels, names, out, args.labels == "require")
-        failed = publish(dataset, args)
+        refuse([*found.remarks, f"found: {listed}"], f"{source}: no {modality} series is taken")
+    objects = Labels(wanted)
+    if labels != "ignore":
+        if boxes:
+            objects.add_boxes(boxes, taken)
+        if structures or not boxes:
+            objects.add_structures(found, taken)
+        objects.refuse_unmatched(source)
+    patients = Names(kept_key(key or sheet.with_suffix(".key")) if names == "pseudonyms" else None)
+    with put_back(folder):
+        dataset = import_series(found, taken, objects, patients, folder, labels == "require")
+        failed = publish(dataset, to)
         cases = {row.case for row in dataset.rows}
-        write_table(table, [_back(one, reason, names, cases) for one, reason in chosen.items()])
-    conclude(failed, args)
+        write_table(table, [_back(one, reason, patients, cases) for one, reason in chosen.items()])
+    conclude(failed, to)
 
+
+main = script(command)
 
 if __name__ == "__main__":
     run(main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import os
 import re
@@ -16,8 +15,8 @@ from typing import Any, TypeVar
 import yaml
 
 from foldwise.check import Checked
-from foldwise.command import parser, written
 from foldwise.files import CaseError, atomic_path
+from foldwise.importers.arguments import Import
 from foldwise.names import fault
 from foldwise.settings import validate
 from foldwise.store import Memory
@@ -69,42 +68,7 @@ class Dataset:
     failed: Sequence[str] = ()
 
 
-def importer(doc: str | None, what: str = "folder of the data") -> argparse.ArgumentParser:
-    """A parser with the arguments that all importers share."""
-    shared = parser(doc)
-    shared.add_argument("folder", metavar="source", type=Path, help=f"{what}; never changed")
-    shared.add_argument("--sheet", required=True, type=written, help="sample sheet to write (.csv or .tsv)")
-    shared.add_argument("--config", type=written, help="experiment to write (default: next to the sheet)")
-    shared.add_argument("--name", help="name of the experiment (default: the sheet's)")
-    shared.add_argument("--force", action="store_true", help="overwrite files of an earlier import")
-    shared.add_argument(
-        "--skip-broken", action="store_true", help="leave out cases that cannot be used, with a warning only"
-    )
-    return shared
-
-
-def targets(args: argparse.Namespace, *more: Path) -> tuple[Path, Path]:
-    """Paths of the sheet and the experiment.
-
-    Args:
-        args: of the command line.
-        more: further paths that the importer will write.
-
-    Raises:
-        CaseError: no such data folder, not the name of a sheet, or a file exists and `--force` is not given.
-    """
-    if not args.folder.exists():
-        raise CaseError(f"{args.folder}: no such file or folder")
-    if args.sheet.suffix not in (".csv", ".tsv"):
-        raise CaseError(f"--sheet {args.sheet}: the name of a sheet must end in .csv or .tsv")
-    config = args.config or args.sheet.with_suffix(".yaml")
-    there = [str(path) for path in (args.sheet, config, *more) if path.exists()]
-    if there and not args.force:
-        raise CaseError(f"{', '.join(there)}: exists already; --force overwrites")
-    return args.sheet, config
-
-
-def publish(dataset: Dataset, args: argparse.Namespace) -> list[str]:
+def publish(dataset: Dataset, to: Import) -> list[str]:
     """Write the sheet and the experiment, without the cases that the workflow would refuse.
 
     How the data were understood is printed before anything is written.
@@ -115,11 +79,11 @@ def publish(dataset: Dataset, args: argparse.Namespace) -> list[str]:
     Raises:
         CaseError: no case can be used.
     """
-    sheet, config = targets(args)
+    sheet, config = to.sheet, to.experiment
     failed, memory = list(dataset.failed), Memory(None)
 
     def experiment(rows: Sequence[Row]) -> dict[str, Any]:
-        return _experiment(replace(dataset, rows=rows), clean(args.name or sheet.stem), sheet)
+        return _experiment(replace(dataset, rows=rows), clean(to.name or sheet.stem), sheet)
 
     with ExitStack() as stack:
         new_sheet = stack.enter_context(atomic_path(sheet))
@@ -179,17 +143,17 @@ def warn(remarks: Iterable[str]) -> None:
         print(f"warning: {remark}")
 
 
-def conclude(failed: Sequence[str], args: argparse.Namespace) -> None:
+def conclude(failed: Sequence[str], to: Import) -> None:
     """End an import: with an error if cases had to be left out, unless `--skip-broken` is given.
 
     Raises:
         CaseError: with these cases.
     """
-    if failed and args.skip_broken:
+    if failed and to.skip_broken:
         warn(failed)
     elif failed:
         raise CaseError(
-            f"{args.sheet}: is written, but without {len(failed)} case(s) or label(s) that cannot be used; "
+            f"{to.sheet}: is written, but without {len(failed)} case(s) or label(s) that cannot be used; "
             "repair them and import again with --force, or accept this with --skip-broken\n  "
             + "\n  ".join(failed)
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,8 @@ from typing import Any
 
 from foldwise.check import Checked
 from foldwise.files import atomic_path
-from foldwise.importers.sheets import clean, examine, relative, targets, usable, warn, write_experiment
+from foldwise.importers.arguments import Import
+from foldwise.importers.sheets import clean, examine, relative, usable, warn, write_experiment
 from foldwise.store import Memory
 from foldwise.systems.surgical.system import Surgical
 
@@ -39,7 +39,7 @@ def publish_videos(
     videos: Sequence[Video],
     data: Mapping[str, Any],
     split: Mapping[str, Any] | None,
-    args: argparse.Namespace,
+    to: Import,
     folds: Callable[[Sequence[Video]], Mapping[str, Any]] | None = None,
     failed: Sequence[str] = (),
 ) -> list[str]:
@@ -49,7 +49,7 @@ def publish_videos(
         videos: the rows.
         data: the section `data` without the sheet.
         split: the section `split`; None: folds by the number of videos.
-        args: of the importer's command line.
+        to: the files to write.
         folds: contents, for some videos, of the file that `split` names; None: no such file.
         failed: videos that cannot be used and are not among the rows, one line each.
 
@@ -59,7 +59,7 @@ def publish_videos(
     Raises:
         CaseError: no video can be used.
     """
-    sheet, config = targets(args)
+    sheet, config = to.sheet, to.experiment
     left_out, memory = list(failed), Memory(None)
     with ExitStack() as stack:
         new_sheet, new_config = (stack.enter_context(atomic_path(path)) for path in (sheet, config))
@@ -67,7 +67,7 @@ def publish_videos(
 
         def check(videos: Sequence[Video]) -> Checked:
             _write_sheet(videos, new_sheet)
-            trial = _experiment(videos, data, split, args)
+            trial = _experiment(videos, data, split, to)
             if folds is not None and new_folds is not None:
                 new_folds.write_text(json.dumps(folds(videos), indent=2) + "\n", encoding="utf-8")
                 trial["split"]["file"] = new_folds
@@ -75,7 +75,7 @@ def publish_videos(
 
         kept, checked = usable(videos, left_out, check, sheet)
         warn([*checked.problems, *checked.warnings])
-        write_experiment(_experiment(kept, data, split, args), config, new_config)
+        write_experiment(_experiment(kept, data, split, to), config, new_config)
     print(f"{sheet}: {len(kept)} videos, {_annotated(kept)} of them annotated")
     print(f"{config}: an experiment to start with; its first lines show how")
     return left_out
@@ -89,15 +89,15 @@ def _experiment(
     videos: Sequence[Video],
     data: Mapping[str, Any],
     split: Mapping[str, Any] | None,
-    args: argparse.Namespace,
+    to: Import,
 ) -> dict[str, Any]:
     labelled = _annotated(videos)
     if split is None:
         split = {"folds": max(2, min(5, labelled))} | ({"validation": 0} if labelled < 3 else {})
     return {
-        "experiment": clean(args.name or args.sheet.stem),
+        "experiment": clean(to.name or to.sheet.stem),
         "system": "surgical",
-        "data": {"sheet": args.sheet.as_posix(), **data},
+        "data": {"sheet": to.sheet.as_posix(), **data},
         "split": dict(split),
         "models": {
             "tool": {"kind": "tool"},

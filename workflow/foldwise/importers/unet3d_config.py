@@ -1,24 +1,25 @@
 """Import a configuration of 3DUnetCNN (JSON): a sample sheet, an experiment, and notes on what was left out.
 
-  python -m foldwise.importers.unet3d_config brats2020_config.json --sheet data/brats.csv
+  foldwise import unet3d-config brats2020_config.json --sheet data/brats.csv
 
 Paths in the configuration are taken relative to `--root` (default: the configuration's folder).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from foldwise.command import run
 from foldwise.files import CaseError, read_json
-from foldwise.importers.sheets import Dataset, Row, clean, conclude, importer, label_value, publish, targets
+from foldwise.importers.arguments import Config, ExperimentName, Force, Import, Sheet, SkipBroken, script
+from foldwise.importers.sheets import Dataset, Row, clean, conclude, label_value, publish
 from foldwise.settings import validate
 
 # Defaults of 3DUnetCNN for values missing from a configuration.
@@ -299,30 +300,38 @@ def _case_name(images: list[str]) -> str:
     return clean(folder if folder and base.startswith(folder) else base)
 
 
-def main() -> None:
-    """Read the command line."""
-    arguments = importer(__doc__, what="configuration of 3DUnetCNN (.json)")
-    arguments.add_argument(
-        "--root", type=Path, help="base folder of relative paths (default: the JSON's folder)"
-    )
-    args: argparse.Namespace = arguments.parse_args()
-    targets(args)
-    values = read_json(args.folder)
+def command(
+    source: Annotated[Path, typer.Argument(help="Configuration of 3DUnetCNN (.json); never changed.")],
+    sheet: Sheet,
+    config: Config = None,
+    name: ExperimentName = None,
+    force: Force = False,
+    skip_broken: SkipBroken = False,
+    root: Annotated[
+        Path | None, typer.Option(help="Base folder of relative paths (default: the JSON's folder).")
+    ] = None,
+) -> None:
+    """Import a configuration of 3DUnetCNN."""
+    to = Import(source, sheet, config, name, force, skip_broken)
+    to.refuse_paths()
+    values = read_json(source)
     if not isinstance(values, dict):
-        raise CaseError(f"{args.folder}: expected a JSON object")
+        raise CaseError(f"{source}: expected a JSON object")
     lists = {key for key in values if key.endswith("_filenames")}
     try:
         settings, remarks = convert({key: value for key, value in values.items() if key not in lists})
-        rows = _rows(values, args.root or args.folder.parent)
+        rows = _rows(values, root or source.parent)
         data = settings.pop("data")
         dataset = Dataset(rows, data["labels"], data.get("regions", {}), settings=settings)
-        failed = publish(dataset, args)
+        failed = publish(dataset, to)
     except CaseError as error:
-        raise CaseError(f"{args.folder}: {error}") from None
+        raise CaseError(f"{source}: {error}") from None
     for remark in remarks:
         print(f"note: {remark}")
-    conclude(failed, args)
+    conclude(failed, to)
 
+
+main = script(command)
 
 if __name__ == "__main__":
     run(main)

@@ -47,6 +47,10 @@ def annotate(
         for flag, path in named
         if path is not None
     )
+    if mask is not None and not mask.name.endswith((".nii", ".nii.gz")):
+        raise CaseError(f"--mask {mask}: the name of a mask must end in .nii or .nii.gz")
+    if region is not None and not region.is_file():
+        raise CaseError(f"--region {region}: no such file")
     mask, quality = mask or session / "mask.nii.gz", quality or session / "quality.csv"
     with tempfile.TemporaryDirectory(prefix="foldwise-") as scratch:
         annotation = Annotation(volume, one_fold(model, Path(scratch)), session, region)

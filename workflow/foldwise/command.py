@@ -287,12 +287,12 @@ def _value(argument: _Argument, given: Any, system: System[Any, Any] | None) -> 
     section = _section(argument, system)
     if section is not None:
         whole = not isinstance(argument.keys, Keys) and (argument.keys is None or argument.keys.whole)
-        return parse(section, given) if whole else parse_values(given)
+        return parse(section, given, argument.flag) if whole else parse_values(given, argument.flag)
     kind = _plain(argument.kind)
     if kind is Store:
         return Store(Path(given))
     if kind is dict or get_origin(kind) in (dict, Mapping):
-        given = parse_values(given)
+        given = parse_values(given, argument.flag)
     try:
         return TypeAdapter(kind).validate_python(given)
     except ValidationError as error:

@@ -433,18 +433,22 @@ def validate(kind: type[AnySection], values: Any, origin: str = "settings") -> A
         raise CaseError(f"{origin}: {len(lines)} problem(s)\n  " + "\n  ".join(lines)) from None
 
 
-def parse(kind: type[AnySection], text: str) -> AnySection:
-    """Build a section from the name of a YAML or JSON file, or from YAML or JSON text."""
-    return validate(kind, parse_values(text), origin=text if text.endswith(FILES) else "settings")
+def parse(kind: type[AnySection], text: str, origin: str = "settings") -> AnySection:
+    """Build a section from the name of a YAML or JSON file, or from YAML or JSON text with this origin.
+
+    Raises:
+        CaseError: it is not readable, or its keys or values are wrong.
+    """
+    return validate(kind, parse_values(text, origin), origin=text if text.endswith(FILES) else origin)
 
 
-def parse_values(text: str) -> Any:
-    """Plain values from the name of a YAML or JSON file, or from YAML or JSON text.
+def parse_values(text: str, origin: str = "settings") -> Any:
+    """Plain values from the name of a YAML or JSON file, or from YAML or JSON text with this origin.
 
     Raises:
         CaseError: they are not readable, or a key is given twice.
     """
-    return read_values(Path(text)) if text.endswith(FILES) else parse_yaml(text, "settings")
+    return read_values(Path(text)) if text.endswith(FILES) else parse_yaml(text, origin)
 
 
 def _explain(kind: type[BaseModel], problem: Any) -> str:

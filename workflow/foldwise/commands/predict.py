@@ -54,7 +54,9 @@ def predict(
     system = system_of(state["system"])
     section = system.section("export")
     defaults = {"measurements": True} if "measurements" in section.model_fields else {}
-    settings = validate(section, {**defaults, **parse_values(export)}, origin="--export")
+    given = parse_values(export, "--export")
+    given = {**defaults, **given} if isinstance(given, dict) else given
+    settings = validate(section, given, origin="--export")
     for line in system.new_cases(source, state["task"], state.get("prepared", {})).lines:
         logging.info("%s", line)
     choice, facts = unfinished / "choice.json", unfinished / "predicted.json"

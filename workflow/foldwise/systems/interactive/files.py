@@ -36,12 +36,19 @@ def read_points(path: Path, objects: Sequence[str], places: Places) -> Marked:
         number = _object(row.get("object") or "", objects, f"{path}: line {line}")
         try:
             voxel = np.array([float(row[axis]) for axis in "xyz"])
-        except (TypeError, ValueError):
+            refuse_not_finite(voxel)
+        except ValueError:
             raise CaseError(f"{path}: line {line}: x, y and z must be numbers") from None
         place, *point = places.to_stack(voxel)[0]
         _add(marked, int(np.rint(place)), number, kind, np.array([point]))
     if not marked:
         raise CaseError(f"{path}: contains no points")
+    for place, objects_there in marked.items():
+        if any(len(hints.box) not in (0, 2) for hints in objects_there.values()):
+            raise CaseError(
+                f"{path}: a box on slice {places.slice_in_source(place)} needs two rows of kind box, its "
+                f"opposite corners on that slice"
+            )
     return marked
 
 
@@ -88,6 +95,10 @@ def read_box(numbers: Sequence[float], object_: str, objects: Sequence[str], pla
     Raises:
         CaseError: it spans several slices, or the object is unknown.
     """
+    try:
+        refuse_not_finite(np.array(numbers))
+    except ValueError as error:
+        raise CaseError(f"the box: {error}") from None
     corners = places.to_stack(np.reshape(numbers, (2, 3)))
     first, last = np.rint(corners[:, 0]).astype(int)
     if first != last:
@@ -98,6 +109,12 @@ def read_box(numbers: Sequence[float], object_: str, objects: Sequence[str], pla
     marked: Marked = {}
     _add(marked, int(first), _object(object_, objects, "the box"), "box", corners[:, 1:])
     return marked
+
+
+def refuse_not_finite(voxel: np.ndarray) -> None:
+    """Raise a ValueError for coordinates that no array can have."""
+    if not (np.abs(voxel) < 2**31).all():
+        raise ValueError("its coordinates must be numbers, in voxels")
 
 
 def joined(several: Sequence[Marked]) -> Marked:

@@ -59,18 +59,16 @@ def writing(temporary: Path, path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno in OF_DISK and str(error.filename or temporary).startswith(str(temporary)):
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
-        raise
-    except RuntimeError as error:
-        if number := _number_in(str(error)):
+    except (OSError, RuntimeError) as error:
+        number = getattr(error, "errno", None) or _number_in(str(error))
+        named = str(getattr(error, "filename", None) or temporary)
+        if number in OF_DISK and named.startswith(str(temporary)):
             raise OSError(number, os.strerror(number), str(path)) from error
         raise
 
 
 def _number_in(text: str) -> int:
-    """The number of the system's error in a message of HDF5 or, as good as, torch; 0 for other errors."""
+    """The number of the system's error in a message of HDF5 or, as good as, torch and NumPy; 0 for others."""
     if found := re.search(r"errno = (\d+)", text):
         return int(found[1])
-    return errno.ENOSPC if "inline_container" in text else 0
+    return errno.ENOSPC if "inline_container" in text or re.search(r"requested and \d+ written", text) else 0

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from foldwise.errors import writing
 from foldwise.files import (
     HEADERS,
     CaseError,
@@ -127,7 +128,10 @@ class Store:
     def put(self, write: Callable[[Path], object], name: str, *made_of: Any) -> Path:
         """Keep the file that `write` writes, and return its path."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{_mark(name)}-", dir=self.folder) as temporary:
+        with (
+            tempfile.TemporaryDirectory(prefix=f".{_mark(name)}-", dir=self.folder) as temporary,
+            writing(Path(temporary), self.folder),
+        ):
             made = Path(temporary) / f"made{SUFFIX}"
             write(made)
             key = f"{_mark(name)}-{short_hash(made_of, 16)}-{file_hash(made)[:16]}"

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -50,13 +51,20 @@ NO_JSON: dict[str, bytes] = {
 WRONG = ("null", "[]", "{}", '"x"', '""', "-1", "1e400", "NaN", "[[1]]", '[null, {"a": 1}]')
 
 
-def mutations(values: Any, wrong: tuple[str, ...] = WRONG) -> Iterator[tuple[str, bytes]]:
-    """JSON texts in which one value is missing or another one, each with its place."""
+def mutations(values: Any, each: int = 3) -> Iterator[tuple[str, bytes]]:
+    """JSON texts in which one value is missing, or another one, each with its place.
+
+    Args:
+        values: a valid description.
+        each: how many other values each place gets; which ones, takes turns.
+    """
+    turns = itertools.cycle(WRONG)
     for path in _paths(values):
+        place = ".".join(map(str, path)) or "all"
         if path:
-            yield f"{'.'.join(map(str, path))} missing", _with(values, path, None)
-        for text in wrong:
-            yield f"{'.'.join(map(str, path)) or 'all'}: {text}", _with(values, path, text)
+            yield f"{place} missing", _with(values, path, None)
+        for text in itertools.islice(turns, each):
+            yield f"{place}: {text}", _with(values, path, text)
 
 
 def _paths(values: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

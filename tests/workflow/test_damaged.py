@@ -14,6 +14,8 @@ import pytest
 from bad_inputs import called
 from experiments import EXPERIMENT, add_case, snakemake
 from foldwise.command import Stage
+from foldwise.experiment.configs import read_configs
+from foldwise.front_door import front_door
 from foldwise.volumes.volume import Volume, write_volume
 from synthetic import scan
 
@@ -102,6 +104,44 @@ def test_stages_refuse_damaged_files(run: Path, monkeypatch: pytest.MonkeyPatch)
                 restore(good, after)
     assert not faults, "\n".join(faults)
     assert count > 80
+
+
+@pytest.mark.slow
+def test_the_front_door_takes_no_damaged_file_for_a_result(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept between calls may be lost; of results, those that are damaged are stale, or refused."""
+    monkeypatch.chdir(run)
+    # A process that imports torch would try the models again wherever the memory of it is lost.
+    monkeypatch.setattr("foldwise.experiment.open.remembered", lambda *words, **more: None)
+    good, faults, count = files_of(run), [], 0
+    kept = {"known.json", "forecast.json", "attempts.jsonl", "checkpoint.pt", "check.json", "report.html"}
+    suffixes = {".json", ".pkl", ".h5", ".pt", ".csv", ".jsonl", ".html", ".yaml"}
+    # One of each name.
+    files = {path.name: path for path in good if "results" in path.parts and path.suffix in suffixes}
+    for name, file in sorted(files.items()):
+        for kind, damage in DAMAGE.items():
+            data, what = damage(good[file]), f"{file.relative_to(run)}: {kind}"
+            file.unlink()
+            if data is not None:
+                file.write_bytes(data)
+            try:
+                code, text = called(front_door_of("experiment.yaml"))
+            except Exception as error:
+                code, text = 1, f"Traceback: {error!r}"
+            count += 1
+            if "Traceback" in text or (code and name not in text) or (code and name in kept):
+                faults.append(f"{what}: {code}: {text[-300:]}")
+            restore(good, files_of(run))
+    assert not faults, "\n".join(faults)
+    assert count > 60
+
+
+def front_door_of(file: str) -> Callable[[], None]:
+    def main() -> None:
+        front_door(read_configs([Path(file)]), main=True)
+
+    return main
 
 
 def is_in(path: Path, word: str) -> bool:

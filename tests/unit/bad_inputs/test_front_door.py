@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bad_inputs import NO_JSON, NO_TEXT, refused
+from bad_inputs import NO_JSON, NO_TEXT, WRONG, mutations, refused
 from foldwise.experiment.configs import read_configs
+from foldwise.experiment.open import open_experiment
+from foldwise.files import CaseError
 from foldwise.front_door import front_door
+from foldwise.sheet import read_table
 from foldwise.volumes.volume import Volume, write_volume
+from pretended import SYSTEMS
 from synthetic import scan
 
 SETTINGS = """\
@@ -208,3 +213,55 @@ def test_a_file_of_settings_that_is_none(file: str, folder: Path) -> None:
     (folder / "dangling").symlink_to("none")
     (folder / "circle").symlink_to("circle")
     assert file in refused(opened(file), folder)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_no_setting_of_a_system_ends_in_a_traceback(system: str, tmp_path: Path) -> None:
+    """Each value of an experiment is missing, of another kind or beyond all bounds; most are refused."""
+    settings, header, rows = json.loads(json.dumps(SYSTEMS[system]))
+    sheet = tmp_path / "cases.csv"
+    sheet.write_text("\n".join([header, *(rows[n == 3].format(f"c{n}") for n in range(4))]))
+    values = settings | {"system": system, "experiment": "x", "split": {"folds": 2, "validation": 0}}
+    values["data"]["sheet"] = str(sheet)
+    open_experiment(values, main=False)
+    refused_, faults = 0, []
+    for place, content in mutations(values, each=len(WRONG)):
+        if place.startswith("all:"):  # which `read_configs` refuses
+            continue
+        try:
+            open_experiment(json.loads(content), main=False)
+        except CaseError:
+            refused_ += 1
+        except Exception as error:
+            faults.append(f"{place}: {error!r}")
+    assert not faults, "\n".join(faults)
+    assert refused_ > 50
+
+
+HEADER = ["case", "group", "image", "label", "note"]
+ROWS = [["c0", "p0", "c0.nii", "c0-l.nii", "1,5"], ["c1", "p1", "c1.nii", "c1-l.nii", "2,5"]]
+
+
+def written(separator: str, quote: str = "", end: str = "\n", before: str = "") -> str:
+    lines = [separator.join(f"{quote}{cell}{quote}" for cell in row) for row in (HEADER, *ROWS)]
+    return before + end.join([*lines, separator * 4, ""])
+
+
+# The same two cases, as spreadsheets write them.
+WRITTEN = {
+    "semicolons": ("cases.csv", written(";")),
+    "tabs": ("cases.csv", written("\t")),
+    "commas in a .tsv": ("cases.tsv", written(",", '"')),
+    "semicolons in a .tsv": ("cases.tsv", written(";")),
+    "a mark, quotes and other ends of lines": ("cases.csv", written(";", '"', "\r\n", "\ufeff")),
+    "ends of lines of an old Mac": ("cases.csv", written(";", '"', "\r")),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_sheet_of_a_spreadsheet_is_read(name: str, tmp_path: Path) -> None:
+    file, text = WRITTEN[name]
+    (tmp_path / file).write_text(text, encoding="utf-8", newline="")
+    table = read_table(tmp_path / file, ("image", "label"))
+    assert list(table.header) == HEADER
+    assert [row for _, row in table.rows] == ROWS

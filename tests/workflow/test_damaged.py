@@ -34,13 +34,13 @@ READ = {
     "train": ["index.pkl"],
     "test": ["index.pkl", "unet/fold?/model.pt"],
     "ensemble": ["fold0/model.pt", "fold1/model.pt", "c4/crop.json", "cache-*/c4.h5"],
-    "score": ["index.pkl"],
+    "score": ["index.pkl", "fold?/predictions/c?.h5"],
     "choose": ["fold0/scores/*/rows.json", "fold1/scores/*/rows.json"],
     "metrics": ["index.pkl", "fold?/scores/*/rows.json"],
-    "export": ["index.pkl", "fold?/choice.json"],
+    "export": ["index.pkl", "fold?/choice.json", "fold?/predictions/c?.h5"],
     "report": ["check.json", "unet/fold0/provenance.json", "unet/fold0/choice.json"],
     "predict": ["fold0/model.pt", "fold1/model.pt"],
-    "publish": ["choice.json", "predictions-*/part0of1.json", "part0of1.pkl"],
+    "publish": ["choice.json", "predictions-*/part0of1.json", "part0of1.pkl", "part0of1/n.h5"],
 }
 
 

@@ -169,6 +169,20 @@ def refuse_foreign(path: Path) -> None:
         )
 
 
+def whole_folder(folder: Path, suffix: str) -> list[Path]:
+    """The files with a suffix in a folder from `atomic_folder`, sorted.
+
+    Raises:
+        CaseError: one that was written there is missing.
+    """
+    found = sorted(folder.glob(f"*{suffix}"))
+    marker = folder / MARKER
+    listed = read_text(marker).splitlines() if marker.exists() else []
+    if lost := [name for name in listed if name.endswith(suffix) and not (folder / name).exists()]:
+        raise CaseError(f"{folder / lost[0]}: was written, but is missing; delete {folder}, and run again")
+    return found
+
+
 def _names(folder: Path) -> list[str]:
     """All files and links below a folder, and folders that are empty, by their paths within it."""
     found = (

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from foldwise.command import Of, Output, run, stage
 from foldwise.exported import export_folder
-from foldwise.files import read_json
+from foldwise.files import read_json, whole_folder
 from foldwise.index import Index
 from foldwise.section import Section
 from foldwise.systems.base import System
@@ -27,7 +27,7 @@ def export(
 ) -> None:
     """Export the predictions."""
     read, chosen = Index.read(index), read_json(choice)["chosen"]
-    paths = {path.stem: path for path in sorted(predictions.glob("*.h5"))}
+    paths = {path.stem: path for path in whole_folder(predictions, ".h5")}
     scored = {path.stem: path for each in scores for path in each.glob("*.h5")}
     entries = [read[case] for case in paths]
     export_folder(folder, partial(system.results.export, paths, entries, settings, chosen, scored=scored))

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import pandas as pd
 
 from foldwise.command import Folder, Of, Output, run, stage
-from foldwise.files import CaseError, apart, read_json
+from foldwise.files import CaseError, apart, read_json, whole_folder
 from foldwise.index import Entry, Index
 from foldwise.published import Published, stamps_of
 from foldwise.section import Section
@@ -35,7 +35,7 @@ def publish(
 ) -> None:
     """Export the predictions of a part of the new cases."""
     about, chosen = read_json(predicted), read_json(choice)["chosen"]
-    paths = {path.stem: path for path in sorted(predictions.glob("*.h5"))}
+    paths = {path.stem: path for path in whole_folder(predictions, ".h5")}
     entries = [entry for entry in Index.read(index).entries if entry.case in paths]
     failed: dict[str, str] = about["failed"]
     published = Published(folder, source, about["cases"], about["keys"], about["part"])

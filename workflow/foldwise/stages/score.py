@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from foldwise.command import Of, Output, run, stage
-from foldwise.files import apart, atomic_folder, file_hash, refuse_failed, stamp_of
+from foldwise.files import apart, atomic_folder, file_hash, refuse_failed, stamp_of, whole_folder
 from foldwise.index import Index
 from foldwise.record import used
 from foldwise.scores import keeps_more, scores_in, write_rows
@@ -34,7 +34,7 @@ def score(
 ) -> None:
     """Score a part of the cases in a folder of predictions."""
     results, read = system.results, Index.read(index)
-    mine = sorted(predictions.glob("*.h5"))[part::parts]
+    mine = whole_folder(predictions, ".h5")[part::parts]
     truths = {path: [*map(Path, results.truths(read[path.stem]))] for path in mine}
     used(*(truth for each in truths.values() for truth in each))
     made, failed = dict[str, Path](), dict[str, str]()

@@ -225,7 +225,7 @@ def test_nothing_is_believed_after_a_good_run(
     [
         ("modells: {}", "plan.yaml .delete it to plan again.: .*modells: unknown key; did you mean `models`"),
         ("- 1", "plan.yaml .*valid dictionary"),
-        ("models: {unet: [", "plan.yaml: not readable as a plan"),
+        ("models: {unet: [", "plan.yaml: line 1: not readable as YAML"),
         ("models: {unett: {}}", "plans models.unett, which the experiment lacks, and no models.unet"),
         ("models: {unet: {ptch: [32, 32, 32]}}", "models.unet.ptch: unknown key; did you mean `patch`"),
         (

@@ -345,7 +345,7 @@ def test_points_from_a_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("x,y,z,kind\n", "no points"),
-        ("x,y\n1,2\n", "no column z"),
+        ("x,y\n1,2\n", "no column `z`"),
         ("x,y,z,kind,object\n1,2,here,inside,a\n", "line 2: x, y and z must be numbers"),
         ("x,y,z,kind\n1,2,3,circle\n", "line 2: kind 'circle'"),
         ("x,y,z,object\n1,2,3,heart\n", "object 'heart'"),

@@ -198,30 +198,6 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(1)
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser for a command that is not a stage, with a module's docstring as its help."""
-    return _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-
-def written(text: str) -> Path:
-    """The type of an argument that names an output; no other argument may name the same path."""
-    return Path(text)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Refuses outputs that are also inputs, and two outputs with one path."""
-
-    def parse_args(self, *given: Any, **more: Any) -> Any:
-        args = super().parse_args(*given, **more)
-        refuse_twice(
-            (action.option_strings[0], path, action.type is written)
-            for action in self._actions
-            if action.option_strings
-            for path in _paths(getattr(args, action.dest, None))
-        )
-        return args
-
-
 def refuse_twice(named: Iterable[tuple[str, Path, bool]]) -> None:
     """Refuse outputs that are also inputs, and two outputs with one path.
 

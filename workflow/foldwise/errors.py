@@ -46,6 +46,13 @@ def explained(error: OSError) -> str:
     return ": ".join([" → ".join(names), words]) if names else words
 
 
+def plain_words(error: BaseException) -> str:
+    """An error that is no fault of the program, without its traceback; empty for any other."""
+    if isinstance(error, CaseError):
+        return str(error)
+    return explained(error) if isinstance(error, OSError) else ""
+
+
 @contextmanager
 def writing(temporary: Path, path: Path) -> Iterator[None]:
     """Let what the disk refuses in the block name the final path, in whatever way a library reports it.

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from foldwise import looks
-from foldwise.errors import CaseError, explained, writing
+from foldwise.errors import CaseError, plain_words, writing
 from foldwise.texts import parse_json, read_text
 
 # Lists the files of a folder from `atomic_folder`; Snakemake adds a file of its own to such folders.
@@ -51,9 +51,8 @@ def apart(case: str, failed: dict[str, str]) -> Iterator[None]:
         with naming(case):
             yield
     except (CaseError, OSError) as error:
-        text = str(error) if isinstance(error, CaseError) else f"case {case}: {explained(error)}"
-        failed[case] = text
-        logging.error("%s", text)
+        failed[case] = f"case {case}: {plain_words(error).removeprefix(f'case {case}: ')}"
+        logging.error("%s", failed[case])
     except Exception as error:
         failed[case] = f"case {case}: {type(error).__name__}: {error}"
         logging.exception("case %s", case)

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from foldwise.errors import writing
 from foldwise.files import CaseError
 from foldwise.sampling import joined, sampled
 
@@ -59,7 +60,7 @@ class Attempts:
         if event != "start" and (gpu := sampled()):
             row["gpu"] = gpu
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path, self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     @property

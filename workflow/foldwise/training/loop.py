@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from foldwise.errors import plain_words
 from foldwise.files import atomic_path, write_text
 from foldwise.networks import build
 from foldwise.settings import Model
@@ -163,8 +164,9 @@ class Trainer:
                     "again with more memory (mem_mb): training continues from its last checkpoint"
                 ) from error
             if self.team.rank == 0:
+                told = plain_words(error) or traceback.format_exc()
                 with suppress(OSError):  # on a full disk the error itself matters more
-                    self.attempts.note("error", self.step, traceback=traceback.format_exc())
+                    self.attempts.note("error", self.step, traceback=told)
             raise
         if self.team.rank == 0:
             self.attempts.note("finished" if self.finished else "stopped", self.step)

@@ -27,6 +27,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
 from foldwise.device import chosen_device
+from foldwise.errors import plain_words
 from foldwise.files import CaseError
 from foldwise.processes import end_with_parent
 from foldwise.settings import Training
@@ -204,8 +205,7 @@ class Team:
         """Report a failure to the others, if possible; only the first process then continues."""
         if not self._listening:
             return
-        plain = isinstance(error, CaseError)
-        text = str(error) if plain else "".join(traceback.format_exception(error))
+        text = plain_words(error) or "".join(traceback.format_exception(error))
         with suppress(LostError):
             self.exchange(_Failure(text))
 

@@ -13,6 +13,8 @@ import typer
 
 from foldwise.places import ROOT, SNAKEFILE
 
+# Of two, Snakemake would take the last.
+OURS = ("--configfile", "--configfiles", "--snakefile", "-s")
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -32,7 +34,14 @@ def run(
     foldwise run lung.yaml predict --config predict=new_scans/
     """
     from foldwise.experiment.configs import read_configs
+    from foldwise.files import CaseError
 
+    for word in context.args:
+        if word.partition("=")[0] in OURS:
+            raise CaseError(
+                f"{word}: `foldwise run` gives it itself; change single settings by --config, e.g. "
+                f"`--config 'split={{folds: 3}}'`, or call snakemake --snakefile {SNAKEFILE}"
+            )
     read_configs([experiment])  # Snakemake reads it with tracebacks, and keeps the last of two equal keys
     _snakemake([*context.args, "--configfile", str(experiment)])
 

@@ -173,18 +173,20 @@ def test_every_name_of_an_experiment_is_looked_at(tmp_path: Path, monkeypatch: p
     )
     settings = {
         "experiment": "tiny",
-        "results": "r{esults",
+        "results": "r\nesults",
         "data": {"sheet": "in{1}/cases.csv", "folder": ".", "labels": {"x": 1}},
         "split": {"file": "{splits}.json"},
         "models": {"unet": {"network": {"name": "UNet", "act": "{case}"}, "pretrained": {"file": "w{.pt"}}},
         "predict": "n\new",
     }
+    with pytest.raises(CaseError, match=r"results: contains '\{', which Snakemake would replace"):
+        open_experiment({**settings, "results": "r{esults"}, main=False)
     opened = open_experiment(settings, main=False)
     with pytest.raises(CaseError) as error:
         refuse_names(opened, ROOT, None)
     said = str(error.value)
     for words in (
-        "results: 'r{esults' contains '{'",
+        r"results: 'r\nesults' contains a line break",
         "data.sheet: 'in{1}/cases.csv' contains '{'",
         "split.file: '{splits}.json' contains '{'",
         "models.unet.pretrained.file: 'w{.pt' contains '{'",

@@ -74,9 +74,9 @@ def _portable(source: Path, target: Path, folds: list[int] | tuple[()], onnx: bo
 
 
 def _data(source: Path, target: Path, channels: list[str] | None) -> None:
+    from foldwise.experiment.configs import read_configs
     from foldwise.experiment.open import open_experiment
     from foldwise.portable.nnunet import export_nnunet
-    from foldwise.settings import parse_values
 
-    for line in export_nnunet(open_experiment(parse_values(str(source)), main=False), target, channels):
+    for line in export_nnunet(open_experiment(read_configs([source]), main=False), target, channels):
         print(line)

@@ -7,7 +7,6 @@ is executed.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
@@ -25,6 +24,7 @@ from foldwise.files import CaseError, atomic_path, file_hash, read_json, write_j
 from foldwise.section import Strict
 from foldwise.settings import validate
 from foldwise.systems import system_of
+from foldwise.texts import parse_json
 from foldwise.training.model_file import ModelFile, read_model
 
 SUFFIX = ".foldwise"
@@ -125,11 +125,11 @@ def pack(source: Path, path: Path, folds: Sequence[int] = ()) -> About:
 
     Args:
         source: the model's folder in the results.
-        path: file to write.
+        path: file to write; an earlier one is replaced.
         folds: numbers of the folds to take; none: all.
 
     Raises:
-        CaseError: the folder is not one of a finished model, a fold is missing, or a file exists already.
+        CaseError: the folder is not one of a finished model, or a fold or a file that it reads is missing.
     """
     if path.suffix != SUFFIX:
         raise CaseError(f"{path}: the name of a packed model ends in {SUFFIX}")
@@ -175,7 +175,7 @@ def about(path: Path) -> About:
         CaseError: it is not one, or of a later version.
     """
     with _archive(path) as archive:
-        values = json.loads(archive.read(ABOUT))
+        values = parse_json(archive.read(ABOUT).decode(), str(path))
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise CaseError(
             f"{path}: Foldwise {__version__} reads packed models of form {FORMAT}; this one was written by "

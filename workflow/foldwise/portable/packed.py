@@ -196,9 +196,10 @@ def _unpacked(path: Path, folder: Path) -> Source:
                 _extract(archive, path, name, folder)
                 if file_hash(folder / name) != digest:
                     raise CaseError(f"{path}: damaged: {name} is not what was written; copy the file again")
-        for fold in facts.folds if facts.beside else ():
-            _redirect(folder / fold, {place: folder / name for place, name in facts.beside.items()})
         write_json(done, facts.hashes)
+    # Also those of an earlier call, perhaps from another working folder.
+    for fold in facts.folds if facts.beside else ():
+        _redirect(folder / fold, {place: folder.absolute() / name for place, name in facts.beside.items()})
     return Source(tuple(folder / name for name in facts.folds), facts.chosen, facts.name)
 
 

@@ -42,12 +42,7 @@ setup: .venv/.ready-$(LOCK)  ## install what running needs; LOCK=cuda12 for olde
 setup-dev: .venv/.ready-dev  ## install what tests and checks need, too
 
 demo: setup  ## run the whole workflow on generated chest CTs; minutes on two cores
-	@# On two cores, two folds with a thread each are done sooner than one after the other.
-	$(BIN)/snakemake --profile profiles/local --cores $(CORES) --resources device=2 \
-	  --set-threads train=1 test=1 ensemble=1
-	@$(BIN)/python -c "import json; s = json.load(open('results/demo/summary.json')); \
-	  d = s['models']['unet']['tumour']['dice']; print(f\"mean out-of-fold tumour Dice: {d['mean']:.3f}\")"
-	@echo "report: $$PWD/results/demo/report.html"
+	$(BIN)/foldwise demo . --cores $(CORES)
 
 test-fast: setup-dev  ## run the quick tests, of the library alone
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm" tests/unit

@@ -71,6 +71,9 @@ def test_the_demo_is_in_the_wheel(site: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
     assert "phantom" in done.stdout + done.stderr
     assert (tmp_path / "my demo" / "config.yaml").read_text() == (ROOT / "config.yaml").read_text()
+    # An option is no folder.
+    assert run(tmp_path, site, "-m", "foldwise", "demo", "-n").returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["foldwise-demo", "my demo"]
 
 
 MODULE = """

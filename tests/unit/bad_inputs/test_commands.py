@@ -123,6 +123,8 @@ WORDS: list[tuple[str, str]] = [
     ("run noise -n", "noise"),
     ("run points.csv -n", "points.csv: expected settings"),
     ("run", "Missing argument"),
+    ("run -n e.yaml", "-n: the experiment comes before Snakemake's options"),
+    ("run --profile slurm e.yaml", "--profile: the experiment comes before"),
     ("predict", "Missing argument"),
     ("predict none.pt scan.nii.gz out", "none.pt"),
     ("predict noise.pt nothing out", "noise.pt"),

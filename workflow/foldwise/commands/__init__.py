@@ -6,9 +6,11 @@ The stages of the workflow are commands of their own (foldwise.command), which r
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from foldwise import __version__
 from foldwise.commands.annotate import annotate
 from foldwise.commands.doctor import doctor
 from foldwise.commands.export import export
@@ -24,6 +26,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"foldwise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options that come before a command."""
+
+
 app.command(context_settings=PASSED_ON)(run)
 app.command(context_settings=PASSED_ON)(demo)
 app.add_typer(importing, name="import")

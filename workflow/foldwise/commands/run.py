@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from foldwise.places import ROOT, SNAKEFILE
 
 # Of two, Snakemake would take the last.
 OURS = ("--configfile", "--configfiles", "--snakefile", "-s")
+DEMO = Path("foldwise-demo")
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -36,6 +39,10 @@ def run(
     from foldwise.experiment.configs import read_configs
     from foldwise.files import CaseError
 
+    if str(experiment).startswith("-"):
+        raise CaseError(
+            f"{experiment}: the experiment comes before Snakemake's options, e.g. `foldwise run lung.yaml -n`"
+        )
     for word in context.args:
         if word.partition("=")[0] in OURS:
             raise CaseError(
@@ -48,25 +55,52 @@ def run(
 
 def demo(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="Folder for the demo.")] = Path("foldwise-demo"),
+    folder: Annotated[Path, typer.Argument(help="Folder for the demo.")] = DEMO,
 ) -> None:
     """Run everything on generated chest CTs, in a folder of its own; minutes on two cores."""
+    import pandas as pd
+
+    from foldwise.experiment.configs import read_configs
+
+    passed_on = context.args
+    if str(folder).startswith("-"):  # an option of Snakemake's, as `foldwise demo -n`
+        folder, passed_on = DEMO, [str(folder), *passed_on]
     experiment = folder / "config.yaml"
     if not experiment.exists():
         (folder / "experiments").mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "experiments" / "phantom.csv", folder / "experiments")
         shutil.copy(ROOT / "config.yaml", experiment)
     os.chdir(folder)
-    print(f"the report will be {folder / 'results' / 'demo' / 'report.html'}", file=sys.stderr, flush=True)
+    settings = read_configs([Path(experiment.name)])
     # On two cores, two folds with a thread each are done sooner than one after the other.
     words = ["--resources", "device=2", "--set-threads", "train=1", "test=1", "ensemble=1"]
-    _snakemake([*context.args, *words, "--configfile", experiment.name])
+    code = _wait([*_command([*passed_on, *words]), "--configfile", experiment.name])
+    results = Path("results") / str(settings.get("experiment"))
+    if code == 0 and (results / "summary.csv").exists():
+        first = pd.read_csv(results / "summary.csv", dtype=str).drop_duplicates(["model", "class"])
+        for row in first.to_dict("records"):
+            scored = f"{row['metric']} of {row['class']}, {row['cases']} cases"
+            print(f"{row['model']}: mean {scored}: {row['mean']:.5}")
+        print(f"report: {(results / 'report.html').resolve()}")
+    sys.exit(code)
 
 
 def _snakemake(words: Sequence[str]) -> None:
     """Become Snakemake, so that signals and the exit code are its own."""
-    command = [sys.executable, "-m", "snakemake", *_with_profile(words), "--snakefile", str(SNAKEFILE)]
-    os.execv(sys.executable, command)
+    os.execv(sys.executable, _command(words))
+
+
+def _wait(command: Sequence[str]) -> int:
+    """Run a command, which itself reacts to Ctrl+C and to SIGTERM; its exit code."""
+    child = subprocess.Popen(command)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    return child.wait()
+
+
+def _command(words: Sequence[str]) -> list[str]:
+    """Snakemake with the workflow of this package."""
+    return [sys.executable, "-m", "snakemake", *_with_profile(words), "--snakefile", str(SNAKEFILE)]
 
 
 def _with_profile(words: Sequence[str]) -> list[str]:

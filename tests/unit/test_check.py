@@ -349,7 +349,7 @@ def test_new_scans_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for source, message in (
         (tmp_path / "empty", "contains no scans"),
-        (tmp_path / "missing", "neither a sample sheet nor a folder"),
+        (tmp_path / "missing", "no such file or folder"),
     ):
         with pytest.raises(CaseError, match=message):
             read_new_scans(source)
@@ -358,6 +358,21 @@ def test_new_scans_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a\tb.nii.gz").touch()
     with pytest.raises(CaseError, match=r"'a\\tb' contains a character that cannot be printed"):
         read_new_scans(tmp_path)
+
+
+def test_one_new_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file, and a folder that is itself a DICOM series; beside scans, loose DICOM files are none."""
+    series = tmp_path / "CT 1"
+    series.mkdir()
+    (series / "IM1").write_bytes(bytes(128) + b"DICM")
+    (series / "report.txt").touch()
+    (tmp_path / "a_0000.nii.gz").touch()
+    monkeypatch.chdir(series)
+    for source, name in ((tmp_path / "a_0000.nii.gz", "a"), (series, "CT 1"), (Path(), "CT 1")):
+        (case,) = read_new_scans(source).cases
+        assert (case.name, case.images) == (name, (source,))
+    (series / "b.nii").touch()
+    assert [case.name for case in read_new_scans(series).cases] == ["b"]
 
 
 def test_new_scans_of_a_sheet(tmp_path: Path) -> None:
@@ -401,7 +416,7 @@ def test_regions_by_a_column_of_the_sheet(tmp_path: Path) -> None:
     kept = Segmentation().kept(settings_, "unet")
     [entry] = Segmentation().new_cases(sheet, prepared=kept).entries
     assert entry.files == {"images": (str(tmp_path / "i.nii"),), "region": (str(tmp_path / "m.nii"),)}
-    with pytest.raises(CaseError, match="a folder of scans has no masks, but the models need the region"):
+    with pytest.raises(CaseError, match="there are no masks beside scans, but the models need the region"):
         Segmentation().new_cases(tmp_path, prepared=kept)
     sheet.write_text("case,image\na,i.nii\n")
     with pytest.raises(CaseError, match=r"no column `lung`, named by prepare\.region\.column"):

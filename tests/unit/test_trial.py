@@ -209,7 +209,7 @@ def test_nothing_is_believed_after_a_good_run(
     (tmp_path / "splits.json").write_text('[{"test": ["c0", "c1"]}, {"test": ["c2"]}]')
     assert "split.file: splits.json: fold 0 does not name c3; " in told({}, split=split)
     assert told({}, split={**split, "others": "leave out"}) == ""
-    assert "predict: new: neither a sample sheet nor a folder" in told({}, predict={"source": "new"})
+    assert "predict: new: no such file or folder" in told({}, predict={"source": "new"})
     # A changed file of weights is checked again.
     tiny = validate(Model, TINY)
     task = {"targets": Targets({"ball": 5}).as_dict(), "channels": 1}

@@ -308,7 +308,10 @@ class Model(Section):
 class Predict(Section):
     """New scans for a finished experiment (target `predict`)."""
 
-    source: Path = Field(description="A sample sheet, or a folder of scans.", json_schema_extra=affects())
+    source: Path = Field(
+        description="A sample sheet, a folder of scans or videos, or one of them.",
+        json_schema_extra=affects(),
+    )
     parts: int = Field(
         1, ge=1, description="Number of jobs that share the scans.", json_schema_extra=affects()
     )

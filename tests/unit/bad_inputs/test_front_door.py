@@ -146,7 +146,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "results in a circle of links": (SETTINGS + "results: circle\n", "circle"),
     "new cases that are missing": (
         SETTINGS + "predict: none/\n",
-        "predict: none: neither a sample sheet nor a folder",
+        "predict: none: no such file or folder",
     ),
     "new cases in an empty folder": (SETTINGS + "predict: nothing/\n", "predict: nothing"),
     "new cases in settings": (SETTINGS + "predict: e.yaml\n", "predict: e.yaml"),

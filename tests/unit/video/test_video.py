@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 
 from foldwise.files import CaseError
+from foldwise.index import Entry
+from foldwise.systems.new import NewCases
 from foldwise.video.decode import Frame, probe, read_frames, sample_frames
+from foldwise.video.sheet import is_sheet, videos_in
 from foldwise.video.store import open_frames, read, write_frames
 from videos import flat_frames, write_video
 
@@ -343,3 +346,25 @@ def test_other_files_are_no_frame_caches(tmp_path: Path) -> None:
         file["frames"] = np.zeros(3)
     with pytest.raises(CaseError, match="not from this version"):
         open_frames(path)
+
+
+def test_new_videos(tmp_path: Path) -> None:
+    """One video, a folder of videos, and folders of images, of which one may be the source itself."""
+    images = tmp_path / "op 1"
+    images.mkdir()
+    (images / "1.png").touch()
+    (tmp_path / "b.mp4").touch()
+    assert videos_in(tmp_path, folders=True) == {"b": tmp_path / "b.mp4", "op 1": images}
+    assert videos_in(tmp_path, folders=False) == {"b": tmp_path / "b.mp4"}
+    assert videos_in(tmp_path / "b.mp4", folders=False) == {"b": tmp_path / "b.mp4"}
+    assert videos_in(images, folders=True) == {"op 1": images}
+    for source, message in ((images, "contains no videos"), (tmp_path / "none", "no such file or folder")):
+        with pytest.raises(CaseError, match=message):
+            videos_in(source, folders=False)
+    assert [is_sheet(path) for path in (tmp_path, tmp_path / "b.mp4", images / "1.png")] == [
+        False,
+        False,
+        True,
+    ]
+    case = NewCases.of(images, [Entry("op 1", "op 1", {"video": (str(images),)}, "", {}, 0)])
+    assert case.lines == ["1 case(s), e.g. op 1 ← op 1"]

@@ -20,7 +20,9 @@ def predict(
             "model.pt of one fold."
         ),
     ],
-    source: Annotated[Path, typer.Argument(help="A folder of scans, videos or clips, or a sample sheet.")],
+    source: Annotated[
+        Path, typer.Argument(help="A folder of scans, videos or clips, one of them, or a sample sheet.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder to write; your own files in it stay.")],
     export: Annotated[
         str, typer.Option(help="Settings of the section `export`, as YAML, e.g. '{probabilities: true}'.")
@@ -47,7 +49,7 @@ def predict(
     from foldwise.training.model_file import read_model
 
     if not source.exists():
-        raise CaseError(f"{source}: no such file or folder; expected a folder of cases, or a sample sheet")
+        raise CaseError(f"{source}: no such file or folder; expected cases, or a sample sheet")
     unfinished = out / ".unfinished"
     trained = found(model, unfinished / "model")
     state = read_model(trained.models[0])

@@ -23,9 +23,11 @@ class NewCases:
 
     @classmethod
     def of(cls, source: Path, entries: Sequence[Entry]) -> NewCases:
-        """Cases of a sheet or folder; whatever else is in the folder is named as left out."""
+        """Cases of a source; whatever else is in the folder is named as left out."""
         taken = {Path(path) for entry in entries for each in entry.files.values() for path in each}
         first = ", ".join(Path(path).name for each in entries[0].files.values() for path in each)
         lines = [f"{len(entries)} case(s), e.g. {entries[0].case} ← {first}"]
-        rest = sorted(path.name for path in source.iterdir() if path not in taken) if source.is_dir() else []
+        rest = []
+        if source.is_dir() and source not in taken:
+            rest = sorted(path.name for path in source.iterdir() if path not in taken)
         return cls(entries, lines + ([f"left out: {', '.join(rest)}"] if rest else []))

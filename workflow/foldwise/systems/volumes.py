@@ -21,7 +21,7 @@ from foldwise.store import Memory
 from foldwise.systems.base import NOTHING, REMARKS, Footprint, System
 from foldwise.systems.new import NewCases
 from foldwise.volumes import space
-from foldwise.volumes.new_scans import read_new_scans, refuse_channels
+from foldwise.volumes.new_scans import is_sheet, read_new_scans, refuse_channels
 from foldwise.volumes.remarks import LUNG_FACTS, remarks_in
 from foldwise.volumes.settings import Cache, Data, Prepare, VolumeExperiment
 from foldwise.volumes.sheet import Case, read_sheet
@@ -136,11 +136,11 @@ class VolumeSystem(System[AnyVolumeSettings, Case], abstract=True):
     ) -> NewCases:
         """Scans to predict, with their masks if the training cases have some.
 
-        In a folder, the files of a case must be the models' channels.
+        Outside of a sheet, the files of a case must be the models' channels.
         """
         region = prepared.get("prepare", {}).get("region")
         found = read_new_scans(source, region["column"] if region else None)
-        if source.is_dir() and task is not None:
+        if task is not None and not is_sheet(source):
             refuse_channels(found.cases, task["channels"])
         entries = []
         for case in found.cases:

@@ -16,8 +16,8 @@ from PIL import Image
 
 from foldwise.files import CaseError, code_hash
 from foldwise.store import Memory
+from foldwise.video.sheet import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # Remuxing may change the count by a frame; an interrupted transfer lacks many.
 MISSING_SHARE = 0.02
 # Share of equal steps between frames in a video of constant rate, even with gaps.

@@ -9,6 +9,7 @@ from foldwise import sheet
 from foldwise.files import CaseError
 from foldwise.sheet import Table, read_table
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mpeg", ".mpg", ".m4v", ".mkv", ".webm", ".wmv", ".gif")
 
 
@@ -44,32 +45,40 @@ def read_video_table(path: Path, columns: tuple[str, ...]) -> Table:
     return table
 
 
+def is_sheet(source: Path) -> bool:
+    """Whether a source of new cases is a sample sheet: a file that is not itself a video."""
+    return source.is_file() and source.suffix.lower() not in VIDEO_SUFFIXES
+
+
 def videos_in(source: Path, *, folders: bool) -> dict[str, Path]:
-    """Name of each new case of a folder → its video.
+    """Name of each new case → its video: of one video, or of those in a folder.
 
     Args:
-        source: the folder.
-        folders: whether a folder of numbered images in it is also a video.
+        source: the video or the folder.
+        folders: whether a folder of numbered images is also a video, in the source or as the source itself.
 
     Raises:
-        CaseError: not a folder, nothing in it, or two videos with one name.
+        CaseError: no such file or folder, no videos in it, or two with one name.
     """
-    if not source.is_dir():
-        raise CaseError(f"{source}: neither a sample sheet nor a folder of videos")
+    if not source.exists():
+        raise CaseError(f"{source}: no such file or folder; expected videos, or a sample sheet")
     found: dict[str, Path] = {}
-    for path in sorted(source.iterdir()):
+    there = sorted(source.iterdir()) if source.is_dir() else [source]
+    for path in there:
         is_folder = path.is_dir()
         if path.name.startswith(".") or not (folders if is_folder else path.suffix.lower() in VIDEO_SUFFIXES):
             continue
         name = path.name if is_folder else path.stem
-        if not name.isprintable():
-            raise CaseError(
-                f"{source}: {name!r} contains a character that cannot be printed; rename the video"
-            )
         if name in found:
             raise CaseError(f"{source}: two videos have the name {name!r}")
         found[name] = path
+    if not found and folders and any(path.suffix.lower() in IMAGE_SUFFIXES for path in there):
+        found = {source.resolve().name: source}
     if not found:
         also = ", or folders of images" if folders else ""
         raise CaseError(f"{source}: contains no videos ({', '.join(VIDEO_SUFFIXES)}{also})")
+    if wrong := [name for name in found if not name.isprintable()]:
+        raise CaseError(
+            f"{source}: {wrong[0]!r} contains a character that cannot be printed; rename the video"
+        )
     return found

@@ -46,31 +46,37 @@ class Scans:
         return lines + [f"left out, {reason}: {_listed(names)}" for reason, names in reasons.items()]
 
 
+def is_sheet(source: Path) -> bool:
+    """Whether a source is a sample sheet: a file that is not itself a scan."""
+    return source.is_file() and not suffix_of(source.name)
+
+
 def read_new_scans(source: Path, region_column: str | None = None) -> Scans:
-    """Scans to predict, from a sample sheet or a folder; labels in the sheet are ignored.
+    """Scans to predict: one, those in a folder, or those of a sample sheet, whose labels are ignored.
 
     If the training cases have a mask of the region, these scans need one, in the same column of a sheet.
 
     In a folder, a file is a case, or a channel of one if its name ends in `_0000`, `_0001`, … as in nnU-Net:
-    from 0000 without gaps, since other numbers count cases or years. A subfolder is a DICOM series.
+    from 0000 without gaps, since other numbers count cases or years. A subfolder is a DICOM series, and so is
+    the folder itself if it holds DICOM files and no scan.
 
     Raises:
         CaseError: nothing to predict, two scans with one name, or errors in the sheet.
     """
-    if source.is_file():
+    if is_sheet(source):
         read = read_sheet(Data(sheet=source, region_column=region_column))
         read.refuse(source)
         return Scans(read.cases, {})
-    if not source.is_dir():
-        raise CaseError(f"{source}: neither a sample sheet nor a folder of scans")
+    if not source.exists():
+        raise CaseError(f"{source}: no such file or folder; expected scans, or a sample sheet")
     if region_column is not None:
         raise CaseError(
-            f"{source}: a folder of scans has no masks, but the models need the region of each scan "
+            f"{source}: there are no masks beside scans, but the models need the region of each scan "
             f"(prepare.region); give a sample sheet with the columns `case`, `image` and `{region_column}`"
         )
     named: dict[str, Path] = {}
     others = []
-    there = sorted(source.iterdir())
+    there = sorted(source.iterdir()) if source.is_dir() else [source]
     looks.look_at(there)
     for path in there:
         folder = looks.is_folder(path)
@@ -80,6 +86,8 @@ def read_new_scans(source: Path, region_column: str | None = None) -> Scans:
         name = path.name if folder else stem_of(path.name)
         if (other := named.setdefault(name, path)) is not path:
             raise CaseError(f"{source}: {other.name} and {path.name} are two scans with one name; rename one")
+    if not named and any(map(_is_dicom, others)):
+        named, others = {source.resolve().name: source}, []
     # The voxels of .hdr, .mhd and .nhdr are in files of their own.
     data = {file for path in named.values() if not looks.is_folder(path) for file in source_files(path)}
     left_out = {path: _reason(path) for path in others if path not in data}
@@ -143,6 +151,13 @@ def _holds_series(folder: Path) -> bool:
     return any(path.is_file() and not suffix_of(path.name) for path in inner)
 
 
+def _is_dicom(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
 def _reason(path: Path) -> str:
     if path.name.startswith("."):
         return "hidden"
@@ -150,9 +165,8 @@ def _reason(path: Path) -> str:
         return "without files of a DICOM series"
     if path.suffix.lower() == ".img":
         return "without its .hdr"
-    with path.open("rb") as file:
-        if file.read(132)[128:] == b"DICM":
-            return "single DICOM files (put each series into a folder of its own)"
+    if _is_dicom(path):
+        return "single DICOM files (put each series into a folder of its own)"
     return f"not of a known format ({', '.join(VOLUME_SUFFIXES)})"
 
 

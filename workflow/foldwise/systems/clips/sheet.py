@@ -12,7 +12,7 @@ from foldwise.sheet import CASE_NAME, Case, Sheet, read_cases
 from foldwise.systems.clips.settings import Data
 from foldwise.texts import read_text
 from foldwise.video.regions import Box
-from foldwise.video.sheet import VideoCase, read_video_table, videos_in
+from foldwise.video.sheet import VideoCase, is_sheet, read_video_table, videos_in
 
 COLUMNS = ("video", "label", "box", "mask")
 
@@ -67,12 +67,12 @@ def read_sheet(data: Data) -> Sheet[ClipCase]:
 
 
 def read_new_cases(source: Path) -> list[ClipCase]:
-    """Clips to predict, from a sample sheet or a folder of videos; labels are ignored.
+    """Clips to predict, from a sample sheet (labels are ignored), a video, or a folder of videos.
 
     Raises:
         CaseError: nothing to predict, or errors in the sheet.
     """
-    if source.is_file():
+    if is_sheet(source):
         sheet = read_sheet(Data(sheet=source, classes=["no", "class"]))
         sheet.refuse(source)
         return list(sheet.cases)

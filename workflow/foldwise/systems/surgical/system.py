@@ -26,7 +26,7 @@ from foldwise.systems.surgical.settings import BACKBONE, Cache, Data, Model, Set
 from foldwise.systems.surgical.sheet import SurgicalCase, read_sheet
 from foldwise.systems.videos import Looked, VideoSystem
 from foldwise.video.decode import VideoInfo, probed, sample_frames
-from foldwise.video.sheet import videos_in
+from foldwise.video.sheet import is_sheet, videos_in
 
 if TYPE_CHECKING:
     from foldwise.systems.surgical.learner import SurgicalLearner
@@ -143,8 +143,8 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
     def new_cases(
         self, source: Path, task: Mapping[str, Any] | None = None, prepared: Mapping[str, Any] = NOTHING
     ) -> NewCases:
-        """Videos, from a sheet, a folder of videos, or a folder of folders of images."""
-        if not source.is_file():
+        """Videos: one, or those of a sheet or a folder. A folder of images is a video."""
+        if not is_sheet(source):
             found = videos_in(source, folders=True)
             return NewCases.of(source, [_new(name, name, path) for name, path in found.items()])
         sheet = read_sheet(Data(sheet=source))

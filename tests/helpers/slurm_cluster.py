@@ -9,8 +9,8 @@ names its owner. A machine with its own Slurm is never touched.
 
 To keep a cluster running while developing::
 
-    python tests/slurm_cluster.py up DIR      # DIR must not exist yet
-    python tests/slurm_cluster.py down DIR    # deletes DIR
+    python tests/helpers/slurm_cluster.py up DIR      # DIR must not exist yet
+    python tests/helpers/slurm_cluster.py down DIR    # deletes DIR
 """
 
 from __future__ import annotations

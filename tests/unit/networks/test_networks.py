@@ -46,6 +46,17 @@ def test_libraries(kind: str, name: str, arguments: dict[str, Any], library: str
         assert built(torch.empty(2, 3, *[64] * axes)).shape == (2, 5)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "edge"), [("SwinUNETR", {}, 64), ("UNETR", {"img_size": [32, 32, 32]}, 32)]
+)
+def test_transformers_of_monai(name: str, arguments: dict[str, Any], edge: int) -> None:
+    """They import einops when they are first called."""
+    network = named(name, feature_size=12, **arguments)
+    built = build("network", network, spatial_dims=3, in_channels=1, out_channels=2).eval()
+    with torch.inference_mode():
+        assert built(torch.zeros(1, 1, edge, edge, edge)).shape == (1, 2, edge, edge, edge)
+
+
 def test_prefixes_of_losses_optimisers_and_schedules() -> None:
     assert isinstance(build("loss", named("torch:CrossEntropyLoss")), torch.nn.CrossEntropyLoss)
     optimiser = build("optimiser", named("torch:SGD", lr=0.1), [torch.zeros(1, requires_grad=True)])

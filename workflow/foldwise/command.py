@@ -24,11 +24,14 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NewType, ParamSpec, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from foldwise.errors import explained
 from foldwise.files import CaseError
 from foldwise.record import Recorder, recording
 from foldwise.sampling import gpu_job
+from foldwise.section import Section, described
 from foldwise.settings import Device, parse, parse_values
 from foldwise.store import Store
 from foldwise.systems import names, system_of
@@ -224,7 +227,8 @@ def _read(doc: str | None, arguments: list[_Argument]) -> tuple[dict[str, Any], 
     )
     for each in arguments:
         extra: dict[str, Any] = {"nargs": "+", "action": "extend"} if each.several else {}
-        text = each.help + ("" if each.required or each.default is None else f"; default: {each.default}")
+        text = each.help or ("its keys are listed below" if each.is_section else "")
+        text += "" if each.required or each.default in (None, "") else f"; default: {each.default}"
         command_line.add_argument(
             each.flag, required=each.required and not each.is_section, help=text.replace("%", "%%"), **extra
         )
@@ -295,9 +299,19 @@ def _keys(argument: _Argument, system: System[Any, Any] | None) -> list[str]:
         return []
     lines = [f"keys of {argument.flag} (YAML or JSON text, or the name of a YAML or JSON file):"]
     for key, field in section.model_fields.items():
-        default = "required" if field.is_required() else f"default {field.default!r}"
-        lines.append(f"  {key}: {field.description} ({default})")
+        lines.append(f"  {key}: {described(field)} ({_shown(field)})")
     return lines
+
+
+def _shown(field: FieldInfo) -> str:
+    """The default of a field, or the keys of a section."""
+    if field.is_required():
+        return "required"
+    if isinstance(field.default, Section):
+        return f"keys: {', '.join(type(field.default).model_fields)}"
+    if isinstance(field.default, dict) and any(isinstance(it, Section) for it in field.default.values()):
+        return f"default: one, {', '.join(field.default)}"
+    return f"default {json.dumps(to_jsonable_python(field.default), ensure_ascii=False)}"
 
 
 def _argument(parameter: inspect.Parameter, hint: Any) -> _Argument:

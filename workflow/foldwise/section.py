@@ -7,7 +7,7 @@ rules, fingerprints of checkpoints, and the keys of stored memory forecasts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
@@ -112,6 +112,18 @@ def declared(field: FieldInfo) -> list[str] | None:
     extra = field.json_schema_extra
     found: Any = extra.get("affects") if isinstance(extra, dict) else None
     return found if isinstance(found, list) else None
+
+
+def described(field: FieldInfo) -> str:
+    """What a field means, and the names that its value may have if there are several."""
+    names = ", ".join(f"`{name}`" for name in _names(field.annotation))
+    return f"{field.description} Values: {names}." if ", " in names else str(field.description)
+
+
+def _names(annotation: Any) -> list[str]:
+    if get_origin(annotation) is Literal:
+        return [value for value in get_args(annotation) if isinstance(value, str)]
+    return [name for part in get_args(annotation) for name in _names(part)]
 
 
 def _sections(annotation: Any) -> list[type[Section]]:

@@ -97,22 +97,27 @@ class Split(Section):
     validation: Share = Field(
         0.2,
         description="Share of a fold's training patients used to choose the best epoch and the "
-        "post-processing; held-out cases are never used for this. It has a patient of each class that two "
+        "post-processing; held-out cases are never used for this. It contains every class that at least two "
         "training patients have. 0: the last epoch is used.",
         json_schema_extra=affects("index"),
     )
-    seed: int = Field(0, ge=0, description="Seed of the assignment.", json_schema_extra=affects("index"))
+    seed: int = Field(
+        0,
+        ge=0,
+        description="Seed of the assignment of patients to folds.",
+        json_schema_extra=affects("index"),
+    )
     file: Path | None = Field(
         None,
-        description="Your own splits.json instead, e.g. a copy of another experiment's: a list of folds, "
+        description="Your own splits.json, e.g. a copy of another experiment's: a list of folds, "
         "each with `test` and optionally `validation` and `train` case names; without `train`, the rest "
         "trains.",
         json_schema_extra=affects("index"),
     )
     others: Literal["train", "leave out"] | None = Field(
         None,
-        description="Cases that a fold of `file` does not name, e.g. new ones: `train` adds them to its "
-        "training share, `leave out` does not use them; null: they are an error.",
+        description="What happens to cases that a fold of `file` does not name, e.g. new ones. train: they "
+        "are added to its training share. leave out: they are not used. null: they are an error.",
         json_schema_extra=affects("index"),
     )
 
@@ -126,34 +131,35 @@ class Split(Section):
 
 
 class Validation(Section):
-    """How the validation cases judge the epochs of a training."""
+    """How the epochs of a training are compared on the validation cases."""
 
     samples: int = Field(
         32,
         ge=0,
-        description="Samples of the validation cases (patches, clips, windows) that are measured after every "
-        "epoch, for the curve: `val_loss` in log.csv, and for segmentation `patch_dice`. They are always the "
-        "same ones, without augmentation. The Dice of patches is not that of whole volumes. 0: none.",
+        description="Samples of the validation cases (patches, clips, windows) that are evaluated after "
+        "every epoch, for the curve: `val_loss` in log.csv, and for segmentation `patch_dice`. They are "
+        "always the same ones, without augmentation. The Dice of patches is not that of whole volumes. 0: "
+        "none.",
         json_schema_extra=affects("train"),
     )
     cases: int | None = Field(
         20,
         ge=0,
-        description="Most cases that a validation predicts whole (see `validate_every`): always the same "
-        "ones, chosen once by the seed, so that they stand for the classes, patients and amounts of all; "
-        "more if there are more classes. null: all; 0: none.",
+        description="Maximum number of cases that a validation predicts whole (see `validate_every`): always "
+        "the same ones, chosen once by the seed to represent the classes, patients and amounts of all; more "
+        "if there are more classes. null: all; 0: none.",
         json_schema_extra=affects("train"),
     )
     best: Literal["cases", "samples", "val_loss"] = Field(
         "cases",
-        description="What chooses the best epoch: the score of whole cases; the score of the samples "
-        "(segmentation: `patch_dice`, else the loss); or the lowest `val_loss`.",
+        description="What chooses the best epoch. cases: the score of whole cases. samples: the score of the "
+        "samples (segmentation: `patch_dice`, else the loss). val_loss: the lowest loss of the samples.",
         json_schema_extra=affects("train"),
     )
     watch: Literal["best", "val_loss"] = Field(
         "best",
-        description="What `patience` and ReduceLROnPlateau watch: what chooses the best epoch, or "
-        "`val_loss`.",
+        description="What `patience` and ReduceLROnPlateau watch. best: the score that chooses the best "
+        "epoch. val_loss: the loss of the samples.",
         json_schema_extra=affects("train"),
     )
 
@@ -198,7 +204,10 @@ class Training(Section):
         json_schema_extra=affects("train", "predict", "memory"),
     )
     clip_gradient: float | None = Field(
-        12, gt=0, description="Largest gradient norm.", json_schema_extra=affects("train")
+        12,
+        gt=0,
+        description="Gradients are scaled down to this norm; null: never.",
+        json_schema_extra=affects("train"),
     )
     validate_every: int = Field(
         5, ge=1, description="Epochs between validations of whole cases.", json_schema_extra=affects("train")
@@ -209,24 +218,25 @@ class Training(Section):
     patience: int | None = Field(
         None,
         ge=1,
-        description="Stop after this many validations without improvement; those of samples are after every "
-        "epoch (see `validation.watch`).",
+        description="Stop after this many validations without improvement; samples are validated after every "
+        "epoch (see `validation.watch`). null: never.",
         json_schema_extra=affects("train"),
     )
     extend: Literal["exact", "follow"] = Field(
         "exact",
-        description="When training goes on from its last state after `epochs` was raised. exact: only if the "
-        "result is that of a training planned with as many from the start, as without a scheduler or with "
-        "StepLR, MultiStepLR, ExponentialLR, ConstantLR or ReduceLROnPlateau; with PolynomialLR, "
-        "CosineAnnealingLR, OneCycleLR and others whose length is the number of epochs, training starts from "
-        "the beginning. follow: then, too; the rate follows the new schedule from there on.",
+        description="When training continues from its last state after `epochs` was raised. exact: only if "
+        "the result equals that of a training with that many epochs from the start, which holds without a "
+        "scheduler and with StepLR, MultiStepLR, ExponentialLR, ConstantLR and ReduceLROnPlateau; with "
+        "PolynomialLR, CosineAnnealingLR, OneCycleLR and others whose length is the number of epochs, "
+        "training starts from the beginning. follow: always; the learning rate follows the new schedule from "
+        "there on.",
         json_schema_extra=affects("train"),
         # The default changes no training, so it is not a part of any.
         exclude_if=lambda value: value == "exact",
     )
     keep: Literal["best", "last"] = Field(
         "best",
-        description="The model to test: that of the best validation, or of the last epoch.",
+        description="The model to test. best: that of the best validation. last: that of the last epoch.",
         json_schema_extra=affects("train"),
     )
     save_every: int | None = Field(
@@ -238,7 +248,7 @@ class Training(Section):
     save_last: int | None = Field(
         None,
         ge=1,
-        description="Also keep the models of the last n epochs there.",
+        description="Also keep the models of the last n epochs in state/…/models.",
         json_schema_extra=affects(),
     )
     examples: int = Field(
@@ -250,17 +260,19 @@ class Training(Section):
     kept: int = Field(
         2,
         ge=0,
-        description="Number of a fold's finished trainings with other settings or data that are kept in "
-        "state/…, for when these are changed back: the newest. The newest unfinished one is kept as well.",
+        description="How many of a fold's finished trainings with other settings or data are kept in "
+        "state/…, the newest first, so that changing these back finds them. The newest unfinished one is "
+        "kept as well.",
         json_schema_extra=affects(),
     )
 
     keep_state: bool | Literal["auto"] = Field(
         "auto",
         description="Whether a finished training keeps its whole state (with AdamW, three times the weights) "
-        "beside the best weights. Without it, its model stays, but other values of `epochs`, `patience` or "
-        "`keep` later train from the beginning. auto: kept if a longer training would go on from it, since "
-        "its learning rate does not depend on the number of epochs (see `extend`), or `patience` ended it.",
+        "in addition to the best weights. Without it, the model stays, but changing `epochs`, `patience` or "
+        "`keep` later trains from the beginning. auto: kept if a longer training could continue from it, "
+        "because its learning rate does not depend on the number of epochs (see `extend`) or `patience` "
+        "ended it. Otherwise true or false.",
         json_schema_extra=affects(),
     )
 
@@ -281,7 +293,8 @@ class Pretrained(Section):
     )
     minimum: Share = Field(
         0.5,
-        description="Training does not start if a smaller share of the network's weights is found.",
+        description="Smallest share of the network's weights that the file must contain; otherwise training "
+        "does not start.",
         json_schema_extra=affects("train"),
     )
 
@@ -291,14 +304,15 @@ class Model(Section):
 
     optimiser: Named = Field(
         Named.model_validate({"name": "AdamW", "lr": 1e-3}),
-        description="From torch.optim.",
+        description="A class of torch.optim and its arguments.",
         json_schema_extra=affects("train"),
     )
     scheduler: Named | None = Field(
         Named(name="PolynomialLR"),
-        description="From torch.optim.lr_scheduler, stepped once per epoch; the number of epochs is filled "
-        "in as the length if the class has one (see `training.extend`); ReduceLROnPlateau watches 1 − the "
-        "validation score, or `val_loss` (see `training.validation`).",
+        description="A class of torch.optim.lr_scheduler and its arguments, stepped once per epoch; the "
+        "number of epochs is filled in as the length if the class has one (see `training.extend`). "
+        "ReduceLROnPlateau watches 1 − the validation score, or `val_loss` (see `training.validation`). "
+        "null: a constant rate.",
         json_schema_extra=affects("train"),
     )
     pretrained: Pretrained | None = Field(None, description="Weights to start from.")
@@ -358,14 +372,14 @@ class Experiment(Section):
     evaluate: Section = Field(description="Scores.")
     export: Section = Field(description="Exported files.")
     split: Split = Field(Split(), description="Cross-validation.")
-    predict: Predict | None = Field(None, description="New cases; a path alone is enough.")
+    predict: Predict | None = Field(None, description="New cases; a path is enough: it is the `source`.")
     device: Device = Field(
         "auto",
         # Where jobs compute, as a profile: a change reruns nothing.
         exclude=True,
         description="What jobs with a network compute on. auto: their GPU, or the CPU where there is none; a "
-        "job that holds a GPU but cannot use it, e.g. because the driver is too old for PyTorch, stops and "
-        "says what to do. gpu: a GPU, and a job without one stops. cpu: the CPU, and GPUs are left alone.",
+        "job that has a GPU but cannot use it, e.g. because the driver is too old for PyTorch, stops and "
+        "says what to do. gpu: a GPU; a job without one stops. cpu: the CPU; no GPU is used.",
         json_schema_extra=affects(),
     )
     stage_caches: bool = Field(
@@ -379,15 +393,15 @@ class Experiment(Section):
     verify: Literal["changed", "always"] = Field(
         "changed",
         exclude=True,
-        description="When the content of a source is read again to find out whether it changed: if its size "
-        "or times differ from the recorded ones, or in every call.",
+        description="When the content of a source is read again to find out whether it changed. changed: if "
+        "its size or times differ from the recorded ones. always: in every call.",
         json_schema_extra=affects(),
     )
     versions: Literal["rerun", "keep"] = Field(
         "rerun",
         exclude=True,
-        description="What happens to results made with other minor versions of the libraries that change "
-        "numbers, e.g. torch.",
+        description="Results made with another minor version of a library that changes numbers, e.g. torch, "
+        "are made again (rerun) or kept (keep).",
         json_schema_extra=affects(),
     )
     part: str | None = Field(

@@ -67,17 +67,16 @@ class Data(settings.Data):
         TUMOUR,
         min_length=1,
         max_length=MOST_CLASSES,
-        description="Class name → its voxel value in the label files. The name `ignore` is no class: voxels "
-        "with its value count in no loss, no sampler, no choice and no score. Segments of a file of 3D "
-        "Slicer (.seg.nrrd) are found by their names, or else by their values.",
+        description="Class name → its voxel value in the label files. The name `ignore` is not a class: "
+        "voxels with its value are excluded from losses, samplers, choices and scores. Segments in a file of "
+        "3D Slicer (.seg.nrrd) are found by their names, or else by their values.",
         json_schema_extra=affects("crop", "cache", "index", "plan", "memory"),
     )
 
     regions: Annotated[dict[Name, Annotated[list[Name], Field(min_length=1)]], *Ordered] = Field(
         {},
         description="Overlapping regions → their classes, e.g. `{whole: [oedema, core], core: [core]}`: "
-        "nested or disjoint, each with a separate output (sigmoid). Empty: the classes themselves "
-        "(soft-max).",
+        "nested or disjoint, each with its own output (sigmoid). Empty: the classes themselves (softmax).",
         json_schema_extra=affects("index", "plan", "memory"),
     )
 
@@ -116,7 +115,7 @@ class LungMask(Section):
     closing_mm: float = Field(
         10,
         ge=0,
-        description="Radius of the closing that includes vessels and pleural tumours. mm.",
+        description="Radius of the morphological closing that includes vessels and pleural tumours. mm.",
         json_schema_extra=affects("lungs"),
     )
     max_missed: Share = Field(
@@ -126,9 +125,10 @@ class LungMask(Section):
     )
     implausible: Literal["error", "warn"] = Field(
         "error",
-        description="What is hardly a pair of lungs, by windpipe, bones and share of the body (an abdomen, a "
-        "scan that is upside down): the case fails, or is used with a warning. Lungs that are cut by the "
-        "scan, or may be filled, are a warning.",
+        description="What happens to a case whose mask is probably not a pair of lungs, judged by the "
+        "trachea, the bones and the share of the body (an abdomen, a scan that is upside down). error: the "
+        "case fails. warn: it is used, with a warning. Lungs cut off by the scan, or possibly filled with "
+        "fluid, are only warned about.",
         json_schema_extra=affects("lungs"),
     )
 
@@ -144,7 +144,7 @@ class Region(Section):
         None,
         min_length=1,
         description="Values of a label map that make up the region, e.g. [10, 11, 12, 13, 14] for the lobes "
-        "of TotalSegmentator; null: all that are not 0.",
+        "of TotalSegmentator; null: all values except 0.",
         json_schema_extra=affects("crop"),
     )
     max_missed: Share = Field(
@@ -168,9 +168,9 @@ class Crop(Section):
 
     to: Literal["region", "lungs", "nonzero", "none"] = Field(
         "region",
-        description="What the box encloses: the region (the thoracic region of lung_mask, or the mask of "
-        "`region`), the lungs only, voxels that are not 0 in any channel (MR without its skull), or the "
-        "whole scan.",
+        description="What the box encloses. region: the thoracic region of `lung_mask`, or the mask of "
+        "`region`. lungs: only the lungs. nonzero: voxels that are not 0 in any channel (skull-stripped MR). "
+        "none: the whole scan.",
         json_schema_extra=affects("crop"),
     )
     margin_mm: float = Field(
@@ -178,8 +178,8 @@ class Crop(Section):
     )
     outside: Literal["keep", "zero", "mean", "air"] = Field(
         "keep",
-        description="Voxels outside `to`: kept, set to 0, to the mean of those outside, or to air "
-        "(-1000 HU, CT only).",
+        description="Voxels outside `to` are kept (keep), or set to 0 (zero), to the mean of the voxels "
+        "outside (mean), or to -1000 HU (air, CT only).",
         json_schema_extra=affects("crop"),
     )
 
@@ -188,8 +188,8 @@ class Prepare(Section):
     """From source files to cropped volumes."""
 
     lung_mask: LungMask | None = Field(None, description="Find the lungs first (CT in HU only).")
-    region: Region | None = Field(None, description="Or read a mask from a file.")
-    crop: Crop = Field(Crop(to="none"), description="The crop.")
+    region: Region | None = Field(None, description="Read a mask from a file instead.")
+    crop: Crop = Field(Crop(to="none"), description="The crop. If this section is left out: `to: none`.")
 
     @model_validator(mode="after")
     def _mask_for_crop(self) -> Prepare:
@@ -211,12 +211,12 @@ class Cache(Section):
 
     spacing: Triple | None = Field(
         None,
-        description="Resample to this voxel size (x, y, z; RAS axes); null: keep it. mm.",
+        description="Resample to this voxel size (x, y, z; RAS axes); null: keep each scan's own. mm.",
         json_schema_extra=affects("cache", "plan", "memory"),
     )
     shape: Voxels | None = Field(
         None,
-        description="Resample every case to this shape instead (whole volumes as patches). Voxels.",
+        description="Resize every case to this shape instead, so that a patch is a whole volume. Voxels.",
         json_schema_extra=affects("cache", "plan", "memory"),
     )
     chunk: Voxels = Field(
@@ -251,7 +251,7 @@ class Sampling(Section):
     )
     uniform: Share = Field(
         0.2,
-        description="Fraction centred anywhere, but on no voxel to ignore.",
+        description="Fraction centred anywhere, except on voxels to ignore.",
         json_schema_extra=affects("train"),
     )
     weighted: Share = Field(
@@ -310,12 +310,12 @@ class Augmentation(Section):
     noise: float = Field(
         0.1,
         ge=0,
-        description="Largest std of noise, in normalised units.",
+        description="Largest standard deviation of noise, in normalised units.",
         json_schema_extra=affects("train"),
     )
     gamma: Share = Field(
         0.3,
-        description="Largest relative change of the grey curve's exponent.",
+        description="Largest relative change of the exponent of the gamma curve.",
         json_schema_extra=affects("train"),
     )
     brightness: float = Field(
@@ -334,14 +334,15 @@ class Intensity(Section):
 
     clip: tuple[float, float] | Literal["percentiles"] | None = Field(
         (-1000, 600),
-        description="Values outside are clipped: two numbers (HU for CT), the case's percentiles 0.5 "
-        "and 99.5, or null.",
+        description="Values outside are clipped: two numbers (HU for CT); `percentiles`: the case's 0.5th "
+        "and 99.5th; or null: no clipping.",
         json_schema_extra=affects("train", "predict", "plan"),
     )
     scale: Literal["window", "zscore", "zscore_nonzero"] | tuple[float, float] = Field(
         "window",
-        description="The clip window mapped to [-1, 1]; the case's z-score, over all voxels or over "
-        "those that are not 0 (0 stays 0); or a given mean and standard deviation.",
+        description="window: the clip window is mapped to [-1, 1]. zscore: the case's z-score over all "
+        "voxels. zscore_nonzero: over voxels that are not 0 (0 stays 0). Two numbers: a mean and a standard "
+        "deviation.",
         json_schema_extra=affects("train", "predict", "plan"),
     )
 
@@ -364,15 +365,18 @@ class Evaluate(Section):
     )
     empty: Literal["leave_out", "brats"] = Field(
         "leave_out",
-        description="Truth and prediction both empty: left out of the means and counted; or, as in BraTS, "
-        "Dice 1 and HD95 0. Only one empty: Dice 0 and HD95 the scan's diagonal; or, as in BraTS, 373.13 mm.",
+        description="leave_out: if truth and prediction are both empty, the case is left out of the means "
+        "and counted; if only one is empty, Dice is 0 and HD95 the scan's diagonal. brats: the convention of "
+        "BraTS, Dice 1 and HD95 0 if both are empty, Dice 0 and HD95 373.13 mm if one is.",
         json_schema_extra=affects("score"),
     )
     postprocess: Steps = Field(
         [],
-        description="Steps tried in this order; each is kept only if it raises the mean Dice (of the fold's "
-        "validation cases; for new cases, of the whole cross-validation). `remove_below_ml: 0.5` clears "
-        "each class's or region's components of a smaller volume.",
+        description="Post-processing steps, tried in this order; each is kept only if it raises the mean "
+        "Dice (of the fold's validation cases; for new cases, of the whole cross-validation). "
+        "largest_foreground: keep the largest component of all classes together. largest_component: of each "
+        "class or region. fill_holes: fill enclosed holes. `{remove_below_ml: 0.5}`: remove components "
+        "smaller than 0.5 ml of each class or region.",
         json_schema_extra=affects("choose", "score"),
     )
 
@@ -387,7 +391,7 @@ class Export(Section):
     )
     dicom_seg: bool = Field(
         False,
-        description="Also write <case>.dcm, a DICOM-SEG, if the scan is DICOM.",
+        description="Also write <case>.dcm, a DICOM Segmentation, if the scan is DICOM.",
         json_schema_extra=affects("export"),
     )
     measurements: bool = Field(
@@ -408,9 +412,9 @@ class VolumeExperiment(Experiment):
         False,
         # What lies beside, not what it holds: a change reruns nothing.
         exclude=True,
-        description="Crops also hold their images, to look at, or because the sources are slow to read; they "
-        "take as much space as the sources. Otherwise the cache reads its box of the sources again. For "
-        "cases cropped from now on.",
+        description="Crops also contain their images, for inspection or because the sources are slow to "
+        "read; they take as much space as the sources. Otherwise the cache reads its box from the sources "
+        "again. Applies to cases cropped from now on.",
         json_schema_extra=affects(),
     )
 

@@ -53,8 +53,8 @@ class Regions(Section):
 
     method: Literal["medsam", "threshold", "fan"] = Field(
         "threshold",
-        description="medsam: the network, prompted with a box. threshold: a classical method, the largest "
-        "bright component of the box. fan: the image area of the scanner, without text and rulers around it.",
+        description="medsam: the network, prompted with a box. threshold: the largest bright component in "
+        "the box. fan: the image area of the scanner, without the text and rulers around it.",
         json_schema_extra=affects("regions", "memory"),
     )
     weights: Path | None = Field(
@@ -100,7 +100,7 @@ class Cache(Section):
     size: int | None = Field(
         256,
         ge=16,
-        description="Shrink frames to this shorter side; smaller ones are kept. null: never. Pixels.",
+        description="Shorter side to which larger frames are reduced; null: never. Pixels.",
         json_schema_extra=affects("cache", "memory"),
     )
     fps: float | None = Field(
@@ -127,7 +127,11 @@ class RandAugment(Section):
         json_schema_extra=affects("train", "features"),
     )
     magnitude: int = Field(
-        7, ge=0, le=30, description="Their strength.", json_schema_extra=affects("train", "features")
+        7,
+        ge=0,
+        le=30,
+        description="Strength of the changes, 0 to 30.",
+        json_schema_extra=affects("train", "features"),
     )
 
 
@@ -142,8 +146,8 @@ class Clip(Section):
     )
     every: int | Literal["segments"] = Field(
         16,
-        description="Step between frames, from a random start; or `segments`: one frame from each of as many "
-        "equal parts of the video. Frames of the cache.",
+        description="Step between frames, from a random start; or `segments`: the video is divided into as "
+        "many equal parts as there are frames, and one frame is drawn from each. Frames of the cache.",
         json_schema_extra=affects("train", "predict", "features"),
     )
     size: int = Field(
@@ -154,12 +158,12 @@ class Clip(Section):
     )
     area: tuple[Share, Share] = Field(
         (0.08, 1.0),
-        description="Random resized crops keep this share of a training frame.",
+        description="Smallest and largest share of a training frame that a random resized crop keeps.",
         json_schema_extra=affects("train", "predict", "features"),
     )
     mirror: bool = Field(
         True,
-        description="Mirror half of the training clips, left to right.",
+        description="Mirror training clips left to right with probability 0.5.",
         json_schema_extra=affects("train", "predict", "features"),
     )
     rand_augment: RandAugment | None = Field(RandAugment(), description="Augmentation; null: none.")
@@ -175,13 +179,14 @@ class Clip(Section):
     )
     spatial_views: Literal[1, 3] = Field(
         1,
-        description="Number of squares along the longer side, averaged in testing.",
+        description="Number of squares along the longer side whose predictions are averaged in testing: 1 or "
+        "3.",
         json_schema_extra=affects("train", "predict", "features", "memory"),
     )
     temporal_views: int = Field(
         3,
         ge=1,
-        description="Number of clips over the video, averaged in testing.",
+        description="Number of clips over the video whose predictions are averaged in testing.",
         json_schema_extra=affects("train", "predict", "features"),
     )
 
@@ -210,7 +215,7 @@ class Model(AnyModel):
 
     network: Named = Field(
         Named.model_validate({"name": "r2plus1d_18"}),
-        description="From torchvision.models.video (r2plus1d_18, mvit_v2_s, swin3d_t, s3d, …), "
+        description="A class of torchvision.models.video (r2plus1d_18, mvit_v2_s, swin3d_t, s3d, …), "
         "monai.networks.nets, or Foldwise: FrameAverage (`network`: a 2-D network of torchvision.models or "
         "monai.networks.nets for each frame), EVL and ZeroShotCLIP (`weights`: a CLIP folder). Classes, "
         "frames and sizes are filled in.",
@@ -218,18 +223,20 @@ class Model(AnyModel):
     )
     loss: Named = Field(
         Named(name="CrossEntropyLoss"),
-        description="From torch.nn.",
+        description="A class of torch.nn and its arguments.",
         json_schema_extra=affects("train", "memory"),
     )
     class_weights: Literal["balanced"] | dict[Name, float] | None = Field(
         None,
-        description="Weights of the classes in the loss; balanced: by the training fold's counts.",
+        description="Weights of the classes in the loss; balanced: by the counts in the fold's training "
+        "cases; or a number per class, by name; null: equal.",
         json_schema_extra=affects("train"),
     )
     input: Literal["whole", "crop", "blank", "channel"] = Field(
         "whole",
-        description="The whole frame; cropped to the region; its background blanked; or the region as a "
-        "fourth channel. All but whole need prepare.regions; cases without a region are shown whole.",
+        description="whole: the whole frame. crop: cropped to the region. blank: its background blanked. "
+        "channel: the region as a fourth channel. All except whole need prepare.regions; frames of cases "
+        "without a region are used whole.",
         json_schema_extra=affects("train", "predict", "features", "memory"),
     )
     margin: Share = Field(

@@ -20,7 +20,7 @@ MOST_OBJECTS = 255
 
 
 class Trunk(Section):
-    """The ResNet in both networks."""
+    """The ResNet backbone of both networks."""
 
     name: Literal["resnet18", "resnet34", "resnet50"] = Field(
         "resnet50",
@@ -29,8 +29,8 @@ class Trunk(Section):
     )
     weights: Path | None = Field(
         None,
-        description="Its state dict in torchvision's form, e.g. of ImageNet; every trunk of the model starts "
-        "from it, and batch normalisation keeps its statistics. null: random weights.",
+        description="File with a state dict of torchvision, e.g. trained on ImageNet; every trunk of the "
+        "model starts from it, and batch normalisation keeps its statistics. null: random weights.",
         json_schema_extra=affects("train", "memory"),
     )
     keys: int = Field(
@@ -98,9 +98,8 @@ class Memory(Section):
 
     mode: Mode = Field(
         "recurrent",
-        description="In training, a segmented slice is memorised with its truth (mask), its own "
-        "soft prediction (recurrent), or its prediction where that is good and its truth elsewhere "
-        "(threshold).",
+        description="What the memory holds of a segmented slice in training. mask: its truth. recurrent: its "
+        "own soft prediction. threshold: its prediction if that is good, otherwise its truth.",
         json_schema_extra=affects("train", "memory"),
     )
     iou_threshold: Share = Field(
@@ -111,7 +110,7 @@ class Memory(Section):
     capacity: int = Field(
         8,
         ge=4,
-        description="Maximum number of slices in memory in segmenting a volume; the log gives the bytes.",
+        description="Maximum number of slices in memory while segmenting a volume; the log gives the bytes.",
         json_schema_extra=affects("train", "predict", "memory"),
     )
 
@@ -136,18 +135,19 @@ class Model(AnyModel):
     memory: Memory = Field(Memory(), description="The memory.")
     hints: OneOrMore[Kind] = Field(
         ["hybrid"],
-        description="Hints to train on, drawn evenly: extreme (points), box, points (inside), scribble, or "
-        "hybrid (all of them).",
+        description="Kinds of hints to train on, drawn with equal probability; points: inside the object; "
+        "hybrid: any of the others.",
         json_schema_extra=affects("train"),
     )
     loss: Loss = Field(
         "both",
-        description="Cross entropy (ce), Lovász-softmax (iou), or both, for the memory network.",
+        description="Loss of the memory network: cross entropy (ce), Lovász-softmax (iou), or both.",
         json_schema_extra=affects("train"),
     )
     intensity: OneOrMore[Intensity] = Field(
         [Intensity(clip="percentiles", scale="zscore")],
-        description="Grey values, per volume; a list: one entry per channel.",
+        description="Grey values, per volume; a list: one entry per channel. If left out: "
+        "`{clip: percentiles, scale: zscore}`.",
     )
     augmentation: Augmentation | None = Field(
         Augmentation(), description="Random changes, the same for all slices of a sample; null: none."
@@ -155,7 +155,8 @@ class Model(AnyModel):
     validation_rounds: int = Field(
         2,
         ge=1,
-        description="Number of rounds of the simulated user (predicted choice) that choose the best epoch.",
+        description="Number of rounds of the simulated user (predicted choice) in validation, which chooses "
+        "the best epoch.",
         json_schema_extra=affects("train"),
     )
 

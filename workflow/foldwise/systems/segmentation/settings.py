@@ -28,7 +28,7 @@ class Inference(Section):
 
     overlap: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.5,
-        description="Overlap of windows, as a share of their size.",
+        description="Overlap of neighbouring windows, as a share of their size.",
         json_schema_extra=affects("train", "predict"),
     )
     batch: int = Field(
@@ -39,7 +39,8 @@ class Inference(Section):
     )
     weighting: Literal["gaussian", "constant"] = Field(
         "gaussian",
-        description="Weight of a window's voxels where windows overlap (Gaussian: σ an eighth).",
+        description="Weight of a window's voxels where windows overlap; gaussian: σ is an eighth of the "
+        "window.",
         json_schema_extra=affects("train", "predict"),
     )
     mirror: bool = Field(
@@ -54,21 +55,22 @@ class Model(AnyModel):
 
     network: Named = Field(
         Named.model_validate({"name": "BasicUNet", "features": [16, 32, 64, 128, 256, 16]}),
-        description="From monai.networks.nets, torchvision.models or foldwise.networks, looked up in this "
-        "order; channels and classes are filled in.",
+        description="A class of monai.networks.nets, torchvision.models or foldwise.networks, looked up in "
+        "this order, and its arguments; channels and classes are filled in.",
         json_schema_extra=affects("train", "predict", "memory", "plan"),
     )
     loss: OneOrMore[Named] | None = Field(
         None,
-        description="From monai.losses or torch.nn, e.g. DiceFocalLoss; a list is summed. null: Dice and "
-        "cross entropy (for regions, Dice and binary cross entropy).",
+        description="A class of monai.losses or torch.nn and its arguments, e.g. `{name: DiceFocalLoss}`; "
+        "the losses of a list are added. null: Dice and cross entropy (for regions, Dice and binary cross "
+        "entropy).",
         json_schema_extra=affects("train", "memory"),
     )
     dimensions: Literal["3d", "slab", "2.5d", "2d"] = Field(
         "3d",
         description="3d: patches as given. slab: whole slices, as many as `patch` has along `slice_axis`. "
-        "2d: single slices, in patches with the given size in the plane. 2.5d: the same with `slices` "
-        "neighbours as channels.",
+        "2d: single slices, in patches of the given size within the slice. 2.5d: the same, with `slices` "
+        "neighbouring slices as channels.",
         json_schema_extra=affects("train", "predict", "memory", "plan"),
     )
     slice_axis: Literal["x", "y", "z"] = Field(
@@ -79,12 +81,12 @@ class Model(AnyModel):
     slices: int = Field(
         3,
         ge=1,
-        description="Slices of a 2.5d input, odd; the middle one is segmented.",
+        description="Number of slices of a 2.5d input, odd; the middle one is segmented.",
         json_schema_extra=affects("train", "predict", "memory", "plan"),
     )
     patch: Voxels = Field(
         (96, 96, 96),
-        description="Training patch and window. Voxels.",
+        description="Size of the training patch, and of the window in prediction. Voxels.",
         json_schema_extra=affects("train", "predict", "memory", "plan"),
     )
     intensity: OneOrMore[Intensity] = Field(
@@ -113,7 +115,7 @@ class Plan(Section):
 
     memory: Literal["small", "medium", "large"] | Annotated[float, Field(gt=0)] = Field(
         "medium",
-        description="GPU memory available to training: small 4, medium 11, large 24, or a number. GiB.",
+        description="GPU memory available to training: small is 4, medium 11, large 24; or a number. GiB.",
         json_schema_extra=affects("plan", "memory"),
     )
     ct: bool | None = Field(
@@ -134,7 +136,10 @@ class Settings(VolumeExperiment):
     system: Literal["segmentation"] = Field(
         "segmentation", description="The kind of experiment.", json_schema_extra=affects("index", "report")
     )
-    plan: Plan | None = Field(None, description="Plan all other values from the training cases.")
+    plan: Plan | None = Field(
+        None,
+        description="Derive all values that are not set from the training cases; null: use the defaults.",
+    )
     models: dict[Name, Model] = Field(
         {"unet": Model()}, min_length=1, description="Model name → its settings."
     )

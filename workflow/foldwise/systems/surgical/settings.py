@@ -76,7 +76,7 @@ class Cache(Section):
     )
     cut_border: bool = Field(
         True,
-        description="First crop the black border around the endoscope's picture.",
+        description="First crop the black border around the endoscope's image.",
         json_schema_extra=affects("cache"),
     )
     encoding: Literal["jpeg", "raw"] = Field(
@@ -156,7 +156,8 @@ class Model(AnyModel):
     )
     crop: tuple[Pixels, Pixels] = Field(
         (224, 224),
-        description="Height and width of the crop from a frame, at the same place in a window. Pixels.",
+        description="Height and width of the crop from a frame, at the same place in all frames of a window. "
+        "Pixels.",
         json_schema_extra=affects("train", "predict", "memory"),
     )
     mean: Triple = Field(
@@ -172,7 +173,7 @@ class Model(AnyModel):
     hidden: int = Field(
         512, ge=1, description="Width of the LSTM.", json_schema_extra=affects("train", "predict", "memory")
     )
-    temporal: Temporal = Field(Temporal(), description="tecno: the network.")
+    temporal: Temporal = Field(Temporal(), description="tecno: the temporal network.")
     backbone_lr: float = Field(
         0.1,
         ge=0,
@@ -181,14 +182,14 @@ class Model(AnyModel):
     )
     phase_weights: Literal["balanced", "none"] | list[float] = Field(
         "balanced",
-        description="Weights of the phases in the cross entropy; balanced: median frequency over frequency, "
-        "in the training fold; or a number per phase.",
+        description="Weights of the phases in the cross entropy; balanced: median frequency divided by "
+        "frequency, in the fold's training videos; or a number per phase.",
         json_schema_extra=affects("train"),
     )
     tool_weights: Literal["balanced", "none"] | list[float] = Field(
         "none",
-        description="Weights of a tool's presence; balanced: frames without over frames with it, in the "
-        "training fold, at most 10; or a number per tool.",
+        description="Weights of a tool's presence; balanced: the number of frames without it divided by that "
+        "of frames with it, in the fold's training videos, at most 10; or a number per tool.",
         json_schema_extra=affects("train"),
     )
     correlation: float = Field(
@@ -196,14 +197,14 @@ class Model(AnyModel):
     )
     correlation_form: Literal["kl", "released"] = Field(
         "kl",
-        description="mtrcnet_cl: the Kullback-Leibler divergence of Bernoulli variables, or what the "
-        "authors' released code computes instead, the absolute value of Σ q (log q − p).",
+        description="mtrcnet_cl. kl: the Kullback-Leibler divergence of Bernoulli variables. released: what "
+        "the authors' released code computes instead, the absolute value of Σ q (log q − p).",
         json_schema_extra=affects("train"),
     )
     steps: tuple[Share, Share] = Field(
         (0.4, 0.2),
         description="mtrcnet_cl: shares of the epochs in which both branches learn without correlation, then "
-        "the mapping alone; in the rest, all but the mapping learn, with correlation.",
+        "only the mapping; in the rest, everything except the mapping learns, with correlation.",
         json_schema_extra=affects("train"),
     )
     augmentation: Augmentation | None = Field(Augmentation(), description="Augmentation; null: none.")

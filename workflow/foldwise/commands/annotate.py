@@ -12,7 +12,7 @@ Box = tuple[float, float, float, float, float, float]
 
 def annotate(
     volume: Annotated[list[Path], typer.Option(help="The scan; a file per channel.")],
-    model: Annotated[Path, typer.Option(help="model.pt or .foldwise file of the interactive system.")],
+    model: Annotated[Path, typer.Option(help="model.pt or .foldwise file of an interactive model.")],
     session: Annotated[Path, typer.Option(help="Folder that keeps the rounds.")],
     channels: Annotated[
         list[Path] | None, typer.Argument(help="Further channels of the scan, after --volume.")

@@ -11,13 +11,13 @@ import typer
 def doctor(
     experiment: Annotated[
         Path | None,
-        typer.Argument(help="An experiment's settings (.yaml), to look at its results' folder, too."),
+        typer.Argument(help="An experiment's settings (.yaml), to check its folder of results, too."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a list of findings for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Look at Python, packages, GPUs, Slurm, disks and folders, and say what to do.
+    """Check Python, packages, GPUs, Slurm, disks and folders, and say what to do.
 
-    Ends with exit code 1 if there is an error. Where this command itself does not start:
+    The exit code is 1 if there is an error. If this command itself does not start:
     python -m foldwise.doctor
     """
     from foldwise.doctor import examine

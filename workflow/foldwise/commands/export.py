@@ -18,21 +18,21 @@ def export(
     ],
     target: Annotated[Path, typer.Argument(help="File (.foldwise) or folder to write.")],
     onnx: Annotated[
-        bool, typer.Option("--onnx", help="A folder that predicts without Foldwise and PyTorch.")
+        bool, typer.Option("--onnx", help="Write a folder that predicts without Foldwise and PyTorch.")
     ] = False,
-    bundle: Annotated[bool, typer.Option("--bundle", help="A bundle for MONAI's tools.")] = False,
+    bundle: Annotated[bool, typer.Option("--bundle", help="Write a bundle for MONAI's tools.")] = False,
     nnunet: Annotated[
-        bool, typer.Option("--nnunet", help="A raw data set for nnU-Net, from an experiment's sheet.")
+        bool, typer.Option("--nnunet", help="Write a raw data set for nnU-Net, from an experiment's sheet.")
     ] = False,
     fold: Annotated[
         list[int] | None,
-        typer.Option(help="Take this fold's model alone; may be repeated. Default: all."),
+        typer.Option(help="Only the model of this fold; may be repeated. Default: all."),
     ] = None,
     channel: Annotated[
-        list[str] | None, typer.Option(help="With --nnunet: name of a channel, in their order.")
+        list[str] | None, typer.Option(help="With --nnunet: name of a channel; repeat it for each, in order.")
     ] = None,
 ) -> None:
-    """Write a trained model into one file, which `foldwise predict` needs and nothing else, or for others."""
+    """Export a model as one file for `foldwise predict` or for other programs, or data for nnU-Net."""
     from foldwise.files import CaseError
 
     if onnx + bundle + nnunet > 1:

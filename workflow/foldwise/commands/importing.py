@@ -44,5 +44,5 @@ def _module(name: str) -> str:
 importing = typer.Typer(
     cls=_Formats,
     no_args_is_help=True,
-    help="Import a data set: write a sample sheet and a first experiment, and check both.",
+    help="Import a data set in a known layout: write a sample sheet and a first experiment, and check both.",
 )

@@ -21,7 +21,7 @@ def predict(
         ),
     ],
     source: Annotated[
-        Path, typer.Argument(help="A folder of scans, videos or clips, one of them, or a sample sheet.")
+        Path, typer.Argument(help="A folder of scans, videos or clips, a single one, or a sample sheet.")
     ],
     out: Annotated[Path, typer.Argument(help="Folder to write; your own files in it stay.")],
     export: Annotated[
@@ -32,10 +32,10 @@ def predict(
         typer.Option(help="What to compute on; auto: a free GPU, if there is one."),
     ] = "auto",
 ) -> None:
-    """Predict new cases: label maps or scores, measurements.csv, and manifest.json.
+    """Predict new cases with a trained model: label maps or scores, measurements.csv, and manifest.json.
 
-    The models of all folds are averaged. A case that fails leaves the others; a call that was cut off goes on
-    where it stopped, with the same command.
+    The models of all folds are averaged. A case that fails does not affect the others. After an interruption,
+    the same command continues where it stopped.
     """
     from foldwise.command import Output
     from foldwise.files import CaseError, write_json

@@ -25,10 +25,10 @@ def run(
     context: typer.Context,
     experiment: Annotated[Path, typer.Argument(help="The experiment's settings (.yaml).")],
 ) -> None:
-    """Run an experiment: snakemake with its settings; every other word is one of Snakemake's.
+    """Run an experiment with Snakemake; all further words are targets and options of Snakemake.
 
-    Without a profile, jobs run on this machine. `--profile slurm` submits them; a folder of that name, and a
-    profile among Snakemake's own, come first.
+    Without a profile, jobs run on this machine. `--profile slurm` submits them to Slurm. Your own folder or
+    Snakemake profile of that name takes precedence.
 
     foldwise run lung.yaml -n                          what would run
 
@@ -57,7 +57,7 @@ def demo(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Folder for the demo.")] = DEMO,
 ) -> None:
-    """Run everything on generated chest CTs, in a folder of its own; minutes on two cores."""
+    """Run the whole workflow on generated chest CTs, in a new folder; minutes on two cores."""
     import pandas as pd
 
     from foldwise.experiment.configs import read_configs

@@ -14,11 +14,11 @@ def status(
         typer.Argument(help="The experiment's settings (.yaml), as for `run`. Default: config.yaml."),
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Look again and again, until all is done or Ctrl-C.")
+        bool, typer.Option("--watch", "-w", help="Repeat until everything is done, or Ctrl-C.")
     ] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 10,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between repetitions with --watch.")] = 10,
 ) -> None:
-    """Show the cases, folds and jobs of an experiment, here or on a cluster; nothing is changed.
+    """Show the progress of an experiment, here or on a cluster: cases, folds, jobs. Changes nothing.
 
     Call it in the folder where the experiment was started.
     """

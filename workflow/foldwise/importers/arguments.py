@@ -19,9 +19,12 @@ Config = Annotated[Path | None, typer.Option(help="Experiment to write (default:
 ExperimentName = Annotated[str | None, typer.Option(help="Name of the experiment (default: the sheet's).")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files of an earlier import.")]
 SkipBroken = Annotated[
-    bool, typer.Option("--skip-broken", help="Leave out cases that cannot be used, with a warning only.")
+    bool,
+    typer.Option("--skip-broken", help="Cases that cannot be used give only a warning, not exit code 1."),
 ]
-GroupRegex = Annotated[str | None, typer.Option(help="Its first group, in a case's name, is the patient.")]
+GroupRegex = Annotated[
+    str | None, typer.Option(help="Regular expression; its first group, in a case's name, is the patient.")
+]
 
 
 @dataclass(frozen=True)

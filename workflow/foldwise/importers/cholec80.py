@@ -2,7 +2,7 @@
 
   foldwise import cholec80 cholec80 --sheet data/cholec80.csv --split paper
 
-Videos lie in `videos/` (`video01.mp4`, …), or their frames in a folder per video, in `frames/`,
+Videos are in `videos/` (`video01.mp4`, …), or their frames in a folder per video, in `frames/`,
 `data_resize/` or the folder itself; annotations in `phase_annotations/video01-phase.txt` and
 `tool_annotations/video01-tool.txt`.
 """
@@ -142,10 +142,14 @@ def command(
     force: Force = False,
     skip_broken: SkipBroken = False,
     split: Annotated[
-        Literal["folds", "paper"], typer.Option(help="k folds, or videos 1–32, 33–40, 41–80.")
+        Literal["folds", "paper"],
+        typer.Option(help="folds: k folds; paper: train on videos 1–32, validate on 33–40, test on 41–80."),
     ] = "folds",
     phase_order: Annotated[
-        Literal["scripts", "tf_cholec80"], typer.Option(help="Numbering of the last three phases.")
+        Literal["scripts", "tf_cholec80"],
+        typer.Option(
+            help="Numbering of the last three phases: that of the evaluation scripts, or TF-Cholec80."
+        ),
     ] = "scripts",
     images_fps: Annotated[float, typer.Option(help="Images per second of extracted frames.")] = 1,
 ) -> None:

@@ -2,7 +2,7 @@
 
   foldwise import cholect50 CholecT50 --sheet data/cholect50.csv
 
-Frames lie in `videos/VID01/000000.png`, …, one per second, numbered by the second; labels in
+Frames are in `videos/VID01/000000.png`, …, one per second, numbered by the second; labels in
 `labels/VID01.json`: per second a list of triplets, each with the instrument in second place and the phase
 in last place. They are written in Cholec80's format, with Cholec80's names, into `<sheet>-annotations/`.
 """

@@ -1,11 +1,11 @@
-"""Import lists of clips (`path,label` per line, as in EVL and Vita-CLIP) with their classes' files.
+r"""Import lists of clips (`path,label` per line, as in EVL and Vita-CLIP) and the files of their classes.
 
   foldwise import clip-lists videos/ --train train.txt --validation val.txt \
       --classes data/data_class_mapping.json --sentences data/data_classes.txt --sheet data/ultrasound.csv \
       --group-regex '(pat[0-9]+)'
 
 Path and label are separated by the last comma, tab or space of a line. Clips of the validation list
-become the fixed test set. Without a regex every clip counts as a separate patient.
+become the fixed test set. Without `--group-regex`, every clip counts as a separate patient.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def command(
     source: Annotated[Path, typer.Argument(help="Base folder of the lists' paths; never changed.")],
     sheet: Sheet,
     train: Annotated[Path, typer.Option(help="List of the training clips.")],
-    classes: Annotated[Path, typer.Option(help="data_class_mapping.json.")],
+    classes: Annotated[Path, typer.Option(help="Names of the classes (data_class_mapping.json).")],
     config: Config = None,
     name: ExperimentName = None,
     force: Force = False,
@@ -196,9 +196,10 @@ def command(
     validation_root: Annotated[
         Path | None, typer.Option(help="Base folder of that list's paths, if different.")
     ] = None,
-    sentences: Annotated[Path | None, typer.Option(help="data_classes.txt, a sentence per class.")] = None,
+    sentences: Annotated[Path | None, typer.Option(help="A sentence per class (data_classes.txt).")] = None,
     group_regex: Annotated[
-        str | None, typer.Option(help="Finds the patient in a clip's path; its first group.")
+        str | None,
+        typer.Option(help="Regular expression; its first group, in a clip's path, is the patient."),
     ] = None,
 ) -> None:
     """Import lists of clips."""

@@ -9,9 +9,9 @@ to the sheet receives `series/<case>/` with links to the series' files in their 
 `labels/<case>.nii.gz` on the series' grid. Structures are selected by patterns of their names (`*` and `?`;
 case-insensitive); where two classes overlap, the later one wins.
 
-Patients get pseudonyms by a random key, kept beside the sheet in <sheet>.key; <sheet>.patients.csv leads
-back to PatientIDs. Only their owner can read the two. The links point to the original files, whose paths may
-contain names.
+Patients get pseudonyms by a random key, which is kept next to the sheet in <sheet>.key;
+<sheet>.patients.csv maps them back to PatientIDs. Only the owner can read these two files. The links point
+to the original files, whose paths may contain names.
 """
 
 from __future__ import annotations
@@ -180,7 +180,10 @@ def command(
     force: Force = False,
     skip_broken: SkipBroken = False,
     structures: Annotated[
-        str, typer.Option(help="E.g. 'Lung_*=lung,GTV*=tumour'; default: list the structures.")
+        str,
+        typer.Option(
+            help="Structures and their classes, e.g. 'Lung_*=lung,GTV*=tumour'; default: list the structures."
+        ),
     ] = "",
     boxes: Annotated[
         Path | None,
@@ -188,13 +191,13 @@ def command(
     ] = None,
     labels: Annotated[
         Literal["use", "require", "ignore"],
-        typer.Option(help="require: leave out series without structures; ignore: import the images alone."),
+        typer.Option(help="require: leave out series without structures; ignore: import only the images."),
     ] = "use",
     modality: Annotated[str, typer.Option(help="Modality of the images.")] = "CT",
     series: Annotated[str, typer.Option(help="Pattern of the images' SeriesDescription, e.g. '*T1*'.")] = "*",
     thickness: Annotated[str, typer.Option(help="SliceThickness in mm, e.g. 1-3 (default: any).")] = "",
     out: Annotated[
-        Path | None, typer.Option(help="Folder of links and labels (default: the sheet's name).")
+        Path | None, typer.Option(help="Folder of links and labels to write (default: the sheet's name).")
     ] = None,
     min_slices: Annotated[int, typer.Option(help="Leave out series with fewer slices.")] = 5,
     names: Annotated[
@@ -202,7 +205,7 @@ def command(
         typer.Option(help="Names of patients: pseudonyms by the key, or their PatientIDs."),
     ] = "pseudonyms",
     key: Annotated[
-        Path | None, typer.Option(help="File of the key, made if it is missing (default: <sheet>.key).")
+        Path | None, typer.Option(help="File of the key, created if missing (default: <sheet>.key).")
     ] = None,
 ) -> None:
     """Import a folder of DICOM files."""

@@ -31,7 +31,8 @@ def predict_fold(
     features: Annotated[Folder | None, "folder of <case>.h5 to use instead of the caches"] = None,
     fold: Annotated[int, "fold, from 0"],
     share: Annotated[
-        Literal["predictions", "validation"], "predictions: the held-out cases; validation: the validation cases"
+        Literal["predictions", "validation"],
+        "predictions: the held-out cases; validation: the validation cases",
     ] = "predictions",
     model: Annotated[Path, "the fold's model"],
     state: Annotated[Store, "folder for unfinished work"],

@@ -4,7 +4,7 @@ PYTHON ?= python3
 export VIRTUAL_ENV := $(CURDIR)/.venv
 BIN := .venv/bin
 UV := $(BIN)/uv
-# Which lock: cuda13, cuda12 (older drivers) or cpu. The choice is kept in .venv.
+# Which lock: cuda13, cuda12 (older drivers) or cpu. The choice is remembered in .venv.
 LOCK ?= $(or $(shell cat .venv/.lock 2>/dev/null),cuda13)
 LOCKED := envs/requirements$(if $(filter cuda13,$(LOCK)),,-$(LOCK)).txt
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
@@ -37,17 +37,17 @@ endif
 	$(UV) pip install --quiet --compile-bytecode --require-hashes -r envs/requirements-dev.txt
 	@touch $@
 
-setup: .venv/.ready-$(LOCK)  ## install what running needs; LOCK=cuda12 for older drivers, LOCK=cpu
+setup: .venv/.ready-$(LOCK)  ## install Foldwise into .venv; LOCK=cuda12 for older drivers, LOCK=cpu without a GPU
 
-setup-dev: .venv/.ready-dev  ## install what tests and checks need, too
+setup-dev: .venv/.ready-dev  ## also install what tests and checks need
 
 demo: setup  ## run the whole workflow on generated chest CTs; minutes on two cores
 	$(BIN)/foldwise demo . --cores $(CORES)
 
-test-fast: setup-dev  ## run the quick tests, of the library alone
+test-fast: setup-dev  ## run only the quick tests of the library
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm" tests/unit
 
-test: setup-dev  ## run all tests (those on Slurm where it is installed)
+test: setup-dev  ## run all tests, with Slurm if it is installed
 	@# Those on Slurm mostly wait: they run at the same time as the others, which give way to them.
 	$(MAKE) --jobs=2 test-local test-slurm
 
@@ -74,7 +74,7 @@ format: setup-dev  ## format everything
 COMPILE := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate --no-emit-index-url --upgrade
 
-lock: $(UV)  ## take the newest versions into envs/*.txt
+lock: $(UV)  ## lock the newest versions in envs/*.txt
 	$(UV) $(COMPILE) pyproject.toml -o envs/requirements.txt
 	$(UV) $(COMPILE) -c envs/requirements-cuda12.in pyproject.toml -o envs/requirements-cuda12.txt
 	@# All but PyTorch and what it needs for CUDA.
@@ -85,8 +85,8 @@ lock: $(UV)  ## take the newest versions into envs/*.txt
 	$(UV) $(COMPILE) -c envs/requirements.txt pyproject.toml envs/requirements-bench.in -o envs/requirements-bench.txt
 	$(MAKE) reference
 
-reference: setup  ## write the settings' JSON schema and docs/settings.md
+reference: setup  ## regenerate docs/settings.md, docs/reruns.md and the JSON schema
 	$(BIN)/python -m foldwise.reference
 
-clean:  ## remove the environment and the demo's outputs
+clean:  ## remove .venv, .snakemake and ALL results in results/
 	rm -rf .venv results .snakemake

@@ -1,4 +1,4 @@
-"""A command runs with the threads of its job."""
+"""A command runs with the threads of its job, and its help lists the keys of sections."""
 
 import os
 import subprocess
@@ -54,3 +54,15 @@ run(main)
         check=True,
     )
     assert done.stdout.strip() == "1"
+
+
+def test_help_shows_a_section_as_a_user_writes_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from foldwise.stages.crop import crop
+
+    monkeypatch.setattr(sys, "argv", ["crop", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        crop.main()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  outside: ")]
+    assert line.endswith('Values: `keep`, `zero`, `mean`, `air`. (default "keep")')

@@ -176,6 +176,16 @@ def cases(training: int) -> dict[str, Case]:
     }
 
 
+def test_the_reference_names_the_values_that_a_setting_may_have() -> None:
+    lines = reference().splitlines()
+    shown = {line.split("`")[1]: line for line in lines if line.startswith("| `") and "Values: " in line}
+    assert "Values: `gaussian`, `constant`. |" in shown["weighting"]
+    # Within a list, too.
+    assert "`largest_component`, `fill_holes`, `remove_below_ml`. |" in shown["postprocess"]
+    # Numbers, and the single name of a system, are no choice.
+    assert not {"epochs", "system"} & set(shown)
+
+
 def test_reference_and_schema_are_up_to_date() -> None:
     """`make reference` writes them."""
     assert (ROOT / "docs" / "reruns.md").read_text(encoding="utf-8") == reruns()

@@ -88,5 +88,5 @@ lock: $(UV)  ## lock the newest versions in envs/*.txt
 reference: setup  ## regenerate docs/settings.md, docs/reruns.md and the JSON schema
 	$(BIN)/python -m foldwise.reference
 
-clean:  ## remove .venv, .snakemake and ALL results in results/
-	rm -rf .venv results .snakemake
+clean:  ## remove the environment and the demo's outputs
+	rm -rf .venv results/demo results/phantom results/data/phantom-*

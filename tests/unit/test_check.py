@@ -520,6 +520,25 @@ def test_every_file_of_a_folder_is_taken_or_named(tmp_path: Path) -> None:
     assert all(any(path.name in line for line in lines) for path in found.left_out)
 
 
+def test_a_part_of_a_scan_is_no_sheet(tmp_path: Path) -> None:
+    (tmp_path / "IM1").write_bytes(bytes(128) + b"DICM")
+    for name in ("a.img", "a.hdr", "b.img"):
+        (tmp_path / name).touch()
+    parts = {"IM1": "single DICOM files", "a.img": "the voxels of a .hdr", "b.img": "without its .hdr"}
+    for name, reason in parts.items():
+        with pytest.raises(CaseError, match=reason):
+            read_new_scans(tmp_path / name)
+
+
+def test_predictions_beside_the_scans_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").touch()
+    (tmp_path / "out" / ".foldwise").mkdir(parents=True)
+    (tmp_path / "out" / "manifest.json").touch()
+    found = read_new_scans(tmp_path)
+    assert [case.name for case in found.cases] == ["a"]
+    assert found.left_out == {tmp_path / "out": "predictions of Foldwise"}
+
+
 def test_an_analyze_file_does_not_say_how_the_patient_lies(tmp_path: Path) -> None:
     nib.save(nib.AnalyzeImage(np.zeros((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "a.hdr")
     with pytest.raises(CaseError, match=r"a\.hdr: an Analyze file, .*convert it to NIfTI"):

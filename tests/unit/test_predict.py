@@ -24,6 +24,7 @@ from foldwise.exported import export_folder
 from foldwise.files import CaseError, read_json, write_json
 from foldwise.hdf5 import identity_of
 from foldwise.index import Entry
+from foldwise.published import refuse_among
 from foldwise.settings import validate
 from foldwise.stages import predict as stage
 from foldwise.stages import publish
@@ -394,6 +395,30 @@ def test_a_failed_export_of_the_workflow_keeps_the_others(tmp_path: Path) -> Non
     export_folder(tmp_path / "out", export)
     assert names(tmp_path / "out") == {"a", "b", "c", "table.csv"}
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_nothing_is_written_beside_the_scans(tmp_path: Path) -> None:
+    """A label map has the name of its scan, and a series would get another file."""
+    scan, series = tmp_path / "scans" / "a.nii.gz", tmp_path / "scans" / "s"
+    series.mkdir(parents=True)
+    scan.touch()
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.nii.gz").symlink_to(scan)
+
+    def entry(path: Path) -> Entry:
+        return Entry("x", "x", {"images": (str(path),)}, "", {}, 0)
+
+    for folder, path in {
+        scan.parent: scan,
+        tmp_path / "links" / ".." / "scans": scan,
+        tmp_path / "links": tmp_path / "links" / "a.nii.gz",
+        series: series,
+        series / "out": series,
+    }.items():
+        with pytest.raises(CaseError, match="which is to be predicted; give another folder"):
+            refuse_among(folder, [entry(path)])
+    for folder in (tmp_path, scan.parent / "out", tmp_path / "scans2"):
+        refuse_among(folder, [entry(scan), entry(series)])
 
 
 def test_sources_of_one_name_have_their_own_folders() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,25 @@ class Published:
                 name = path.relative_to(self.folder / RECORDS).as_posix().removesuffix(".json")
                 found[name] = read_json(path)
         return found
+
+
+def refuse_among(folder: Path, entries: Iterable[Entry]) -> None:
+    """Refuse to publish beside the files of new cases, which could be replaced or be taken for others.
+
+    Args:
+        folder: folder of the exported files.
+        entries: the new cases.
+
+    Raises:
+        CaseError: the folder holds a file of a case, or is a case's own or in it.
+    """
+    within = Path(os.path.realpath(folder))
+    for path in (Path(path) for entry in entries for each in entry.files.values() for path in each):
+        place = Path(os.path.realpath(path))
+        # Also a link in the folder, whose name may be that of a label map.
+        beside = within in (place.parent, Path(os.path.realpath(path.parent)))
+        if beside or within.is_relative_to(place):
+            raise CaseError(f"{folder}: holds {path}, which is to be predicted; give another folder to write")
 
 
 def files_of(entry: Entry) -> list[Path]:

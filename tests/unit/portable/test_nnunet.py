@@ -57,6 +57,15 @@ def exported(experiment: dict[str, Any], folder: Path, **more: Any) -> tuple[dic
     return read_json(folder / "dataset.json"), remarks
 
 
+def test_errors_in_the_sheet_are_told(experiment: dict[str, Any], tmp_path: Path) -> None:
+    """A case of a wrong row would be missing in the data set."""
+    with (tmp_path / "cases.csv").open("a") as sheet:
+        sheet.write("\npa tient,p,a1_ct.nii.gz,a1_pet.nii.gz,a1_label.nii.gz,")
+    with pytest.raises(CaseError, match=r"cases\.csv: 1 problem.*\n.*pa tient"):
+        export_nnunet(open_experiment(experiment, main=False), tmp_path / "Dataset001_X")
+    assert not (tmp_path / "Dataset001_X").exists()
+
+
 class TestDataset:
     def test_files_and_description(self, experiment: dict[str, Any], tmp_path: Path) -> None:
         folder = tmp_path / "Dataset007_Tiny"

@@ -237,9 +237,10 @@ class TestRunner:
         assert ": no scans" in str(run(exported / "onnx", tmp_path, tmp_path / "out"))
 
     def test_channels_are_grouped_as_by_foldwise(self, exported: Path, tmp_path: Path) -> None:
-        for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b_2019.nii.gz", "c.mha", "notes.txt"):
+        names = ["a_0000.nii.gz", "a_0001.NII.GZ", "b_2019.nii.gz", "c.mha", "notes.txt", "._c.mha"]
+        for name in [*names, "gap_0000.nii", "gap_0002.nii", "odd_0000.nii", "oddABCDE.nii"]:
             (tmp_path / name).touch()
-        cases = runpy.run_path(str(exported / "onnx" / "runner.py"))["find_cases"](tmp_path)
+        cases = runpy.run_path(str(exported / "onnx" / "runner.py"))["find_cases"](tmp_path, tmp_path / "out")
         expected = {case.name: [*case.images] for case in read_new_scans(tmp_path).cases}
         assert cases == expected
 
@@ -255,6 +256,43 @@ class TestRunner:
         assert ended[0].startswith("broken: ")
         assert ended[1].startswith("tilted: its axes are not at right angles")
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
+
+    @pytest.mark.parametrize("name", ["a.nii", "a_0000.nii.gz"])
+    def test_two_scans_of_one_name(self, exported: Path, tmp_path: Path, name: str) -> None:
+        for each in (name, "a.nii.gz"):
+            (tmp_path / each).touch()
+        assert "has the name of another scan" in str(run(exported / "onnx", tmp_path, tmp_path / "out"))
+        with pytest.raises(CaseError, match="two scans"):
+            read_new_scans(tmp_path)
+
+    @pytest.mark.parametrize("source", [".", "a.nii.gz"])
+    def test_scans_are_never_replaced(self, exported: Path, tmp_path: Path, source: str) -> None:
+        shutil.copytree(exported / "scans", tmp_path / "scans")
+        scan = tmp_path / "scans" / "a.nii.gz"
+        before = scan.read_bytes()
+        ended = run(exported / "onnx", tmp_path / "scans" / source, tmp_path / "scans")
+        assert "OUTPUT is its folder" in str(ended)
+        assert scan.read_bytes() == before
+
+    def test_scans_that_foldwise_refuses_or_converts(self, exported: Path, tmp_path: Path) -> None:
+        """A unit of length that a reader passes over would change the size of the scan."""
+        image: Any = nib.load(exported / "scans" / "a.nii.gz")
+        data = np.asarray(image.dataobj)
+        nib.save(nib.Nifti1Image(np.full_like(data, 7), image.affine), tmp_path / "constant.nii.gz")
+        image.header["xyzt_units"] = 5
+        nib.save(nib.Nifti1Image(data, image.affine, image.header), tmp_path / "unit.nii.gz")
+        for unit in ("cm", "mm"):
+            head = f"NRRD0004\ntype: short\ndimension: 3\nsizes: {' '.join(map(str, data.shape))}\n"
+            head += "encoding: raw\nendian: little\nspace: left-posterior-superior\n"
+            head += f'space units: "{unit}" "{unit}" "{unit}"\n'
+            head += "space directions: (1,0,0) (0,1,0) (0,0,2)\nspace origin: (0,0,0)\n\n"
+            voxels = data.astype("<i2").tobytes(order="F")
+            (tmp_path / f"{unit}.nrrd").write_bytes(head.encode() + voxels)
+        ended = str(run(exported / "onnx", tmp_path, tmp_path / "out")).splitlines()
+        assert [line.split(":")[0] for line in ended] == ["cm", "constant", "unit"]
+        assert "its unit must be converted to mm" in ended[0]
+        assert "every voxel of an image has the same value" in ended[1]
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["mm.nii.gz"]
 
 
 class TestExport:

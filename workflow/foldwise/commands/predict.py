@@ -40,6 +40,7 @@ def predict(
     from foldwise.command import Output
     from foldwise.files import CaseError, write_json
     from foldwise.portable.packed import found
+    from foldwise.published import refuse_among
     from foldwise.sampling import gpu_job
     from foldwise.settings import parse_values, validate
     from foldwise.stages import predict as stage
@@ -59,7 +60,9 @@ def predict(
     given = parse_values(export, "--export")
     given = {**defaults, **given} if isinstance(given, dict) else given
     settings = validate(section, given, origin="--export")
-    for line in system.new_cases(source, state["task"], state.get("prepared", {})).lines:
+    new = system.new_cases(source, state["task"], state.get("prepared", {}))
+    refuse_among(out, new.entries)
+    for line in new.lines:
         logging.info("%s", line)
     choice, facts = unfinished / "choice.json", unfinished / "predicted.json"
     predictions, index = unfinished / "predictions", unfinished / "index.pkl"

@@ -50,7 +50,8 @@ def export_nnunet(opened: Opened[Any, Any], folder: Path, channels: Sequence[str
         What was changed or should be known, a line each.
 
     Raises:
-        CaseError: another name of the folder or number of channels, or all cases that cannot be written.
+        CaseError: another name of the folder or number of channels, all errors in the sheet, or all cases
+            that cannot be written.
     """
     settings = opened.settings
     if not isinstance(settings, VolumeExperiment):
@@ -59,6 +60,7 @@ def export_nnunet(opened: Opened[Any, Any], folder: Path, channels: Sequence[str
         raise CaseError(
             f"{folder}: nnU-Net finds a data set by its name, e.g. Dataset501_{settings.experiment}"
         )
+    opened.sheet.refuse(settings.data.sheet)  # else the cases of wrong rows would be missing
     targets = settings.data.targets()
     numbers, remarks = _numbers(targets)
     names = list(channels or _channels(settings))

@@ -181,7 +181,16 @@ def about(path: Path) -> About:
             f"{path}: Foldwise {__version__} reads packed models of form {FORMAT}; this one was written by "
             f"another version, or is damaged: {str(values)[:80]}"
         )
-    return validate(About, values, origin=str(path))
+    facts = validate(About, values, origin=str(path))
+    if wrong := [name for name in facts.folds if not re.fullmatch(r"fold\d+\.pt", name)]:
+        raise CaseError(f"{path}: damaged: {wrong[0]!r} is not the name of a fold's model")
+    files = [PurePosixPath(name) for name in facts.hashes]
+    held = {str(each) for file in files for each in (file, *file.parents)}
+    if lost := [name for name in (*facts.folds, *facts.beside.values()) if name not in held]:
+        raise CaseError(f"{path}: damaged: it does not hold {lost[0]!r}")
+    if not facts.folds:
+        raise CaseError(f"{path}: damaged: it holds no model")
+    return facts
 
 
 def _unpacked(path: Path, folder: Path) -> Source:
@@ -214,6 +223,11 @@ def _extract(archive: zipfile.ZipFile, path: Path, name: str, folder: Path) -> N
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts or name not in archive.namelist():
         raise CaseError(f"{path}: damaged: {name!r} is not a file that belongs to a model")
+    # A small file that unpacks to terabytes would fill the disk.
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise CaseError(
+            f"{path}: {name} is compressed, but Foldwise compresses nothing; export the model again"
+        )
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(name) as inner, target.open("wb") as outer:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from foldwise.files import CaseError
+from foldwise.networks import first_line
 from foldwise.training.pretrained import refuse_not_finite
 
 
@@ -63,6 +64,6 @@ def read_model(path: Path) -> ModelFile:
         reason = f"{where}: {error.errors()[0]['msg']}"
         raise CaseError(f"{path}: not a model of Foldwise ({reason}); train it again") from None
     except Exception as error:  # torch raises many types for a file that is not its own
-        raise CaseError(f"{path}: not a model of Foldwise ({error}); train it again") from error
+        raise CaseError(f"{path}: not a model of Foldwise ({first_line(error)}); train it again") from error
     refuse_not_finite(state["network"], path)
     return state

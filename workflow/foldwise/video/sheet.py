@@ -7,6 +7,7 @@ from pathlib import Path
 
 from foldwise import sheet
 from foldwise.files import CaseError
+from foldwise.published import RECORDS
 from foldwise.sheet import Table, read_table
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -53,6 +54,8 @@ def is_sheet(source: Path) -> bool:
 def videos_in(source: Path, *, folders: bool) -> dict[str, Path]:
     """Name of each new case → its video: of one video, or of those in a folder.
 
+    A folder with the predictions of an earlier call is none of them.
+
     Args:
         source: the video or the folder.
         folders: whether a folder of numbered images is also a video, in the source or as the source itself.
@@ -66,7 +69,9 @@ def videos_in(source: Path, *, folders: bool) -> dict[str, Path]:
     there = sorted(source.iterdir()) if source.is_dir() else [source]
     for path in there:
         is_folder = path.is_dir()
-        if path.name.startswith(".") or not (folders if is_folder else path.suffix.lower() in VIDEO_SUFFIXES):
+        if path.name.startswith(".") or (path / RECORDS).is_dir():
+            continue
+        if not (folders if is_folder else path.suffix.lower() in VIDEO_SUFFIXES):
             continue
         name = path.name if is_folder else path.stem
         if name in found:

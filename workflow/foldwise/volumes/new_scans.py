@@ -10,12 +10,15 @@ from pathlib import Path
 
 from foldwise import looks
 from foldwise.files import CaseError, source_files
+from foldwise.published import RECORDS
 from foldwise.volumes.settings import Data
 from foldwise.volumes.sheet import Case, read_sheet
 from foldwise.volumes.suffixes import VOLUME_SUFFIXES, stem_of, suffix_of
 
 # Files of one reason that are named in a message.
 NAMED = 20
+# Files that belong to a scan, but are not to be given alone.
+PARTS = (".dcm", ".ima", ".img")
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,9 @@ class Scans:
 
 
 def is_sheet(source: Path) -> bool:
-    """Whether a source is a sample sheet: a file that is not itself a scan."""
-    return source.is_file() and not suffix_of(source.name)
+    """Whether a source is a sample sheet: a file that is not itself a scan, or a part of one."""
+    scan = suffix_of(source.name) or source.suffix.lower() in PARTS
+    return source.is_file() and not scan and not _is_dicom(source)
 
 
 def read_new_scans(source: Path, region_column: str | None = None) -> Scans:
@@ -86,7 +90,7 @@ def read_new_scans(source: Path, region_column: str | None = None) -> Scans:
         name = path.name if folder else stem_of(path.name)
         if (other := named.setdefault(name, path)) is not path:
             raise CaseError(f"{source}: {other.name} and {path.name} are two scans with one name; rename one")
-    if not named and any(map(_is_dicom, others)):
+    if not named and source.is_dir() and any(map(_is_dicom, others)):
         named, others = {source.resolve().name: source}, []
     # The voxels of .hdr, .mhd and .nhdr are in files of their own.
     data = {file for path in named.values() if not looks.is_folder(path) for file in source_files(path)}
@@ -146,7 +150,12 @@ def _cases(named: Mapping[str, Path]) -> dict[str, list[Path]]:
 
 
 def _holds_series(folder: Path) -> bool:
-    """Whether a folder may hold a DICOM series: it has files, and not only volumes of other formats."""
+    """Whether a folder may hold a DICOM series: it has files, and not only volumes of other formats.
+
+    Predictions of an earlier call may lie beside the scans.
+    """
+    if (folder / RECORDS).is_dir():
+        return False
     inner = [path for path in folder.iterdir() if not path.name.startswith(".")]
     return any(path.is_file() and not suffix_of(path.name) for path in inner)
 
@@ -161,10 +170,12 @@ def _is_dicom(path: Path) -> bool:
 def _reason(path: Path) -> str:
     if path.name.startswith("."):
         return "hidden"
+    if (path / RECORDS).is_dir():
+        return "predictions of Foldwise"
     if path.is_dir():
         return "without files of a DICOM series"
     if path.suffix.lower() == ".img":
-        return "without its .hdr"
+        return "without its .hdr" if not path.with_suffix(".hdr").exists() else "the voxels of a .hdr"
     if _is_dicom(path):
         return "single DICOM files (put each series into a folder of its own)"
     return f"not of a known format ({', '.join(VOLUME_SUFFIXES)})"

@@ -382,7 +382,7 @@ if __name__ == "__main__":
     plan = json.loads(Path(__file__).with_name("plan.json").read_text())["lungs"]
     output.mkdir(parents=True, exist_ok=True)
     failed = []
-    for case, paths in find_cases(scans).items():
+    for case, paths in find_cases(scans, output).items():
         try:
             (ct, *_), affine = read(paths[0])
             turn = nib.io_orientation(affine)

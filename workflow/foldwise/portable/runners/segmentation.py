@@ -1,7 +1,6 @@
 """Segment scans with the networks in this folder; needs numpy, onnxruntime, nibabel and SimpleITK.
 
     python runner.py SCANS OUTPUT [REGIONS] [--probabilities]
-
 SCANS is a volume or a folder of them: NIfTI, NRRD, MHA; channels are in one file, or in <case>_0000, …_0001.
 OUTPUT gets label maps on their grids. REGIONS has masks of where plan.json crops to; lungs.py may make them.
 """
@@ -21,33 +20,39 @@ from numpy import ndarray as Array
 from onnxruntime import InferenceSession, get_available_providers
 
 
-def find_cases(source: Path) -> dict[str, list[Path]]:
-    """Case → its files, one for each channel or one with all."""
-    ending = r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)$"
+def find_cases(source: Path, output: Path) -> dict[str, list[Path]]:
+    """Case → its files, one for each channel (from 0000 without gaps) or one with all."""
+    form = re.compile(r"([^.].*?)\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)", re.IGNORECASE)
     paths = sorted(source.iterdir()) if source.is_dir() else [source]
-    stems = {re.sub(ending, "", path.name): path for path in paths if re.search(ending, path.name)}
-    cases: dict[str, list[Path]] = {}
-    for stem, path in stems.items():
-        cases.setdefault(stem[:-5] if f"{stem[:-5]}_0000" in stems else stem, []).append(path)
+    found = [(named[1], path) for path in paths if (named := form.fullmatch(path.name))]
+    stems, cases, output = dict(found), {}, output.resolve()
+    for stem, path in found:
+        of = re.fullmatch(r"(.+)_([0-9]{4})", stem)
+        case = of[1] if of and all(f"{of[1]}_{n:04d}" in stems for n in range(int(of[2]))) else stem
+        if stems[stem] != path or (case != stem and case in stems) or path.parent.resolve() == output:
+            sys.exit(f"{path}: has the name of another scan, or OUTPUT is its folder, and would replace it")
+        cases.setdefault(case, []).append(path)
     return cases or sys.exit(f"{source}: no scans, which are files of NIfTI, NRRD or MHA")
 
 
 def read(path: Path) -> tuple[Array, Array]:
     """The channels (channels, x, y, z) of a file; its affine, voxels to mm towards right, front and above."""
-    image: Any = nib.load(path) if re.search(r"\.nii(\.gz)?$", path.name) else sitk.ReadImage(str(path))
-    if isinstance(image, sitk.Image):
+    if re.search(r"\.nii(\.gz)?$", path.name.lower()):
+        image: Any = nib.load(path)
+        data, unit = np.asarray(image.dataobj), int(image.header["xyzt_units"]) % 8
+        affine = np.diag([*[{0: 1, 1: 1e3, 2: 1, 3: 1e-3}.get(unit, np.nan)] * 3, 1]) @ image.affine  # m, µm
+    else:
+        image = sitk.ReadImage(str(path))
         data, axes, affine = sitk.GetArrayFromImage(image), image.GetDimension(), np.eye(4)
         data = data.transpose(*reversed(range(axes)), *range(axes, data.ndim))
         turns = np.reshape(image.GetDirection(), (axes, axes))[:3, :3]  # ITK's x and y run to left and back
         affine[:3] = np.diag([-1, -1, 1]) @ np.c_[turns * image.GetSpacing()[:3], image.GetOrigin()[:3]]
-    else:
-        data, affine = np.asarray(image.dataobj), image.affine.astype(float)
-        affine[:3] *= {1: 1000.0, 3: 0.001}.get(int(image.header["xyzt_units"]) % 8, 1.0)  # m, µm
-    if not np.isfinite(data).all():
-        raise ValueError(f"{path}: has voxels that are NaN or infinite")
-    whole = data.dtype.kind != "f" and data.min() >= -(2**15) and data.max() < 2**15
-    data = data.reshape(*data.shape[:3], -1).astype(np.int16 if whole else np.float32)
-    return np.moveaxis(data, 3, 0), affine
+        odd = re.search(rb'(?m)^(space )?units:.*"(?!mm"|["?\s]|$)', path.open("rb").read(2**16))  # of NRRD
+        affine *= np.nan if odd else 1
+    if not np.isfinite(affine).all() or not np.isfinite(data).all():
+        raise ValueError(f"{path}: has voxels that are NaN or infinite, or its unit must be converted to mm")
+    kind = np.int16 if data.dtype.kind != "f" and -(2**15) <= data.min() <= data.max() < 2**15 else np.float32
+    return np.moveaxis(data.reshape(*data.shape[:3], -1).astype(kind), 3, 0), affine
 
 
 def box(start: Any, size: Any) -> tuple[slice, ...]:
@@ -63,8 +68,8 @@ def crop(how: dict, channels: list[Array], affine: Array, region: Path) -> tuple
         if found.shape != mask.shape or not np.allclose(grid, affine, atol=0.01):
             raise ValueError(f"{region}: its grid is not that of the scan")
         mask = np.isin(found, how["values"]) if how["values"] else found != 0
-    if not mask.any():
-        raise ValueError("the mask is empty, so there is nothing to crop to")
+    if not mask.any() or any(data.min() == data.max() for data in channels):
+        raise ValueError("the mask is empty, or every voxel of an image has the same value")
     filled, planes = np.nonzero(mask), 1 / np.linalg.norm(np.linalg.inv(affine[:3, :3]), axis=1)
     margin = np.ceil(how["margin_mm"] / planes - 1e-3).astype(int)
     low = np.maximum(0, np.min(filled, axis=1) - margin)
@@ -81,8 +86,7 @@ def resized(data: Array, shape: Any) -> Array:
     """Another shape of the same extent: linear, smoothed if it becomes coarser; whole numbers stay whole."""
     whole = data.dtype.kind == "i"
     for axis, (old, new) in enumerate(zip(data.shape, shape, strict=True)):
-        sigma = max(1e-9, (old / new - 1) / 2)
-        reach = int(4 * sigma + 0.5)
+        reach = int(4 * (sigma := max(1e-9, (old / new - 1) / 2)) + 0.5)
         kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
         places, grid = (np.arange(new) + 0.5) * old / new - 0.5, np.arange(-reach, old + reach)
         linear = np.maximum(0, 1 - np.abs(np.clip(places, 0, old - 1) - grid[:, None]))
@@ -128,11 +132,9 @@ def predict(plan: dict, networks: list[Any], image: Array, fill: Array) -> Array
 def processed(labels: Array, step: dict, voxel_ml: float) -> Array:
     """A label map after a step of post-processing, class by class."""
     for target in step["targets"]:
-        mask = np.isin(labels, target["values"])
-        image = sitk.GetImageFromArray(mask.astype(np.uint8))
+        image = sitk.GetImageFromArray((mask := np.isin(labels, target["values"])).astype(np.uint8))
         if step["name"] == "fill_holes":
-            filled = sitk.GetArrayFromImage(sitk.BinaryFillhole(image, False)) > 0
-            labels = np.where(filled & (labels == 0), target["value"], labels)
+            labels[sitk.GetArrayFromImage(sitk.BinaryFillhole(image, False)) > labels] = target["value"]
         else:
             fewest = np.ceil(np.round(min(step.get("ml", 0) / voxel_ml, labels.size + 1), 6))
             pieces = sitk.RelabelComponent(sitk.ConnectedComponent(image, True), int(fewest))  # largest: 1
@@ -160,20 +162,18 @@ def segment(plan: dict, networks: list[Any], paths: list[Path], region: Path) ->
     image = np.stack([normalised(data, *how) for data, how in zip(grey, plan["intensity"], strict=True)])
     fill = [values.flat[data.argmin()] for values, data in zip(image, grey, strict=True)]
     steps = predict(plan, networks, image, np.reshape(fill, (-1, 1, 1, 1))) * 255
-    if not np.isfinite(steps).all():
+    if not np.isfinite(rounded := np.rint(steps)).all():
         raise ValueError("the networks' outputs are not finite")
-    rounded = np.rint(steps)
     if plan["exclusive"] and len(steps) > 1:  # errors of many classes must not add up
         off = np.abs(rounded.sum(0) - steps.sum(0)) > 1
         rounded[:, off] = np.diff(np.rint(steps[:, off].cumsum(0)), axis=0, prepend=0)
     back = ornt_transform(axcodes2ornt("RAS"), turn)
     steps = np.stack([apply_orientation(resized(step, native), back) for step in rounded])
+    found = np.zeros(steps.shape[1:], int)
     if plan["exclusive"]:
         found = np.where(steps.max(0) > 255 - steps.sum(0), np.array(plan["values"])[steps.argmax(0)], 0)
-    else:
-        found = np.zeros(steps.shape[1:], int)
-        for value, regions in plan["values"]:  # the largest region first
-            found[np.all(steps[regions] > 127.5, axis=0)] = value
+    for value, regions in [] if plan["exclusive"] else plan["values"]:  # the largest region first
+        found[np.all(steps[regions] > 127.5, axis=0)] = value
     for step in plan["postprocess"]:
         found = processed(found, step, abs(np.linalg.det(affine[:3, :3])) / 1000)
     labels, shares = np.zeros(whole, plan["type"]), np.zeros((len(steps), *whole), np.float32)
@@ -188,7 +188,7 @@ if __name__ == "__main__":
     plan, failed = json.loads((here / "plan.json").read_text()), []
     networks = [InferenceSession(here / name, providers=devices) for name in plan["networks"]]
     output.mkdir(parents=True, exist_ok=True)
-    for case, paths in find_cases(scans).items():
+    for case, paths in find_cases(scans, output).items():
         try:
             labels, shares, affine = segment(plan, networks, paths, regions / f"{case}.nii.gz")
         except Exception as error:  # the other cases go on

@@ -25,7 +25,7 @@ def find_cases(source: Path, output: Path) -> dict[str, list[Path]]:
     form = re.compile(r"([^.].*?)\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)", re.IGNORECASE)
     paths = sorted(source.iterdir()) if source.is_dir() else [source]
     found = [(named[1], path) for path in paths if (named := form.fullmatch(path.name))]
-    stems, cases, output = dict(found), {}, output.resolve()
+    stems, cases, output = dict(found), dict[str, list[Path]](), output.resolve()
     for stem, path in found:
         of = re.fullmatch(r"(.+)_([0-9]{4})", stem)
         case = of[1] if of and all(f"{of[1]}_{n:04d}" in stems for n in range(int(of[2]))) else stem
@@ -65,7 +65,7 @@ def crop(how: dict, channels: list[Array], affine: Array, region: Path) -> tuple
     mask = np.any([data != 0 for data in channels], axis=0) | (how["to"] == "none")
     if how["to"] == "region":
         (found, *_), grid = read(region)
-        if found.shape != mask.shape or not np.allclose(grid, affine, atol=0.01):
+        if found.shape != mask.shape or (np.abs(grid - affine) @ [*mask.shape, 1]).max() > 0.01:
             raise ValueError(f"{region}: its grid is not that of the scan")
         mask = np.isin(found, how["values"]) if how["values"] else found != 0
     if not mask.any() or any(data.min() == data.max() for data in channels):
@@ -148,8 +148,8 @@ def segment(plan: dict, networks: list[Any], paths: list[Path], region: Path) ->
     files = [read(path) for path in paths]
     channels, affine = [channel for some, _ in files for channel in some], files[0][1]
     whole, spacing = channels[0].shape, np.linalg.norm(affine[:3, :3], axis=0)
-    alike = all(data.shape[1:] == whole and np.allclose(grid, affine, atol=0.01) for data, grid in files)
-    if len(channels) != plan["channels"] or not alike:
+    apart = max((np.abs(grid - affine) @ [*whole, 1]).max() for _, grid in files)  # of corners, in mm
+    if len(channels) != plan["channels"] or apart > 0.01 or any(data.shape != whole for data in channels):
         raise ValueError(f"{len(channels)} channel(s); the networks take {plan['channels']}, on one grid")
     if np.abs((axes := affine[:3, :3] / spacing).T @ axes - np.eye(3)).max() > 5e-3:
         raise ValueError("its axes are not at right angles (a tilted gantry?); resample it")

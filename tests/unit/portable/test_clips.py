@@ -95,9 +95,9 @@ def test_probabilities(name: str, tmp_path: Path) -> None:
     trained = write_models(tmp_path, 1 if name == "EVL" else 2, **changed)
     write_clips(tmp_path / "videos", tmp_path / "frames")
     export_onnx(trained, {}, tmp_path / "onnx")
-    words = [tmp_path / "onnx" / "runner.py", tmp_path / "frames", tmp_path / "out.csv"]
+    words = [tmp_path / "onnx" / "runner.py", tmp_path / "frames", tmp_path / "new" / "out.csv"]
     subprocess.run([sys.executable, "-I", "-c", CODE, *words], check=True, timeout=120)
-    with (tmp_path / "out.csv").open() as file:
+    with (tmp_path / "new" / "out.csv").open() as file:
         rows = {row["case"]: row for row in csv.DictReader(file)}
     system, state = system_of("clips"), trained.states[0]
     for entry in system.new_cases(tmp_path / "videos", prepared=state["prepared"]).entries:

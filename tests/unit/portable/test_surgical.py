@@ -70,23 +70,32 @@ def write_models(kind: str, folder: Path, folds: int = 1) -> Trained:
     return read_trained(paths)
 
 
-def write_frames(folder: Path, count: int) -> None:
-    """Blobs within a black border, larger than the frames that are kept."""
+def write_frames(folder: Path, count: int, mode: str = "RGB") -> None:
+    """Blobs within a black border, larger than the frames that are kept; half transparent in mode RGBA."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(count)
     for number in range(count):
         coarse = Image.fromarray(random.integers(0, 255, (5, 6, 3), np.uint8).astype(np.uint8))
         frame = np.zeros((75, 97, 3), np.uint8)
         frame[5:71, 9:90] = np.asarray(coarse.resize((81, 66), Image.Resampling.BICUBIC))
-        Image.fromarray(frame).save(folder / f"video1-{number + 1}.png")
+        image = Image.fromarray(frame).convert(mode)
+        if mode == "RGBA":
+            image.putalpha(Image.linear_gradient("L").resize(image.size))
+        image.save(folder / f"video1-{number + 1}.png")
 
 
 @pytest.mark.parametrize(("kind", "folds"), [("mtrcnet_cl", 1), ("tecno", 1), ("tool", 2)])
 def test_probabilities(kind: str, folds: int, tmp_path: Path) -> None:
     trained = write_models(kind, tmp_path, folds)
     # The second video is shorter than a window, and its frames are numbered beyond nine in the first.
-    for name, count in {"long": 12, "short": 3}.items():
-        write_frames(tmp_path / "videos" / name, count)
+    for name, count, mode in (
+        ("long", 12, "RGB"),
+        ("short", 3, "RGB"),
+        ("grey", 5, "L"),
+        ("see ü", 4, "RGBA"),
+    ):
+        write_frames(tmp_path / "videos" / name, count, mode)
+    (tmp_path / "videos" / "long" / "._video1-1.png").touch()  # as macOS leaves beside copied files
     plan = export_onnx(trained, {"threshold": 0.4}, tmp_path / "onnx")
     assert max(plan["parity"].values()) < 1e-4
     words = [tmp_path / "onnx" / "runner.py", tmp_path / "videos", tmp_path / "out"]
@@ -109,3 +118,29 @@ def test_probabilities(kind: str, folds: int, tmp_path: Path) -> None:
             ]
         for number, name in enumerate(expected.tools):
             assert [row[name] == "1" for row in rows] == (expected.tool[:, number] >= 0.4).tolist()
+
+
+def test_images_that_are_no_video(tmp_path: Path) -> None:
+    """The runner refuses what Foldwise refuses, and predicts the other videos."""
+    export_onnx(write_models("tool", tmp_path), {}, tmp_path / "onnx")
+    videos = tmp_path / "videos"
+    for name in ("good", "twice", "sizes", "nameless"):
+        write_frames(videos / name, 2)
+    Image.new("RGB", (97, 75)).save(videos / "twice" / "video1-01.png")
+    Image.new("RGB", (9, 7)).save(videos / "sizes" / "video1-3.png")
+    Image.new("RGB", (97, 75)).save(videos / "nameless" / "cover.png")
+
+    def run(source: Path | str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, *map(str, (tmp_path / "onnx" / "runner.py", source, tmp_path / "out"))]
+        return subprocess.run(words, check=False, capture_output=True, text=True, cwd=videos / "good")
+
+    ended = run(videos)
+    assert ended.stderr.splitlines() == [
+        "nameless: cover.png: no number in the name",
+        "sizes: video1-3.png is (9, 7), earlier ones are (97, 75); expected one size",
+        "twice: video1-01.png and video1-1.png have the same number",
+    ]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.csv"]
+    assert run(".").returncode == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.csv"]
+    assert run("none").stderr.startswith(f"{videos / 'good' / 'none'}: no such folder; expected images")

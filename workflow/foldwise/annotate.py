@@ -49,11 +49,17 @@ def annotate(
     )
     if mask is not None and not mask.name.endswith((".nii", ".nii.gz")):
         raise CaseError(f"--mask {mask}: the name of a mask must end in .nii or .nii.gz")
+    if object_ and not box:
+        raise CaseError("--object: is for --box alone; points have a column `object`, scribbles values")
+    told = {"--points": points, "--scribble": scribble, "--box": box, "--nothing": nothing}
+    told |= {"--undo": undo or None}
+    if serve and (given := [flag for flag, value in told.items() if value is not None]):
+        raise CaseError(f"{given[0]}: is not for --serve; give hints on the page, or call without --serve")
     if region is not None and not region.is_file():
         raise CaseError(f"--region {region}: no such file")
     mask, quality = mask or session / "mask.nii.gz", quality or session / "quality.csv"
     with tempfile.TemporaryDirectory(prefix="foldwise-") as scratch:
-        annotation = Annotation(volume, one_fold(model, Path(scratch)), session, region)
+        annotation = Annotation(volume, one_fold(model, Path(scratch), "interactive"), session, region)
     annotation.workspace.refuse_foreign(mask, quality)
     if serve:
         from foldwise.web.server import serve as serve_page

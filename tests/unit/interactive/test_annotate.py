@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import typer
 
 from dicom_files import Grid, write_series
 from foldwise import annotate
@@ -287,3 +289,37 @@ def test_an_output_is_no_input(folder: Path, capsys: pytest.CaptureFixture[str])
     with pytest.raises(CaseError, match=r"--volume and --mask are both|--mask and --volume are both"):
         app(["annotate", *words, "--mask", scan], standalone_mode=False)
     assert not (folder / "session").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--serve --nothing 0", "--nothing: is not for --serve"),
+        ("--serve --undo", "--undo: is not for --serve"),
+        ("--nothing 3 --object ball", "--object: is for --box alone"),
+    ],
+)
+def test_no_option_is_passed_over(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: str, message: str
+) -> None:
+    with pytest.raises(CaseError, match=message):
+        call(folder, capsys, *words.split())
+    assert not (folder / "session").exists()
+
+
+def test_impossible_port(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.BadParameter, match="65535"):
+        call(folder, capsys, "--serve", "--port", "99999")
+
+
+def test_a_packed_model_of_another_system(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is named as the user names it, not by the place where it is unpacked."""
+    empty: dict[str, Any] = {"task": {}, "prepared": {}, "settings": {}, "chosen": {}, "folds": {}}
+    texts = {"foldwise": "1", "name": "cl", "experiment": "x", "system": "surgical", "package": "foldwise"}
+    facts = {"format": 1, **texts, **empty, "hashes": {}, "beside": {}}
+    with zipfile.ZipFile(folder / "cl.foldwise", "w") as archive:
+        archive.writestr("model.json", json.dumps(facts))
+    with pytest.raises(
+        CaseError, match=r"^\S+/cl\.foldwise: a model of the system surgical; expected one of"
+    ):
+        call(folder, capsys, "--nothing", "3", "--model", str(folder / "cl.foldwise"))

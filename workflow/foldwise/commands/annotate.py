@@ -35,7 +35,7 @@ def annotate(
     serve: Annotated[
         bool, typer.Option("--serve", help="Open the web page instead of reading hints.")
     ] = False,
-    port: Annotated[int, typer.Option(help="Port of the web page; 0: any free port.")] = 0,
+    port: Annotated[int, typer.Option(help="Port of the web page; 0: any free port.", min=0, max=65535)] = 0,
 ) -> None:
     """Segment a scan with a trained interactive model: hints on a slice, propagation, the next slice.
 

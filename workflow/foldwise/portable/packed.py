@@ -110,10 +110,16 @@ def found(path: Path, folder: Path, folds: Sequence[int] = ()) -> Source:
     return Source((path,), system.results.choices(evaluate)[0], path.stem)
 
 
-def one_fold(path: Path, folder: Path) -> Path:
-    """The model of a single fold at a path, for what uses no others; of several, the first."""
+def one_fold(path: Path, folder: Path, system: str) -> Path:
+    """The model of a single fold at a path, for what uses no others; of several, the first.
+
+    Raises:
+        CaseError: no model is there, or it is damaged, or packed and of another system.
+    """
     if path.suffix != SUFFIX and not path.is_dir():
         return path
+    if path.is_file() and (other := about(path).system) != system:
+        raise CaseError(f"{path}: a model of the system {other}; expected one of the {system} system")
     models = found(path, folder).models
     if len(models) > 1:
         logging.info("%s: holds %d models; %s is used", path, len(models), models[0].stem)

@@ -70,10 +70,9 @@ class Workspace:
         if not isinstance(before, dict):
             raise CaseError(f"{path}: not a session of Foldwise; use another folder")
         if changed := [key for key in given if before.get(key) != given[key]]:
-            key = changed[0]
             raise CaseError(
-                f"{folder}: the session there was started with another {key} ({before.get(key)}, now "
-                f"{given[key]}); continue with that one, or use another folder. Nothing was changed"
+                f"{folder}: the session there was started with another {changed[0]}; continue with that one, "
+                f"or use another folder. Nothing was changed"
             )
 
     @property

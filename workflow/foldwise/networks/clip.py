@@ -10,9 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from transformers import AutoConfig, CLIPModel, CLIPTokenizer, CLIPVisionModel
+from transformers.utils.logging import disable_progress_bar
 
 from foldwise.files import CaseError
 from foldwise.training.pretrained import refuse_not_finite
+
+# One for each file of weights, in logs and beside the bars of a command.
+disable_progress_bar()
 
 
 class Features(NamedTuple):

@@ -10,10 +10,14 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from transformers import SamConfig, SamModel
+from transformers.utils.logging import disable_progress_bar
 
 from foldwise.device import chosen_device, log_device
 from foldwise.files import CaseError
 from foldwise.training.pretrained import read_weights, refuse_not_finite
+
+# One for each file of weights, in logs and beside the bars of a command.
+disable_progress_bar()
 
 # Patterns of original names and their replacements in transformers, applied in this order to every name.
 RENAMED: tuple[tuple[str, str], ...] = (

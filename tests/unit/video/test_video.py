@@ -364,7 +364,41 @@ def test_new_videos(tmp_path: Path) -> None:
     assert [is_sheet(path) for path in (tmp_path, tmp_path / "b.mp4", images / "1.png")] == [
         False,
         False,
-        True,
+        False,
     ]
     case = NewCases.of(images, [Entry("op 1", "op 1", {"video": (str(images),)}, "", {}, 0)])
     assert case.lines == ["1 case(s), e.g. op 1 ← op 1"]
+
+
+def test_new_videos_of_odd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder is named as the user names it; what holds no images is no video, e.g. the output's folder."""
+    images = tmp_path / "store" / "00017"
+    images.mkdir(parents=True)
+    for path in (images / "0.PNG", tmp_path / "a.MTS", tmp_path / "b.ts"):
+        path.touch()
+    (tmp_path / "out" / ".unfinished").mkdir(parents=True)
+    (tmp_path / "patient 7").symlink_to(images)
+    assert videos_in(tmp_path / "patient 7", folders=True) == {"patient 7": tmp_path / "patient 7"}
+    assert videos_in(tmp_path, folders=True) == {
+        "a": tmp_path / "a.MTS",
+        "b": tmp_path / "b.ts",
+        "patient 7": tmp_path / "patient 7",
+    }
+    monkeypatch.chdir(images)
+    assert list(videos_in(Path(), folders=True)) == ["00017"]
+    (tmp_path / "b.mp4").touch()
+    with pytest.raises(CaseError, match=r"b\.mp4 and b\.ts are two videos with one name"):
+        videos_in(tmp_path, folders=True)
+    for folders, expected in ((True, "the folder of its video's images"), (False, "a video")):
+        with pytest.raises(CaseError, match=rf"0\.PNG: is an image; expected {expected}, a folder of videos"):
+            videos_in(images / "0.PNG", folders=folders)
+
+
+def test_images_of_two_sizes(tmp_path: Path) -> None:
+    """They are refused even if an edit would make them equal."""
+    for number, size in enumerate(((8, 6), (8, 6), (4, 3))):
+        Image.new("RGB", size).save(tmp_path / f"{number}.png")
+    with pytest.raises(CaseError, match="frame 2 is 4×3, earlier ones are 8×6; all frames must have"):
+        list(read_frames(tmp_path, rate=1, edit=lambda rgb: rgb[:2, :2]))
+    with pytest.raises(CaseError, match=r"2\.png is 4×3, earlier ones are 8×6"):
+        sample_frames(tmp_path, 3, rate=1)

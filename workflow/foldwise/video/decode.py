@@ -131,15 +131,11 @@ def read_frames(
     size: tuple[int, ...] | None = None
     for one in kept:
         frame = Frame(one.number, float(one.time), one.rgb())
-        if edit is not None:
-            frame = replace(frame, rgb=edit(frame.rgb))
+        # Before the edit, which may make them equal.
         size = size or frame.rgb.shape
         if frame.rgb.shape != size:
-            raise CaseError(
-                f"{path}: frame {frame.number} is {_by(frame.rgb.shape)}, earlier ones are {_by(size)}; "
-                f"all frames must have the same size"
-            )
-        yield frame
+            raise CaseError(_sizes(path, f"frame {frame.number}", frame.rgb, size))
+        yield frame if edit is None else replace(frame, rgb=edit(frame.rgb))
 
 
 def sample_frames(path: Path, count: int, *, rate: float | None = None) -> list[np.ndarray]:
@@ -148,12 +144,16 @@ def sample_frames(path: Path, count: int, *, rate: float | None = None) -> list[
     If a container cannot seek, fewer are returned, all from its beginning.
 
     Raises:
-        CaseError: not a video, no frames, or a source that ends early.
+        CaseError: not a video, no frames, a source that ends early, or images of two sizes.
     """
     if path.is_dir():
         files = list(image_files(path).values())
-        places = np.unique(np.linspace(0, len(files) - 1, count).astype(int))
-        return [_opener(files[place])() for place in places]
+        chosen = [files[n] for n in np.unique(np.linspace(0, len(files) - 1, count).astype(int))]
+        images = [_opener(file)() for file in chosen]
+        for file, image in zip(chosen, images, strict=True):
+            if image.shape != images[0].shape:
+                raise CaseError(_sizes(path, file.name, image, images[0].shape))
+        return images
     length = probe(path).duration_s
     sampled = []
     with _opened(path) as (container, stream):
@@ -342,7 +342,10 @@ def image_files(folder: Path) -> dict[int, Path]:
 def _images(folder: Path, rate: float, first: int) -> Iterator[_Stamped]:
     files = image_files(folder)
     if min(files) < first:
-        raise CaseError(f"{folder}: {files[min(files)].name} comes before the first image's number {first}")
+        raise CaseError(
+            f"{folder}: {files[min(files)].name} comes before the first image's number {first} "
+            f"(data.first_image); number the images from {first}"
+        )
     for number, path in files.items():
         time = (number - first) / Fraction(rate).limit_denominator(100_000)
         yield _Stamped(number, time, _opener(path))
@@ -408,5 +411,8 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def _by(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]}×{shape[0]}"
+def _sizes(path: Path, name: str, rgb: np.ndarray, earlier: Sequence[int]) -> str:
+    return (
+        f"{path}: {name} is {rgb.shape[1]}×{rgb.shape[0]}, earlier ones are {earlier[1]}×{earlier[0]}; "
+        f"all frames must have the same size"
+    )

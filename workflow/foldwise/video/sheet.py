@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from foldwise import sheet
 from foldwise.files import CaseError
-from foldwise.published import RECORDS
 from foldwise.sheet import Table, read_table
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mpeg", ".mpg", ".m4v", ".mkv", ".webm", ".wmv", ".gif")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".avi", ".mov", ".mpeg", ".mpg", ".m4v", ".mkv", ".webm", ".wmv", ".gif"),
+    *(".ts", ".mts", ".m2ts", ".vob", ".mxf", ".flv", ".asf", ".3gp", ".ogv"),
+)
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,12 @@ def read_video_table(path: Path, columns: tuple[str, ...]) -> Table:
 
 
 def is_sheet(source: Path) -> bool:
-    """Whether a source of new cases is a sample sheet: a file that is not itself a video."""
-    return source.is_file() and source.suffix.lower() not in VIDEO_SUFFIXES
+    """Whether a source of new cases is a sample sheet: a file that is neither a video nor an image."""
+    return source.is_file() and source.suffix.lower() not in VIDEO_SUFFIXES + IMAGE_SUFFIXES
 
 
 def videos_in(source: Path, *, folders: bool) -> dict[str, Path]:
     """Name of each new case → its video: of one video, or of those in a folder.
-
-    A folder with the predictions of an earlier call is none of them.
 
     Args:
         source: the video or the folder.
@@ -65,20 +66,25 @@ def videos_in(source: Path, *, folders: bool) -> dict[str, Path]:
     """
     if not source.exists():
         raise CaseError(f"{source}: no such file or folder; expected videos, or a sample sheet")
+    if source.is_file() and _is_image(source):
+        instead = "the folder of its video's images" if folders else "a video"
+        raise CaseError(f"{source}: is an image; expected {instead}, a folder of videos, or a sample sheet")
     found: dict[str, Path] = {}
     there = sorted(source.iterdir()) if source.is_dir() else [source]
     for path in there:
         is_folder = path.is_dir()
-        if path.name.startswith(".") or (path / RECORDS).is_dir():
+        if path.name.startswith(".") and path != source:
             continue
-        if not (folders if is_folder else path.suffix.lower() in VIDEO_SUFFIXES):
+        if not (folders and _holds_images(path) if is_folder else path.suffix.lower() in VIDEO_SUFFIXES):
             continue
         name = path.name if is_folder else path.stem
-        if name in found:
-            raise CaseError(f"{source}: two videos have the name {name!r}")
-        found[name] = path
-    if not found and folders and any(path.suffix.lower() in IMAGE_SUFFIXES for path in there):
-        found = {source.resolve().name: source}
+        if (other := found.setdefault(name, path)) is not path:
+            raise CaseError(
+                f"{source}: {other.name} and {path.name} are two videos with one name; rename one"
+            )
+    if not found and folders and source.is_dir() and _holds_images(source):
+        # Not resolved: a link to a folder is named by the user.
+        found = {Path(os.path.abspath(source)).name: source}  # noqa: PTH100
     if not found:
         also = ", or folders of images" if folders else ""
         raise CaseError(f"{source}: contains no videos ({', '.join(VIDEO_SUFFIXES)}{also})")
@@ -87,3 +93,11 @@ def videos_in(source: Path, *, folders: bool) -> dict[str, Path]:
             f"{source}: {wrong[0]!r} contains a character that cannot be printed; rename the video"
         )
     return found
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(map(_is_image, folder.iterdir()))

@@ -73,7 +73,7 @@ class SurgicalResults(Results):
             "group": entry.group,
             "frames": len(predicted.rows),
             "fps": predicted.fps,
-            "seconds": float(predicted.times[-1] - predicted.times[0]),
+            "seconds": round(float(predicted.times[-1] - predicted.times[0]), 3),
         }
         if predicted.phases:
             found = predicted.phase.argmax(1)

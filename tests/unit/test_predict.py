@@ -459,3 +459,17 @@ def test_a_file_that_does_not_say_what_it_is_for(model: Path, tmp_path: Path, ch
     torch.save(torch.load(model, weights_only=True) | changed, tmp_path / "model.pt")
     with pytest.raises(CaseError, match=rf"model\.pt: not a model of Foldwise \({re.escape(why)}"):
         read_model(tmp_path / "model.pt")
+
+
+def test_the_same_call_again_removes_nothing(
+    tmp_path: Path, predict: Predict, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "new").mkdir()
+    write_scan(tmp_path / "new" / "p.nii", 5)
+    predict(tmp_path / "new", tmp_path / "out")
+    before = names(tmp_path / "out")
+    with caplog.at_level(logging.INFO):
+        predict(tmp_path / "new", tmp_path / "out")
+    assert "predicted p" in caplog.text  # so that messages of this level are here
+    assert "no longer made" not in caplog.text
+    assert names(tmp_path / "out") == before

@@ -63,12 +63,13 @@ class Published:
                 )
         self._forget(lambda name, record: record.get("key") != self._keys.get(record.get("case")))
 
-    def publish(self, cases: Path, tables: Path) -> list[str]:
+    def publish(self, cases: Path, tables: Path, last: Path) -> list[str]:
         """Copy files to their place, each one whole or not at all, and forget those that are no longer made.
 
         Args:
             cases: holds a folder of files for each case.
             tables: folder of tables of all cases; each of several parts has its own.
+            last: file that `write` replaces afterwards.
 
         Returns:
             The files, by their paths in the folder.
@@ -82,7 +83,7 @@ class Published:
             name = path.relative_to(tables)
             one = self._part.endswith("of1")
             made.append(self._place(path, name if one else name.with_stem(f"{name.stem}-{self._part}"), None))
-        self._forget(lambda name, record: name not in made)
+        self._forget(lambda name, record: name not in made and self.folder / name != last)
         return made
 
     def write(self, path: Path, values: Any) -> None:

@@ -43,7 +43,7 @@ def publish(
         tables, own = Path(temporary) / "tables", Path(temporary) / "cases"
         export = partial(system.results.export_case, export=settings, chosen=chosen)
         unexported = _export(export, paths, entries, about["stamps"], failed, tables, own)
-        outputs = published.publish(own, tables)
+        outputs = published.publish(own, tables, facts)
     names = [entry.case for entry in entries]
     result = {
         "cases": names,

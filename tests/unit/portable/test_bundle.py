@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigWorkflow
 
 from foldwise.files import CaseError, read_json
@@ -44,8 +45,9 @@ def run(folder: Path, scans: Path) -> None:
         dataset_dir=str(scans),
         output_dir=str(folder.parent / "out"),
     )
-    workflow.initialize()
-    workflow.run()
+    with torch.enable_grad():  # the bundle turns gradients off, and other tests need them
+        workflow.initialize()
+        workflow.run()
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -99,14 +99,17 @@ def write_organ(kind: Kind, folder: Path) -> Path:
 
 def run(folder: Path, *words: object) -> str | int | None:
     """Run the exported program in this process, and return what it ends with."""
-    before = sys.argv
-    sys.argv = [str(folder / "runner.py"), *map(str, words)]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(folder / "runner.py"), run_name="__main__")
-    finally:
-        sys.argv = before
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", [str(folder / "runner.py"), *map(str, words)])
+        program(folder / "runner.py", run_name="__main__")
     return ended.value.code
+
+
+def program(path: Path, run_name: str | None = None) -> dict[str, Any]:
+    """What a program defines, which imports others of its folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)
+        return runpy.run_path(str(path), run_name=run_name)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -187,10 +190,10 @@ def test_lungs_are_judged_as_by_foldwise(name: str) -> None:
 def find_masks() -> Callable[..., tuple[np.ndarray, np.ndarray, list[str]]]:
     """That of lungs.py, beside which a runner.py is expected."""
     runner = ModuleType("runner")
-    runner.__dict__.update(runpy.run_path(str(RUNNERS / "segmentation.py")))
+    runner.__dict__.update(program(RUNNERS / "segmentation.py"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "runner", runner)
-        found: Callable[..., Any] = runpy.run_path(str(RUNNERS / "lungs.py"))["find_masks"]
+        found: Callable[..., Any] = program(RUNNERS / "lungs.py")["find_masks"]
     return found
 
 
@@ -211,7 +214,9 @@ class TestRunner:
     """The exported folder by itself."""
 
     def test_is_short(self) -> None:
-        for path in (RUNNERS / "segmentation.py", RUNNERS / "surgical.py"):
+        for path in (
+            RUNNERS / f"{name}.py" for name in ("segmentation", "surgical", "clips", "scans", "frames")
+        ):
             assert len(path.read_text().splitlines()) <= 200, path.name
 
     def test_needs_neither_torch_nor_foldwise(self, exported: Path) -> None:
@@ -226,7 +231,7 @@ class TestRunner:
         learner = trained.learner
         assert isinstance(learner, SegmentationLearner)
         expected = shares(learner, trained.networks[0], str(cache)).numpy()
-        runner = runpy.run_path(str(exported / "onnx" / "runner.py"))
+        runner = program(exported / "onnx" / "runner.py")
         scan, plan = learner.read(str(cache)), read_json(exported / "onnx" / "plan.json")
         networks = [onnxruntime.InferenceSession(exported / "onnx" / name) for name in plan["networks"]]
         found = runner["predict"](plan, networks, scan.image.numpy(), scan.fill.numpy())
@@ -240,7 +245,7 @@ class TestRunner:
         names = ["a_0000.nii.gz", "a_0001.NII.GZ", "b_2019.nii.gz", "c.mha", "notes.txt", "._c.mha"]
         for name in [*names, "gap_0000.nii", "gap_0002.nii", "odd_0000.nii", "oddABCDE.nii"]:
             (tmp_path / name).touch()
-        cases = runpy.run_path(str(exported / "onnx" / "runner.py"))["find_cases"](tmp_path, tmp_path / "out")
+        cases = program(exported / "onnx" / "runner.py")["find_cases"](tmp_path, tmp_path / "out")
         expected = {case.name: [*case.images] for case in read_new_scans(tmp_path).cases}
         assert cases == expected
 
@@ -261,7 +266,7 @@ class TestRunner:
     def test_two_scans_of_one_name(self, exported: Path, tmp_path: Path, name: str) -> None:
         for each in (name, "a.nii.gz"):
             (tmp_path / each).touch()
-        assert "has the name of another scan" in str(run(exported / "onnx", tmp_path, tmp_path / "out"))
+        assert "are two scans" in str(run(exported / "onnx", tmp_path, tmp_path / "out"))
         with pytest.raises(CaseError, match="two scans"):
             read_new_scans(tmp_path)
 
@@ -271,7 +276,7 @@ class TestRunner:
         scan = tmp_path / "scans" / "a.nii.gz"
         before = scan.read_bytes()
         ended = run(exported / "onnx", tmp_path / "scans" / source, tmp_path / "scans")
-        assert "OUTPUT is its folder" in str(ended)
+        assert "is the folder of the scans" in str(ended)
         assert scan.read_bytes() == before
 
     def test_scans_that_foldwise_refuses_or_converts(self, exported: Path, tmp_path: Path) -> None:
@@ -290,8 +295,9 @@ class TestRunner:
             (tmp_path / f"{unit}.nrrd").write_bytes(head.encode() + voxels)
         ended = str(run(exported / "onnx", tmp_path, tmp_path / "out")).splitlines()
         assert [line.split(":")[0] for line in ended] == ["cm", "constant", "unit"]
-        assert "its unit must be converted to mm" in ended[0]
+        assert "the unit of its voxel size must be converted to mm" in ended[0]
         assert "every voxel of an image has the same value" in ended[1]
+        assert "unit 5 of its voxel size is unknown" in ended[2]
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["mm.nii.gz"]
 
     def test_a_grid_of_slightly_larger_voxels(self, exported: Path, tmp_path: Path) -> None:
@@ -299,7 +305,7 @@ class TestRunner:
         channel = np.ones((30, 4, 4), np.int16)
         grid = np.diag([1.002, 1, 1, 1])
         write_volume(Volume(channel.astype(np.uint8), grid), tmp_path / "region.nii.gz")
-        runner = runpy.run_path(str(exported / "onnx" / "runner.py"))
+        runner = program(exported / "onnx" / "runner.py")
         with pytest.raises(ValueError, match="its grid is not that of the scan"):
             runner["crop"]({"to": "region"}, [channel], np.eye(4), tmp_path / "region.nii.gz")
 

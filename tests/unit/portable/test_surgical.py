@@ -38,9 +38,10 @@ SMALL: dict[str, Any] = {
 # No code of these is needed.
 BLOCKED = ["foldwise", "torch", "monai", "scipy", "skimage", "PIL", "h5py", "nibabel", "pandas"]
 CODE = (
-    "import runpy, sys\n"
+    "import os, runpy, sys\n"
     f"for name in {BLOCKED}: sys.modules[name] = None\n"
     "sys.argv = sys.argv[1:]\n"
+    "sys.path.insert(0, os.path.dirname(sys.argv[0]))\n"  # as without -I
     "runpy.run_path(sys.argv[0], run_name='__main__')"
 )
 

@@ -73,4 +73,4 @@ def portable(trained: Trained, chosen: Mapping[str, Any]) -> Portable:
         "temporal_views": clip.temporal_views,
         "classes": learner.classes,
     }
-    return Portable(graphs, plan, {"runner.py": "clips.py"})
+    return Portable(graphs, plan, {"runner.py": "clips.py", "frames.py": "frames.py"})

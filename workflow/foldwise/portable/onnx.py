@@ -70,7 +70,7 @@ class Portable:
 
 
 def export_onnx(trained: Trained, chosen: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Write a folder with a model's networks as ONNX, plan.json and runner.py.
+    """Write a folder with a model's networks as ONNX, plan.json, runner.py and the programs that it imports.
 
     Each network is run once by ONNX Runtime, if that is installed, and compared with its original.
 

@@ -91,7 +91,7 @@ def portable(trained: Trained, chosen: Mapping[str, Any]) -> Portable:
         name: Graph(Windows(learner, network), {"image": example}, ["output"], activation)
         for name, network in zip(names, trained.networks, strict=True)
     }
-    programs = {"runner.py": "segmentation.py"}
+    programs = {"runner.py": "segmentation.py", "scans.py": "scans.py"}
     if plan["lungs"] is not None:
         programs["lungs.py"] = "lungs.py"
     return Portable(graphs, plan, programs)

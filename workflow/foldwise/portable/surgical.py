@@ -78,4 +78,4 @@ def portable(trained: Trained, chosen: Mapping[str, Any]) -> Portable:
         "tools": learner.tools,
         "threshold": chosen.get("threshold", 0.5),
     }
-    return Portable(graphs, plan, {"runner.py": "surgical.py"})
+    return Portable(graphs, plan, {"runner.py": "surgical.py", "frames.py": "frames.py"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -91,7 +92,7 @@ def read_new_scans(source: Path, region_column: str | None = None) -> Scans:
         if (other := named.setdefault(name, path)) is not path:
             raise CaseError(f"{source}: {other.name} and {path.name} are two scans with one name; rename one")
     if not named and source.is_dir() and any(map(_is_dicom, others)):
-        named, others = {source.resolve().name: source}, []
+        named, others = {Path(os.path.abspath(source)).name: source}, []  # noqa: PTH100 (a link keeps its name)
     # The voxels of .hdr, .mhd and .nhdr are in files of their own.
     data = {file for path in named.values() if not looks.is_folder(path) for file in source_files(path)}
     left_out = {path: _reason(path) for path in others if path not in data}

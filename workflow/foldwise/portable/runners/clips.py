@@ -10,55 +10,17 @@ its class and the probabilities of all classes.
 import csv
 import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
+from frames import find_frames, find_videos, read
 from numpy import ndarray as Array
 from onnxruntime import InferenceSession, get_available_providers
 
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 # Pillow's weights of pixels are whole numbers of so many bits.
 PILLOW_BITS = 22
-
-
-def find_frames(folder: Path) -> list[Path]:
-    """Images of a folder, in the order of the last number in their names."""
-    found: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGES or path.name.startswith("."):
-            continue
-        numbers = re.findall(r"\d+", path.stem)
-        if not numbers:
-            raise ValueError(f"{path.name}: no number in the name")
-        if (other := found.setdefault(int(numbers[-1]), path)) is not path:
-            raise ValueError(f"{other.name} and {path.name} have the same number")
-    if len(found) < 2:
-        raise ValueError("a clip needs at least two images")
-    paths, header = [found[number] for number in sorted(found)], sitk.ImageFileReader()
-    sizes = []
-    for path in paths:
-        header.SetFileName(str(path))
-        header.ReadImageInformation()
-        sizes.append(header.GetSize())
-        if sizes[-1] != sizes[0]:
-            raise ValueError(f"{path.name} is {sizes[-1]}, earlier ones are {sizes[0]}; expected one size")
-    return paths
-
-
-def read(path: Path) -> Array:
-    """A frame (height, width, 3) uint8; a transparent picture on black."""
-    image = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-    if image.dtype != np.uint8:
-        raise ValueError(f"{path}: expected 8 bits per colour")
-    if image.ndim == 2:
-        return np.stack([image] * 3, axis=2)
-    if image.shape[2] == 4:
-        return ((image[..., :3] * image[..., 3:].astype(np.uint16) + 127) // 255).astype(np.uint8)
-    return image
 
 
 def resized(frame: Array, size: tuple[int, int], bits: int | None) -> Array:
@@ -113,6 +75,8 @@ def prepared(plan: dict, path: Path) -> list[Array]:
 
 def predict(plan: dict, networks: list[Any], paths: list[Path]) -> Array:
     """Mean probabilities (classes,) over views and networks."""
+    if len(paths) < 2:
+        raise ValueError("a clip needs at least two images")
     total: list[Array] = []
     for numbers in frames_of_views(plan, len(paths)):
         squares = {number: prepared(plan, paths[number]) for number in set(numbers.tolist())}
@@ -129,17 +93,15 @@ if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     source, output = (Path(os.path.abspath(word)) for word in sys.argv[1:])  # noqa: PTH100
-    if not source.is_dir():
-        sys.exit(f"{source}: no such folder; expected images of a video, or folders of such images")
     here, devices = Path(__file__).parent, get_available_providers()
     plan, failed = json.loads((here / "plan.json").read_text("utf-8")), []
     networks = [InferenceSession(here / name, providers=devices) for name in plan["networks"]]
-    folders = sorted(path for path in source.iterdir() if path.is_dir() and path.name[0] != ".")
+    videos = find_videos(source)
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["case", "class", *(f"p({name})" for name in plan["classes"])])
-        for folder in folders or [source]:
+        for folder in videos:
             try:
                 found = predict(plan, networks, find_frames(folder))
             except Exception as error:  # the other videos go on

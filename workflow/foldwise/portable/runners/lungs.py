@@ -18,7 +18,8 @@ import numpy as np
 import SimpleITK as sitk
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 from numpy import ndarray as Array
-from runner import box, find_cases, read
+from runner import box
+from scans import find_cases, read
 
 
 def distance(mask: Array, spacing: Any, limit: float) -> Array:

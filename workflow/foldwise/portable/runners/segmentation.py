@@ -1,13 +1,13 @@
 """Segment scans with the networks in this folder; needs numpy, onnxruntime, nibabel and SimpleITK.
 
     python runner.py SCANS OUTPUT [REGIONS] [--probabilities]
+
 SCANS is a volume or a folder of them: NIfTI, NRRD, MHA; channels are in one file, or in <case>_0000, …_0001.
 OUTPUT gets label maps on their grids. REGIONS has masks of where plan.json crops to; lungs.py may make them.
 """
 
 import itertools
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,41 +18,7 @@ import SimpleITK as sitk
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 from numpy import ndarray as Array
 from onnxruntime import InferenceSession, get_available_providers
-
-
-def find_cases(source: Path, output: Path) -> dict[str, list[Path]]:
-    """Case → its files, one for each channel (from 0000 without gaps) or one with all."""
-    form = re.compile(r"([^.].*?)\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)", re.IGNORECASE)
-    paths = sorted(source.iterdir()) if source.is_dir() else [source]
-    found = [(named[1], path) for path in paths if (named := form.fullmatch(path.name))]
-    stems, cases, output = dict(found), dict[str, list[Path]](), output.resolve()
-    for stem, path in found:
-        of = re.fullmatch(r"(.+)_([0-9]{4})", stem)
-        case = of[1] if of and all(f"{of[1]}_{n:04d}" in stems for n in range(int(of[2]))) else stem
-        if stems[stem] != path or (case != stem and case in stems) or path.parent.resolve() == output:
-            sys.exit(f"{path}: has the name of another scan, or OUTPUT is its folder, and would replace it")
-        cases.setdefault(case, []).append(path)
-    return cases or sys.exit(f"{source}: no scans, which are files of NIfTI, NRRD or MHA")
-
-
-def read(path: Path) -> tuple[Array, Array]:
-    """The channels (channels, x, y, z) of a file; its affine, voxels to mm towards right, front and above."""
-    if re.search(r"\.nii(\.gz)?$", path.name.lower()):
-        image: Any = nib.load(path)
-        data, unit = np.asarray(image.dataobj), int(image.header["xyzt_units"]) % 8
-        affine = np.diag([*[{0: 1, 1: 1e3, 2: 1, 3: 1e-3}.get(unit, np.nan)] * 3, 1]) @ image.affine  # m, µm
-    else:
-        image = sitk.ReadImage(str(path))
-        data, axes, affine = sitk.GetArrayFromImage(image), image.GetDimension(), np.eye(4)
-        data = data.transpose(*reversed(range(axes)), *range(axes, data.ndim))
-        turns = np.reshape(image.GetDirection(), (axes, axes))[:3, :3]  # ITK's x and y run to left and back
-        affine[:3] = np.diag([-1, -1, 1]) @ np.c_[turns * image.GetSpacing()[:3], image.GetOrigin()[:3]]
-        odd = re.search(rb'(?m)^(space )?units:.*"(?!mm"|["?\s]|$)', path.open("rb").read(2**16))  # of NRRD
-        affine *= np.nan if odd else 1
-    if not np.isfinite(affine).all() or not np.isfinite(data).all():
-        raise ValueError(f"{path}: has voxels that are NaN or infinite, or its unit must be converted to mm")
-    kind = np.int16 if data.dtype.kind != "f" and -(2**15) <= data.min() <= data.max() < 2**15 else np.float32
-    return np.moveaxis(data.reshape(*data.shape[:3], -1).astype(kind), 3, 0), affine
+from scans import find_cases, read
 
 
 def box(start: Any, size: Any) -> tuple[slice, ...]:
@@ -60,16 +26,23 @@ def box(start: Any, size: Any) -> tuple[slice, ...]:
     return tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
 
 
+def apart(grid: Array, affine: Array, shape: Any) -> bool:
+    """Whether the corners of two grids of one shape are more than 0.01 mm from each other."""
+    return (np.abs(grid - affine) @ [*shape, 1]).max() > 0.01
+
+
 def crop(how: dict, channels: list[Array], affine: Array, region: Path) -> tuple[Any, list[Array]]:
     """The box of a scan that is kept, and its channels in it."""
     mask = np.any([data != 0 for data in channels], axis=0) | (how["to"] == "none")
     if how["to"] == "region":
         (found, *_), grid = read(region)
-        if found.shape != mask.shape or (np.abs(grid - affine) @ [*mask.shape, 1]).max() > 0.01:
+        if found.shape != mask.shape or apart(grid, affine, mask.shape):
             raise ValueError(f"{region}: its grid is not that of the scan")
         mask = np.isin(found, how["values"]) if how["values"] else found != 0
-    if not mask.any() or any(data.min() == data.max() for data in channels):
-        raise ValueError("the mask is empty, or every voxel of an image has the same value")
+    if any(data.min() == data.max() for data in channels):
+        raise ValueError("every voxel of an image has the same value")
+    if not mask.any():
+        raise ValueError("the mask is empty, so there is nothing to crop to")
     filled, planes = np.nonzero(mask), 1 / np.linalg.norm(np.linalg.inv(affine[:3, :3]), axis=1)
     margin = np.ceil(how["margin_mm"] / planes - 1e-3).astype(int)
     low = np.maximum(0, np.min(filled, axis=1) - margin)
@@ -86,7 +59,8 @@ def resized(data: Array, shape: Any) -> Array:
     """Another shape of the same extent: linear, smoothed if it becomes coarser; whole numbers stay whole."""
     whole = data.dtype.kind == "i"
     for axis, (old, new) in enumerate(zip(data.shape, shape, strict=True)):
-        reach = int(4 * (sigma := max(1e-9, (old / new - 1) / 2)) + 0.5)
+        sigma = max(1e-9, (old / new - 1) / 2)
+        reach = int(4 * sigma + 0.5)
         kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
         places, grid = (np.arange(new) + 0.5) * old / new - 0.5, np.arange(-reach, old + reach)
         linear = np.maximum(0, 1 - np.abs(np.clip(places, 0, old - 1) - grid[:, None]))
@@ -132,9 +106,11 @@ def predict(plan: dict, networks: list[Any], image: Array, fill: Array) -> Array
 def processed(labels: Array, step: dict, voxel_ml: float) -> Array:
     """A label map after a step of post-processing, class by class."""
     for target in step["targets"]:
-        image = sitk.GetImageFromArray((mask := np.isin(labels, target["values"])).astype(np.uint8))
+        mask = np.isin(labels, target["values"])
+        image = sitk.GetImageFromArray(mask.astype(np.uint8))
         if step["name"] == "fill_holes":
-            labels[sitk.GetArrayFromImage(sitk.BinaryFillhole(image, False)) > labels] = target["value"]
+            filled = sitk.GetArrayFromImage(sitk.BinaryFillhole(image, False)) > 0
+            labels = np.where(filled & (labels == 0), target["value"], labels)
         else:
             fewest = np.ceil(np.round(min(step.get("ml", 0) / voxel_ml, labels.size + 1), 6))
             pieces = sitk.RelabelComponent(sitk.ConnectedComponent(image, True), int(fewest))  # largest: 1
@@ -148,9 +124,10 @@ def segment(plan: dict, networks: list[Any], paths: list[Path], region: Path) ->
     files = [read(path) for path in paths]
     channels, affine = [channel for some, _ in files for channel in some], files[0][1]
     whole, spacing = channels[0].shape, np.linalg.norm(affine[:3, :3], axis=0)
-    apart = max((np.abs(grid - affine) @ [*whole, 1]).max() for _, grid in files)  # of corners, in mm
-    if len(channels) != plan["channels"] or apart > 0.01 or any(data.shape != whole for data in channels):
-        raise ValueError(f"{len(channels)} channel(s); the networks take {plan['channels']}, on one grid")
+    if len(channels) != plan["channels"]:
+        raise ValueError(f"{len(channels)} channel(s), but the networks take {plan['channels']}")
+    if any(data.shape != whole for data in channels) or any(apart(grid, affine, whole) for _, grid in files):
+        raise ValueError("its channels are not on one grid")
     if np.abs((axes := affine[:3, :3] / spacing).T @ axes - np.eye(3)).max() > 5e-3:
         raise ValueError("its axes are not at right angles (a tilted gantry?); resample it")
     kept, cut = crop(plan["crop"], channels, affine, region)
@@ -162,18 +139,20 @@ def segment(plan: dict, networks: list[Any], paths: list[Path], region: Path) ->
     image = np.stack([normalised(data, *how) for data, how in zip(grey, plan["intensity"], strict=True)])
     fill = [values.flat[data.argmin()] for values, data in zip(image, grey, strict=True)]
     steps = predict(plan, networks, image, np.reshape(fill, (-1, 1, 1, 1))) * 255
-    if not np.isfinite(rounded := np.rint(steps)).all():
+    if not np.isfinite(steps).all():
         raise ValueError("the networks' outputs are not finite")
+    rounded = np.rint(steps)
     if plan["exclusive"] and len(steps) > 1:  # errors of many classes must not add up
         off = np.abs(rounded.sum(0) - steps.sum(0)) > 1
         rounded[:, off] = np.diff(np.rint(steps[:, off].cumsum(0)), axis=0, prepend=0)
     back = ornt_transform(axcodes2ornt("RAS"), turn)
     steps = np.stack([apply_orientation(resized(step, native), back) for step in rounded])
-    found = np.zeros(steps.shape[1:], int)
     if plan["exclusive"]:
         found = np.where(steps.max(0) > 255 - steps.sum(0), np.array(plan["values"])[steps.argmax(0)], 0)
-    for value, regions in [] if plan["exclusive"] else plan["values"]:  # the largest region first
-        found[np.all(steps[regions] > 127.5, axis=0)] = value
+    else:
+        found = np.zeros(steps.shape[1:], int)
+        for value, regions in plan["values"]:  # the largest region first
+            found[np.all(steps[regions] > 127.5, axis=0)] = value
     for step in plan["postprocess"]:
         found = processed(found, step, abs(np.linalg.det(affine[:3, :3])) / 1000)
     labels, shares = np.zeros(whole, plan["type"]), np.zeros((len(steps), *whole), np.float32)
@@ -182,7 +161,9 @@ def segment(plan: dict, networks: list[Any], paths: list[Path], region: Path) ->
 
 
 if __name__ == "__main__":
-    words = [w for w in sys.argv[1:] if w != "--probabilities"] if len(sys.argv) > 2 else sys.exit(__doc__)
+    words = [word for word in sys.argv[1:] if word != "--probabilities"]
+    if len(words) not in (2, 3):
+        sys.exit(__doc__)
     scans, output, regions = (*map(Path, words), Path("REGIONS"))[:3]
     here, devices = Path(__file__).parent, get_available_providers()
     plan, failed = json.loads((here / "plan.json").read_text()), []

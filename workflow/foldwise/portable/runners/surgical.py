@@ -10,53 +10,14 @@ the tools that are present, and all probabilities.
 import csv
 import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
+from frames import find_frames, find_videos, read
 from numpy import ndarray as Array
 from onnxruntime import InferenceSession, get_available_providers
-
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
-
-
-def find_frames(folder: Path) -> list[Path]:
-    """Images of a folder, in the order of the last number in their names."""
-    found: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGES or path.name.startswith("."):
-            continue
-        numbers = re.findall(r"\d+", path.stem)
-        if not numbers:
-            raise ValueError(f"{path.name}: no number in the name")
-        if (other := found.setdefault(int(numbers[-1]), path)) is not path:
-            raise ValueError(f"{other.name} and {path.name} have the same number")
-    if not found:
-        raise ValueError(f"no images ({', '.join(sorted(IMAGES))})")
-    paths, header = [found[number] for number in sorted(found)], sitk.ImageFileReader()
-    sizes = []
-    for path in paths:
-        header.SetFileName(str(path))
-        header.ReadImageInformation()
-        sizes.append(header.GetSize())
-        if sizes[-1] != sizes[0]:
-            raise ValueError(f"{path.name} is {sizes[-1]}, earlier ones are {sizes[0]}; expected one size")
-    return paths
-
-
-def read(path: Path) -> Array:
-    """A frame (height, width, 3) uint8; a transparent picture on black."""
-    image = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-    if image.dtype != np.uint8:
-        raise ValueError(f"{path}: expected 8 bits per colour")
-    if image.ndim == 2:
-        return np.stack([image] * 3, axis=2)
-    if image.shape[2] == 4:
-        return ((image[..., :3] * image[..., 3:].astype(np.uint16) + 127) // 255).astype(np.uint8)
-    return image
 
 
 def find_border(frames: list[Array]) -> tuple[slice, slice]:
@@ -139,15 +100,13 @@ if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     source, output = (Path(os.path.abspath(word)) for word in sys.argv[1:])  # noqa: PTH100
-    if not source.is_dir():
-        sys.exit(f"{source}: no such folder; expected images of a video, or folders of such images")
     here, devices = Path(__file__).parent, get_available_providers()
     plan, failed = json.loads((here / "plan.json").read_text("utf-8")), []
     pairs = [[InferenceSession(here / name, providers=devices) for name in two] for two in plan["networks"]]
     networks = [(trunk, head) for trunk, head in pairs]
     output.mkdir(parents=True, exist_ok=True)
-    folders = sorted(path for path in source.iterdir() if path.is_dir() and path.name[0] != ".")
-    for folder in folders or [source]:
+    videos = find_videos(source)
+    for folder in videos:
         try:
             paths = find_frames(folder)
             phase, tool = predict(plan, networks, paths)

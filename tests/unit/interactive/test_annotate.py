@@ -314,9 +314,9 @@ def test_impossible_port(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_packed_model_of_another_system(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is named as the user names it, not by the place where it is unpacked."""
-    empty: dict[str, Any] = {"task": {}, "prepared": {}, "settings": {}, "chosen": {}, "folds": {}}
+    empty: dict[str, Any] = {"task": {}, "prepared": {}, "settings": {}, "chosen": {}, "beside": {}}
     texts = {"foldwise": "1", "name": "cl", "experiment": "x", "system": "surgical", "package": "foldwise"}
-    facts = {"format": 1, **texts, **empty, "hashes": {}, "beside": {}}
+    facts = {"format": 1, **texts, **empty, "folds": {"fold0.pt": {}}, "hashes": {"fold0.pt": "0"}}
     with zipfile.ZipFile(folder / "cl.foldwise", "w") as archive:
         archive.writestr("model.json", json.dumps(facts))
     with pytest.raises(

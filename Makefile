@@ -52,8 +52,8 @@ test: setup-dev  ## run all tests, with Slurm if it is installed
 	$(MAKE) --jobs=2 test-local test-slurm
 
 test-local: setup-dev
-	@# A file's tests share costly fixtures, so they stay together.
-	nice -n 10 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm"
+	@# A file's tests share costly fixtures, so they stay together. Files of few tests are the slowest, and would come last.
+	nice -n 10 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slurm"
 
 test-slurm: setup-dev
 	@# There is one cluster.

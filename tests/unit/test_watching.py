@@ -183,6 +183,8 @@ def running(folder: Path) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         encoding="utf-8",
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        # Where the tests run in the background, Ctrl-C is ignored, by what they start as well.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     yield process
     process.kill()
@@ -206,7 +208,7 @@ def test_the_command_follows_a_training_and_ends_with_ctrl_c(
     Pulse(state / "abc", 1, silent=False).step(1, 2, 0.5)
     assert "0/1 + 1/2" in until("started")
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=300)
+    _, said = running.communicate(timeout=60)
     assert (running.returncode, said) == (0, "")
 
 

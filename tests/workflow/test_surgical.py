@@ -265,7 +265,7 @@ def test_new_videos_are_taken_from_a_folder(tmp_path: Path) -> None:
         assert file.attrs["case"] == "a"
         assert len(file["row"]) == 6
     (tmp_path / "a.avi").write_bytes(b"")
-    with pytest.raises(CaseError, match="two videos have the name"):
+    with pytest.raises(CaseError, match=r"a\.avi and a\.mp4 are two videos with one name"):
         Surgical().new_cases(tmp_path)
 
 

@@ -208,7 +208,7 @@ def test_the_command_follows_a_training_and_ends_with_ctrl_c(
     Pulse(state / "abc", 1, silent=False).step(1, 2, 0.5)
     assert "0/1 + 1/2" in until("started")
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate(timeout=30)
     assert (running.returncode, said) == (0, "")
 
 

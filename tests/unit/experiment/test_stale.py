@@ -21,7 +21,7 @@ NO_MARKER: Rounds = [[(case_added, 0, 1), (killed, 0, 3)]]
 
 # `benchmarks/edits.py` tries others for as long as one likes.
 @pytest.mark.parametrize("system", SYSTEMS)
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @example(parts=None, rounds=OTHER_CACHES)
 @example(parts=2, rounds=OLD_MARKER)
 @example(parts=2, rounds=NO_MARKER)

@@ -74,8 +74,8 @@ def demo(
     settings = read_configs([Path(experiment.name)])
     # On two cores, two folds with a thread each are done sooner than one after the other.
     words = ["--resources", "device=2", "--set-threads", "train=1", "test=1", "ensemble=1"]
-    code = _wait([*_command([*passed_on, *words]), "--configfile", experiment.name])
-    results = Path("results") / str(settings.get("experiment"))
+    code = _wait(_command([*passed_on, *words, "--configfile", experiment.name]))
+    results = Path(settings.get("results", "results")) / str(settings.get("experiment"))
     if code == 0 and (results / "summary.csv").exists():
         first = pd.read_csv(results / "summary.csv", dtype=str).drop_duplicates(["model", "class"])
         for row in first.to_dict("records"):

@@ -24,6 +24,7 @@ from pydicom.uid import (
 
 from foldwise.files import CaseError
 from foldwise.volumes.dicom_frames import EACH, MOSAICS, SHARED, Frame, Pixels, elements_of, frames_of
+from foldwise.volumes.suffixes import DICOM_SUFFIXES
 
 # The length of compressed pixels, and their end marker, as numbers from little-endian bytes.
 UNDEFINED, DELIMITER = 0xFFFFFFFF, 0xE0DDFFFE
@@ -31,7 +32,6 @@ UNDEFINED, DELIMITER = 0xFFFFFFFF, 0xE0DDFFFE
 OTHERS = ("Segmentation", "Label Map Segmentation", "RT Dose", "RT Image")
 # Elements that contain pixels, by the last part of their tag.
 PIXELS = {0x10: "PixelData", 0x08: "FloatPixelData", 0x09: "DoubleFloatPixelData"}
-SUFFIXES = {".dcm", ".dicom", ".ima"}
 # Most headers fit, so that a file on a server is read once.
 BUFFER = 1 << 16
 
@@ -105,7 +105,9 @@ def read_files(files: Iterable[Path], where: Path) -> Files:
 def lost_slices(foreign: Iterable[Path], slices: Iterable[Path]) -> dict[Path, str]:
     """Files that are not DICOM but named like slices, or like those in their folder; with the reason."""
     kinds = {(path.parent, _suffix(path)) for path in slices}
-    lost = [path for path in foreign if _suffix(path) in SUFFIXES or (path.parent, _suffix(path)) in kinds]
+    lost = [
+        path for path in foreign if _suffix(path) in DICOM_SUFFIXES or (path.parent, _suffix(path)) in kinds
+    ]
     return {path: "does not start as DICOM" if path.stat().st_size else "is empty" for path in lost}
 
 

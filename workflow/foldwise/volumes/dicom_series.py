@@ -19,6 +19,7 @@ from foldwise.volumes.dicom_files import Files, read_dataset, read_files
 from foldwise.volumes.dicom_frames import Frame, no_scan, unusable
 from foldwise.volumes.dicom_order import DIRECTION, number_remark, step_of, tilt_remark
 from foldwise.volumes.dicom_pixels import dtype_of, read_pixels
+from foldwise.volumes.suffixes import is_dicom
 
 # What all slices of a volume have in common, and what several of them would be.
 ONE = {
@@ -292,8 +293,7 @@ def _with_remarks(series: Series, *remarks: str | None) -> Series:
 
 def _is_dicom(file: Path) -> bool:
     try:
-        with file.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
+        return is_dicom(file)
     except OSError:
         return False
 

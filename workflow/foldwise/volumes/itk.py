@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from foldwise.files import CaseError
 from foldwise.volumes.grids import LPS_TO_RAS
+from foldwise.volumes.suffixes import is_dicom
 from foldwise.volumes.units import mm_per
 
 # Longest header that is searched for a key.
@@ -31,9 +32,8 @@ def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray, np.dtype[Any],
     """
     if not path.is_file():
         raise CaseError("no such file")
-    with path.open("rb") as stream:
-        if stream.read(132)[128:] == b"DICM":
-            raise CaseError("a DICOM file; give the folder that contains the files of its series")
+    if is_dicom(path):
+        raise CaseError("a DICOM file; give the folder that contains the files of its series")
     reader, said = information(path)
     fields, _ = _fields(path)
     size, components = tuple(reader.GetSize()), reader.GetNumberOfComponents()

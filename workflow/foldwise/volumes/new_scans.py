@@ -14,12 +14,12 @@ from foldwise.files import CaseError, source_files
 from foldwise.published import RECORDS
 from foldwise.volumes.settings import Data
 from foldwise.volumes.sheet import Case, read_sheet
-from foldwise.volumes.suffixes import VOLUME_SUFFIXES, stem_of, suffix_of
+from foldwise.volumes.suffixes import DICOM_SUFFIXES, VOLUME_SUFFIXES, is_dicom, stem_of, suffix_of
 
 # Files of one reason that are named in a message.
 NAMED = 20
 # Files that belong to a scan, but are not to be given alone.
-PARTS = (".dcm", ".ima", ".img")
+PARTS = (*DICOM_SUFFIXES, ".img")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Scans:
 def is_sheet(source: Path) -> bool:
     """Whether a source is a sample sheet: a file that is not itself a scan, or a part of one."""
     scan = suffix_of(source.name) or source.suffix.lower() in PARTS
-    return source.is_file() and not scan and not _is_dicom(source)
+    return source.is_file() and not scan and not is_dicom(source)
 
 
 def read_new_scans(source: Path, region_column: str | None = None) -> Scans:
@@ -91,7 +91,7 @@ def read_new_scans(source: Path, region_column: str | None = None) -> Scans:
         name = path.name if folder else stem_of(path.name)
         if (other := named.setdefault(name, path)) is not path:
             raise CaseError(f"{source}: {other.name} and {path.name} are two scans with one name; rename one")
-    if not named and source.is_dir() and any(map(_is_dicom, others)):
+    if not named and source.is_dir() and any(map(is_dicom, others)):
         named, others = {Path(os.path.abspath(source)).name: source}, []  # noqa: PTH100 (a link keeps its name)
     # The voxels of .hdr, .mhd and .nhdr are in files of their own.
     data = {file for path in named.values() if not looks.is_folder(path) for file in source_files(path)}
@@ -161,13 +161,6 @@ def _holds_series(folder: Path) -> bool:
     return any(path.is_file() and not suffix_of(path.name) for path in inner)
 
 
-def _is_dicom(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
 def _reason(path: Path) -> str:
     if path.name.startswith("."):
         return "hidden"
@@ -177,7 +170,7 @@ def _reason(path: Path) -> str:
         return "without files of a DICOM series"
     if path.suffix.lower() == ".img":
         return "without its .hdr" if not path.with_suffix(".hdr").exists() else "the voxels of a .hdr"
-    if _is_dicom(path):
+    if is_dicom(path):
         return "single DICOM files (put each series into a folder of its own)"
     return f"not of a known format ({', '.join(VOLUME_SUFFIXES)})"
 

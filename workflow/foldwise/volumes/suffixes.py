@@ -1,4 +1,4 @@
-"""Formats of volumes, by the suffixes of their files in upper or lower case."""
+"""Formats of volumes, by the suffixes of their files in upper or lower case; DICOM also by its content."""
 
 from __future__ import annotations
 
@@ -8,12 +8,25 @@ from pathlib import Path
 NIBABEL_SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img", ".mgz", ".mgh")
 # Read by SimpleITK.
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 VOLUME_SUFFIXES = tuple(suffix for suffix in (*NIBABEL_SUFFIXES, *ITK_SUFFIXES) if suffix != ".img")
 
 
 def is_nifti(path: Path) -> bool:
     """Whether a file has the name of a NIfTI, or of another format that nibabel reads."""
     return path.name.lower().endswith(NIBABEL_SUFFIXES)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as those of DICOM do (PS3.10, section 7.1).
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
 
 
 def suffix_of(name: str) -> str:

@@ -219,6 +219,10 @@ class TestRun:
         manifest = json.loads((elsewhere / "out" / "manifest.json").read_text(encoding="utf-8"))
         assert manifest["outputs"] == ["c6.nii.gz", "c7.nii.gz", "measurements.csv"]
         assert manifest["device"] == "CPU"
+        # A call that is refused leaves nothing, above all in the folder of the scans.
+        with pytest.raises(AssertionError, match="give another folder to write"):
+            foldwise(elsewhere, "predict", "carried model.foldwise", *[tmp_path / "my scans"] * 2)
+        assert sorted(path.name for path in (tmp_path / "my scans").iterdir()) == ["c6.nii.gz", "c7.nii.gz"]
 
     def test_a_packed_model_that_is_damaged_is_refused(self, run: Path, tmp_path: Path) -> None:
         unet, packed = run / "results" / "tiny" / "unet", tmp_path / "m.foldwise"

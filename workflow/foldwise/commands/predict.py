@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -52,16 +52,20 @@ def predict(
     if not source.exists():
         raise CaseError(f"{source}: no such file or folder; expected cases, or a sample sheet")
     unfinished = out / ".unfinished"
-    trained = found(model, unfinished / "model")
-    state = read_model(trained.models[0])
-    system = system_of(state["system"])
-    section = system.section("export")
-    defaults = {"measurements": True} if "measurements" in section.model_fields else {}
-    given = parse_values(export, "--export")
-    given = {**defaults, **given} if isinstance(given, dict) else given
-    settings = validate(section, given, origin="--export")
-    new = system.new_cases(source, state["task"], state.get("prepared", {}))
-    refuse_among(out, new.entries)
+    with ExitStack() as refused:
+        if not unfinished.exists():
+            refused.callback(shutil.rmtree, unfinished, ignore_errors=True)
+        trained = found(model, unfinished / "model")
+        state = read_model(trained.models[0])
+        system = system_of(state["system"])
+        section = system.section("export")
+        defaults = {"measurements": True} if "measurements" in section.model_fields else {}
+        given = parse_values(export, "--export")
+        given = {**defaults, **given} if isinstance(given, dict) else given
+        settings = validate(section, given, origin="--export")
+        new = system.new_cases(source, state["task"], state.get("prepared", {}))
+        refuse_among(out, new.entries)
+        refused.pop_all()
     for line in new.lines:
         logging.info("%s", line)
     choice, facts = unfinished / "choice.json", unfinished / "predicted.json"

@@ -14,8 +14,8 @@ from nibabel.orientations import aff2axcodes
 from PIL import Image
 
 from dicom_files import Grid, write_rtstruct, write_series
+from foldwise.metrics.video import CHOLEC80_PHASES
 from foldwise.systems.surgical.annotations import write_phases, write_tools
-from foldwise.systems.surgical.metrics import CHOLEC80_PHASES
 from foldwise.systems.surgical.settings import CHOLEC80_TOOLS
 from foldwise.volumes.phantom import make_phantom
 from foldwise.volumes.volume import Volume, write_volume

@@ -15,11 +15,11 @@ from carried import predicted_elsewhere
 from experiments import NAME, planned, snakemake
 from foldwise.files import CaseError, write_json
 from foldwise.importers import cholec80, cholect50
+from foldwise.metrics.video import CHOLEC80_PHASES
 from foldwise.networks.efficientnet_lite import EfficientNetLite0
 from foldwise.settings import Pretrained, validate
 from foldwise.systems.surgical.annotations import read_phases, read_tools, write_phases, write_tools
 from foldwise.systems.surgical.learner import SurgicalLearner
-from foldwise.systems.surgical.metrics import CHOLEC80_PHASES
 from foldwise.systems.surgical.predictions import read_prediction
 from foldwise.systems.surgical.settings import CHOLEC80_TOOLS, Data, Model, Settings
 from foldwise.systems.surgical.sheet import read_sheet

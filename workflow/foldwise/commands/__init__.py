@@ -17,6 +17,7 @@ from foldwise.commands.export import export
 from foldwise.commands.importing import importing
 from foldwise.commands.predict import predict
 from foldwise.commands.run import PASSED_ON, demo, run
+from foldwise.commands.scoring import score_phases
 from foldwise.commands.status import status
 
 app = typer.Typer(
@@ -49,6 +50,7 @@ app.add_typer(importing, name="import")
 app.command()(predict)
 app.command()(export)
 app.command()(annotate)
+app.command()(score_phases)
 app.command()(doctor)
 app.command()(status)
 

@@ -31,8 +31,8 @@ from foldwise.importers.arguments import (
 )
 from foldwise.importers.sheets import conclude
 from foldwise.importers.surgical import Video, publish_videos
+from foldwise.metrics.video import CHOLEC80_PHASES
 from foldwise.systems.surgical.annotations import read_header
-from foldwise.systems.surgical.metrics import CHOLEC80_PHASES
 from foldwise.systems.surgical.settings import CHOLEC80_TOOLS
 from foldwise.video.decode import image_files
 from foldwise.video.sheet import VIDEO_SUFFIXES

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
+from foldwise.files import write_text
+from foldwise.metrics.protocols import PROTOCOLS, Score, definition, has, long_rows, results
 from foldwise.report.figures import picture
 from foldwise.report.results import Experiment, ModelResults
-from foldwise.report.tables import Column
+from foldwise.report.tables import Column, Table, spread
 from foldwise.report.view import Picture, View
 from foldwise.statistics import fold_summary
+from foldwise.systems.surgical.metrics import SUFFIXES, counts_of
 from foldwise.systems.surgical.predictions import ALL_PHASES, ALL_TOOLS, read_prediction, truth_of
 from foldwise.systems.surgical.ribbon import ribbon
 
-SHARES = (("accuracy", "accuracy"), ("precision", "precision"), ("recall", "recall"), ("jaccard", "Jaccard"))
-FORMS = (("", "strict"), ("_relaxed", "relaxed"), ("_legacy", "legacy relaxed"))
+TITLES = {
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "jaccard": "Jaccard",
+    "f1": "F1",
+}
 METRICS = (
     *(
         Column(key + suffix, f"{title}, {form}", 3)
-        for suffix, form in FORMS
-        for key, title in (*SHARES, ("f1", "F1"))
+        for form, suffix in SUFFIXES.items()
+        for key, title in TITLES.items()
     ),
     Column("edit", "edit score", 3),
     Column("segment_f1_10", "segment F1@10", 3),
     Column("segment_f1_25", "segment F1@25", 3),
     Column("segment_f1_50", "segment F1@50", 3),
+    Column("boundary_error_s", "error of transitions (s)", 1),
     Column("average_precision", "average precision", 3),
     Column("prevalence", "prevalence", 3),
     Column("tool_precision", "precision at the threshold", 3),
@@ -36,19 +47,20 @@ CASE_METRICS = (
     Column("fps", "fps", 2),
     Column("accuracy", "accuracy", 3),
     Column("accuracy_relaxed", "relaxed", 3),
-    Column("accuracy_legacy", "legacy", 3),
+    Column("accuracy_legacy2016", "legacy2016", 3),
     Column("precision", "precision", 3),
     Column("recall", "recall", 3),
     Column("jaccard", "Jaccard", 3),
     Column("segment_f1_50", "F1@50", 3),
+    Column("boundary_error_s", "transitions (s)", 1),
     Column("average_precision", "AP", 3),
 )
 ABOUT = (
     "Scores use every annotated cached frame, at the rate in the column fps: per phase within a "
     "video, then the mean over videos; (phases) is the mean over a video's phases, its accuracy, and its "
-    "segments; (tools) the mean over tools. Strict forgives nothing. Relaxed forgives neighbouring phases "
-    "within 10 s of a true transition, as intended by the M2CAI protocol; legacy relaxed is what its "
-    "released script computes. Values of different forms must not be compared."
+    "segments; (tools) the mean over tools. The tables of protocols below define strict, relaxed and "
+    "legacy2016; values of different protocols must not be compared. Segments and transitions are measured "
+    "in seconds."
 )
 EXCLUDED = "A phase or tool that a video does not have is left out of its means."
 
@@ -71,6 +83,70 @@ def concerns(rows: pd.DataFrame) -> list[dict[str, str]]:
         for row in whole.to_dict("records")
         if row["dropped"]
     ]
+
+
+def tables(model: ModelResults) -> list[Table]:
+    """The protocols side by side, for held-out cases and for the test set, and their definitions."""
+    shown = []
+    for rows, which in ((model.metrics, _held_out(model)), (model.test, "Fixed test set, by the ensemble")):
+        counts = counts_of(rows) if len(rows) else None
+        if counts is None:
+            continue
+        rates = sorted(rows.loc[rows["class"] == ALL_PHASES, "fps"].unique())
+        caption = (
+            f"{which}: {len(counts.frames)} video(s), {int(counts.frames.sum())} frames at "
+            f"{', '.join(f'{rate:g}' for rate in rates)} per second. Scores in %, as papers give them. "
+            f"{_chosen(model)}"
+        )
+        if missing := [name for name in PROTOCOLS if not has(counts, name)]:
+            caption += f" {' and '.join(missing)}: for the phases of Cholec80 and M2CAI only."
+        columns = [Column("protocol", "protocol", text=True)]
+        columns += [Column(key, title) for key, title in TITLES.items()]
+        listed = [
+            {"protocol": name, **{key: _written(score) for key, score in result.scores.items()}}
+            for name, result in results(counts).items()
+        ]
+        shown.append(Table(caption, columns, listed))
+    if shown:
+        columns = [Column("protocol", "protocol", text=True), Column("text", "definition", text=True)]
+        listed = [{"protocol": name, "text": definition(name)} for name in PROTOCOLS]
+        shown.append(Table("Definitions of the protocols.", columns, listed))
+    return shown
+
+
+def files(experiment: Experiment, folder: Path) -> None:
+    """Write protocols.csv: every protocol's scores, of all phases and of each, of all models."""
+    found = []
+    for model in experiment.models:
+        for rows, cases in ((model.metrics, "held out"), (model.test, "test")):
+            counts = counts_of(rows) if len(rows) else None
+            if counts is not None:
+                found += [
+                    {"model": model.name, "cases": cases, "videos": len(counts.frames), **row}
+                    for row in long_rows(results(counts), counts.phases)
+                ]
+    if found:
+        write_text(folder / "protocols.csv", pd.DataFrame(found).to_csv(index=False))
+
+
+def _held_out(model: ModelResults) -> str:
+    folds = model.metrics["fold"].nunique()
+    return f"Held-out cases of {folds} folds, each by the model that did not learn from it"
+
+
+def _chosen(model: ModelResults) -> str:
+    """Where the folds' epochs were chosen; the index refuses folds that validate and test on one case."""
+    scored = [origin.get("score") is not None for origin in model.provenance.values()]
+    if all(scored):
+        return "Each fold's epoch was chosen on validation cases, which are not among its test cases."
+    if not any(scored):
+        return "No epoch was chosen: the last one is used."
+    return f"The epoch was chosen on validation cases in {sum(scored)} fold(s), else the last one is used."
+
+
+def _written(score: Score) -> str:
+    text = spread(100 * score.value, 100 * score.sd, 2)
+    return text if math.isnan(score.sd) else f"{text} ({score.n} {score.over})"
 
 
 def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
@@ -105,9 +181,11 @@ VIEW = View(
     about=ABOUT,
     excluded=EXCLUDED,
     class_title="phase or tool",
-    pictures_title="Best, median and worst video",
+    pictures_title="Protocols; best, median and worst video",
     pictures_note="Grey: not annotated. Tools: the upper half is the truth, the lower half the prediction.",
     pictures=pictures,
     concerns=concerns,
     summary=summary,
+    tables=tables,
+    files=files,
 )

@@ -11,12 +11,13 @@ import pandas as pd
 
 from foldwise.files import atomic_path
 from foldwise.index import Entry
+from foldwise.metrics.video import Video
 from foldwise.report.view import View
 from foldwise.scores import Chosen
 from foldwise.systems.base import Results, Rows
 from foldwise.systems.surgical.annotations import UNKNOWN, write_phases, write_tools
 from foldwise.systems.surgical.metrics import average_precision, video_rows
-from foldwise.systems.surgical.predictions import ALL_PHASES, ALL_TOOLS, Prediction, read_prediction, truth_of
+from foldwise.systems.surgical.predictions import ALL_TOOLS, Prediction, read_prediction, truth_of
 from foldwise.systems.surgical.settings import Evaluate, Export
 from foldwise.video.store import open_frames
 
@@ -41,11 +42,9 @@ class SurgicalResults(Results):
         phase, tool = truth_of(entry.cache)
         scored: list[dict[str, Any]] = []
         if predicted.phases and (phase != UNKNOWN).any():
-            video, each = video_rows(phase, predicted.phase.argmax(1), predicted.phases, predicted.fps)
-            present = [int((phase == number).sum()) for number in range(len(predicted.phases))]
-            scored.append({"class": ALL_PHASES, **video, "frames": sum(present)})
-            names = zip(predicted.phases, present, each, strict=True)
-            scored += [{"class": name, **row, "frames": count} for name, count, row in names]
+            found = predicted.phase.argmax(1)
+            video = Video(predicted.case, phase, found, predicted.times, predicted.fps)
+            scored += video_rows(video, predicted.phases)
         if predicted.tools and (tool != UNKNOWN).any():
             scored += _tool_rows(tool, predicted, evaluate.threshold)
         with open_frames(entry.cache) as file:

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from foldwise import settings
+from foldwise.metrics.video import CHOLEC80_PHASES
 from foldwise.section import Section, affects
 from foldwise.settings import Experiment, Name, Named, Share, Training
 from foldwise.settings import Model as AnyModel
-from foldwise.systems.surgical.metrics import CHOLEC80_PHASES
 
 Pixels = Annotated[int, Field(ge=1)]
 Triple = tuple[float, float, float]

@@ -50,8 +50,7 @@ def test_segment_f1_at_a_constant_rate(
 
 
 def test_segments_overlap_in_seconds() -> None:
-    # Frames last 1, 1, 1, 4, 4, 4, 4 s, 4 being the usual step. The prediction is two frames of four late into
-    # phase 1: of 13 + 2 s ... by frames 3/5 of phase 0 and 2/4 of phase 1; in seconds 3/11 and 8/16.
+    # The usual step is 2.5 s, the longest that a frame lasts.
     times = [0.0, 1, 2, 3, 7, 11, 15]
     sparse = video([0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1], times)
     assert sparse.seconds.tolist() == [1, 1, 1, 2.5, 2.5, 2.5, 2.5]

@@ -49,18 +49,18 @@ def score_phases(
 ) -> None:
     """Score surgical phases in text files by five protocols side by side."""
     from foldwise.files import write_json, write_text
-    from foldwise.metrics import phases as metrics
+    from foldwise.metrics import scoring
     from foldwise.metrics.tracks import Rates
 
-    names = metrics.phases_of(phases)
-    chosen = metrics.names_of(chosen_on) if chosen_on else []
-    scored = metrics.score(predictions, truth, Rates(fps, truth_fps, cut), names, first_number, chosen)
+    names = scoring.phases_of(phases)
+    chosen = scoring.names_of(chosen_on) if chosen_on else []
+    scored = scoring.score(predictions, truth, Rates(fps, truth_fps, cut), names, first_number, chosen)
     for warning in scored.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    print(metrics.page(scored, explain))
+    print(scoring.page(scored, explain))
     if json:
-        write_json(json, metrics.nested(scored))
+        write_json(json, scoring.nested(scored))
     if csv:
         import pandas as pd
 
-        write_text(csv, pd.DataFrame(metrics.table(scored)).to_csv(index=False))
+        write_text(csv, pd.DataFrame(scoring.table(scored)).to_csv(index=False))

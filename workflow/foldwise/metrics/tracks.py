@@ -240,7 +240,7 @@ def _rows(path: Path, phases: Sequence[str]) -> list[tuple[int, int, str]]:
         cells = cells[1:]
         if not cells:
             raise CaseError(f"{path}: has a header only; expected a row per frame")
-    rows = []
+    rows: list[tuple[int, int, str]] = []
     for place, (line, row) in enumerate(cells):
         if len(row) != columns:
             raise CaseError(f"{path}: line {line}: {len(row)} column(s), the first line has {columns}")

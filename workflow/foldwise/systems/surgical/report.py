@@ -12,7 +12,7 @@ from foldwise.files import write_text
 from foldwise.metrics.protocols import PROTOCOLS, Score, definition, has, long_rows, results
 from foldwise.report.figures import picture
 from foldwise.report.results import Experiment, ModelResults
-from foldwise.report.tables import Column, Table, spread
+from foldwise.report.tables import Column, Table, number, spread
 from foldwise.report.view import Picture, View
 from foldwise.statistics import fold_summary
 from foldwise.systems.surgical.metrics import SUFFIXES, counts_of
@@ -137,6 +137,8 @@ def _held_out(model: ModelResults) -> str:
 def _chosen(model: ModelResults) -> str:
     """Where the folds' epochs were chosen; the index refuses folds that validate and test on one case."""
     scored = [origin.get("score") is not None for origin in model.provenance.values()]
+    if not scored:
+        return ""
     if all(scored):
         return "Each fold's epoch was chosen on validation cases, which are not among its test cases."
     if not any(scored):
@@ -145,8 +147,9 @@ def _chosen(model: ModelResults) -> str:
 
 
 def _written(score: Score) -> str:
-    text = spread(100 * score.value, 100 * score.sd, 2)
-    return text if math.isnan(score.sd) else f"{text} ({score.n} {score.over})"
+    if math.isnan(score.value) or math.isnan(score.sd):
+        return number(100 * score.value, 2)
+    return f"{spread(100 * score.value, 100 * score.sd, 2)} ({score.n} {score.over})"
 
 
 def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:

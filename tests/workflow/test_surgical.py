@@ -53,7 +53,11 @@ def test_one_run_makes_models_predictions_exports_and_the_report(run: Path) -> N
         found = sorted(p.stem for p in (outputs / model / "ensemble" / "predictions").glob("*.h5"))
         assert found == ["op4"]
     page = (outputs / "report.html").read_text(encoding="utf-8")
-    assert "Best, median and worst video" in page
+    assert "Protocols; best, median and worst video" in page
+    protocols = pd.read_csv(outputs / "protocols.csv")
+    assert set(protocols["model"]) == set(MODELS)
+    assert set(protocols["protocol"]) == {"strict", "pooled", "zeros"}
+    assert (protocols["videos"] == 4).all()
     summary = json.loads((outputs / "summary.json").read_text())
     assert summary["models"]["cl"]["(tools)"]["average_precision"]["n"] == 4
 

@@ -134,6 +134,15 @@ def test_numbers_from_one_must_be_told(tmp_path: Path) -> None:
     assert "numbers 1 to 7, without 0" in refused(tmp_path, found, truth)
     scored = score(tmp_path / "p", tmp_path / "t", ONE, first=1)
     assert accuracy(scored)["strict"] == pytest.approx(87 / 105)
+    # Only the truth begins at 1, as in AutoLaparo.
+    mixed = score(
+        write(tmp_path / "p", video41=rows(FOUND, names=False)),
+        write(tmp_path / "t", video41=rows(TRUTH + 1, names=False)),
+        ONE,
+        first=1,
+    )
+    assert accuracy(mixed)["strict"] == pytest.approx(87 / 105)
+    assert "0 is among the numbers" in mixed.warnings[0]
     # Without the first phase, 1 to 6 could be either.
     assert "give --first-number 0 or 1" in refused(tmp_path, rows([1, 2, 6], names=False), rows([1, 2, 6]))
 
@@ -193,6 +202,7 @@ def test_the_command(tmp_path: Path) -> None:
         [sys.executable, "-m", "foldwise.metrics.phases", *words], capture_output=True, text=True, check=True
     )
     assert "the epoch was chosen on 1 of the 2 scored videos (42)" in run.stderr
+    assert "2 video(s), 210 frames at 1 per second" in run.stdout
     lines = {line.split()[0]: line for line in run.stdout.splitlines() if line.strip()}
     assert "91.43 ± 12.12 v" in lines["strict"]  # 100 and 82.86 %
     assert "100.00 ± 0.00 v" in lines["relaxed"]

@@ -26,7 +26,8 @@ def score_phases(
         str, typer.Option(help="cholec80, m2cai, or the names of phases in their order, separated by commas.")
     ] = "cholec80",
     first_number: Annotated[
-        int | None, typer.Option(min=0, max=1, help="Number of the first phase, in files with numbers.")
+        int | None,
+        typer.Option(min=0, max=1, help="Number of the first phase, in files with numbers but without a 0."),
     ] = None,
     cut: Annotated[
         bool,

@@ -64,11 +64,12 @@ def relaxed(counts: Counts) -> Result:
     """As strict, with the 10-second tolerance of the M2CAI 2016 challenge as it was meant.
 
     Within the first 10 s of a true segment the previous phase counts as correct (a late transition), within
-    the last 10 s the next one (an early transition); around packaging, cleaning and retraction also the one
-    after the next. Seconds are those of the frames' time stamps: a segment lasts from its first frame to
-    the end of its last one, and a frame until the next, but no longer than the usual step. A forgiven frame
-    is a hit of both phases, so shares are cut at 1; a phase that is hit but never predicted has a precision
-    of 1. Absent phases and ± as in strict. Source of the transitions: the comments in TMRNet's
+    the last 10 s the next one (an early transition); at the end of dissection and of the phases after it
+    also the one after the next, at the start of cleaning and retraction also the one before the previous.
+    Seconds are those of the frames' time stamps: a segment lasts from its first frame to the end of its
+    last one, and a frame until the next, but no longer than the usual step. A forgiven frame is a hit of
+    both phases, so shares are cut at 1; a phase that is hit but never predicted has a precision of 1.
+    Absent phases and ± as in strict. Source of the transitions: the comments in TMRNet's
     code/eval/result/matlab-eval/Evaluate.m and Evaluate_m2cai.m (commit ab1b51c). For the phases of
     Cholec80 and M2CAI only.
     """
@@ -85,9 +86,9 @@ def legacy2016(counts: Counts) -> Result:
     over phases; Jaccard, recall and F1 are undefined if a phase is in no video. ± is the standard deviation
     over phases (n−1) of precision, recall and Jaccard, but over videos of accuracy and F1; a single value
     has none here. F1, which only Surgformer has, uses uncut precision and recall, and is left out where
-    both are 0. Source: code/eval/matlab-phase/code/Main.m and code/eval/result/matlab-eval/Evaluate.m of
-    TMRNet (commit ab1b51c); F1: evaluation_matlab/Main.m and Evaluate.m of Surgformer (commit d78f996). For
-    the phases of Cholec80 and M2CAI only.
+    both are 0 or the phase is never predicted. Source: code/eval/matlab-phase/code/Main.m and
+    code/eval/result/matlab-eval/Evaluate.m of TMRNet (commit ab1b51c); F1: evaluation_matlab/Main.m and
+    Evaluate.m of Surgformer (commit d78f996). For the phases of Cholec80 and M2CAI only.
     """
     hits = counts.hits[LEGACY].astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):

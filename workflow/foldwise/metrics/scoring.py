@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,15 +54,16 @@ def score(
         truth: the same for the annotation.
         rates: rates of the rows.
         phases: names in the order of their numbers.
-        first: number of the first phase in files with numbers; None: 0, refused if none has a 0.
+        first: number of the first phase in files with numbers but without a 0; None: such are refused.
         chosen_on: videos on which the epoch was chosen.
 
     Raises:
         CaseError: a file is not understood, or does not fit its partner.
     """
     pairs, warnings = paired(predictions, truth)
-    found = read_tracks([one for one, _ in pairs.values()], phases, first)
-    real = read_tracks([two for _, two in pairs.values()], phases, first)
+    found, doubts = read_tracks([one for one, _ in pairs.values()], phases, first)
+    real, more = read_tracks([two for _, two in pairs.values()], phases, first)
+    warnings += [*doubts, *more]
     videos = []
     for name, one, two in zip(pairs, found, real, strict=True):
         video, noted = aligned(name, one, two, rates)
@@ -88,7 +90,9 @@ def names_of(text: str) -> list[str]:
 def page(scored: Scored, explain: bool) -> str:
     """The scores as text: protocols × metrics in %, with the spread and what it is over."""
     frames = sum(int(video.known.sum()) for video in scored.videos)
-    lines = [f"{len(scored.videos)} video(s), {frames} frames; %, ± SD over videos (v) or phases (p)", ""]
+    rates = ", ".join(f"{fps:g}" for fps in sorted({video.fps for video in scored.videos}))
+    lines = [f"{len(scored.videos)} video(s), {frames} frames at {rates} per second"]
+    lines += ["%, ± standard deviation over videos (v) or phases (p)", ""]
     titles = [title.capitalize() for title in METRICS]
     lines.append("".join(["protocol".ljust(12), *(f"{title:>19}" for title in titles)]))
     for name, result in scored.protocols.items():
@@ -101,7 +105,7 @@ def page(scored: Scored, explain: bool) -> str:
         lines += ["", f"{' and '.join(missing)}: for the phases of Cholec80 and M2CAI only"]
     if explain:
         for name in PROTOCOLS:
-            lines += ["", f"{name}: {definition(name)}"]
+            lines += ["", *textwrap.wrap(f"{name}: {definition(name)}", 110)]
     else:
         lines += ["", "Values of different protocols must not be compared; --explain defines each."]
     return "\n".join(lines)

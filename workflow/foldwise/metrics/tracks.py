@@ -105,13 +105,19 @@ def paired(predictions: Path, truth: Path) -> tuple[dict[str, tuple[Path, Path]]
     )
 
 
-def read_tracks(paths: Sequence[Path], phases: Sequence[str], first: int | None) -> list[Track]:
+def read_tracks(
+    paths: Sequence[Path], phases: Sequence[str], first: int | None
+) -> tuple[list[Track], list[str]]:
     """Read the files of one side, predictions or truth, since only all of them show where numbers begin.
 
     Args:
         paths: the files.
         phases: names in the order of their numbers.
-        first: number of the first phase, 0 or 1; None if unknown, which is refused if it matters.
+        first: number of the first phase, 0 or 1, in files without a 0; None if unknown, which is refused if
+            it matters.
+
+    Returns:
+        The files, and warnings.
 
     Raises:
         CaseError: a row is not understood; with its file and line.
@@ -124,7 +130,13 @@ def read_tracks(paths: Sequence[Path], phases: Sequence[str], first: int | None)
             f"{paths[0]}: phases are the numbers {min(numbers)} to {max(numbers)}, without 0, in all "
             f"{len(paths)} file(s): it is not clear which phase is {min(numbers)}; give --first-number 0 or 1"
         )
-    return [_track(path, rows, phases, first or 0) for path, rows in read.items()]
+    warnings = []
+    if first and 0 in numbers:
+        warnings.append(
+            f"{paths[0]}: 0 is among the numbers of these {len(paths)} file(s), so 0 is the first"
+        )
+        first = 0
+    return [_track(path, rows, phases, first or 0) for path, rows in read.items()], warnings
 
 
 def aligned(name: str, found: Track, truth: Track, rates: Rates) -> tuple[Video, list[str]]:

@@ -2,6 +2,8 @@
 
 import io
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from foldwise.systems.surgical.report import tables
 
 # At 0.2 frames per second, 10 s are two frames.
 SLOW = 0.2
+KEPT = ("best", "last")
 TRUTH = np.array([0] * 6 + [1] * 6)
 FOUND = np.array([0, 0, 0, 0, 1, 1, 0, 1, 1, 1, 1, 2])
 
@@ -92,12 +95,15 @@ def test_every_protocol_follows_from_the_file() -> None:
 
 def test_the_report_has_the_protocols_side_by_side() -> None:
     rows = stored(random_videos())
-    model = ModelResults("m", rows, {}, {0: {"score": 0.5}, 1: {"score": 0.4}}, {}, pd.DataFrame(), {})
+    origins: dict[int, dict[str, Any]] = {
+        fold: {"score": 0.5, "settings": {"training": {"keep": keep}}} for fold, keep in enumerate(KEPT)
+    }
+    model = ModelResults("m", rows, {}, origins, {}, pd.DataFrame(), {})
     table, definitions = tables(model)
     assert "5 video(s)" in table.caption
     assert "2 folds" in table.caption
     assert "at 1 per second" in table.caption
-    assert "chosen on validation cases" in table.caption
+    assert "chosen on validation cases in 1 fold(s)" in table.caption
     counts = counts_of(rows)
     assert counts is not None
     accuracy = 100 * results(counts)["strict"].scores["accuracy"].value
@@ -105,7 +111,7 @@ def test_the_report_has_the_protocols_side_by_side() -> None:
     assert table.rows[0]["accuracy"].endswith("(5 videos)")
     assert table.rows[2]["jaccard"].endswith("(7 phases)")
     assert [row["protocol"] for row in definitions.rows] == [row["protocol"] for row in table.rows]
-    other = ModelResults("m", stored(random_videos(), tuple("abcdefg")), {}, {}, {}, pd.DataFrame(), {})
+    other = replace(model, metrics=stored(random_videos(), tuple("abcdefg")))
     assert "relaxed and legacy2016: for the phases of Cholec80 and M2CAI only" in tables(other)[0].caption
 
 

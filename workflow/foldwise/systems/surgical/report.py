@@ -135,15 +135,17 @@ def _held_out(model: ModelResults) -> str:
 
 
 def _chosen(model: ModelResults) -> str:
-    """Where the folds' epochs were chosen; the index refuses folds that validate and test on one case."""
-    scored = [origin.get("score") is not None for origin in model.provenance.values()]
-    if not scored:
-        return ""
-    if all(scored):
-        return "Each fold's epoch was chosen on validation cases, which are not among its test cases."
-    if not any(scored):
-        return "No epoch was chosen: the last one is used."
-    return f"The epoch was chosen on validation cases in {sum(scored)} fold(s), else the last one is used."
+    """Where the folds' epochs were chosen; the index refuses folds that validate and test on one patient."""
+    origins = model.provenance.values()
+    chosen = [
+        origin.get("score") is not None and origin["settings"]["training"]["keep"] == "best"
+        for origin in origins
+    ]
+    if all(chosen):
+        return "Each fold's epoch was chosen on validation cases, which share no patient with its test cases."
+    if not any(chosen):
+        return "No epoch was chosen: each fold uses its last one."
+    return f"The epoch was chosen on validation cases in {sum(chosen)} fold(s), else the last one is used."
 
 
 def _written(score: Score) -> str:

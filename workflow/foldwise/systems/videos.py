@@ -59,7 +59,8 @@ class VideoSystem(System[AnySettings, AnyVideoCase], abstract=True):
         facts = {
             case.name: self.facts(settings, case, infos[case.name]) for case in usable if case.name in infos
         }
-        return Checked(found.problems, found.warnings, infos, facts, self.notes(settings, sheet))
+        notes = self.notes(settings, sheet, facts)
+        return Checked(found.problems, found.warnings, infos, facts, notes)
 
     @abstractmethod
     def look(self, settings: AnySettings, case: AnyVideoCase, deep: bool, memory: Memory) -> Looked:
@@ -89,6 +90,8 @@ class VideoSystem(System[AnySettings, AnyVideoCase], abstract=True):
     def facts(self, settings: AnySettings, case: AnyVideoCase, info: VideoInfo) -> Mapping[str, Any]:
         """Facts about a case for check.json."""
 
-    def notes(self, settings: AnySettings, sheet: Sheet[AnyVideoCase]) -> Sequence[str]:
-        """Lines for the check to print."""
+    def notes(
+        self, settings: AnySettings, sheet: Sheet[AnyVideoCase], facts: Mapping[str, Mapping[str, Any]]
+    ) -> Sequence[str]:
+        """Lines for the check to print, from the facts about the readable cases."""
         return ()

@@ -1,4 +1,4 @@
-"""Windows of consecutive frames that never cross videos, and passes over a whole video."""
+"""Windows of consecutive frames that never cross videos or gaps, and passes over a whole video."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from foldwise.files import CaseError
+from foldwise.video.gaps import starts, window_frames
 from foldwise.video.store import open_frames, read
 
 # Files that a process keeps open.
@@ -21,7 +22,9 @@ class Windows:
     """Training windows; the n-th is a pure function of (seed, n).
 
     Every pass over the data has each window of each video once, in a new random order; inside a window
-    frames stay in order. A window has one crop and one mirroring.
+    frames stay in order. A window has one crop and one mirroring. If there is a gap in the video (array
+    `run` of the cache), the places of a window before it hold the first frame after it, and -1 in the arrays,
+    so that each frame is learnt once.
 
     Attributes:
         total: windows of one pass: n + 1 − length for a video of n frames.
@@ -65,6 +68,7 @@ class Windows:
         self.total = int(self.ends[-1])
         self._order: tuple[int, np.ndarray] | None = None
         self._open: OrderedDict[str, h5py.File] = OrderedDict()
+        self._runs: dict[str, np.ndarray] = {}
 
     def place(self, number: int) -> tuple[str, int]:
         """Cache and first frame of the n-th window."""
@@ -85,7 +89,9 @@ class Windows:
         path, first = self.place(number)
         file = self._file(path)
         random = np.random.default_rng(np.random.SeedSequence([*self.seed, 1, number]))
-        frames = read(file, np.arange(first, first + self.length))
+        last = first + self.length - 1
+        chosen = window_frames(self._starts(path), np.array([last]), self.length)[0]
+        frames = read(file, chosen)
         free = [have - want for have, want in zip(frames.shape[1:3], self.crop, strict=True)]
         y, x = (n // 2 if self.flip is None else int(random.integers(n + 1)) for n in free)
         frames = frames[:, y : y + self.crop[0], x : x + self.crop[1]]
@@ -93,8 +99,18 @@ class Windows:
             frames = frames[:, :, ::-1]
         window = {"frames": torch.from_numpy(np.ascontiguousarray(frames))}
         for name in self.arrays:
-            window[name] = torch.from_numpy(file[name][first : first + self.length])
+            values = file[name][chosen[0] : last + 1]
+            unknown = np.full((self.length - len(values), *values.shape[1:]), -1, values.dtype)
+            window[name] = torch.from_numpy(np.concatenate([unknown, values]))
         return window
+
+    def _starts(self, path: str) -> np.ndarray:
+        """The first frame of each frame's run."""
+        if path not in self._runs:
+            file = self._file(path)
+            count = int(file.attrs["frames"])
+            self._runs[path] = starts(file["run"][()] if "run" in file else np.zeros(count, np.int32))
+        return self._runs[path]
 
     def __getstate__(self) -> dict[str, object]:
         """Open files stay in the process that opened them."""

@@ -93,7 +93,9 @@ class Clips(VideoSystem[Settings, ClipCase]):
             "regions": regions if settings.prepare.regions else None,
         }
 
-    def notes(self, settings: Settings, sheet: Sheet[ClipCase]) -> Sequence[str]:
+    def notes(
+        self, settings: Settings, sheet: Sheet[ClipCase], facts: Mapping[str, Mapping[str, Any]]
+    ) -> Sequence[str]:
         """Number of clips of each class."""
         counted = Counter(case.label for case in sheet.cases if case.labelled)
         classes = ", ".join(f"{name} {counted[name]}" for name in class_names(settings.data))

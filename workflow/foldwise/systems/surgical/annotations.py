@@ -2,7 +2,7 @@
 
 Phases: header `Frame Phase`, then `<frame> <name>`. Tools: header `Frame <tool> <tool> …`, then `<frame>` and
 a 0 or 1 per tool. Cells are separated by tabs (or spaces). Frames count from 0 at the annotation's rate, 25
-per second in Cholec80, regardless of the rate of the kept frames.
+per second in Cholec80, regardless of the rate of the kept frames; `rates` finds it.
 """
 
 from __future__ import annotations
@@ -35,12 +35,17 @@ class Track:
     values: np.ndarray
 
     def at(self, frames: np.ndarray) -> np.ndarray:
-        """Values of the given frames, (n, …) int8; `UNKNOWN` where there is no row."""
-        found = np.full((len(frames), *self.values.shape[1:]), UNKNOWN, np.int8)
-        places = np.searchsorted(self.frames, frames)
-        inside = places < len(self.frames)
-        there = inside & (self.frames[np.where(inside, places, 0)] == frames)
-        found[there] = self.values[places[there]]
+        """Values of the rows nearest to the given frames, (n, …) int8; `UNKNOWN` where none is near.
+
+        Near is half of the usual step, so a hole in the annotation stays one. Of two rows equally near, the
+        earlier one counts.
+        """
+        after = np.minimum(np.searchsorted(self.frames, frames), len(self.frames) - 1)
+        before = np.maximum(after - 1, 0)
+        apart = [np.abs(self.frames[places] - frames) for places in (before, after)]
+        nearest = np.where(apart[0] <= apart[1], before, after)
+        found = self.values[nearest]
+        found[2 * np.minimum(*apart) > self.step] = UNKNOWN
         return found
 
     @property
@@ -136,29 +141,6 @@ def write_tools(
     cells = [[str(int(v)) if whole else f"{v:.6f}" for v in row] for row in values]
     rows = ([int(frame), *row] for frame, row in zip(frames, cells, strict=True))
     _write(path, ["Frame", *tools], rows)
-
-
-def labels_of(
-    frames: np.ndarray, phases: Track | None, tools: Track | None
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """The annotation of kept frames.
-
-    Args:
-        frames: (n,) int64 in the annotation's numbering.
-        phases: the phase annotation, or None.
-        tools: the tool annotation, or None.
-
-    Which frames the annotation covers, (n,) bool: later frames are to be dropped; and for the covered ones
-    (m,) phases and (m, tools) tools, None without a file.
-    """
-    ends = [track.end for track in (phases, tools) if track is not None]
-    reached = frames < min(ends) if ends else np.ones(len(frames), bool)
-    kept = frames[reached]
-    return (
-        reached,
-        None if phases is None else phases.at(kept),
-        None if tools is None else tools.at(kept),
-    )
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:

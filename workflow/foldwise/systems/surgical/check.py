@@ -4,45 +4,81 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from foldwise.check import Findings
 from foldwise.sheet import Sheet
 from foldwise.systems.surgical.annotations import Track
-from foldwise.systems.surgical.prepare import read_tracks
-from foldwise.systems.surgical.settings import Data, Settings
+from foldwise.systems.surgical.prepare import rates_of, read_tracks
+from foldwise.systems.surgical.rates import Rate, Timeline, judged
+from foldwise.systems.surgical.settings import Cache, Data, Settings
 from foldwise.systems.surgical.sheet import SurgicalCase
-from foldwise.video.decode import VideoInfo, image_files
+from foldwise.video.decode import VideoInfo
+from foldwise.video.gaps import described, runs, usual_step
 
-# An annotation may continue this long after the last frame. s.
-SLACK_S = 1.0
+# A video with fewer frames than this share of the nominal rate has large gaps, or another rate.
+SLOW = 0.8
+# Problems, each with whether it is only a warning; phases and tools; and facts for check.json.
+Judged = tuple[list[tuple[str, bool]], list[str], dict[str, Any]]
 
 
-def check_annotation(
-    case: SurgicalCase, data: Data, info: VideoInfo
-) -> tuple[list[tuple[str, bool]], list[str]]:
-    """Problems of a case's annotation, each with whether it is only a warning; and its phases and tools.
+def check_annotation(case: SurgicalCase, data: Data, cache: Cache, info: VideoInfo) -> Judged:
+    """Judge a case's annotation, and its frames in time.
+
+    Returns:
+        Problems; the phases and tools that occur; and facts: `annotation_fps`, the rates in use, and for
+        images `video.gaps.described`, since only their times are known without decoding.
 
     Raises:
-        CaseError: an annotation is not readable.
+        CaseError: an annotation is not readable, or no rate fits, or two that differ.
     """
     phases, tools = read_tracks(data, case.phases, case.tools)
-    tracks = {"phases": phases, "tools": tools}
+    files = {p: t for p, t in ((case.phases, phases), (case.tools, tools)) if p and t is not None}
+    video = Timeline.of(case.video, info, data.first_image)
+    kept = video.kept(cache.fps)
+    rates = rates_of(files, video, kept, data)
     problems: list[tuple[str, bool]] = []
-    for kind, track in tracks.items():
-        if track is not None:
-            problems += _beyond(case, data, info, track, getattr(case, kind))
-    ends = {kind: track.end for kind, track in tracks.items() if track is not None}
-    rate = _rate(data, info)
-    for kind, end in ends.items():
-        if (lost := info.duration_s - end / rate - _first(case, data)) > SLACK_S:
-            text = f"ends {lost:.0f} s before the video; later frames are left out"
-            problems.append((f"{getattr(case, kind)}: {text}", True))
+    for path, track in files.items():
+        problems += judged(path, track, video, kept, rates[0])
+        if video.images:
+            problems += _without_image(video, rates[0], track, path)
+    facts: dict[str, Any] = {"annotation_fps": rates[0] or "own frames"} if files else {}
+    if video.images:
+        step = usual_step(kept.times, cache.fps)
+        facts |= described(kept.times, runs(kept.times, step, cache.longest_step))
+        problems += [(f"{case.video}: {words}", True) for words in slow(facts, cache.fps)]
+    elif cache.fps and info.fps < SLOW * cache.fps:
+        problems.append(
+            (f"{case.video}: {info.fps:.3g} frames per second, for cache.fps: {cache.fps:g}", True)
+        )
     present = [] if phases is None else [data.phases[number] for number in np.unique(phases.values)]
     if tools is not None:
         present += [data.tools[number] for number in np.flatnonzero(tools.values.any(axis=0))]
-    return problems, present
+    return problems, present, facts
+
+
+def slow(facts: Mapping[str, Any], fps: float | None) -> list[str]:
+    """A warning if a video has far fewer frames than its nominal rate.
+
+    Args:
+        facts: of `video.gaps.described`.
+        fps: the nominal rate; None: none.
+    """
+    if fps is None or facts["frames"] < 2 or facts["mean_fps"] >= SLOW * fps:
+        return []
+    return [
+        f"{facts['frames']} frames, {facts['mean_fps']:.3g} per second instead of {fps:g}; {in_words(facts)}"
+    ]
+
+
+def in_words(facts: Mapping[str, Any]) -> str:
+    """The gaps of a video."""
+    return (
+        f"{facts['gaps']} gap(s), the longest of {facts['longest_gap_s']:g} s; "
+        f"{100 * facts['covered']:.0f} % of its length without gaps"
+    )
 
 
 def check_rare(
@@ -65,46 +101,17 @@ def check_rare(
             found.add_general(f"{few}: some folds have none to test on", warning=True)
 
 
-def _beyond(
-    case: SurgicalCase, data: Data, info: VideoInfo, track: Track, path: Path
-) -> list[tuple[str, bool]]:
-    """Rows of frames that the video does not have."""
-    if case.video.is_dir():
-        return _without_image(case.video, data, track, path)
-    last = info.frames - 1 if data.annotation_fps is None else info.duration_s * data.annotation_fps
-    if track.frames[-1] <= last + SLACK_S * _rate(data, info):
-        return []
-    first = int(track.frames[np.searchsorted(track.frames, last, side="right")])
-    text = (
-        f"{path}: row for frame {first}, but the video ends after {info.duration_s:.0f} s "
-        f"(frame {last:.0f} at {_rate(data, info):g} per second; data.annotation_fps)"
-    )
-    return [(text, False)]
-
-
-def _without_image(folder: Path, data: Data, track: Track, path: Path) -> list[tuple[str, bool]]:
+def _without_image(video: Timeline, rate: Rate, track: Track, path: Path) -> list[tuple[str, bool]]:
     """Rows for frames without an image in the folder."""
-    numbers = np.array(list(image_files(folder)))
-    rows, frames = track.frames, numbers
-    if data.annotation_fps is not None:
-        frames = np.rint((numbers - data.first_image) / data.images_fps * data.annotation_fps)
-        between = round(data.annotation_fps / data.images_fps)
-        if track.step < between:
-            # If the annotation is denser than the images, only rows at an image's time can have an image.
-            rows = rows[rows % between == 0]
-    missing = np.setdiff1d(rows, frames)
+    rows, frames = track.frames, video.rows(rate)
+    between = round(video.per_second(rate) * video.step_s)
+    if track.step < between:
+        # If the annotation is denser than the images, only rows at an image's time can have an image.
+        rows = rows[rows % between == 0]
+    after = np.minimum(np.searchsorted(frames, rows), len(frames) - 1)
+    apart = np.minimum(np.abs(frames[after] - rows), np.abs(frames[np.maximum(after - 1, 0)] - rows))
+    missing = rows[2 * apart > max(track.step, between)]
     if not len(missing):
         return []
     text = f"{path}: {len(missing)} row(s) for frames without an image, the first is frame {missing[0]}"
     return [(f"{text} (data.first_image, data.images_fps, data.annotation_fps)", False)]
-
-
-def _rate(data: Data, info: VideoInfo) -> float:
-    return data.annotation_fps if data.annotation_fps is not None else info.fps
-
-
-def _first(case: SurgicalCase, data: Data) -> float:
-    """Time of a folder's first image, from which its length is counted. s."""
-    if not case.video.is_dir():
-        return 0.0
-    return (data.first_image - min(image_files(case.video))) / data.images_fps

@@ -1,6 +1,7 @@
 """The bank of frame features that a temporal network learns from: one HDF5 file per video and fold.
 
-Arrays: features (n, width) float32, and the cache's number, time_s, row, phase and tool. Attributes: those of
+Arrays: features (n, width) float32, and the cache's number, time_s, row, phase, tool
+and run. Attributes: those of
 the cache, and `model` and `settings`, the file and the settings (JSON) of the model with the backbone.
 """
 
@@ -17,10 +18,12 @@ import torch
 
 from foldwise.files import atomic_path
 from foldwise.hdf5 import create_hdf5, open_hdf5, refuse_not_finite
+from foldwise.systems.surgical.annotations import UNKNOWN
+from foldwise.video.gaps import grid
 from foldwise.video.store import FORMAT as FRAMES
 
 FORMAT = "foldwise-frame-features-1"
-LABELS = ("number", "time_s", "row", "phase", "tool")
+LABELS = ("number", "time_s", "row", "phase", "tool", "run")
 
 
 def write_bank(path: Path, cache: Path | str, features: np.ndarray, origin: Mapping[str, Any]) -> None:
@@ -59,8 +62,16 @@ def open_video(path: Path | str) -> h5py.File:
     return open_hdf5(path, FRAMES, FORMAT)
 
 
+def on_grid(file: h5py.File) -> tuple[np.ndarray, np.ndarray]:
+    """A video on a regular grid in time, as `video.gaps.grid`, from its frame cache or its features."""
+    return grid(file["time_s"][()], file["run"][()], float(file.attrs["step"]))
+
+
 class Videos:
-    """Training items of a temporal network: whole videos, in a new random order for each pass."""
+    """Training items of a temporal network: whole videos, in a new random order for each pass.
+
+    They are on a regular grid in time: missing frames hold the features of the last one, without a phase.
+    """
 
     def __init__(self, banks: Sequence[str], seed: Sequence[int]) -> None:
         """Store the files' names."""
@@ -70,11 +81,14 @@ class Videos:
         return len(self.banks)
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        """`features` (n, width) and `phase` (n,)."""
+        """`features` (m, width) and `phase` (m,) of the grid's places."""
         epoch, within = divmod(number, len(self.banks))
         random = np.random.default_rng(np.random.SeedSequence([*self.seed, 3, epoch]))
         with open_hdf5(self.banks[int(random.permutation(len(self.banks))[within])], FORMAT) as file:
+            shown, places = on_grid(file)
+            phase = np.full(len(shown), UNKNOWN, np.int8)
+            phase[places] = file["phase"][()]
             return {
-                "features": torch.from_numpy(file["features"][()]),
-                "phase": torch.from_numpy(file["phase"][()]),
+                "features": torch.from_numpy(file["features"][()][shown]),
+                "phase": torch.from_numpy(phase),
             }

@@ -19,19 +19,17 @@ from foldwise.networks import build
 from foldwise.networks.mtrcnet import MTRCNet, take_head
 from foldwise.networks.tecno import TeCNO
 from foldwise.settings import Pretrained, validate
+from foldwise.systems.surgical.balance import label_counts, median_frequency, numbering, presence_weights
 from foldwise.systems.surgical.features import Videos, open_video, write_bank
 from foldwise.systems.surgical.losses import UNKNOWN, correlation_loss, phase_loss, tool_loss
 from foldwise.systems.surgical.metrics import average_precision
 from foldwise.systems.surgical.predictions import Prediction, write_prediction
+from foldwise.systems.surgical.rates import rows_at
 from foldwise.systems.surgical.settings import BACKBONE, Model
+from foldwise.systems.surgical.whole import by_windows, on_a_grid
 from foldwise.training.learner import Learner, by
 from foldwise.training.steps import Items
 from foldwise.video.windows import Windows, blocks
-
-# Windows of features per forward pass of the LSTM in prediction.
-BATCH_WINDOWS = 256
-# Maximum weight of a tool's presence.
-MOST = 10.0
 
 
 class Network(nn.Module):
@@ -86,12 +84,12 @@ class SurgicalLearner(Learner[Model]):
     @classmethod
     def fit(cls, model: Model, caches: Sequence[str]) -> Model:
         """The model with the weights of classes, and a temporal model with the backbone of its features."""
-        changed: dict[str, Any] = {}
-        phases, tools = _labels(caches)
+        changed: dict[str, Any] = {"annotation_fps": numbering(caches)}
+        phases, tools = label_counts(caches)
         if model.phase_weights == "balanced":
-            changed["phase_weights"] = _median_frequency(phases)
+            changed["phase_weights"] = median_frequency(phases)
         if model.tool_weights == "balanced":
-            changed["tool_weights"] = _presence_weights(tools)
+            changed["tool_weights"] = presence_weights(tools)
         if model.kind == "tecno":
             with open_video(caches[0]) as file:
                 source = validate(Model, json.loads(file.attrs["settings"]), origin=str(caches[0]))
@@ -288,10 +286,14 @@ class SurgicalLearner(Learner[Model]):
         """Write the mean probabilities of the networks for every frame of a video."""
         with open_video(cache) as file:
             phase, tool = self._answer(networks, file)
+            rows, times = file["row"][()], file["time_s"][()]
+            if not len(file.attrs["rates"]):
+                # Without annotation, rows are numbered as in the training videos.
+                rows = rows_at(file["number"][()], times, self.model.annotation_fps)
             prediction = Prediction(
                 case=str(file.attrs["case"]),
-                rows=file["row"][()],
-                times=file["time_s"][()],
+                rows=rows,
+                times=times,
                 fps=float(file.attrs["fps"]),
                 phases=self.phases,
                 tools=self.tools,
@@ -321,7 +323,7 @@ class SurgicalLearner(Learner[Model]):
             network.eval()
             features = self._features(network, file)
             with self.autocast(features.device):
-                logits = self._whole(network, features)
+                logits = self._whole(network, features, file)
             frames = len(features)
             empty = torch.zeros(frames, 0)
             phases.append(logits["phase"].float().softmax(1).cpu() if "phase" in logits else empty)
@@ -331,17 +333,11 @@ class SurgicalLearner(Learner[Model]):
             tools.append(tool)
         return torch.stack(phases).mean(0).numpy(), torch.stack(tools).mean(0).numpy()
 
-    def _whole(self, network: nn.Module, features: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits (n, …) of every frame: of the last one of each window, and of all of the first window."""
+    def _whole(self, network: nn.Module, features: torch.Tensor, file: h5py.File) -> dict[str, torch.Tensor]:
+        """Logits (n, …) of every frame of a video."""
         if self.model.kind == "tecno":
-            return {"phase": network(features[None])[-1, 0]}
-        length = min(self.model.window, len(features))
-        windows = features.unfold(0, length, 1).transpose(1, 2)
-        parts = [network(part) for part in windows.split(BATCH_WINDOWS)]
-        return {
-            name: torch.cat([parts[0][name][0, :-1], *(part[name][:, -1] for part in parts)])
-            for name in parts[0]
-        }
+            return {"phase": on_a_grid(network, features, file)}
+        return by_windows(network, features, file, self.model.window)
 
     @torch.no_grad()
     def _features(self, network: nn.Module, file: h5py.File) -> torch.Tensor:
@@ -382,32 +378,6 @@ def schedule_step(model: Model, number: int) -> int:
     first = min(max(1, round(model.steps[0] * training.epochs)), training.epochs - 2)
     second = min(max(1, round(model.steps[1] * training.epochs)), training.epochs - first - 1)
     return 1 + (epoch >= first) + (epoch >= first + second)
-
-
-def _labels(caches: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of each phase (phases,), and of each tool's absence and presence (2, tools)."""
-    phases, tools = np.zeros(0), np.zeros((2, 0))
-    for path in caches:
-        with open_video(path) as file:
-            phase, tool = file["phase"][()], file["tool"][()]
-            count = len(file.attrs["phases"])
-        if not phases.size:
-            phases, tools = np.zeros(count), np.zeros((2, tool.shape[1]))
-        phases += np.bincount(phase[phase >= 0], minlength=count)
-        tools += np.stack([(tool == 0).sum(0), (tool == 1).sum(0)])
-    return phases, tools
-
-
-def _median_frequency(counts: np.ndarray) -> list[float]:
-    """Median frequency over frequency (Eigen and Fergus 2015); a phase absent from all videos weighs 1."""
-    there = counts[counts > 0]
-    median = np.median(there) if there.size else 1.0
-    return [float(median / count) if count else 1.0 for count in counts]
-
-
-def _presence_weights(counts: np.ndarray) -> list[float]:
-    absent, present = counts
-    return [float(min(MOST, a / p)) if p else 1.0 for a, p in zip(absent, present, strict=True)]
 
 
 def _jittered(x: torch.Tensor, amounts: dict[str, float], generator: torch.Generator) -> torch.Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,20 @@ from PIL import Image
 
 from foldwise.files import CaseError
 from foldwise.systems.surgical.annotations import UNKNOWN, Track, read_phases, read_tools
+from foldwise.systems.surgical.rates import (
+    NEAR,
+    SLACK_S,
+    Rate,
+    Timeline,
+    fitting,
+    found_rate,
+    judged,
+    rows_at,
+    text,
+)
 from foldwise.systems.surgical.settings import Cache, Data
-from foldwise.video.decode import Edit, Frame, find_border, read_frames, sample_frames
+from foldwise.video.decode import Edit, Frame, find_border, probe, read_frames, sample_frames
+from foldwise.video.gaps import runs, usual_step
 from foldwise.video.store import write_frames
 
 # Number of frames from which the border is found.
@@ -28,19 +41,16 @@ def read_tracks(data: Data, phases: Path | None, tools: Path | None) -> tuple[Tr
     )
 
 
-def row_of(frame: Frame, data: Data) -> int:
-    """A frame's number in the annotation's numbering."""
-    return frame.number if data.annotation_fps is None else round(frame.time_s * data.annotation_fps)
-
-
 def cache_video(
     case: str, video: Path, phases: Path | None, tools: Path | None, data: Data, settings: Cache, path: Path
 ) -> int:
     """Write a video's frame cache with the labels of its frames.
 
     Arrays in addition to the frames: `row` (n,) int64, the frame in the annotation's numbering; `phase` (n,)
-    int8 and `tool` (n, tools) int8, -1 without annotation. Frames after the end of the annotation are left
-    out; the attribute `dropped` counts them.
+    int8 and `tool` (n, tools) int8, -1 without annotation; `run` (n,) int32, equal for frames without a gap
+    between them. Frames after the end of the annotation are left out. Attributes: `dropped` counts these;
+    `rates`, the rates at which the annotation fits, the first of which is used (0: the video's own frames);
+    `step`, the usual one between frames, in seconds.
 
     Args:
         case: its name.
@@ -55,11 +65,16 @@ def cache_video(
         The number of frames left out.
 
     Raises:
-        CaseError: the video or an annotation cannot be used.
+        CaseError: the video or an annotation cannot be used, or they do not fit.
     """
-    tracks = [track for track in read_tracks(data, phases, tools) if track is not None]
-    end = min((track.end for track in tracks), default=None)
-    rows: list[int] = []
+    phase, tool = read_tracks(data, phases, tools)
+    files = {file: track for file, track in ((phases, phase), (tools, tool)) if file and track is not None}
+    whole = Timeline.of(video, probe(video, rate=data.images_fps), data.first_image)
+    rates = rates_of(files, whole, whole.kept(settings.fps), data)
+    rate = rates[0] if rates else None
+    end = min((track.end for track in files.values()), default=None)
+    # Number and time of every frame, also of those that are left out.
+    seen: list[tuple[int, float]] = []
     dropped = 0
 
     def kept() -> Iterator[Frame]:
@@ -68,40 +83,88 @@ def cache_video(
         for frame in read_frames(
             video, fps=settings.fps, edit=edit, rate=data.images_fps, first=data.first_image
         ):
-            row = row_of(frame, data)
+            seen.append((frame.number, frame.time_s))
+            row = rows_at(np.array([frame.number]), np.array([frame.time_s]), rate)[0]
             if end is not None and row >= end:
                 dropped += 1
             else:
-                rows.append(row)
                 yield frame
+        if files:
+            numbers, times = (np.array(values) for values in zip(*seen, strict=True))
+            real = _real(whole, numbers, times, settings.fps)
+            _refuse(files, real, real.at(numbers, times), data, rate)
 
-    def labels(numbers: np.ndarray, times: np.ndarray) -> dict[str, np.ndarray]:
-        phase, tool = read_tracks(data, phases, tools)
-        attrs["dropped"] = dropped
-        kept_rows = np.array(rows, np.int64)
+    def arrays(numbers: np.ndarray, times: np.ndarray) -> dict[str, np.ndarray]:
+        rows, step = rows_at(numbers, times, rate), usual_step(times, settings.fps)
+        attrs["dropped"], attrs["step"] = dropped, step
         size = len(rows), len(data.tools)
-        arrays = {
-            "row": kept_rows,
-            "phase": np.full(size[0], UNKNOWN, np.int8) if phase is None else phase.at(kept_rows),
-            "tool": np.full(size, UNKNOWN, np.int8) if tool is None else tool.at(kept_rows),
+        return {
+            "row": rows,
+            "phase": np.full(size[0], UNKNOWN, np.int8) if phase is None else phase.at(rows),
+            "tool": np.full(size, UNKNOWN, np.int8) if tool is None else tool.at(rows),
+            "run": runs(times, step, settings.longest_step),
         }
-        if tracks and (arrays["phase"] == UNKNOWN).all() and (arrays["tool"] == UNKNOWN).all():
-            raise CaseError(
-                f"case {case}: no kept frame has a row in the annotation; see data.annotation_fps, "
-                f"data.images_fps and data.first_image"
-            )
-        return arrays
 
     attrs: dict[str, Any] = {"phases": list(data.phases), "tools": list(data.tools)}
+    attrs["rates"] = np.array([one or 0 for one in rates], np.float64)
     if settings.fps is not None:
         attrs["fps"] = settings.fps
     count = write_frames(
-        path, case, kept(), encoding=settings.encoding, quality=settings.quality, attrs=attrs, arrays=labels
+        path, case, kept(), encoding=settings.encoding, quality=settings.quality, attrs=attrs, arrays=arrays
     )
     if dropped:
         logging.warning("case %s: %d frame(s) after the end of the annotation left out", case, dropped)
+    if files:
+        logging.info("case %s: rows are numbered by %s", case, text(rate))
     logging.info("case %s: %d frames, %.1f MiB", case, count, path.stat().st_size / 2**20)
     return dropped
+
+
+def rates_of(files: Mapping[Path, Track], video: Timeline, kept: Timeline, data: Data) -> list[Rate]:
+    """The rates at which a video's annotations are read, the first of which is used; none to find: empty.
+
+    Args:
+        files: the annotations by file.
+        video: all of its frames.
+        kept: those that get labels.
+        data: with the rate, or `auto`.
+
+    Raises:
+        CaseError: the rate is to be found, and none fits, or two that differ.
+    """
+    if data.annotation_fps != "auto":
+        return [data.annotation_fps]
+    if not files:
+        return []
+    first = found_rate(files, video, kept)
+    return [first, *(rate for rate in fitting(files, video) if rate != first)]
+
+
+def _real(whole: Timeline, numbers: np.ndarray, times: np.ndarray, fps: float | None) -> Timeline:
+    """All frames, with their end by their real stamps if that is not the one that the header gives."""
+    last = int(numbers[-1]) + 1, float(times[-1]) + whole.step_s
+    possible = max(SLACK_S, NEAR * whole.end_s, whole.step_s if fps is None else 1 / fps)
+    if whole.images or abs(whole.end_s - last[1]) <= possible:
+        return whole
+    return replace(whole, numbers=np.arange(last[0]), times=np.arange(last[0]) * whole.step_s,
+                   end=last[0], end_s=last[1])  # fmt: skip
+
+
+def _refuse(files: Mapping[Path, Track], video: Timeline, kept: Timeline, data: Data, rate: Rate) -> None:
+    """Refuse an annotation that does not fit the frames as they are, by their stamps."""
+    found = rates_of(files, video, kept, data)[0]
+    problems = [
+        problem
+        for path, track in files.items()
+        for problem, warning in judged(path, track, video, kept, rate)
+        if not warning
+    ]
+    if found != rate:
+        problems.append(
+            f"the annotation fits at {text(rate)} by the video's header, and at {text(found)} by its frames"
+        )
+    if problems:
+        raise CaseError("; ".join(problems))
 
 
 def _editing(video: Path, data: Data, settings: Cache) -> Edit:

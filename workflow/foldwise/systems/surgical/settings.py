@@ -33,11 +33,11 @@ class Data(settings.Data):
         description="Names of the tools, in the order of the annotation's columns.",
         json_schema_extra=affects("cache", "index"),
     )
-    annotation_fps: float | None = Field(
-        25,
-        gt=0,
+    annotation_fps: Literal["auto"] | Annotated[float, Field(gt=0)] | None = Field(
+        "auto",
         description="Frames per second that the annotation's column Frame counts; null: the frames of the "
-        "video itself, or the numbers of the images.",
+        "video itself, or the numbers of the images. auto: found for each video, from the rates at which "
+        "its annotation ends with it.",
         json_schema_extra=affects("cache", "index"),
     )
     images_fps: float = Field(
@@ -67,6 +67,13 @@ class Cache(Section):
         1,
         gt=0,
         description="Frames kept per second, nearest by time stamp; null: all.",
+        json_schema_extra=affects("cache"),
+    )
+    longest_step: float | None = Field(
+        None,
+        gt=0,
+        description="Frames further apart than this are not neighbours: windows do not cross such a gap. "
+        "Seconds; null: one and a half steps at fps, or of the median step.",
         json_schema_extra=affects("cache"),
     )
     size: tuple[Pixels, Pixels] = Field(
@@ -213,6 +220,13 @@ class Model(AnyModel):
         ge=1,
         description="Frames per forward pass in prediction.",
         json_schema_extra=affects("train", "predict", "memory"),
+    )
+    annotation_fps: float | None = Field(
+        None,
+        gt=0,
+        description="Filled in by training: the rate at which rows are numbered for videos without "
+        "annotation, that of the training videos; null: their own frames.",
+        json_schema_extra=affects("train"),
     )
     training: Training = Field(
         Training(epochs=25, steps_per_epoch=None, batch=8, validate_every=1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.systems.base import NOTHING, Footprint
 from foldwise.systems.new import NewCases
-from foldwise.systems.surgical.check import check_annotation, check_rare
+from foldwise.systems.surgical.check import check_annotation, check_rare, in_words
 from foldwise.systems.surgical.settings import BACKBONE, Cache, Data, Model, Settings
 from foldwise.systems.surgical.sheet import SurgicalCase, read_sheet
 from foldwise.systems.videos import Looked, VideoSystem
@@ -50,6 +51,17 @@ PIXEL_BYTES = {"jpeg": 0.3, "raw": 2.0}
 DECODED_PER_SECOND = 50
 
 
+@dataclass(frozen=True)
+class Seen(VideoInfo):
+    """A video with what the check found out about its time.
+
+    Attributes:
+        facts: the rate of its annotation, and its gaps.
+    """
+
+    facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
 class Surgical(VideoSystem[Settings, SurgicalCase]):
     """Windows of frames, or whole videos of another model's features."""
 
@@ -65,15 +77,16 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         info = probed(case.video, memory, rate=settings.data.images_fps)
         if deep:
             sample_frames(case.video, 4, rate=settings.data.images_fps)
-        data = settings.data.model_dump(mode="json")
-        problems, present = memory.of_sources(
+        used = settings.data.model_dump(mode="json"), settings.cache.model_dump(mode="json")
+        problems, present, facts = memory.of_sources(
             case.files,
-            lambda: check_annotation(case, settings.data, info),
+            lambda: check_annotation(case, settings.data, settings.cache, info),
             "annotation",
-            data,
+            *used,
             code_hash("foldwise"),
         )
-        return info, [(text, warning) for text, warning in problems], present
+        seen = Seen(**asdict(info), facts=facts)
+        return seen, [(text, warning) for text, warning in problems], present
 
     def check_all(
         self,
@@ -92,7 +105,14 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
             "fps": info.fps,
             "seconds": info.duration_s,
             "size": [info.height, info.width],
+            **(info.facts if isinstance(info, Seen) else {}),
         }
+
+    def notes(
+        self, settings: Settings, sheet: Sheet[SurgicalCase], facts: Mapping[str, Mapping[str, Any]]
+    ) -> Sequence[str]:
+        """The rates of annotations that were found, and the gaps of videos."""
+        return _notes(settings.data, facts)
 
     def preparation(self, settings: Settings, sheet: Sheet[SurgicalCase]) -> SurgicalPreparation:
         """Frame caches, and banks of features."""
@@ -284,6 +304,25 @@ def _cached_frames(size: VideoInfo, cache: Cache) -> int:
 
 def _task(data: Data) -> dict[str, Any]:
     return {"phases": list(data.phases), "tools": list(data.tools), "annotation_fps": data.annotation_fps}
+
+
+def _notes(data: Data, facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    rates: dict[str, list[str]] = {}
+    for case, known in facts.items():
+        if "annotation_fps" in known and data.annotation_fps == "auto":
+            rates.setdefault(str(known["annotation_fps"]), []).append(case)
+    # Names only where videos differ.
+    notes = [
+        f"annotation_fps: auto found {'own frames' if rate == 'own frames' else f'{rate} per second'} in "
+        f"{len(cases)} video(s){': ' + ', '.join(cases) if len(rates) > 1 else ''}"
+        for rate, cases in rates.items()
+    ]
+    notes += [
+        f"case {case}: {known['frames']} frames, {known['mean_fps']:.3g} per second; {in_words(known)}"
+        for case, known in facts.items()
+        if known.get("gaps")
+    ]
+    return notes
 
 
 def _sources(case: SurgicalCase) -> Inputs:

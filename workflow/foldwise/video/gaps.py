@@ -1,0 +1,106 @@
+"""Gaps between the frames of a video: which frames follow each other, and their places on a regular grid."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Frames further apart than this many usual steps are not neighbours, unless a limit is set.
+MOST_STEPS = 1.5
+# A gap takes at most this many places of a grid, a minute at one frame per second: enough for a network to
+# notice it. A grid has at most as many as four hours at one per second, or as frames.
+MOST_HELD = 60
+MOST_PLACES = 4 * 3600
+
+
+def usual_step(times: np.ndarray, fps: float | None) -> float:
+    """Seconds from a kept frame to the next: 1/`fps`, or the median if all frames are kept.
+
+    Args:
+        times: (n,) increasing. s.
+        fps: frames kept per second; None: all.
+    """
+    if fps is not None:
+        return 1 / fps
+    return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+
+
+def runs(times: np.ndarray, step: float, limit: float | None = None) -> np.ndarray:
+    """The run of each frame, (n,) int32 from 0: frames further apart than the limit belong to two runs.
+
+    Args:
+        times: (n,) increasing. s.
+        step: the usual one. s.
+        limit: longest step within a run; None: one and a half usual steps. s.
+    """
+    longest = MOST_STEPS * step if limit is None else limit
+    # Time stamps are rounded to a container's clock.
+    apart = np.diff(times) > longest * (1 + 1e-6)
+    return np.concatenate([[0], np.cumsum(apart)]).astype(np.int32)[: len(times)]
+
+
+def starts(run: np.ndarray) -> np.ndarray:
+    """The first frame of each frame's run, (n,) int64."""
+    return np.searchsorted(run, run, side="left")
+
+
+def window_frames(starts: np.ndarray, ends: np.ndarray, length: int) -> np.ndarray:
+    """The frames of windows that never cross a gap: places before it hold the first frame after it.
+
+    Args:
+        starts: (n,) the first frame of each frame's run.
+        ends: (m,) last frames of the windows.
+        length: of a window.
+
+    Returns:
+        (m, length) int64, frames of the video.
+    """
+    frames = ends[:, None] + np.arange(1 - length, 1)
+    return np.maximum(frames, starts[ends][:, None])
+
+
+def grid(times: np.ndarray, run: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:
+    """A video on a regular grid in time, for a network that sees it as a whole.
+
+    A frame has the place round(time/step), but at least the one after its predecessor. A gap takes at most
+    `MOST_HELD` places, or fewer, so that absurd gaps do not fill the memory.
+
+    Args:
+        times: (n,) increasing. s.
+        run: (n,) of each frame.
+        step: the usual one. s.
+
+    Returns:
+        (m,) the frame that each place shows, its own or the last one before; and (n,) the frames' places.
+    """
+    count = len(times)
+    if count < 2 or step <= 0:
+        return np.arange(count), np.arange(count)
+    taken = np.maximum(np.diff(np.rint((times - times[0]) / step)), 1).astype(np.int64)
+    gaps = np.diff(run) > 0
+    free = max(0, MOST_PLACES - count)
+    taken[gaps] = np.minimum(taken[gaps], max(1, min(MOST_HELD, free // max(1, int(gaps.sum())))))
+    places = np.concatenate([[0], np.cumsum(taken)])
+    return np.searchsorted(places, np.arange(places[-1] + 1), side="right") - 1, places
+
+
+def described(times: np.ndarray, run: np.ndarray) -> dict[str, float | int]:
+    """How a video is covered: frames, frames per second, gaps, the longest one, and the share without gaps.
+
+    Args:
+        times: (n,) increasing. s.
+        run: (n,) of each frame.
+
+    Returns:
+        `frames`; `mean_fps`, over the whole length; `gaps`; `longest_gap_s`; `covered`, the share of the
+        length that lies within runs.
+    """
+    steps, gaps = np.diff(times), np.diff(run) > 0
+    length = float(times[-1] - times[0])
+    lost = float(steps[gaps].sum())
+    return {
+        "frames": len(times),
+        "mean_fps": round((len(times) - 1) / length, 4) if length > 0 else 0.0,
+        "gaps": int(gaps.sum()),
+        "longest_gap_s": round(float(steps[gaps].max()), 3) if gaps.any() else 0.0,
+        "covered": round(1 - lost / length, 4) if length > 0 else 1.0,
+    }

@@ -71,11 +71,13 @@ def write_models(kind: str, folder: Path, folds: int = 1) -> Trained:
     return read_trained(paths)
 
 
-def write_frames(folder: Path, count: int, mode: str = "RGB") -> None:
+def write_frames(folder: Path, count: int, mode: str = "RGB", gaps: bool = False) -> None:
     """Blobs within a black border, larger than the frames that are kept; half transparent in mode RGBA."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(count)
     for number in range(count):
+        if gaps and number in (1, 6, 7):
+            continue
         coarse = Image.fromarray(random.integers(0, 255, (5, 6, 3), np.uint8).astype(np.uint8))
         frame = np.zeros((75, 97, 3), np.uint8)
         frame[5:71, 9:90] = np.asarray(coarse.resize((81, 66), Image.Resampling.BICUBIC))
@@ -94,8 +96,9 @@ def test_probabilities(kind: str, folds: int, tmp_path: Path) -> None:
         ("short", 3, "RGB"),
         ("grey", 5, "L"),
         ("see ü", 4, "RGBA"),
+        ("gaps", 14, "RGB"),
     ):
-        write_frames(tmp_path / "videos" / name, count, mode)
+        write_frames(tmp_path / "videos" / name, count, mode, gaps=name == "gaps")
     (tmp_path / "videos" / "long" / "._video1-1.png").touch()  # as macOS leaves beside copied files
     plan = export_onnx(trained, {"threshold": 0.4}, tmp_path / "onnx")
     assert max(plan["parity"].values()) < 1e-4
@@ -109,7 +112,9 @@ def test_probabilities(kind: str, folds: int, tmp_path: Path) -> None:
         expected = read_prediction(path)
         with (tmp_path / "out" / f"{entry.case}.csv").open() as file:
             rows = list(csv.DictReader(file))
-        assert [row["frame"] for row in rows] == [f"video1-{n + 1}.png" for n in range(len(expected.rows))]
+        numbers = sorted(int(path.stem[7:]) for path in (tmp_path / "videos" / entry.case).glob("video1-*"))
+        assert [row["frame"] for row in rows] == [f"video1-{n}.png" for n in numbers]
+        assert len(np.unique(expected.run)) == (3 if entry.case == "gaps" else 1)
         for names, wanted in ((expected.phases, expected.phase), (expected.tools, expected.tool)):
             found = [[float(row[f"p({name})"]) for name in names] for row in rows]
             np.testing.assert_allclose(np.reshape(found, wanted.shape), wanted, atol=1e-4)

@@ -159,7 +159,7 @@ def command(
     to.refuse_paths([("the split", splits)] if split == "paper" else [])
     videos, failed = read_videos(source)
     phases = list(ORDERS[phase_order])
-    data: dict[str, Any] = {"phases": phases, "tools": tool_names(videos), "annotation_fps": 25}
+    data: dict[str, Any] = {"phases": phases, "tools": tool_names(videos), "annotation_fps": "auto"}
     if images := frame_numbers(videos):
         data |= {**images, "images_fps": images_fps}
     if split == "paper":

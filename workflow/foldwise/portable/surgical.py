@@ -13,7 +13,8 @@ from foldwise.files import CaseError
 from foldwise.portable.onnx import Graph, Portable
 from foldwise.settings import validate
 from foldwise.systems.surgical.learner import SurgicalLearner
-from foldwise.systems.surgical.settings import Cache
+from foldwise.systems.surgical.settings import Cache, Data
+from foldwise.video.gaps import MOST_HELD, MOST_PLACES
 
 
 class Head(nn.Module):
@@ -43,6 +44,7 @@ def portable(trained: Trained, chosen: Mapping[str, Any]) -> Portable:
     if not prepared:
         raise CaseError("the model's file does not say how a video is prepared for it; train it again")
     cache, model = validate(Cache, prepared["cache"], origin="model"), learner.model
+    data = validate(Data, prepared["data"], origin="model")
     random = torch.Generator().manual_seed(0)
     frames = torch.randn(2, 3, *model.crop, generator=random)
     graphs, outputs = {}, ["phase"]
@@ -65,6 +67,10 @@ def portable(trained: Trained, chosen: Mapping[str, Any]) -> Portable:
         "networks": [names[first : first + 2] for first in range(0, len(names), 2)],
         "outputs": outputs,
         "fps": cache.fps,
+        # Images per second of their numbers, if the runner is given all of them.
+        "images_fps": cache.fps or data.images_fps,
+        "longest_step": cache.longest_step,
+        "grid": {"longest_gap": MOST_HELD, "places": MOST_PLACES},
         "cut_border": cache.cut_border,
         "size": cache.size,
         # Foldwise keeps frames as JPEG unless its cache is raw, which changes probabilities a little.

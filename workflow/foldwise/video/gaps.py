@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 # Frames further apart than this many usual steps are not neighbours, unless a limit is set.
@@ -10,6 +13,8 @@ MOST_STEPS = 1.5
 # notice it. A grid has at most as many as four hours at one per second, or as frames.
 MOST_HELD = 60
 MOST_PLACES = 4 * 3600
+# A video with fewer frames than this share of the nominal rate has large gaps, or another rate.
+SLOW = 0.8
 
 
 def usual_step(times: np.ndarray, fps: float | None) -> float:
@@ -104,3 +109,27 @@ def described(times: np.ndarray, run: np.ndarray) -> dict[str, float | int]:
         "longest_gap_s": round(float(steps[gaps].max()), 3) if gaps.any() else 0.0,
         "covered": round(1 - lost / length, 4) if length > 0 else 1.0,
     }
+
+
+def slow(facts: Mapping[str, Any], fps: float | None) -> bool:
+    """Whether a video has far fewer frames than its nominal rate.
+
+    Args:
+        facts: of `described`.
+        fps: the nominal rate; None: none.
+    """
+    return fps is not None and facts["frames"] > 1 and facts["mean_fps"] < SLOW * fps
+
+
+def in_words(facts: Mapping[str, Any], fps: float | None) -> str:
+    """A video's frames and gaps, for a report.
+
+    Args:
+        facts: of `described`.
+        fps: the nominal rate; None: none.
+    """
+    rate = f"{facts['mean_fps']:.3g} per second{f' instead of {fps:g}' if slow(facts, fps) else ''}"
+    return (
+        f"{facts['frames']} frames, {rate}; {facts['gaps']} gap(s), the longest of "
+        f"{facts['longest_gap_s']:.3g} s; {100 * facts['covered']:.0f} % of its length is without gaps"
+    )

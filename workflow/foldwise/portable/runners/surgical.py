@@ -3,13 +3,14 @@
     python runner.py FRAMES OUTPUT
 
 FRAMES is a folder of numbered images of one video, PNG or what else SimpleITK reads, as many per second as
-plan.json says (`fps`); or a folder of such folders. OUTPUT gets <video>.csv: a row per frame with its phase,
+plan.json says (`images_fps`), where a missing number is a gap; or a folder of such folders. OUTPUT gets <video>.csv: a row per frame with its phase,
 the tools that are present, and all probabilities.
 """
 
 import csv
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,18 +54,45 @@ def prepared(plan: dict, paths: list[Path], picture: tuple[slice, slice]) -> Arr
     return (frames.astype(np.float32) / 255 - mean) / std
 
 
-def answers(plan: dict, head: Any, features: Array) -> dict[str, Array]:
+def time_of(plan: dict, paths: list[Path]) -> tuple[Array, float, Array]:
+    """Seconds of the images by their numbers, the usual step, and which steps are gaps."""
+    numbers = np.array([int(re.findall(r"\d+", path.stem)[-1]) for path in paths])
+    times = numbers / plan["images_fps"]
+    step = 1 / plan["fps"] if plan["fps"] else float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    longest = 1.5 * step if plan["longest_step"] is None else plan["longest_step"]
+    return times, step, np.diff(times) > longest * (1 + 1e-6)
+
+
+def on_grid(plan: dict, times: Array, step: float, gaps: Array) -> tuple[Array, Array]:
+    """Places of a grid in time: the frame that each shows, and the places of the frames."""
+    if len(times) < 2 or step <= 0:
+        return np.arange(len(times)), np.arange(len(times))
+    taken = np.maximum(np.diff(np.rint((times - times[0]) / step)), 1).astype(int)
+    # Long gaps are shortened, the more of them the shorter.
+    free = max(0, plan["grid"]["places"] - len(times)) // max(1, gaps.sum())
+    taken[gaps] = np.minimum(taken[gaps], max(1, min(plan["grid"]["longest_gap"], free)))
+    places = np.concatenate([[0], np.cumsum(taken)])
+    return np.searchsorted(places, np.arange(places[-1] + 1), side="right") - 1, places
+
+
+def answers(plan: dict, head: Any, features: Array, paths: list[Path]) -> dict[str, Array]:
     """Logits (n, …) of every frame from the features (n, width) of all."""
+    times, step, gaps = time_of(plan, paths)
     if plan["window"] is None:  # the head sees the whole video
-        found = [part[0] for part in head.run(None, {"features": features[None]})]
+        shown, places = on_grid(plan, times, step, gaps)
+        found = [part[0][places] for part in head.run(None, {"features": features[shown][None]})]
         return dict(zip(plan["outputs"], found, strict=True))
+    # The last frame of each window, and all of the first one's. Windows do not reach beyond a gap.
+    runs = np.concatenate([[0], np.cumsum(gaps)])
+    starts = np.searchsorted(runs, runs)
     length = min(plan["window"], len(features))
-    windows = np.lib.stride_tricks.sliding_window_view(features, length, axis=0).transpose(0, 2, 1)
+    early = length - 1 if starts[length - 1] == 0 else 0
+    ends = np.arange(early, len(features))
+    windows = np.maximum(ends[:, None] + np.arange(1 - length, 1), starts[ends][:, None])
     batches = [windows[first : first + 256] for first in range(0, len(windows), 256)]
-    parts = [head.run(None, {"features": np.ascontiguousarray(batch)}) for batch in batches]
-    # The last frame of each window, and all of the first one's.
+    parts = [head.run(None, {"features": features[batch]}) for batch in batches]
     found = [
-        np.concatenate([part[0][0, :-1], *(batch[:, -1] for batch in part)])
+        np.concatenate([part[0][0, :early], *(batch[:, -1] for batch in part)])
         for part in zip(*parts, strict=True)
     ]
     return dict(zip(plan["outputs"], found, strict=True))
@@ -89,7 +117,7 @@ def predict(plan: dict, networks: list[tuple[Any, Any]], paths: list[Path]) -> t
             found.append(trunk.run(None, {"frames": frames})[0])
     phases, tools = [], []
     for found, (_, head) in zip(parts, networks, strict=True):
-        logits = answers(plan, head, np.concatenate(found))
+        logits = answers(plan, head, np.concatenate(found), paths)
         phases.append(softmax(logits["phase"]) if "phase" in logits else np.zeros((len(paths), 0)))
         both = [1 / (1 + np.exp(-logits[name])) for name in ("tool", "mapped") if name in logits]
         tools.append(np.mean(both, axis=0) if both else np.zeros((len(paths), 0)))

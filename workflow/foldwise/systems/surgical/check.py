@@ -16,10 +16,8 @@ from foldwise.systems.surgical.rates import Rate, Timeline, judged
 from foldwise.systems.surgical.settings import Cache, Data, Settings
 from foldwise.systems.surgical.sheet import SurgicalCase
 from foldwise.video.decode import VideoInfo
-from foldwise.video.gaps import described, runs, usual_step
+from foldwise.video.gaps import SLOW, described, in_words, runs, slow, usual_step
 
-# A video with fewer frames than this share of the nominal rate has large gaps, or another rate.
-SLOW = 0.8
 # Problems, each with whether it is only a warning; phases and tools; and facts for check.json.
 Judged = tuple[list[tuple[str, bool]], list[str], dict[str, Any]]
 
@@ -48,7 +46,8 @@ def check_annotation(case: SurgicalCase, data: Data, cache: Cache, info: VideoIn
     if video.images:
         step = usual_step(kept.times, cache.fps)
         facts |= described(kept.times, runs(kept.times, step, cache.longest_step))
-        problems += [(f"{case.video}: {words}", True) for words in slow(facts, cache.fps)]
+        if slow(facts, cache.fps):
+            problems.append((f"{case.video}: {in_words(facts, cache.fps)}", True))
     elif cache.fps and info.fps < SLOW * cache.fps:
         problems.append(
             (f"{case.video}: {info.fps:.3g} frames per second, for cache.fps: {cache.fps:g}", True)
@@ -57,28 +56,6 @@ def check_annotation(case: SurgicalCase, data: Data, cache: Cache, info: VideoIn
     if tools is not None:
         present += [data.tools[number] for number in np.flatnonzero(tools.values.any(axis=0))]
     return problems, present, facts
-
-
-def slow(facts: Mapping[str, Any], fps: float | None) -> list[str]:
-    """A warning if a video has far fewer frames than its nominal rate.
-
-    Args:
-        facts: of `video.gaps.described`.
-        fps: the nominal rate; None: none.
-    """
-    if fps is None or facts["frames"] < 2 or facts["mean_fps"] >= SLOW * fps:
-        return []
-    return [
-        f"{facts['frames']} frames, {facts['mean_fps']:.3g} per second instead of {fps:g}; {in_words(facts)}"
-    ]
-
-
-def in_words(facts: Mapping[str, Any]) -> str:
-    """The gaps of a video."""
-    return (
-        f"{facts['gaps']} gap(s), the longest of {facts['longest_gap_s']:g} s; "
-        f"{100 * facts['covered']:.0f} % of its length without gaps"
-    )
 
 
 def check_rare(

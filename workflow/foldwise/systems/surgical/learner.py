@@ -294,6 +294,7 @@ class SurgicalLearner(Learner[Model]):
                 case=str(file.attrs["case"]),
                 rows=rows,
                 times=times,
+                run=file["run"][()],
                 fps=float(file.attrs["fps"]),
                 phases=self.phases,
                 tools=self.tools,

@@ -26,6 +26,7 @@ class Prediction:
         case: its name.
         rows: (n,) int64, the frames in the annotation's numbering.
         times: (n,) times of the frames. s.
+        run: (n,) int32, equal for frames without a gap between them.
         fps: frames per second.
         phases: names; () for a model without phases.
         tools: names; () for a model without tools.
@@ -36,6 +37,7 @@ class Prediction:
     case: str
     rows: np.ndarray
     times: np.ndarray
+    run: np.ndarray
     fps: float
     phases: tuple[str, ...]
     tools: tuple[str, ...]
@@ -52,7 +54,7 @@ def write_prediction(path: Path, prediction: Prediction) -> None:
     for probabilities in (prediction.phase, prediction.tool):
         refuse_not_finite(prediction.case, probabilities)
     with atomic_path(path) as temporary, create_hdf5(temporary) as file:
-        file["row"], file["time_s"] = prediction.rows, prediction.times
+        file["row"], file["time_s"], file["run"] = prediction.rows, prediction.times, prediction.run
         file["phase"] = prediction.phase.astype(np.float32)
         file["tool"] = prediction.tool.astype(np.float32)
         file.attrs.update({"format": FORMAT, "case": prediction.case, "fps": prediction.fps})
@@ -70,6 +72,7 @@ def read_prediction(path: Path) -> Prediction:
             case=str(file.attrs["case"]),
             rows=file["row"][()],
             times=file["time_s"][()],
+            run=file["run"][()],
             fps=float(file.attrs["fps"]),
             phases=_names(file.attrs["phases"]),
             tools=_names(file.attrs["tools"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,14 +139,23 @@ def rates_of(files: Mapping[Path, Track], video: Timeline, kept: Timeline, data:
     return [first, *(rate for rate in fitting(files, video) if rate != first)]
 
 
-def _real(whole: Timeline, numbers: np.ndarray, times: np.ndarray, fps: float | None) -> Timeline:
-    """All frames, with their end by their real stamps if that is not the one that the header gives."""
-    last = int(numbers[-1]) + 1, float(times[-1]) + whole.step_s
-    possible = max(SLACK_S, NEAR * whole.end_s, whole.step_s if fps is None else 1 / fps)
-    if whole.images or abs(whole.end_s - last[1]) <= possible:
-        return whole
-    return replace(whole, numbers=np.arange(last[0]), times=np.arange(last[0]) * whole.step_s,
-                   end=last[0], end_s=last[1])  # fmt: skip
+def _real(header: Timeline, numbers: np.ndarray, times: np.ndarray, fps: float | None) -> Timeline:
+    """All frames of a video: as its header has it, unless the decoded frames end elsewhere.
+
+    Args:
+        header: all frames by the header.
+        numbers: (n,) of the decoded frames that were looked at.
+        times: (n,) their stamps. s.
+        fps: frames looked at per second; None: all.
+    """
+    if header.images or len(numbers) < 2 or times[-1] <= times[0]:
+        return header
+    step = float(times[-1] - times[0]) / int(numbers[-1] - numbers[0])
+    end, end_s = int(numbers[-1]) + 1, float(times[-1]) + step
+    near = max(SLACK_S, NEAR * end_s, step if fps is None else 1 / fps)
+    if abs(header.end_s - end_s) <= near and abs(header.end - end) * step <= near:
+        return header
+    return Timeline(np.arange(end), np.arange(end) * step, end, end_s, step, images=False)
 
 
 def _refuse(files: Mapping[Path, Track], video: Timeline, kept: Timeline, data: Data, rate: Rate) -> None:

@@ -18,6 +18,7 @@ from foldwise.statistics import fold_summary
 from foldwise.systems.surgical.metrics import SUFFIXES, counts_of
 from foldwise.systems.surgical.predictions import ALL_PHASES, ALL_TOOLS, read_prediction, truth_of
 from foldwise.systems.surgical.ribbon import ribbon
+from foldwise.systems.surgical.timing import remarks
 
 TITLES = {
     "accuracy": "accuracy",
@@ -45,6 +46,10 @@ METRICS = (
 CASE_METRICS = (
     Column("frames", "frames"),
     Column("fps", "fps", 2),
+    Column("mean_fps", "real fps", 2),
+    Column("gaps", "gaps"),
+    Column("longest_gap_s", "longest gap (s)", 1),
+    Column("covered", "without gaps", 2),
     Column("accuracy", "accuracy", 3),
     Column("accuracy_relaxed", "relaxed", 3),
     Column("accuracy_legacy2016", "legacy2016", 3),
@@ -187,9 +192,11 @@ VIEW = View(
     excluded=EXCLUDED,
     class_title="phase or tool",
     pictures_title="Protocols; best, median and worst video",
-    pictures_note="Grey: not annotated. Tools: the upper half is the truth, the lower half the prediction.",
+    pictures_note="Grey: not annotated; white: no frames. Tools: the upper half is the truth, the lower half "
+    "the prediction.",
     pictures=pictures,
     concerns=concerns,
+    remarks=remarks,
     summary=summary,
     tables=tables,
     files=files,

@@ -19,6 +19,7 @@ from foldwise.systems.surgical.annotations import UNKNOWN, write_phases, write_t
 from foldwise.systems.surgical.metrics import average_precision, video_rows
 from foldwise.systems.surgical.predictions import ALL_TOOLS, Prediction, read_prediction, truth_of
 from foldwise.systems.surgical.settings import Evaluate, Export
+from foldwise.systems.surgical.timing import timing
 from foldwise.video.store import open_frames
 
 
@@ -48,8 +49,9 @@ class SurgicalResults(Results):
         if predicted.tools and (tool != UNKNOWN).any():
             scored += _tool_rows(tool, predicted, evaluate.threshold)
         with open_frames(entry.cache) as file:
-            dropped = int(file.attrs["dropped"])
-        return [{**row, "fps": predicted.fps, "dropped": dropped} for row in scored]
+            dropped, gaps = int(file.attrs["dropped"]), timing(file)
+        # A row counts its own frames.
+        return [{**gaps, **row, "fps": predicted.fps, "dropped": dropped} for row in scored]
 
     def export_case(
         self,

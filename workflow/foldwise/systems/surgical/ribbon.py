@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -40,12 +41,12 @@ def ribbon(prediction: Prediction, truth: tuple[np.ndarray, np.ndarray] | None, 
         figsize=(9.6, 0.9 + 0.32 * rows + (0.3 if prediction.phases else 0)), layout="constrained"
     )
     panels = figure.subplots(rows, 1, squeeze=False)[:, 0]
+    edges, shown = cells(prediction.times, prediction.run)
     colours = ListedColormap(
         [UNKNOWN_COLOUR, *(COLOURS[n % len(COLOURS)] for n in range(len(prediction.phases)))]
     )
     for axes, (title, values) in zip(panels, bands, strict=False):
-        shown = values[None].astype(int) + 1
-        axes.imshow(shown, aspect="auto", cmap=colours, vmin=0, vmax=colours.N - 1, interpolation="nearest")
+        _band(axes, edges, shown, values[None].astype(int) + 1, colours)
         axes.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
     for number, axes in enumerate(panels[len(bands) :]):
         lines = [(prediction.tool[:, number] >= threshold).astype(int)]
@@ -53,18 +54,55 @@ def ribbon(prediction: Prediction, truth: tuple[np.ndarray, np.ndarray] | None, 
             lines.insert(0, (tools[:, number] == 1).astype(int))
         # The upper half is the truth, the lower half the prediction.
         marks = ListedColormap(["#FFFFFF", "#333333"])
-        axes.imshow(np.stack(lines), aspect="auto", cmap=marks, vmin=0, vmax=1, interpolation="nearest")
+        _band(axes, edges, shown, np.stack(lines[::-1]), marks)
         axes.set_ylabel(prediction.tools[number], rotation=0, ha="right", va="center", fontsize=8)
     for axes in panels:
         axes.set_yticks([])
         axes.tick_params(labelbottom=axes is panels[-1], labelsize=8)
-    panels[-1].set_xlabel(f"frame ({prediction.fps:g} per second)", fontsize=8)
+    panels[-1].set_xlabel("time (min)", fontsize=8)
     if prediction.phases:
         patches = [
             Patch(color=COLOURS[n % len(COLOURS)], label=name) for n, name in enumerate(prediction.phases)
         ]
         figure.legend(handles=patches, loc="outside upper center", ncols=4, fontsize=7, frameon=False)
     return figure
+
+
+def cells(times: np.ndarray, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The stretches of time that frames take on a ribbon, and what they show.
+
+    Args:
+        times: (n,) increasing. s.
+        run: (n,) of each frame.
+
+    Returns:
+        (m + 1,) their edges in minutes, and (m,) the frame of each, -1 in a gap. A frame lasts until the
+        next one, and before a gap for the usual step.
+    """
+    steps, gaps = np.diff(times), np.diff(run) > 0
+    within = steps[~gaps] if (~gaps).any() else steps
+    usual = float(np.median(within)) if len(within) else 1.0
+    # Alone between gaps, frames of a sparse video are drawn no longer than the shortest of these.
+    usual = min([usual, *steps[gaps]])
+    edges, shown = [float(times[0])], list[int]()
+    for place, time in enumerate(times):
+        last = place == len(steps)
+        after = last or gaps[place]
+        edges.append(float(time) + usual if after else float(times[place + 1]))
+        shown.append(place)
+        if after and not last and times[place + 1] > edges[-1]:
+            edges.append(float(times[place + 1]))
+            shown.append(-1)
+    return np.array(edges) / 60, np.array(shown)
+
+
+def _band(
+    axes: Axes, edges: np.ndarray, shown: np.ndarray, values: np.ndarray, colours: ListedColormap
+) -> None:
+    """Draw rows of values (rows, n), the lowest first, with nothing in gaps."""
+    cells = np.ma.array(values[:, shown], mask=np.broadcast_to(shown < 0, (len(values), len(shown))))
+    rows = np.arange(len(values) + 1)
+    axes.pcolormesh(edges, rows, cells, cmap=colours, vmin=0, vmax=colours.N - 1, rasterized=True)
 
 
 def write_ribbon(

@@ -22,11 +22,12 @@ from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.systems.base import NOTHING, Footprint
 from foldwise.systems.new import NewCases
-from foldwise.systems.surgical.check import check_annotation, check_rare, in_words
+from foldwise.systems.surgical.check import check_annotation, check_rare
 from foldwise.systems.surgical.settings import BACKBONE, Cache, Data, Model, Settings
 from foldwise.systems.surgical.sheet import SurgicalCase, read_sheet
 from foldwise.systems.videos import Looked, VideoSystem
 from foldwise.video.decode import VideoInfo, probed, sample_frames
+from foldwise.video.gaps import in_words, slow
 from foldwise.video.sheet import is_sheet, videos_in
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         self, settings: Settings, sheet: Sheet[SurgicalCase], facts: Mapping[str, Mapping[str, Any]]
     ) -> Sequence[str]:
         """The rates of annotations that were found, and the gaps of videos."""
-        return _notes(settings.data, facts)
+        return _notes(settings, facts)
 
     def preparation(self, settings: Settings, sheet: Sheet[SurgicalCase]) -> SurgicalPreparation:
         """Frame caches, and banks of features."""
@@ -306,10 +307,11 @@ def _task(data: Data) -> dict[str, Any]:
     return {"phases": list(data.phases), "tools": list(data.tools), "annotation_fps": data.annotation_fps}
 
 
-def _notes(data: Data, facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _notes(settings: Settings, facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rates: dict[str, list[str]] = {}
+    fps = settings.cache.fps
     for case, known in facts.items():
-        if "annotation_fps" in known and data.annotation_fps == "auto":
+        if "annotation_fps" in known and settings.data.annotation_fps == "auto":
             rates.setdefault(str(known["annotation_fps"]), []).append(case)
     # Names only where videos differ.
     notes = [
@@ -318,9 +320,10 @@ def _notes(data: Data, facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for rate, cases in rates.items()
     ]
     notes += [
-        f"case {case}: {known['frames']} frames, {known['mean_fps']:.3g} per second; {in_words(known)}"
+        f"case {case}: {in_words(known, fps)}"
         for case, known in facts.items()
-        if known.get("gaps")
+        # Slow ones are among the warnings.
+        if known.get("gaps") and not slow(known, fps)
     ]
     return notes
 

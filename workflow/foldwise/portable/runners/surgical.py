@@ -3,8 +3,8 @@
     python runner.py FRAMES OUTPUT
 
 FRAMES is a folder of numbered images of one video, PNG or what else SimpleITK reads, as many per second as
-plan.json says (`images_fps`), where a missing number is a gap; or a folder of such folders. OUTPUT gets <video>.csv: a row per frame with its phase,
-the tools that are present, and all probabilities.
+plan.json says (`images_fps`), where missing numbers are a gap; or a folder of such folders. OUTPUT gets
+<video>.csv: a row per frame with its phase, the tools that are present, and all probabilities.
 """
 
 import csv

@@ -68,7 +68,7 @@ def portable(trained: Trained, chosen: Mapping[str, Any]) -> Portable:
         "outputs": outputs,
         "fps": cache.fps,
         # Images per second of their numbers, if the runner is given all of them.
-        "images_fps": cache.fps or data.images_fps,
+        "images_fps": min(cache.fps or data.images_fps, data.images_fps),
         "longest_step": cache.longest_step,
         "grid": {"longest_gap": MOST_HELD, "places": MOST_PLACES},
         "cut_border": cache.cut_border,

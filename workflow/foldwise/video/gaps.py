@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 
 # Frames further apart than this many usual steps are not neighbours, unless a limit is set.
 MOST_STEPS = 1.5
+# Share of a step by which rounded time stamps may be off.
+ROUNDED = 0.05
 # A gap takes at most this many places of a grid, a minute at one frame per second: enough for a network to
 # notice it. A grid has at most as many as four hours at one per second, or as frames.
 MOST_HELD = 60
@@ -17,30 +20,33 @@ MOST_PLACES = 4 * 3600
 SLOW = 0.8
 
 
-def usual_step(times: np.ndarray, fps: float | None) -> float:
-    """Seconds from a kept frame to the next: 1/`fps`, or the median if all frames are kept.
+def runs(
+    numbers: np.ndarray, times: np.ndarray, fps: float | None, limit: float | None = None
+) -> tuple[np.ndarray, float]:
+    """Divide a video into runs: frames further apart than the limit belong to two of them.
 
     Args:
+        numbers: (n,) of the kept frames in the source.
         times: (n,) increasing. s.
         fps: frames kept per second; None: all.
-    """
-    if fps is not None:
-        return 1 / fps
-    return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-
-
-def runs(times: np.ndarray, step: float, limit: float | None = None) -> np.ndarray:
-    """The run of each frame, (n,) int32 from 0: frames further apart than the limit belong to two runs.
-
-    Args:
-        times: (n,) increasing. s.
-        step: the usual one. s.
         limit: longest step within a run; None: one and a half usual steps. s.
+
+    Returns:
+        The run of each frame, (n,) int32 from 0; and the usual step in seconds: 1/`fps`, or that of a source
+        with fewer frames; the median if all frames are kept.
     """
-    longest = MOST_STEPS * step if limit is None else limit
+    if len(times) < 2:
+        return np.zeros(len(times), np.int32), 1 / fps if fps else 0.0
+    steps = np.diff(times)
+    source = float(np.median(steps / np.diff(numbers)))
+    step = float(np.median(steps)) if fps is None else max(1 / fps, source)
+    if limit is None:
+        # Of a source with 30 frames per second, 25 are kept either one or two frames apart.
+        most = math.ceil(step / source - ROUNDED) if source > 0 else 1
+        limit = max(MOST_STEPS * step, (most + 0.5) * source)
     # Time stamps are rounded to a container's clock.
-    apart = np.diff(times) > longest * (1 + 1e-6)
-    return np.concatenate([[0], np.cumsum(apart)]).astype(np.int32)[: len(times)]
+    apart = steps > limit * (1 + 1e-6)
+    return np.concatenate([[0], np.cumsum(apart)]).astype(np.int32), step
 
 
 def starts(run: np.ndarray) -> np.ndarray:

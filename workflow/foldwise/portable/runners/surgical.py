@@ -58,9 +58,10 @@ def time_of(plan: dict, paths: list[Path]) -> tuple[Array, float, Array]:
     """Seconds of the images by their numbers, the usual step, and which steps are gaps."""
     numbers = np.array([int(re.findall(r"\d+", path.stem)[-1]) for path in paths])
     times = numbers / plan["images_fps"]
-    step = 1 / plan["fps"] if plan["fps"] else float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    steps = np.diff(times)
+    step = 1 / plan["images_fps"] if plan["fps"] else float(np.median(steps)) if steps.size else 0.0
     longest = 1.5 * step if plan["longest_step"] is None else plan["longest_step"]
-    return times, step, np.diff(times) > longest * (1 + 1e-6)
+    return times, step, steps > longest * (1 + 1e-6)
 
 
 def on_grid(plan: dict, times: Array, step: float, gaps: Array) -> tuple[Array, Array]:

@@ -16,7 +16,7 @@ from foldwise.systems.surgical.rates import Rate, Timeline, judged
 from foldwise.systems.surgical.settings import Cache, Data, Settings
 from foldwise.systems.surgical.sheet import SurgicalCase
 from foldwise.video.decode import VideoInfo
-from foldwise.video.gaps import SLOW, described, in_words, runs, slow, usual_step
+from foldwise.video.gaps import SLOW, described, in_words, runs, slow
 
 # Problems, each with whether it is only a warning; phases and tools; and facts for check.json.
 Judged = tuple[list[tuple[str, bool]], list[str], dict[str, Any]]
@@ -44,8 +44,8 @@ def check_annotation(case: SurgicalCase, data: Data, cache: Cache, info: VideoIn
             problems += _without_image(video, rates[0], track, path)
     facts: dict[str, Any] = {"annotation_fps": rates[0] or "own frames"} if files else {}
     if video.images:
-        step = usual_step(kept.times, cache.fps)
-        facts |= described(kept.times, runs(kept.times, step, cache.longest_step))
+        run, _ = runs(kept.numbers, kept.times, cache.fps, cache.longest_step)
+        facts |= described(kept.times, run)
         if slow(facts, cache.fps):
             problems.append((f"{case.video}: {in_words(facts, cache.fps)}", True))
     elif cache.fps and info.fps < SLOW * cache.fps:

@@ -25,7 +25,7 @@ from foldwise.systems.surgical.rates import (
 )
 from foldwise.systems.surgical.settings import Cache, Data
 from foldwise.video.decode import Edit, Frame, find_border, probe, read_frames, sample_frames
-from foldwise.video.gaps import runs, usual_step
+from foldwise.video.gaps import runs
 from foldwise.video.store import write_frames
 
 # Number of frames from which the border is found.
@@ -94,14 +94,15 @@ def cache_video(
             _refuse(files, real, real.at(numbers, times), data, rate)
 
     def arrays(numbers: np.ndarray, times: np.ndarray) -> dict[str, np.ndarray]:
-        rows, step = rows_at(numbers, times, rate), usual_step(times, settings.fps)
+        rows = rows_at(numbers, times, rate)
+        run, step = runs(numbers, times, settings.fps, settings.longest_step)
         attrs["dropped"], attrs["step"] = dropped, step
         size = len(rows), len(data.tools)
         return {
             "row": rows,
             "phase": np.full(size[0], UNKNOWN, np.int8) if phase is None else phase.at(rows),
             "tool": np.full(size, UNKNOWN, np.int8) if tool is None else tool.at(rows),
-            "run": runs(times, step, settings.longest_step),
+            "run": run,
         }
 
     attrs: dict[str, Any] = {"phases": list(data.phases), "tools": list(data.tools)}

@@ -16,11 +16,12 @@ from foldwise.video.decode import VideoInfo, image_files
 Rate = float | None
 # Rates that are tried after None: Cholec80's, one per second, and what cameras and extracted frames have.
 # Those of NTSC video are not among them: nobody numbers rows by them except by the video's own frames.
-COMMON = (25.0, 1.0, 30.0, 50.0, 60.0, 24.0, 20.0, 15.0, 10.0, 5.0, 2.0)
-# An annotation may continue this long after the last frame. s.
+COMMON = (25.0, 1.0, 30.0, 50.0, 60.0, 24.0, 10.0, 5.0)
+# Rates closer than NTSC video's 29.97 and 30 per second.
+NTSC = 0.002
+# By this much an annotation and its video may differ in length without a word. s.
 SLACK_S = 1.0
-# Share of a video by which its annotation may differ in length, for a rate to be considered: half of what
-# separates 24 and 25 per second.
+# But not by more than this share, half of what separates 24 and 25 per second.
 NEAR = 0.02
 # An annotation of less than half of its video is more often one at another rate.
 COVERED = 0.5
@@ -110,21 +111,27 @@ def rows_at(numbers: np.ndarray, times: np.ndarray, rate: Rate) -> np.ndarray:
 def fitting(tracks: Mapping[Path, Track], video: Timeline) -> list[Rate]:
     """The rates at which all annotations of a video cover it, those that fit best; often one, perhaps none.
 
-    A rate fits if the rows' end agrees with the video's: best if the rows are exactly those of the frames,
-    next if the last row is that of the video's end, and then if both differ by less than 2 % (the rows' end
-    may be later by a second at most). Two annotations that fit differently well count as the worse one.
+    A rate fits if the rows' end agrees with the video's: best if the rows are exactly those of the frames
+    (level 0), next if the last row is that of the video's end (1), and then if both ends differ by less than
+    a second and 2 % (2); rows by the video's own frames may end up to 2 % before it. Of two annotations, the
+    worse one counts.
 
     Args:
         tracks: by file.
         video: all of its frames.
     """
+    return _fitting(tracks, video)[1]
+
+
+def _fitting(tracks: Mapping[Path, Track], video: Timeline) -> tuple[int, list[Rate]]:
+    """The level of the rates that fit best, and these rates."""
     fits: dict[tuple[int, int], list[Rate]] = {}
     for rate in candidates(video):
         levels = [_level(track, video, rate) for track in tracks.values()]
         known = [level for level in levels if level is not None]
         if len(known) == len(levels):
             fits.setdefault((max(known), sum(known)), []).append(rate)
-    return fits[min(fits)] if fits else []
+    return (min(fits)[0], fits[min(fits)]) if fits else (-1, [])
 
 
 def candidates(video: Timeline) -> list[Rate]:
@@ -146,10 +153,13 @@ def found_rate(tracks: Mapping[Path, Track], video: Timeline, kept: Timeline) ->
     Raises:
         CaseError: no rate fits, or two that give some frames different labels.
     """
-    rates = fitting(tracks, video)
+    level, rates = _fitting(tracks, video)
     if not rates:
         raise CaseError(_none(tracks, video))
     for rate in rates[1:]:
+        apart = abs(video.per_second(rate) / video.per_second(rates[0]) - 1)
+        if level == 1 and rates[0] is None and 0 < apart < NTSC:
+            continue  # both end with the same row, so they differ by a row at most
         for path, track in tracks.items():
             first, other = (track.at(kept.rows(one)) for one in (rates[0], rate))
             if different := int((first != other).reshape(len(first), -1).any(1).sum()):
@@ -224,16 +234,16 @@ def _level(track: Track, video: Timeline, rate: Rate) -> int | None:
     """How well an annotation fits: 0 is best; None: not at all."""
     dense = video.per_second(rate) / track.step
     if not video.images and dense * video.step_s > 1 + NEAR:
-        return None  # no annotation has more rows than the video has frames
+        return None  # more rows than frames: the video may have been cut, so such a rate must be set
     stop, per_frame = video.stop(rate), video.per_second(rate) * video.step_s
     if np.array_equal(np.unique(video.rows(rate)), track.frames):
         return 0
     off = ROUNDED if video.images else per_frame
     if int(track.frames[-1]) < stop + off and track.end >= stop - off:
         return 1
-    early, late = stop - track.end, track.frames[-1] - stop
     slack = max(per_frame, min(SLACK_S * video.per_second(rate), NEAR * stop))
-    return 2 if early <= max(per_frame, track.step, NEAR * stop) and late <= slack else None
+    before = max(slack, NEAR * stop) if rate is None else slack
+    return 2 if track.end >= stop - before and track.frames[-1] <= stop + slack else None
 
 
 def _counted(track: Track, video: Timeline) -> str:

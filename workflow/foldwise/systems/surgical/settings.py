@@ -73,7 +73,8 @@ class Cache(Section):
         None,
         gt=0,
         description="Frames further apart than this are not neighbours: windows do not cross such a gap. "
-        "Seconds; null: one and a half steps at fps, or of the median step.",
+        "Seconds; null: one and a half steps at fps (or of a video with fewer frames), or of the median step "
+        "if all frames are kept.",
         json_schema_extra=affects("cache"),
     )
     size: tuple[Pixels, Pixels] = Field(

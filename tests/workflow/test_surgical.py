@@ -175,7 +175,7 @@ def test_extracted_frames_are_numbered_as_they_are(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("sys.argv", ["cholec80", str(folder), "--sheet", str(tmp_path / "c.csv")])
     cholec80.main()
     data = read_settings(tmp_path / "c.yaml").data
-    assert (data.first_image, data.images_fps, data.annotation_fps) == (1, 1, 25)
+    assert (data.first_image, data.images_fps, data.annotation_fps) == (1, 1, "auto")
 
 
 def test_what_cannot_be_used_of_cholec80_leaves_the_others(

@@ -21,7 +21,7 @@ from videos import flat_frames, write_video
 
 NUMBERS = map(str, itertools.count())
 TOOLS = "Frame\tGrasper\tHook\n0\t1\t0\n25\t0\t1\n"
-PHASE = "Frame\tPhase\n0\tPreparation\n1\tPreparation\n"
+PHASE = "Frame\tPhase\n" + "".join(f"{frame}\tPreparation\n" for frame in range(50))
 
 
 class Import(NamedTuple):
@@ -114,7 +114,7 @@ def unet3d(ds: Path) -> Import:
 def cholec80_folder(ds: Path) -> Import:
     for name in ("video01", "video02"):
         (ds / "videos").mkdir(parents=True, exist_ok=True)
-        write_video(ds / f"videos/{name}.mp4", flat_frames(4) + int(name[-1]))
+        write_video(ds / f"videos/{name}.mp4", flat_frames(50) + np.uint8(name[-1]))
         put(ds / f"phase_annotations/{name}-phase.txt", PHASE)
         put(ds / f"tool_annotations/{name}-tool.txt", TOOLS)
     return Import(cholec80.main, (str(ds),), "phase_annotations/video01-phase.txt")

@@ -77,6 +77,8 @@ def publish_videos(
         warn([*checked.problems, *checked.warnings])
         write_experiment(_experiment(kept, data, split, to), config, new_config)
     print(f"{sheet}: {len(kept)} videos, {_annotated(kept)} of them annotated")
+    for note in checked.notes:
+        print(note)
     print(f"{config}: an experiment to start with; its first lines show how")
     return left_out
 

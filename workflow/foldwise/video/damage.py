@@ -1,0 +1,64 @@
+"""What is damaged in a video: refused where it is found, or counted and named."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+from foldwise.files import CaseError
+
+OnDamage = Literal["refuse", "drop"]
+ON_DAMAGE = (
+    "A frame that is lost, damaged or out of order. refuse: the case is refused. drop: left out, with those "
+    "that are decoded from it; all others keep their times, and the log and the report say how many."
+)
+# Places that are named; of further ones the number is.
+NAMED = 5
+
+
+class Damage:
+    """The damage of a video.
+
+    Attributes:
+        count: number of frames that are lost or left out.
+        untimed: the name of a container in which the times of frames after damage are unknown; "" for others.
+    """
+
+    def __init__(self, path: Path, on_damage: OnDamage = "refuse") -> None:
+        """Start without damage; with `refuse`, the first damage is an error."""
+        self.path, self.drop = path, on_damage == "drop"
+        self.count, self.untimed = 0, ""
+        self._named, self._places = list[str](), 0
+
+    def add(self, number: int, time: float, what: str, count: int = 1) -> None:
+        """Note that `count` frames from frame `number` are damaged.
+
+        Raises:
+            CaseError: damage is refused.
+        """
+        frames = f"frame {number}" if count == 1 else f"frames {number} to {number + count - 1}"
+        place = f"{frames} at {time:.2f} s: {what}"
+        if not self.drop or self.untimed:
+            instead = (
+                f"frames cannot be left out, since {self.untimed} has no time stamps from which the times of "
+                f"later ones are known"
+                if self.untimed
+                else "or leave damaged frames out (cache.on_damage: drop)"
+            )
+            raise CaseError(f"{self.path}: damaged: {place}; copy or convert the file again; {instead}")
+        self.count += count
+        self._places += 1
+        if len(self._named) < NAMED:
+            self._named.append(place)
+
+    def follows(self, count: int) -> None:
+        """Note that frames are left out because they are decoded from damaged ones already named."""
+        self.count += count
+
+    def report(self) -> None:
+        """Name the damage in the log."""
+        if self.count:
+            more = self._places - len(self._named)
+            places = "; ".join(self._named) + (f"; and {more} more places" if more else "")
+            logging.warning("%s: %d damaged frame(s) left out: %s", self.path, self.count, places)

@@ -25,6 +25,7 @@ def write_video(
     times: Sequence[Fraction] | None = None,
     options: dict[str, str] | None = None,
     gop: int | None = None,
+    pixels: str = "yuv420p",
 ) -> Path:
     """Encode frames (n, height, width, 3) uint8.
 
@@ -34,7 +35,7 @@ def write_video(
         stream = container.add_stream(codec, rate=fps)
         stream.bit_rate = 4_000_000
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+        stream.pix_fmt = "rgb8" if codec == "gif" else pixels
         if gop:
             stream.codec_context.gop_size = gop
         base = Fraction(1, 1000 if times else fps)

@@ -329,6 +329,12 @@ class Predict(Section):
     parts: int = Field(
         1, ge=1, description="Number of jobs that share the scans.", json_schema_extra=affects()
     )
+    images_fps: float | None = Field(
+        None,
+        gt=0,
+        description="Images per second of new videos that are folders of images; default: as in training.",
+        json_schema_extra=affects(),
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -20,6 +20,7 @@ rule clip_cache:
         request=lambda wildcards, input, output: request(
             case=wildcards.case,
             video=input[0],
+            images_fps=SETTINGS.data.images_fps,
             label=EXPERIMENT.cases[wildcards.case].label,
             settings=as_json(SETTINGS.cache),
             cache=output[0],

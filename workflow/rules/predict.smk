@@ -30,6 +30,7 @@ rule predict_part:
             system=SETTINGS.system,
             models=list(input.models),
             source=SETTINGS.predict.source,
+            images_fps=SETTINGS.predict.images_fps,
             part=wildcards.part,
             parts=wildcards.parts,
             state=PATHS.work(Path(PATHS.predicted).name, wildcards.model),

@@ -158,82 +158,6 @@ def test_a_container_without_frames_or_video_is_refused(tmp_path: Path) -> None:
             list(read_frames(path))
 
 
-@pytest.mark.parametrize(
-    ("name", "codec", "options"),
-    [("c.mp4", "libx264", {"movflags": "faststart"}), ("c.avi", "mpeg4", {}), ("c.mkv", "libx264", {})],
-)
-def test_a_cut_off_file_says_after_which_frame(
-    tmp_path: Path, name: str, codec: str, options: dict[str, str]
-) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (100, 32, 48, 3), np.uint8)
-    path = write_video(tmp_path / name, noise, codec=codec, options=options)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(CaseError, match=r"decoding stops after frame (3|4|5)\d") as caught:
-        list(read_frames(path))
-    assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "codec", "words"),
-    [
-        ("h264.mkv", "libx264", r"[1-9] of \d+ decoded frames are damaged"),
-        ("mpeg2.mpg", "mpeg2video", r"[1-9] of \d+ decoded frames are damaged"),
-        # Whole groups of pictures are lost, so no decoded frame is damaged.
-        ("vp9.webm", "libvpx-vp9", r"about \d+ frames are missing, the first at \d"),
-    ],
-)
-def test_a_file_with_holes_is_refused(tmp_path: Path, name: str, codec: str, words: str) -> None:
-    """As left by downloads and copies: zeros in the middle, the rest unchanged."""
-    noise = np.random.default_rng(0).integers(20, 235, (8, 12, 3)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
-    frames = np.stack([np.roll(noise, n, 1) for n in range(120)])
-    whole = write_video(tmp_path / name, frames, codec=codec, gop=20)
-    assert len(list(read_frames(whole))) == 120
-    raw = bytearray(whole.read_bytes())
-    for share in (0.3, 0.5, 0.7):
-        start = int(share * len(raw))
-        raw[start : start + len(raw) // 100] = bytes(len(raw) // 100)
-    holes = tmp_path / f"holes_{name}"
-    holes.write_bytes(raw)
-    with pytest.raises(CaseError, match=words):
-        list(read_frames(holes))
-
-
-def test_gaps_of_an_mp4_are_meant(tmp_path: Path) -> None:
-    """A recording without its still frames is not damaged; the container gives the number of frames."""
-    times = [Fraction(n, 25) for n in range(100) if n not in range(40, 60)]
-    path = write_video(tmp_path / "still.mp4", flat_frames(80, (16, 16)) // 2, times=times)
-    assert len(list(read_frames(path))) == 80
-
-
-def test_what_is_transparent_is_black(tmp_path: Path) -> None:
-    """As scanners show it; FFmpeg and Pillow keep white, or noise, under full transparency."""
-    rgba = np.full((4, 8, 10, 4), 255, np.uint8)
-    rgba[:, :, :5, :3] = 90
-    rgba[:, :, 5:, 3] = 0
-    for n in range(4):
-        rgba[n, 0, 0, :3] = 30 * n
-    pictures = [Image.fromarray(frame, "RGBA") for frame in rgba]
-    gif = tmp_path / "fan.gif"
-    pictures[0].save(gif, save_all=True, append_images=pictures[1:], duration=40, disposal=2)
-    folder = tmp_path / "frames"
-    folder.mkdir()
-    for n, picture in enumerate(pictures):
-        picture.save(folder / f"{n}.png")
-    for frames in (list(read_frames(gif)), list(read_frames(folder, rate=25))):
-        assert len(frames) == 4
-        for frame in frames:
-            assert (frame.rgb[:, 5:] == 0).all()
-            assert (frame.rgb[1:, :5] == 90).all()
-    assert (sample_frames(gif, 1)[0][:, 5:] == 0).all()
-
-
-def test_half_transparent_is_half_as_bright(tmp_path: Path) -> None:
-    Image.fromarray(np.full((2, 2, 4), (200, 100, 50, 128), np.uint8), "RGBA").save(tmp_path / "0.png")
-    (frame,) = read_frames(tmp_path, rate=1)
-    # 200 · 128 / 255 = 100.4, 50.2, 25.1
-    assert frame.rgb[0, 0].tolist() == [100, 50, 25]
-
-
 def test_images_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 3000, np.uint16)).save(tmp_path / "0.png")
     with pytest.raises(CaseError, match=r"0\.png: an image with more than 8 bits"):
@@ -354,13 +278,11 @@ def test_new_videos(tmp_path: Path) -> None:
     images.mkdir()
     (images / "1.png").touch()
     (tmp_path / "b.mp4").touch()
-    assert videos_in(tmp_path, folders=True) == {"b": tmp_path / "b.mp4", "op 1": images}
-    assert videos_in(tmp_path, folders=False) == {"b": tmp_path / "b.mp4"}
-    assert videos_in(tmp_path / "b.mp4", folders=False) == {"b": tmp_path / "b.mp4"}
-    assert videos_in(images, folders=True) == {"op 1": images}
-    for source, message in ((images, "contains no videos"), (tmp_path / "none", "no such file or folder")):
-        with pytest.raises(CaseError, match=message):
-            videos_in(source, folders=False)
+    assert videos_in(tmp_path) == {"b": tmp_path / "b.mp4", "op 1": images}
+    assert videos_in(tmp_path / "b.mp4") == {"b": tmp_path / "b.mp4"}
+    assert videos_in(images) == {"op 1": images}
+    with pytest.raises(CaseError, match="no such file or folder"):
+        videos_in(tmp_path / "none")
     assert [is_sheet(path) for path in (tmp_path, tmp_path / "b.mp4", images / "1.png")] == [
         False,
         False,
@@ -378,20 +300,19 @@ def test_new_videos_of_odd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         path.touch()
     (tmp_path / "out" / ".unfinished").mkdir(parents=True)
     (tmp_path / "patient 7").symlink_to(images)
-    assert videos_in(tmp_path / "patient 7", folders=True) == {"patient 7": tmp_path / "patient 7"}
-    assert videos_in(tmp_path, folders=True) == {
+    assert videos_in(tmp_path / "patient 7") == {"patient 7": tmp_path / "patient 7"}
+    assert videos_in(tmp_path) == {
         "a": tmp_path / "a.MTS",
         "b": tmp_path / "b.ts",
         "patient 7": tmp_path / "patient 7",
     }
     monkeypatch.chdir(images)
-    assert list(videos_in(Path(), folders=True)) == ["00017"]
+    assert list(videos_in(Path())) == ["00017"]
     (tmp_path / "b.mp4").touch()
     with pytest.raises(CaseError, match=r"b\.mp4 and b\.ts are two videos with one name"):
-        videos_in(tmp_path, folders=True)
-    for folders, expected in ((True, "the folder of its video's images"), (False, "a video")):
-        with pytest.raises(CaseError, match=rf"0\.PNG: is an image; expected {expected}, a folder of videos"):
-            videos_in(images / "0.PNG", folders=folders)
+        videos_in(tmp_path)
+    with pytest.raises(CaseError, match=r"0\.PNG: is an image; expected the folder of its video's images"):
+        videos_in(images / "0.PNG")
 
 
 def test_images_of_two_sizes(tmp_path: Path) -> None:

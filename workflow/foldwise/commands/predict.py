@@ -27,6 +27,12 @@ def predict(
     export: Annotated[
         str, typer.Option(help="Settings of the section `export`, as YAML, e.g. '{probabilities: true}'.")
     ] = "{}",
+    images_fps: Annotated[
+        float | None,
+        typer.Option(
+            help="Images per second of videos that are folders of numbered images; default: as in training."
+        ),
+    ] = None,
     device: Annotated[
         Literal["auto", "gpu", "cpu"],
         typer.Option(help="What to compute on; auto: a free GPU, if there is one."),
@@ -63,7 +69,8 @@ def predict(
         given = parse_values(export, "--export")
         given = {**defaults, **given} if isinstance(given, dict) else given
         settings = validate(section, given, origin="--export")
-        new = system.new_cases(source, state["task"], state.get("prepared", {}))
+        prepared = {**state.get("prepared", {}), "images_fps": images_fps}
+        new = system.new_cases(source, state["task"], prepared)
         refuse_among(out, new.entries)
         refused.pop_all()
     for line in new.lines:
@@ -76,6 +83,7 @@ def predict(
             system=system,
             models=list(trained.models),
             source=source,
+            images_fps=images_fps,
             state=Store(unfinished / "state"),
             published=out,
             predictions=Output(predictions),

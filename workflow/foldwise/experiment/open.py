@@ -149,6 +149,7 @@ class Opened(Generic[AnySettings, AnyCase]):
         """
         assert self.settings.predict is not None
         kept = self.system.kept(self.settings, next(iter(self.settings.models)))
+        kept["images_fps"] = self.settings.predict.images_fps
         return self.system.new_cases(self.settings.predict.source, task, kept)
 
     def prediction_parts(self, pattern: str) -> list[str]:

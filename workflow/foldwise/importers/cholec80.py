@@ -34,7 +34,7 @@ from foldwise.importers.surgical import Video, publish_videos
 from foldwise.metrics.video import CHOLEC80_PHASES
 from foldwise.systems.surgical.annotations import read_header
 from foldwise.systems.surgical.settings import CHOLEC80_TOOLS
-from foldwise.video.decode import image_files
+from foldwise.video.images import image_files
 from foldwise.video.sheet import VIDEO_SUFFIXES
 
 FRAME_FOLDERS = ("frames", "data_resize")

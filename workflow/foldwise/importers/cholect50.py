@@ -31,7 +31,7 @@ from foldwise.importers.sheets import clean, conclude, refuse
 from foldwise.importers.surgical import Video, publish_videos
 from foldwise.settings import validate
 from foldwise.systems.surgical.annotations import write_phases, write_tools
-from foldwise.video.decode import image_files
+from foldwise.video.images import image_files
 
 # Rows are numbered as in Cholec80.
 ANNOTATION_FPS = 25

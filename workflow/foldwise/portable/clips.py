@@ -62,6 +62,7 @@ def portable(trained: Trained, chosen: Mapping[str, Any]) -> Portable:
         "networks": names,
         "fps": cache.fps,
         "shorter": cache.size,
+        "interpolation": cache.interpolation,
         # Foldwise keeps frames as JPEG unless its cache is raw, which changes probabilities a little.
         "encoding": cache.encoding,
         "frames": clip.frames,

@@ -73,6 +73,7 @@ def portable(trained: Trained, chosen: Mapping[str, Any]) -> Portable:
         "grid": {"longest_gap": MOST_HELD, "places": MOST_PLACES},
         "cut_border": cache.cut_border,
         "size": cache.size,
+        "interpolation": cache.interpolation,
         # Foldwise keeps frames as JPEG unless its cache is raw, which changes probabilities a little.
         "encoding": cache.encoding,
         "crop": model.crop,

@@ -16,14 +16,15 @@ from foldwise.systems.clips.settings import Cache
 def clip_cache(
     *,
     case: Annotated[str, "the case's name"],
-    video: Annotated[Path, "video file"],
+    video: Annotated[Path, "video file, or folder of numbered images"],
+    images_fps: Annotated[float | None, "images per second of a folder"] = None,
     label: Annotated[str, "the case's class, by name"] = "",
     settings: Cache,
     cache: Annotated[Output, "HDF5 file to write"],
 ) -> None:
     """Write a clip's frame cache."""
     with naming(case):
-        count = cache_clip(case, video, label, settings, cache)
+        count = cache_clip(case, video, label, settings, cache, rate=images_fps)
     logging.info("%s: %d frames", case, count)
 
 

@@ -44,6 +44,7 @@ def predict(
     system: System[Any, Any],
     models: Annotated[list[Path], "model.pt of each fold"],
     source: Annotated[Folder, "sample sheet, or folder of cases"],
+    images_fps: Annotated[float | None, "images per second of folders of images"] = None,
     part: Annotated[int, "number of the part of the cases, from 0"] = 0,
     parts: Annotated[int, "number of parts"] = 1,
     scratch: Annotated[Folder | None, "folder for temporary files; default: the system's"] = None,
@@ -57,7 +58,8 @@ def predict(
     if not 0 <= part < parts:
         raise CaseError(f"--part {part}: must be 0 to {parts - 1}")
     trained = read_trained(models, system=system.name)
-    everything = system.new_cases(source, prepared=trained.states[0].get("prepared", {})).entries
+    prepared = {**trained.states[0].get("prepared", {}), "images_fps": images_fps}
+    everything = system.new_cases(source, prepared=prepared).entries
     hashes = [file_hash(path) for path in models]
     mine, failed = everything[part::parts], dict[str, str]()
     cases = []

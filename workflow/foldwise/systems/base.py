@@ -184,7 +184,8 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
         Args:
             source: sheet or folder.
             task: what the models learn, if cases that they cannot predict are to be refused.
-            prepared: what `kept` returned: how the cases will be prepared, for files that this needs.
+            prepared: what `kept` returned: how the cases will be prepared, for files that this needs; and
+                `images_fps`, the rate of folders of images if the user gives one.
 
         Raises:
             CaseError: nothing to predict, errors in the sheet, or cases that the models cannot predict.

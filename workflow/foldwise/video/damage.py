@@ -11,7 +11,7 @@ from foldwise.files import CaseError
 OnDamage = Literal["refuse", "drop"]
 ON_DAMAGE = (
     "A frame that is lost, damaged or out of order. refuse: the case is refused. drop: left out, with those "
-    "that are decoded from it; all others keep their times, and the log and the report say how many."
+    "that are decoded from it; all others keep their times, and the log names what is left out."
 )
 # Places that are named; of further ones the number is.
 NAMED = 5

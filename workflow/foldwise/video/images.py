@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -80,6 +82,18 @@ def rate_of(folder: Path, rate: float | None) -> float:
     if rate is None or rate <= 0:
         raise CaseError(
             f"{folder}: a folder of images needs their number per second; set data.images_fps (for new "
-            f"cases predict.images_fps, or --images-fps)"
+            f"cases: predict.images_fps, or foldwise predict --images-fps)"
         )
     return rate
+
+
+def rates_of(video: Path, prepared: Mapping[str, Any]) -> dict[str, float]:
+    """The fact `images_fps` of a new case that is a folder: as the user gives it, else as in training.
+
+    Raises:
+        CaseError: a folder, and no rate is known.
+    """
+    if not video.is_dir():
+        return {}
+    given = prepared.get("images_fps") or prepared.get("data", {}).get("images_fps")
+    return {"images_fps": rate_of(video, given)}

@@ -63,17 +63,17 @@ def pictures(path: Path, damage: Damage) -> Iterator[Picture]:
     with opened(path) as (container, stream):
         reader = _Reader(path, container, stream, damage)
         for frame, stamp in reader.frames():
-            lost = reader.lost_before(stamp)
-            broken = frame.is_corrupt or stamp in reader.corrupt
+            lost = reader.lost_before(stamp) > 0
+            broken = bool(frame.is_corrupt) or stamp in reader.corrupt
             picture = reader.placed(frame, stamp)
             if lost or broken:
                 damage.follows(len(held))
                 held = []
-            if broken and not spoilt:
+            before, spoilt = spoilt, broken or ((spoilt or lost) and not frame.key_frame)
+            if broken and not before:
                 damage.add(picture.number, float(picture.time), "its picture is damaged")
-            elif broken or ((spoilt or lost) and not frame.key_frame):
+            elif spoilt:
                 damage.follows(1)
-            spoilt = broken or ((spoilt or lost) and not frame.key_frame)
             if spoilt:
                 continue
             if damage.drop and frame.pict_type == B_FRAME:
@@ -108,7 +108,7 @@ class _Reader:
         stream.thread_type = "AUTO"
         self.corrupt, self.waiting = set[int](), set[int]()
         self.start, self.last, self.number, self.packets, self.read_to = 0, 0, -1, 0, 0
-        # The first stamp of a stream that begins with a key frame; why packets gave no frame, or reading ended.
+        # First stamp of a stream that begins with a key frame; why packets gave no frame, or reading ended.
         self.key: int | None = None
         self.failed = self.ended = ""
 
@@ -193,10 +193,11 @@ class _Reader:
         return max(1, round((length - self.reach) / float(usual * self.tick)))
 
     def _unread(self) -> bool:
-        """Whether what follows the last image of a GIF is neither its end nor an extension."""
+        """Whether the last image of a GIF is followed by neither the file's end mark nor an extension."""
         with self.path.open("rb") as file:
-            file.seek(self.read_to)
-            return file.read(1) not in (b";", b"!")
+            file.seek(max(0, self.read_to - 1))
+            around = file.read(2)
+        return around[:1] != b";" and around[1:] not in (b";", b"!")
 
     def _seconds(self, stamp: int) -> float:
         return float((stamp - self.start) * self.tick)

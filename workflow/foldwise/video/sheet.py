@@ -22,7 +22,7 @@ class VideoCase(sheet.Case):
     """A video.
 
     Attributes:
-        video: a video file, or, for some systems, a folder of numbered images.
+        video: a video file, or a folder of numbered images.
     """
 
     video: Path
@@ -54,12 +54,10 @@ def is_sheet(source: Path) -> bool:
     return source.is_file() and source.suffix.lower() not in VIDEO_SUFFIXES + IMAGE_SUFFIXES
 
 
-def videos_in(source: Path, *, folders: bool) -> dict[str, Path]:
+def videos_in(source: Path) -> dict[str, Path]:
     """Name of each new case → its video: of one video, or of those in a folder.
 
-    Args:
-        source: the video or the folder.
-        folders: whether a folder of numbered images is also a video, in the source or as the source itself.
+    A folder of numbered images is a video, too: in the source, or as the source itself.
 
     Raises:
         CaseError: no such file or folder, no videos in it, or two with one name.
@@ -67,27 +65,28 @@ def videos_in(source: Path, *, folders: bool) -> dict[str, Path]:
     if not source.exists():
         raise CaseError(f"{source}: no such file or folder; expected videos, or a sample sheet")
     if source.is_file() and _is_image(source):
-        instead = "the folder of its video's images" if folders else "a video"
-        raise CaseError(f"{source}: is an image; expected {instead}, a folder of videos, or a sample sheet")
+        raise CaseError(
+            f"{source}: is an image; expected the folder of its video's images, a folder of videos, or a "
+            f"sample sheet"
+        )
     found: dict[str, Path] = {}
     there = sorted(source.iterdir()) if source.is_dir() else [source]
     for path in there:
         is_folder = path.is_dir()
         if path.name.startswith(".") and path != source:
             continue
-        if not (folders and _holds_images(path) if is_folder else path.suffix.lower() in VIDEO_SUFFIXES):
+        if not (_holds_images(path) if is_folder else path.suffix.lower() in VIDEO_SUFFIXES):
             continue
         name = path.name if is_folder else path.stem
         if (other := found.setdefault(name, path)) is not path:
             raise CaseError(
                 f"{source}: {other.name} and {path.name} are two videos with one name; rename one"
             )
-    if not found and folders and source.is_dir() and _holds_images(source):
+    if not found and source.is_dir() and _holds_images(source):
         # Not resolved: a link to a folder is named by the user.
         found = {Path(os.path.abspath(source)).name: source}  # noqa: PTH100
     if not found:
-        also = ", or folders of images" if folders else ""
-        raise CaseError(f"{source}: contains no videos ({', '.join(VIDEO_SUFFIXES)}{also})")
+        raise CaseError(f"{source}: contains no videos ({', '.join(VIDEO_SUFFIXES)}, or folders of images)")
     if wrong := [name for name in found if not name.isprintable()]:
         raise CaseError(
             f"{source}: {wrong[0]!r} contains a character that cannot be printed; rename the video"

@@ -145,7 +145,9 @@ def reason_of(error: Exception) -> str:
 
 def listed_frames(container: Any, stream: Any) -> list[Any]:
     """The entries of a container's own list of frames; empty if it has no complete one."""
-    if kind_of(container) not in LISTED or not stream.frames:
+    found, kind = len(stream.index_entries), kind_of(container)
+    # An AVI that was cut off lost its list.
+    if kind not in LISTED or not stream.frames or (kind == "avi" and found < 0.9 * stream.frames):
         return []
     return [entry for entry in stream.index_entries if entry.size]
 

@@ -25,7 +25,8 @@ from foldwise.systems.surgical.system import Surgical
 from foldwise.training.attempts import Attempts
 from foldwise.training.budget import Budget
 from foldwise.training.loop import Run, Trainer
-from foldwise.video.decode import Frame, find_border
+from foldwise.video.decode import Frame
+from foldwise.video.pixels import find_border
 from foldwise.video.store import open_frames, write_frames
 from foldwise.video.windows import Windows
 from surgical_data import FPS, PHASES, TOOLS, data_settings, operation, write_operations

@@ -15,32 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from frames import find_frames, find_videos, read
+from frames import find_frames, find_videos, read, resized
 from numpy import ndarray as Array
 from onnxruntime import InferenceSession, get_available_providers
-
-# Pillow's weights of pixels are whole numbers of so many bits.
-PILLOW_BITS = 22
-
-
-def resized(frame: Array, size: tuple[int, int], bits: int | None) -> Array:
-    """A frame of another height and width: linear, over all pixels that a new one covers.
-
-    Weights are whole numbers of so many bits, as in Pillow; None: as many as fit 16 bits, as in torch.
-    """
-    for axis in (1, 0):
-        old, new = frame.shape[axis], size[axis]
-        if old == new:
-            continue
-        reach = max(1, old / new)
-        centres = (np.arange(new)[:, None] + 0.5) * old / new
-        weights = np.maximum(0, 1 - np.abs(np.arange(old) + 0.5 - centres) / reach)
-        weights /= weights.sum(1, keepdims=True)
-        few = next(n for n in range(23) if n == 22 or int(0.5 + weights.max() * 2 ** (n + 1)) >= 2**15)
-        scale = 2 ** (few if bits is None else bits)
-        sums = np.tensordot(np.floor(weights * scale + 0.5), frame.astype(float), (1, axis))
-        frame = np.moveaxis(np.clip(np.floor(sums / scale + 0.5), 0, 255).astype(np.uint8), 0, axis)
-    return frame
 
 
 def frames_of_views(plan: dict, count: int) -> Array:
@@ -59,10 +36,11 @@ def prepared(plan: dict, path: Path) -> list[Array]:
     frame, size, shorter = read(path), plan["size"], plan["shorter"]
     if shorter is not None and min(frame.shape[:2]) > shorter:
         scale = shorter / min(frame.shape[:2])
-        frame = resized(frame, (round(frame.shape[0] * scale), round(frame.shape[1] * scale)), PILLOW_BITS)
+        smaller = round(frame.shape[0] * scale), round(frame.shape[1] * scale)
+        frame = resized(frame, smaller, plan["interpolation"])
     scale = size / min(frame.shape[:2])
     height, width = (max(size, round(n * scale)) for n in frame.shape[:2])
-    frame = resized(frame, (height, width), None)
+    frame = resized(frame, (height, width), bits=None)
     room, views = max(height, width) - size, plan["spatial_views"]
     starts = [room // 2] if views == 1 else [round(room * view / (views - 1)) for view in range(views)]
     tall = height > width

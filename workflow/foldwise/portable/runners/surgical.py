@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from frames import find_frames, find_videos, read
+from frames import find_frames, find_videos, read, resized
 from numpy import ndarray as Array
 from onnxruntime import InferenceSession, get_available_providers
 
@@ -32,22 +32,9 @@ def find_border(frames: list[Array]) -> tuple[slice, slice]:
     return (slice(0, height), slice(0, width)) if small else (rows, columns)
 
 
-def resized(frame: Array, size: list[int]) -> Array:
-    """A frame of another height and width, as by Pillow: linear, over all pixels that a new one covers."""
-    for axis in (1, 0):
-        old, new = frame.shape[axis], size[axis]
-        reach = max(1, old / new)
-        centres = (np.arange(new)[:, None] + 0.5) * old / new
-        weights = np.maximum(0, 1 - np.abs(np.arange(old) + 0.5 - centres) / reach)
-        weights = np.floor(weights / weights.sum(1, keepdims=True) * 2**22 + 0.5)
-        sums = np.moveaxis(np.tensordot(weights, frame.astype(float), (1, axis)), 0, axis)
-        frame = np.clip(np.floor(sums / 2**22 + 0.5), 0, 255).astype(np.uint8)
-    return frame
-
-
 def prepared(plan: dict, paths: list[Path], picture: tuple[slice, slice]) -> Array:
     """Frames (n, 3, height, width) as the networks take them."""
-    frames = np.stack([resized(read(path)[picture], plan["size"]) for path in paths])
+    frames = np.stack([resized(read(path)[picture], plan["size"], plan["interpolation"]) for path in paths])
     y, x = ((have - want) // 2 for have, want in zip(plan["size"], plan["crop"], strict=True))
     frames = frames[:, y : y + plan["crop"][0], x : x + plan["crop"][1]].transpose(0, 3, 1, 2)
     mean, std = (np.array(plan[name], np.float32)[:, None, None] for name in ("mean", "std"))

@@ -25,7 +25,7 @@ from foldwise.files import CaseError, atomic_path, write_json
 from foldwise.hdf5 import create_hdf5
 from foldwise.systems.clips.settings import Regions
 from foldwise.systems.clips.sheet import box_from
-from foldwise.video.decode import image_files
+from foldwise.video.images import image_files
 from foldwise.video.regions import (
     Box,
     box_of,

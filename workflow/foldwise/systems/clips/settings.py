@@ -11,6 +11,8 @@ from foldwise import settings
 from foldwise.section import Section, affects
 from foldwise.settings import Experiment, Name, Named, Share, Training, Validation
 from foldwise.settings import Model as AnyModel
+from foldwise.video.damage import ON_DAMAGE, OnDamage
+from foldwise.video.pixels import INTERPOLATION, Interpolation
 
 Three = tuple[float, float, float]
 # Networks whose weights are a folder and stay as they are.
@@ -32,6 +34,12 @@ class Data(settings.Data):
         description="A sentence per class for ZeroShotCLIP, in the same order; or a text file with one per "
         "line (`data_classes.txt`).",
         json_schema_extra=affects("index"),
+    )
+    images_fps: float | None = Field(
+        None,
+        gt=0,
+        description="Images per second of videos that are folders of numbered images; these need it.",
+        json_schema_extra=affects("cache"),
     )
     update_labels: bool = Field(
         False,
@@ -115,6 +123,10 @@ class Cache(Section):
         json_schema_extra=affects("cache", "memory"),
     )
     quality: int = Field(90, ge=1, le=100, description="JPEG quality.", json_schema_extra=affects("cache"))
+    interpolation: Interpolation = Field(
+        "bilinear", description=INTERPOLATION, json_schema_extra=affects("cache")
+    )
+    on_damage: OnDamage = Field("refuse", description=ON_DAMAGE, json_schema_extra=affects("cache"))
 
 
 class RandAugment(Section):

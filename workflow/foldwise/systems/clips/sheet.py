@@ -76,7 +76,7 @@ def read_new_cases(source: Path) -> list[ClipCase]:
         sheet = read_sheet(Data(sheet=source, classes=["no", "class"]))
         sheet.refuse(source)
         return list(sheet.cases)
-    found = videos_in(source, folders=False).items()
+    found = videos_in(source).items()
     return [
         ClipCase(name, name, "", line, video=path, label="", box="", mask=None)
         for line, (name, path) in enumerate(found, start=1)

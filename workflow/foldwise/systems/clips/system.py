@@ -25,6 +25,7 @@ from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences,
 from foldwise.systems.new import NewCases
 from foldwise.systems.videos import Looked, VideoSystem
 from foldwise.video.decode import VideoInfo, probed
+from foldwise.video.images import rates_of
 
 if TYPE_CHECKING:
     from foldwise.systems.clips.learner import ClipsLearner
@@ -64,7 +65,7 @@ class Clips(VideoSystem[Settings, ClipCase]):
 
     def look(self, settings: Settings, case: ClipCase, deep: bool, memory: Memory) -> Looked:
         """The video's header, the clip's box or mask, and its class."""
-        info = probed(case.video, memory)
+        info = probed(case.video, memory, rate=settings.data.images_fps)
         return info, check_prompt(case, info, memory), [case.label]
 
     def check_all(
@@ -156,16 +157,17 @@ class Clips(VideoSystem[Settings, ClipCase]):
         return super().weights(settings, name) + frozen
 
     def kept(self, settings: Settings, name: str) -> dict[str, Any]:
-        """Cache, and regions for models that use them."""
+        """Rate of folders of images, cache, and regions for models that use them."""
         prepare = Prepare() if settings.models[name].input == "whole" else settings.prepare
-        return {"cache": dump(settings.cache), "prepare": dump(prepare)}
+        data = {"images_fps": settings.data.images_fps}
+        return {"data": data, "cache": dump(settings.cache), "prepare": dump(prepare)}
 
     def new_cases(
         self, source: Path, task: Mapping[str, Any] | None = None, prepared: Mapping[str, Any] = NOTHING
     ) -> NewCases:
         """Clips to predict."""
         entries = [
-            Entry(case.name, case.group, _files(case), "", {"label": "", "box": case.box}, 0)
+            Entry(case.name, case.group, _files(case), "", _new_facts(case, prepared), 0)
             for case in read_new_cases(source)
         ]
         return NewCases.of(source, entries)
@@ -179,7 +181,8 @@ class Clips(VideoSystem[Settings, ClipCase]):
         cache = validate(Cache, state["prepared"]["cache"], origin="model")
         model = validate(Model, state["settings"], origin="model")
         path = folder / "frames" / f"{entry.case}.h5"
-        cache_clip(entry.case, Path(entry.files["video"][0]), "", cache, path)
+        video, rate = Path(entry.files["video"][0]), entry.facts.get("images_fps")
+        cache_clip(entry.case, video, "", cache, path, rate=rate)
         if model.input == "whole" or prepare.regions is None:
             return path
         found = folder / "regions" / f"{entry.case}.h5"
@@ -417,6 +420,10 @@ def _cached_size(info: VideoInfo, settings: Settings) -> tuple[int, int, int]:
     scale = min(1.0, cache.size / min(info.height, info.width)) if cache.size else 1.0
     frames = info.frames if cache.fps is None else min(info.frames, ceil(info.duration_s * cache.fps) + 1)
     return frames, round(info.height * scale), round(info.width * scale)
+
+
+def _new_facts(case: ClipCase, prepared: Mapping[str, Any]) -> dict[str, Any]:
+    return {"label": "", "box": case.box, **rates_of(case.video, prepared)}
 
 
 def _task(data: Data) -> dict[str, Any]:

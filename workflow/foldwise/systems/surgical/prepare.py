@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from foldwise.files import CaseError
 from foldwise.systems.surgical.annotations import UNKNOWN, Track, read_phases, read_tools
@@ -24,8 +23,10 @@ from foldwise.systems.surgical.rates import (
     text,
 )
 from foldwise.systems.surgical.settings import Cache, Data
-from foldwise.video.decode import Edit, Frame, find_border, probe, read_frames, sample_frames
+from foldwise.video.damage import Damage
+from foldwise.video.decode import Edit, Frame, probe, read_frames, sample_frames
 from foldwise.video.gaps import runs
+from foldwise.video.pixels import find_border, resized
 from foldwise.video.store import write_frames
 
 # Number of frames from which the border is found.
@@ -47,9 +48,9 @@ def cache_video(
 
     Arrays in addition to the frames: `row` (n,) int64, the frame in the annotation's numbering; `phase` (n,)
     int8 and `tool` (n, tools) int8, -1 without annotation; `run` (n,) int32, equal for frames without a gap
-    between them. Frames after the end of the annotation are left out. Attributes: `dropped` counts these;
-    `rates`, the rates at which the annotation fits, the first of which is used (0: the video's own frames);
-    `step`, the usual one between frames, in seconds.
+    between them. Frames after the end of the annotation are left out. Attributes: `dropped` counts these,
+    `damaged` the frames that are left out as damaged; `rates`, the rates at which the annotation fits, the
+    first of which is used (0: the video's own frames); `step`, the usual one between frames, in seconds.
 
     Args:
         case: its name.
@@ -74,13 +75,18 @@ def cache_video(
     end = min((track.end for track in files.values()), default=None)
     # Number and time of every frame, also of those that are left out.
     seen: list[tuple[int, float]] = []
-    dropped = 0
+    dropped, damage = 0, Damage(video, settings.on_damage)
 
     def kept() -> Iterator[Frame]:
         nonlocal dropped
         edit = _editing(video, data, settings)
         for frame in read_frames(
-            video, fps=settings.fps, edit=edit, rate=data.images_fps, first=data.first_image
+            video,
+            fps=settings.fps,
+            edit=edit,
+            rate=data.images_fps,
+            first=data.first_image,
+            damage=damage,
         ):
             seen.append((frame.number, frame.time_s))
             row = rows_at(np.array([frame.number]), np.array([frame.time_s]), rate)[0]
@@ -96,7 +102,7 @@ def cache_video(
     def arrays(numbers: np.ndarray, times: np.ndarray) -> dict[str, np.ndarray]:
         rows = rows_at(numbers, times, rate)
         run, step = runs(numbers, times, settings.fps, settings.longest_step)
-        attrs["dropped"], attrs["step"] = dropped, step
+        attrs["dropped"], attrs["damaged"], attrs["step"] = dropped, damage.count, step
         size = len(rows), len(data.tools)
         return {
             "row": rows,
@@ -112,6 +118,7 @@ def cache_video(
     count = write_frames(
         path, case, kept(), encoding=settings.encoding, quality=settings.quality, attrs=attrs, arrays=arrays
     )
+    damage.report()
     if dropped:
         logging.warning("case %s: %d frame(s) after the end of the annotation left out", case, dropped)
     if files:
@@ -180,15 +187,14 @@ def _editing(video: Path, data: Data, settings: Cache) -> Edit:
     """The function applied to each frame: crop the border, then resize."""
     box: tuple[int, int, int, int] | None = None
     if settings.cut_border:
-        box = find_border(sample_frames(video, LOOKED_AT, rate=data.images_fps))
+        box = find_border(
+            sample_frames(video, LOOKED_AT, rate=data.images_fps, drop=settings.on_damage == "drop")
+        )
         logging.info("%s: picture in rows %d to %d, columns %d to %d", video, *box)
 
     def edit(rgb: np.ndarray) -> np.ndarray:
         if box is not None:
             rgb = rgb[box[0] : box[1], box[2] : box[3]]
-        if rgb.shape[:2] == settings.size:
-            return rgb
-        height, width = settings.size
-        return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
+        return resized(rgb, settings.size, settings.interpolation)
 
     return edit

@@ -10,7 +10,8 @@ import numpy as np
 
 from foldwise.files import CaseError
 from foldwise.systems.surgical.annotations import UNKNOWN, Track
-from foldwise.video.decode import VideoInfo, image_files
+from foldwise.video.decode import VideoInfo
+from foldwise.video.images import image_files
 
 # Frames per second, or None: the frames of the video itself, or the numbers of the images.
 Rate = float | None

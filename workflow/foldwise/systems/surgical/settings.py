@@ -11,6 +11,8 @@ from foldwise.metrics.video import CHOLEC80_PHASES
 from foldwise.section import Section, affects
 from foldwise.settings import Experiment, Name, Named, Share, Training
 from foldwise.settings import Model as AnyModel
+from foldwise.video.damage import ON_DAMAGE, OnDamage
+from foldwise.video.pixels import INTERPOLATION, Interpolation
 
 Pixels = Annotated[int, Field(ge=1)]
 Triple = tuple[float, float, float]
@@ -40,10 +42,10 @@ class Data(settings.Data):
         "its annotation ends with it.",
         json_schema_extra=affects("cache", "index"),
     )
-    images_fps: float = Field(
-        1,
+    images_fps: float | None = Field(
+        None,
         gt=0,
-        description="Images per second, if a video is a folder of numbered images.",
+        description="Images per second of videos that are folders of numbered images; these need it.",
         json_schema_extra=affects("cache", "index"),
     )
     first_image: int = Field(
@@ -93,6 +95,10 @@ class Cache(Section):
         json_schema_extra=affects("cache"),
     )
     quality: int = Field(95, ge=1, le=100, description="JPEG quality.", json_schema_extra=affects("cache"))
+    interpolation: Interpolation = Field(
+        "bilinear", description=INTERPOLATION, json_schema_extra=affects("cache")
+    )
+    on_damage: OnDamage = Field("refuse", description=ON_DAMAGE, json_schema_extra=affects("cache"))
 
 
 class Augmentation(Section):

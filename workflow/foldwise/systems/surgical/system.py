@@ -28,6 +28,7 @@ from foldwise.systems.surgical.sheet import SurgicalCase, read_sheet
 from foldwise.systems.videos import Looked, VideoSystem
 from foldwise.video.decode import VideoInfo, probed, sample_frames
 from foldwise.video.gaps import in_words, slow
+from foldwise.video.images import rates_of
 from foldwise.video.sheet import is_sheet, videos_in
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         """The video's header, and every row of its annotations; `deep` decodes frames from all its parts."""
         info = probed(case.video, memory, rate=settings.data.images_fps)
         if deep:
-            sample_frames(case.video, 4, rate=settings.data.images_fps)
+            drop = settings.cache.on_damage == "drop"
+            sample_frames(case.video, 4, rate=settings.data.images_fps, drop=drop)
         used = settings.data.model_dump(mode="json"), settings.cache.model_dump(mode="json")
         problems, present, facts = memory.of_sources(
             case.files,
@@ -166,17 +168,19 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
     ) -> NewCases:
         """Videos: one, or those of a sheet or a folder. A folder of images is a video."""
         if not is_sheet(source):
-            found = videos_in(source, folders=True)
-            return NewCases.of(source, [_new(name, name, path) for name, path in found.items()])
+            found = videos_in(source)
+            return NewCases.of(source, [_new(name, name, path, prepared) for name, path in found.items()])
         sheet = read_sheet(Data(sheet=source))
         sheet.refuse(source)
-        return NewCases.of(source, [_new(case.name, case.group, case.video) for case in sheet.cases])
+        new = [_new(case.name, case.group, case.video, prepared) for case in sheet.cases]
+        return NewCases.of(source, new)
 
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         """Write a new video's frame cache."""
         from foldwise.systems.surgical.prepare import cache_video
 
         data = validate(Data, state["prepared"]["data"], origin="model")
+        data = data.model_copy(update={"images_fps": entry.facts.get("images_fps")})
         cache = validate(Cache, state["prepared"]["cache"], origin="model")
         path = folder / f"{entry.case}.h5"
         cache_video(entry.case, Path(entry.files["video"][0]), None, None, data, cache, path)
@@ -352,5 +356,5 @@ def _entry(case: SurgicalCase, data: Data, cache: Path) -> Entry:
     return Entry(case.name, case.group, files, str(cache), facts, float(len(phase)), present, recording)
 
 
-def _new(case: str, group: str, video: Path) -> Entry:
-    return Entry(case, group, {"video": (str(video),)}, "", {}, 0)
+def _new(case: str, group: str, video: Path, prepared: Mapping[str, Any]) -> Entry:
+    return Entry(case, group, {"video": (str(video),)}, "", rates_of(video, prepared), 0)

@@ -15,11 +15,14 @@ from PIL import Image
 
 from foldwise.evaluate import Trained, read_trained
 from foldwise.portable.onnx import export_onnx
+from foldwise.portable.runners import frames as runner_frames
 from foldwise.settings import dump, validate
 from foldwise.systems import system_of
 from foldwise.systems.surgical.learner import SurgicalLearner
 from foldwise.systems.surgical.predictions import read_prediction
 from foldwise.systems.surgical.settings import Cache, Data, Model
+from foldwise.video.images import read_image
+from foldwise.video.pixels import resized
 from surgical_data import PHASES, TOOLS
 
 TASK = {"phases": list(PHASES), "tools": list(TOOLS)}
@@ -35,6 +38,8 @@ SMALL: dict[str, Any] = {
     "hidden": 8,
     "batch_frames": 7,
 }
+# So that every way of resizing is compared with the runner's.
+INTERPOLATION = {"mtrcnet_cl": "lanczos", "tecno": "bicubic", "tool": "box"}
 # No code of these is needed.
 BLOCKED = ["foldwise", "torch", "monai", "scipy", "skimage", "PIL", "h5py", "nibabel", "pandas"]
 CODE = (
@@ -58,7 +63,7 @@ def write_models(kind: str, folder: Path, folds: int = 1) -> Trained:
             for weights in network.get_submodule("head").parameters():
                 weights.mul_(3)
         data = {"sheet": "x.csv", "phases": list(PHASES), "tools": list(TOOLS), "images_fps": 1}
-        cache = {"size": [32, 40], "encoding": "raw"}
+        cache = {"size": [32, 40], "encoding": "raw", "interpolation": INTERPOLATION[kind]}
         state = {
             "network": network.state_dict(),
             "settings": dump(model),
@@ -150,3 +155,39 @@ def test_images_that_are_no_video(tmp_path: Path) -> None:
     assert run(".").returncode == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.csv"]
     assert run("none").stderr.startswith(f"{videos / 'good' / 'none'}: no such folder; expected images")
+
+
+@pytest.mark.parametrize("method", ["nearest", "box", "bilinear", "bicubic", "lanczos"])
+def test_the_runner_resizes_like_pillow(method: Any) -> None:
+    random = np.random.default_rng(0)
+    for old, new in (((75, 97), (32, 40)), ((7, 9), (21, 28)), ((50, 80), (49, 79)), ((96, 60), (50, 60))):
+        frame = random.integers(0, 256, (*old, 3), np.uint8)
+        np.testing.assert_array_equal(runner_frames.resized(frame, new, method), resized(frame, new, method))
+
+
+def test_the_runner_reads_images_as_foldwise_does(tmp_path: Path) -> None:
+    """Turned and mirrored by their EXIF data, and transparent in every form that SimpleITK reads."""
+    rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8))
+    opacity = Image.linear_gradient("L").resize(rgb.size)
+    clear = rgb.copy()
+    clear.putalpha(opacity)
+    images: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "rgba.png": (clear, {}),
+        "palette.png": (rgb.quantize(16), {"transparency": bytes(range(0, 160, 10))}),
+        "key.png": (rgb, {"transparency": rgb.getpixel((0, 0))}),
+        "grey.png": (rgb.convert("L"), {}),
+    }
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x112] = orientation
+        images[f"turned{orientation}.png"] = rgb, {"exif": exif}
+        # Of one grey, since decoders of JPEG differ in colours.
+        flat = Image.new("L", (16, 8), 90)
+        flat.paste(200, (0, 0, 8, 8))
+        images[f"turned{orientation}.jpg"] = flat, {"exif": exif}
+    for name, (image, options) in images.items():
+        path = tmp_path / name
+        image.save(path, **options)
+        np.testing.assert_allclose(
+            runner_frames.read(path).astype(int), read_image(path), atol=1 if name.endswith("jpg") else 0
+        )

@@ -16,7 +16,7 @@ from videos import flat_frames, write_video
 
 
 def textured(count: int) -> np.ndarray:
-    """A soft texture that moves, with the frame's number as eight squares, white for 1: survives any codec."""
+    """A soft texture that moves, with the frame's number as eight squares, white for 1."""
     coarse = np.random.default_rng(0).integers(20, 235, (6, 12, 3)).astype(np.uint8)
     texture = coarse.repeat(8, 0).repeat(8, 1)
     frames = np.stack([np.roll(texture, n, 1) for n in range(count)])
@@ -97,18 +97,18 @@ def test_what_is_lost_is_named_and_the_rest_keeps_its_times(tmp_path: Path, name
         assert frame.number == number_in(frame.rgb)
 
 
-@pytest.mark.parametrize("name", ["mpeg2.mpg", "mpeg4.avi", "theora.ogv"])
+@pytest.mark.parametrize("name", ["mpeg2.mpg", "mpeg4.avi"])
 def test_where_later_times_would_be_unknown_damage_is_always_refused(tmp_path: Path, name: str) -> None:
-    codec = {"mpg": "mpeg2video", "avi": "mpeg4", "ogv": "libtheora"}[name[-3:]]
+    codec = {"mpg": "mpeg2video", "avi": "mpeg4"}[name[-3:]]
     whole = write_video(tmp_path / name, textured(120), codec=codec, gop=20)
     holes = zeroed(whole, tmp_path / f"holes_{name}", (0.3, 0.5))
-    with pytest.raises(CaseError, match="frames cannot be left out, since .* has no time stamps"):
+    with pytest.raises(CaseError, match=r"frames cannot be left out, since .* has no time stamps"):
         list(read_frames(holes, damage=Damage(holes, "drop")))
 
 
 def test_what_is_decoded_from_a_lost_frame_is_no_frame(tmp_path: Path) -> None:
     """Packets 32 to 34 are missing; FFmpeg shows what depends on them as if nothing had happened."""
-    whole = write_video(tmp_path / "a.mkv", textured(100), gop=25)
+    whole = write_video(tmp_path / "a.mp4", textured(100), gop=25)
     cut = remux(whole, tmp_path / "b.ts", lambda place, time: not 32 <= place < 35)
     damage = Damage(cut, "drop")
     kept = [(frame.number, number_in(frame.rgb)) for frame in read_frames(cut, damage=damage)]
@@ -119,12 +119,12 @@ def test_what_is_decoded_from_a_lost_frame_is_no_frame(tmp_path: Path) -> None:
 
 def test_a_stream_may_start_and_end_within_a_group(tmp_path: Path) -> None:
     """As cut without encoding again; and a transport stream does not start at 0."""
-    whole = write_video(tmp_path / "a.mkv", textured(100), gop=25, options={"bf": "3"})
+    whole = write_video(tmp_path / "a.mp4", textured(100), gop=25, options={"bf": "3"})
     for name in ("b.mkv", "b.ts"):
         cut = remux(whole, tmp_path / name, lambda place, time: 10 <= place < 93)
         found = [(frame.time_s, number_in(frame.rgb)) for frame in read_frames(cut)]
         assert found[0] == (0, 25)
-        assert len(found) >= 66
+        assert probe(cut).frames == len(found) >= 66
         assert [time for time, _ in found] == pytest.approx([(n - 25) / 25 for _, n in found], abs=0.002)
 
 

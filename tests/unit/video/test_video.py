@@ -168,7 +168,7 @@ def test_images_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
 
 def test_wrong_image_folders_are_refused(tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "v", [1, 2])
-    with pytest.raises(CaseError, match="needs a rate in images per second"):
+    with pytest.raises(CaseError, match=r"needs their number per second; set data\.images_fps"):
         list(read_frames(folder))
     with pytest.raises(CaseError, match="before the first image's number 2"):
         list(read_frames(folder, rate=1, first=2))

@@ -77,9 +77,10 @@ def rate_of(folder: Path, rate: float | None) -> float:
     """The images per second of a folder.
 
     Raises:
-        CaseError: none are given.
+        CaseError: none are given, or it is not a folder of numbered images.
     """
     if rate is None or rate <= 0:
+        image_files(folder)  # names what else is wrong with it
         raise CaseError(
             f"{folder}: a folder of images needs their number per second; set data.images_fps (for new "
             f"cases: predict.images_fps, or foldwise predict --images-fps)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,8 @@ def outline(path: Path) -> Outline:
     """Read the time stamps of a stream: from the container's list of frames, else from all packets."""
     with opened(path) as (container, stream):
         kind = kind_of(container)
-        listed = [each.timestamp for each in listed_frames(container, stream) if not each.is_discard]
-        stamps, picture, reach = set(listed), None, 0.0
+        listed = _shown(listed_frames(container, stream))
+        stamps, picture, reach, key = set(listed), None, 0.0, None
         decoder = decoder_of(stream)
         try:
             for tried, packet in enumerate(container.demux(stream) if listed else container.demux()):
@@ -92,7 +92,8 @@ def outline(path: Path) -> Outline:
                 if picture is None and tried < TRIED:
                     picture = first_picture(decoder, packet)
                 if not listed and packet.size and not packet.is_discard:
-                    stamps.add(stamp if (stamp := packet.pts) is not None else packet.dts or 0)
+                    stamps.add(stamp := packet.pts if packet.pts is not None else packet.dts or 0)
+                    key = stamp if key is None and packet.is_keyframe else key
                 if listed and (picture is not None or tried >= TRIED):
                     break
         except av.error.FFmpegError as error:
@@ -103,7 +104,8 @@ def outline(path: Path) -> Outline:
         size = stream.codec_context.height, stream.codec_context.width
         if picture is not None:
             size = (picture.height, picture.width)[:: -1 if turned(picture) else 1]
-        ordered, base = sorted(stamps), tick_of(stream)
+        # What comes before the first key frame cannot be shown.
+        ordered, base = sorted(each for each in stamps if key is None or each >= key), tick_of(stream)
         step = None if kind in LOOSE else _steady_step(ordered)
         rate = stream.average_rate
         if step and rate and abs(1 / rate / base - 2 * step) < Fraction(step, 5):
@@ -150,6 +152,23 @@ def listed_frames(container: Any, stream: Any) -> list[Any]:
     if kind not in LISTED or not stream.frames or (kind == "avi" and found < 0.9 * stream.frames):
         return []
     return [entry for entry in stream.index_entries if entry.size]
+
+
+def _shown(entries: list[Any]) -> list[int]:
+    """Stamps of the listed frames that an edit list does not hide.
+
+    They are those of decoding, in which hidden frames may lie between shown ones; their time is left out.
+    """
+    found: list[int] = []
+    hidden = 0
+    key = next((n for n, entry in enumerate(entries) if entry.is_keyframe), 0)
+    entries = entries[key:]  # nothing before it can be shown
+    for entry, after in zip_longest(entries, entries[1:]):
+        if not entry.is_discard:
+            found.append(entry.timestamp - hidden)
+        elif found and after is not None:
+            hidden += after.timestamp - entry.timestamp
+    return found
 
 
 def _steady_step(stamps: list[int]) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import default_collate
 
 from experiments import unread
@@ -19,6 +20,7 @@ from foldwise.hdf5 import content_of, open_hdf5
 from foldwise.index import Index, make_index
 from foldwise.settings import Split, validate
 from foldwise.store import Memory
+from foldwise.systems import system_of
 from foldwise.systems.clips.cache import cache_clip, label_of
 from foldwise.systems.clips.features import make_vision, write_features
 from foldwise.systems.clips.index import update_index
@@ -519,3 +521,33 @@ class TestIndex:
         }
         with pytest.raises(CaseError, match="fold 1 is left without a case to test on"):
             update_index(index, facts, tmp_path)
+
+
+def test_a_folder_of_images_is_a_clip_like_any_other(tmp_path: Path) -> None:
+    """Eight images, 4 per second, of which 2 per second are kept; numbered from 1."""
+    folder = tmp_path / "new" / "op 1"
+    folder.mkdir(parents=True)
+    for number in range(1, 9):
+        Image.fromarray(np.full((32, 48, 3), 20 * number, np.uint8)).save(folder / f"{number}.png")
+    cache = validate(Cache, {"size": 16, "fps": 2, "encoding": "raw", "interpolation": "box"})
+    with pytest.raises(CaseError, match="op 1: a folder of images needs their number per second"):
+        cache_clip("a", folder, "high", cache, tmp_path / "a.h5")
+    assert cache_clip("a", folder, "high", cache, tmp_path / "a.h5", rate=4) == 4
+    with open_hdf5(tmp_path / "a.h5") as file:
+        assert file["number"][()].tolist() == [1, 3, 5, 7]
+        assert file["time_s"][()].tolist() == [0, 0.5, 1, 1.5]
+        assert file["frames"][:, 0, 0, 0].tolist() == [20, 60, 100, 140]
+        assert file["frames"].shape == (4, 16, 24, 3)
+        assert file.attrs["damaged"] == 0
+
+
+@pytest.mark.parametrize("system", ["clips", "surgical"])
+def test_the_rate_of_new_images_is_not_guessed(tmp_path: Path, system: str) -> None:
+    folder = tmp_path / "op1"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "1.png")
+    with pytest.raises(CaseError, match=r"op1: a folder of images needs .* foldwise predict --images-fps"):
+        system_of(system).new_cases(tmp_path, prepared={"data": {"images_fps": None}})
+    for prepared in ({"images_fps": 2, "data": {"images_fps": 5}}, {"data": {"images_fps": 2}}):
+        (entry,) = system_of(system).new_cases(folder, prepared=prepared).entries
+        assert entry.facts["images_fps"] == 2

@@ -162,7 +162,9 @@ def test_numbered_images_meet_their_rows(tmp_path: Path) -> None:
     for number in (1, 2, 4):
         Image.fromarray(np.full((8, 8, 3), 50 * number, np.uint8)).save(folder / f"video01-{number}.png")
     write_phases(tmp_path / "p.txt", range(100), [PHASES[frame // 40] for frame in range(100)])
-    data = validate(Data, {**data_settings(tmp_path / "s.csv"), "annotation_fps": 25, "first_image": 1})
+    data = validate(
+        Data, {**data_settings(tmp_path / "s.csv"), "annotation_fps": 25, "images_fps": 1, "first_image": 1}
+    )
     settings = validate(Cache, {"size": [8, 8], "encoding": "raw"})
     cache_video("v", folder, tmp_path / "p.txt", None, data, settings, tmp_path / "v.h5")
     with open_frames(tmp_path / "v.h5") as file:
@@ -246,7 +248,9 @@ def test_rows_without_an_image_are_found(tmp_path: Path) -> None:
     for number in (0, 1, 3):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / f"{number}.png")
     sheet.write_text(sheet.read_text().replace("op0.mp4", "images"))
-    found = problems(tmp_path, sheet).splitlines()
+    (one,) = problems(tmp_path, sheet).splitlines()
+    assert "images: a folder of images needs their number per second; set data.images_fps" in one
+    found = problems(tmp_path, sheet, images_fps=1).splitlines()
     assert len(found) == 2
     assert all("1 row(s) for frames without an image, the first is frame 10" in line for line in found)
 

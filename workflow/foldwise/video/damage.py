@@ -31,8 +31,8 @@ class Damage:
         self.count, self.untimed = 0, ""
         self._named, self._places = list[str](), 0
 
-    def add(self, number: int, time: float, what: str, count: int = 1) -> None:
-        """Note that `count` frames from frame `number` are damaged.
+    def add(self, number: int, time: float, what: str, count: int = 1, hint: str = "") -> None:
+        """Note that `count` frames from frame `number` are damaged; a hint is shown if this is refused.
 
         Raises:
             CaseError: damage is refused.
@@ -41,12 +41,12 @@ class Damage:
         place = f"{frames} at {time:.2f} s: {what}"
         if not self.drop or self.untimed:
             instead = (
-                f"frames cannot be left out, since {self.untimed} has no time stamps from which the times of "
+                f"; frames cannot be left out, since {self.untimed} has no time stamps from which the times of "
                 f"later ones are known"
                 if self.untimed
-                else "or leave damaged frames out (cache.on_damage: drop)"
+                else ", or leave damaged frames out (cache.on_damage: drop)"
             )
-            raise CaseError(f"{self.path}: damaged: {place}; copy or convert the file again; {instead}")
+            raise CaseError(f"{self.path}: damaged: {place}; copy or convert the file again{instead}{hint}")
         self.count += count
         self._places += 1
         if len(self._named) < NAMED:

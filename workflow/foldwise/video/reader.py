@@ -32,7 +32,7 @@ MISSING_SHARE = 0.02
 # Codecs reorder at most so many frames; where a stream was cut, some of the last ones may be missing.
 REORDERED, CUT = 16, 8
 B_FRAME = 3
-LOST = "lost (gaps that are intended: remux the file to MP4)"
+INTENDED = "; if the gaps are intended, remux the file to MP4"
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ class _Reader:
             lost = len(between) if self.paired else int(bool(self.failed))
         if lost:
             first = self.last + self.step if self.step else (between or [stamp])[0]
-            what = f"cannot be decoded ({self.failed})" if self.failed else LOST
-            self.damage.add(self.number + 1, self._seconds(first), what, lost)
+            what, hint = (f"cannot be decoded ({self.failed})", "") if self.failed else ("lost", INTENDED)
+            self.damage.add(self.number + 1, self._seconds(first), what, lost, hint)
             self.failed = ""
         self.number += lost
         return lost

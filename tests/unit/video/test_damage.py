@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from foldwise.files import CaseError
 from foldwise.video.damage import Damage
@@ -152,6 +153,30 @@ def test_frames_of_an_avi_with_b_frames_are_evenly_spaced(tmp_path: Path) -> Non
     frames = list(read_frames(path))
     assert [number_in(frame.rgb) for frame in frames] == list(range(40))
     assert [frame.time_s for frame in frames] == pytest.approx(np.arange(40) / 25)
+
+
+def test_a_gif_without_delays_is_shown_as_browsers_do(tmp_path: Path) -> None:
+    first, *others = [Image.fromarray(np.full((8, 8), 40 * n, np.uint8)) for n in range(4)]
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=0)
+    found = [(frame.time_s, int(frame.rgb[0, 0, 0])) for frame in read_frames(tmp_path / "a.gif")]
+    assert found == [(pytest.approx(n / 10), 40 * n) for n in range(4)]
+
+
+def test_a_damaged_picture_of_an_avi_is_left_out(tmp_path: Path) -> None:
+    """The number of packets is right, so the times of the others are, too."""
+    path = write_video(tmp_path / "a.avi", textured(60), codec="mjpeg", pixels="yuvj420p")
+    with av.open(str(path)) as container:
+        packet = next(p for n, p in enumerate(container.demux(video=0)) if n == 30)
+        place, size = packet.pos + 8, packet.size
+    raw = bytearray(path.read_bytes())
+    raw[place + size // 4 : place + size * 3 // 4] = bytes(size * 3 // 4 - size // 4)
+    path.write_bytes(raw)
+    with pytest.raises(CaseError, match=r"frame 30 at 1\.20 s: .*, or leave damaged frames out"):
+        list(read_frames(path))
+    damage = Damage(path, "drop")
+    found = [(frame.number, number_in(frame.rgb)) for frame in read_frames(path, damage=damage)]
+    assert found == [(n, n) for n in range(60) if n != 30]
+    assert damage.count == 1
 
 
 def test_a_gif_that_was_cut_off(tmp_path: Path) -> None:

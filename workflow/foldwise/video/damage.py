@@ -22,28 +22,36 @@ class Damage:
 
     Attributes:
         count: number of frames that are lost or left out.
-        untimed: the name of a container in which the times of frames after damage are unknown; "" for others.
     """
 
     def __init__(self, path: Path, on_damage: OnDamage = "refuse") -> None:
         """Start without damage; with `refuse`, the first damage is an error."""
         self.path, self.drop = path, on_damage == "drop"
-        self.count, self.untimed = 0, ""
-        self._named, self._places = list[str](), 0
+        self.count, self._named, self._places = 0, list[str](), 0
 
-    def add(self, number: int, time: float, what: str, count: int = 1, hint: str = "") -> None:
-        """Note that `count` frames from frame `number` are damaged; a hint is shown if this is refused.
+    def add(
+        self, number: int, time: float, what: str, count: int = 1, *, hint: str = "", untimed: str = ""
+    ) -> None:
+        """Note that `count` frames from frame `number` are damaged.
+
+        Args:
+            number: of the first one.
+            time: after the first frame of the video. s.
+            what: what is wrong.
+            count: number of frames.
+            hint: shown if this is refused.
+            untimed: the container's name, if the times of later frames are unknown; this is always refused.
 
         Raises:
             CaseError: damage is refused.
         """
         frames = f"frame {number}" if count == 1 else f"frames {number} to {number + count - 1}"
         place = f"{frames} at {time:.2f} s: {what}"
-        if not self.drop or self.untimed:
+        if not self.drop or untimed:
             instead = (
-                f"; frames cannot be left out, since {self.untimed} has no time stamps from which the times of "
-                f"later ones are known"
-                if self.untimed
+                f"; frames cannot be left out, since {untimed} has no time stamps from which the times "
+                f"of later ones are known"
+                if untimed
                 else ", or leave damaged frames out (cache.on_damage: drop)"
             )
             raise CaseError(f"{self.path}: damaged: {place}; copy or convert the file again{instead}{hint}")

@@ -27,7 +27,7 @@ from foldwise.video.stream import (
 UNPAIRED, FIELDS = ("vp8", "vp9"), ("mpegts", "mpeg")
 # Containers without a time stamp for each frame: after damage the times of all that follow are unknown.
 UNTIMED = ("avi", "mpeg", "ogg", "mxf")
-# An AVI's count may be wrong by a few frames; an interrupted transfer lacks many.
+# A count in a header may be wrong by a few frames; an interrupted transfer lacks many.
 MISSING_SHARE = 0.02
 # Codecs reorder at most so many frames; where a stream was cut, some of the last ones may be missing.
 REORDERED, CUT = 16, 8
@@ -98,8 +98,7 @@ class _Reader:
     def __init__(self, path: Path, container: Any, stream: Any, damage: Damage) -> None:
         self.path, self.container, self.stream, self.damage = path, container, stream, damage
         self.kind, self.tick = kind_of(container), tick_of(stream)
-        if self.kind in UNTIMED:
-            damage.untimed = container.format.long_name
+        self.untimed = container.format.long_name if self.kind in UNTIMED else ""
         known = None if self.kind in LOOSE else outline(path)
         self.step = known.step if known else None
         self.end, self.reach = (known.stamps[-1], known.reach) if known else (0, 0.0)
@@ -145,7 +144,9 @@ class _Reader:
         if lost:
             first = self.last + self.step if self.step else (between or [stamp])[0]
             what, hint = (f"cannot be decoded ({self.failed})", "") if self.failed else ("lost", INTENDED)
-            self.damage.add(self.number + 1, self._seconds(first), what, lost, hint)
+            # In an AVI a packet's place is its time; packets that are not even there are noticed at the end.
+            untimed = "" if self.kind == "avi" else self.untimed
+            self.damage.add(self.number + 1, self._seconds(first), what, lost, hint=hint, untimed=untimed)
             self.failed = ""
         self.number += lost
         return lost
@@ -169,7 +170,7 @@ class _Reader:
             raise CaseError(f"{self.path}: no frame can be decoded ({reason}); is it a complete video file?")
         listed = len(listed_frames(self.container, self.stream))
         promised = listed or self.stream.frames
-        allowed = 0 if listed and self.kind == "mov" else MISSING_SHARE * promised + 1
+        allowed = 0 if listed else MISSING_SHARE * promised + 1
         lost = promised - self.packets if promised - self.packets > allowed else 0
         if not promised:
             lost = self._short()
@@ -182,7 +183,9 @@ class _Reader:
             what = self.ended or self.failed or "the file ends early"
             of = f" of {promised}" if promised else ""
             place = f"decoding stops after frame {self.number}{of} ({what})"
-            self.damage.add(self.number + 1, self._seconds(self.last), place, max(lost, 1))
+            self.damage.add(
+                self.number + 1, self._seconds(self.last), place, max(lost, 1), untimed=self.untimed
+            )
 
     def _short(self) -> int:
         """Frames that Matroska's length promises after the last packet of any stream."""

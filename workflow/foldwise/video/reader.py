@@ -180,7 +180,7 @@ class _Reader:
         if self.paired and ahead:
             lost += ahead
         if lost or self.failed or self.ended:
-            what = self.ended or self.failed or "the file ends early"
+            what = self.ended or self.failed or "the file ends early or has holes"
             of = f" of {promised}" if promised else ""
             place = f"decoding stops after frame {self.number}{of} ({what})"
             self.damage.add(

@@ -62,13 +62,19 @@ def portable(trained: Trained, chosen: Mapping[str, Any]) -> Portable:
         named = {"features": features}
         graphs[f"fold{number}_video.onnx"] = Graph(whole, named, outputs, torch.sigmoid, free=(0, 1))
     names = [*graphs]
+    rates = [rate for rate in (cache.fps, data.images_fps) if rate is not None]
+    if not rates and cache.longest_step is not None:
+        raise CaseError(
+            "cache.fps: null keeps every frame of a video, so nothing says how many images per second the "
+            "runner gets, and cache.longest_step is in seconds; set one of them to train a model for export"
+        )
     plan = {
         "system": "surgical",
         "networks": [names[first : first + 2] for first in range(0, len(names), 2)],
         "outputs": outputs,
         "fps": cache.fps,
         # Images per second of their numbers, if the runner is given all of them.
-        "images_fps": min(cache.fps or data.images_fps, data.images_fps),
+        "images_fps": min(rates, default=1.0),
         "longest_step": cache.longest_step,
         "grid": {"longest_gap": MOST_HELD, "places": MOST_PLACES},
         "cut_border": cache.cut_border,

@@ -154,7 +154,9 @@ def case_of(folder: Path, video: Path, phases: Any = None, tools: Any = None) ->
 
 
 def data_of(folder: Path, **values: Any) -> Data:
-    return validate(Data, {**data_settings(folder / "s.csv"), "annotation_fps": "auto", **values})
+    return validate(
+        Data, {**data_settings(folder / "s.csv"), "annotation_fps": "auto", "images_fps": 1, **values}
+    )
 
 
 def test_an_explicit_rate_that_covers_little_is_refused_with_the_right_one(tmp_path: Path) -> None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import AutoConfig, CLIPModel, CLIPTokenizer, CLIPVisionModel
-from transformers.utils.logging import disable_progress_bar
+from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel
 
 from foldwise.files import CaseError
-from foldwise.training.pretrained import refuse_not_finite
-
-# One for each file of weights, in logs and beside the bars of a command.
-disable_progress_bar()
+from foldwise.networks.local_weights import load_saved, read_config, weights_digest
+from foldwise.networks.openai_clip import read_openai_clip
 
 
 class Features(NamedTuple):
@@ -43,7 +39,7 @@ class FrozenVision:
         """Load the weights.
 
         Args:
-            folder: a model saved by transformers, `CLIPModel` or `CLIPVisionModel`.
+            folder: a model saved by transformers, `CLIPModel` or `CLIPVisionModel`; or OpenAI's archive.
             blocks: D; the features are of the last D blocks.
 
         Raises:
@@ -58,7 +54,7 @@ class FrozenVision:
         self.grid: int = config.image_size // config.patch_size
         self.width: int = config.hidden_size
         self.heads: int = config.num_attention_heads
-        self.digest = weights_digest(self.model)
+        self.digest = weights_digest(self.model.state_dict())
 
     @torch.no_grad()
     def features(self, clips: torch.Tensor) -> Features:
@@ -126,7 +122,12 @@ class ZeroShotCLIP(nn.Module):
         if not sentences:
             raise CaseError("ZeroShotCLIP needs a sentence per class (data.sentences)")
         folder = Path(weights)
-        model = _load(CLIPModel, folder)
+        if folder.is_file():
+            raise CaseError(
+                f"{folder}: ZeroShotCLIP needs CLIP's tokenizer, which OpenAI's archives do not contain; use "
+                "a folder saved by transformers, with vocab.json and merges.txt"
+            )
+        model = load_saved(CLIPModel, folder)
         try:
             tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
         except Exception as error:  # missing files raise any of several types
@@ -158,40 +159,12 @@ class ZeroShotCLIP(nn.Module):
         return self.log_scale.exp() * cosines
 
 
-def weights_digest(model: nn.Module) -> torch.Tensor:
-    """SHA-256 of a model's weights, as 32 uint8 numbers."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
-
-
-def _vision(folder: Path) -> Any:
-    try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a wrong folder raises any of several types
-        raise CaseError(
-            f"{folder}: not a folder with a model of transformers (config.json); {error}"
-        ) from error
-    if config.model_type == "clip_vision_model":
-        return _load(CLIPVisionModel, folder)
-    return _load(CLIPModel, folder).vision_model
-
-
-def _load(kind: Any, folder: Path) -> Any:
-    if not folder.is_dir():
-        raise CaseError(f"{folder}: no such folder; CLIP weights must be a folder saved by transformers")
-    try:
-        model, about = kind.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
-    except Exception as error:  # wrong files raise any of half a dozen types
-        raise CaseError(f"{folder}: not readable as {kind.__name__} ({error})") from error
-    if lost := sorted(about["missing_keys"]):
-        raise CaseError(
-            f"{folder}: is not a complete {kind.__name__}; {len(lost)} weights are missing, e.g. {lost[0]}"
-        )
-    refuse_not_finite(model.state_dict(), folder)
-    return model
+def _vision(weights: Path) -> Any:
+    if weights.is_file():
+        return read_openai_clip(weights).vision_model
+    if read_config(weights).model_type == "clip_vision_model":
+        return load_saved(CLIPVisionModel, weights)
+    return load_saved(CLIPModel, weights).vision_model
 
 
 def _keeper(kept: list[torch.Tensor]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -9,15 +10,74 @@ from torch import nn
 
 from foldwise.files import CaseError
 from foldwise.networks.clip import Features, FrozenVision
+from foldwise.networks.evl_released import from_released
 
 
-class EVL(nn.Module):
-    """One learned query that reads, layer by layer, a frozen transformer's features of all frames at once.
+class EVLDecoder(nn.Module):
+    """One learned query that reads, layer by layer, the features of all frames of a clip at once.
 
-    Decoder layer i reads block i of the last D: that block's output plus three temporal terms, which are
-    a depth-wise convolution over time, a position per frame, and the attention between neighbouring frames
-    weighted by a learned vector per relative offset of patches. All three start at zero. Only decoder and
-    head are trained and stored; the backbone is identified by its hash.
+    Decoder layer i reads block i of D: its tokens plus three temporal terms, which are a depth-wise
+    convolution over time, a position per frame, and the attention between neighbouring frames weighted by a
+    learned vector per relative offset of patches. All three start at zero. The third needs the queries and
+    keys of a transformer with a class token, as `FrozenVision` gives; for tokens of other encoders it is
+    left out.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        num_classes: int,
+        num_frames: int,
+        *,
+        grid: int | None = None,
+        blocks: int = 1,
+        dropout: float = 0.5,
+    ) -> None:
+        """Build the decoder.
+
+        Args:
+            width: channels of a token.
+            heads: attention heads of a layer.
+            num_classes: outputs.
+            num_frames: T, frames of a clip, or time steps of its tokens.
+            grid: patches along an edge of a frame, if there is attention between frames; None: there is none.
+            blocks: D, layers of the decoder.
+            dropout: in the decoder's MLPs and before the last layer.
+        """
+        super().__init__()
+        self.frames = num_frames
+        self.temporal = nn.ModuleList(TemporalTerms(width, num_frames, grid) for _ in range(blocks))
+        self.layers = nn.ModuleList(DecoderLayer(width, heads, dropout) for _ in range(blocks))
+        self.query = nn.Parameter(torch.empty(width).normal_(std=0.02))
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Dropout(dropout), nn.Linear(width, num_classes))
+
+    def forward(self, tokens: torch.Tensor, attention: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (batch, classes).
+
+        Args:
+            tokens: (batch, D, T, tokens of a frame, width).
+            attention: (batch, D, 2, T, P, P), see `Features`; needed exactly if the decoder has a `grid`.
+
+        Raises:
+            CaseError: another number of frames.
+        """
+        tokens = tokens.to(self.query.dtype)
+        if tokens.shape[2] != self.frames:
+            raise CaseError(
+                f"clips have {tokens.shape[2]} frames, but the network was built for {self.frames}"
+            )
+        query = self.query.expand(len(tokens), 1, -1)
+        for number, (terms, layer) in enumerate(zip(self.temporal, self.layers, strict=True)):
+            neighbours = None if attention is None else attention[:, number].to(query.dtype)
+            query = layer(query, terms(tokens[:, number], neighbours).flatten(1, 2))
+        return cast("torch.Tensor", self.head(query[:, 0]))
+
+
+class EVL(EVLDecoder):
+    """The decoder on a frozen CLIP transformer's last D blocks.
+
+    Only decoder and head are trained and stored; the backbone is identified by its hash.
     """
 
     def __init__(
@@ -26,7 +86,7 @@ class EVL(nn.Module):
         """Build the decoder for a backbone.
 
         Args:
-            weights: folder of CLIP weights saved by transformers.
+            weights: folder of CLIP weights saved by transformers, or OpenAI's archive.
             num_classes: outputs.
             num_frames: T, frames of a clip.
             blocks: D, transformer blocks to read and layers of the decoder.
@@ -35,19 +95,18 @@ class EVL(nn.Module):
         Raises:
             CaseError: no such weights.
         """
-        super().__init__()
+        vision = FrozenVision(weights, blocks)
+        super().__init__(
+            vision.width,
+            vision.heads,
+            num_classes,
+            num_frames,
+            grid=vision.grid,
+            blocks=blocks,
+            dropout=dropout,
+        )
         # In a tuple, so that it is not a sub-module.
-        self._frozen = (FrozenVision(weights, blocks),)
-        vision = self._frozen[0]
-        self.frames = num_frames
-        self.temporal = nn.ModuleList(
-            TemporalTerms(vision.width, num_frames, vision.grid) for _ in range(blocks)
-        )
-        self.layers = nn.ModuleList(DecoderLayer(vision.width, vision.heads, dropout) for _ in range(blocks))
-        self.query = nn.Parameter(torch.empty(vision.width).normal_(std=0.02))
-        self.head = nn.Sequential(
-            nn.LayerNorm(vision.width), nn.Dropout(dropout), nn.Linear(vision.width, num_classes)
-        )
+        self._frozen = (vision,)
 
     def features(self, clips: torch.Tensor) -> Features:
         """The backbone's features of clips (batch, 3, T, size, size)."""
@@ -61,16 +120,12 @@ class EVL(nn.Module):
             attention: stored `Features.attention`.
         """
         features = self.features(clips) if attention is None else Features(clips, attention)
-        tokens, neighbours = (part.to(self.query.dtype) for part in features)
-        if tokens.shape[2] != self.frames:
-            raise CaseError(
-                f"clips have {tokens.shape[2]} frames, but the network was built for {self.frames}"
-            )
-        query = self.query.expand(len(tokens), 1, -1)
-        for number, (terms, layer) in enumerate(zip(self.temporal, self.layers, strict=True)):
-            memory = terms(tokens[:, number], neighbours[:, number])
-            query = layer(query, memory.flatten(1, 2))
-        return cast("torch.Tensor", self.head(query[:, 0]))
+        return super().forward(*features)
+
+    @staticmethod
+    def translated(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Weights of a file under this network's names, if they have those of the authors' release."""
+        return from_released(weights)
 
     def get_extra_state(self) -> torch.Tensor:
         """The hash of the frozen weights, which a model file stores in their place."""
@@ -88,25 +143,31 @@ class EVL(nn.Module):
 class TemporalTerms(nn.Module):
     """Adds information from neighbouring frames to the tokens of a block."""
 
-    def __init__(self, width: int, frames: int, grid: int) -> None:
+    def __init__(self, width: int, frames: int, grid: int | None) -> None:
         super().__init__()
         self.convolution = nn.Conv1d(width, width, 3, padding=1, groups=width)
         nn.init.zeros_(self.convolution.weight)
         nn.init.zeros_(self.convolution.bias)  # type: ignore[arg-type]
         self.position = nn.Parameter(torch.zeros(frames, width))
+        if grid is None:
+            self.register_parameter("offsets", None)
+            return
         # One vector per relative offset of a patch and a patch of the frame before (0) or after (1).
         self.offsets = nn.Parameter(torch.zeros(2, (2 * grid - 1) ** 2, width))
         self.offset: torch.Tensor
         self.register_buffer("offset", _relative_offsets(grid), persistent=False)
 
-    def forward(self, tokens: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
-        """Tokens (batch, T, 1 + P, width) with the terms added; attention is (batch, 2, T, P, P)."""
+    def forward(self, tokens: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
+        """Tokens (batch, T, n, width) with the terms added; attention (batch, 2, T, P, P) has n = 1 + P."""
         batch, frames, count, width = tokens.shape
         over_time = tokens.permute(0, 2, 3, 1).reshape(batch * count, width, frames)
         enriched = tokens + self.convolution(over_time).reshape(batch, count, width, frames).permute(
             0, 3, 1, 2
         )
         enriched = enriched + self.position[:, None]
+        if self.offsets is None:
+            return enriched
+        assert attention is not None, "a decoder with a grid needs attention between frames"
         vectors = self.offsets[:, self.offset]  # (2, P, P, width)
         looked = torch.einsum("bstqk,sqkc->btqc", attention, vectors)
         return enriched + nn.functional.pad(looked, (0, 0, 1, 0))

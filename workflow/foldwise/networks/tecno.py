@@ -1,7 +1,8 @@
-"""A causal multi-stage temporal convolutional network over frame features.
+"""A multi-stage temporal convolutional network over frame features, causal or not.
 
 Czempiel et al., TeCNO: Surgical phase recognition with multi-stage temporal convolutional networks, MICCAI
-2020; the stages are those of Farha and Gall, MS-TCN, CVPR 2019, with convolutions that see only the past.
+2020; the stages are those of Farha and Gall, MS-TCN, CVPR 2019, with convolutions that see only the past
+(online), or as many frames of the past as of the future (offline).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from foldwise.networks.temporal import Mode
 
 
 class TeCNO(nn.Module):
@@ -23,6 +26,7 @@ class TeCNO(nn.Module):
         layers: int = 8,
         channels: int = 32,
         dropout: float = 0.5,
+        mode: Mode = "online",
     ) -> None:
         """Build the stages.
 
@@ -30,13 +34,14 @@ class TeCNO(nn.Module):
             width: features of a frame.
             phases: number of phases.
             stages: number of stages, each refining the previous one.
-            layers: layers of a stage; layer i looks back 2 · 2^i frames.
+            layers: layers of a stage; layer i looks back 2 · 2^i frames; offline, 2^i to each side.
             channels: channels of a stage.
             dropout: dropout of a layer.
+            mode: online: outputs depend only on earlier frames; offline: on the whole video.
         """
         super().__init__()
         widths = [width] + [phases] * (stages - 1)
-        self.stages = nn.ModuleList(_Stage(n, phases, layers, channels, dropout) for n in widths)
+        self.stages = nn.ModuleList(_Stage(n, phases, layers, channels, dropout, mode) for n in widths)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Logits (stages, B, n, phases) of features (B, n, width); the last stage's are the result."""
@@ -47,10 +52,12 @@ class TeCNO(nn.Module):
 
 
 class _Stage(nn.Module):
-    def __init__(self, width: int, phases: int, layers: int, channels: int, dropout: float) -> None:
+    def __init__(
+        self, width: int, phases: int, layers: int, channels: int, dropout: float, mode: Mode
+    ) -> None:
         super().__init__()
         self.enter = nn.Conv1d(width, channels, 1)
-        self.layers = nn.ModuleList(_Layer(channels, 2**i, dropout) for i in range(layers))
+        self.layers = nn.ModuleList(_Layer(channels, 2**i, dropout, mode) for i in range(layers))
         self.leave = nn.Conv1d(channels, phases, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -61,15 +68,15 @@ class _Stage(nn.Module):
 
 
 class _Layer(nn.Module):
-    """A dilated convolution of kernel 3 on past frames, with a residual."""
+    """A dilated convolution of kernel 3 with a residual."""
 
-    def __init__(self, channels: int, dilation: int, dropout: float) -> None:
+    def __init__(self, channels: int, dilation: int, dropout: float, mode: Mode) -> None:
         super().__init__()
-        self.past = 2 * dilation
+        self.padding = (2 * dilation, 0) if mode == "online" else (dilation, dilation)
         self.dilated = nn.Conv1d(channels, channels, 3, dilation=dilation)
         self.mix = nn.Conv1d(channels, channels, 1)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        change = self.mix(F.relu(self.dilated(F.pad(x, (self.past, 0)))))
+        change = self.mix(F.relu(self.dilated(F.pad(x, self.padding))))
         return x + self.dropout(change)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from foldwise.files import CaseError
@@ -53,6 +54,8 @@ def fitting(network: nn.Module, settings: Pretrained) -> tuple[dict[str, torch.T
         CaseError: the file cannot be read without executing code, or too little of it fits.
     """
     found = read_weights(settings.file)
+    # A network may know the names of its authors' release.
+    found = getattr(network, "translated", dict)(found)
     own = network.state_dict()
     prefix = _part_that_fits(own, found)
     found = {prefix + name: value for name, value in found.items()}
@@ -97,7 +100,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise CaseError(f"{path}: no such file")
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except Exception as error:  # a foreign file raises any of half a dozen types
         # PyTorch adds paragraphs, with advice on how to execute the contents.
         reason = str(error).splitlines()[0].split(". ")[0]

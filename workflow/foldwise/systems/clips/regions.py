@@ -134,12 +134,12 @@ def make_finder(settings: Regions) -> tuple[Finder, str]:
     if settings.method != "medsam":
         return (lambda image, box: (object_in_box(image, box), float("nan"))), ""
     # Imported only here, since torch and transformers take seconds to import.
-    from foldwise.networks.clip import weights_digest
+    from foldwise.networks.local_weights import weights_digest
     from foldwise.networks.medsam import MedSAM, load_medsam
 
     assert settings.weights is not None
     network = load_medsam(settings.weights)
-    digest = bytes(weights_digest(network).tolist()).hex()
+    digest = bytes(weights_digest(network.state_dict()).tolist()).hex()
     return MedSAM(network), digest
 
 

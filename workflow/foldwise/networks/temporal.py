@@ -1,0 +1,31 @@
+"""What all networks over the frames of a whole video share.
+
+Each takes features (B, n, width) of frames on a regular time grid, and returns logits (stages, B, n,
+classes); the loss is the mean over the stages, and the last one is the result. `mode` says what an output may
+depend on:
+
+* online: only its own frame and earlier ones, as during an operation;
+* offline: the whole video, as in a review afterwards. Scores of the two modes are not comparable.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+Mode = Literal["online", "offline"]
+
+
+def clip_windows(count: int, frames: int, mode: Mode, every: int = 1) -> np.ndarray:
+    """Frames that a clip network sees for each frame of a video, (count, frames).
+
+    Args:
+        count: frames of the video.
+        frames: frames of a clip.
+        mode: online: the clip ends at the frame; offline: the frame is in its middle (with an even number,
+            the first of the later half). Beyond the video, its first or last frame is repeated.
+        every: distance of two frames of a clip.
+    """
+    steps = np.arange(frames) - (frames - 1 if mode == "online" else frames // 2)
+    return (np.arange(count)[:, None] + every * steps).clip(0, count - 1)

@@ -24,7 +24,7 @@ from foldwise.networks.tecno import TeCNO
 from foldwise.networks.temporal import Mode, clip_windows
 from foldwise.networks.trans_svnet import TransSVNet
 
-WIDTH, CLASSES, COUNT = 4, 2, 40
+WIDTH, CLASSES, COUNT = 4, 5, 24
 Make = Callable[[Mode], nn.Module]
 HEADS: dict[str, Make] = {
     "TeCNO": lambda mode: TeCNO(WIDTH, CLASSES, layers=5, channels=16, dropout=0.0, mode=mode),
@@ -44,6 +44,8 @@ def videos(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     features = 0.3 * torch.randn(count, COUNT, WIDTH, generator=generator)
     place = torch.randint(5, COUNT - 5, (count,), generator=generator)
+    # Like those of an encoder, they have a large mean, which the value does not hide.
+    features += torch.tensor([0.0, 3, -3, 0])
     features[torch.arange(count), place, 0] += 4
     return features, place
 
@@ -54,7 +56,7 @@ def seen(place: torch.Tensor) -> torch.Tensor:
 
 
 def train(head: nn.Module, features: torch.Tensor, wanted: torch.Tensor, steps: int) -> list[float]:
-    optimiser = torch.optim.Adam(head.parameters(), lr=1e-2)
+    optimiser = torch.optim.Adam(head.parameters(), lr=2e-2)
     losses = []
     for _ in range(steps):
         optimiser.zero_grad()
@@ -80,34 +82,34 @@ class TestTemporalHeads:
         torch.manual_seed(0)
         head = make("online")
         features, place = videos(16, 1)
-        losses = train(head, features, seen(place), 80)
+        losses = train(head, features, seen(place), 60)
         assert losses[-1] < 0.25 * losses[0]
         others, place = videos(16, 2)
         assert accuracy(head, others, seen(place)) > 0.95
 
     @each_head
     def test_only_offline_learns_from_the_future(self, make: Make) -> None:
-        """The wanted class is whether the large value comes within the next ten frames."""
-        features, place = videos(32, 3)
-        ahead = place[:, None] - torch.arange(COUNT)
-        wanted = ((ahead > 0) & (ahead <= 10)).long()
-        found: dict[Mode, float] = {}
+        """The wanted class is whether the large value comes within the next five frames."""
+        found = []
         modes: tuple[Mode, Mode] = ("online", "offline")
         for mode in modes:
             torch.manual_seed(0)
             head = make(mode)
-            train(head, features, wanted, 80)
-            others, later = videos(32, 4)
-            distance = later[:, None] - torch.arange(COUNT)
-            found[mode] = accuracy(head, others, ((distance > 0) & (distance <= 10)).long())
-        assert found["offline"] > 0.93
-        assert found["online"] < found["offline"] - 0.05
+            for seed in (3, 4):
+                features, place = videos(24, seed)
+                ahead = place[:, None] - torch.arange(COUNT)
+                wanted = ((ahead > 0) & (ahead <= 5)).long()
+                if seed == 3:
+                    train(head, features, wanted, 90)
+            found.append(accuracy(head, features, wanted))
+        assert found[1] > 0.94
+        assert found[0] < 0.91
 
     @each_head
     def test_causality(self, make: Make) -> None:
         torch.manual_seed(0)
         features, _ = videos(2, 5)
-        changed, now = features.clone(), 23
+        changed, now = features.clone(), 13
         changed[:, now:] = 5 * torch.randn(changed[:, now:].shape)
         online, offline = make("online").eval(), make("offline").eval()
         with torch.no_grad():
@@ -115,9 +117,7 @@ class TestTemporalHeads:
             assert torch.equal(before[:, :, :now], after[:, :, :now])
             assert not torch.allclose(before[:, :, now:], after[:, :, now:], atol=1e-3)
             # A video that ends there: other sizes of matrices, so not to the last bit.
-            torch.testing.assert_close(
-                online(features[:, :now]), before[:, :, :now], atol=1e-5, rtol=1e-4
-            )
+            torch.testing.assert_close(online(features[:, :now]), before[:, :, :now], atol=1e-5, rtol=1e-4)
             assert not torch.allclose(offline(features)[:, :, :now], offline(changed)[:, :, :now], atol=1e-4)
 
     @each_head
@@ -198,13 +198,15 @@ class TestDiagonalSSM:
                 logits, state = head.step(features[:, t], state)
                 torch.testing.assert_close(logits, whole[:, t], atol=1e-4, rtol=1e-3)
 
-    def test_stays_stable_whatever_is_learned(self) -> None:
-        head = DiagonalSSM(2, 2, channels=4, states=4, layers=1)
-        system = head.layers[0].forwards
+    def test_an_input_never_grows_whatever_is_learned(self) -> None:
+        system = DiagonalSSM(2, 2, channels=4, states=4, layers=1).layers[0].forwards
         with torch.no_grad():
-            system.log_decay.fill_(-20)
-            system.log_step.fill_(1)
-            assert system(torch.ones(1, 5000, 4)).abs().max() < 1e4
+            system.log_decay.copy_(torch.linspace(-30, 5, 16).view(4, 4))
+            system.log_step.fill_(2)
+            once = torch.zeros(1, 5000, 4)
+            once[:, 0] = 1
+            bound = 2 * system._discrete()[1].abs().sum(1)
+            assert (system(once)[0, 1:].abs() <= bound * 1.001).all()
 
     def test_half_precision_around_it(self) -> None:
         torch.manual_seed(3)
@@ -235,7 +237,8 @@ class TestTransSVNet:
             assert stages.shape == (3, 1, 10, 3)
             for t in range(10):
                 rows = [
-                    stages[1, 0, s] if 0 <= s < 10 else torch.zeros(3) for s in range(t - before, t - before + 4)
+                    stages[1, 0, s] if 0 <= s < 10 else torch.zeros(3)
+                    for s in range(t - before, t - before + 4)
                 ]
                 memory = self.layer(head.encoder, torch.stack(rows), torch.stack(rows))
                 query = torch.tanh(head.query(features[0, t]))[None]

@@ -227,7 +227,7 @@ CLASSES: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...], tuple[i
         lambda: models.video.MViT(
             (32, 32),
             4,
-            [MSBlockConfig(2, 96, 96, [3] * 3, [3] * 3, [], [1] * 3)] * 2,
+            [MSBlockConfig(2, 96, 96, [3] * 3, [3] * 3, [1] * 3, [1] * 3)] * 2,
             False,
             True,
             False,

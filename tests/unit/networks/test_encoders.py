@@ -200,7 +200,7 @@ NETWORKS: dict[str, tuple[tuple[int, ...], tuple[int, int, int]]] = {
     "r3d_18": ((8, 32, 32), (1, 4, 512)),
     "s3d": ((16, 224, 224), (2, 49, 1024)),
 }
-swin = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2]}
+swin: dict[str, Any] = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2]}
 # The others' classes, with few channels and layers.
 CLASSES: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...], tuple[int, int, int]]] = {
     "ConvNeXt": (
@@ -209,7 +209,7 @@ CLASSES: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...], tuple[i
         (1, 16, 16),
     ),
     "SwinTransformer": (
-        lambda: models.SwinTransformer(patch_size=[4, 4], window_size=[4, 4], **swin),  # type: ignore[arg-type]
+        lambda: models.SwinTransformer(patch_size=[4, 4], window_size=[4, 4], **swin),
         (32, 32),
         (1, 16, 16),
     ),
@@ -218,7 +218,7 @@ CLASSES: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...], tuple[i
         lambda: models.video.SwinTransformer3d(
             patch_size=[2, 4, 4],
             window_size=[2, 4, 4],
-            **swin,  # type: ignore[arg-type]
+            **swin,
         ),
         (4, 32, 32),
         (2, 16, 16),
@@ -277,7 +277,8 @@ class TestTorchvision:
     def test_other_classes(self, name: str) -> None:
         make, edges, shape = CLASSES[name]
         torch.manual_seed(0)
-        model, x = make().eval(), torch.randn(2, 3, *edges)
+        model: Any = make().eval()
+        x = torch.randn(2, 3, *edges)
         with torch.no_grad():
             for weight in model.parameters():
                 weight.copy_(0.2 * torch.randn(weight.shape))

@@ -15,7 +15,7 @@ from scipy.signal import cont2discrete
 from torch import nn
 
 from foldwise.files import CaseError
-from foldwise.networks import trans_svnet
+from foldwise.networks import build, trans_svnet
 from foldwise.networks.evl import EVLDecoder
 from foldwise.networks.probe import AttentiveProbe
 from foldwise.networks.recurrent import GRU
@@ -23,6 +23,7 @@ from foldwise.networks.state_space import CHUNK, DiagonalSSM
 from foldwise.networks.tecno import TeCNO
 from foldwise.networks.temporal import Mode, clip_windows
 from foldwise.networks.trans_svnet import TransSVNet
+from foldwise.settings import Named, validate
 
 WIDTH, CLASSES, COUNT = 4, 5, 24
 Make = Callable[[Mode], nn.Module]
@@ -61,8 +62,8 @@ def train(head: nn.Module, features: torch.Tensor, wanted: torch.Tensor, steps: 
     for _ in range(steps):
         optimiser.zero_grad()
         stages = head(features)
-        loss = sum(nn.functional.cross_entropy(one.flatten(0, -2), wanted.flatten()) for one in stages)
-        loss = loss / len(stages)
+        terms = [nn.functional.cross_entropy(one.flatten(0, -2), wanted.flatten()) for one in stages]
+        loss = torch.stack(terms).mean()
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
@@ -159,12 +160,16 @@ class TestTemporalHeads:
         assert all(torch.equal(results[0][name], value) for name, value in results[1].items())
 
 
+def first_system(head: DiagonalSSM) -> Any:
+    return head.layers[0].get_submodule("forwards")
+
+
 class TestDiagonalSSM:
     """The system by an independent library, in chunks, and frame by frame."""
 
     def test_against_scipy(self) -> None:
         torch.manual_seed(1)
-        system = DiagonalSSM(3, 2, channels=2, states=3, layers=1).layers[0].forwards
+        system = first_system(DiagonalSSM(3, 2, channels=2, states=3, layers=1))
         with torch.no_grad():
             system.log_decay += 0.3 * torch.randn(2, 3)
         count = 2 * CHUNK + 9
@@ -199,7 +204,7 @@ class TestDiagonalSSM:
                 torch.testing.assert_close(logits, whole[:, t], atol=1e-4, rtol=1e-3)
 
     def test_an_input_never_grows_whatever_is_learned(self) -> None:
-        system = DiagonalSSM(2, 2, channels=4, states=4, layers=1).layers[0].forwards
+        system = first_system(DiagonalSSM(2, 2, channels=4, states=4, layers=1))
         with torch.no_grad():
             system.log_decay.copy_(torch.linspace(-30, 5, 16).view(4, 4))
             system.log_step.fill_(2)
@@ -210,7 +215,7 @@ class TestDiagonalSSM:
 
     def test_half_precision_around_it(self) -> None:
         torch.manual_seed(3)
-        system = DiagonalSSM(2, 2, channels=4, states=4, layers=1).layers[0].forwards
+        system = first_system(DiagonalSSM(2, 2, channels=4, states=4, layers=1))
         inputs = torch.randn(1, 100, 4).bfloat16()
         with torch.no_grad():
             with torch.autocast("cpu", torch.bfloat16):
@@ -256,13 +261,21 @@ class TestTransSVNet:
             )
             parts.append((q @ k.T / math.sqrt(6)).softmax(1) @ v)
         x = layer.attended(x + layer.out(torch.cat(parts, 1)))
-        return layer.fed(x + layer.feed(x))  # type: ignore[no-any-return]
+        return layer.fed(x + layer.feed(x))
 
     def test_tecno_learns_as_alone(self) -> None:
         torch.manual_seed(5)
         head = TransSVNet(5, 3, window=4, layers=2, channels=4)
         head(torch.randn(1, 10, 5))[-1].square().sum().backward()
         assert all(p.grad is None or not p.grad.any() for p in head.tecno.parameters())
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_by_name(name: str) -> None:
+    head = build("temporal network", validate(Named, {"name": name}), WIDTH, CLASSES, mode="offline")
+    assert head(torch.zeros(1, 3, WIDTH)).shape[1:] == (1, 3, CLASSES)
+    with pytest.raises(CaseError, match="'hiden'"):
+        build("temporal network", validate(Named, {"name": name, "hiden": 3}), WIDTH, CLASSES)
 
 
 def test_windows_of_clips() -> None:

@@ -33,6 +33,12 @@ NAMESPACES = {
         "foldwise.networks.clip",
         "monai.networks.nets",
     ),
+    "temporal network": (
+        "foldwise.networks.tecno",
+        "foldwise.networks.trans_svnet",
+        "foldwise.networks.recurrent",
+        "foldwise.networks.state_space",
+    ),
     "loss": ("monai.losses", "torch.nn"),
     "optimiser": ("torch.optim",),
     "scheduler": ("torch.optim.lr_scheduler",),

@@ -72,6 +72,7 @@ class DiagonalSSM(nn.Module):
         x = self.enter(features)
         after = []
         for number, layer in enumerate(self.layers):
+            assert isinstance(layer, _Layer)
             x, own = layer.step(x, None if state is None else state[number])
             after.append(own)
         return self.leave(x), after

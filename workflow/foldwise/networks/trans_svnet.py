@@ -17,7 +17,7 @@ from foldwise.networks.tecno import TeCNO
 from foldwise.networks.temporal import Mode
 
 # Frames whose windows are computed at once.
-BLOCK = 1024
+BLOCK = 256
 
 
 class TransSVNet(nn.Module):

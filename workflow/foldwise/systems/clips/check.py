@@ -83,7 +83,12 @@ def check_weights(settings: Settings) -> list[str]:
 
 
 def _clip_problem(folder: Path, model: Model) -> str:
-    """Why a folder is not a CLIP for a model, by its config.json alone; "" if it may be one."""
+    """Why a folder is not a CLIP for a model, by its config.json alone; "" if it may be one.
+
+    An archive by OpenAI is only judged when the network is tried.
+    """
+    if folder.is_file():
+        return ""
     path = folder / "config.json"
     config = read_json(path) if path.is_file() else None
     if not isinstance(config, dict):

@@ -17,7 +17,8 @@ from torchvision.models.video.mvit import MSBlockConfig
 
 from foldwise.files import CaseError
 from foldwise.networks import encoders_torchvision
-from foldwise.networks.encoders import Encoder, load_encoder
+from foldwise.networks.encoder import Encoder
+from foldwise.networks.encoders import load_encoder
 from foldwise.networks.encoders_torchvision import _encode
 from foldwise.settings import Named, validate
 

@@ -19,7 +19,7 @@ from torchvision.models import video
 
 from foldwise.files import CaseError
 from foldwise.networks import first_line, shapes_only
-from foldwise.networks.encoders import Encoded, Encoder
+from foldwise.networks.encoder import Encoded, Encoder
 from foldwise.networks.local_weights import weights_digest
 from foldwise.settings import Named
 from foldwise.training.pretrained import read_weights

@@ -29,7 +29,7 @@ from transformers.image_utils import (
 )
 
 from foldwise.files import CaseError
-from foldwise.networks.encoders import Encoded, Encoder, Triple
+from foldwise.networks.encoder import Encoded, Encoder, Triple
 from foldwise.networks.local_weights import load_saved, read_config, weights_digest
 from foldwise.networks.openai_clip import read_openai_clip
 from foldwise.settings import Named

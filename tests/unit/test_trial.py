@@ -56,6 +56,14 @@ def problems(system: str, given: dict[str, Any], task: Any = None, whole: bool =
         ({"scheduler": {"name": "StepLR", "step_size": "x"}}, "scheduler StepLR: epoch 1 of 300: "),
         ({"scheduler": {"name": "OneCycleLR", "max_lr": 1, "total_steps": 9}}, "epoch 10 of 300: "),
         ({"scheduler": {"name": "ExponentialLR", "gamma": -1}}, "learning rate of epoch 1 is -0.001"),
+        ({"training": {"epochs": 3, "warmup": 3}}, "training.warmup: 3 epochs, but the whole training has 3"),
+        (
+            {
+                "scheduler": {"name": "OneCycleLR", "max_lr": 1, "total_steps": 9},
+                "training": {"epochs": 2, "steps_per_epoch": 10, "schedule_by": "step", "warmup": 5},
+            },
+            "scheduler OneCycleLR: step 15 of 20: ",
+        ),
         ({"scheduler": {"name": "SequentialLR", "schedulers": 5}}, "scheduler SequentialLR: 'int'"),
         (
             {"scheduler": {"name": "SequentialLR", "schedulers": [{"name": "CosineLR"}], "milestones": []}},
@@ -108,6 +116,10 @@ def test_what_is_right_is_taken() -> None:
     assert problems("segmentation", {**SMALL, "network": deep, "scheduler": schedule}) == ""
     for name in ("DiceFocalLoss", "BCEWithLogitsLoss"):
         assert problems("segmentation", {**SMALL, "loss": {"name": name}}, REGIONS) == ""
+    by_step: dict[str, Any] = {"scheduler": {"name": "OneCycleLR", "max_lr": 1}}
+    for training in ({"steps_per_epoch": None}, {"steps_per_epoch": 3}):
+        by_step["training"] = {"epochs": 5, "schedule_by": "step", "warmup": 9, **training}
+        assert problems("segmentation", {**SMALL, **by_step}) == ""
     plateau = {"scheduler": {"name": "ReduceLROnPlateau"}, "optimiser": {"name": "SGD", "lr": 0.1}}
     assert problems("surgical", {"backbone": {"name": "resnet18"}, **plateau}) == ""
 

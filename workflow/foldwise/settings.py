@@ -234,6 +234,31 @@ class Training(Section):
         # The default changes no training, so it is not a part of any.
         exclude_if=lambda value: value == "exact",
     )
+    schedule_by: Literal["epoch", "step"] = Field(
+        "epoch",
+        description="What the scheduler and `warmup` count. epoch: the learning rate changes after every "
+        "epoch. step: after every optimiser step, so a schedule's lengths (T_max, step_size, milestones, …) "
+        "are in steps, and those filled in are those of all epochs. ReduceLROnPlateau follows validations in "
+        "both cases.",
+        json_schema_extra=affects("train"),
+        exclude_if=lambda value: value == "epoch",
+    )
+    warmup: int = Field(
+        0,
+        ge=0,
+        description="Epochs or steps (`schedule_by`) in which the learning rate rises linearly to the "
+        "schedule's first one; the schedule begins after them, and its length is what is left of the "
+        "training. 0: none.",
+        json_schema_extra=affects("train"),
+        exclude_if=lambda value: value == 0,
+    )
+    warmup_from: Share = Field(
+        0.01,
+        description="Share of that learning rate with which `warmup` starts. At 0 the first step learns "
+        "nothing, so it needs `schedule_by: step`.",
+        json_schema_extra=affects("train"),
+        exclude_if=lambda value: value == 0.01,
+    )
     keep: Literal["best", "last"] = Field(
         "best",
         description="The model to test. best: that of the best validation. last: that of the last epoch.",
@@ -282,6 +307,11 @@ class Training(Section):
             raise ValueError(
                 f"batch {self.batch} is not a multiple of gpus: {self.gpus}; set a multiple of it"
             )
+        if self.schedule_by == "epoch" and self.warmup and self.warmup_from == 0:
+            raise ValueError(
+                "with `schedule_by: epoch` and `warmup_from: 0`, the first epoch would learn nothing; set "
+                "`warmup_from` above 0, or `schedule_by: step`"
+            )
         return self
 
 
@@ -309,8 +339,10 @@ class Model(Section):
     )
     scheduler: Named | None = Field(
         Named(name="PolynomialLR"),
-        description="A class of torch.optim.lr_scheduler and its arguments, stepped once per epoch; the "
-        "number of epochs is filled in as the length if the class has one (see `training.extend`). "
+        description="A class of torch.optim.lr_scheduler and its arguments, stepped once per epoch, or per "
+        "optimiser step (see `training.schedule_by`); the number of epochs or steps is filled in as the "
+        "length if the class has one (see `training.extend`). Before it, the rate may rise "
+        "(`training.warmup`). "
         "ReduceLROnPlateau watches 1 − the validation score, or `val_loss` (see `training.validation`). "
         "null: a constant rate.",
         json_schema_extra=affects("train"),

@@ -22,14 +22,13 @@ from foldwise.evaluate import marks
 from foldwise.files import CaseError
 from foldwise.hdf5 import identity_of
 from foldwise.index import Index
-from foldwise.settings import Named, validate
+from foldwise.settings import validate
 from foldwise.systems.segmentation.settings import Model
 from foldwise.training import steps
 from foldwise.training.attempts import Attempts
 from foldwise.training.budget import Budget
 from foldwise.training.loop import Run, Trainer
 from foldwise.training.parallel import LostError
-from foldwise.training.schedule import make_scheduler
 from foldwise.training.steps import StepSampler, batches, collate, step_seed
 from foldwise.volumes.patches import Patches
 from foldwise.volumes.settings import Intensity, Sampling
@@ -438,36 +437,6 @@ def test_an_epoch_sees_every_training_case(index: Path, tmp_path: Path) -> None:
     """Three training cases in batches of two: two steps."""
     assert finish(command(index, tmp_path, settings=training(steps_per_epoch=None, epochs=3))).returncode == 0
     assert [row["step"] for row in log(tmp_path)] == ["2", "4", "6"]
-
-
-def optimiser(lr: float = 1.0) -> torch.optim.Optimizer:
-    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
-
-
-def rates(named: Mapping[str, object], epochs: int) -> list[float]:
-    optimiser_ = optimiser()
-    schedule = make_scheduler(validate(Named, named), optimiser_, epochs)
-    found = []
-    for _ in range(epochs):
-        found.append(optimiser_.param_groups[0]["lr"])
-        optimiser_.step()
-        schedule.step()
-    return found
-
-
-def test_schedules_by_name() -> None:
-    assert rates({"name": "PolynomialLR"}, 4) == pytest.approx([1, 0.75, 0.5, 0.25])
-    assert rates({"name": "PolynomialLR", "total_iters": 2}, 4) == pytest.approx([1, 0.5, 0, 0])
-    assert rates({"name": "StepLR", "step_size": 2, "gamma": 0.1}, 4) == pytest.approx([1, 1, 0.1, 0.1])
-    warm = {"name": "LinearLR", "start_factor": 0.5, "total_iters": 2}
-    chain = {
-        "name": "SequentialLR",
-        "schedulers": [warm, {"name": "ConstantLR", "factor": 1}],
-        "milestones": [2],
-    }
-    assert rates(chain, 4) == pytest.approx([0.5, 0.75, 1, 1])
-    with pytest.raises(CaseError, match="did you mean StepLR"):
-        make_scheduler(Named(name="StpLR"), optimiser(), 3)
 
 
 @pytest.mark.slow

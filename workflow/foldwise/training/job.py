@@ -35,7 +35,7 @@ from foldwise.training.log import log_text
 from foldwise.training.loop import Run, Trainer
 from foldwise.training.parallel import gathered, is_helper
 from foldwise.training.pretrained import refuse_not_finite
-from foldwise.training.schedule import with_lengths
+from foldwise.training.schedule import left_of, length_of, with_lengths
 from foldwise.training.scratch import node_scratch, staged
 from foldwise.twins import refuse_twins
 
@@ -167,7 +167,8 @@ class Job:
         ends = {"patience", "keep"} if self.learner.counts_epochs else {"epochs", "patience", "keep"}
         course = {**values, "training": {k: v for k, v in values["training"].items() if k not in ends}}
         if schedule := model.scheduler:
-            course["scheduler"] = dump(with_lengths(schedule, model.training.epochs))
+            left = left_of(model.training, length_of(model.training))
+            course["scheduler"] = dump(with_lengths(schedule, left))
         exact = similar = hashed(course)
         if schedule:
             similar = hashed({**course, "scheduler": dump(with_lengths(schedule, sys.maxsize, given=False))})

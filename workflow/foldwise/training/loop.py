@@ -31,7 +31,7 @@ from foldwise.training.opening import opening
 from foldwise.training.parallel import LostError, Team, make_fabric
 from foldwise.training.pretrained import load_pretrained
 from foldwise.training.pulse import Pulse
-from foldwise.training.schedule import make_scheduler
+from foldwise.training.schedule import Schedule, length_of
 from foldwise.training.steps import batches, reader_killed, step_seed
 from foldwise.training.validation import Measured, Validation
 
@@ -99,7 +99,7 @@ class Trainer:
         self.pretrained = load_pretrained(network, run.model.pretrained) if run.model.pretrained else None
         optimiser = build("optimiser", run.model.optimiser, learner.parameters(network))
         logging.info(opening(learner, training, network, optimiser, self.fabric, run.workers))
-        self.scheduler = make_scheduler(run.model.scheduler, optimiser, training.epochs)
+        self.schedule = Schedule(run.model.scheduler, optimiser, training, length_of(training))
         assert training.steps_per_epoch is not None, "the learner sets the steps of an epoch"
         self.per_epoch = training.steps_per_epoch
         self.network, self.optimiser = self.fabric.setup(network, optimiser)
@@ -271,6 +271,8 @@ class Trainer:
                 error_if_nonfinite=False,
             )
         self.optimiser.step()
+        self.sums["lr"] = float(self.optimiser.param_groups[0]["lr"])
+        self.schedule.after_step()
         self.step += 1
         self.sums["seconds"] += time.monotonic() - begun
 
@@ -295,7 +297,7 @@ class Trainer:
             return
         row: dict[str, float] = {"epoch": epoch, "step": self.step}
         row |= {k: v / self.per_epoch for k, v in self.sums["values"].items()}
-        row["lr"] = self.optimiser.param_groups[0]["lr"]
+        row["lr"] = self.sums["lr"]
         row |= measured.columns
         self._judge(epoch, measured)
         self._schedule(row["loss"], self._watch(measured))
@@ -400,17 +402,12 @@ class Trainer:
                 path.unlink()
 
     def _schedule(self, loss: float, watched: float | None) -> None:
-        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            # With validation cases it watches them, so its patience counts validations.
-            if not self.run.validation:
-                self.scheduler.step(loss)
-            elif watched is not None:
-                self.scheduler.step(loss if math.isnan(watched) else watched)
-        elif self.scheduler is not None:
-            with warnings.catch_warnings():
-                # An earlier job may have taken the epoch's steps.
-                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-                self.scheduler.step()
+        # With validation cases a plateau watches them, so its patience counts validations.
+        known = loss if not self.run.validation or (watched is not None and math.isnan(watched)) else watched
+        with warnings.catch_warnings():
+            # An earlier job may have taken the epoch's steps.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            self.schedule.after_epoch(known)
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
@@ -424,7 +421,7 @@ class Trainer:
             "gpus": self.team.size,
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "scheduler": self.schedule.main.state_dict() if self.schedule.main else None,
             "precision": self.fabric.strategy.precision.state_dict(),
             **{name: getattr(self, name) for name in STATE},
         }
@@ -442,25 +439,18 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
-        optimiser = state["optimiser"]
-        if self.scheduler is not None and state["scheduler"] is None:
-            optimiser = {**optimiser, "param_groups": self._planned(len(state["rows"]))}
-        elif self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
+        optimiser, schedule = state["optimiser"], state["scheduler"]
+        self.schedule.resume(state["step"] if self.schedule.by_step else len(state["rows"]), schedule)
+        if (
+            self.schedule.main and schedule is None
+        ):  # the rates of this schedule, not those of another one that it goes on from
+            optimiser = {**optimiser, "param_groups": self.optimiser.state_dict()["param_groups"]}
         self.optimiser.load_state_dict(optimiser)
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         for name in STATE:
             setattr(self, name, state[name])
         self._saved = self._place
         self._write_log()
-
-    def _planned(self, epochs: int) -> Any:
-        """The optimiser's groups after some epochs of the new schedule, which another one is to follow."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it misses the optimiser's steps in between
-            for _ in range(epochs):
-                self.scheduler.step()
-        return self.optimiser.state_dict()["param_groups"]
 
 
 def _empty_sums() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from foldwise.settings import Model
 from foldwise.training.learner import Learner
 from foldwise.training.memory import count_step
 from foldwise.training.pretrained import fitting
-from foldwise.training.schedule import make_scheduler
+from foldwise.training.schedule import Schedule, length_of
 
 
 def try_model(kind: type[Learner[Any]], model: Model, task: dict[str, Any], whole: bool = True) -> Step:
@@ -86,24 +86,33 @@ def _try_schedule(model: Model, learner: Learner[Any], network: nn.Module) -> No
         raise
     except Exception as error:
         raise CaseError(f"optimiser {model.optimiser.name}: {error}") from error
-    if model.scheduler is None:
+    training, named = model.training, "training.warmup"
+    if model.scheduler is not None:
+        named = f"scheduler {model.scheduler.name}"
+    elif not training.warmup:
         return
-    named = f"scheduler {model.scheduler.name}"
+    unit = training.schedule_by
+    if unit == "step" and training.steps_per_epoch is None:
+        # Known only to training; what fails in fewer steps would fail there, too.
+        length = max(training.epochs, training.warmup + 1)
+    else:
+        length = length_of(training)
     try:
-        scheduler = make_scheduler(model.scheduler, optimiser, model.training.epochs)
+        schedule = Schedule(model.scheduler, optimiser, training, length)
     except CaseError:
         raise
     except Exception as error:  # e.g. parts that are not a list
         raise CaseError(f"{named}: {error}") from error
-    plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-    for epoch in range(1, model.training.epochs + 1):
+    for done in range(1, length + 1):
         try:
-            scheduler.step(1.0) if plateau else scheduler.step()
+            schedule.after_step()
+            if unit == "epoch" or done == length:
+                schedule.after_epoch(1.0)
         except Exception as error:
-            raise CaseError(f"{named}: epoch {epoch} of {model.training.epochs}: {error}") from error
+            raise CaseError(f"{named}: {unit} {done} of {length}: {error}") from error
         rates = [float(group["lr"]) for group in optimiser.param_groups]
         if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
-            raise CaseError(f"{named}: the learning rate of epoch {epoch} is {min(rates):g}")
+            raise CaseError(f"{named}: the learning rate of {unit} {done} is {min(rates):g}")
 
 
 def _small(parameter: nn.Parameter) -> nn.Parameter:

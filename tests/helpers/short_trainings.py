@@ -42,6 +42,7 @@ def train(
     scheduler: Any = None,
     pieces: float = float("inf"),
     prepared: Any = None,
+    labels: float = 1,
     **training: Any,
 ) -> bool:
     """A job of a training, after Snakemake has deleted its outputs; whether it finished."""
@@ -61,6 +62,7 @@ def train(
         "patch": [16, 16, 16],
         "optimiser": {"name": "AdamW", "lr": 0.01},
         "scheduler": scheduler,
+        "labels": labels,
         "training": loop,
     }
     job = Job(

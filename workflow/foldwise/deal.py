@@ -88,6 +88,43 @@ def deal(
     return parts
 
 
+def share_of(patients: Sequence[Patient], share: float, random: np.random.Generator) -> list[Patient]:
+    """A share of the patients with its share of every class; a smaller share is a part of a larger one.
+
+    Patients are taken one by one, and the result is the beginning of that order. Each has the class that is
+    still missing, the rarest first, or else the one furthest below its share (Webster); of several, one that
+    brings most missing classes and least of those that there are enough of.
+
+    Args:
+        patients: in an order that depends on nothing else.
+        share: of their number, rounded; more if a class would be missing.
+        random: decides between patients with the same classes.
+    """
+    alike = defaultdict(list)
+    for number in random.permutation(len(patients)):
+        alike[*sorted(set(patients[number].classes)), ANY].append(patients[number])
+    counts = Counter(name for classes, members in alike.items() for name in classes for _ in members)
+    taken: list[Patient] = []
+    held: Counter[str] = Counter()
+
+    def need(name: str) -> tuple[float, ...]:
+        if not held[name] and name != ANY:
+            return 1, -counts[name]
+        return 0, counts[name] / (2 * held[name] + 1)
+
+    def rank(classes: tuple[str, ...]) -> tuple[float, ...]:
+        return -sum(not held[name] for name in classes), sum(held[name] / counts[name] for name in classes)
+
+    while len(taken) < round(share * len(patients)) or any(not held[name] for name in counts):
+        wanted = max(sorted({name for classes in alike for name in classes}), key=need)
+        chosen = min(sorted(classes for classes in alike if wanted in classes), key=rank)
+        taken.append(alike[chosen].pop())
+        held.update(chosen)
+        if not alike[chosen]:
+            del alike[chosen]
+    return taken
+
+
 def _in_order(
     patients: Sequence[Patient], counts: Mapping[str, int], width: int, random: np.random.Generator
 ) -> Iterator[tuple[Patient, list[str]]]:

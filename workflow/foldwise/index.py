@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from foldwise.deal import Patient, deal, held_back
+from foldwise.deal import Patient, deal, held_back, share_of
 from foldwise.files import CaseError, read_json, read_pickle, write_json, write_pickle
 from foldwise.section import Strict
 from foldwise.settings import Split, validate
@@ -90,6 +90,18 @@ class Index:
         if not 0 <= number < len(self.folds):
             raise CaseError(f"--fold {number}: the index has the folds 0 to {len(self.folds) - 1}")
         return self.folds[number]
+
+    def fewer(self, fold: Fold, share: float, seed: Sequence[int]) -> Fold:
+        """A fold that trains on a share of its training patients, see `share_of`; the rest is unchanged.
+
+        Args:
+            fold: of this index.
+            share: of the patients.
+            seed: of the draw.
+        """
+        patients = _patients([self[case] for case in sorted(fold.train)])
+        kept = set(_cases(share_of(patients, share, np.random.default_rng(seed))))
+        return replace(fold, train=tuple(case for case in fold.train if case in kept))
 
     @cached_property
     def _by_case(self) -> dict[str, Entry]:

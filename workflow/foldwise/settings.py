@@ -348,6 +348,17 @@ class Model(Section):
         json_schema_extra=affects("train"),
     )
     pretrained: Pretrained | None = Field(None, description="Weights to start from.")
+    labels: float = Field(
+        1,
+        gt=0,
+        le=1,
+        description="Share of each fold's training patients that the model learns from, to measure how much "
+        "labelled data it needs: their number is rounded, every class of the training patients is among "
+        "them, and the patients of a smaller share are among those of a larger one. Validation and test "
+        "cases are the same for every share. `seed` decides which patients.",
+        json_schema_extra=affects("train"),
+        exclude_if=lambda value: value == 1,
+    )
     training: Training = Field(Training(), description="The training loop.")
 
 

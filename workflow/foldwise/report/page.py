@@ -185,6 +185,7 @@ def _runs(model: ModelResults) -> Table:
                 "memory": log["peak_mib"].max(),
                 "gpu": gpu or None,
                 "attempts": len(starts) or None,
+                "labels": _learns_from(origin.get("learns_from")),
             }
         )
     columns = (
@@ -196,8 +197,14 @@ def _runs(model: ModelResults) -> Table:
         Column("memory", "peak memory (MiB)"),
         Column("gpu", "peak GPU memory (MiB)"),
         Column("attempts", "attempts"),
+        *([Column("labels", "learnt from", text=True)] if any(row["labels"] for row in rows) else []),
     )
     return Table("Training. Data wait is the share of time without a ready batch.", columns, rows)
+
+
+def _learns_from(part: dict[str, Any] | None) -> str | None:
+    """A share of the training patients and cases, in words; None: all."""
+    return part and " and ".join(f"{part[kind]} of {part['of'][kind]} {kind}" for kind in part["of"])
 
 
 def _cases(view: View, rows: pd.DataFrame, caption: str) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -39,8 +39,8 @@ from foldwise.training.schedule import left_of, length_of, with_lengths
 from foldwise.training.scratch import node_scratch, staged
 from foldwise.twins import refuse_twins
 
-# Separates the choice of whole validation cases from other draws.
-CHOICE = 7
+# Separates the choice of whole validation cases, and of a share of the patients, from other draws.
+CHOICE, LABELS = 7, 8
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,19 @@ class Job:
 
     @cached_property
     def cases(self) -> Fold:
-        """The cases for training, validation and testing."""
-        return self.index.fold(self.fold)
+        """The cases for training, as far as the model learns from them, for validation and for testing."""
+        fold, share = self.index.fold(self.fold), self.settings.labels
+        return fold if share == 1 else self.index.fewer(fold, share, [self.seed, self.fold, LABELS])
+
+    @cached_property
+    def learns_from(self) -> dict[str, Any] | None:
+        """Numbers of the training patients and cases that a share of the labels leaves, and of all."""
+        share, every = self.settings.labels, self.index.fold(self.fold).train
+
+        def counted(cases: Sequence[str]) -> dict[str, int]:
+            return {"patients": len({self.index[case].group for case in cases}), "cases": len(cases)}
+
+        return None if share == 1 else {"labels": share, **counted(self.cases.train), "of": counted(every)}
 
     @cached_property
     def caches(self) -> dict[str, str]:
@@ -193,6 +204,7 @@ class Job:
                 "prepared": dict(self.prepared),
                 "fingerprint": fingerprint,
                 "fold": self.fold,
+                **({"learns_from": self.learns_from} if self.learns_from else {}),
                 "held_out": sorted(marks(self.index[case])["case"] for case in fold.test),
                 "learnt": sorted(
                     {m for case in self.caches for m in marks(self.index[case], identities[case]).values()}
@@ -223,6 +235,12 @@ def train_fold(job: Job, budget: Budget, made: Made) -> int:
     run, settings = job.run(), job.fitted
     attempts = Attempts(job.state / "attempts.jsonl", job.attempt, run.fingerprint)
     learner, kept = job.learner, Made.within(run.folder)
+    if (part := job.learns_from) and not is_helper():
+        logging.info(
+            "labels: %g: learns from %d of %d training patients, %d of %d cases: %s",
+            *(part["labels"], part["patients"], part["of"]["patients"], part["cases"], part["of"]["cases"]),
+            ", ".join(job.cases.train),
+        )
 
     def give_up() -> bool:
         return budget.reason is not None
@@ -287,6 +305,7 @@ def _write(job: Job, trainer: Trainer, attempts: Attempts, files: Made) -> None:
             seed=job.seed,
             fold=job.fold,
             best_epoch=best["epoch"],
+            learns_from=job.learns_from,
             score=None if math.isnan(best["score"]) else best["score"],
             epochs=len(trainer.rows),
             pretrained=trainer.pretrained,

@@ -56,6 +56,7 @@ EXPERIMENTS: dict[str, tuple[dict[str, Any], str, str, str]] = {
             "data": {"classes": ["low", "high"]},
             "prepare": {"regions": {"method": "fan"}},
             "models": {"evl": {"network": {"name": "EVL", "weights": "clip"}, "features": {}}},
+            "evaluate": {"perturb": {}},
         },
         *("case,video,label", "{0},{0}.mp4,low", "{0},{0}.mp4,"),
     ),

@@ -23,6 +23,7 @@ Work = Literal[
     "index",  # what is learnt, and the cases for training, validation and testing
     "train",
     "predict",
+    "perturb",  # predicting clips with changed frames
     "choose",  # choosing post-processing and similar
     "score",
     "export",

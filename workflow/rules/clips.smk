@@ -14,6 +14,11 @@ if "clip_features" in PREPARED.stages:
     include: "clip_features.smk"
 
 
+if SETTINGS.evaluate.perturb is not None:
+
+    include: "perturb.smk"
+
+
 if SETTINGS.data.update_labels:
 
     include: "update_labels.smk"

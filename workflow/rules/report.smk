@@ -13,6 +13,9 @@ rule report:
         metrics=expand(
             rules.metrics.output, model=SETTINGS.models, place=EXPERIMENT.places
         ),
+        further=[
+            path for model in SETTINGS.models for path in EXPERIMENT.further(model)
+        ],
         stale=PATHS.stale,
     output:
         html=f"{PATHS.experiment}/report.html",

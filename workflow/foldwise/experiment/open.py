@@ -106,6 +106,19 @@ class Opened(Generic[AnySettings, AnyCase]):
             return self.parts.ready(self.training, pattern)
         return [str(Path(pattern.format(case="", fold=fold)).parent)]
 
+    def frames_of(self, model: str) -> list[str]:
+        """Files that the stored features of a model would be computed from."""
+        return self.parts.ready(self.training, self.preparation.unencoded(model))
+
+    def further(self, model: str) -> list[str]:
+        """Tables and records of a model's further tests."""
+        return [
+            f"{self.paths.fold}/{name}.{suffix}".format(model=model, fold=fold)
+            for name in self.system.further_tests(self.settings)
+            for fold in self.folds
+            for suffix in ("csv", "json")
+        ]
+
     def scores(self, model: str, place: str, share: str = "predictions") -> list[str]:
         """Folders of the scores of a folder of predictions, in a fold or in the ensemble."""
         counts = len(self.others), ceil(len(self.training) / len(self.folds))

@@ -153,8 +153,9 @@ class _Results:
 
     @property
     def shown(self) -> list[str]:
-        """Scores and choices of all folds and of the ensemble."""
-        return [self._in(p, name) for p in self._opened.places for name in ("choice.json", "metrics.csv")]
+        """Scores and choices of all folds and of the ensemble, and further tests."""
+        scored = [self._in(p, name) for p in self._opened.places for name in ("choice.json", "metrics.csv")]
+        return [*scored, *self._opened.further(self._model)]
 
     def levels(self) -> Iterator[list[Made]]:
         """All but the predictions of folds."""
@@ -246,6 +247,11 @@ def _folds(opened: Opened[Any, Any], depends: Depends) -> Iterator[list[Made]]:
                 tested.append(
                     Made("test", f"{place}/{share}.json", given, made_from, (f"{place}/{share}", timed))
                 )
+            for name, further in opened.system.further_tests(opened.settings).items():
+                after = [paths.index, *opened.frames_of(model), f"{place}/model.pt"]
+                given, own = depends.of([model, fold], further.work), f"{place}/{name}"
+                beside = (f"{own}.csv", took.format(name, ""))
+                tested.append(Made(name, f"{own}.json", given, after, beside))
         yield trained
         yield tested
         level = []

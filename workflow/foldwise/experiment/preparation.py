@@ -79,6 +79,10 @@ class Preparation(ABC, Generic[AnyCase]):
         """Pattern of a model's input files: the caches, or features, possibly with {fold}."""
         return self.cached
 
+    def unencoded(self, model: str) -> str:
+        """Pattern of the files that a model's stored features are computed from; without any, its inputs."""
+        return self.inputs(model)
+
     def features(self, model: str, fold: str) -> str | None:
         """Folder of the input files that a model uses instead of the caches."""
         pattern = self.inputs(model)

@@ -6,7 +6,7 @@ import csv
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from math import ceil
 from pathlib import Path
 from typing import Any, Generic
@@ -119,8 +119,13 @@ class Times(Generic[AnySettings, AnyCase]):
     @property
     def _predicting(self) -> dict[str, Callable[[str], float]]:
         """Rules that predict: model → expected time."""
-        folds = self._settings.split.folds
+        folds, further = self._settings.split.folds, self._system.further_tests(self._settings)
+        repeated = {
+            name: partial(lambda passes, model: passes * self._held_out * self._predict(model), test.passes)
+            for name, test in further.items()
+        }
         return {
+            **repeated,
             "test": lambda model: self._held_out * self._predict(model),
             "features": lambda model: (self._cases - self._others) * self._predict(model),
             "ensemble": lambda model: self._others * folds * self._predict(model),

@@ -61,6 +61,7 @@ def write_report(experiment: Experiment, view: View, folder: Path) -> None:
         details=_details(view, summary,
                          f"All metrics: mean ± standard deviation of the folds' means; mean over cases; "
                          f"{BOOTSTRAP}. {view.excluded}"),
+        across=view.across(whole),
         test=_details(view, test, f"Fixed test set, predicted by the mean of all folds' models; {BOOTSTRAP}.",
                       SUMMARY[1:]),
         per_fold=_per_fold(view, experiment.rows),
@@ -204,7 +205,9 @@ def _runs(model: ModelResults) -> Table:
 
 def _learns_from(part: dict[str, Any] | None) -> str | None:
     """A share of the training patients and cases, in words; None: all."""
-    return part and " and ".join(f"{part[kind]} of {part['of'][kind]} {kind}" for kind in part["of"])
+    if part is None:
+        return None
+    return " and ".join(f"{part[kind]} of {part['of'][kind]} {kind}" for kind in ("patients", "cases"))
 
 
 def _cases(view: View, rows: pd.DataFrame, caption: str) -> Table:

@@ -32,6 +32,7 @@ class ModelResults:
         predictions: case → HDF5 of its held-out prediction.
         test: rows of the fixed test set by the ensemble; may be empty.
         chosen: fold → the choice from its validation cases.
+        further: name of a further test of the system → its rows of all folds.
     """
 
     name: str
@@ -41,6 +42,13 @@ class ModelResults:
     predictions: Mapping[str, Path]
     test: pd.DataFrame
     chosen: Mapping[int, Mapping[str, Any]]
+    further: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> float:
+        """Share of the training patients that it learnt from."""
+        learns_from = next(iter(self.provenance.values())).get("learns_from")
+        return float(learns_from["labels"]) if learns_from else 1.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,7 @@ def read_experiment(
     folds: int,
     caches: Path,
     remarks: Callable[[Mapping[str, Any]], Sequence[Remark]],
+    further: Sequence[str] = (),
 ) -> Experiment:
     """Read an experiment's folder.
 
@@ -93,6 +102,7 @@ def read_experiment(
         folds: number of folds.
         caches: folder of the caches.
         remarks: function from check.json's cases to remarks of preparation on them.
+        further: names of the system's further tests.
 
     Raises:
         CaseError: a file is missing or not readable.
@@ -100,7 +110,7 @@ def read_experiment(
     check = read_json(folder / "check.json")
     return Experiment(
         name=name,
-        models=[_model(model, folder / model, folds) for model in models],
+        models=[_model(model, folder / model, folds, further) for model in models],
         caches=caches,
         warnings=check["warnings"],
         remarks=remarks(check["cases"]),
@@ -108,17 +118,22 @@ def read_experiment(
     )
 
 
-def _model(name: str, folder: Path, folds: int) -> ModelResults:
+def _model(name: str, folder: Path, folds: int, further: Sequence[str]) -> ModelResults:
     parts = {fold: folder / f"fold{fold}" for fold in range(folds)}
     ensemble = folder / "ensemble" / "metrics.csv"
+
+    def joined(table: str) -> pd.DataFrame:
+        return pd.concat([_table(part / table) for part in parts.values()], ignore_index=True)
+
     return ModelResults(
         name=name,
-        metrics=pd.concat([_table(p / "metrics.csv") for p in parts.values()], ignore_index=True),
+        metrics=joined("metrics.csv"),
         logs={fold: _table(part / "log.csv") for fold, part in parts.items()},
         provenance={fold: read_json(part / "provenance.json") for fold, part in parts.items()},
         predictions={p.stem: p for part in parts.values() for p in (part / "predictions").glob("*.h5")},
         test=_table(ensemble) if ensemble.exists() else pd.DataFrame(),
         chosen={fold: read_json(part / "choice.json")["chosen"] for fold, part in parts.items()},
+        further={test: joined(f"{test}.csv") for test in further},
     )
 
 

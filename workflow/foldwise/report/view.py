@@ -56,6 +56,7 @@ class View:
             caches.
         summary: rows of all models → their means over folds and cases.
         shown: the experiment with only the rows of its metrics that the page's common tables show.
+        across: further tables that compare all models, from all their rows.
         tables: further tables of a model, from all its rows; placed above its pictures.
         files: writes further files next to the page, from the experiment and their folder.
     """
@@ -76,5 +77,6 @@ class View:
     remarks: Callable[[Mapping[str, Any], Path, Path], list[Remark]] = _nothing
     summary: Callable[[pd.DataFrame, Sequence[str]], pd.DataFrame] = fold_summary
     shown: Callable[[Experiment], Experiment] = lambda experiment: experiment
+    across: Callable[[Experiment], list[Table]] = _nothing
     tables: Callable[[ModelResults], list[Table]] = _nothing
     files: Callable[[Experiment, Path], None] = lambda experiment, folder: None

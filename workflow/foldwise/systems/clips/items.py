@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import h5py
 import numpy as np
@@ -23,6 +23,9 @@ from foldwise.video.views import (
     segment_views,
     spatial_views,
 )
+
+# From frames (n, height, width, 3) uint8 and their numbers to changed ones.
+Change = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Clips:
@@ -98,8 +101,14 @@ def training_clip(file: h5py.File, model: Model, random: np.random.Generator) ->
     return _normalised(frames, model)
 
 
-def evaluation_clips(file: h5py.File, model: Model) -> Iterator[torch.Tensor]:
-    """All views of a case, one temporal view at a time: (spatial views, channels, T, size, size)."""
+def evaluation_clips(file: h5py.File, model: Model, change: Change | None = None) -> Iterator[torch.Tensor]:
+    """All views of a case, one temporal view at a time: (spatial views, channels, T, size, size).
+
+    Args:
+        file: frame cache or file of regions.
+        model: its settings.
+        change: of the frames as they are stored.
+    """
     clip = model.clip
     count = int(file.attrs["frames"])
     if clip.every == "segments":
@@ -107,7 +116,7 @@ def evaluation_clips(file: h5py.File, model: Model) -> Iterator[torch.Tensor]:
     else:
         views = dense_views(count, clip.frames, int(clip.every), clip.temporal_views)
     for numbers in views:
-        squares = spatial_views(seen(file, numbers, model), clip.size, clip.spatial_views)
+        squares = spatial_views(seen(file, numbers, model, change), clip.size, clip.spatial_views)
         yield torch.stack([_normalised(square, model) for square in squares])
 
 
@@ -117,12 +126,13 @@ def _one(file: h5py.File, model: Model) -> torch.Tensor:
     return views[len(views) // 2]
 
 
-def seen(file: h5py.File, numbers: np.ndarray, model: Model) -> torch.Tensor:
+def seen(file: h5py.File, numbers: np.ndarray, model: Model, change: Change | None = None) -> torch.Tensor:
     """Frames (T, channels, height, width) uint8 as `model.input` requires; a region's channel is 0 or 255.
 
     A case without a region is shown whole: blanking would leave nothing.
     """
-    frames = torch.from_numpy(read(file, numbers)).permute(0, 3, 1, 2)
+    stored = read(file, numbers)
+    frames = torch.from_numpy(change(stored, numbers) if change else stored).permute(0, 3, 1, 2)
     if model.input == "whole":
         return frames
     found = bool(file.attrs["region_found"])

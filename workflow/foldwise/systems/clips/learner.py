@@ -20,7 +20,7 @@ from foldwise.networks import build, explicit, ramp, try_loss
 from foldwise.overlap import Unwritten
 from foldwise.settings import Named, validate
 from foldwise.systems.clips.cache import label_of
-from foldwise.systems.clips.items import Clips, evaluation_clips
+from foldwise.systems.clips.items import Change, Clips, evaluation_clips
 from foldwise.systems.clips.predictions import write_prediction
 from foldwise.systems.clips.settings import FROZEN, Model
 from foldwise.training.learner import Staged, by
@@ -197,6 +197,17 @@ class ClipsLearner(Staged[Model]):
             write_prediction(path, name, self.classes, found, source)
 
         return Unwritten(write, found.nbytes)
+
+    def probabilities(self, network: nn.Module, file: Any, change: Change | None) -> np.ndarray:
+        """Probabilities (classes,), the mean over views; those of stored features are computed from frames.
+
+        Args:
+            network: on its device.
+            file: frame cache or file of regions.
+            change: of the frames; None: none.
+        """
+        inputs = [(clips,) for clips in evaluation_clips(file, self.model, change)]
+        return np.asarray(self._mean([network], inputs).mean(axis=0))
 
     def _views(self, networks: Sequence[nn.Module], cache: str) -> np.ndarray:
         """Probabilities (views, classes), the mean over networks."""

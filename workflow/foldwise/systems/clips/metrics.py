@@ -18,6 +18,8 @@ RESAMPLES = 1000
 CLIPS, PATIENTS = "all clips", "all patients"
 # Columns of a prediction's probabilities in tables: this and the class.
 PROBABILITY = "probability_"
+# A clip as it is, beside those with changed frames.
+CLEAN = "clean"
 
 
 def measure(

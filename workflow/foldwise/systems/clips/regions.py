@@ -98,7 +98,7 @@ def find_regions(
         scores: dict[int, float] = {}
         if settings.method == "fan":
             source, keys = "fan", [0]
-            found[0] = _fan(file)
+            found[0] = fan_of(file)
             first = box_of(found[0])
         else:
             source, boxes = _boxes(file, box, given, case)
@@ -197,11 +197,12 @@ def _boxes(
     if given:
         by_frame = {frame: box_of(mask) for frame, mask in given.items()}
         return "mask", lambda frame: by_frame[min(by_frame, key=lambda known: abs(known - frame))]
-    outline = box_of(_fan(file))
+    outline = box_of(fan_of(file))
     return "fan", lambda frame: outline
 
 
-def _fan(file: h5py.File) -> np.ndarray:
+def fan_of(file: h5py.File) -> np.ndarray:
+    """The scanner's image area, (height, width) bool; empty if nothing lights up."""
     return find_fan(read(file, spread(int(file.attrs["frames"]), FAN_FRAMES)))
 
 

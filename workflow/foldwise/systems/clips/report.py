@@ -16,11 +16,13 @@ from foldwise.files import atomic_path, read_json
 from foldwise.hdf5 import open_hdf5
 from foldwise.report.figures import PALETTE, picture
 from foldwise.report.results import Experiment, ModelResults, Remark
-from foldwise.report.tables import Column, number
+from foldwise.report.tables import Column, Table, number
 from foldwise.report.view import Picture, View
 from foldwise.statistics import fold_summary
 from foldwise.systems.clips.metrics import (
+    CLEAN,
     arrays,
+    measure,
     per_patient,
     predicted,
     probability_columns,
@@ -191,8 +193,68 @@ def remarks(cases: Mapping[str, Any], data: Path, caches: Path) -> list[Remark]:
     return listed
 
 
+def robustness(experiment: Experiment) -> pd.DataFrame:
+    """Scores of held-out clips as they are and with changed frames; empty if there is nothing to compare.
+
+    Returns:
+        A row for each model, kind of change and strength: its share of the labels, number of clips, scores,
+        and how much lower these are than those of the clean clips.
+    """
+    keys = ("accuracy", "balanced_accuracy", "auc")
+    rows: list[dict[str, Any]] = []
+    for model in experiment.models:
+        clean = model.metrics.assign(perturbation=CLEAN, strength=0.0)
+        found = model.further.get("perturb", clean)
+        first: dict[tuple[str, str], float] | None = None
+        for (kind, strength), part in found.groupby(["perturbation", "strength"], sort=False):
+            scores = measure(*arrays(part))
+            first = first or scores
+            row = {"model": model.name, "labels": model.labels, "perturbation": kind, "strength": strength}
+            row |= {"n": len(part), **{key: scores["", key] for key in keys}}
+            rows.append(row | {f"{key}_drop": first["", key] - scores["", key] for key in keys})
+    table = pd.DataFrame(rows)
+    return table if len({*table["perturbation"]}) > 1 or (table["labels"] < 1).any() else table[:0]
+
+
+def compared(experiment: Experiment) -> list[Table]:
+    """The table of robustness and of shares of the labels."""
+    rows = [{str(k): v for k, v in row.items()} for row in robustness(experiment).to_dict("records")]
+    for row in rows:
+        row["labels"] = f"{100 * row['labels']:g} %"
+        row["frames"] = _changed(row["perturbation"], row["strength"])
+        if row["perturbation"] == CLEAN:
+            row |= dict.fromkeys(("accuracy_drop", "balanced_accuracy_drop", "auc_drop"))
+    shown = [metric for metric in METRICS if metric.key in ("accuracy", "balanced_accuracy", "auc")]
+    columns = (
+        Column("model", "model", text=True),
+        Column("labels", "training patients"),
+        Column("frames", "frames", text=True),
+        Column("n", "clips"),
+        *shown,
+        *(Column(f"{metric.key}_drop", f"{metric.title}, drop", 3) for metric in shown),
+    )
+    caption = (
+        "Held-out clips as they are and with changed frames, by the models and their shares of the "
+        "training patients (`labels`): scores over all clips, and how much lower they are than clean."
+    )
+    return [Table(caption, columns, rows)] if rows else []
+
+
+def _changed(kind: str, strength: float) -> str:
+    """A change of frames in words, e.g. `gain −6 dB`."""
+    if kind == CLEAN:
+        return CLEAN
+    amount = {"shadow": f"{100 * strength:g} %", "speckle": f"{strength:g}"}.get(kind, f"{strength:g} dB")
+    return f"{kind} {amount}".replace("-", "−")
+
+
 def files(experiment: Experiment, folder: Path) -> None:
-    """Write each model's out-of-fold predictions: <model>/predictions.csv."""
+    """Write each model's out-of-fold predictions, <model>/predictions.csv, and perturb.csv if there is one."""
+    if any(model.further for model in experiment.models):
+        with atomic_path(folder / "perturb.csv") as temporary:
+            robustness(experiment).to_csv(temporary, index=False)
+    else:
+        (folder / "perturb.csv").unlink(missing_ok=True)
     for model in experiment.models:
         own = probability_columns(model.metrics)
         rows = model.metrics.assign(predicted=predicted(model.metrics))
@@ -229,6 +291,7 @@ VIEW = View(
     pictures=pictures,
     concerns=concerns,
     remarks=remarks,
+    across=compared,
     summary=summary,
     files=files,
 )

@@ -18,7 +18,7 @@ from foldwise.section import values_for
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
-from foldwise.systems.base import NOTHING, Footprint
+from foldwise.systems.base import NOTHING, Footprint, FurtherTest
 from foldwise.systems.clips.check import check_classes, check_prompt, check_weights
 from foldwise.systems.clips.settings import FROZEN, Cache, Data, Model, Prepare, Settings
 from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences, read_new_cases, read_sheet
@@ -131,6 +131,13 @@ class Clips(VideoSystem[Settings, ClipCase]):
         cases = [case for case in read_sheet(data).cases if case.trains == training]
         return _task(data), [_entry(case, caches) for case in cases]
 
+    def further_tests(self, settings: Settings) -> Mapping[str, FurtherTest]:
+        """Predictions of clips with changed frames."""
+        if (perturb := settings.evaluate.perturb) is None:
+            return {}
+        listed = (perturb.attenuation, perturb.shadow, perturb.speckle, perturb.gain)
+        return {"perturb": FurtherTest("perturb", 1 + sum(map(len, listed)))}
+
     @property
     def learner(self) -> type[ClipsLearner]:
         """The class that trains and predicts."""
@@ -240,7 +247,11 @@ class ClipPreparation(Preparation[ClipCase]):
         """Features, or the files that they would be computed from."""
         if model in self._keys:
             return self.encoded.replace("{encoded}", self._keys[model]) + "/{case}.h5"
-        return self._before_features(model)
+        return self.unencoded(model)
+
+    def frames(self, model: str) -> str | None:
+        """Folder of the files of regions, if a model's clips are from these and not from the caches."""
+        return None if self.unencoded(model) == self.cached else self.regions
 
     def roi_inputs(self, name: str) -> Inputs:
         """Inputs of a case's region: its frames, a given mask, and the network's weights."""
@@ -262,9 +273,9 @@ class ClipPreparation(Preparation[ClipCase]):
 
     def encoded_from(self, encoded: str, case: str) -> str:
         """The file from which a case's features of a key are computed."""
-        return self._before_features(self.encoder(encoded)).format(case=case)
+        return self.unencoded(self.encoder(encoded)).format(case=case)
 
-    def _before_features(self, model: str) -> str:
+    def unencoded(self, model: str) -> str:
         """Pattern of the files from which a model's clips are drawn: the caches, or the files of regions."""
         whole = self._models[model].input == "whole"
         return self.cached if whole else f"{self.regions}/{{case}}.h5"

@@ -119,6 +119,31 @@ class TestRun:
         assert jobs["train"] == 2
         assert "clip_cache" not in jobs
 
+    def test_changed_frames_are_a_test_of_their_own(self, run: Path) -> None:
+        """Only it and the report run; its clean clips have the probabilities of the test."""
+
+        def tested(attenuation: float, **more: Any) -> dict[str, Any]:
+            perturb = {"attenuation": [attenuation], "shadow": [], "speckle": [1], "gain": []}
+            evl = {**experiment(run)["models"]["evl"], **more}
+            return experiment(run, evaluate={"perturb": perturb}, models={"evl": evl})
+
+        assert planned(run, tested(12)) == {"perturb": 2, "report": 1}
+        snakemake(run, tested(12))
+        assert planned(run, tested(12)) == {}
+        folder, columns = run / "results" / "tiny", [f"probability_{name}" for name in CLASSES]
+        tables = [pd.read_csv(folder / "evl" / f"fold{fold}" / "perturb.csv") for fold in (0, 1)]
+        rows = pd.concat(tables).set_index("case")
+        assert rows["perturbation"].tolist() == ["clean", "attenuation", "speckle"] * 4
+        clean = rows[rows["perturbation"] == "clean"]
+        expected = pd.read_csv(folder / "evl" / "predictions.csv").set_index("case")
+        # It was tested on stored features, in half precision.
+        np.testing.assert_allclose(clean[columns], expected.loc[clean.index, columns], atol=2e-3)
+        assert len(pd.read_csv(folder / "perturb.csv")) == 3
+        assert "attenuation 12 dB" in (folder / "report.html").read_text(encoding="utf-8")
+        assert planned(run, tested(24)) == {"perturb": 2, "report": 1}
+        fewer = planned(run, tested(12, labels=0.5))
+        assert (fewer["train"], fewer["perturb"], fewer.get("clip_features")) == (2, 2, None)
+
     def test_update_labels_makes_a_new_index(self, run: Path) -> None:
         updated = experiment(run)
         updated["data"] = {**updated["data"], "update_labels": True}

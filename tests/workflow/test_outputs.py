@@ -56,11 +56,12 @@ def with_new_cases(folder: Path) -> dict[str, Any]:
 
 
 def with_features(folder: Path) -> dict[str, Any]:
-    """Two models that learn from features of two kinds, and one that learns from the clips."""
+    """Models that learn from features of two kinds and from the clips, also tested on changed frames."""
     save_clip(folder / "clip")
     evl = {**SMALL, "network": {"name": "EVL", "weights": "clip", "blocks": 2}}
     models = {"small": SMALL, "evl": {**evl, "input": "crop", "features": {"views": 2}}, "whole": evl}
-    return {**clips(folder), "prepare": {"regions": {"method": "fan"}}, "models": models}
+    more = {"models": models, "evaluate": {"perturb": {}}}
+    return {**clips(folder), "prepare": {"regions": {"method": "fan"}}, **more}
 
 
 def with_updated_labels(folder: Path) -> dict[str, Any]:

@@ -297,7 +297,8 @@ class Trainer:
             return
         row: dict[str, float] = {"epoch": epoch, "step": self.step}
         row |= {k: v / self.per_epoch for k, v in self.sums["values"].items()}
-        row["lr"] = self.sums["lr"]
+        # Of the last step; a state saved by an earlier version lacks it.
+        row["lr"] = self.sums.get("lr", self.optimiser.param_groups[0]["lr"])
         row |= measured.columns
         self._judge(epoch, measured)
         self._schedule(row["loss"], self._watch(measured))

@@ -133,7 +133,7 @@ def speckle(
         dynamic_range: of the picture, in dB.
         seed: of the noise.
         numbers: of the frames, which give each its noise.
-        grain: size of the grains, a full width at half maximum. Pixels.
+        grain: full width at half maximum of the Gaussian that smooths the noise. Pixels.
     """
     if contrast == 0:
         return frames.copy()

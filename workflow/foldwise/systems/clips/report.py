@@ -249,7 +249,7 @@ def _changed(kind: str, strength: float) -> str:
 
 
 def files(experiment: Experiment, folder: Path) -> None:
-    """Write each model's out-of-fold predictions, <model>/predictions.csv, and perturb.csv if there is one."""
+    """Write each model's out-of-fold predictions, <model>/predictions.csv, and perturb.csv, if any."""
     if any(model.further for model in experiment.models):
         with atomic_path(folder / "perturb.csv") as temporary:
             robustness(experiment).to_csv(temporary, index=False)

@@ -316,7 +316,8 @@ class Perturb(Section):
     grain: float = Field(
         3,
         gt=0,
-        description="Size of the grains of `speckle`. Pixels of the cached frames.",
+        description="Size of the grains of `speckle` (full width at half maximum). Pixels of the cached "
+        "frames.",
         json_schema_extra=affects("perturb"),
     )
     dynamic_range: float = Field(

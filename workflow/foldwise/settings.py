@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from foldwise.files import CaseError
-from foldwise.section import Section, affects
+from foldwise.section import Section, Work, affects
 from foldwise.texts import parse_yaml, read_values
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -404,6 +404,18 @@ class Data(Section):
         return self.sheet.parent if self.folder is None else self.folder
 
 
+class FurtherTest(NamedTuple):
+    """A rule of a system's own that tests each model and fold once more.
+
+    Attributes:
+        work: the settings that it depends on.
+        passes: how often it predicts each held-out case.
+    """
+
+    work: Work
+    passes: int
+
+
 class Experiment(Section):
     """What every experiment has; a system adds its data, preparation, models, scores and exported files."""
 
@@ -470,6 +482,11 @@ class Experiment(Section):
     def chooses(self) -> bool:
         """Whether validation cases choose anything, e.g. post-processing, so that they are predicted, too."""
         return False
+
+    @property
+    def further_tests(self) -> Mapping[str, FurtherTest]:
+        """Names of rules that test the models once more; each writes fold<n>/<name>.csv and <name>.json."""
+        return {}
 
 
 AnySection = TypeVar("AnySection", bound=BaseModel)

@@ -114,7 +114,7 @@ class Opened(Generic[AnySettings, AnyCase]):
         """Tables and records of a model's further tests."""
         return [
             f"{self.paths.fold}/{name}.{suffix}".format(model=model, fold=fold)
-            for name in self.system.further_tests(self.settings)
+            for name in self.settings.further_tests
             for fold in self.folds
             for suffix in ("csv", "json")
         ]

@@ -247,7 +247,7 @@ def _folds(opened: Opened[Any, Any], depends: Depends) -> Iterator[list[Made]]:
                 tested.append(
                     Made("test", f"{place}/{share}.json", given, made_from, (f"{place}/{share}", timed))
                 )
-            for name, further in opened.system.further_tests(opened.settings).items():
+            for name, further in opened.settings.further_tests.items():
                 after = [paths.index, *opened.frames_of(model), f"{place}/model.pt"]
                 given, own = depends.of([model, fold], further.work), f"{place}/{name}"
                 beside = (f"{own}.csv", took.format(name, ""))

@@ -119,7 +119,7 @@ class Times(Generic[AnySettings, AnyCase]):
     @property
     def _predicting(self) -> dict[str, Callable[[str], float]]:
         """Rules that predict: model → expected time."""
-        folds, further = self._settings.split.folds, self._system.further_tests(self._settings)
+        folds, further = self._settings.split.folds, self._settings.further_tests
         repeated = {
             name: partial(lambda passes, model: passes * self._held_out * self._predict(model), test.passes)
             for name, test in further.items()

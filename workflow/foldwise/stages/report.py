@@ -35,7 +35,7 @@ def report(
         settings.split.folds,
         caches,
         lambda cases: view.remarks(cases, data, caches),
-        [*system.further_tests(settings)],
+        [*settings.further_tests],
     )
     write_report(replace(read, usage=usage(folder, data)), view, folder)
 

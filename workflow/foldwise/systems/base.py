@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
 
 from foldwise.check import Checked
 from foldwise.files import apart
@@ -18,7 +18,7 @@ from foldwise.forecast import Step
 from foldwise.index import Entry
 from foldwise.places import SNAKEFILE
 from foldwise.scores import Chosen, Scores, create_scores, store_scores
-from foldwise.section import Section, Work
+from foldwise.section import Section
 from foldwise.settings import Experiment, Model
 from foldwise.sheet import AnyCase, Sheet
 from foldwise.store import Memory
@@ -38,18 +38,6 @@ RULES = SNAKEFILE.parent / "rules"
 # A file of remarks on a new case, e.g. that it seems cut or upside down.
 REMARKS = "remarks.json"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-
-class FurtherTest(NamedTuple):
-    """A rule of a system's own that tests each model and fold once more.
-
-    Attributes:
-        work: the settings that it depends on.
-        passes: how often it predicts each held-out case.
-    """
-
-    work: Work
-    passes: int
 
 
 class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
@@ -179,10 +167,6 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
     @abstractmethod
     def kept(self, settings: AnySettings, name: str) -> dict[str, Any]:
         """The sections that define how new cases are prepared for a model; the model's file stores them."""
-
-    def further_tests(self, settings: AnySettings) -> Mapping[str, FurtherTest]:
-        """Names of rules that test the models once more; each writes fold<n>/<name>.csv and <name>.json."""
-        return {}
 
     # Results.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from foldwise import settings
 from foldwise.section import Section, affects
-from foldwise.settings import Experiment, Name, Named, Share, Training, Validation
+from foldwise.settings import Experiment, FurtherTest, Name, Named, Share, Training, Validation
 from foldwise.settings import Model as AnyModel
 from foldwise.video.damage import ON_DAMAGE, OnDamage
 from foldwise.video.pixels import INTERPOLATION, Interpolation
@@ -390,3 +391,11 @@ class Settings(Experiment):
         if blind and self.data.sentences is None:
             raise ValueError(f"models.{blind[0]} needs data.sentences")
         return self
+
+    @property
+    def further_tests(self) -> Mapping[str, FurtherTest]:
+        """Predictions of clips with changed frames."""
+        if (perturb := self.evaluate.perturb) is None:
+            return {}
+        listed = (perturb.attenuation, perturb.shadow, perturb.speckle, perturb.gain)
+        return {"perturb": FurtherTest("perturb", 1 + sum(map(len, listed)))}

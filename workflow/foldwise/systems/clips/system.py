@@ -18,7 +18,7 @@ from foldwise.section import values_for
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
-from foldwise.systems.base import NOTHING, Footprint, FurtherTest
+from foldwise.systems.base import NOTHING, Footprint
 from foldwise.systems.clips.check import check_classes, check_prompt, check_weights
 from foldwise.systems.clips.settings import FROZEN, Cache, Data, Model, Prepare, Settings
 from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences, read_new_cases, read_sheet
@@ -130,13 +130,6 @@ class Clips(VideoSystem[Settings, ClipCase]):
         """What is learnt, and the entries, from the sheet alone."""
         cases = [case for case in read_sheet(data).cases if case.trains == training]
         return _task(data), [_entry(case, caches) for case in cases]
-
-    def further_tests(self, settings: Settings) -> Mapping[str, FurtherTest]:
-        """Predictions of clips with changed frames."""
-        if (perturb := settings.evaluate.perturb) is None:
-            return {}
-        listed = (perturb.attenuation, perturb.shadow, perturb.speckle, perturb.gain)
-        return {"perturb": FurtherTest("perturb", 1 + sum(map(len, listed)))}
 
     @property
     def learner(self) -> type[ClipsLearner]:

@@ -27,6 +27,8 @@ TRAINING = {
     "steps_per_epoch": 4,
     "batch": 2,
     "gpus": 2,
+    "schedule_by": "step",
+    "warmup": 2,
     "validate_every": 1,
     "examples": 0,
     "validation": {"samples": 2},

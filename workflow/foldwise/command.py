@@ -18,7 +18,7 @@ import logging
 import os
 import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NewType, ParamSpec, TypeVar, get_args, get_origin
@@ -36,6 +36,7 @@ from foldwise.settings import Device, parse, parse_values
 from foldwise.store import Store
 from foldwise.systems import names, system_of
 from foldwise.systems.base import System
+from foldwise.together import TOGETHER, run_all
 
 Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
@@ -130,10 +131,17 @@ class Stage(Generic[Parameters, Returned]):
     def main(self) -> int | None:
         """Read the command line and call the function; returns the exit code, or None for 0.
 
-        Its outputs hold a record of what they were made from.
+        Its outputs hold a record of what they were made from. With `--together=FILE` alone, it answers all
+        requests in a file one after another (foldwise.together), so that what it loads is loaded once.
         """
+        words = sys.argv[1:]
+        if len(words) == 1 and words[0].startswith(TOGETHER):
+            return run_all(Path(words[0].removeprefix(TOGETHER)), self._run)
+        return self._run(words)
+
+    def _run(self, words: Sequence[str]) -> int | None:
         call: Any = self._function
-        given, values = _read(sys.modules[call.__module__].__doc__, self._arguments)
+        given, values = _read(sys.modules[call.__module__].__doc__, self._arguments, words)
 
         def paths(of: Callable[[_Argument], bool]) -> list[Path]:
             return [p for each in self._arguments if of(each) for p in _paths(values.get(each.name))]
@@ -217,9 +225,11 @@ def refuse_twice(named: Iterable[tuple[str, Path, bool]]) -> None:
                 raise CaseError(f"{second} and {first} are both {path}; nothing was read or written")
 
 
-def _read(doc: str | None, arguments: list[_Argument]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(
+    doc: str | None, arguments: list[_Argument], words: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The words given on the command line, and the arguments' values."""
-    system = _system_of_line() if any(a.kind is System for a in arguments) else None
+    system = _system_of_line(words) if any(a.kind is System for a in arguments) else None
     command_line = argparse.ArgumentParser(
         description=doc,
         epilog="\n".join(line for a in arguments for line in _keys(a, system)) or None,
@@ -242,7 +252,7 @@ def _read(doc: str | None, arguments: list[_Argument]) -> tuple[dict[str, Any], 
         help="free: use GPUs of this machine that no other job uses; default: those that the process sees",
     )
     command_line.add_argument("--device", choices=get_args(Device), help="as in the settings; default: auto")
-    given = vars(command_line.parse_args())
+    given = vars(command_line.parse_args(words))
     values = {}
     for each in arguments:
         text = given[each.name]
@@ -254,10 +264,10 @@ def _read(doc: str | None, arguments: list[_Argument]) -> tuple[dict[str, Any], 
     return given, values
 
 
-def _system_of_line() -> System[Any, Any]:
+def _system_of_line(words: Sequence[str]) -> System[Any, Any]:
     chosen = argparse.ArgumentParser(add_help=False)
     chosen.add_argument("--system", default="segmentation")
-    return system_of(chosen.parse_known_args()[0].system)
+    return system_of(chosen.parse_known_args(words)[0].system)
 
 
 def _value(argument: _Argument, given: Any, system: System[Any, Any] | None) -> Any:

@@ -184,7 +184,12 @@ class Recorder:
         return stamp_of(carrier(path) if self._is_output(path) else path)
 
     def _content(self, path: Path) -> str:
-        return identity(path) if self._is_output(path) else content_of_source(path)
+        if self._is_output(path):
+            return identity(path)
+        known = path, self._stamps[path]
+        if known not in _contents:
+            _contents[known] = content_of_source(path)
+        return _contents[known]
 
     def _is_output(self, path: Path) -> bool:
         return self._results is not None and path.is_relative_to(self._results)
@@ -196,6 +201,8 @@ class Recorder:
 
 
 _current: Recorder | None = None
+# Contents of sources by path and stamp: requests that share a process share its files of weights.
+_contents: dict[tuple[Path, str], str] = {}
 
 
 @contextmanager

@@ -17,13 +17,8 @@ rule clip_cache:
         ),
     params:
         depends=lambda wildcards: DEPENDS.case("clip_cache", wildcards.case),
-        request=lambda wildcards, input, output: request(
-            case=wildcards.case,
-            video=input[0],
-            images_fps=SETTINGS.data.images_fps,
-            label=EXPERIMENT.cases[wildcards.case].label,
-            settings=as_json(SETTINGS.cache),
-            cache=output[0],
+        request=lambda wildcards, output: request(
+            **PREPARED.cache_asked(wildcards.case).values
         ),
     shell:
         "python -m foldwise.stages.clip_cache {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

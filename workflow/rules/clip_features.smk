@@ -26,11 +26,8 @@ rule clip_features:
         device=1,
     params:
         depends=lambda wildcards: DEPENDS.case("clip_features", wildcards.case),
-        request=lambda wildcards, input, output: request(
-            source=input.source,
-            also=input.weights,
-            settings=as_json(PREPARED.encoding(wildcards.encoded)),
-            features=output[0],
+        request=lambda wildcards, output: request(
+            **PREPARED.features_asked(wildcards.encoded, wildcards.case).values
         ),
     shell:
         "python -m foldwise.stages.clip_features {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

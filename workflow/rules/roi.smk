@@ -13,18 +13,11 @@ rule roi:
     resources:
         mem_mb=lambda wildcards, attempt: JOBS.mib("roi", wildcards.case, attempt),
         runtime=lambda wildcards, attempt: TIMES.minutes("roi", wildcards.case, attempt),
-        device=int(SETTINGS.prepare.regions.method == "medsam"),
+        device=int(SETTINGS.prepare.regions.weights is not None),
     params:
         depends=lambda wildcards: DEPENDS.case("roi", wildcards.case),
-        request=lambda wildcards, input, output: request(
-            case=wildcards.case,
-            cache=input.cache,
-            box=EXPERIMENT.cases[wildcards.case].box,
-            mask=input.get("mask"),
-            also=input.get("weights"),
-            settings=as_json(SETTINGS.prepare.regions),
-            regions=output.regions,
-            facts=output.facts,
+        request=lambda wildcards, output: request(
+            **PREPARED.roi_asked(wildcards.case).values
         ),
     shell:
         "python -m foldwise.stages.roi {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

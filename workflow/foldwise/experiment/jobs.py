@@ -101,7 +101,15 @@ class Jobs(Generic[AnySettings, AnyCase]):
         return self.mib("train", model, killed + 1)
 
     def part_mib(self, name: str, attempt: int) -> int:
-        """Memory of a part's job in MiB: that of the largest stage, for as many cases as run at once."""
+        """Memory of a part's job in MiB: that of the largest stage, for as many cases as run at once.
+
+        Cases that share processes share a network, too.
+        """
         cases, stages = self._parts.cases(name), self._parts.preparation.stages
-        one = max(self.mib(stage, case.name, attempt) for stage in stages for case in cases)
-        return one * min(PART_THREADS, len(cases))
+        at_once = min(PART_THREADS, len(cases))
+
+        def needed(name: str) -> int:
+            alone = stages[name].neural and self._parts.preparation.together
+            return max(self.mib(name, case.name, attempt) for case in cases) * (1 if alone else at_once)
+
+        return max(map(needed, stages))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Generic
 
@@ -13,6 +14,9 @@ from foldwise.experiment.preparation import Preparation, per_case
 from foldwise.files import short_hash
 from foldwise.sheet import AnyCase, Case, Sheet
 from foldwise.store import Memory
+
+# Cases of a part, unless the profile says otherwise.
+TOGETHER = 50
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ def divided(
         preparation: the preparation to divide.
         paths: of the experiment.
         training: its training cases.
-        asked: number requested by the profile; None: one job per case and stage.
+        asked: number requested by the profile; None: one job per case and stage, but parts of `TOGETHER` if
+            there are many cases that can share processes.
         main: whether this is the user's own call.
     """
     if not main:
@@ -87,7 +92,8 @@ def divided(
         caches = per_case(training, preparation.cached)
         looks.look_at(caches, listed=True)
         if not all(map(looks.exists, caches)):
-            count = asked
+            many = preparation.together and len(preparation.cases) > 2 * TOGETHER
+            count = ceil(len(preparation.cases) / TOGETHER) if asked is None and many else asked
     return Parts(preparation, count)
 
 

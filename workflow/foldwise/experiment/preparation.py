@@ -16,6 +16,23 @@ Inputs = dict[str, str | list[str]]
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a rule asks of its stage for a case.
+
+    Attributes:
+        values: of the stage's arguments.
+        inputs: files and folders that the outputs are made from.
+        outputs: files that it writes.
+        log: file for what it prints.
+    """
+
+    values: Mapping[str, Any]
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    log: str
+
+
+@dataclass(frozen=True)
 class CaseStage(Generic[AnyCase]):
     """A rule that prepares a case.
 
@@ -23,11 +40,16 @@ class CaseStage(Generic[AnyCase]):
         work: what it does, for the settings that affect it.
         outputs: patterns of its outputs; the first one holds the record of what it was made from.
         given: function from a case to what the rule takes from the sheet: names of files, and values.
+        asked: function from a case's name to what the rule asks of the stage, so that one process can prepare
+            many cases of a part; None: each case needs a job of its own.
+        neural: whether it uses a network, so that one process at a time prepares cases.
     """
 
     work: Work
     outputs: tuple[str, ...]
     given: Callable[[AnyCase], Any] = lambda case: None
+    asked: Callable[[str], Sequence[Asked]] | None = None
+    neural: bool = False
 
 
 class Preparation(ABC, Generic[AnyCase]):
@@ -54,6 +76,11 @@ class Preparation(ABC, Generic[AnyCase]):
     def __init__(self, sheet: Sheet[AnyCase]) -> None:
         """Keep the cases; a system names the folders."""
         self.cases: Mapping[str, AnyCase] = {case.name: case for case in sheet.cases}
+
+    @property
+    def together(self) -> bool:
+        """Whether the cases of a part share processes."""
+        return all(stage.asked is not None for stage in self.stages.values())
 
     @property
     def cached(self) -> str:

@@ -1,6 +1,8 @@
-"""Prepare a part of an experiment's cases in one job, by the same rules as single cases.
+"""Prepare a part of an experiment's cases in one job, as single jobs would.
 
-A failing case is named in the log and does not affect the others; finished cases are left alone.
+Cases share processes, and a network is loaded once, if the system says what its rules ask of their stages;
+otherwise Snakemake runs the rules for these cases. A failing case is named in the log and does not affect the
+others; finished cases are left alone.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from foldwise.command import Output, run, stage
-from foldwise.files import CaseError, write_json, write_text
+from foldwise.command import Output, request, run, stage
+from foldwise.experiment.open import Opened, open_experiment
+from foldwise.files import CaseError, refuse_failed, write_json, write_text
 from foldwise.places import SNAKEFILE
+from foldwise.together import Request, answer
 
 
 @stage(gpus=lambda values: values.get("devices", 0))
@@ -29,10 +33,53 @@ def prepare_part(
     devices: Annotated[int, "number of GPUs that they share"] = 0,
     marker: Annotated[Output, "marker to write when the part is done (.json)"],
 ) -> None:
-    """Run the rules of a part's cases."""
+    """Prepare the part's cases."""
+    opened = open_experiment({**settings, "part": part}, main=False)
+    if opened.preparation.together:
+        refuse_failed(prepare_together(opened, cores), list(opened.cases))
+    else:
+        _by_rules({**settings, "part": part}, target, rules, cores, mem_mib)
+    write_text(marker, "{}\n")
+    logging.info("part %s is prepared", part)
+
+
+def prepare_together(opened: Opened[Any, Any], cores: int) -> dict[str, str]:
+    """Prepare an experiment's cases by processes that prepare one case after another.
+
+    Args:
+        opened: the experiment, e.g. with the cases of a part.
+        cores: that may be used.
+
+    Returns:
+        Case → why it failed.
+    """
+    failed: dict[str, str] = {}
+    settings, mark = opened.settings, opened.paths.stale
+    device = settings.device if settings.device != "auto" else None
+    for name, each in opened.preparation.stages.items():
+        assert each.asked is not None, "all stages say what they are asked"
+        requests = []
+        for case in opened.cases:
+            depends = opened.depends.case(name, case)
+            for asked in each.asked(case) if case not in failed else ():
+                words = request(**asked.values, depends=depends, results=settings.results, device=device)
+                inputs = [*asked.inputs, *([mark] if Path(mark).exists() else [])]
+                requests.append(Request(case, words, asked.log, inputs, asked.outputs))
+        needed = [each for each in requests if each.is_needed]
+        logging.info("%s: %d of %d files are there", name, len(requests) - len(needed), len(requests))
+        # A network uses all cores, and other processes would load it again.
+        processes, threads = (1, cores) if each.neural else (cores, 1)
+        failed |= answer(name, needed, processes, threads)
+    return failed
+
+
+def _by_rules(
+    settings: dict[str, Any], target: str, rules: list[str], cores: int, mem_mib: int | None
+) -> None:
+    """Run the rules of a part's cases in Snakemake."""
     with tempfile.TemporaryDirectory(prefix="foldwise-") as scratch:
         config = Path(scratch) / "part.json"
-        write_json(config, {**settings, "part": part})
+        write_json(config, settings)
         command = [
             *(sys.executable, "-m", "snakemake", target, "--snakefile", str(SNAKEFILE)),
             *("--configfile", str(config), "--allowed-rules", target, *rules),
@@ -45,9 +92,8 @@ def prepare_part(
         ]
         done = subprocess.run(command)
     if done.returncode:
+        part = settings["part"]
         raise CaseError(f"part {part}: not all of its cases could be prepared; the log above names them")
-    write_text(marker, "{}\n")
-    logging.info("part %s is prepared", part)
 
 
 if __name__ == "__main__":

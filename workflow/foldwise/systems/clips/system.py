@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from foldwise import forecast
 from foldwise.check import Checked, Findings, check_folds
-from foldwise.experiment.preparation import CaseStage, Inputs, Preparation
+from foldwise.experiment.preparation import Asked, CaseStage, Inputs, Preparation
 from foldwise.files import CaseError, files_in, read_json, short_hash
 from foldwise.forecast import BASE_MIB, TORCH_MIB, WORKER_MIB, WORKERS, Step
 from foldwise.index import Entry
 from foldwise.section import values_for
-from foldwise.settings import dump, validate
+from foldwise.settings import as_json, dump, validate
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.systems.base import NOTHING, Footprint
@@ -203,7 +203,8 @@ class ClipPreparation(Preparation[ClipCase]):
     def __init__(self, settings: Settings, sheet: Sheet[ClipCase]) -> None:
         """Name the folders."""
         super().__init__(sheet)
-        self._models, self._finder = settings.models, settings.prepare.regions
+        self._models, self._finder, self._cache = settings.models, settings.prepare.regions, settings.cache
+        self._images_fps = settings.data.images_fps
         data = values_for(settings.data, "cache")
         cache = [data, values_for(settings.cache, "cache")]
         regions = [cache, values_for(settings.prepare, "regions")]
@@ -216,14 +217,25 @@ class ClipPreparation(Preparation[ClipCase]):
             for name, model in settings.models.items()
             if model.features is not None
         }
-        self.stages = {"clip_cache": CaseStage("cache", (self.cached,), lambda c: [str(c.video), c.label])}
+        neural = self._finder is not None and self._finder.weights is not None
+        self.stages = {
+            "clip_cache": CaseStage(
+                "cache", (self.cached,), lambda c: [str(c.video), c.label], lambda c: [self.cache_asked(c)]
+            )
+        }
         if self._finder:
             found = (f"{self.regions}/{{case}}.json", f"{self.regions}/{{case}}.h5")
-            self.stages["roi"] = CaseStage("regions", found, lambda c: [c.box, c.mask and str(c.mask)])
+            given: Callable[[ClipCase], Any] = lambda c: [c.box, c.mask and str(c.mask)]  # noqa: E731
+            self.stages["roi"] = CaseStage("regions", found, given, lambda c: [self.roi_asked(c)], neural)
         if self._keys:
             features = dict.fromkeys(self.inputs(model) for model in self._keys)
-            self.stages["clip_features"] = CaseStage("features", tuple(features))
-        self.neural = bool(self._keys) or (self._finder is not None and self._finder.method == "medsam")
+            self.stages["clip_features"] = CaseStage(
+                "features",
+                tuple(features),
+                asked=lambda c: [self.features_asked(key, c) for key in dict.fromkeys(self._keys.values())],
+                neural=True,
+            )
+        self.neural = bool(self._keys) or neural
 
     @property
     def made(self) -> Sequence[str]:
@@ -245,6 +257,38 @@ class ClipPreparation(Preparation[ClipCase]):
     def frames(self, model: str) -> str | None:
         """Folder of the files of regions, if a model's clips are from these and not from the caches."""
         return None if self.unencoded(model) == self.cached else self.regions
+
+    def cache_asked(self, name: str) -> Asked:
+        """What the rule `clip_cache` asks for a case."""
+        case, cache = self.cases[name], self.cached.format(case=name)
+        values = {"case": name, "video": case.video, "images_fps": self._images_fps, "label": case.label}
+        values |= {"settings": as_json(self._cache), "cache": cache}
+        log = f"{self.data}/logs/clip_cache/{name}.log"
+        return Asked(values, [str(case.video)], [cache], log)
+
+    def roi_asked(self, name: str) -> Asked:
+        """What the rule `roi` asks for a case."""
+        assert self._finder is not None, "regions are requested"
+        inputs = self.roi_inputs(name)
+        outputs = {"regions": f"{self.regions}/{name}.h5", "facts": f"{self.regions}/{name}.json"}
+        values = {"case": name, "cache": inputs["cache"], "box": self.cases[name].box}
+        values |= {"mask": inputs.get("mask"), "also": inputs.get("weights")}
+        log = f"{self.data}/logs/roi/{name}.log"
+        return Asked(
+            {**values, "settings": as_json(self._finder), **outputs},
+            [path for each in inputs.values() for path in ([each] if isinstance(each, str) else each)],
+            [*outputs.values()],
+            log,
+        )
+
+    def features_asked(self, encoded: str, name: str) -> Asked:
+        """What the rule `clip_features` asks for a case and a key."""
+        source, model = self.encoded_from(encoded, name), self.encoding(encoded)
+        features = f"{self.encoded.replace('{encoded}', encoded)}/{name}.h5"
+        weights = files_in(Path(model.network.arguments["weights"]))
+        values = {"source": source, "also": weights, "settings": as_json(model), "features": features}
+        log = f"{self.data}/logs/clip_features/{encoded}_{name}.log"
+        return Asked(values, [source, *weights], [features], log)
 
     def roi_inputs(self, name: str) -> Inputs:
         """Inputs of a case's region: its frames, a given mask, and the network's weights."""

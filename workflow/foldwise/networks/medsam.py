@@ -81,24 +81,31 @@ class MedSAM:
         log_device(self.device, "32-true")
         self.model.to(self.device)
 
-    @torch.no_grad()
     def __call__(self, image: np.ndarray, box: Sequence[float]) -> Found:
-        """The object in a box.
+        """The object in a box; see `batch`."""
+        return self.batch([image], [box])[0]
+
+    @torch.no_grad()
+    def batch(self, images: Sequence[np.ndarray], boxes: Sequence[Sequence[float]]) -> list[Found]:
+        """The object in a box of each image, by one pass of the network.
 
         Args:
-            image: (height, width, 3) uint8, RGB; grey images have three equal channels.
-            box: x0, y0, x1, y1 in pixels of the image.
+            images: (height, width, 3) uint8 of one size, RGB; grey images have three equal channels.
+            boxes: x0, y0, x1, y1 in pixels of each image.
         """
-        height, width = image.shape[:2]
+        height, width = images[0].shape[:2]
         scale = torch.tensor([self.size / width, self.size / height] * 2, device=self.device)
-        boxes = (torch.tensor(list(box), device=self.device) * scale)[None, None]
+        scaled = torch.tensor([list(box) for box in boxes], device=self.device) * scale
         outputs = self.model(
-            pixel_values=self.pixels(image), input_boxes=boxes.float(), multimask_output=False
+            pixel_values=torch.cat([self.pixels(image) for image in images]),
+            input_boxes=scaled[:, None].float(),
+            multimask_output=False,
         )
         probability = torch.nn.functional.interpolate(
             outputs.pred_masks[:, 0].float().sigmoid(), (height, width), mode="bilinear", align_corners=False
         )
-        return Found((probability[0, 0] > 0.5).cpu().numpy(), float(outputs.iou_scores[0, 0, 0]))
+        masks = (probability[:, 0] > 0.5).cpu().numpy()
+        return [Found(*each) for each in zip(masks, outputs.iou_scores[:, 0, 0].tolist(), strict=True)]
 
     def pixels(self, image: np.ndarray) -> torch.Tensor:
         """The network's input: the whole image as a square, in steps of uint8, from 0 to 1."""

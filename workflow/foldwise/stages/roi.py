@@ -1,4 +1,4 @@
-"""Find a clip's region in all frames: MedSAM or a classical method on key frames, interpolated in between."""
+"""Find a clip's region in all frames: on key frames, interpolated in between, or followed by a network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from foldwise.systems.clips.regions import find_regions
 from foldwise.systems.clips.settings import Regions
 
 
-@stage(gpus=lambda values: int(values["settings"].method == "medsam"))
+@stage(gpus=lambda values: int(values["settings"].weights is not None))
 def roi(
     *,
     case: Annotated[str, "the case's name"],

@@ -40,7 +40,8 @@ def score(
     made, failed = dict[str, Path](), dict[str, str]()
     for path, files in truths.items():
         with apart(path.stem, failed):
-            key = (file_hash(path), [*map(stamp_of, files)], values_for(settings, "choose", "score"))
+            facts, wanted = read[path.stem].facts, values_for(settings, "choose", "score")
+            key = (file_hash(path), [*map(stamp_of, files)], wanted, facts)
             write = partial(results.write_scores, path, read[path.stem], read.task, settings)
             made[path.stem] = state.get(path.stem, *key) or state.put(write, path.stem, *key)
             logging.info("case %s: scored (%d of %d)", path.stem, len(made), len(mine))

@@ -1,4 +1,4 @@
-"""Write a new index of the cases with accepted new regions, with the new masks; the old index is kept."""
+"""Write a new index that trains on the cases with accepted new regions alone; the old index is kept."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def update_labels(
     for text in missing_classes(new):
         logging.warning(text)
     new.write(updated, splits)
-    logging.info("%d of %d cases accepted", len(new.entries), len(old.entries))
+    accepted = sum(not found["review"] for found in facts.values())
+    logging.info("%d of %d cases accepted", accepted, len(old.entries))
 
 
 if __name__ == "__main__":

@@ -98,6 +98,12 @@ def key_frames(count: int, every: int) -> list[int]:
     return sorted({*range(0, count, every), count - 1})
 
 
+def stretches(count: int, empty: Sequence[int]) -> list[range]:
+    """The runs of frames, of `count`, between those in which there is nothing to see."""
+    edges = [-1, *sorted(empty), count]
+    return [range(a + 1, b) for a, b in itertools.pairwise(edges) if b > a + 1]
+
+
 def propagate(found: Mapping[int, np.ndarray], count: int) -> np.ndarray:
     """Masks of all frames from those of some, by shape-based interpolation (Raya and Udupa 1990).
 

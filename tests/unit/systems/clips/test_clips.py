@@ -502,24 +502,27 @@ class TestIndex:
         facts = {entry.case: {"review": "", "iou": 0.8} for entry in index.entries}
         facts["h3"] = {"review": "no region found", "iou": None}
         updated = update_index(index, facts, tmp_path / "regions")
-        assert {e.case for e in index.entries} - {e.case for e in updated.entries} == {"h3"}
+        assert [e.case for e in updated.entries] == [e.case for e in index.entries]
+        assert "mask" not in updated["h3"].files
+        assert updated["h3"].facts["review"] == "no region found"
         assert updated["h4"].files["mask"] == (str(tmp_path / "regions" / "h4.h5"),)
         for old, new in zip(index.folds, updated.folds, strict=True):
-            assert set(new.test) == set(old.test) - {"h3"}
+            # The case under review is tested and validated on, but not trained on.
+            assert (new.test, new.validation) == (old.test, old.validation)
             assert set(new.train) == set(old.train) - {"h3"}
         assert [fold.test for fold in index.folds] == before
         assert "mask" not in index["h4"].files
         assert {e.case: e.classes for e in updated.entries} == {
-            e.case: (e.facts["label"],) for e in index.entries if e.case != "h3"
+            e.case: (e.facts["label"],) for e in index.entries
         }
 
     def test_a_fold_left_empty(self, tmp_path: Path) -> None:
         index = self.index(tmp_path)
         facts = {
-            e.case: {"review": "x" if e.case in index.folds[1].test else "", "iou": None}
+            e.case: {"review": "x" if e.case in index.folds[1].train else "", "iou": None}
             for e in index.entries
         }
-        with pytest.raises(CaseError, match="fold 1 is left without a case to test on"):
+        with pytest.raises(CaseError, match="fold 1 is left without a case to train on"):
             update_index(index, facts, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The new index of the cases whose regions were accepted."""
+"""The new index, in which only cases whose regions were accepted are trained on."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from foldwise.files import CaseError
-from foldwise.index import Fold, Index
+from foldwise.index import Entry, Index
 
 
 def update_index(index: Index, facts: Mapping[str, Mapping[str, Any]], regions: Path) -> Index:
-    """The same folds with only the accepted cases, now with the new masks.
+    """The same folds, in which only accepted cases are trained on, now with the new masks.
+
+    Cases under review stay in validation and test as they were: a test set without the difficult cases would
+    give a higher score.
 
     Args:
         index: built from the sheet; it is not changed.
@@ -20,28 +23,23 @@ def update_index(index: Index, facts: Mapping[str, Mapping[str, Any]], regions: 
         regions: folder of the files of regions.
 
     Raises:
-        CaseError: a fold is left without a case to train on or to test on.
+        CaseError: a fold is left without a case to train on.
     """
     accepted = {case for case, found in facts.items() if not found["review"]}
-    entries = tuple(
-        replace(
-            entry,
-            files={**entry.files, "mask": (str(regions / f"{entry.case}.h5"),)},
-            facts={**entry.facts, "region_iou": facts[entry.case]["iou"]},
-        )
-        for entry in index.entries
-        if entry.case in accepted
-    )
+
+    def updated(entry: Entry) -> Entry:
+        found = facts[entry.case]
+        own = {**entry.facts, "region_iou": found["iou"], "review": found["review"]}
+        mask = {"mask": (str(regions / f"{entry.case}.h5"),)} if entry.case in accepted else {}
+        return replace(entry, files={**entry.files, **mask}, facts=own)
+
     folds = []
     for number, fold in enumerate(index.folds):
-        kept = Fold(
-            *(tuple(c for c in part if c in accepted) for part in (fold.train, fold.validation, fold.test))
-        )
-        if not kept.train or not kept.test:
-            what = "test on" if kept.train else "train on"
+        kept = replace(fold, train=tuple(case for case in fold.train if case in accepted))
+        if not kept.train:
             raise CaseError(
-                f"data.update_labels: fold {number} is left without a case to {what}: {len(entries)} of "
+                f"data.update_labels: fold {number} is left without a case to train on: {len(accepted)} of "
                 f"{len(index.entries)} regions were accepted; see {regions}/<case>.json for the others"
             )
         folds.append(kept)
-    return Index(index.task, entries, tuple(folds))
+    return Index(index.task, tuple(map(updated, index.entries)), tuple(folds))

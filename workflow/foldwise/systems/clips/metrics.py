@@ -16,6 +16,8 @@ NAN = float("nan")
 BINS = 10
 RESAMPLES = 1000
 CLIPS, PATIENTS = "all clips", "all patients"
+# The same of the clips whose new region was accepted: a column of 0 and 1, with `data.update_labels`.
+ACCEPTED = "accepted"
 # Columns of a prediction's probabilities in tables: this and the class.
 PROBABILITY = "probability_"
 # A clip as it is, beside those with changed frames.
@@ -114,13 +116,14 @@ def summarise(rows: pd.DataFrame, metrics: Sequence[str], resamples: int = RESAM
         resamples: bootstrap resamples of the patients, with replacement.
 
     Returns:
-        A row per model, class (or `CLIPS`, `PATIENTS` for all) and metric: mean (of all predictions pooled),
+        A row per model, class (or `CLIPS`, `PATIENTS` for all; with `ACCEPTED`, also of the accepted clips
+        alone) and metric: mean (of all predictions pooled),
         fold_mean and fold_std (over the folds' values, ddof 1), low and high (percentiles 2.5 and 97.5), n,
         excluded (folds without a value).
     """
     summaries: list[dict[str, object]] = []
     for model, part in rows.groupby("model", sort=False):
-        for level, table in ((CLIPS, part), (PATIENTS, per_patient(part))):
+        for level, table in _levels(part):
             truth, probabilities, classes = arrays(table)
             pooled = measure(truth, probabilities, classes)
             folds = [measure(*arrays(fold)) for _, fold in table.groupby("fold", sort=True)]
@@ -131,7 +134,7 @@ def summarise(rows: pd.DataFrame, metrics: Sequence[str], resamples: int = RESAM
                 of_folds = np.array([fold[name, metric] for fold in folds])
                 known = of_folds[~np.isnan(of_folds)]
                 low, high = interval([values[name, metric] for values in drawn])
-                of_class = name if level == CLIPS else f"{name}, patients"
+                of_class = name if level == CLIPS else f"{name}, {level.removeprefix('all ')}"
                 real = int((truth == classes.index(name)).sum()) if name else len(truth)
                 summaries.append(
                     {
@@ -151,6 +154,15 @@ def summarise(rows: pd.DataFrame, metrics: Sequence[str], resamples: int = RESAM
     order = {metric: place for place, metric in enumerate(metrics)}
     summaries.sort(key=lambda row: order[str(row["metric"])])
     return pd.DataFrame(summaries)
+
+
+def _levels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """A model's clips and patients; if some clips are under review, also those of the accepted clips."""
+    levels = [(CLIPS, rows), (PATIENTS, per_patient(rows))]
+    accepted = rows[rows[ACCEPTED] == 1] if ACCEPTED in rows else rows
+    if 0 < len(accepted) < len(rows):
+        levels += [("accepted clips", accepted), ("accepted patients", per_patient(accepted))]
+    return levels
 
 
 def _bootstrap(rows: pd.DataFrame, resamples: int) -> list[dict[tuple[str, str], float]]:

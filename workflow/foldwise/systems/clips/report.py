@@ -54,7 +54,8 @@ ABOUT = (
     "Each clip is predicted by the model of the fold in which its patient was held out; probabilities are "
     "averaged over the clip's views, and over a patient's clips. Balanced accuracy is the mean recall of the "
     "classes; guessing reaches one over their number. Overall AUC and F1 are means over classes, one against "
-    "the rest; the calibration error uses ten bins."
+    "the rest; the calibration error uses ten bins. With data.update_labels, the same is also given for the "
+    "clips whose new region was accepted; clips under review are tested on, but not trained on."
 )
 EXCLUDED = (
     "A fold in which a class is absent, or the only one, has no recall or AUC for it, and is counted as left "

@@ -12,7 +12,7 @@ from foldwise.index import Entry
 from foldwise.report.view import View
 from foldwise.scores import Chosen
 from foldwise.systems.base import Results, Rows
-from foldwise.systems.clips.metrics import PROBABILITY
+from foldwise.systems.clips.metrics import ACCEPTED, PROBABILITY
 from foldwise.systems.clips.predictions import read_classes, read_prediction
 from foldwise.systems.clips.settings import Evaluate, Export
 
@@ -40,6 +40,8 @@ class ClipsResults(Results):
             "log_loss": float(-np.log(max(own, 1e-7))),
             "brier": float(((probabilities - target) ** 2).sum()),
         }
+        if "review" in entry.facts:
+            row[ACCEPTED] = float(not entry.facts["review"])
         return [row | _columns(classes, probabilities)]
 
     def export_case(

@@ -44,8 +44,9 @@ class Data(settings.Data):
     )
     update_labels: bool = Field(
         False,
-        description="Train on a new index (index-updated.pkl) of only the cases whose new region was "
-        "accepted, with the new masks; the old index is kept.",
+        description="Train only on the cases whose new region was accepted, with the new masks "
+        "(index-updated.pkl); the others stay in validation and test as they were, and scores are given "
+        "with and without them. The old index is kept.",
         json_schema_extra=affects("index"),
     )
 
@@ -60,21 +61,31 @@ class Data(settings.Data):
 class Regions(Section):
     """The object of interest in every frame (rule `roi`)."""
 
-    method: Literal["medsam", "threshold", "fan"] = Field(
+    method: Literal["medsam", "sam2_video", "edgetam_video", "threshold", "fan"] = Field(
         "threshold",
-        description="medsam: the network, prompted with a box. threshold: the largest bright component in "
-        "the box. fan: the image area of the scanner, without the text and rulers around it.",
+        description="medsam: the network, prompted with a box in key frames. sam2_video, edgetam_video: a "
+        "network that follows the object through the clip, from the given masks, or from the box in the "
+        "first frame. threshold: the largest bright component in the box. fan: the image area of the "
+        "scanner, without the text and rulers around it.",
         json_schema_extra=affects("regions", "memory"),
     )
     weights: Path | None = Field(
         None,
-        description="MedSAM's checkpoint (.pth), or a folder with a SamModel of transformers.",
+        description="MedSAM's checkpoint (.pth), or a folder with a SamModel of transformers; for sam2_video "
+        "and edgetam_video, a folder with a Sam2VideoModel or an EdgeTamVideoModel (safetensors).",
         json_schema_extra=affects("regions", "check"),
+    )
+    batch: int = Field(
+        4,
+        ge=1,
+        description="Key frames that MedSAM takes at once on a GPU; on a CPU, it takes one after another.",
+        json_schema_extra=affects(),
     )
     key_every: int = Field(
         8,
         ge=1,
-        description="The region is searched in every n-th frame and interpolated in between. Frames.",
+        description="The region is searched in every n-th frame and interpolated in between (not by "
+        "sam2_video and edgetam_video). Frames.",
         json_schema_extra=affects("regions", "memory"),
     )
     agreement: Share = Field(
@@ -90,9 +101,11 @@ class Regions(Section):
 
     @model_validator(mode="after")
     def _weights(self) -> Regions:
-        if (self.method == "medsam") != (self.weights is not None):
+        neural = self.method not in ("threshold", "fan")
+        if neural != (self.weights is not None):
             raise ValueError(
-                "`weights` is required for method: medsam, and not allowed for the other methods"
+                "`weights` is required for medsam, sam2_video and edgetam_video, and not allowed for the "
+                "other methods"
             )
         return self
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from foldwise.systems.clips.learner import ClipsLearner
     from foldwise.systems.clips.results import ClipsResults
 
-# SAM's image encoder on one image of 1024², including its weights.
+# SAM's image encoder on one image of 1024², including its weights; SAM 2 takes less, with all its memory.
 MEDSAM_MIB = 4000
 # Size of a frame relative to its values: as JPEG of quality 90, and as compressed raw values.
 SHARES = {"jpeg": 0.08, "raw": 0.45}
@@ -111,9 +111,9 @@ class Clips(VideoSystem[Settings, ClipCase]):
         return {name: model for name, model in settings.models.items() if model.features is not None}
 
     def preparation_weights(self, settings: Settings) -> Mapping[Path, Callable[[Path], Any]]:
-        """MedSAM's weights."""
+        """Weights of the network that finds regions."""
         regions = settings.prepare.regions
-        return {regions.weights: try_medsam} if regions and regions.weights else {}
+        return {regions.weights: TRIED[regions.method]} if regions and regions.weights else {}
 
     def task(self, settings: Settings, checked: Checked) -> dict[str, Any]:
         """Classes and their sentences."""
@@ -332,7 +332,7 @@ class ClipsFootprint(Footprint[Settings]):
         if stage == "clip_cache":
             return ceil(BASE_MIB + CODEC_FRAMES * 3 * size.height * size.width / 2**20)
         regions = settings.prepare.regions
-        neural = regions is not None and regions.method == "medsam"
+        neural = regions is not None and regions.weights is not None
         base = TORCH_MIB + MEDSAM_MIB if neural else BASE_MIB + 150
         keys = frames / (regions.key_every if regions else 1)
         return ceil(base + height * width * (2 * frames + keys + 24 * 3 + 40) / 2**20)
@@ -382,7 +382,8 @@ class ClipsFootprint(Footprint[Settings]):
         if stage == "clip_cache":
             return 5 + size.frames / DECODED_PER_SECOND
         if stage == "roi" and regions is not None:
-            each = MEDSAM_SECONDS / regions.key_every if regions.method == "medsam" else 0
+            each = MEDSAM_SECONDS / (regions.key_every if regions.method == "medsam" else 1)
+            each *= regions.weights is not None
             return 20 + frames * (each + height * width * PIXEL_SECONDS)
         if stage == "clip_features":
             featured = [(n, _frozen_step(m)) for n, m in settings.models.items() if m.features]
@@ -428,9 +429,27 @@ def encoding_of(model: Model) -> Model:
 
 def try_medsam(weights: Path) -> None:
     """Read MedSAM's weights as the stage does."""
-    from foldwise.networks.medsam import load_medsam
+    from foldwise.systems.clips.regions import read_network
 
-    load_medsam(weights)
+    read_network("medsam", weights)
+
+
+def try_sam2_video(weights: Path) -> None:
+    """Read SAM 2's weights as the stage does."""
+    from foldwise.systems.clips.regions import read_network
+
+    read_network("sam2_video", weights)
+
+
+def try_edgetam_video(weights: Path) -> None:
+    """Read EdgeTAM's weights as the stage does."""
+    from foldwise.systems.clips.regions import read_network
+
+    read_network("edgetam_video", weights)
+
+
+# Each is named, since another process imports it by its name.
+TRIED = {"medsam": try_medsam, "sam2_video": try_sam2_video, "edgetam_video": try_edgetam_video}
 
 
 def _vision(model: Model) -> tuple[int, int, int]:

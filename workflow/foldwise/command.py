@@ -136,7 +136,8 @@ class Stage(Generic[Parameters, Returned]):
         """
         words = sys.argv[1:]
         if len(words) == 1 and words[0].startswith(TOGETHER):
-            return run_all(Path(words[0].removeprefix(TOGETHER)), self._run)
+            run_all(Path(words[0].removeprefix(TOGETHER)), self._run)
+            return None
         return self._run(words)
 
     def _run(self, words: Sequence[str]) -> int | None:

@@ -22,7 +22,7 @@ class Features(NamedTuple):
         tokens: outputs of its last D blocks, (batch, D, T, 1 + P, width), the class token first.
         attention: (batch, D, 2, T, P, P): similarity of each patch of a frame to each patch of the frame
             before it (0) and after it (1), the soft-max over the neighbour's patches averaged over heads;
-            zero without a neighbour.
+            zero without a neighbour. P is 0 if the network does not use it.
     """
 
     tokens: torch.Tensor
@@ -35,23 +35,29 @@ class FrozenVision:
     Not an `nn.Module`, so that a network containing one neither trains nor stores its weights.
     """
 
-    def __init__(self, folder: Path | str, blocks: int) -> None:
+    def __init__(self, folder: Path | str, blocks: int, pool: int = 1, attention: bool = True) -> None:
         """Load the weights.
 
         Args:
             folder: a model saved by transformers, `CLIPModel` or `CLIPVisionModel`; or OpenAI's archive.
             blocks: D; the features are of the last D blocks.
+            pool: edge of the squares of patches that become one: the mean of their tokens.
+            attention: whether features have attention; otherwise it has no patches, (batch, D, 2, T, 0, 0).
 
         Raises:
-            CaseError: no such model in the folder, weights missing or of wrong shape, or too few blocks.
+            CaseError: no such model in the folder, weights missing or of wrong shape, too few blocks, or a
+                grid of patches that `pool` does not divide.
         """
         self.model = _vision(Path(folder)).eval().requires_grad_(False)
         config = self.model.config
         if blocks > config.num_hidden_layers:
             raise CaseError(f"{folder}: has {config.num_hidden_layers} blocks, but {blocks} are required")
-        self.blocks = blocks
+        self.blocks, self.pool, self.attention = blocks, pool, attention
         self.size: int = config.image_size
-        self.grid: int = config.image_size // config.patch_size
+        grid = config.image_size // config.patch_size
+        if pool < 1 or grid % pool:
+            raise CaseError(f"{folder}: pool: {pool} does not divide its grid of {grid}×{grid} patches")
+        self.grid: int = grid // pool
         self.width: int = config.hidden_size
         self.heads: int = config.num_attention_heads
         self.digest = weights_digest(self.model.state_dict())
@@ -84,7 +90,25 @@ class FrozenVision:
             torch.stack(kept[name]).unflatten(1, (batch, frames)).transpose(0, 1)
             for name in ("out", "query", "key")
         )
-        return Features(tokens, self._attention(queries[..., 1:, :], keys[..., 1:, :]))
+        if self.attention:
+            attention = self._attention(queries[..., 1:, :], keys[..., 1:, :])
+        else:
+            attention = tokens.new_zeros(*tokens.shape[:2], 2, tokens.shape[2], 0, 0)
+        return Features(tokens, attention) if self.pool == 1 else self._pooled(tokens, attention)
+
+    def _pooled(self, tokens: torch.Tensor, attention: torch.Tensor) -> Features:
+        """The features of squares of patches: means of tokens, and sums of the attention that they get."""
+
+        def squares(values: torch.Tensor, dim: int) -> torch.Tensor:
+            """Patches along `dim` as (row, place in the square, column, place in the square)."""
+            return values.unflatten(dim, (self.grid, self.pool, self.grid, self.pool))
+
+        patches = squares(tokens[..., 1:, :], -2).mean((-4, -2)).flatten(-3, -2)
+        tokens = torch.cat([tokens[..., :1, :], patches], dim=-2)
+        if self.attention:
+            seen = squares(attention, -1).sum((-3, -1)).flatten(-2)
+            attention = squares(seen, -2).mean((-4, -2)).flatten(-3, -2)
+        return Features(tokens, attention)
 
     def _attention(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """Attention between neighbouring frames from (batch, D, T, P, width); see `Features`."""

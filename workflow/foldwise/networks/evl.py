@@ -81,7 +81,14 @@ class EVL(EVLDecoder):
     """
 
     def __init__(
-        self, weights: str, num_classes: int, num_frames: int, blocks: int = 4, dropout: float = 0.5
+        self,
+        weights: str,
+        num_classes: int,
+        num_frames: int,
+        blocks: int = 4,
+        dropout: float = 0.5,
+        pool: int = 1,
+        attention: bool = True,
     ) -> None:
         """Build the decoder for a backbone.
 
@@ -91,17 +98,19 @@ class EVL(EVLDecoder):
             num_frames: T, frames of a clip.
             blocks: D, transformer blocks to read and layers of the decoder.
             dropout: in the decoder's MLPs and before the last layer.
+            pool: edge of the squares of patches that are read as one; 2 reads a quarter of the tokens.
+            attention: whether the attention between neighbouring frames is a temporal term.
 
         Raises:
-            CaseError: no such weights.
+            CaseError: no such weights, or a grid of patches that `pool` does not divide.
         """
-        vision = FrozenVision(weights, blocks)
+        vision = FrozenVision(weights, blocks, pool, attention)
         super().__init__(
             vision.width,
             vision.heads,
             num_classes,
             num_frames,
-            grid=vision.grid,
+            grid=vision.grid if attention else None,
             blocks=blocks,
             dropout=dropout,
         )

@@ -170,7 +170,7 @@ def load_video_sam(folder: Path, kind: Kind) -> Any:
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if (found := config.get("model_type")) != kind:
         what = f"a model of type {found!r}" if found else "no folder with a model of transformers"
-        raise CaseError(f"{folder}: is {what}; prepare.regions.method: {kind} needs a {wanted.__name__}")
+        raise CaseError(f"{folder}: is {what}; prepare.regions.method: {kind} needs {wanted.__name__}")
     try:
         model, about = wanted.from_pretrained(
             str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True

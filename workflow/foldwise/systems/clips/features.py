@@ -2,7 +2,9 @@
 
 Layout of a case's file (HDF5): train_tokens (K, D, T, 1 + P, width) float16 and train_attention (K, D, 2, T,
 P, P) float16 of K augmented training clips; test_tokens and test_attention, the same of the testing views;
-and the cache's label. Attributes: format, case, content, and source, the file that the clips are from.
+and the cache's label. With precision int8, they are int8, and train_tokens_scale etc. (float32, the last axis
+has length 1) hold what to multiply them by. A network that uses no attention has none stored. Attributes:
+format, case, content, and source, the file that the clips are from.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import h5py
 import hdf5plugin
@@ -22,7 +26,7 @@ from foldwise.files import CaseError, atomic_path
 from foldwise.hdf5 import create_hdf5, open_hdf5, refuse_not_finite
 from foldwise.networks.clip import FrozenVision
 from foldwise.systems.clips.items import evaluation_clips, training_clip
-from foldwise.systems.clips.settings import Model
+from foldwise.systems.clips.settings import ENCODING, Model
 
 FORMAT = "foldwise-clip-features-1"
 
@@ -50,8 +54,9 @@ def write_features(source: str | Path, model: Model, vision: FrozenVision, path:
             for number in range(model.features.views)
         )
         digest = hashlib.sha256(bytes(vision.digest.tolist()))
-        _store(stored, "train", draws, vision, device, digest)
-        _store(stored, "test", evaluation_clips(file, model), vision, device, digest)
+        _store(stored, "train", draws, vision, device, digest, model.features.precision)
+        views = evaluation_clips(file, model)
+        _store(stored, "test", views, vision, device, digest, model.features.precision)
         stored["label"] = file["label"][()]
         digest.update(file["label"][()].tobytes())
         own = {"format": FORMAT, "case": case, "source": str(source), "content": digest.hexdigest()}
@@ -59,18 +64,35 @@ def write_features(source: str | Path, model: Model, vision: FrozenVision, path:
 
 
 def make_vision(model: Model) -> FrozenVision:
-    """The frozen network of a model.
+    """The frozen network of a model, loaded once for all cases of a process.
 
     Raises:
         CaseError: its weights cannot be read, or are for other frame sizes.
     """
-    arguments = model.network.arguments
-    vision = FrozenVision(arguments["weights"], int(arguments.get("blocks", 4)))
+    arguments = {k: v for k, v in model.network.arguments.items() if k in ENCODING}
+    weights = str(arguments.pop("weights"))
+    vision = _loaded(weights, tuple(sorted({"blocks": 4, **arguments}.items())))
     if vision.size != model.clip.size:
         raise CaseError(
             f"clips are {model.clip.size} px, these CLIP weights need {vision.size}; set clip.size"
         )
     return vision
+
+
+@lru_cache(maxsize=1)
+def _loaded(weights: str, arguments: tuple[tuple[str, Any], ...]) -> FrozenVision:
+    return FrozenVision(weights, **dict(arguments))
+
+
+def whole_numbers(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors along the last axis as int8, and the scale of each, float32: their product is the vector.
+
+    The error is at most half of the scale, which is 1/127 of the vector's largest magnitude.
+    """
+    values = values.astype(np.float32)
+    scale = np.abs(values).max(-1, keepdims=True) / np.float32(127)
+    scale[scale == 0] = 1
+    return np.rint(values / scale).astype(np.int8), scale
 
 
 def _store(
@@ -80,28 +102,37 @@ def _store(
     vision: FrozenVision,
     device: torch.device,
     digest: hashlib._Hash,
+    precision: str,
 ) -> None:
-    """Append the features of batches of clips to two datasets."""
+    """Append the features of batches of clips to their datasets."""
     half = torch.autocast(device.type, torch.float16, enabled=device.type == "cuda")
     for batch in clips:
         with half:
             features = vision.features(batch.to(device))
         for kind, part in zip(("tokens", "attention"), features, strict=True):
             array = np.ascontiguousarray(part.half().cpu().numpy())
+            if not array.size:  # the network uses no attention
+                continue
             refuse_not_finite(str(output.attrs["case"]), array)
             key = f"{name}_{kind}"
-            if key not in output:
-                output.create_dataset(
-                    key,
-                    shape=(0, *array.shape[1:]),
-                    maxshape=(None, *array.shape[1:]),
-                    chunks=(1, 1, *array.shape[2:]),
-                    dtype=np.float16,
-                    compression=hdf5plugin.Blosc2(
-                        cname="lz4", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE
-                    ),
-                )
-            dataset = output[key]
-            dataset.resize(len(dataset) + len(array), axis=0)
-            dataset[-len(array) :] = array
+            if precision == "int8":
+                array, scale = whole_numbers(array)
+                _append(output, f"{key}_scale", scale)
+                digest.update(scale.data)
+            _append(output, key, array)
             digest.update(array.data)
+
+
+def _append(output: h5py.File, key: str, array: np.ndarray) -> None:
+    if key not in output:
+        output.create_dataset(
+            key,
+            shape=(0, *array.shape[1:]),
+            maxshape=(None, *array.shape[1:]),
+            chunks=(1, 1, *array.shape[2:]),
+            dtype=array.dtype,
+            compression=hdf5plugin.Blosc2(cname="lz4", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE),
+        )
+    dataset = output[key]
+    dataset.resize(len(dataset) + len(array), axis=0)
+    dataset[-len(array) :] = array

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from foldwise.files import CaseError
-from foldwise.video.decode import image_files
+from foldwise.video.images import image_files
 
 # Values between these shares of the largest one belong to neither side of a mask's threshold.
 BETWEEN = (0.25, 0.75)

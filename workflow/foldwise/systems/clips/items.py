@@ -70,11 +70,22 @@ class Clips:
                 drawn = training_clip(file, self.model, random) if self.training else _one(file, self.model)
                 return {**target, "clip": drawn}
             view = int(random.integers(len(file["train_tokens"]))) if self.training else 0
-            return {
-                **target,
-                "clip": torch.from_numpy(file[f"{part}_tokens"][view]),
-                "attention": torch.from_numpy(file[f"{part}_attention"][view]),
-            }
+            tokens, attention = stored_view(file, part, view)
+            return {**target, "clip": tokens, "attention": attention}
+
+
+def stored_view(file: h5py.File, part: str, view: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and attention of a stored clip: of `train` or `test`, by its number."""
+    tokens = _stored(file, f"{part}_tokens", view)
+    if f"{part}_attention" in file:
+        return tokens, _stored(file, f"{part}_attention", view)
+    return tokens, tokens.new_zeros(len(tokens), 2, tokens.shape[1], 0, 0)
+
+
+def _stored(file: h5py.File, name: str, view: int) -> torch.Tensor:
+    values = torch.from_numpy(file[name][view])
+    scale = f"{name}_scale"
+    return values * torch.from_numpy(file[scale][view]) if scale in file else values
 
 
 def training_clip(file: h5py.File, model: Model, random: np.random.Generator) -> torch.Tensor:

@@ -20,7 +20,7 @@ from foldwise.networks import build, explicit, ramp, try_loss
 from foldwise.overlap import Unwritten
 from foldwise.settings import Named, validate
 from foldwise.systems.clips.cache import label_of
-from foldwise.systems.clips.items import Change, Clips, evaluation_clips
+from foldwise.systems.clips.items import Change, Clips, evaluation_clips, stored_view
 from foldwise.systems.clips.predictions import write_prediction
 from foldwise.systems.clips.settings import FROZEN, Model
 from foldwise.training.learner import Staged, by
@@ -227,8 +227,9 @@ class ClipsLearner(Staged[Model]):
     def _inputs(self, file: Any) -> Any:
         """The network's input for each temporal view: clips, or stored tokens and attention."""
         if "test_tokens" in file:
-            for tokens, attention in zip(file["test_tokens"], file["test_attention"], strict=True):
-                yield torch.from_numpy(tokens)[None], torch.from_numpy(attention)[None]
+            for view in range(len(file["test_tokens"])):
+                tokens, attention = stored_view(file, "test", view)
+                yield tokens[None], attention[None]
             return
         for clips in evaluation_clips(file, self.model):
             yield (clips,)

@@ -218,10 +218,10 @@ def load_network(settings: Regions) -> tuple[Any, str]:
 @lru_cache(maxsize=1)
 def _loaded(method: str, weights: Path) -> tuple[Any, str]:
     # Imported only here, since torch and transformers take seconds to import.
-    from foldwise.networks.clip import weights_digest
+    from foldwise.networks.local_weights import weights_digest
 
     model = read_network(method, weights)
-    digest = bytes(weights_digest(model).tolist()).hex()
+    digest = bytes(weights_digest(model.state_dict()).tolist()).hex()
     if method == "medsam":
         from foldwise.networks.medsam import MedSAM
 

@@ -18,6 +18,8 @@ from foldwise.video.pixels import INTERPOLATION, Interpolation
 Three = tuple[float, float, float]
 # Networks whose weights are a folder and stay as they are.
 FROZEN = ("EVL", "ZeroShotCLIP")
+# Arguments of EVL that determine its features.
+ENCODING = ("weights", "blocks", "pool", "attention")
 # Most whole clips of a validation.
 CASES = 200
 
@@ -232,6 +234,12 @@ class Features(Section):
         4,
         ge=1,
         description="Number of augmented training clips stored per case; each epoch draws one.",
+        json_schema_extra=affects("train", "features"),
+    )
+    precision: Literal["float16", "int8"] = Field(
+        "float16",
+        description="int8 takes half the space: each token, and each patch's attention to a frame, is stored "
+        "in whole numbers from -127 to 127 with its own scale.",
         json_schema_extra=affects("train", "features"),
     )
 

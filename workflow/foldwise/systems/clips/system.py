@@ -20,7 +20,7 @@ from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.systems.base import NOTHING, Footprint
 from foldwise.systems.clips.check import check_classes, check_prompt, check_weights
-from foldwise.systems.clips.settings import FROZEN, Cache, Data, Model, Prepare, Settings
+from foldwise.systems.clips.settings import ENCODING, FROZEN, Cache, Data, Model, Prepare, Settings
 from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences, read_new_cases, read_sheet
 from foldwise.systems.new import NewCases
 from foldwise.systems.videos import Looked, VideoSystem
@@ -271,7 +271,7 @@ class ClipPreparation(Preparation[ClipCase]):
         assert self._finder is not None, "regions are requested"
         inputs = self.roi_inputs(name)
         outputs = {"regions": f"{self.regions}/{name}.h5", "facts": f"{self.regions}/{name}.json"}
-        values = {"case": name, "cache": inputs["cache"], "box": self.cases[name].box}
+        values: dict[str, Any] = {"case": name, "cache": inputs["cache"], "box": self.cases[name].box}
         values |= {"mask": inputs.get("mask"), "also": inputs.get("weights")}
         log = f"{self.data}/logs/roi/{name}.log"
         return Asked(
@@ -422,7 +422,7 @@ class ClipsFootprint(Footprint[Settings]):
 def encoding_of(model: Model) -> Model:
     """A model with only the settings that determine its features; all others at their defaults."""
     network = {"name": model.network.plain}
-    network |= {k: v for k, v in model.network.arguments.items() if k in ("weights", "blocks")}
+    network |= {k: v for k, v in model.network.arguments.items() if k in ENCODING}
     kept = values_for(model, "features")
     return Model.model_validate({**kept, "network": network})
 
@@ -461,18 +461,25 @@ def _vision(model: Model) -> tuple[int, int, int]:
         config = {}
     vision = config.get("vision_config", config)
     # What is not given is as in ViT-B/16.
-    edge = vision.get("image_size", 224) // vision.get("patch_size", 16)
+    edge = vision.get("image_size", 224) // vision.get("patch_size", 16) // int(arguments.get("pool", 1))
     return edge**2, vision.get("hidden_size", 768), int(arguments.get("blocks", 4))
 
 
 def _features_bytes(model: Model) -> float:
-    """Bytes of a clip's features: tokens and attention of all stored and tested views, in half precision."""
+    """Bytes of a clip's features: tokens and attention of all stored and tested views."""
     assert model.features is not None, "the model's features are stored"
     clip, (patches, width, blocks) = model.clip, _vision(model)
     views = model.features.views + clip.spatial_views * clip.temporal_views
-    tokens = 2 * blocks * clip.frames * (1 + patches) * width
+    whole = model.features.precision == "int8"
+
+    def size(vectors: int, length: int) -> int:
+        """In whole numbers, a vector has a scale, too."""
+        return vectors * (length + 4 if whole else 2 * length)
+
+    tokens = size(blocks * clip.frames * (1 + patches), width)
     # Each frame's patches with those of its neighbours, which the first and the last one lack.
-    attention = 2 * blocks * 2 * (clip.frames - 1) * patches**2
+    used = bool(model.network.arguments.get("attention", True))
+    attention = used * size(blocks * 2 * (clip.frames - 1) * patches, patches)
     return views * (TOKENS * tokens + ATTENTION * attention)
 
 

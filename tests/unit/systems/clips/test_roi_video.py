@@ -1,0 +1,97 @@
+"""Objects followed through a clip by SAM 2, against transformers' own processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import Sam2ImageProcessor, Sam2VideoProcessor, Sam2VideoVideoProcessor
+
+from foldwise.files import CaseError
+from foldwise.networks.sam_video import VideoSAM, load_video_sam
+from foldwise.video.regions import iou
+from tiny_sam_video import SIZE, sam2_video, save_sam2_video
+
+COUNT, SHAPE = 10, (48, 80)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_sam2_video(tmp_path_factory.mktemp("sam2"))
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:
+    """A bright square that moves over noise."""
+    random = np.random.default_rng(0)
+    found = random.integers(0, 120, (COUNT, *SHAPE, 3), np.uint8)
+    for number, frame in enumerate(found):
+        frame[15:35, 10 + 4 * number : 30 + 4 * number] = 230
+    return found
+
+
+def square() -> np.ndarray:
+    mask = np.zeros(SHAPE, bool)
+    mask[15:35, 22:42] = True
+    return mask
+
+
+@pytest.mark.parametrize("kind", ["box", "mask", "both"])
+def test_follows_as_the_processor_of_transformers_does(frames: np.ndarray, weights: Path, kind: str) -> None:
+    """Session, resizing and prompts are our own; the processor's must lead to the same masks."""
+    box = (22, 15, 42, 35)
+    prompts = {"box": {3: box}, "mask": {3: square()}, "both": {3: square(), 7: (38, 15, 58, 35)}}[kind]
+    network = VideoSAM(load_video_sam(weights, "sam2_video"), "sam2_video")
+    found = network(frames, prompts)
+
+    size = {"height": SIZE, "width": SIZE}
+    processor = Sam2VideoProcessor(
+        image_processor=Sam2ImageProcessor(size=size),
+        video_processor=Sam2VideoVideoProcessor(size=size),
+        target_size=SIZE,
+    )
+    model = sam2_video()
+    session = processor.init_video_session(video=list(frames), inference_device="cpu")
+    expected: dict[int, np.ndarray] = {}
+    with torch.no_grad():
+        for frame, prompt in sorted(prompts.items()):
+            if isinstance(prompt, np.ndarray):
+                given = {"input_masks": prompt}
+            else:
+                given = {"input_boxes": [[list(map(float, prompt))]]}
+            processor.add_inputs_to_inference_session(session, frame_idx=frame, obj_ids=1, **given)
+            model(session, frame_idx=frame)
+        for reverse in (False, True):
+            session.output_dict_per_obj[0]["non_cond_frame_outputs"].clear()
+            for output in model.propagate_in_video_iterator(session, 3, reverse=reverse):
+                [masks] = processor.post_process_masks([output.pred_masks], [SHAPE], binarize=True)
+                expected[output.frame_idx] = np.asarray(masks[0, 0])
+    assert sorted(expected) == list(range(COUNT))
+    for frame, mask in expected.items():
+        if not isinstance(prompts.get(frame), np.ndarray):
+            # A pixel at the threshold may fall on the other side.
+            assert (found.masks[frame] != mask).mean() < 0.01, frame
+    # The comparison means something: masks are neither empty nor alike.
+    shares = [mask.mean() for mask in expected.values()]
+    assert 0.02 < np.mean(shares) < 0.98
+    assert iou(expected[0], expected[9]) < 1
+
+
+def test_estimates_and_given_masks(frames: np.ndarray, weights: Path) -> None:
+    network = VideoSAM(load_video_sam(weights, "sam2_video"), "sam2_video")
+    found = network(frames, {3: square()})
+    assert np.array_equal(found.masks[3], square())
+    assert np.isnan(found.scores).tolist() == [n == 3 for n in range(COUNT)]
+    # Nothing of one clip is left for the next.
+    again = network(frames, {3: square()})
+    assert np.array_equal(again.masks, found.masks)
+    np.testing.assert_array_equal(again.scores, found.scores)
+
+
+def test_other_folders(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(CaseError, match="is no folder with a model of transformers"):
+        load_video_sam(tmp_path, "sam2_video")
+    with pytest.raises(CaseError, match=r"type 'sam2_video'; .*edgetam_video needs EdgeTamVideoModel"):
+        load_video_sam(weights, "edgetam_video")

@@ -1,18 +1,22 @@
-"""A SAM 2 for video of a few channels with random weights, in the real class of transformers."""
+"""SAM 2 and EdgeTAM for video, small, with random weights, in the real classes of transformers."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import Sam2VideoConfig, Sam2VideoModel
+from transformers import EdgeTamVideoConfig, EdgeTamVideoModel, Sam2VideoConfig, Sam2VideoModel
 from transformers.models.sam2.configuration_sam2 import Sam2HieraDetConfig, Sam2VisionConfig
 
 SIZE = 64
 
 
-def sam2_video(seed: int = 0) -> Sam2VideoModel:
-    """A network for squares of 64 pixels whose masks differ between frames."""
+def tiny_network(kind: str = "sam2_video") -> Any:
+    """A network for squares of 64 pixels whose masks differ between frames.
+
+    EdgeTAM's own image encoder needs the package timm; here it has SAM 2's.
+    """
     backbone = Sam2HieraDetConfig(
         hidden_size=8,
         image_size=[SIZE, SIZE],
@@ -33,24 +37,37 @@ def sam2_video(seed: int = 0) -> Sam2VideoModel:
     )
     width = dict.fromkeys(("memory_attention_hidden_size", "memory_encoder_hidden_size"), 128)
     width |= dict.fromkeys(("mask_downsampler_embed_dim", "memory_fuser_embed_dim"), 128)
-    config = Sam2VideoConfig(
-        vision_config=vision.to_dict(),
-        prompt_encoder_config={"hidden_size": 128, "image_size": SIZE, "patch_size": 16},
-        mask_decoder_config={
+    common = {
+        "vision_config": vision.to_dict(),
+        "prompt_encoder_config": {"hidden_size": 128, "image_size": SIZE, "patch_size": 16},
+        "mask_decoder_config": {
             "hidden_size": 128,
             "mlp_dim": 32,
             "num_attention_heads": 2,
             "iou_head_hidden_dim": 32,
         },
-        image_size=SIZE,
-        memory_attention_num_layers=1,
-        memory_attention_feed_forward_hidden_size=32,
-        memory_attention_rope_feat_sizes=[4, 4],
-        memory_fuser_intermediate_dim=32,
+        "image_size": SIZE,
+        "memory_attention_num_layers": 1,
+        "memory_attention_rope_feat_sizes": [4, 4],
+        "memory_fuser_intermediate_dim": 32,
         **width,
-    )
-    torch.manual_seed(seed)
-    model = Sam2VideoModel(config).eval()
+    }
+    config: Any
+    if kind == "sam2_video":
+        config = Sam2VideoConfig(**common, memory_attention_feed_forward_hidden_size=32)
+        kinds: Any = Sam2VideoModel
+    else:
+        config = EdgeTamVideoConfig(
+            **common,
+            memory_attention_mlp_hidden_size=32,
+            memory_attention_rope_k_sizes=[2, 2],
+            perceiver_resampler_num_latents=4,
+            perceiver_resampler_num_latents_2d=4,
+        )
+        kinds = EdgeTamVideoModel
+    # One of those with which the object is not lost.
+    torch.manual_seed(0 if kind == "sam2_video" else 6)
+    model = kinds(config).eval()
     with torch.no_grad():
         for weight in model.parameters():
             # Larger than usual, so that masks are neither empty nor full.
@@ -59,7 +76,7 @@ def sam2_video(seed: int = 0) -> Sam2VideoModel:
     return model
 
 
-def save_sam2_video(folder: Path) -> Path:
+def save_tiny_network(folder: Path, kind: str = "sam2_video") -> Path:
     """Write config and weights as transformers does."""
-    sam2_video().save_pretrained(folder)
+    tiny_network(kind).save_pretrained(folder)
     return folder

@@ -93,6 +93,9 @@ def test_every_rule_hands_its_request_over_in_the_one_quoted_way() -> None:
 def test_every_rule_asks_for_what_its_stage_takes() -> None:
     for file in (ROOT / "workflow" / "rules").glob("*.smk"):
         text = file.read_text(encoding="utf-8")
+        # What some rules ask is said by the preparation, for jobs of many cases, too: see the next test.
+        if "request(**PREPARED." in text.replace("\n            ", ""):
+            continue
         for stage, given in zip(
             re.findall(r"foldwise\.stages\.(\w+) ", text),
             re.findall(r"request\(\n((?:            .*\n|        .*: request\(\n)+?)        \),", text),

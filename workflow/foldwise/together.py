@@ -80,8 +80,7 @@ def _answer(stage: str, requests: list[Request], threads: int) -> dict[str, str]
         while requests:
             write_json(listed, [asdict(request) for request in requests])
             told.write_text("", encoding="utf-8")
-            command = [sys.executable, "-m", f"foldwise.stages.{stage}", f"{TOGETHER}{listed}"]
-            done = subprocess.run(command, env=environment)
+            done = subprocess.run([*command_of(stage), f"{TOGETHER}{listed}"], env=environment)
             lines = [line.split(" ", 2) for line in told.read_text(encoding="utf-8").splitlines()]
             failed |= {case: why for what, case, why in lines if what == FAILED}
             if not done.returncode:
@@ -93,6 +92,11 @@ def _answer(stage: str, requests: list[Request], threads: int) -> dict[str, str]
             failed[started[-1]] = f"{stage} ended with code {done.returncode}"
             requests = requests[len(started) :]
     return failed
+
+
+def command_of(stage: str) -> list[str]:
+    """The command of a stage."""
+    return [sys.executable, "-m", f"foldwise.stages.{stage}"]
 
 
 def run_all(listed: Path, run: Callable[[Sequence[str]], Any]) -> None:

@@ -258,3 +258,38 @@ def test_nothing_in_a_folder_is_executed(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(CaseError, match="not a folder with a model of transformers"):
         FrozenVision(folder, 1)
+
+
+class TestPooled:
+    """Squares of patches read as one."""
+
+    def test_means_of_tokens_and_sums_of_attention(self, weights: Path, clips: torch.Tensor) -> None:
+        whole, pooled = FrozenVision(weights, 2).features(clips), FrozenVision(weights, 2, 2).features(clips)
+        torch.testing.assert_close(pooled.tokens[..., 0, :], whole.tokens[..., 0, :])
+        squares = [
+            [row * GRID + column for row in (top, top + 1) for column in (left, left + 1)]
+            for top in range(0, GRID, 2)
+            for left in range(0, GRID, 2)
+        ]
+        for number, patches in enumerate(squares):
+            own = whole.tokens[..., [1 + patch for patch in patches], :].mean(-2)
+            torch.testing.assert_close(pooled.tokens[..., 1 + number, :], own)
+            for other, seen in enumerate(squares):
+                share = whole.attention[..., patches, :][..., seen].sum(-1).mean(-1)
+                torch.testing.assert_close(pooled.attention[..., number, other], share)
+
+    def test_without_attention_the_decoder_leaves_its_term_out(
+        self, weights: Path, clips: torch.Tensor
+    ) -> None:
+        bare, whole = (
+            EVL(str(weights), 2, FRAMES, blocks=2, dropout=0, attention=used) for used in (False, True)
+        )
+        whole.load_state_dict(randomised(bare).state_dict())
+        features = whole.eval().features(clips)
+        nothing = torch.zeros_like(features.attention)
+        torch.testing.assert_close(bare(clips), whole(features.tokens, nothing))
+        assert not torch.allclose(bare(clips), whole(clips))
+
+    def test_a_grid_that_it_does_not_divide(self, weights: Path) -> None:
+        with pytest.raises(CaseError, match="pool: 3 does not divide its grid of 4×4 patches"):
+            FrozenVision(weights, 2, 3)

@@ -22,7 +22,7 @@ from foldwise.settings import Split, validate
 from foldwise.store import Memory
 from foldwise.systems import system_of
 from foldwise.systems.clips.cache import cache_clip, label_of
-from foldwise.systems.clips.features import make_vision, write_features
+from foldwise.systems.clips.features import make_vision, whole_numbers, write_features
 from foldwise.systems.clips.index import update_index
 from foldwise.systems.clips.items import evaluation_clips, seen
 from foldwise.systems.clips.learner import ClipsLearner
@@ -30,7 +30,7 @@ from foldwise.systems.clips.predictions import read_prediction
 from foldwise.systems.clips.regions import find_regions
 from foldwise.systems.clips.settings import Cache, Data, Model, Regions, Settings
 from foldwise.systems.clips.sheet import class_names, class_sentences, read_sheet
-from foldwise.systems.clips.system import Clips
+from foldwise.systems.clips.system import FILE, Clips, _features_bytes
 from tiny_clip import save_clip
 from ultrasound import CLASSES, SMALL, frames_of, settings_of, write_clips
 from videos import write_video
@@ -468,6 +468,63 @@ class TestFeatures:
         again = tmp_path / "again.h5"
         write_features(caches[0], with_features, make_vision(with_features), again)
         assert content_of(again) == content_of(path)
+
+    @pytest.mark.parametrize(
+        ("more", "precision", "shapes"),
+        [
+            ({}, "int8", [(2, 2, 3, 17, 16), (2, 2, 2, 3, 16, 16)]),
+            ({"pool": 2}, "float16", [(2, 2, 3, 5, 16), (2, 2, 2, 3, 4, 4)]),
+            ({"pool": 2, "attention": False}, "int8", [(2, 2, 3, 5, 16), None]),
+        ],
+    )
+    def test_smaller_features(
+        self, caches: list[str], tmp_path: Path, more: Any, precision: str, shapes: list[Any]
+    ) -> None:
+        """What is stored takes less space, and predicts what the same network does without storage."""
+        network = {"name": "EVL", "weights": str(save_clip(tmp_path / "clip")), "blocks": 2, **more}
+        settings = model(network=network, features={"views": 2, "precision": precision})
+        path = tmp_path / "features" / "k0_0.h5"
+        write_features(caches[0], settings, make_vision(settings), path)
+        with open_hdf5(path) as file:
+            found = [file[n].shape if n in file else None for n in ("train_tokens", "train_attention")]
+            assert found == shapes
+            assert file["test_tokens"].dtype == precision
+        learner, direct = ClipsLearner(settings, TASK), ClipsLearner(model(network=network), TASK)
+        torch.manual_seed(0)
+        trained = learner.network().eval()
+        with torch.no_grad():
+            for weight in trained.parameters():
+                weight.add_(0.1 * torch.randn_like(weight))
+        learner.predict([trained], str(path), tmp_path / "stored.h5")
+        direct.predict([trained], caches[0], tmp_path / "direct.h5")
+        np.testing.assert_allclose(
+            read_prediction(tmp_path / "stored.h5")[1], read_prediction(tmp_path / "direct.h5")[1], atol=0.02
+        )
+        batch = default_collate([learner.items([str(path)], (0,))[n] for n in (0, 1)])
+        assert torch.isfinite(learner.loss(trained, batch, torch.Generator())["loss"])
+
+    def test_whole_numbers(self) -> None:
+        values = np.random.default_rng(0).normal(size=(3, 5, 40)).astype(np.float16)
+        values[1, 2] = 0
+        whole, scale = whole_numbers(values)
+        assert (whole.dtype, scale.shape) == (np.int8, (3, 5, 1))
+        largest = np.abs(values.astype(float)).max(-1, keepdims=True)
+        assert (np.abs(whole * scale.astype(float) - values) <= largest / 253.9).all()
+        assert not whole[1, 2].any()
+
+    @pytest.mark.parametrize("more", [{}, {"pool": 2}, {"attention": False}])
+    @pytest.mark.parametrize("precision", ["float16", "int8"])
+    def test_forecast_of_disk_space(
+        self, caches: list[str], tmp_path: Path, more: Any, precision: str
+    ) -> None:
+        """Within what compression saves and the file's header takes, for features of realistic size."""
+        weights = save_clip(tmp_path / "clip", size=64, width=256)
+        network = {"name": "EVL", "weights": str(weights), "blocks": 2, **more}
+        clip = {**SMALL["clip"], "size": 64}
+        settings = model(network=network, features={"views": 8, "precision": precision}, clip=clip)
+        path = tmp_path / "features" / "k0_0.h5"
+        write_features(caches[0], settings, make_vision(settings), path)
+        assert _features_bytes(settings) + FILE == pytest.approx(path.stat().st_size, rel=0.2)
 
     def test_other_size(self, tmp_path: Path) -> None:
         network = {"name": "EVL", "weights": str(save_clip(tmp_path)), "blocks": 2}

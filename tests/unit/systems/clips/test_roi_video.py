@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +13,14 @@ from transformers import Sam2ImageProcessor, Sam2VideoProcessor, Sam2VideoVideoP
 from foldwise.files import CaseError
 from foldwise.networks.sam_video import VideoSAM, load_video_sam
 from foldwise.video.regions import iou
-from tiny_sam_video import SIZE, sam2_video, save_sam2_video
+from tiny_sam_video import SIZE, save_tiny_network, tiny_network
 
 COUNT, SHAPE = 10, (48, 80)
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_sam2_video(tmp_path_factory.mktemp("sam2"))
+    return save_tiny_network(tmp_path_factory.mktemp("sam2"))
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +39,17 @@ def square() -> np.ndarray:
     return mask
 
 
-@pytest.mark.parametrize("kind", ["box", "mask", "both"])
-def test_follows_as_the_processor_of_transformers_does(frames: np.ndarray, weights: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "prompted"),
+    [("sam2_video", "box"), ("sam2_video", "mask"), ("sam2_video", "both"), ("edgetam_video", "box")],
+)
+def test_follows_as_the_processor_of_transformers_does(
+    frames: np.ndarray, tmp_path: Path, kind: Any, prompted: str
+) -> None:
     """Session, resizing and prompts are our own; the processor's must lead to the same masks."""
     box = (22, 15, 42, 35)
-    prompts = {"box": {3: box}, "mask": {3: square()}, "both": {3: square(), 7: (38, 15, 58, 35)}}[kind]
-    network = VideoSAM(load_video_sam(weights, "sam2_video"), "sam2_video")
+    prompts = {"box": {3: box}, "mask": {3: square()}, "both": {3: square(), 7: (38, 15, 58, 35)}}[prompted]
+    network = VideoSAM(load_video_sam(save_tiny_network(tmp_path, kind), kind), kind)
     found = network(frames, prompts)
 
     size = {"height": SIZE, "width": SIZE}
@@ -52,7 +58,7 @@ def test_follows_as_the_processor_of_transformers_does(frames: np.ndarray, weigh
         video_processor=Sam2VideoVideoProcessor(size=size),
         target_size=SIZE,
     )
-    model = sam2_video()
+    model = tiny_network(kind)
     session = processor.init_video_session(video=list(frames), inference_device="cpu")
     expected: dict[int, np.ndarray] = {}
     with torch.no_grad():
@@ -84,6 +90,7 @@ def test_estimates_and_given_masks(frames: np.ndarray, weights: Path) -> None:
     found = network(frames, {3: square()})
     assert np.array_equal(found.masks[3], square())
     assert np.isnan(found.scores).tolist() == [n == 3 for n in range(COUNT)]
+    assert np.isfinite(found.scores[np.arange(COUNT) != 3]).all()
     # Nothing of one clip is left for the next.
     again = network(frames, {3: square()})
     assert np.array_equal(again.masks, found.masks)

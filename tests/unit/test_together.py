@@ -1,0 +1,133 @@
+"""Requests that share a process: each output with its own record and log, and failures apart."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foldwise.command import request
+from foldwise.experiment.open import Opened, open_experiment
+from foldwise.experiment.parts import TOGETHER, divided
+from foldwise.hdf5 import content_of
+from foldwise.record import record_in
+from foldwise.stages.prepare_part import prepare_together
+from foldwise.together import Request, answer
+from tiny_clip import save_clip
+from ultrasound import SMALL, settings_of, write_clips
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("together")
+    write_clips(folder, cases=4)
+    save_clip(folder / "clip")
+    return folder
+
+
+def opened(folder: Path, results: Path, **more: Any) -> Opened[Any, Any]:
+    network = {"name": "EVL", "weights": str(folder / "clip"), "blocks": 2}
+    evl = {**SMALL, "network": network, "input": "crop", "features": {"views": 2}}
+    values = settings_of(folder / "clips.csv", prepare={"regions": {"method": "fan"}}, models={"evl": evl})
+    return open_experiment({**values, "results": str(results), "device": "cpu", **more}, main=False)
+
+
+class TestClips:
+    """The cases of a part."""
+
+    def test_a_change_and_a_failure_concern_one_case(self, folder: Path, tmp_path: Path) -> None:
+        experiment = opened(folder, tmp_path / "results")
+        broken = folder / "k2_0.mov"
+        whole = broken.read_bytes()
+        broken.write_bytes(b"no video")
+        try:
+            failed = prepare_together(experiment, cores=2)
+        finally:
+            broken.write_bytes(whole)
+        assert list(failed) == ["k2_0"]
+        assert str(broken) in failed["k2_0"]
+        prepared = experiment.preparation
+        log = Path(prepared.data, "logs", "clip_cache", "k2_0.log").read_text(encoding="utf-8")
+        assert f"error: case k2_0: {broken}" in log
+        paths = [Path(path.format(case=c)) for path in prepared.made for c in ("k0_0", "k1_0", "k3_0")]
+        assert all(path.exists() for path in paths)
+        assert "k2_0" not in {path.stem for path in (tmp_path / "results").rglob("*.h5")}
+        # Records are those of single jobs: settings, sources and what was imported.
+        record = record_in(paths[0])
+        assert record is not None
+        assert record.stage == "clip_cache"
+        assert [Path(name).name for name in record.read] == ["k0_0.mp4"]
+        assert "torch" not in record.versions
+
+        before = {path: path.stat().st_mtime_ns for path in paths}
+        os.utime(prepared.cached.format(case="k1_0"), (1, 1))  # as `settle` marks a stale output
+        Path(experiment.paths.stale).mkdir()
+        os.utime(experiment.paths.stale, (2, 2))
+        assert prepare_together(experiment, cores=2) == {}
+        changed = {path.stem for path in paths if path.stat().st_mtime_ns != before[path]}
+        assert changed == {"k1_0"}
+        assert Path(prepared.cached.format(case="k2_0")).exists()
+
+    def test_what_single_jobs_write(self, folder: Path, tmp_path: Path) -> None:
+        experiment = opened(folder, tmp_path / "results")
+        assert prepare_together(experiment, cores=2) == {}
+        regions = Path(experiment.preparation.roi_asked("k0_0").outputs[0])
+        asked = experiment.preparation.roi_asked("k0_0")
+        alone = tmp_path / "results" / "data" / regions.parent.parent.name / "alone" / "k0_0.h5"
+        values = {**asked.values, "regions": alone, "facts": alone.with_suffix(".json")}
+        depends = experiment.depends.case("roi", "k0_0")
+        words = request(**values, depends=depends, results=tmp_path / "results")
+        assert answer("roi", [Request("k0_0", words, str(tmp_path / "log"), [], [])], 1, 1) == {}
+        assert content_of(alone) == content_of(regions)
+        one, other = record_in(alone), record_in(regions)
+        assert one is not None
+        assert other is not None
+        assert one.fingerprint == other.fingerprint
+
+    def test_requests_name_arguments(self, folder: Path, tmp_path: Path) -> None:
+        for name, stage in opened(folder, tmp_path).preparation.stages.items():
+            module = __import__(f"foldwise.stages.{name}", fromlist=[name])
+            for asked in stage.asked("k0_0"):
+                assert set(asked.values) - {"also"} <= set(getattr(module, name).names)
+
+    def test_many_cases_are_prepared_in_parts(self, folder: Path, tmp_path: Path) -> None:
+        lines = (folder / "clips.csv").read_text(encoding="utf-8").splitlines()
+        many = [f"c{n},p{n},k0_0.mp4,high" for n in range(2 * TOGETHER + 1)]
+        sheet = folder / "many.csv"
+        sheet.write_text("\n".join([lines[0], *many]) + "\n", encoding="utf-8")
+        for count, parts in ((2 * TOGETHER, None), (2 * TOGETHER + 1, 3)):
+            sheet.write_text("\n".join([lines[0], *many[:count]]) + "\n", encoding="utf-8")
+            found = opened(folder, tmp_path, data={"sheet": str(sheet), "classes": ["high", "low"]})
+            divide = divided(found.preparation, found.paths, found.training, None, main=True)
+            assert divide.count == parts
+
+
+STAND_IN = """
+import os, sys
+from pathlib import Path
+from foldwise.together import TOGETHER, run_all
+
+def run(words):
+    if words == ["kill"]:
+        os._exit(9)
+    if words == ["raise"]:
+        raise RuntimeError("no memory\\nleft")
+
+run_all(Path(sys.argv[-1].removeprefix(TOGETHER)), run)
+"""
+
+
+def test_what_kills_the_process_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The case that was in progress failed; the others are prepared by another process."""
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN, encoding="utf-8")
+    monkeypatch.setattr("foldwise.together.command_of", lambda stage: [sys.executable, str(script)])
+    wanted = {"a": "fine", "b": "kill", "c": "raise", "d": "fine"}
+    requests = [Request(case, [word], str(tmp_path / f"{case}.log"), [], []) for case, word in wanted.items()]
+    failed = answer("stage", requests, 1, 1)
+    assert failed == {"b": "stage ended with code 9", "c": "RuntimeError: no memory left"}
+    assert "Traceback" in (tmp_path / "c.log").read_text(encoding="utf-8")
+    assert (tmp_path / "d.log").exists()

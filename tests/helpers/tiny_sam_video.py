@@ -37,7 +37,7 @@ def tiny_network(kind: str = "sam2_video") -> Any:
     )
     width = dict.fromkeys(("memory_attention_hidden_size", "memory_encoder_hidden_size"), 128)
     width |= dict.fromkeys(("mask_downsampler_embed_dim", "memory_fuser_embed_dim"), 128)
-    common = {
+    common: dict[str, Any] = {
         "vision_config": vision.to_dict(),
         "prompt_encoder_config": {"hidden_size": 128, "image_size": SIZE, "patch_size": 16},
         "mask_decoder_config": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,61 +36,75 @@ def opened(folder: Path, results: Path, **more: Any) -> Opened[Any, Any]:
     return open_experiment({**values, "results": str(results), "device": "cpu", **more}, main=False)
 
 
+@pytest.fixture(scope="module")
+def made(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Opened[Any, Any], dict[str, str]]:
+    """Prepared cases, one of which failed, and why."""
+    experiment = opened(folder, tmp_path_factory.mktemp("made") / "results")
+    broken = folder / "k2_0.mov"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"no video")
+    failed = prepare_together(experiment, cores=1)
+    broken.write_bytes(whole)
+    return experiment, failed
+
+
 class TestClips:
     """The cases of a part."""
 
-    def test_a_change_and_a_failure_concern_one_case(self, folder: Path, tmp_path: Path) -> None:
-        experiment = opened(folder, tmp_path / "results")
+    def test_a_case_that_fails(self, folder: Path, made: tuple[Opened[Any, Any], dict[str, str]]) -> None:
+        experiment, failed = made
         broken = folder / "k2_0.mov"
-        whole = broken.read_bytes()
-        broken.write_bytes(b"no video")
-        try:
-            failed = prepare_together(experiment, cores=2)
-        finally:
-            broken.write_bytes(whole)
         assert list(failed) == ["k2_0"]
         assert str(broken) in failed["k2_0"]
         prepared = experiment.preparation
         log = Path(prepared.data, "logs", "clip_cache", "k2_0.log").read_text(encoding="utf-8")
         assert f"error: case k2_0: {broken}" in log
-        paths = [Path(path.format(case=c)) for path in prepared.made for c in ("k0_0", "k1_0", "k3_0")]
-        assert all(path.exists() for path in paths)
-        assert "k2_0" not in {path.stem for path in (tmp_path / "results").rglob("*.h5")}
-        # Records are those of single jobs: settings, sources and what was imported.
-        record = record_in(paths[0])
-        assert record is not None
-        assert record.stage == "clip_cache"
-        assert [Path(name).name for name in record.read] == ["k0_0.mp4"]
-        assert "torch" not in record.versions
+        for pattern in prepared.made:
+            found = {path.stem for path in Path(pattern).parent.glob("*.h5")}
+            assert {"k0_0", "k1_0", "k3_0"} <= found
 
+    def test_a_change_concerns_its_case(
+        self, folder: Path, made: tuple[Opened[Any, Any], dict[str, str]], tmp_path: Path
+    ) -> None:
+        results = Path(shutil.copytree(made[0].settings.results, tmp_path / "results"))
+        # A model of the same regions that stores no features.
+        experiment = opened(folder, results, models={"small": {**SMALL, "input": "crop"}})
+        made_of = experiment.preparation.made
+        paths = [Path(path.format(case=case)) for path in made_of for case in ("k0_0", "k1_0", "k3_0")]
         before = {path: path.stat().st_mtime_ns for path in paths}
-        os.utime(prepared.cached.format(case="k1_0"), (1, 1))  # as `settle` marks a stale output
+        os.utime(
+            experiment.preparation.cached.format(case="k1_0"), (1, 1)
+        )  # as `settle` marks a stale output
         Path(experiment.paths.stale).mkdir()
         os.utime(experiment.paths.stale, (2, 2))
         assert prepare_together(experiment, cores=2) == {}
-        changed = {path.stem for path in paths if path.stat().st_mtime_ns != before[path]}
-        assert changed == {"k1_0"}
-        assert Path(prepared.cached.format(case="k2_0")).exists()
+        assert {path.stem for path in paths if path.stat().st_mtime_ns != before[path]} == {"k1_0"}
+        assert Path(experiment.preparation.cached.format(case="k2_0")).exists()
 
-    def test_what_single_jobs_write(self, folder: Path, tmp_path: Path) -> None:
-        experiment = opened(folder, tmp_path / "results")
-        assert prepare_together(experiment, cores=2) == {}
-        regions = Path(experiment.preparation.roi_asked("k0_0").outputs[0])
-        asked = experiment.preparation.roi_asked("k0_0")
-        alone = tmp_path / "results" / "data" / regions.parent.parent.name / "alone" / "k0_0.h5"
-        values = {**asked.values, "regions": alone, "facts": alone.with_suffix(".json")}
-        depends = experiment.depends.case("roi", "k0_0")
-        words = request(**values, depends=depends, results=tmp_path / "results")
-        assert answer("roi", [Request("k0_0", words, str(tmp_path / "log"), [], [])], 1, 1) == {}
-        assert content_of(alone) == content_of(regions)
-        one, other = record_in(alone), record_in(regions)
+    def test_what_single_jobs_write(
+        self, made: tuple[Opened[Any, Any], dict[str, str]], tmp_path: Path
+    ) -> None:
+        """The same content, and a record of the same settings, sources and libraries."""
+        experiment, _ = made
+        stage = experiment.preparation.stages["clip_cache"]
+        assert stage.asked is not None
+        [asked] = stage.asked("k3_0")
+        alone, together = tmp_path / "k3_0.h5", Path(asked.outputs[0])
+        values = {**asked.values, "cache": alone}
+        words = request(**values, depends=experiment.depends.case("clip_cache", "k3_0"))
+        assert answer("clip_cache", [Request("k3_0", words, str(tmp_path / "log"), [], [])], 1, 1) == {}
+        assert content_of(alone) == content_of(together)
+        one, other = record_in(alone), record_in(together)
         assert one is not None
         assert other is not None
         assert one.fingerprint == other.fingerprint
+        assert [Path(name).name for name in other.read] == ["k3_0.mp4"]
+        assert "torch" not in other.versions
 
     def test_requests_name_arguments(self, folder: Path, tmp_path: Path) -> None:
         for name, stage in opened(folder, tmp_path).preparation.stages.items():
             module = __import__(f"foldwise.stages.{name}", fromlist=[name])
+            assert stage.asked is not None
             for asked in stage.asked("k0_0"):
                 assert set(asked.values) - {"also"} <= set(getattr(module, name).names)
 

@@ -517,14 +517,14 @@ class TestFeatures:
     def test_forecast_of_disk_space(
         self, caches: list[str], tmp_path: Path, more: Any, precision: str
     ) -> None:
-        """Within what compression saves and the file's header takes, for features of realistic size."""
+        """Never much below the file's size; above it, by as much as these features can be compressed."""
         weights = save_clip(tmp_path / "clip", size=64, width=256)
         network = {"name": "EVL", "weights": str(weights), "blocks": 2, **more}
         clip = {**SMALL["clip"], "size": 64}
         settings = model(network=network, features={"views": 8, "precision": precision}, clip=clip)
         path = tmp_path / "features" / "k0_0.h5"
         write_features(caches[0], settings, make_vision(settings), path)
-        assert _features_bytes(settings) + FILE == pytest.approx(path.stat().st_size, rel=0.2)
+        assert 0.9 < (_features_bytes(settings) + FILE) / path.stat().st_size < 1.5
 
     def test_other_size(self, tmp_path: Path) -> None:
         network = {"name": "EVL", "weights": str(save_clip(tmp_path)), "blocks": 2}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,7 +194,7 @@ def test_key_frames_at_once(tmp_path: Path) -> None:
     network = MedSAM(load_medsam(tmp_path / "medsam.pth"))
     images = np.random.default_rng(0).integers(0, 256, (3, *SIZE, 3), np.uint8)
     boxes = [(20, 10, 80, 56), (0, 0, 40, 30), (5, 5, 90, 60)]
-    for found, image, box in zip(network.batch(images, boxes), images, boxes, strict=True):
+    for found, image, box in zip(network.batch(list(images), boxes), images, boxes, strict=True):
         alone = network(image, box)
         assert found.score == pytest.approx(alone.score, rel=1e-4)
         assert (found.mask != alone.mask).mean() < 1e-3
@@ -201,7 +202,7 @@ def test_key_frames_at_once(tmp_path: Path) -> None:
 
 def test_followed_through_the_clip(cache: Path, tmp_path: Path) -> None:
     weights = save_tiny_network(tmp_path / "sam2")
-    wanted = {"method": "sam2_video", "weights": weights, "smallest": 0}
+    wanted: Any = {"method": "sam2_video", "weights": weights, "smallest": 0}
     facts = find(cache, tmp_path, "20 10 80 56", **wanted)
     assert (facts.box_source, facts.keys, len(facts.model)) == ("sheet", [0], 64)
     folder = tmp_path / "given"

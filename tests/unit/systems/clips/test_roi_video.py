@@ -48,9 +48,14 @@ def test_follows_as_the_processor_of_transformers_does(
 ) -> None:
     """Session, resizing and prompts are our own; the processor's must lead to the same masks."""
     box = (22, 15, 42, 35)
-    prompts = {"box": {3: box}, "mask": {3: square()}, "both": {3: square(), 7: (38, 15, 58, 35)}}[prompted]
+    of_kind: dict[str, Any] = {
+        "box": {3: box},
+        "mask": {3: square()},
+        "both": {3: square(), 7: (38, 15, 58, 35)},
+    }
+    prompts = of_kind[prompted]
     network = VideoSAM(load_video_sam(save_tiny_network(tmp_path, kind), kind), kind)
-    found = network(frames, prompts)
+    found = network(list(frames), prompts)
 
     size = {"height": SIZE, "width": SIZE}
     processor = Sam2VideoProcessor(
@@ -64,7 +69,7 @@ def test_follows_as_the_processor_of_transformers_does(
     with torch.no_grad():
         for frame, prompt in sorted(prompts.items()):
             if isinstance(prompt, np.ndarray):
-                given = {"input_masks": prompt}
+                given: dict[str, Any] = {"input_masks": prompt}
             else:
                 given = {"input_boxes": [[list(map(float, prompt))]]}
             processor.add_inputs_to_inference_session(session, frame_idx=frame, obj_ids=1, **given)
@@ -87,12 +92,12 @@ def test_follows_as_the_processor_of_transformers_does(
 
 def test_estimates_and_given_masks(frames: np.ndarray, weights: Path) -> None:
     network = VideoSAM(load_video_sam(weights, "sam2_video"), "sam2_video")
-    found = network(frames, {3: square()})
+    found = network(list(frames), {3: square()})
     assert np.array_equal(found.masks[3], square())
     assert np.isnan(found.scores).tolist() == [n == 3 for n in range(COUNT)]
     assert np.isfinite(found.scores[np.arange(COUNT) != 3]).all()
     # Nothing of one clip is left for the next.
-    again = network(frames, {3: square()})
+    again = network(list(frames), {3: square()})
     assert np.array_equal(again.masks, found.masks)
     np.testing.assert_array_equal(again.scores, found.scores)
 

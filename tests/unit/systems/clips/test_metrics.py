@@ -143,6 +143,17 @@ class TestSummary:
         assert row["mean"] == pytest.approx(share)
         assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * error, rel=0.2)
 
+    def test_accepted_clips_beside_all(self) -> None:
+        table = rows(FOUND, TRUTH, [f"g{n}" for n in range(5)], [0, 0, 1, 1, 1])
+        assert {name for name, _ in by_name(summarise(table, ["accuracy"], resamples=5))} == {CLIPS, PATIENTS}
+        # The second and the last clip are wrong; the last one is under review.
+        table = table.assign(accepted=[1.0, 1.0, 1.0, 1.0, 0.0])
+        summary = by_name(summarise(table, ["accuracy"], resamples=5))
+        assert summary[CLIPS, "accuracy"]["mean"] == pytest.approx(3 / 5)
+        for level in ("accepted clips", "accepted patients"):
+            assert summary[level, "accuracy"]["mean"] == pytest.approx(3 / 4)
+            assert summary[level, "accuracy"]["n"] == 4
+
     def test_one_patient_has_no_interval(self) -> None:
         summary = summarise(rows(FOUND[:2], TRUTH[:2], ["x", "x"], [0, 0]), ["accuracy"], resamples=5)
         assert summary["low"].isna().all()

@@ -23,9 +23,10 @@ from torch.utils.data import default_collate
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from foldwise.systems.clips.cache import cache_clip
-from foldwise.systems.clips.features import make_vision, write_features
+from foldwise.systems.clips.encoding import make_vision
+from foldwise.systems.clips.features import write_features
 from foldwise.systems.clips.learner import ClipsLearner
-from foldwise.systems.clips.settings import Cache, Model
+from foldwise.systems.clips.settings import CLIP_MEAN, CLIP_STD, Cache, Model
 from foldwise.training.steps import batches
 from foldwise.video.decode import read_frames
 from foldwise.video.sheet import VIDEO_SUFFIXES
@@ -92,7 +93,7 @@ class Decoding:
         numbers = dense_draw(len(frames), clip.frames, int(clip.every), random)
         chosen = torch.from_numpy(np.stack([frames[n] for n in numbers])).permute(0, 3, 1, 2)
         square = random_resized_crop(chosen, clip.size, clip.area, random)
-        return {"clip": normalised(square, clip.mean, clip.std), "label": torch.tensor(0)}
+        return {"clip": normalised(square, CLIP_MEAN, CLIP_STD), "label": torch.tensor(0)}
 
 
 def features(args: argparse.Namespace, caches: Sequence[str]) -> dict[str, float]:

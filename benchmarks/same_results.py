@@ -288,7 +288,7 @@ def _surgical(folder: Path) -> dict[str, Any]:
         "split": {"folds": 2},
         "models": {
             "cl": {**network, "kind": "mtrcnet_cl"},
-            "tecno": {"kind": "tecno", "features": "cl", "training": {"epochs": 2}},
+            "tecno": {"kind": "temporal", "features": "cl", "training": {"epochs": 2}},
         },
     }
 

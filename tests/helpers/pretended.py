@@ -49,7 +49,7 @@ SYSTEMS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "surgical": (
         {
             "data": {"phases": ["one", "two"], "tools": ["hook"]},
-            "models": {"mtrc": {"kind": "mtrcnet"}, "tecno": {"kind": "tecno", "features": "mtrc"}},
+            "models": {"mtrc": {"kind": "mtrcnet"}, "tecno": {"kind": "temporal", "features": "mtrc"}},
         },
         "case,group,video,phases,tools,split",
         ["{0},{0},{0}-frames,{0}-phase.txt,{0}-tool.txt,", "{0},{0},{0}-frames,,,"],
@@ -196,7 +196,7 @@ def _sources(opened: Opened[Any, Any], made: Made) -> list[Path]:
     of = json.loads(made.depends).get("of", [])
     if made.rule == "train":
         return [*map(Path, opened.weights(of[0]))]
-    if made.rule == "clip_features":
+    if made.rule == "encode":
         preparation: Any = opened.preparation
         encoded = Path(made.path).parent.name.removeprefix("features-")
         return [*map(Path, opened.weights(preparation.encoder(encoded)))]

@@ -22,7 +22,7 @@ NETWORK: dict[str, Any] = {
 }
 MODELS = {
     "cl": {**NETWORK, "kind": "mtrcnet_cl"},
-    "tecno": {"kind": "tecno", "features": "cl", "training": {"epochs": 2}},
+    "tecno": {"kind": "temporal", "features": "cl", "training": {"epochs": 2}},
 }
 
 

@@ -162,12 +162,12 @@ def test_features_of_clips_are_forecast(tmp_path: Path) -> None:
     write_features(tmp_path / "c.h5", settings.models["evl"], vision, tmp_path / "f.h5")
     size = VideoInfo(12, 10, 40, 48, 1.2)
     forecast: Mapping[str, float] = system_of("clips").footprint.disk_mib(size, settings)
-    assert forecast["clip_features"] == pytest.approx((tmp_path / "f.h5").stat().st_size / 2**20, rel=0.3)
+    assert forecast["encode"] == pytest.approx((tmp_path / "f.h5").stat().st_size / 2**20, rel=0.3)
 
 
 def test_a_temporal_models_backbone_is_stored_but_does_not_learn() -> None:
     backbone = {"kind": "phase", "backbone": {"name": "resnet18"}}
-    models = {"b": backbone, "t": {"kind": "tecno", "features": "b"}, "f": {**backbone, "backbone_lr": 0}}
+    models = {"b": backbone, "t": {"kind": "temporal", "features": "b"}, "f": {**backbone, "backbone_lr": 0}}
     data = {"sheet": "s.csv", "phases": ["a", "b", "c"], "tools": []}
     settings = unread(system="surgical", data=data, models=models).settings
     system = system_of("surgical")

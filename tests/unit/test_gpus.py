@@ -262,7 +262,7 @@ import torch
 def started(*args): raise AssertionError("CUDA was started")
 torch._C._cuda_getDeviceCount = torch._C._cuda_init = started
 import foldwise.stages.train, foldwise.stages.test, foldwise.stages.ensemble, foldwise.stages.features
-import foldwise.stages.clip_features, foldwise.stages.predict, foldwise.stages.roi
+import foldwise.stages.encode, foldwise.stages.predict, foldwise.stages.roi
 import foldwise.systems.segmentation.learner, foldwise.systems.interactive.learner
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -153,7 +153,7 @@ def test_the_report_shows_busy_shares(tmp_path: Path, monkeypatch: pytest.Monkey
         logs / "predict/unet_0of1.log": "12:00:00 INFO GPU: at most 700 MiB, 3 samples\n",
         # A training's last job alone; its history tells more.
         logs / "train/unet_fold0.log": "12:00:00 INFO GPU: busy 1 %, at most 1 MiB, 1 samples\n",
-        data / "clip_features/a_b.log": "12:00:00 INFO case b\n",
+        data / "encode/a_b.log": "12:00:00 INFO case b\n",
         benchmarks / "train/unet_fold0.tsv": "s\tmax_pss\n60\t900\n",
         benchmarks / "test/unet_fold0.tsv": "s\tmax_pss\n30\t800\n",
     }

@@ -278,7 +278,7 @@ def test_a_temporal_model_is_tried_with_the_backbone_it_builds_on(
         "split": {"folds": 2, "validation": 0},
         "models": {
             "phase": {"kind": "phase", "backbone": {"name": "mobilenet_v3_small"}, "crop": [32, 32]},
-            "tecno": {"kind": "tecno", "features": "phase", "optimiser": {"name": "Adam", "lr": -1}},
+            "tecno": {"kind": "temporal", "features": "phase", "optimiser": {"name": "Adam", "lr": -1}},
         },
     }
     text = refused(yaml.safe_load(yaml.safe_dump(config)), capsys)

@@ -115,7 +115,7 @@ class TestRun:
 
     def test_other_regions_spare_the_caches(self, run: Path) -> None:
         jobs = planned(run, experiment(run, prepare={"regions": {"method": "threshold"}}))
-        assert (jobs["roi"], jobs["clip_features"]) == (6, 6)
+        assert (jobs["roi"], jobs["encode"]) == (6, 6)
         assert jobs["train"] == 2
         assert "clip_cache" not in jobs
 
@@ -143,7 +143,7 @@ class TestRun:
         assert "attenuation 12 dB" in (folder / "report.html").read_text(encoding="utf-8")
         assert planned(run, tested(24)) == {"perturb": 2, "report": 1}
         fewer = planned(run, tested(12, labels=0.5))
-        assert (fewer["train"], fewer["perturb"], fewer.get("clip_features")) == (2, 2, None)
+        assert (fewer["train"], fewer["perturb"], fewer.get("encode")) == (2, 2, None)
 
     def test_update_labels_makes_a_new_index(self, run: Path) -> None:
         updated = experiment(run)
@@ -162,7 +162,7 @@ class TestRun:
         others = experiment(run, results="elsewhere")
         jobs = planned(run, others, "--set-scatter", "prepare=2")
         assert 2 <= jobs["prepare_part_gpu"] <= 4
-        assert not {"prepare_part", "clip_cache", "roi", "clip_features"} & set(jobs)
+        assert not {"prepare_part", "clip_cache", "roi", "encode"} & set(jobs)
         classical = {**others, "models": {"small": {**SMALL, "input": "crop"}}}
         assert "prepare_part" in planned(run, classical, "--set-scatter", "prepare=2")
 

@@ -36,7 +36,7 @@ from warm import python
 ROOT = Path(__file__).parents[2]
 # Rules in the order of their jobs.
 RULES = (
-    *("phantom", "lung_mask", "crop", "plan", "cache", "frames", "clip_cache", "roi", "clip_features"),
+    *("phantom", "lung_mask", "crop", "plan", "cache", "frames", "clip_cache", "roi", "encode"),
     *("check", "index", "train", "features"),
 )
 TWO_STEPS = {"epochs": 1, "steps_per_epoch": 2}
@@ -245,7 +245,7 @@ SHIPPED = {
         },
         # Frozen or not, each clip takes hundreds of GFLOP; the weights are also small (stand_in_weights).
         cut={
-            "clip_features": {"clip": {"temporal_views": 1}, "features": {"views": 2}},
+            "encode": {"clip": {"temporal_views": 1}, "features": {"views": 2}},
             "evl": {"clip": {"temporal_views": 1}, "features": {"views": 2}, "training": {"batch": 2}},
             "zero_shot": {"training": {"batch": 1}},
             "r2plus1d": {"clip": {"frames": 8, "size": 64}, "training": {"batch": 1}},

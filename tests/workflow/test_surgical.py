@@ -114,7 +114,7 @@ def test_a_packed_model_needs_nothing_else(run: Path, tmp_path: Path, model: str
 def test_a_changed_setting_redoes_what_it_touches(run: Path) -> None:
     assert planned(run, settings_of(run / NAME / "operations.csv")) == {}
     changed = settings_of(run / NAME / "operations.csv")
-    changed["models"] = {**MODELS, "tecno": {**MODELS["tecno"], "temporal": {"layers": 4}}}
+    changed["models"] = {**MODELS, "tecno": {**MODELS["tecno"], "head": {"name": "TeCNO", "layers": 4}}}
     assert planned(run, changed) == {
         **{"check": 1, "train": 2, "test": 2, "ensemble": 1},
         **{"score": 3, "metrics": 3, "export": 3, "choose": 1, "report": 1},

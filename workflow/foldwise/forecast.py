@@ -28,7 +28,7 @@ MARGIN = 1.2
 SNAKEMAKE_MIB = 300
 # A GPU job's share of main memory for the driver and its libraries.
 CUDA_MIB = 3000
-GPU_STAGES = ("features", "clip_features", "train", "test", "perturb", "ensemble", "predict")
+GPU_STAGES = ("features", "encode", "train", "test", "perturb", "ensemble", "predict")
 ALIGNED = ("left", "right", "right", "right", "left", "right", "right")
 SMALL_MIB = {"check": 600, "index": 200, "plan": 900, "metrics": 400, "report": 600}
 

@@ -47,7 +47,10 @@ EXPERIMENTS: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "surgical": (
         {
             "data": {"phases": ["one", "two"]},
-            "models": {"backbone": {"kind": "mtrcnet"}, "tecno": {"kind": "tecno", "features": "backbone"}},
+            "models": {
+                "backbone": {"kind": "mtrcnet"},
+                "temporal": {"kind": "temporal", "features": "backbone"},
+            },
         },
         *("case,video,phases", "{0},{0}.mp4,{0}.txt", "{0},{0}.mp4,"),
     ),

@@ -9,9 +9,9 @@ if "roi" in PREPARED.stages:
     include: "roi.smk"
 
 
-if "clip_features" in PREPARED.stages:
+if "encode" in PREPARED.stages:
 
-    include: "clip_features.smk"
+    include: "encode.smk"
 
 
 if SETTINGS.evaluate.perturb is not None:

@@ -18,14 +18,8 @@ rule frames:
         ),
     params:
         depends=lambda wildcards: DEPENDS.case("frames", wildcards.case),
-        request=lambda wildcards, input, output: request(
-            case=wildcards.case,
-            video=input.video,
-            phases=input.get("phases"),
-            tools=input.get("tools"),
-            settings=as_json(SETTINGS.cache),
-            data=as_json(SETTINGS.data),
-            cache=output[0],
+        request=lambda wildcards, output: request(
+            **PREPARED.frames_asked(wildcards.case).values
         ),
     shell:
         "python -m foldwise.stages.frames {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

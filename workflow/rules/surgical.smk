@@ -7,3 +7,8 @@ include: "frames.smk"
 if PREPARED.backbones:
 
     include: "features.smk"
+
+
+if "encode" in PREPARED.stages:
+
+    include: "encode.smk"

@@ -279,12 +279,22 @@ def test_by_name(name: str) -> None:
 
 
 def test_windows_of_clips() -> None:
-    assert clip_windows(4, 3, "online").tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]]
-    assert clip_windows(4, 3, "offline").tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]]
-    assert clip_windows(5, 2, "online", every=2).tolist() == [[0, 0], [0, 1], [0, 2], [1, 3], [2, 4]]
-    assert clip_windows(3, 4, "offline")[1].tolist() == [0, 0, 1, 2]
+    one, run = np.zeros(4), np.array([0, 0, 0, 1, 1])
+    # Of two runs, none sees the other's frames.
+    assert clip_windows(run, 3, "online").tolist()[2:] == [[0, 1, 2], [3, 3, 3], [3, 3, 4]]
+    assert clip_windows(run, 3, "offline").tolist()[2:] == [[1, 2, 2], [3, 3, 4], [3, 4, 4]]
+    assert clip_windows(one, 3, "online").tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]]
+    assert clip_windows(one, 3, "offline").tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]]
+    assert clip_windows(np.zeros(5), 2, "online", every=2).tolist() == [
+        [0, 0],
+        [0, 1],
+        [0, 2],
+        [1, 3],
+        [2, 4],
+    ]
+    assert clip_windows(np.zeros(3), 4, "offline")[1].tolist() == [0, 0, 1, 2]
     # No clip of a frame contains a later one.
-    assert (clip_windows(50, 7, "online", 3).max(1) == np.arange(50)).all()
+    assert (clip_windows(np.zeros(50), 7, "online", 3).max(1) == np.arange(50)).all()
 
 
 class TestClipHeads:

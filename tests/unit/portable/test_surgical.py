@@ -39,7 +39,7 @@ SMALL: dict[str, Any] = {
     "batch_frames": 7,
 }
 # So that every way of resizing is compared with the runner's.
-INTERPOLATION = {"mtrcnet_cl": "lanczos", "tecno": "bicubic", "tool": "box"}
+INTERPOLATION = {"mtrcnet_cl": "lanczos", "temporal": "bicubic", "tool": "box"}
 # No code of these is needed.
 BLOCKED = ["foldwise", "torch", "monai", "scipy", "skimage", "PIL", "h5py", "nibabel", "pandas"]
 CODE = (
@@ -53,7 +53,7 @@ CODE = (
 
 def write_models(kind: str, folder: Path, folds: int = 1) -> Trained:
     """Untrained models, for frames that are kept exactly."""
-    values = SMALL if kind != "tecno" else {**SMALL, "features": "cl"}
+    values = SMALL if kind != "temporal" else {**SMALL, "features": "cl"}
     model = validate(Model, {**values, "kind": kind})
     paths = []
     for fold in range(folds):
@@ -92,7 +92,7 @@ def write_frames(folder: Path, count: int, mode: str = "RGB", gaps: bool = False
         image.save(folder / f"video1-{number + 1}.png")
 
 
-@pytest.mark.parametrize(("kind", "folds"), [("mtrcnet_cl", 1), ("tecno", 1), ("tool", 2)])
+@pytest.mark.parametrize(("kind", "folds"), [("mtrcnet_cl", 1), ("temporal", 1), ("tool", 2)])
 def test_probabilities(kind: str, folds: int, tmp_path: Path) -> None:
     trained = write_models(kind, tmp_path, folds)
     # The second video is shorter than a window, and its frames are numbered beyond nine in the first.

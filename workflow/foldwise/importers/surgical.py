@@ -105,7 +105,7 @@ def _experiment(
             "tool": {"kind": "tool"},
             "phase": {"kind": "phase"},
             "mtrcnet_cl": {"kind": "mtrcnet_cl"},
-            "tecno": {"kind": "tecno", "features": "phase"},
+            "tecno": {"kind": "temporal", "features": "phase"},
         },
     }
 

@@ -30,6 +30,7 @@ NAMESPACES = {
         "torchvision.models.video",
         "foldwise.networks.frames",
         "foldwise.networks.evl",
+        "foldwise.networks.probe",
         "foldwise.networks.clip",
         "monai.networks.nets",
     ),

@@ -17,15 +17,16 @@ import numpy as np
 Mode = Literal["online", "offline"]
 
 
-def clip_windows(count: int, frames: int, mode: Mode, every: int = 1) -> np.ndarray:
-    """Frames that a clip network sees for each frame of a video, (count, frames).
+def clip_windows(run: np.ndarray, frames: int, mode: Mode, every: int = 1) -> np.ndarray:
+    """Frames that a clip network sees for each frame of a video, (n, frames).
 
     Args:
-        count: frames of the video.
+        run: (n,) increasing, equal for frames without a gap between them; no clip crosses a gap.
         frames: frames of a clip.
         mode: online: the clip ends at the frame; offline: the frame is in its middle (with an even number,
-            the first of the later half). Beyond the video, its first or last frame is repeated.
+            the first of the later half). Beyond the run, its first or last frame is repeated.
         every: distance of two frames of a clip.
     """
     steps = np.arange(frames) - (frames - 1 if mode == "online" else frames // 2)
-    return (np.arange(count)[:, None] + every * steps).clip(0, count - 1)
+    first, end = (np.searchsorted(run, run, side=side)[:, None] for side in ("left", "right"))
+    return (np.arange(len(run))[:, None] + every * steps).clip(first, end - 1)

@@ -10,10 +10,12 @@ from torch import nn
 
 from foldwise.evaluate import Trained
 from foldwise.files import CaseError
+from foldwise.networks.encoded import FrozenTrunk, Traced
 from foldwise.portable.onnx import Graph, Portable
 from foldwise.settings import validate
 from foldwise.systems.surgical.learner import SurgicalLearner
 from foldwise.systems.surgical.settings import Cache, Data
+from foldwise.video.encoders import takes_clips
 from foldwise.video.gaps import MOST_HELD, MOST_PLACES
 
 
@@ -21,12 +23,12 @@ class Head(nn.Module):
     """From features (batch, n, width) to the logits of all branches, each (batch, n, …)."""
 
     def __init__(self, head: nn.Module, outputs: list[str]) -> None:
-        """Take a trained head, and the names of its branches; without names, it is TeCNO."""
+        """Take a trained head, and the names of its branches; without names, it is a temporal network."""
         super().__init__()
         self.head, self.outputs = head, outputs
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The logits in the order of the names; of TeCNO, those of the last stage."""
+        """The logits in the order of the names; of a temporal network, those of the last stage."""
         if not self.outputs:
             return (self.head(features)[-1],)
         found = self.head(features)
@@ -45,20 +47,26 @@ def portable(trained: Trained, chosen: Mapping[str, Any]) -> Portable:
         raise CaseError("the model's file does not say how a video is prepared for it; train it again")
     cache, model = validate(Cache, prepared["cache"], origin="model"), learner.model
     data = validate(Data, prepared["data"], origin="model")
+    if model.encoder is not None and takes_clips(model.encoder):
+        raise CaseError(
+            f"encoder {model.encoder.name} takes clips, which the runner does not cut; use the packed model"
+        )
     random = torch.Generator().manual_seed(0)
     frames = torch.randn(2, 3, *model.crop, generator=random)
     graphs, outputs = {}, ["phase"]
     for number, network in enumerate(trained.networks):
         network.cpu().eval()
         trunk, head = network.get_submodule("trunk"), network.get_submodule("head")
+        if isinstance(trunk, FrozenTrunk):
+            trunk = Traced(trunk.encoder)
         with torch.no_grad():
             width = trunk(frames).shape[1]
         features = torch.randn(2, 4, width, generator=random)
-        if model.kind != "tecno":
+        if model.kind != "temporal":
             with torch.no_grad():
                 outputs = list(head(features))
         graphs[f"fold{number}_frames.onnx"] = Graph(trunk, {"frames": frames}, ["features"])
-        whole = Head(head, [] if model.kind == "tecno" else outputs)
+        whole = Head(head, [] if model.kind == "temporal" else outputs)
         named = {"features": features}
         graphs[f"fold{number}_video.onnx"] = Graph(whole, named, outputs, torch.sigmoid, free=(0, 1))
     names = [*graphs]
@@ -83,10 +91,11 @@ def portable(trained: Trained, chosen: Mapping[str, Any]) -> Portable:
         # Foldwise keeps frames as JPEG unless its cache is raw, which changes probabilities a little.
         "encoding": cache.encoding,
         "crop": model.crop,
-        "mean": model.mean,
-        "std": model.std,
+        "mean": model.normalisation[0],
+        "std": model.normalisation[1],
         "batch": model.batch_frames,
-        "window": None if model.kind == "tecno" else model.window,
+        "mode": model.mode,
+        "window": None if model.kind == "temporal" else model.window,
         "phases": learner.phases,
         "tools": learner.tools,
         "threshold": chosen.get("threshold", 0.5),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 from foldwise.check import Checked, Findings, check_groups, present_files
@@ -95,3 +96,16 @@ class VideoSystem(System[AnySettings, AnyVideoCase], abstract=True):
     ) -> Sequence[str]:
         """Lines for the check to print, from the facts about the readable cases."""
         return ()
+
+    @abstractmethod
+    def encode(self, source: Path, model: Any, path: Path) -> None:
+        """Store the features that a model's frozen network finds in a case, for the rule `encode`.
+
+        Args:
+            source: what they are computed from, e.g. the frame cache.
+            model: its settings; those that do not affect features are at their defaults.
+            path: HDF5 file to write.
+
+        Raises:
+            CaseError: the network cannot be loaded or does not take the frames, or a feature is not finite.
+        """

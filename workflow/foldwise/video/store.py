@@ -30,6 +30,8 @@ from foldwise.hdf5 import create_hdf5, open_hdf5
 from foldwise.video.decode import Frame
 
 FORMAT = "foldwise-frames-1"
+# A file with features in the place of frames.
+FEATURES = "foldwise-frame-features-1"
 Encoding = Literal["raw", "jpeg"]
 # JPEG bytes are not compressed again; small chunks, since reading a frame reads whole chunks.
 JPEG_CHUNK = 1 << 16
@@ -115,6 +117,15 @@ def open_frames(path: Path | str) -> h5py.File:
         CaseError: the file is missing, truncated, or not a frame cache.
     """
     return open_hdf5(path, FORMAT)
+
+
+def open_video(path: Path | str) -> h5py.File:
+    """Open a frame cache, or a video's features with the same arrays apart from the frames.
+
+    Raises:
+        CaseError: it is neither.
+    """
+    return open_hdf5(path, FORMAT, FEATURES)
 
 
 def read(file: h5py.File, numbers: Sequence[int] | np.ndarray) -> np.ndarray:

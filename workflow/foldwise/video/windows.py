@@ -128,10 +128,20 @@ class Windows:
 
 def blocks(file: h5py.File, size: int, crop: Size) -> Iterator[torch.Tensor]:
     """All frames of a video in order, (up to `size`, height, width, 3) uint8 at a time, cropped centrally."""
-    count, height, width = (int(file.attrs[name]) for name in ("frames", "height", "width"))
+    count = int(file.attrs["frames"])
+    for first in range(0, count, size):
+        yield cropped(file, np.arange(first, min(count, first + size)), crop)
+
+
+def cropped(file: h5py.File, numbers: np.ndarray, crop: Size) -> torch.Tensor:
+    """Frames (n, height, width, 3) uint8 of a video, cropped centrally.
+
+    Raises:
+        CaseError: they are smaller than the crop.
+    """
+    height, width = (int(file.attrs[name]) for name in ("height", "width"))
     y, x = (height - crop[0]) // 2, (width - crop[1]) // 2
     if min(y, x) < 0:
         raise CaseError(f"{file.filename}: frames of {width}×{height} are smaller than the crop {crop}")
-    for first in range(0, count, size):
-        frames = read(file, np.arange(first, min(count, first + size)))
-        yield torch.from_numpy(np.ascontiguousarray(frames[:, y : y + crop[0], x : x + crop[1]]))
+    frames = read(file, numbers)[:, y : y + crop[0], x : x + crop[1]]
+    return torch.from_numpy(np.ascontiguousarray(frames))

@@ -22,7 +22,9 @@ from foldwise.settings import Split, validate
 from foldwise.store import Memory
 from foldwise.systems import system_of
 from foldwise.systems.clips.cache import cache_clip, label_of
-from foldwise.systems.clips.features import make_vision, whole_numbers, write_features
+from foldwise.systems.clips.encoding import make_vision
+from foldwise.systems.clips.features import whole_numbers, write_features
+from foldwise.systems.clips.footprint import FILE, features_bytes
 from foldwise.systems.clips.index import update_index
 from foldwise.systems.clips.items import evaluation_clips, seen
 from foldwise.systems.clips.learner import ClipsLearner
@@ -30,7 +32,7 @@ from foldwise.systems.clips.predictions import read_prediction
 from foldwise.systems.clips.regions import find_regions
 from foldwise.systems.clips.settings import Cache, Data, Model, Regions, Settings
 from foldwise.systems.clips.sheet import class_names, class_sentences, read_sheet
-from foldwise.systems.clips.system import FILE, Clips, _features_bytes
+from foldwise.systems.clips.system import Clips
 from tiny_clip import save_clip
 from ultrasound import CLASSES, SMALL, frames_of, settings_of, write_clips
 from videos import write_video
@@ -213,7 +215,7 @@ class TestCheck:
         ("change", "message"),
         [
             ({"input": "crop"}, "models.small.input needs regions"),
-            ({"features": {"views": 2}}, "features can only be stored for EVL's frozen network"),
+            ({"features": {"views": 2}}, "features can only be stored for EVL or an"),
             ({"network": {"name": "EVL"}}, "EVL needs `weights`"),
             ({"input": "channel", "clip": {"rand_augment": {}}}, "RandAugment would move the frames"),
             ({"clip": {"every": 0}}, "a step of at least 1 frame"),
@@ -524,7 +526,7 @@ class TestFeatures:
         settings = model(network=network, features={"views": 8, "precision": precision}, clip=clip)
         path = tmp_path / "features" / "k0_0.h5"
         write_features(caches[0], settings, make_vision(settings), path)
-        assert 0.9 < (_features_bytes(settings) + FILE) / path.stat().st_size < 1.6
+        assert 0.9 < (features_bytes(settings) + FILE) / path.stat().st_size < 1.6
 
     def test_other_size(self, tmp_path: Path) -> None:
         network = {"name": "EVL", "weights": str(save_clip(tmp_path)), "blocks": 2}

@@ -15,10 +15,11 @@ from foldwise.networks.tecno import TeCNO
 from foldwise.settings import validate
 from foldwise.store import Memory
 from foldwise.systems.surgical.annotations import Track, read_phases, read_tools, write_phases, write_tools
-from foldwise.systems.surgical.learner import SurgicalLearner, schedule_step
+from foldwise.systems.surgical.learner import SurgicalLearner
 from foldwise.systems.surgical.losses import correlation_loss, phase_loss, tool_loss
 from foldwise.systems.surgical.predictions import read_prediction
 from foldwise.systems.surgical.prepare import cache_video
+from foldwise.systems.surgical.schedule import schedule_step
 from foldwise.systems.surgical.settings import Cache, Data, Model, Settings
 from foldwise.systems.surgical.sheet import read_sheet
 from foldwise.systems.surgical.system import Surgical
@@ -533,8 +534,8 @@ def test_the_backbone_learns_at_its_own_rate(tmp_path: Path) -> None:
 def test_settings_that_contradict_each_other_are_refused() -> None:
     base = {"experiment": "e", "system": "surgical", "data": {"sheet": "s.csv"}}
     for models, words in (
-        ({"a": {"kind": "tecno"}}, "both or neither"),
-        ({"a": {"kind": "tecno", "features": "b"}}, "not a model with a backbone"),
+        ({"a": {"kind": "temporal"}}, "set one of them"),
+        ({"a": {"kind": "temporal", "features": "b"}}, "not a model with a backbone"),
         ({"a": {"kind": "mtrcnet_cl", "training": {"patience": 3}}}, "patience"),
         ({"a": {"kind": "mtrcnet_cl", "training": {"epochs": 2}}}, "three steps"),
         ({"a": {"crop": [300, 300]}}, "larger than the frames"),
@@ -545,6 +546,6 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(CaseError, match="learns tools"):
         validate(Settings, {**base, "data": {"sheet": "s.csv", "tools": []}})
     settings = validate(Settings, {**base, "models": {"b": {"kind": "phase"},
-                                   "a": {"kind": "tecno", "features": "b"}}})  # fmt: skip
+                                   "a": {"kind": "temporal", "features": "b"}}})  # fmt: skip
     assert settings.models["a"].training.batch == 1
     assert settings.models["b"].training.batch == 8

@@ -10,13 +10,13 @@ import torch
 from foldwise.networks.mtrcnet import MTRCNet
 from foldwise.networks.tecno import TeCNO
 from foldwise.systems.surgical.annotations import UNKNOWN
-from foldwise.systems.surgical.features import Videos, open_video, write_bank
+from foldwise.systems.surgical.features import Videos, write_bank
 from foldwise.systems.surgical.ribbon import cells
 from foldwise.systems.surgical.timing import remarks
 from foldwise.systems.surgical.whole import by_windows, on_a_grid
 from foldwise.video.decode import Frame
 from foldwise.video.gaps import runs
-from foldwise.video.store import write_frames
+from foldwise.video.store import open_video, write_frames
 from videos import flat_frames
 
 WIDTH = 6

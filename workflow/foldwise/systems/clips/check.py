@@ -15,6 +15,7 @@ from foldwise.store import Memory
 from foldwise.systems.clips.settings import FROZEN, Model, Settings
 from foldwise.systems.clips.sheet import ClipCase, box_from, class_names
 from foldwise.video.decode import VideoInfo
+from foldwise.video.encoders import weights_of
 
 
 def check_prompt(case: ClipCase, info: VideoInfo, memory: Memory) -> list[tuple[str, bool]]:
@@ -79,6 +80,8 @@ def check_weights(settings: Settings) -> list[str]:
             wanted.append((key, folder))
             if folder.exists() and (problem := _clip_problem(folder, model)):
                 problems.append(f"{key}: {folder}: {problem}")
+        if model.encoder is not None:
+            wanted.append((f"models.{name}.encoder.weights", weights_of(model.encoder)))
     return problems + [f"{key}: {path}: no such file or folder" for key, path in wanted if not path.exists()]
 
 

@@ -3,8 +3,9 @@
 Layout of a case's file (HDF5): train_tokens (K, D, T, 1 + P, width) float16 and train_attention (K, D, 2, T,
 P, P) float16 of K augmented training clips; test_tokens and test_attention, the same of the testing views;
 and the cache's label. With precision int8, they are int8, and train_tokens_scale etc. (float32, the last axis
-has length 1) hold what to multiply them by. A network that uses no attention has none stored. Attributes:
-format, case, content, and source, the file that the clips are from.
+has length 1) hold what to multiply them by. A network that uses no attention has none stored; an
+encoder's tokens (K, 1, T', P, width) have no class token. Attributes: format, case, content, source, the file
+that the clips are from, and of an encoder its settings (JSON).
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import h5py
 import hdf5plugin
@@ -22,21 +21,21 @@ import numpy as np
 import torch
 
 from foldwise.device import chosen_device, log_device
-from foldwise.files import CaseError, atomic_path
+from foldwise.files import atomic_path
 from foldwise.hdf5 import create_hdf5, open_hdf5, refuse_not_finite
-from foldwise.networks.clip import FrozenVision
+from foldwise.systems.clips.encoding import Frozen
 from foldwise.systems.clips.items import evaluation_clips, training_clip
-from foldwise.systems.clips.settings import ENCODING, Model
+from foldwise.systems.clips.settings import Model
 
 FORMAT = "foldwise-clip-features-1"
 
 
-def write_features(source: str | Path, model: Model, vision: FrozenVision, path: Path) -> None:
+def write_features(source: str | Path, model: Model, vision: Frozen, path: Path) -> None:
     """Encode a case's clips.
 
     Args:
         source: its frame cache or file of regions.
-        model: with `features`.
+        model: with `features`, as `with_normalisation` completes it.
         vision: the frozen network.
         path: HDF5 file to write.
 
@@ -59,29 +58,10 @@ def write_features(source: str | Path, model: Model, vision: FrozenVision, path:
         _store(stored, "test", views, vision, device, digest, model.features.precision)
         stored["label"] = file["label"][()]
         digest.update(file["label"][()].tobytes())
+        if model.encoder is not None:
+            stored.attrs["encoder"] = model.encoder.model_dump_json()
         own = {"format": FORMAT, "case": case, "source": str(source), "content": digest.hexdigest()}
         stored.attrs.update({**own, "recording": file.attrs.get("recording", "")})
-
-
-def make_vision(model: Model) -> FrozenVision:
-    """The frozen network of a model, loaded once for all cases of a process.
-
-    Raises:
-        CaseError: its weights cannot be read, or are for other frame sizes.
-    """
-    arguments = {k: v for k, v in model.network.arguments.items() if k in ENCODING}
-    weights = str(arguments.pop("weights"))
-    vision = _loaded(weights, tuple(sorted({"blocks": 4, **arguments}.items())))
-    if vision.size != model.clip.size:
-        raise CaseError(
-            f"clips are {model.clip.size} px, these CLIP weights need {vision.size}; set clip.size"
-        )
-    return vision
-
-
-@lru_cache(maxsize=1)
-def _loaded(weights: str, arguments: tuple[tuple[str, Any], ...]) -> FrozenVision:
-    return FrozenVision(weights, **dict(arguments))
 
 
 def whole_numbers(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +79,7 @@ def _store(
     output: h5py.File,
     name: str,
     clips: Iterable[torch.Tensor],
-    vision: FrozenVision,
+    vision: Frozen,
     device: torch.device,
     digest: hashlib._Hash,
     precision: str,

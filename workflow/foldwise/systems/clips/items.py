@@ -32,7 +32,8 @@ class Clips:
     """Samples by number, each a pure function of (seed, number): drawn, or for validation one per case.
 
     An item is a dict: `clip` (channels, T, size, size) float32 and `label`, the class's number; with stored
-    features, `clip` holds the tokens (D, T, 1 + P, width), and there is also `attention` (D, 2, T, P, P).
+    features, `clip` holds the tokens (D, T, 1 + P, width), and there is also `attention` (D, 2, T, P, P), or
+    (D, 2, T, 0, 0) without attention between frames.
     """
 
     def __init__(
@@ -162,7 +163,7 @@ def seen(file: h5py.File, numbers: np.ndarray, model: Model, change: Change | No
 
 
 def _normalised(frames: torch.Tensor, model: Model) -> torch.Tensor:
-    mean, std = list(model.clip.mean), list(model.clip.std)
+    mean, std = map(list, model.normalisation)
     if frames.shape[1] == 4:
         mean, std = [*mean, 0.0], [*std, 1.0]
     return normalised(frames, mean, std)

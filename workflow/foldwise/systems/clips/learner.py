@@ -17,12 +17,14 @@ from torch import nn
 from foldwise.files import CaseError, atomic_path
 from foldwise.hdf5 import open_hdf5
 from foldwise.networks import build, explicit, ramp, try_loss
+from foldwise.networks.encoded import clip_head
 from foldwise.overlap import Unwritten
 from foldwise.settings import Named, validate
 from foldwise.systems.clips.cache import label_of
+from foldwise.systems.clips.encoding import encoder_for, with_normalisation
 from foldwise.systems.clips.items import Change, Clips, evaluation_clips, stored_view
 from foldwise.systems.clips.predictions import write_prediction
-from foldwise.systems.clips.settings import FROZEN, Model
+from foldwise.systems.clips.settings import Model
 from foldwise.training.learner import Staged, by
 from foldwise.training.steps import Items
 
@@ -48,8 +50,7 @@ class ClipsLearner(Staged[Model]):
     def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
         """Take a model's settings and what is learnt: `classes`, and `sentences` if any."""
         super().__init__(model, task)
-        # The weights of a frozen network are a folder.
-        self.frozen = self.reads_weights = model.network.plain in FROZEN
+        self.frozen = self.reads_weights = model.frozen_weights is not None
         self.classes: list[str] = list(task["classes"])
         self.sentences: list[str] = list(task.get("sentences", ()))
         weights = model.class_weights
@@ -59,7 +60,8 @@ class ClipsLearner(Staged[Model]):
 
     @classmethod
     def fit(cls, model: Model, caches: Sequence[str]) -> Model:
-        """The model with the classes' weights, and with the library of its frame network."""
+        """The model with its classes' weights, encoder's normalisation, and frame network's library."""
+        model = with_normalisation(model)
         frames = model.network.arguments.get("network")
         if model.network.plain == "FrameAverage" and isinstance(frames, dict) and "name" in frames:
             found = explicit("frame network", validate(Named, frames))
@@ -105,6 +107,9 @@ class ClipsLearner(Staged[Model]):
 
     def build_network(self) -> nn.Module:
         """The network, on torch's default device, without a trial pass."""
+        if self.model.encoder is not None:
+            encoder = encoder_for(self.model)
+            return clip_head(self.model.network, encoder, len(self.classes), self.model.clip.frames)
         network: nn.Module = build(
             "clip network",
             self.model.network,
@@ -246,8 +251,7 @@ class ClipsLearner(Staged[Model]):
 
     def _look(self, clip: torch.Tensor) -> np.ndarray:
         """Frames of a clip (channels, T, size, size) in a row, with normalisation undone."""
-        mean = torch.tensor(self.model.clip.mean)[:, None, None, None]
-        std = torch.tensor(self.model.clip.std)[:, None, None, None]
+        mean, std = (torch.tensor(value)[:, None, None, None] for value in self.model.normalisation)
         frames = ((clip[:3] * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
         return np.concatenate(list(frames.permute(1, 2, 3, 0).numpy()), axis=1)
 

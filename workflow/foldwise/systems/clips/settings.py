@@ -13,6 +13,7 @@ from foldwise.section import Section, affects
 from foldwise.settings import Experiment, FurtherTest, Name, Named, Share, Training, Validation
 from foldwise.settings import Model as AnyModel
 from foldwise.video.damage import ON_DAMAGE, OnDamage
+from foldwise.video.encoders import ENCODER, refuse_encoder, weights_of
 from foldwise.video.pixels import INTERPOLATION, Interpolation
 
 Three = tuple[float, float, float]
@@ -20,6 +21,9 @@ Three = tuple[float, float, float]
 FROZEN = ("EVL", "ZeroShotCLIP")
 # Arguments of EVL that determine its features.
 ENCODING = ("weights", "blocks", "pool", "attention")
+# Networks on the tokens of `encoder`.
+HEADS = ("AttentiveProbe", "EVLDecoder")
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # Most whole clips of a validation.
 CASES = 200
 
@@ -195,14 +199,14 @@ class Clip(Section):
         json_schema_extra=affects("train", "predict", "features"),
     )
     rand_augment: RandAugment | None = Field(RandAugment(), description="Augmentation; null: none.")
-    mean: Three = Field(
-        (0.48145466, 0.4578275, 0.40821073),
-        description="Means of values 0 to 1; default: CLIP's.",
+    mean: Three | None = Field(
+        None,
+        description="Means of values 0 to 1; null: those of `encoder`, or CLIP's.",
         json_schema_extra=affects("train", "predict", "features"),
     )
-    std: Three = Field(
-        (0.26862954, 0.26130258, 0.27577711),
-        description="Standard deviations of values 0 to 1; default: CLIP's.",
+    std: Three | None = Field(
+        None,
+        description="Standard deviations of values 0 to 1; null: those of `encoder`, or CLIP's.",
         json_schema_extra=affects("train", "predict", "features"),
     )
     spatial_views: Literal[1, 3] = Field(
@@ -228,7 +232,7 @@ class Clip(Section):
 
 
 class Features(Section):
-    """A frozen network's features, stored once per case (rule `clip_features`)."""
+    """A frozen network's features, stored once per case (rule `encode`)."""
 
     views: int = Field(
         4,
@@ -251,9 +255,16 @@ class Model(AnyModel):
         Named.model_validate({"name": "r2plus1d_18"}),
         description="A class of torchvision.models.video (r2plus1d_18, mvit_v2_s, swin3d_t, s3d, …), "
         "monai.networks.nets, or Foldwise: FrameAverage (`network`: a 2-D network of torchvision.models or "
-        "monai.networks.nets for each frame), EVL and ZeroShotCLIP (`weights`: a CLIP folder). Classes, "
-        "frames and sizes are filled in.",
+        "monai.networks.nets for each frame), EVL and ZeroShotCLIP (`weights`: a CLIP folder), "
+        "AttentiveProbe and EVLDecoder (on `encoder`). Classes, frames and sizes are filled in.",
         json_schema_extra=affects("train", "predict", "features", "memory"),
+    )
+    encoder: Named | None = Field(
+        None,
+        description=ENCODER.format(what="clips, or their frames,")
+        + " `network` is AttentiveProbe or EVLDecoder. Its frames are clip.size, its clips clip.frames.",
+        json_schema_extra=affects("train", "predict", "features", "memory"),
+        exclude_if=lambda value: value is None,
     )
     loss: Named = Field(
         Named(name="CrossEntropyLoss"),
@@ -279,7 +290,9 @@ class Model(AnyModel):
         json_schema_extra=affects("train", "predict", "features"),
     )
     clip: Clip = Field(Clip(), description="Frames and views.")
-    features: Features | None = Field(None, description="Store a frozen network's features (EVL only).")
+    features: Features | None = Field(
+        None, description="Store the features of EVL's frozen network or of `encoder`."
+    )
     training: Training = Field(
         Training(validation=Validation(cases=CASES)),
         description=f"The training loop. By default a validation predicts at most {CASES} whole clips, since "
@@ -298,17 +311,37 @@ class Model(AnyModel):
     @model_validator(mode="after")
     def _fits(self) -> Model:
         name = self.network.plain
-        if self.features is not None and name != "EVL":
-            raise ValueError(f"features can only be stored for EVL's frozen network; {name} has none")
-        if self.input == "channel" and name in FROZEN:
+        if self.encoder is not None:
+            refuse_encoder(self.encoder, size="clip.size", frames="clip.frames")
+        if (self.encoder is not None) != (name in HEADS):
+            raise ValueError(
+                f"`encoder` and a network on it belong together: {' or '.join(HEADS)} (got {name}, encoder "
+                f"{self.encoder.name if self.encoder else 'null'})"
+            )
+        if name in FROZEN and "weights" not in self.network.arguments:
+            raise ValueError(f"{name} needs `weights`, a folder of CLIP weights")
+        if self.features is not None and (self.frozen_weights is None or name == "ZeroShotCLIP"):
+            raise ValueError(f"features can only be stored for EVL or an `encoder`; {name} has none")
+        if self.input == "channel" and self.frozen_weights is not None:
             raise ValueError(f"{name} is frozen and cannot learn a fourth channel; use crop or blank")
         if self.input == "channel" and self.clip.rand_augment is not None:
             raise ValueError(
                 "RandAugment would move the frames but not the region; set clip.rand_augment: null"
             )
-        if name in FROZEN and "weights" not in self.network.arguments:
-            raise ValueError(f"{name} needs `weights`, a folder of CLIP weights")
         return self
+
+    @property
+    def frozen_weights(self) -> Path | None:
+        """File or folder of the weights that never learn."""
+        if self.encoder is not None:
+            return weights_of(self.encoder)
+        return Path(self.network.arguments["weights"]) if self.network.plain in FROZEN else None
+
+    @property
+    def normalisation(self) -> tuple[Three, Three]:
+        """Mean and standard deviation; those of an encoder were filled in."""
+        assert self.encoder is None or (self.clip.mean and self.clip.std), "filled in where it is loaded"
+        return self.clip.mean or CLIP_MEAN, self.clip.std or CLIP_STD
 
 
 class Perturb(Section):

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foldwise import forecast
 from foldwise.check import Checked, Findings, check_folds
-from foldwise.experiment.preparation import Asked, CaseStage, Inputs, Preparation
-from foldwise.files import CaseError, files_in, read_json, short_hash
-from foldwise.forecast import BASE_MIB, TORCH_MIB, WORKER_MIB, WORKERS, Step
 from foldwise.index import Entry
-from foldwise.section import values_for
-from foldwise.settings import as_json, dump, validate
+from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
-from foldwise.systems.base import NOTHING, Footprint
+from foldwise.systems.base import NOTHING
 from foldwise.systems.clips.check import check_classes, check_prompt, check_weights
-from foldwise.systems.clips.settings import ENCODING, FROZEN, Cache, Data, Model, Prepare, Settings
+from foldwise.systems.clips.footprint import ClipsFootprint
+from foldwise.systems.clips.preparation import ClipPreparation
+from foldwise.systems.clips.settings import Cache, Data, Model, Prepare, Settings
 from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences, read_new_cases, read_sheet
 from foldwise.systems.new import NewCases
 from foldwise.systems.videos import Looked, VideoSystem
@@ -31,32 +27,13 @@ if TYPE_CHECKING:
     from foldwise.systems.clips.learner import ClipsLearner
     from foldwise.systems.clips.results import ClipsResults
 
-# SAM's image encoder on one image of 1024², including its weights; SAM 2 takes less, with all its memory.
-MEDSAM_MIB = 4000
-# Size of a frame relative to its values: as JPEG of quality 90, and as compressed raw values.
-SHARES = {"jpeg": 0.08, "raw": 0.45}
-# A file's header, attributes and record.
-FILE, SCORE = 15e3, 1e3
-# Bytes of a frame's region, for each pixel.
-REGION_BYTES = 0.02
-# Size of stored features relative to their values.
-TOKENS, ATTENTION = 0.95, 0.85
-# Bytes that a frozen transformer holds per frame; and its weights, which are not counted.
-FRAME_BYTES, FROZEN_WEIGHTS = 12 * 2**20, 150 * 10**6
-# Bytes of a frame that is decoded, resized, and kept in a codec's buffers.
-CODEC_FRAMES = 40
-
-# Frames that a slow node decodes per second; seconds of MedSAM per key frame on a slow GPU, and of other
-# regions per pixel.
-DECODED_PER_SECOND, MEDSAM_SECONDS, PIXEL_SECONDS = 50, 5, 2e-7
-
 
 class Clips(VideoSystem[Settings, ClipCase]):
     """Clips, the regions that a network looks at, and frozen encoders."""
 
     name = "clips"
-    # Frozen CLIP weights, and those of MedSAM.
-    beside = ("settings.network.weights", "prepared.prepare.regions.weights")
+    # Frozen weights, and those of the network that finds regions.
+    beside = ("settings.network.weights", "settings.encoder.weights", "prepared.prepare.regions.weights")
     settings = Settings
 
     def read_sheet(self, data: Data) -> Sheet[ClipCase]:
@@ -152,9 +129,8 @@ class Clips(VideoSystem[Settings, ClipCase]):
 
     def weights(self, settings: Settings, name: str) -> list[Path]:
         """Pretrained weights, and those of a frozen network."""
-        network = settings.models[name].network
-        frozen = [Path(network.arguments["weights"])] if network.plain in FROZEN else []
-        return super().weights(settings, name) + frozen
+        frozen = settings.models[name].frozen_weights
+        return super().weights(settings, name) + ([frozen] if frozen else [])
 
     def kept(self, settings: Settings, name: str) -> dict[str, Any]:
         """Rate of folders of images, cache, and regions for models that use them."""
@@ -171,6 +147,14 @@ class Clips(VideoSystem[Settings, ClipCase]):
             for case in read_new_cases(source)
         ]
         return NewCases.of(source, entries)
+
+    def encode(self, source: Path, model: Model, path: Path) -> None:
+        """Store tokens of training clips and of testing views."""
+        from foldwise.systems.clips.encoding import make_vision, with_normalisation
+        from foldwise.systems.clips.features import write_features
+
+        model = with_normalisation(model)
+        write_features(source, model, make_vision(model), path)
 
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         """Write the frame cache or the file of regions that the model's network takes."""
@@ -190,241 +174,6 @@ class Clips(VideoSystem[Settings, ClipCase]):
         facts = found.with_suffix(".json")
         find_regions(entry.case, path, entry.facts["box"], mask, prepare.regions, found, facts)
         return found
-
-
-class ClipPreparation(Preparation[ClipCase]):
-    """Caches, regions and features, keyed by their settings.
-
-    Attributes:
-        regions: folder of the files of regions.
-        encoded: pattern of the folder of stored features, with the wildcard {encoded}.
-    """
-
-    def __init__(self, settings: Settings, sheet: Sheet[ClipCase]) -> None:
-        """Name the folders."""
-        super().__init__(sheet)
-        self._models, self._finder, self._cache = settings.models, settings.prepare.regions, settings.cache
-        self._images_fps = settings.data.images_fps
-        data = values_for(settings.data, "cache")
-        cache = [data, values_for(settings.cache, "cache")]
-        regions = [cache, values_for(settings.prepare, "regions")]
-        self.data = f"{settings.results}/data/{settings.data.sheet.stem}-{short_hash(data)}"
-        self.caches = f"{self.data}/cache-{short_hash(cache, 4)}"
-        self.regions = f"{self.data}/regions-{short_hash(regions, 4)}"
-        self.encoded = f"{self.data}/features-{{encoded}}"
-        self._keys = {
-            name: short_hash([regions if model.input != "whole" else cache, dump(encoding_of(model))])
-            for name, model in settings.models.items()
-            if model.features is not None
-        }
-        neural = self._finder is not None and self._finder.weights is not None
-        self.stages = {
-            "clip_cache": CaseStage(
-                "cache", (self.cached,), lambda c: [str(c.video), c.label], lambda c: [self.cache_asked(c)]
-            )
-        }
-        if self._finder:
-            found = (f"{self.regions}/{{case}}.json", f"{self.regions}/{{case}}.h5")
-            given: Callable[[ClipCase], Any] = lambda c: [c.box, c.mask and str(c.mask)]  # noqa: E731
-            self.stages["roi"] = CaseStage("regions", found, given, lambda c: [self.roi_asked(c)], neural)
-        if self._keys:
-            features = dict.fromkeys(self.inputs(model) for model in self._keys)
-            self.stages["clip_features"] = CaseStage(
-                "features",
-                tuple(features),
-                asked=lambda c: [self.features_asked(key, c) for key in dict.fromkeys(self._keys.values())],
-                neural=True,
-            )
-        self.neural = bool(self._keys) or neural
-
-    @property
-    def made(self) -> Sequence[str]:
-        """Patterns of the caches, the files of regions, and the features."""
-        regions = [f"{self.regions}/{{case}}.h5"] if self._finder else []
-        return list(dict.fromkeys([self.cached, *regions, *(self.inputs(model) for model in self._keys)]))
-
-    @property
-    def noticed(self) -> str | None:
-        """Facts about the cases' regions."""
-        return f"{self.regions}/{{case}}.json" if self._finder else None
-
-    def inputs(self, model: str) -> str:
-        """Features, or the files that they would be computed from."""
-        if model in self._keys:
-            return self.encoded.replace("{encoded}", self._keys[model]) + "/{case}.h5"
-        return self.unencoded(model)
-
-    def frames(self, model: str) -> str | None:
-        """Folder of the files of regions, if a model's clips are from these and not from the caches."""
-        return None if self.unencoded(model) == self.cached else self.regions
-
-    def cache_asked(self, name: str) -> Asked:
-        """What the rule `clip_cache` asks for a case."""
-        case, cache = self.cases[name], self.cached.format(case=name)
-        values = {"case": name, "video": case.video, "images_fps": self._images_fps, "label": case.label}
-        values |= {"settings": as_json(self._cache), "cache": cache}
-        log = f"{self.data}/logs/clip_cache/{name}.log"
-        return Asked(values, [str(case.video)], [cache], log)
-
-    def roi_asked(self, name: str) -> Asked:
-        """What the rule `roi` asks for a case."""
-        assert self._finder is not None, "regions are requested"
-        inputs = self.roi_inputs(name)
-        outputs = {"regions": f"{self.regions}/{name}.h5", "facts": f"{self.regions}/{name}.json"}
-        values: dict[str, Any] = {"case": name, "cache": inputs["cache"], "box": self.cases[name].box}
-        values |= {"mask": inputs.get("mask"), "also": inputs.get("weights")}
-        log = f"{self.data}/logs/roi/{name}.log"
-        return Asked(
-            {**values, "settings": as_json(self._finder), **outputs},
-            [path for each in inputs.values() for path in ([each] if isinstance(each, str) else each)],
-            [*outputs.values()],
-            log,
-        )
-
-    def features_asked(self, encoded: str, name: str) -> Asked:
-        """What the rule `clip_features` asks for a case and a key."""
-        source, model = self.encoded_from(encoded, name), self.encoding(encoded)
-        features = f"{self.encoded.replace('{encoded}', encoded)}/{name}.h5"
-        weights = files_in(Path(model.network.arguments["weights"]))
-        values = {"source": source, "also": weights, "settings": as_json(model), "features": features}
-        log = f"{self.data}/logs/clip_features/{encoded}_{name}.log"
-        return Asked(values, [source, *weights], [features], log)
-
-    def roi_inputs(self, name: str) -> Inputs:
-        """Inputs of a case's region: its frames, a given mask, and the network's weights."""
-        case = self.cases[name]
-        inputs: Inputs = {"cache": self.cached.format(case=name)}
-        if case.mask is not None:
-            inputs["mask"] = str(case.mask)
-        if self._finder is not None and self._finder.weights is not None:
-            inputs["weights"] = files_in(self._finder.weights)
-        return inputs
-
-    def encoder(self, encoded: str) -> str:
-        """A model whose features have a key; equal keys mean equal features."""
-        return next(model for model, key in self._keys.items() if key == encoded)
-
-    def encoding(self, encoded: str) -> Model:
-        """The settings that determine the features of a key."""
-        return encoding_of(self._models[self.encoder(encoded)])
-
-    def encoded_from(self, encoded: str, case: str) -> str:
-        """The file from which a case's features of a key are computed."""
-        return self.unencoded(self.encoder(encoded)).format(case=case)
-
-    def unencoded(self, model: str) -> str:
-        """Pattern of the files from which a model's clips are drawn: the caches, or the files of regions."""
-        whole = self._models[model].input == "whole"
-        return self.cached if whole else f"{self.regions}/{{case}}.h5"
-
-
-class ClipsFootprint(Footprint[Settings]):
-    """From headers and the networks' shapes; for a frozen network it is an estimate."""
-
-    typical = VideoInfo(frames=300, fps=25, height=720, width=960, duration_s=12)
-
-    def case_mib(self, stage: str, size: VideoInfo, settings: Settings) -> float:
-        """Peak memory of caching a clip, finding its region, or storing features."""
-        if stage == "clip_features":
-            featured = {name: model for name, model in settings.models.items() if model.features}
-            return max(self.model_mib(stage, settings, n, [], _frozen_step(m)) for n, m in featured.items())
-        frames, height, width = _cached_size(size, settings)
-        if stage == "clip_cache":
-            return ceil(BASE_MIB + CODEC_FRAMES * 3 * size.height * size.width / 2**20)
-        regions = settings.prepare.regions
-        neural = regions is not None and regions.weights is not None
-        base = TORCH_MIB + MEDSAM_MIB if neural else BASE_MIB + 150
-        keys = frames / (regions.key_every if regions else 1)
-        return ceil(base + height * width * (2 * frames + keys + 24 * 3 + 40) / 2**20)
-
-    def disk_mib(self, size: VideoInfo, settings: Settings) -> dict[str, float]:
-        """Disk space of the cache, the regions, and the features of each frozen network."""
-        frames, height, width = _cached_size(size, settings)
-        values = frames * height * width
-        found = {"clip_cache": FILE + 3 * values * SHARES[settings.cache.encoding]}
-        if settings.prepare.regions is not None:
-            found["roi"] = FILE + REGION_BYTES * values
-        prepared = ClipPreparation(settings, Sheet((), ()))
-        # Models with equal networks and clips share their features.
-        featured = {prepared.inputs(name): m for name, m in settings.models.items() if m.features}
-        if featured:
-            found["clip_features"] = sum(FILE + _features_bytes(model) for model in featured.values())
-        return {stage: needed / 2**20 for stage, needed in found.items()}
-
-    def results_mib(self, size: VideoInfo, settings: Settings, name: str) -> dict[str, float]:
-        """Disk space of a clip's probabilities, and of its row."""
-        clip, classes = settings.models[name].clip, len(class_names(settings.data))
-        views = clip.spatial_views * clip.temporal_views
-        rows = 1 + settings.export.views * views
-        return {
-            "predictions": (FILE + 4 * views * classes) / 2**20,
-            "scores": SCORE / 2**20,
-            "export": rows * (40 + 20 * classes) / 2**20,
-        }
-
-    def weights(self, settings: Settings, name: str, step: Step) -> tuple[int, int]:
-        """A frozen network is not stored: of EVL the decoder is, of ZeroShotCLIP hardly anything."""
-        model = settings.models[name]
-        if model.network.plain not in FROZEN:
-            return step.weights, step.weights
-        if model.network.plain != "EVL":
-            return 0, 0
-        patches, width, blocks = _vision(model)
-        # A layer's attention and MLP; and what is learnt for each frame and each offset of two patches.
-        places = model.clip.frames + 2 * round(2 * patches**0.5 - 1) ** 2
-        learnt = blocks * (12 * width**2 + (19 + places) * width)
-        return learnt, learnt
-
-    def case_seconds(self, stage: str, size: VideoInfo, settings: Settings) -> float:
-        """Time of decoding a clip, of finding its region, or of its features by every model."""
-        frames, height, width = _cached_size(size, settings)
-        regions = settings.prepare.regions
-        if stage == "clip_cache":
-            return 5 + size.frames / DECODED_PER_SECOND
-        if stage == "roi" and regions is not None:
-            each = MEDSAM_SECONDS / (regions.key_every if regions.method == "medsam" else 1)
-            each *= regions.weights is not None
-            return 20 + frames * (each + height * width * PIXEL_SECONDS)
-        if stage == "clip_features":
-            featured = [(n, _frozen_step(m)) for n, m in settings.models.items() if m.features]
-            return sum(self.predict_seconds(settings, n, size, step) for n, step in featured)
-        return 2
-
-    def predict_seconds(self, settings: Settings, name: str, size: VideoInfo, step: Step) -> float:
-        """Time of a forward pass of each view."""
-        model = settings.models[name]
-        views = model.clip.spatial_views * model.clip.temporal_views
-        return 5 + views * forecast.forward_seconds(step, model.training.batch)
-
-    def counted(self, settings: Settings, name: str) -> Model | Step:
-        """The model, or what a frozen network holds for a batch of clips."""
-        model = settings.models[name]
-        return _frozen_step(model) if model.network.plain in FROZEN else model
-
-    def model_mib(
-        self, stage: str, settings: Settings, name: str, sizes: Sequence[VideoInfo], step: Step
-    ) -> float:
-        """Peak memory of training, testing or storing features, on a CPU, in MiB."""
-        model = settings.models[name]
-        clip = model.clip
-        item = 4 * 4 * clip.frames * clip.size**2
-        frozen = 4 * FROZEN_WEIGHTS if model.network.plain in FROZEN else 0
-        if stage == "train":
-            own = TORCH_MIB + (20 * step.weights + frozen) / 2**20 + WORKERS * WORKER_MIB
-            shared = step.kept + 2 * step.largest + WORKERS * 4 * item * model.training.batch
-            return ceil(forecast.processes_mib(model.training.gpus, own) + shared / 2**20)
-        views = clip.spatial_views * (step.forward / model.training.batch + 3 * item)
-        # All views of a case, and of the next one.
-        views += 2 * clip.temporal_views * clip.spatial_views * item
-        return ceil(TORCH_MIB + (4 * step.weights + frozen + views) / 2**20)
-
-
-def encoding_of(model: Model) -> Model:
-    """A model with only the settings that determine its features; all others at their defaults."""
-    network = {"name": model.network.plain}
-    network |= {k: v for k, v in model.network.arguments.items() if k in ENCODING}
-    kept = values_for(model, "features")
-    return Model.model_validate({**kept, "network": network})
 
 
 def try_medsam(weights: Path) -> None:
@@ -450,50 +199,6 @@ def try_edgetam_video(weights: Path) -> None:
 
 # Each is named, since another process imports it by its name.
 TRIED = {"medsam": try_medsam, "sam2_video": try_sam2_video, "edgetam_video": try_edgetam_video}
-
-
-def _vision(model: Model) -> tuple[int, int, int]:
-    """Patches of a frame, width, and blocks that are read, of a model's frozen transformer."""
-    arguments = model.network.arguments
-    try:
-        config = read_json(Path(arguments["weights"]) / "config.json")
-    except CaseError:  # the check names what is missing
-        config = {}
-    vision = config.get("vision_config", config)
-    # What is not given is as in ViT-B/16.
-    edge = vision.get("image_size", 224) // vision.get("patch_size", 16) // int(arguments.get("pool", 1))
-    return edge**2, vision.get("hidden_size", 768), int(arguments.get("blocks", 4))
-
-
-def _features_bytes(model: Model) -> float:
-    """Bytes of a clip's features: tokens and attention of all stored and tested views."""
-    assert model.features is not None, "the model's features are stored"
-    clip, (patches, width, blocks) = model.clip, _vision(model)
-    views = model.features.views + clip.spatial_views * clip.temporal_views
-    whole = model.features.precision == "int8"
-
-    def size(vectors: int, length: int) -> int:
-        """In whole numbers, a vector has a scale, too."""
-        return vectors * (length + 4 if whole else 2 * length)
-
-    tokens = size(blocks * clip.frames * (1 + patches), width)
-    # Each frame's patches with those of its neighbours, which the first and the last one lack.
-    used = bool(model.network.arguments.get("attention", True))
-    attention = used * size(blocks * 2 * (clip.frames - 1) * patches, patches)
-    return views * (TOKENS * tokens + ATTENTION * attention)
-
-
-def _frozen_step(model: Model) -> Step:
-    held = model.training.batch * model.clip.frames * FRAME_BYTES
-    return Step(FROZEN_WEIGHTS // 5, held, 0, held)
-
-
-def _cached_size(info: VideoInfo, settings: Settings) -> tuple[int, int, int]:
-    """Frames, height and width of a clip's cache."""
-    cache = settings.cache
-    scale = min(1.0, cache.size / min(info.height, info.width)) if cache.size else 1.0
-    frames = info.frames if cache.fps is None else min(info.frames, ceil(info.duration_s * cache.fps) + 1)
-    return frames, round(info.height * scale), round(info.width * scale)
 
 
 def _new_facts(case: ClipCase, prepared: Mapping[str, Any]) -> dict[str, Any]:

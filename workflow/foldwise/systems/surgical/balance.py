@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from foldwise.systems.surgical.features import open_video
 from foldwise.systems.surgical.rates import Rate
+from foldwise.video.store import open_video
 
 # Maximum weight of a tool's presence.
 MOST = 10.0

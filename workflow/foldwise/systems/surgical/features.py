@@ -1,8 +1,9 @@
-"""The bank of frame features that a temporal network learns from: one HDF5 file per video and fold.
+"""Features of frames that a temporal network learns from: an HDF5 file per video, and per fold if trained.
 
-Arrays: features (n, width) float32, and the cache's number, time_s, row, phase, tool
-and run. Attributes: those of
-the cache, and `model` and `settings`, the file and the settings (JSON) of the model with the backbone.
+Arrays: features (n, width) float32, and the cache's number, time_s, row, phase, tool and run. Attributes:
+those of the cache, `source` (the cache), and of a trained backbone `model` and `settings`, its file and
+settings (JSON); of a frozen encoder `encoder` (JSON), `digest` of its weights, `mean`, `std`, `size`, and of
+clips `frames`, `every` and `mode`: whether they end at the frame (online) or have it in the middle.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from foldwise.files import atomic_path
 from foldwise.hdf5 import create_hdf5, open_hdf5, refuse_not_finite
 from foldwise.systems.surgical.annotations import UNKNOWN
 from foldwise.video.gaps import grid
+from foldwise.video.store import FEATURES
 from foldwise.video.store import FORMAT as FRAMES
 
-FORMAT = "foldwise-frame-features-1"
 LABELS = ("number", "time_s", "row", "phase", "tool", "run")
 
 
@@ -33,7 +34,7 @@ def write_bank(path: Path, cache: Path | str, features: np.ndarray, origin: Mapp
         path: the file.
         cache: the video's frame cache.
         features: (n, width).
-        origin: attributes `model` and `settings`.
+        origin: attributes on the backbone or encoder.
 
     Raises:
         CaseError: a feature is not finite.
@@ -50,16 +51,8 @@ def write_bank(path: Path, cache: Path | str, features: np.ndarray, origin: Mapp
         file["features"] = features
         digest = hashlib.sha256(str(source.attrs["content"]).encode())
         digest.update(features.data)
-        file.attrs.update({**source.attrs, **origin, "format": FORMAT, "content": digest.hexdigest()})
-
-
-def open_video(path: Path | str) -> h5py.File:
-    """Open a video's frame cache or its features.
-
-    Raises:
-        CaseError: it is neither.
-    """
-    return open_hdf5(path, FRAMES, FORMAT)
+        own = {"source": str(cache), "format": FEATURES, "content": digest.hexdigest()}
+        file.attrs.update({**source.attrs, **origin, **own})
 
 
 def on_grid(file: h5py.File) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +77,7 @@ class Videos:
         """`features` (m, width) and `phase` (m,) of the grid's places."""
         epoch, within = divmod(number, len(self.banks))
         random = np.random.default_rng(np.random.SeedSequence([*self.seed, 3, epoch]))
-        with open_hdf5(self.banks[int(random.permutation(len(self.banks))[within])], FORMAT) as file:
+        with open_hdf5(self.banks[int(random.permutation(len(self.banks))[within])], FEATURES) as file:
             shown, places = on_grid(file)
             phase = np.full(len(shown), UNKNOWN, np.int8)
             phase[places] = file["phase"][()]

@@ -15,55 +15,22 @@ from PIL import Image
 from torch import nn
 
 from foldwise.files import CaseError
-from foldwise.networks import build
-from foldwise.networks.mtrcnet import MTRCNet, take_head
-from foldwise.networks.tecno import TeCNO
 from foldwise.settings import Pretrained, validate
 from foldwise.systems.surgical.balance import label_counts, median_frequency, numbering, presence_weights
-from foldwise.systems.surgical.features import Videos, open_video, write_bank
+from foldwise.systems.surgical.encoding import features_of, inputs_of, with_normalisation
+from foldwise.systems.surgical.features import Videos, write_bank
 from foldwise.systems.surgical.losses import UNKNOWN, correlation_loss, phase_loss, tool_loss
 from foldwise.systems.surgical.metrics import average_precision
+from foldwise.systems.surgical.network import build_network
 from foldwise.systems.surgical.predictions import Prediction, write_prediction
 from foldwise.systems.surgical.rates import rows_at
+from foldwise.systems.surgical.schedule import Scheduled
 from foldwise.systems.surgical.settings import BACKBONE, Model
 from foldwise.systems.surgical.whole import by_windows, on_a_grid
 from foldwise.training.learner import Learner, by
 from foldwise.training.steps import Items
-from foldwise.video.windows import Windows, blocks
-
-
-class Network(nn.Module):
-    """A backbone, and a head that turns its features into phases and tools."""
-
-    def __init__(self, trunk: nn.Module, head: MTRCNet | TeCNO, frozen: bool = False) -> None:
-        """Join both.
-
-        Args:
-            trunk: frames (N, 3, height, width) to features.
-            head: features to logits.
-            frozen: the trunk never learns.
-        """
-        super().__init__()
-        self.trunk = trunk
-        self.head = head
-        self.frozen = frozen
-        # The step of the schedule that was trained last.
-        self.register_buffer("step", torch.tensor(1))
-
-    def forward(self, x: torch.Tensor, step: int = 1) -> Any:
-        """Logits of windows of frames (B, S, 3, height, width), or of features (B, n, width).
-
-        If the trunk does not learn (frozen, or in the second step), its running statistics also stay.
-        """
-        if x.ndim == 5:
-            if self.training:
-                self.get_buffer("step").fill_(step)
-            still = self.frozen or step == 2
-            if still:
-                self.trunk.eval()
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not still):
-                x = self.trunk(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        return self.head(x) if isinstance(self.head, TeCNO) else self.head(x, step)
+from foldwise.video.store import open_video
+from foldwise.video.windows import Windows
 
 
 class SurgicalLearner(Learner[Model]):
@@ -78,19 +45,23 @@ class SurgicalLearner(Learner[Model]):
         """
         super().__init__(model, task)
         kind = model.kind
+        self.frozen = self.reads_weights = model.encoder is not None
         self.phases = () if kind == "tool" else tuple(task["phases"])
-        self.tools = () if kind in ("phase", "tecno") else tuple(task["tools"])
+        self.tools = () if kind in ("phase", "temporal") else tuple(task["tools"])
 
     @classmethod
     def fit(cls, model: Model, caches: Sequence[str]) -> Model:
-        """The model with the weights of classes, and a temporal model with the backbone of its features."""
+        """The model with the weights of classes, and a temporal one with its backbone or normalisation."""
+        model = with_normalisation(model)
         changed: dict[str, Any] = {"annotation_fps": numbering(caches)}
         phases, tools = label_counts(caches)
         if model.phase_weights == "balanced":
             changed["phase_weights"] = median_frequency(phases)
         if model.tool_weights == "balanced":
             changed["tool_weights"] = presence_weights(tools)
-        if model.kind == "tecno":
+        if model.encoder is not None:
+            _refuse_later(model, caches)
+        elif model.kind == "temporal":
             with open_video(caches[0]) as file:
                 source = validate(Model, json.loads(file.attrs["settings"]), origin=str(caches[0]))
                 weights = Pretrained(file=Path(str(file.attrs["model"])), minimum=0)
@@ -101,7 +72,7 @@ class SurgicalLearner(Learner[Model]):
     @classmethod
     def count_items(cls, model: Model, caches: Sequence[str]) -> int:
         """All windows, or all videos of features."""
-        if model.kind == "tecno":
+        if model.kind == "temporal":
             return len(caches)
         return Windows(caches, model.window, (0,), crop=model.crop, flip=False).total
 
@@ -113,13 +84,13 @@ class SurgicalLearner(Learner[Model]):
     def sample(self) -> torch.Tensor:
         """A batch of network inputs, uninitialised, on torch's default device."""
         model = self.model
-        frames = model.window if model.kind != "tecno" else 1
+        frames = model.window if model.kind != "temporal" else 1
         return torch.empty(model.training.batch, frames, 3, *model.crop)
 
     def sample_text(self) -> str:
         """A window of frames, or a video's features, in words."""
         model = self.model
-        if model.kind == "tecno":
+        if model.kind == "temporal":
             return "stored features of a whole video"
         height, width = model.crop
         return f"window of {model.window} frames of {by(width, height)} pixels"
@@ -135,25 +106,12 @@ class SurgicalLearner(Learner[Model]):
 
     def build_network(self) -> nn.Module:
         """The network, on torch's default device, without a trial pass."""
-        model = self.model
-        # MONAI's networks require these; the number of outputs is irrelevant: the last layer is removed.
-        frames = {"spatial_dims": 2, "in_channels": 3, "n_input_channels": 3, "out_channels": 1000}
-        trunk, width = take_head(build("frame network", model.backbone, **frames))
-        if model.kind == "tecno":
-            return Network(trunk, TeCNO(width, len(self.phases), **model.temporal.model_dump()))
-        head = MTRCNet(
-            width,
-            phases=len(self.phases),
-            tools=len(self.tools),
-            hidden=model.hidden,
-            mapping=model.kind == "mtrcnet_cl",
-        )
-        return Network(trunk, head, frozen=model.backbone_lr == 0)
+        return build_network(self.model, len(self.phases), len(self.tools))
 
     def parameters(self, network: nn.Module) -> list[dict[str, Any]]:
         """Two groups for the optimiser: the head, and the backbone with its share of the learning rate."""
         head = {"params": list(network.get_submodule("head").parameters())}
-        if self.model.kind == "tecno" or not self.model.backbone_lr:
+        if self.model.kind == "temporal" or not self.model.backbone_lr:
             return [head]
         rate = self.model.optimiser.arguments.get("lr", 1e-3) * self.model.backbone_lr
         return [head, {"params": list(network.get_submodule("trunk").parameters()), "lr": rate}]
@@ -166,19 +124,19 @@ class SurgicalLearner(Learner[Model]):
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
         """Windows of frames, or whole videos of features."""
         model = self.model
-        if model.kind == "tecno":
+        if model.kind == "temporal":
             return Videos(caches, seed)
         flip = model.augmentation is not None and model.augmentation.flip
         arrays = ("phase", "tool")
         windows = Windows(caches, model.window, seed, crop=model.crop, flip=flip, arrays=arrays)
-        return _Scheduled(windows, model)
+        return Scheduled(windows, model)
 
     def loss(
         self, network: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Generator
     ) -> dict[str, torch.Tensor]:
         """The loss of a batch and its parts."""
         model = self.model
-        if model.kind == "tecno":
+        if model.kind == "temporal":
             weights = self._weights(model.phase_weights, batch["phase"].device)
             terms = [phase_loss(logits, batch["phase"], weights) for logits in network(batch["features"])]
             return {"loss": torch.stack(terms).mean()}
@@ -210,20 +168,16 @@ class SurgicalLearner(Learner[Model]):
             frames: windows (B, S, …) if they are augmented.
             generator: for the augmentation; None: no augmentation.
         """
-        x = frames.movedim(-1, -3).float().div_(255)
-        if generator is not None and self.model.augmentation is not None:
-            x = _jittered(x, self.model.augmentation.model_dump(), generator)
-        mean, std = (x.new_tensor(value)[:, None, None] for value in (self.model.mean, self.model.std))
-        return x.sub_(mean).div_(std)
+        return inputs_of(frames, self.model, generator)
 
     def examples(self, caches: Sequence[str], seed: Sequence[int], count: int, folder: Path) -> None:
         """Write sample<n>.png, the frames of a window side by side."""
-        if self.model.kind == "tecno":
+        if self.model.kind == "temporal":
             return
         items = self.items(caches, seed)
         for number in range(count):
             x = self.inputs(items[number]["frames"][None], torch.Generator().manual_seed(number))[0]
-            mean, std = (x.new_tensor(value)[:, None, None] for value in (self.model.mean, self.model.std))
+            mean, std = (x.new_tensor(value)[:, None, None] for value in self.model.normalisation)
             rgb = x.mul(std).add(mean).clamp(0, 1).mul(255).byte().movedim(1, -1)
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.concatenate(list(rgb.numpy()), 1)).save(folder / f"sample{number}.png")
@@ -231,7 +185,7 @@ class SurgicalLearner(Learner[Model]):
     def validation_items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
         """Windows of frames, cropped centrally, or whole videos; videos shorter than a window have none."""
         model = self.model
-        if model.kind == "tecno":
+        if model.kind == "temporal":
             return Videos(caches, seed)
         whole = [path for path in caches if self._has_windows(path)]
         arrays = ("phase", "tool")
@@ -244,7 +198,7 @@ class SurgicalLearner(Learner[Model]):
 
     def validation_loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The loss of phases and tools, also in later steps of a schedule, so that epochs can be compared."""
-        if self.model.kind == "tecno":
+        if self.model.kind == "temporal":
             return self.loss(network, batch, torch.Generator())
         answer = network(self.inputs(batch["frames"]), 1)
         return {"loss": torch.stack(list(self._parts(answer, batch).values())).sum()}
@@ -300,6 +254,7 @@ class SurgicalLearner(Learner[Model]):
                 tools=self.tools,
                 phase=phase,
                 tool=tool,
+                mode=self.model.mode,
             )
         write_prediction(path, prediction)
 
@@ -336,7 +291,7 @@ class SurgicalLearner(Learner[Model]):
 
     def _whole(self, network: nn.Module, features: torch.Tensor, file: h5py.File) -> dict[str, torch.Tensor]:
         """Logits (n, …) of every frame of a video."""
-        if self.model.kind == "tecno":
+        if self.model.kind == "temporal":
             return {"phase": on_a_grid(network, features, file)}
         return by_windows(network, features, file, self.model.window)
 
@@ -347,49 +302,17 @@ class SurgicalLearner(Learner[Model]):
         if "features" in file:
             return torch.from_numpy(file["features"][()]).to(device)
         trunk = network.get_submodule("trunk").eval()
-        parts = []
-        for block in blocks(file, self.model.batch_frames, self.model.crop):
-            with self.autocast(device):
-                parts.append(trunk(self.inputs(block.to(device))).float())
-        return torch.cat(parts)
+        return features_of(trunk, file, self.model, device, self.autocast(device))
 
     @staticmethod
     def _weights(values: str | list[float], device: torch.device) -> torch.Tensor | None:
         return None if isinstance(values, str) else torch.tensor(values, device=device)
 
 
-class _Scheduled:
-    """Windows with the step of the schedule in which they are used, a function of their number."""
-
-    def __init__(self, windows: Windows, model: Model) -> None:
-        self.windows, self.model = windows, model
-
-    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        return {**self.windows[number], "step": torch.tensor(schedule_step(self.model, number))}
-
-
-def schedule_step(model: Model, number: int) -> int:
-    """The step of the schedule to which a training item belongs: 1, and for mtrcnet_cl then 2 and 3."""
-    if model.kind != "mtrcnet_cl":
-        return 1
-    training = model.training
-    assert training.steps_per_epoch is not None, "`fitted` sets steps_per_epoch"
-    epoch = number // (training.batch * training.accumulate * training.steps_per_epoch)
-    # Each step has at least one epoch.
-    first = min(max(1, round(model.steps[0] * training.epochs)), training.epochs - 2)
-    second = min(max(1, round(model.steps[1] * training.epochs)), training.epochs - first - 1)
-    return 1 + (epoch >= first) + (epoch >= first + second)
-
-
-def _jittered(x: torch.Tensor, amounts: dict[str, float], generator: torch.Generator) -> torch.Tensor:
-    """Brightness, contrast and saturation of windows (B, S, 3, height, width), drawn once per window."""
-
-    def factor(name: str) -> torch.Tensor:
-        drawn = torch.rand(len(x), generator=generator, device=x.device)
-        return (1 + amounts[name] * (2 * drawn - 1))[:, None, None, None, None]
-
-    x = x * factor("brightness")
-    mean = x.mean((1, 2, 3, 4), keepdim=True)
-    x = mean + (x - mean) * factor("contrast")
-    grey = x.mean(2, keepdim=True)
-    return (grey + (x - grey) * factor("saturation")).clamp_(0, 1)
+def _refuse_later(model: Model, caches: Sequence[str]) -> None:
+    """Refuse features of clips that were cut for the other mode: with the future, a network is not online."""
+    for path in caches:
+        with open_video(path) as file:
+            mode = file.attrs.get("mode", model.mode)
+        if mode != model.mode:
+            raise CaseError(f"{path}: holds {mode} features of clips, but the model is {model.mode}")

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from foldwise.files import atomic_path
 from foldwise.hdf5 import create_hdf5, open_hdf5, refuse_not_finite
-from foldwise.video.store import open_frames
+from foldwise.video.store import open_video
 
 FORMAT = "foldwise-surgical-prediction-1"
+
+Mode = Literal["online", "offline"]
 
 # Rows of all phases, and of all tools.
 ALL_PHASES, ALL_TOOLS = "(phases)", "(tools)"
@@ -32,6 +35,7 @@ class Prediction:
         tools: names; () for a model without tools.
         phase: (n, phases) probabilities that sum to 1.
         tool: (n, tools) probabilities, independent of each other.
+        mode: online: each depends on earlier frames alone; offline: on the whole video.
     """
 
     case: str
@@ -43,6 +47,7 @@ class Prediction:
     tools: tuple[str, ...]
     phase: np.ndarray
     tool: np.ndarray
+    mode: Mode = "online"
 
 
 def write_prediction(path: Path, prediction: Prediction) -> None:
@@ -58,6 +63,7 @@ def write_prediction(path: Path, prediction: Prediction) -> None:
         file["phase"] = prediction.phase.astype(np.float32)
         file["tool"] = prediction.tool.astype(np.float32)
         file.attrs.update({"format": FORMAT, "case": prediction.case, "fps": prediction.fps})
+        file.attrs["mode"] = prediction.mode
         file.attrs.update({"phases": list(prediction.phases), "tools": list(prediction.tools)})
 
 
@@ -78,6 +84,7 @@ def read_prediction(path: Path) -> Prediction:
             tools=_names(file.attrs["tools"]),
             phase=file["phase"][()],
             tool=file["tool"][()],
+            mode="offline" if file.attrs.get("mode") == "offline" else "online",
         )
 
 
@@ -86,6 +93,6 @@ def _names(values: Sequence[object]) -> tuple[str, ...]:
 
 
 def truth_of(cache: str) -> tuple[np.ndarray, np.ndarray]:
-    """Phases (n,) and tools (n, tools) of a cache, -1 where unknown."""
-    with open_frames(cache) as file:
+    """Phases (n,) and tools (n, tools) of a cache or of features, -1 where unknown."""
+    with open_video(cache) as file:
         return file["phase"][()], file["tool"][()]

@@ -44,6 +44,7 @@ METRICS = (
     Column("tool_recall", "recall at the threshold", 3),
 )
 CASE_METRICS = (
+    Column("mode", "mode", text=True),
     Column("frames", "frames"),
     Column("fps", "fps", 2),
     Column("mean_fps", "real fps", 2),
@@ -65,7 +66,8 @@ ABOUT = (
     "video, then the mean over videos; (phases) is the mean over a video's phases, its accuracy, and its "
     "segments; (tools) the mean over tools. The tables of protocols below define strict, relaxed and "
     "legacy2016; values of different protocols must not be compared. Segments and transitions are measured "
-    "in seconds."
+    "in seconds. online: predictions depend on earlier frames alone; offline: on the whole video; do not "
+    "compare one with the other."
 )
 EXCLUDED = "A phase or tool that a video does not have is left out of its means."
 
@@ -100,7 +102,8 @@ def tables(model: ModelResults) -> list[Table]:
         rates = sorted(rows.loc[rows["class"] == ALL_PHASES, "fps"].unique())
         caption = (
             f"{which}: {len(counts.frames)} video(s), {int(counts.frames.sum())} frames at "
-            f"{', '.join(f'{rate:g}' for rate in rates)} per second. Scores in %, as papers give them. "
+            f"{', '.join(f'{rate:g}' for rate in rates)} per second, {_mode(rows)}. Scores in %, "
+            f"as papers give them. "
             f"{_chosen(model)}"
         )
         if missing := [name for name in PROTOCOLS if not has(counts, name)]:
@@ -132,6 +135,10 @@ def files(experiment: Experiment, folder: Path) -> None:
                 ]
     if found:
         write_text(folder / "protocols.csv", pd.DataFrame(found).to_csv(index=False))
+
+
+def _mode(rows: pd.DataFrame) -> str:
+    return " and ".join(sorted(rows["mode"].unique())) if "mode" in rows else "online"
 
 
 def _held_out(model: ModelResults) -> str:

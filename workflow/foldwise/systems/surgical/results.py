@@ -20,7 +20,7 @@ from foldwise.systems.surgical.metrics import average_precision, video_rows
 from foldwise.systems.surgical.predictions import ALL_TOOLS, Prediction, read_prediction, truth_of
 from foldwise.systems.surgical.settings import Evaluate, Export
 from foldwise.systems.surgical.timing import timing
-from foldwise.video.store import open_frames
+from foldwise.video.store import open_video
 
 
 # The class of rows for all phases or all tools of a video.
@@ -48,10 +48,11 @@ class SurgicalResults(Results):
             scored += video_rows(video, predicted.phases)
         if predicted.tools and (tool != UNKNOWN).any():
             scored += _tool_rows(tool, predicted, evaluate.threshold)
-        with open_frames(entry.cache) as file:
+        with open_video(entry.cache) as file:
             dropped, gaps = int(file.attrs["dropped"]), timing(file)
         # A row counts its own frames.
-        return [{**gaps, **row, "fps": predicted.fps, "dropped": dropped} for row in scored]
+        facts = {"fps": predicted.fps, "dropped": dropped, "mode": predicted.mode}
+        return [{**gaps, **row, **facts} for row in scored]
 
     def export_case(
         self,
@@ -75,6 +76,7 @@ class SurgicalResults(Results):
             "frames": len(predicted.rows),
             "fps": predicted.fps,
             "seconds": round(float(predicted.times[-1] - predicted.times[0]), 3),
+            "mode": predicted.mode,
         }
         if predicted.phases:
             found = predicted.phase.argmax(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -12,12 +13,14 @@ from foldwise.section import Section, affects
 from foldwise.settings import Experiment, Name, Named, Share, Training
 from foldwise.settings import Model as AnyModel
 from foldwise.video.damage import ON_DAMAGE, OnDamage
+from foldwise.video.encoders import ENCODER, refuse_encoder, weights_of
 from foldwise.video.pixels import INTERPOLATION, Interpolation
 
 Pixels = Annotated[int, Field(ge=1)]
 Triple = tuple[float, float, float]
 # Settings that a temporal model takes over from the model that provides its features.
 BACKBONE = ("backbone", "crop", "mean", "std")
+MEAN, STD = (0.3456, 0.2281, 0.2233), (0.2528, 0.2135, 0.2104)
 CHOLEC80_TOOLS = ("Grasper", "Bipolar", "Hook", "Scissors", "Clipper", "Irrigator", "SpecimenBag")
 
 
@@ -118,38 +121,15 @@ class Augmentation(Section):
     )
 
 
-class Temporal(Section):
-    """The causal multi-stage temporal convolutional network."""
-
-    stages: int = Field(
-        2,
-        ge=1,
-        description="Number of stages; each refines the previous one's output.",
-        json_schema_extra=affects("train", "predict", "memory"),
-    )
-    layers: int = Field(
-        8,
-        ge=1,
-        description="Number of layers of a stage; layer i looks back 2 · 2^i frames.",
-        json_schema_extra=affects("train", "predict", "memory"),
-    )
-    channels: int = Field(
-        32, ge=1, description="Channels of a stage.", json_schema_extra=affects("train", "predict", "memory")
-    )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.5, description="Dropout of a layer.", json_schema_extra=affects("train", "predict", "memory")
-    )
-
-
 class Model(AnyModel):
     """One model of an experiment; it is trained once per fold."""
 
-    kind: Literal["tool", "phase", "mtrcnet", "mtrcnet_cl", "tecno"] = Field(
+    kind: Literal["tool", "phase", "mtrcnet", "mtrcnet_cl", "temporal"] = Field(
         "mtrcnet",
         description="tool: a linear layer per frame. phase: an LSTM over the window. mtrcnet: both on one "
-        "backbone. mtrcnet_cl: with the correlation loss, in three steps. tecno: a causal temporal network "
-        "over the features of another model.",
-        json_schema_extra=affects("train", "predict", "memory"),
+        "backbone. mtrcnet_cl: with the correlation loss, in three steps. temporal: phases from a network "
+        "over a whole video's features, of another model or of a frozen encoder.",
+        json_schema_extra=affects("train", "predict", "features", "memory"),
     )
     backbone: Named = Field(
         Named(name="resnet50"),
@@ -159,8 +139,34 @@ class Model(AnyModel):
     )
     features: Name | None = Field(
         None,
-        description="tecno: the model whose backbone provides the features.",
+        description="temporal: the model whose backbone provides the features, or set `encoder`.",
         json_schema_extra=affects("train", "predict", "memory"),
+    )
+    encoder: Named | None = Field(
+        None,
+        description="temporal: "
+        + ENCODER.format(what="frames, or the clip around each,")
+        + " Its frames are `crop`, its clips `frames` (its own number by default).",
+        json_schema_extra=affects("train", "predict", "features", "memory"),
+        exclude_if=lambda value: value is None,
+    )
+    every: int = Field(
+        1,
+        ge=1,
+        description="Step between the frames of a clip for an encoder of clips. Frames of the cache.",
+        json_schema_extra=affects("train", "predict", "features"),
+    )
+    head: Named = Field(
+        Named(name="TeCNO"),
+        description="temporal: TeCNO, GRU, DiagonalSSM (a state-space network) or TransSVNet, and its "
+        "arguments.",
+        json_schema_extra=affects("train", "predict", "memory"),
+    )
+    mode: Literal["online", "offline"] = Field(
+        "online",
+        description="temporal. online: what is predicted for a frame depends on earlier frames alone, as "
+        "during an operation. offline: on the whole video. Their scores are not comparable.",
+        json_schema_extra=affects("train", "predict", "features", "export"),
     )
     window: int = Field(
         10,
@@ -172,22 +178,21 @@ class Model(AnyModel):
         (224, 224),
         description="Height and width of the crop from a frame, at the same place in all frames of a window. "
         "Pixels.",
-        json_schema_extra=affects("train", "predict", "memory"),
+        json_schema_extra=affects("train", "predict", "features", "memory"),
     )
-    mean: Triple = Field(
-        (0.3456, 0.2281, 0.2233),
-        description="Subtracted from red, green, blue (0 to 1).",
-        json_schema_extra=affects("train", "predict"),
+    mean: Triple | None = Field(
+        None,
+        description="Subtracted from red, green, blue (0 to 1); null: that of `encoder`, or of operations.",
+        json_schema_extra=affects("train", "predict", "features"),
     )
-    std: Triple = Field(
-        (0.2528, 0.2135, 0.2104),
-        description="Divisor after the subtraction.",
-        json_schema_extra=affects("train", "predict"),
+    std: Triple | None = Field(
+        None,
+        description="Divisor after the subtraction; null: likewise.",
+        json_schema_extra=affects("train", "predict", "features"),
     )
     hidden: int = Field(
         512, ge=1, description="Width of the LSTM.", json_schema_extra=affects("train", "predict", "memory")
     )
-    temporal: Temporal = Field(Temporal(), description="tecno: the temporal network.")
     backbone_lr: float = Field(
         0.1,
         ge=0,
@@ -237,27 +242,38 @@ class Model(AnyModel):
     )
     training: Training = Field(
         Training(epochs=25, steps_per_epoch=None, batch=8, validate_every=1),
-        description="Training loop; a sample is a window (tecno: a video). Defaults: 25 epochs, batches of "
-        "8 (tecno: 1), validated every epoch, and steps_per_epoch null: every sample once.",
+        description="Training loop; a sample is a window (temporal: a video). Defaults: 25 epochs, batches "
+        "of 8 (temporal: 1), validated every epoch, and steps_per_epoch null: every sample once.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, values: Any) -> Any:
+        if isinstance(values, dict) and (values.get("kind") == "tecno" or "temporal" in values):
+            raise ValueError(
+                "`kind: tecno` is now `kind: temporal`, and its section `temporal` is now `head`, e.g. "
+                "`head: {name: TeCNO, layers: 8}`"
+            )
         # A partly set loop keeps the other defaults of this system.
         if isinstance(values, dict) and isinstance(values.get("training"), dict | None):
             own: dict[str, Any] = {"epochs": 25, "steps_per_epoch": None, "batch": 8, "validate_every": 1}
-            if values.get("kind") == "tecno":
+            if values.get("kind") == "temporal":
                 own["batch"] = 1
             values = {**values, "training": {**own, **(values.get("training") or {})}}
         return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Model:
-        if (self.kind == "tecno") != (self.features is not None):
-            raise ValueError("`features` names the model that `kind: tecno` builds on; set both or neither")
-        if self.kind == "tecno" and self.training.batch != 1:
-            raise ValueError("tecno learns from one video at a time: set training.batch: 1, or accumulate")
+        given = [name for name in ("features", "encoder") if getattr(self, name) is not None]
+        if len(given) != (self.kind == "temporal"):
+            raise ValueError(
+                "`kind: temporal` builds on the model that `features` names, or on an `encoder`; set one of "
+                f"them with it, and none with other kinds (got {self.kind}, {' and '.join(given) or 'none'})"
+            )
+        if self.kind == "temporal":
+            self._refuse_temporal()
+        elif self.mode == "offline":
+            raise ValueError(f"`mode: offline` is for kind: temporal; {self.kind} sees earlier frames alone")
         if self.kind == "mtrcnet_cl":
             if self.training.patience is not None:
                 raise ValueError("patience would end mtrcnet_cl before its third step; remove it")
@@ -271,6 +287,27 @@ class Model(AnyModel):
                     "mtrcnet_cl has three steps: set 3 or more epochs, and shares with a sum below 1"
                 )
         return self
+
+    def _refuse_temporal(self) -> None:
+        if self.training.batch != 1:
+            raise ValueError("temporal learns from one video at a time: set training.batch: 1, or accumulate")
+        if "mode" in self.head.arguments:
+            raise ValueError("head: set `mode` beside `head`, not in it")
+        if self.encoder is not None:
+            refuse_encoder(self.encoder, size="crop")
+            if self.crop[0] != self.crop[1]:
+                raise ValueError(f"crop: an encoder takes squares (got {self.crop[0]}×{self.crop[1]})")
+
+    @property
+    def frozen_weights(self) -> Path | None:
+        """File or folder of the encoder's weights."""
+        return None if self.encoder is None else weights_of(self.encoder)
+
+    @property
+    def normalisation(self) -> tuple[Triple, Triple]:
+        """Mean and standard deviation; those of an encoder were filled in."""
+        assert self.encoder is None or (self.mean and self.std), "filled in where it is loaded"
+        return self.mean or MEAN, self.std or STD
 
 
 class Evaluate(Section):
@@ -315,7 +352,7 @@ class Settings(Experiment):
                 raise ValueError(f"models.{name} learns tools, but data.tools is empty")
             if model.features is not None:
                 source = self.models.get(model.features)
-                if source is None or source.kind == "tecno":
+                if source is None or source.kind == "temporal":
                     raise ValueError(
                         f"models.{name}.features: {model.features} is not a model with a backbone"
                     )

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foldwise import forecast
 from foldwise.check import Checked, Findings
-from foldwise.experiment.preparation import CaseStage, Inputs, Preparation
-from foldwise.files import code_hash, short_hash
-from foldwise.forecast import TORCH_MIB, WORKER_MIB, WORKERS, Step
+from foldwise.files import code_hash
 from foldwise.index import Entry
-from foldwise.section import values_for
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
-from foldwise.systems.base import NOTHING, Footprint
+from foldwise.systems.base import NOTHING
 from foldwise.systems.new import NewCases
 from foldwise.systems.surgical.check import check_annotation, check_rare
+from foldwise.systems.surgical.footprint import SurgicalFootprint
+from foldwise.systems.surgical.preparation import SurgicalPreparation
 from foldwise.systems.surgical.settings import BACKBONE, Cache, Data, Model, Settings
 from foldwise.systems.surgical.sheet import SurgicalCase, read_sheet
 from foldwise.systems.videos import Looked, VideoSystem
@@ -68,6 +65,7 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
     """Windows of frames, or whole videos of another model's features."""
 
     name = "surgical"
+    beside = ("settings.encoder.weights",)
     settings = Settings
 
     def read_sheet(self, data: Data) -> Sheet[SurgicalCase]:
@@ -118,8 +116,12 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         return _notes(settings, facts)
 
     def preparation(self, settings: Settings, sheet: Sheet[SurgicalCase]) -> SurgicalPreparation:
-        """Frame caches, and banks of features."""
+        """Frame caches, and features."""
         return SurgicalPreparation(settings, sheet)
+
+    def preparing_models(self, settings: Settings) -> Mapping[str, Model]:
+        """Models whose encoders' features are stored."""
+        return {name: model for name, model in settings.models.items() if model.encoder is not None}
 
     def task(self, settings: Settings, checked: Checked) -> dict[str, Any]:
         """Names of phases and tools."""
@@ -159,6 +161,11 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         source = settings.models[model.features]
         return model.model_copy(update={each: getattr(source, each) for each in BACKBONE})
 
+    def weights(self, settings: Settings, name: str) -> list[Path]:
+        """Pretrained weights, and those of an encoder."""
+        frozen = settings.models[name].frozen_weights
+        return super().weights(settings, name) + ([frozen] if frozen else [])
+
     def kept(self, settings: Settings, name: str) -> dict[str, Any]:
         """Data and cache."""
         return {"data": dump(settings.data), "cache": dump(settings.cache)}
@@ -175,6 +182,12 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         new = [_new(case.name, case.group, case.video, prepared) for case in sheet.cases]
         return NewCases.of(source, new)
 
+    def encode(self, source: Path, model: Model, path: Path) -> None:
+        """Store a feature vector for every frame of the cache."""
+        from foldwise.systems.surgical.encoding import write_encoded
+
+        write_encoded(source, model, path)
+
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         """Write a new video's frame cache."""
         from foldwise.systems.surgical.prepare import cache_video
@@ -185,126 +198,6 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         path = folder / f"{entry.case}.h5"
         cache_video(entry.case, Path(entry.files["video"][0]), None, None, data, cache, path)
         return path
-
-
-class SurgicalPreparation(Preparation[SurgicalCase]):
-    """Frame caches, keyed by their settings, and banks of features by model and fold.
-
-    Attributes:
-        banks: pattern of the folder of a fold's features.
-        backbones: models whose backbones provide features to others.
-    """
-
-    def __init__(self, settings: Settings, sheet: Sheet[SurgicalCase]) -> None:
-        """Name the folders."""
-        super().__init__(sheet)
-        data = values_for(settings.data, "cache")
-        self.data = f"{settings.results}/data/{settings.data.sheet.stem}-{short_hash(data)}"
-        self.caches = f"{self.data}/frames-{short_hash(values_for(settings.cache, 'cache'), 4)}"
-        self.stages = {"frames": CaseStage("cache", (self.cached,), _sources)}
-        self.banks = f"{settings.results}/{settings.experiment}/{{model}}/fold{{fold}}/features"
-        self._sources = {name: model.features for name, model in settings.models.items()}
-        self.backbones = sorted({source for source in self._sources.values() if source})
-
-    def inputs(self, model: str) -> str:
-        """The caches, or the features of another model."""
-        source = self._sources[model]
-        return f"{self.bank(source)}/{{case}}.h5" if source else self.cached
-
-    def bank(self, model: str) -> str | None:
-        """Pattern of the folder of a backbone's features."""
-        return self.banks.replace("{model}", model) if model in self.backbones else None
-
-    def sources(self, name: str) -> Inputs:
-        """A case's source files as named inputs of a rule."""
-        return _sources(self.cases[name])
-
-
-class SurgicalFootprint(Footprint[Settings]):
-    """A video is never held in memory as a whole, but its features are."""
-
-    typical = VideoInfo(frames=3600 * 25, fps=25, height=1080, width=1920, duration_s=3600)
-
-    def case_mib(self, stage: str, size: VideoInfo, settings: Settings) -> float:
-        """Peak memory of writing a frame cache, for any length of video."""
-        return forecast.BASE_MIB + DECODER_MIB
-
-    def disk_mib(self, size: VideoInfo, settings: Settings) -> dict[str, float]:
-        """Disk space of the frame cache."""
-        cache = settings.cache
-        stored = (
-            _cached_frames(size, settings.cache) * cache.size[0] * cache.size[1] * PIXEL_BYTES[cache.encoding]
-        )
-        return {"frames": (FILE + stored) / 2**20}
-
-    def results_mib(self, size: VideoInfo, settings: Settings, name: str) -> dict[str, float]:
-        """Disk space of a video's probabilities, of its tables and picture, and of a backbone's features."""
-        frames, kind = _cached_frames(size, settings.cache), settings.models[name].kind
-        phases = 0 if kind == "tool" else len(settings.data.phases)
-        tools = 0 if kind in ("phase", "tecno") else len(settings.data.tools)
-        # Rows of tables hold a number and a name; a number and 0 or 1 for each tool; and probabilities.
-        row = (20 if phases else 0) + (6 + 2 * tools if tools else 0) + 8 * (phases + tools)
-        found = {
-            "predictions": FILE + frames * (16 + 4 * (phases + tools)),
-            "scores": SCORE,
-            "export": frames * row + settings.export.ribbons * RIBBON,
-        }
-        if SurgicalPreparation(settings, Sheet((), ())).bank(name) is not None:
-            width = WIDTHS.get(settings.models[name].backbone.plain, WIDTH)
-            found["features"] = FILE + frames * (4 * width + 25 + len(settings.data.tools))
-        return {kind: needed / 2**20 for kind, needed in found.items()}
-
-    def weights(self, settings: Settings, name: str, step: Step) -> tuple[int, int]:
-        """A temporal model's file holds the backbone, too, which does not learn; nor does a frozen one."""
-        model = settings.models[name]
-        width = WIDTHS.get(self.counted(settings, name).backbone.plain, WIDTH)
-        if model.kind == "tecno":
-            own, phases = model.temporal, len(settings.data.phases)
-            layers = own.layers * 4 * own.channels**2 + own.channels * phases
-            learnt = own.channels * width + own.stages * layers
-            return step.weights, learnt
-        if model.backbone_lr == 0:
-            return step.weights, 4 * model.hidden * (width + model.hidden)
-        return step.weights, step.weights
-
-    def case_seconds(self, stage: str, size: VideoInfo, settings: Settings) -> float:
-        """Time of decoding a video, or of its tables and its picture."""
-        return 5 + size.frames / DECODED_PER_SECOND if stage == "frames" else 10
-
-    def predict_seconds(self, settings: Settings, name: str, size: VideoInfo, step: Step) -> float:
-        """Time of reading a video's frames, and of a forward pass of each."""
-        source = self.counted(settings, name)
-        frame = forecast.forward_seconds(step, source.training.batch * source.window)
-        return 5 + _cached_frames(size, settings.cache) * (frame + 1 / DECODED_PER_SECOND)
-
-    def counted(self, settings: Settings, name: str) -> Model:
-        """The model with a backbone; for a temporal model, the one that provides its features."""
-        model = settings.models[name]
-        return settings.models[model.features] if model.features else model
-
-    def model_mib(self, stage: str, settings: Settings, name: str, sizes: Sequence[Any], step: Step) -> float:
-        """Peak memory of training, testing or computing features, on a CPU, in MiB."""
-        model = settings.models[name]
-        video = 4 * LONG * WIDTH
-        source = self.counted(settings, name)
-        samples = source.training.batch * source.window
-        frames = step.forward + 2 * step.largest
-        predicting = frames * source.batch_frames / samples + 2 * video
-        if stage != "train":
-            return ceil(TORCH_MIB + (8 * step.weights + predicting) / 2**20)
-        if model.kind == "tecno":
-            # The backbone is idle in the model; the temporal network is small compared with the features.
-            kept = 4 * LONG * model.temporal.channels * 8 * model.temporal.layers * model.temporal.stages
-            return ceil(TORCH_MIB + (8 * step.weights + 3 * video + kept) / 2**20)
-        batch = 4 * prod(model.crop) * 3 * samples
-        learning = max(step.kept + 2 * step.largest + 3 * batch, predicting)
-        own = TORCH_MIB + 20 * step.weights / 2**20 + WORKERS * (WORKER_MIB + OPEN_MIB)
-        shared = learning + WORKERS * batch
-        return ceil(forecast.processes_mib(model.training.gpus, own) + shared / 2**20)
-
-
-def _cached_frames(size: VideoInfo, cache: Cache) -> int:
-    return min(size.frames, round(size.duration_s * cache.fps) + 1) if cache.fps else size.frames
 
 
 def _task(data: Data) -> dict[str, Any]:
@@ -332,16 +225,11 @@ def _notes(settings: Settings, facts: Mapping[str, Mapping[str, Any]]) -> list[s
     return notes
 
 
-def _sources(case: SurgicalCase) -> Inputs:
-    named = {"video": case.video, "phases": case.phases, "tools": case.tools}
-    return {kind: str(path) for kind, path in named.items() if path is not None}
-
-
 def _entry(case: SurgicalCase, data: Data, cache: Path) -> Entry:
     """An entry; its facts count the frames, and those of each phase and tool."""
-    from foldwise.video.store import open_frames
+    from foldwise.video.store import open_video
 
-    with open_frames(cache) as file:
+    with open_video(cache) as file:
         phase, tool = file["phase"][()], file["tool"][()]
         recording = str(file.attrs.get("recording", ""))
     counts = np.bincount(phase[phase >= 0], minlength=len(data.phases)).tolist()

@@ -1,4 +1,4 @@
-rule clip_features:
+rule encode:
     input:
         source=lambda wildcards: PREPARED.encoded_from(
             wildcards.encoded, wildcards.case
@@ -10,7 +10,7 @@ rule clip_features:
     output:
         f"{PREPARED.encoded}/{{case}}.h5",
     log:
-        f"{PREPARED.data}/logs/clip_features/{{encoded}}_{{case}}.log",
+        f"{PREPARED.data}/logs/encode/{{encoded}}_{{case}}.log",
     wildcard_constraints:
         encoded="[0-9a-f]+",
     conda:
@@ -18,16 +18,16 @@ rule clip_features:
     threads: 4
     resources:
         mem_mb=lambda wildcards, attempt: JOBS.mib(
-            "clip_features", wildcards.case, attempt
+            "encode", wildcards.case, attempt
         ),
         runtime=lambda wildcards, attempt: TIMES.minutes(
-            "clip_features", wildcards.case, attempt
+            "encode", wildcards.case, attempt
         ),
         device=1,
     params:
-        depends=lambda wildcards: DEPENDS.case("clip_features", wildcards.case),
+        depends=lambda wildcards: DEPENDS.case("encode", wildcards.case),
         request=lambda wildcards, output: request(
-            **PREPARED.features_asked(wildcards.encoded, wildcards.case).values
+            **PREPARED.encode_asked(wildcards.encoded, wildcards.case).values
         ),
     shell:
-        "python -m foldwise.stages.clip_features {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"
+        "python -m foldwise.stages.encode {params.request:q} --depends={params.depends:q} > {log:q} 2>&1"

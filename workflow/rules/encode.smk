@@ -17,9 +17,7 @@ rule encode:
         "../../envs/foldwise.yaml"
     threads: 4
     resources:
-        mem_mb=lambda wildcards, attempt: JOBS.mib(
-            "encode", wildcards.case, attempt
-        ),
+        mem_mb=lambda wildcards, attempt: JOBS.mib("encode", wildcards.case, attempt),
         runtime=lambda wildcards, attempt: TIMES.minutes(
             "encode", wildcards.case, attempt
         ),

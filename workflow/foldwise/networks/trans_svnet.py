@@ -64,6 +64,8 @@ class TransSVNet(nn.Module):
         queries = torch.tanh(self.query(features))
         padded = F.pad(stages[-1].detach(), (0, 0, self.before, self.window - 1 - self.before))
         windows = padded.unfold(1, self.window, 1).transpose(2, 3)
+        if torch.compiler.is_exporting():  # the number of blocks would become a constant
+            return torch.cat([stages, self._joined(queries, windows)[None]])
         parts = []
         for query, window in zip(queries.split(BLOCK, 1), windows.split(BLOCK, 1), strict=True):
             # Windows are computed again for the gradient; those of a long video would need gigabytes.

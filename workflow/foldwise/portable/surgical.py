@@ -51,6 +51,8 @@ def portable(trained: Trained, chosen: Mapping[str, Any]) -> Portable:
         raise CaseError(
             f"encoder {model.encoder.name} takes clips, which the runner does not cut; use the packed model"
         )
+    if model.kind == "temporal" and model.head.plain == "DiagonalSSM":
+        raise CaseError("DiagonalSSM computes with complex numbers, which ONNX lacks; use the packed model")
     random = torch.Generator().manual_seed(0)
     frames = torch.randn(2, 3, *model.crop, generator=random)
     graphs, outputs = {}, ["phase"]

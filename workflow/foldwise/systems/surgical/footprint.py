@@ -167,9 +167,11 @@ def _head_weights(model: Model, width: int, phases: int) -> int:
     """Numbers that a temporal network learns; an estimate, but of TeCNO."""
     channels, layers, stages = _head_sizes(model)
     if model.head.plain == "GRU":
-        return 3 * channels * (width + 3 * channels * layers)
+        one = channels // 2 if model.mode == "offline" else channels
+        return 3 * channels * (width + one + (layers - 1) * (channels + one))
     if model.head.plain == "DiagonalSSM":
-        return channels * (width + layers * (2 * channels + 64))
+        states = int(model.head.arguments.get("states", 16))
+        return channels * (width + layers * (2 * channels + 4 * states))
     own = int(model.head.arguments.get("channels", 32))
     return own * width + stages * (layers * 4 * own**2 + own * phases)
 

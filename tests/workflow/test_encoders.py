@@ -1,0 +1,82 @@
+"""Frozen encoders of transformers in both video systems, from the sheet to new videos."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import surgical_data
+import ultrasound
+from carried import foldwise
+from experiments import planned, snakemake
+from foldwise.systems.surgical.annotations import read_phases
+from tiny_encoders import save
+
+TOGETHER = ("--set-scatter", "prepare=1")
+FOLD = "results/tiny/head/fold0/metrics.csv"
+
+
+@pytest.mark.slow
+def test_operations(tmp_path: Path) -> None:
+    """An offline head on features that are stored once, by one job with one encoder."""
+    sheet = surgical_data.write_operations(tmp_path, 4, seconds=10)
+    save("DINOv3ViTModel", tmp_path / "weights")
+    head = {
+        "kind": "temporal",
+        "encoder": {"name": "transformers:DINOv3ViTModel", "weights": "weights"},
+        "head": {"name": "GRU", "hidden": 8},
+        "mode": "offline",
+        "crop": [32, 32],
+        "training": {"epochs": 2},
+    }
+    experiment: dict[str, Any] = {**surgical_data.settings_of(Path(sheet.name)), "models": {"head": head}}
+    snakemake(tmp_path, experiment, FOLD, "results/tiny/head/choice.json", *TOGETHER)
+    table = pd.read_csv(tmp_path / FOLD)
+    assert set(table["mode"]) == {"offline"}
+    assert len(table["case"].unique()) == 2
+    # Another head on the same features.
+    online = {**experiment, "models": {"head": {**head, "mode": "online"}}}
+    jobs = planned(tmp_path, online)
+    assert (jobs.get("prepare_part_gpu"), jobs["train"]) == (None, 2)
+    (tmp_path / "op9.mp4").symlink_to(tmp_path / "op0.mp4")
+    # The packed model brings the encoder's weights.
+    foldwise(tmp_path, "export", "results/tiny/head", "carried.foldwise", "--fold", "0")
+    (tmp_path / "weights").rename(tmp_path / "elsewhere")
+    foldwise(tmp_path, "predict", "carried.foldwise", "op9.mp4", "out")
+    out = tmp_path / "out"
+    assert len(read_phases(out / "phase" / "op9-phase.txt", surgical_data.PHASES).frames) == 10
+    assert pd.read_csv(out / "videos.csv")["mode"].tolist() == ["offline"]
+    # Other weights in the same place.
+    save("DINOv3ViTModel", tmp_path / "weights", num_register_tokens=1)
+    jobs = planned(tmp_path, experiment)
+    assert (jobs["prepare_part_gpu"], jobs["train"]) == (1, 2)
+
+
+@pytest.mark.slow
+def test_clips(tmp_path: Path) -> None:
+    sheet = ultrasound.write_clips(tmp_path, cases=4)
+    save("VJEPA2Model", tmp_path / "weights")
+    head = {
+        **ultrasound.SMALL,
+        "network": {"name": "AttentiveProbe", "channels": 16, "heads": 2},
+        "encoder": {"name": "transformers:VJEPA2Model", "weights": "weights"},
+        "clip": {**ultrasound.SMALL["clip"], "frames": 4},
+        "features": {"views": 2},
+    }
+    experiment = ultrasound.settings_of(Path(sheet.name), models={"head": head})
+    snakemake(tmp_path, experiment, FOLD, *TOGETHER)
+    table = pd.read_csv(tmp_path / FOLD).set_index("case")
+    columns = [f"probability_{name}" for name in ultrasound.CLASSES]
+    assert len(table) == 2
+    case = str(table.index[0])
+    [video] = tmp_path.glob(f"{case}.*")
+    os.rename(video, tmp_path / f"new{video.suffix}")  # noqa: PTH104
+    foldwise(tmp_path, "predict", "results/tiny/head/fold0/model.pt", f"new{video.suffix}", "out")
+    # It was tested on stored features, and is encoded as it goes here.
+    found = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    np.testing.assert_allclose(found.loc[0, columns].astype(float), table.loc[case, columns], atol=2e-3)

@@ -40,8 +40,8 @@ def test_operations(tmp_path: Path) -> None:
     assert set(table["mode"]) == {"offline"}
     assert len(table["case"].unique()) == 2
     # Another head on the same features.
-    online = {**experiment, "models": {"head": {**head, "mode": "online"}}}
-    jobs = planned(tmp_path, online)
+    other = {**experiment, "models": {"head": {**head, "head": {"name": "TransSVNet"}}}}
+    jobs = planned(tmp_path, other)
     assert (jobs.get("prepare_part_gpu"), jobs["train"]) == (None, 2)
     (tmp_path / "op9.mp4").symlink_to(tmp_path / "op0.mp4")
     # The packed model brings the encoder's weights.

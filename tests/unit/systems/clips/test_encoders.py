@@ -13,6 +13,7 @@ from torchvision.models import video
 
 from foldwise.experiment.open import Opened, open_experiment
 from foldwise.files import CaseError
+from foldwise.forecast import Step
 from foldwise.hdf5 import open_hdf5
 from foldwise.index import Fold, Index
 from foldwise.networks.encoders_transformers import FAMILIES
@@ -67,7 +68,9 @@ def opened(folder: Path) -> Opened[Any, Any]:
     for name, case in found.cases.items():
         path = Path(found.preparation.cached.format(case=name))
         cache_clip(name, case.video, case.label, found.settings.cache, path)
-        for asked in found.preparation.stages["encode"].asked(name):
+        encode = found.preparation.stages["encode"].asked
+        assert encode is not None
+        for asked in encode(name):
             model = Model.model_validate_json(asked.values["settings"])
             Clips().encode(Path(asked.inputs[0]), model, Path(asked.outputs[0]))
     return found
@@ -151,7 +154,7 @@ def test_forecasts(opened: Opened[Any, Any]) -> None:
         size = Path(source(opened, name, "k0_0")).stat().st_size
         assert 0.7 < (features_bytes(model) + FILE) / size < 1.6
         network = ClipsLearner(model, TASK).network()
-        stored, learnt = footprint.weights(settings, name, footprint.counted(settings, name))
+        stored, learnt = footprint.weights(settings, name, Step(0, 0, 0, 0))
         assert stored == learnt == pytest.approx(sum(p.numel() for p in network.parameters()), rel=0.2)
     assert system.weights(settings, "probe") == [settings.models["probe"].frozen_weights]
 

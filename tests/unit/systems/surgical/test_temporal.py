@@ -248,6 +248,7 @@ def test_the_trial_names_what_is_wrong(frames: dict[str, Any], clips: dict[str, 
         ({"encoder": {"name": "torchvision:swin_t", "weights": "w", "size": 64}}, "taken from crop"),
         ({"crop": [32, 28]}, "takes squares"),
         ({"head": {"name": "GRU", "mode": "offline"}}, "set `mode` beside `head`"),
+        ({"every": 2}, "`every` is for an encoder of clips"),
         ({"training": {"batch": 2}}, "one video at a time"),
     ],
 )
@@ -302,6 +303,10 @@ def test_export(opened: Opened[Any, Any], tmp_path: Path) -> None:
         expected = network.get_submodule("head")(features)[-1]
     [found] = session.run(None, {"features": features.numpy()})
     np.testing.assert_allclose(found, expected, atol=1e-4)
+    session = InferenceSession(tmp_path / "onnx" / "fold0_frames.onnx")
+    frames = torch.randn(5, 3, 32, 32)
+    [found] = session.run(None, {"frames": frames.numpy()})
+    np.testing.assert_allclose(found, network.get_submodule("trunk")(frames), atol=1e-4)
     assert plan["mean"] == (0.485, 0.456, 0.406)
 
 

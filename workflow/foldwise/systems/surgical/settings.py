@@ -13,7 +13,7 @@ from foldwise.section import Section, affects
 from foldwise.settings import Experiment, Name, Named, Share, Training
 from foldwise.settings import Model as AnyModel
 from foldwise.video.damage import ON_DAMAGE, OnDamage
-from foldwise.video.encoders import ENCODER, refuse_encoder, weights_of
+from foldwise.video.encoders import ENCODER, refuse_encoder, takes_clips, weights_of
 from foldwise.video.pixels import INTERPOLATION, Interpolation
 
 Pixels = Annotated[int, Field(ge=1)]
@@ -270,6 +270,8 @@ class Model(AnyModel):
                 "`kind: temporal` builds on the model that `features` names, or on an `encoder`; set one of "
                 f"them with it, and none with other kinds (got {self.kind}, {' and '.join(given) or 'none'})"
             )
+        if self.every != 1 and not (self.encoder and takes_clips(self.encoder)):
+            raise ValueError("`every` is for an encoder of clips; remove it")
         if self.kind == "temporal":
             self._refuse_temporal()
         elif self.mode == "offline":

@@ -18,7 +18,7 @@ from foldwise.settings import dump
 from foldwise.store import Store
 from foldwise.systems.clips.learner import ClipsLearner
 from foldwise.systems.clips.perturbed import table_of, write_perturbed
-from foldwise.systems.clips.settings import Perturb
+from foldwise.systems.clips.robustness import Perturb
 
 
 @stage(gpus=1)

@@ -19,7 +19,8 @@ from foldwise.systems.clips.learner import ClipsLearner
 from foldwise.systems.clips.perturbed import conditions, table_of, write_perturbed
 from foldwise.systems.clips.regions import fan_of
 from foldwise.systems.clips.report import compared, robustness
-from foldwise.systems.clips.settings import Cache, Model, Perturb
+from foldwise.systems.clips.robustness import Perturb
+from foldwise.systems.clips.settings import Cache, Model
 from foldwise.video.perturb import area_of
 from tiny_clip import save_clip
 from ultrasound import CLASSES, SMALL, write_clips

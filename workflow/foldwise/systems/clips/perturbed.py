@@ -21,7 +21,7 @@ from foldwise.systems.clips.items import Change
 from foldwise.systems.clips.learner import ClipsLearner
 from foldwise.systems.clips.metrics import CLEAN, PROBABILITY
 from foldwise.systems.clips.regions import fan_of
-from foldwise.systems.clips.settings import Perturb
+from foldwise.systems.clips.robustness import Perturb
 from foldwise.video import perturb as changes
 from foldwise.video.perturb import Area
 

@@ -94,6 +94,24 @@ def grid(times: np.ndarray, run: np.ndarray, step: float) -> tuple[np.ndarray, n
     return np.searchsorted(places, np.arange(places[-1] + 1), side="right") - 1, places
 
 
+def lasting(times: np.ndarray, run: np.ndarray) -> np.ndarray:
+    """How long each frame is shown: until the next one, and before a gap for the usual step.
+
+    Args:
+        times: (n,) increasing. s.
+        run: (n,) of each frame.
+
+    Returns:
+        (n,). s.
+    """
+    steps, gaps = np.diff(times), np.diff(run) > 0
+    within = steps[~gaps] if (~gaps).any() else steps
+    usual = float(np.median(within)) if len(within) else 1.0
+    # Alone between gaps, frames of a sparse video are shown no longer than the shortest of these.
+    usual = min([usual, *steps[gaps]])
+    return np.append(np.where(gaps, usual, steps), usual)
+
+
 def described(times: np.ndarray, run: np.ndarray) -> dict[str, float | int]:
     """How a video is covered: frames, frames per second, gaps, the longest one, and the share without gaps.
 

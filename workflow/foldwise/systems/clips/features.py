@@ -4,12 +4,13 @@ Layout of a case's file (HDF5): train_tokens (K, D, T, 1 + P, width) float16 and
 P, P) float16 of K augmented training clips; test_tokens and test_attention, the same of the testing views;
 and the cache's label. With precision int8, they are int8, and train_tokens_scale etc. (float32, the last axis
 has length 1) hold what to multiply them by. A network that uses no attention has none stored. Attributes:
-format, case, content, and source, the file that the clips are from.
+format, case, content, source, the file that the clips are from, and facts, as in predictions.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections.abc import Iterable
 from functools import lru_cache
@@ -26,6 +27,7 @@ from foldwise.files import CaseError, atomic_path
 from foldwise.hdf5 import create_hdf5, open_hdf5, refuse_not_finite
 from foldwise.networks.clip import FrozenVision
 from foldwise.systems.clips.items import evaluation_clips, training_clip
+from foldwise.systems.clips.predictions import FACTS, facts_of
 from foldwise.systems.clips.settings import ENCODING, Model
 
 FORMAT = "foldwise-clip-features-1"
@@ -60,6 +62,7 @@ def write_features(source: str | Path, model: Model, vision: FrozenVision, path:
         stored["label"] = file["label"][()]
         digest.update(file["label"][()].tobytes())
         own = {"format": FORMAT, "case": case, "source": str(source), "content": digest.hexdigest()}
+        own[FACTS] = json.dumps(facts_of(file))
         stored.attrs.update({**own, "recording": file.attrs.get("recording", "")})
 
 

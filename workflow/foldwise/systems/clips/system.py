@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 from foldwise import forecast
 from foldwise.check import Checked, Findings, check_folds
 from foldwise.experiment.preparation import Asked, CaseStage, Inputs, Preparation
-from foldwise.files import CaseError, files_in, read_json, short_hash
+from foldwise.files import CaseError, files_in, read_json, short_hash, write_json
 from foldwise.forecast import BASE_MIB, TORCH_MIB, WORKER_MIB, WORKERS, Step
 from foldwise.index import Entry
 from foldwise.section import values_for
 from foldwise.settings import as_json, dump, validate
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
-from foldwise.systems.base import NOTHING, Footprint
+from foldwise.systems.base import NOTHING, REMARKS, Footprint
 from foldwise.systems.clips.check import check_classes, check_prompt, check_weights
 from foldwise.systems.clips.settings import ENCODING, FROZEN, Cache, Data, Model, Prepare, Settings
 from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences, read_new_cases, read_sheet
 from foldwise.systems.new import NewCases
 from foldwise.systems.videos import Looked, VideoSystem
+from foldwise.video.damage import left_out
 from foldwise.video.decode import VideoInfo, probed
 from foldwise.video.images import rates_of
 
@@ -176,6 +177,7 @@ class Clips(VideoSystem[Settings, ClipCase]):
         """Write the frame cache or the file of regions that the model's network takes."""
         from foldwise.systems.clips.cache import cache_clip
         from foldwise.systems.clips.regions import find_regions
+        from foldwise.video.store import open_frames
 
         prepare = validate(Prepare, state["prepared"]["prepare"], origin="model")
         cache = validate(Cache, state["prepared"]["cache"], origin="model")
@@ -183,12 +185,18 @@ class Clips(VideoSystem[Settings, ClipCase]):
         path = folder / "frames" / f"{entry.case}.h5"
         video, rate = Path(entry.files["video"][0]), entry.facts.get("images_fps")
         cache_clip(entry.case, video, "", cache, path, rate=rate)
+        with open_frames(path) as file:
+            remarks = left_out(int(file.attrs["damaged"]))
         if model.input == "whole" or prepare.regions is None:
+            write_json(folder / REMARKS, remarks)
             return path
         found = folder / "regions" / f"{entry.case}.h5"
         mask = Path(entry.files["mask"][0]) if "mask" in entry.files else None
         facts = found.with_suffix(".json")
-        find_regions(entry.case, path, entry.facts["box"], mask, prepare.regions, found, facts)
+        review = find_regions(
+            entry.case, path, entry.facts["box"], mask, prepare.regions, found, facts
+        ).review
+        write_json(folder / REMARKS, remarks + ([review] if review else []))
         return found
 
 

@@ -13,14 +13,14 @@ import numpy as np
 from foldwise import forecast
 from foldwise.check import Checked, Findings
 from foldwise.experiment.preparation import CaseStage, Inputs, Preparation
-from foldwise.files import code_hash, short_hash
+from foldwise.files import code_hash, short_hash, write_json
 from foldwise.forecast import TORCH_MIB, WORKER_MIB, WORKERS, Step
 from foldwise.index import Entry
 from foldwise.section import values_for
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
-from foldwise.systems.base import NOTHING, Footprint
+from foldwise.systems.base import NOTHING, REMARKS, Footprint
 from foldwise.systems.new import NewCases
 from foldwise.systems.surgical.check import check_annotation, check_rare
 from foldwise.systems.surgical.settings import BACKBONE, Cache, Data, Model, Settings
@@ -28,7 +28,7 @@ from foldwise.systems.surgical.sheet import SurgicalCase, read_sheet
 from foldwise.systems.videos import Looked, VideoSystem
 from foldwise.video.decode import VideoInfo, probed, sample_frames
 from foldwise.video.gaps import in_words, slow
-from foldwise.video.images import rates_of
+from foldwise.video.images import image_files, rates_of
 from foldwise.video.sheet import is_sheet, videos_in
 
 if TYPE_CHECKING:
@@ -178,12 +178,19 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         """Write a new video's frame cache."""
         from foldwise.systems.surgical.prepare import cache_video
+        from foldwise.systems.surgical.timing import noticed
+        from foldwise.video.store import open_frames
 
         data = validate(Data, state["prepared"]["data"], origin="model")
-        data = data.model_copy(update={"images_fps": entry.facts.get("images_fps")})
+        video = Path(entry.files["video"][0])
+        # Without an annotation, nothing says that time 0 is that of the training videos' first number.
+        first = min(data.first_image, *image_files(video)) if video.is_dir() else 0
+        data = data.model_copy(update={"images_fps": entry.facts.get("images_fps"), "first_image": first})
         cache = validate(Cache, state["prepared"]["cache"], origin="model")
         path = folder / f"{entry.case}.h5"
-        cache_video(entry.case, Path(entry.files["video"][0]), None, None, data, cache, path)
+        cache_video(entry.case, video, None, None, data, cache, path)
+        with open_frames(path) as file:
+            write_json(folder / REMARKS, noticed(file))
         return path
 
 
@@ -242,8 +249,8 @@ class SurgicalFootprint(Footprint[Settings]):
         frames, kind = _cached_frames(size, settings.cache), settings.models[name].kind
         phases = 0 if kind == "tool" else len(settings.data.phases)
         tools = 0 if kind in ("phase", "tecno") else len(settings.data.tools)
-        # Rows of tables hold a number and a name; a number and 0 or 1 for each tool; and probabilities.
-        row = (20 if phases else 0) + (6 + 2 * tools if tools else 0) + 8 * (phases + tools)
+        # Rows hold a number and a name; a number, and 0 or 1 for each tool; a time and probabilities.
+        row = (30 if phases else 0) + (16 + 2 * tools if tools else 0) + 9 * (phases + tools)
         found = {
             "predictions": FILE + frames * (16 + 4 * (phases + tools)),
             "scores": SCORE,

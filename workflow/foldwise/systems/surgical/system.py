@@ -183,8 +183,11 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
 
         data = validate(Data, state["prepared"]["data"], origin="model")
         video = Path(entry.files["video"][0])
-        # Without an annotation, nothing says that time 0 is that of the training videos' first number.
-        first = min(data.first_image, *image_files(video)) if video.is_dir() else 0
+        first = data.first_image
+        if video.is_dir():
+            # Images count as those that the model learnt from, if there were any, but none is before time 0.
+            lowest = min(image_files(video))
+            first = lowest if data.images_fps is None else min(first, lowest)
         data = data.model_copy(update={"images_fps": entry.facts.get("images_fps"), "first_image": first})
         cache = validate(Cache, state["prepared"]["cache"], origin="model")
         path = folder / f"{entry.case}.h5"

@@ -13,7 +13,7 @@ from foldwise.networks.tecno import TeCNO
 from foldwise.systems.surgical.annotations import UNKNOWN
 from foldwise.systems.surgical.features import Videos, open_video, write_bank
 from foldwise.systems.surgical.predictions import Prediction
-from foldwise.systems.surgical.results import summary_of
+from foldwise.systems.surgical.results import nearest, summary_of
 from foldwise.systems.surgical.ribbon import cells
 from foldwise.systems.surgical.timing import remarks
 from foldwise.systems.surgical.whole import by_windows, on_a_grid
@@ -165,6 +165,14 @@ def test_a_video_is_summed_up_in_seconds() -> None:
         "tool_confidence": 0.72,
         "tool_a_s": 3.0,
     }
+
+
+def test_an_annotation_has_a_row_once() -> None:
+    """Five frames per second of rows one second apart: the frame at the second itself has its row."""
+    times = np.arange(12) / 5
+    rows = np.rint(times).astype(int)
+    assert nearest(rows, times, 1.0).tolist() == [0, 5, 10]
+    assert nearest(np.arange(12), times, None).tolist() == list(range(12))
 
 
 def test_sparse_videos_are_remarked_in_the_report(tmp_path: Path) -> None:

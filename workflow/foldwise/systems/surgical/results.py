@@ -23,6 +23,7 @@ from foldwise.systems.surgical.annotations import (
 )
 from foldwise.systems.surgical.metrics import average_precision, video_rows
 from foldwise.systems.surgical.predictions import ALL_TOOLS, Prediction, read_prediction, truth_of
+from foldwise.systems.surgical.rates import Rate
 from foldwise.systems.surgical.settings import Evaluate, Export
 from foldwise.systems.surgical.timing import timing
 from foldwise.video.gaps import described, lasting
@@ -77,7 +78,7 @@ class SurgicalResults(Results):
         """
         predicted = read_prediction(prediction)
         rows, times = predicted.rows, predicted.times
-        threshold = chosen["threshold"]
+        threshold, kept = chosen["threshold"], nearest(rows, times, predicted.rate)
         there = predicted.tool >= threshold
         for kind, names, values in (
             ("phase", predicted.phases, predicted.phase),
@@ -87,10 +88,11 @@ class SurgicalResults(Results):
                 path = folder / "probability" / f"{entry.case}-{kind}.txt"
                 write_probabilities(path, rows, times, names, values)
         if predicted.phases:
-            named = [predicted.phases[number] for number in predicted.phase.argmax(1)]
-            write_phases(folder / "phase" / f"{entry.case}-phase.txt", rows, named)
+            named = [predicted.phases[number] for number in predicted.phase[kept].argmax(1)]
+            write_phases(folder / "phase" / f"{entry.case}-phase.txt", rows[kept], named)
         if predicted.tools:
-            write_tools(folder / "tool" / f"{entry.case}-tool.txt", rows, predicted.tools, there)
+            path = folder / "tool" / f"{entry.case}-tool.txt"
+            write_tools(path, rows[kept], predicted.tools, there[kept])
         if export.ribbons:
             # Imported only here, since it takes seconds to import.
             from foldwise.systems.surgical.ribbon import write_ribbon
@@ -106,6 +108,19 @@ class SurgicalResults(Results):
         from foldwise.systems.surgical.report import VIEW
 
         return VIEW
+
+
+def nearest(rows: np.ndarray, times: np.ndarray, rate: Rate) -> np.ndarray:
+    """Which frames an annotation file shows: of those that share a row, the one nearest to it in time.
+
+    Args:
+        rows: (n,) of the frames.
+        times: (n,). s.
+        rate: by which the rows are numbered.
+    """
+    away = np.zeros(len(rows)) if rate is None else np.abs(times * rate - rows)
+    order = np.lexsort((away, rows))
+    return np.asarray(order[np.unique(rows[order], return_index=True)[1]])
 
 
 def summary_of(predicted: Prediction, there: np.ndarray) -> dict[str, Any]:

@@ -103,8 +103,9 @@ class TestRun:
         found = {path.stem: path for folder in (new[0], run / NAME) for path in folder.iterdir()}
         sheet = tmp_path / "new.csv"
         groups = {"a": "p1", "b": "p1", "images": "p1"}
-        lines = [f'{case},{groups.get(case, "")},"{found[case]}"' for case in expected.index]
-        sheet.write_text("\n".join(["case,group,video", *lines]) + "\n", encoding="utf-8")
+        rows = pd.DataFrame({"case": expected.index})
+        rows["group"], rows["video"] = rows["case"].map(groups), rows["case"].map(found)
+        rows.to_csv(sheet, index=False)
         hidden = ("results", f"clip {NAME}")
         manifest = predicted_elsewhere(
             run, "evl", sheet, tmp_path / "elsewhere", "--images-fps", "25", hidden=hidden

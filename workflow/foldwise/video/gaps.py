@@ -94,20 +94,20 @@ def grid(times: np.ndarray, run: np.ndarray, step: float) -> tuple[np.ndarray, n
     return np.searchsorted(places, np.arange(places[-1] + 1), side="right") - 1, places
 
 
-def lasting(times: np.ndarray, run: np.ndarray) -> np.ndarray:
+def lasting(times: np.ndarray, run: np.ndarray, alone: float) -> np.ndarray:
     """How long each frame is shown: until the next one, and before a gap for the usual step.
 
     Args:
         times: (n,) increasing. s.
         run: (n,) of each frame.
+        alone: the usual step if no two frames follow each other. s.
 
     Returns:
         (n,). s.
     """
     steps, gaps = np.diff(times), np.diff(run) > 0
-    within = steps[~gaps] if (~gaps).any() else steps
-    usual = float(np.median(within)) if len(within) else 1.0
-    # Alone between gaps, frames of a sparse video are shown no longer than the shortest of these.
+    usual = float(np.median(steps[~gaps])) if (~gaps).any() else alone
+    # No frame is shown longer than until the next one.
     usual = min([usual, *steps[gaps]])
     return np.append(np.where(gaps, usual, steps), usual)
 
@@ -153,7 +153,8 @@ def in_words(facts: Mapping[str, Any], fps: float | None) -> str:
         fps: the nominal rate; None: none.
     """
     rate = f"{facts['mean_fps']:.3g} per second{f' instead of {fps:g}' if slow(facts, fps) else ''}"
+    longest = facts["longest_gap_s"]
     return (
         f"{facts['frames']} frames, {rate}; {facts['gaps']} gap(s), the longest of "
-        f"{facts['longest_gap_s']:.3g} s; {100 * facts['covered']:.0f} % of its length is without gaps"
+        f"{longest:{'.0f' if longest >= 100 else '.3g'}} s; {100 * facts['covered']:.0f} % of its length is without gaps"
     )

@@ -1,5 +1,6 @@
 """Nothing is seen across a gap in prediction and in temporal networks; constant rates change nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,10 @@ def test_a_video_is_summed_up_in_seconds() -> None:
         "tool_confidence": 0.72,
         "tool_a_s": 3.0,
     }
+    # Frames that are all alone last as long as the nominal rate says: gaps belong to no phase.
+    alone = replace(prediction, run=np.arange(5), times=np.arange(0, 500, 100.0))
+    row = summary_of(alone, tool >= 0.5)
+    assert (row["phase_a_s"], row["phase_b_s"], row["seconds"], row["covered"]) == (3, 2, 401, 0)
 
 
 def test_an_annotation_has_a_row_once() -> None:

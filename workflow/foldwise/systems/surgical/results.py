@@ -130,7 +130,8 @@ def summary_of(predicted: Prediction, there: np.ndarray) -> dict[str, Any]:
         predicted: the prediction.
         there: (n, tools) bool, the tools that are present.
     """
-    times, seconds = predicted.times, lasting(predicted.times, predicted.run)
+    times = predicted.times
+    seconds = lasting(times, predicted.run, 1 / predicted.fps if predicted.fps else 0.0)
     facts = described(times, predicted.run)
     row: dict[str, Any] = {
         "frames": facts.pop("frames"),

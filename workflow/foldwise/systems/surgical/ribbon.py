@@ -20,6 +20,8 @@ COLOURS = (
     *("#332288", "#999933", "#882255", "#44AA99", "#117733"),
 )
 UNKNOWN_COLOUR = "#DDDDDD"
+# Gaps are white, so a tool that is absent is not.
+ABSENT_COLOUR = "#F0F0F0"
 
 
 def ribbon(prediction: Prediction, truth: tuple[np.ndarray, np.ndarray] | None, threshold: float) -> Figure:
@@ -54,7 +56,7 @@ def ribbon(prediction: Prediction, truth: tuple[np.ndarray, np.ndarray] | None, 
         if tools is not None:
             lines.insert(0, (tools[:, number] == 1).astype(int))
         # The upper half is the truth, the lower half the prediction.
-        marks = ListedColormap(["#FFFFFF", "#333333"])
+        marks = ListedColormap([ABSENT_COLOUR, "#333333"])
         _band(axes, edges, shown, np.stack(lines[::-1]), marks)
         axes.set_ylabel(prediction.tools[number], rotation=0, ha="right", va="center", fontsize=8)
     for axes in panels:
@@ -80,8 +82,10 @@ def cells(times: np.ndarray, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         (m + 1,) their edges in minutes, and (m,) the frame of each, -1 in a gap.
     """
     gaps = np.diff(run, append=run[-1]) > 0
+    # Frames that are all alone would be too narrow to be seen.
+    alone = float(np.diff(times).min()) if len(times) > 1 else 1.0
     edges, shown = [float(times[0])], list[int]()
-    for place, end in enumerate(times + lasting(times, run)):
+    for place, end in enumerate(times + lasting(times, run, alone)):
         edges.append(float(end))
         shown.append(place)
         if gaps[place] and times[place + 1] > end:

@@ -154,7 +154,8 @@ def in_words(facts: Mapping[str, Any], fps: float | None) -> str:
     """
     rate = f"{facts['mean_fps']:.3g} per second{f' instead of {fps:g}' if slow(facts, fps) else ''}"
     longest = facts["longest_gap_s"]
+    seconds = f"{longest:{'.0f' if longest >= 100 else '.3g'}}"
     return (
         f"{facts['frames']} frames, {rate}; {facts['gaps']} gap(s), the longest of "
-        f"{longest:{'.0f' if longest >= 100 else '.3g'}} s; {100 * facts['covered']:.0f} % of its length is without gaps"
+        f"{seconds} s; {100 * facts['covered']:.0f} % of its length is without gaps"
     )

@@ -126,10 +126,10 @@ def test_ribbons_are_blank_in_gaps() -> None:
     edges, shown = cells(times, np.array([0, 0, 0, 1, 1]))
     assert edges.tolist() == [0, 1, 2, 3, 10, 11, 12]
     assert shown.tolist() == [0, 1, 2, -1, 3, 4]
-    # A lone frame between gaps.
+    # All frames are alone: gaps are still seen.
     edges, shown = cells(np.array([0, 10, 30.0]), np.arange(3))
-    assert (edges * 60).tolist() == [0, 10, 20, 30, 40]
-    assert shown.tolist() == [0, 1, -1, 2]
+    assert (edges * 60).tolist() == pytest.approx([0, 5, 10, 15, 30, 35])
+    assert shown.tolist() == [0, -1, 1, -1, 2]
     assert cells(np.array([5.0]), np.zeros(1))[1].tolist() == [0]
 
 

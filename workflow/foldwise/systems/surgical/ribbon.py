@@ -82,8 +82,8 @@ def cells(times: np.ndarray, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         (m + 1,) their edges in minutes, and (m,) the frame of each, -1 in a gap.
     """
     gaps = np.diff(run, append=run[-1]) > 0
-    # Frames that are all alone would be too narrow to be seen.
-    alone = float(np.diff(times).min()) if len(times) > 1 else 1.0
+    # Frames that are all alone are half as wide as the shortest gap, so that both are seen.
+    alone = float(np.diff(times).min()) / 2 if len(times) > 1 else 1.0
     edges, shown = [float(times[0])], list[int]()
     for place, end in enumerate(times + lasting(times, run, alone)):
         edges.append(float(end))

@@ -49,7 +49,7 @@ def test_one_run_makes_models_predictions_exports_and_the_report(run: Path) -> N
         whole = rows[rows["class"] == "(phases)"]
         assert len(whole) == 4
         assert whole["accuracy"].between(0, 1).all()
-        assert (rows["fps"] == 1).all()
+        assert (rows[["fps", "damaged"]] == [1, 0]).all(axis=None)
         assert ("(tools)" in set(rows["class"])) == (model == "cl")
         found = sorted(p.stem for p in (outputs / model / "ensemble" / "predictions").glob("*.h5"))
         assert found == ["op4"]

@@ -78,7 +78,9 @@ def test_a_variable_rate_is_told_apart_from_a_nominal_one() -> None:
         ),
         # Not 24 per second for the first 96 %, nor 30 for a video of 6 s that was cut.
         (range(117), "4.7 s at the video's own frames"),
-        (range(150), "150 rows, .*5.0 s at 30 per second"),
+        (range(150), "150 rows, .*5.0 s at 30 per second.*; 30 per second are more rows than frames"),
+        # Nor rows of 25 per second that end early.
+        (range(0, 120, 5), "4.8 s at the video's own frames"),
         (range(0, 7 * 125, 7), "tried: its own frames, 25, 1, 30, 50, 60"),
     ],
 )

@@ -41,7 +41,7 @@ def turned(frame: Any) -> bool:
 def _matrix(frame: Any) -> np.ndarray | None:
     """The container's matrix of a frame, (9,) int32, or None."""
     # frame.side_data would refer to the frame, and the frame to it: hundreds would wait for the collector.
-    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     return None if matrix is None else np.frombuffer(bytes(matrix), np.int32)
 
 

@@ -65,6 +65,9 @@ def test_a_variable_rate_is_told_apart_from_a_nominal_one() -> None:
     video = film(99 * 150, 24.75)
     assert found_rate({HERE: track(range(25 * 600))}, video, video.kept(1)) == 25
     assert found_rate({HERE: track(range(99 * 150))}, video, video.kept(1)) is None
+    # If the annotation ends 4 or 10 s before the video, nothing tells; its last labels are 6 s apart.
+    with pytest.raises(CaseError, match=r"own frames and at 25 per second, .*null or 25"):
+        found_rate({HERE: track(range(99 * 149))}, video, video.kept(1))
 
 
 @pytest.mark.parametrize(

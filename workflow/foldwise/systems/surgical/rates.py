@@ -115,8 +115,8 @@ def fitting(tracks: Mapping[Path, Track], video: Timeline) -> list[Rate]:
 
     A rate fits if the rows' end agrees with the video's: best if the rows are exactly those of the frames
     (level 0), next if the last row is that of the video's end (1), and then if both ends differ by less than
-    a second and 2 % (2); rows by the video's own frames may end up to 2 % before it. Of two annotations, the
-    worse one counts.
+    a second and 2 % (2); rows by the video's own frames, or at about their rate, may end up to 2 % before it.
+    Of two annotations, the worse one counts.
 
     Args:
         tracks: by file.
@@ -243,7 +243,7 @@ def _level(track: Track, video: Timeline, rate: Rate) -> int | None:
     if int(track.frames[-1]) < stop + off and track.end >= stop - off:
         return 1
     slack = max(per_frame, min(SLACK_S * video.per_second(rate), NEAR * stop))
-    before = max(slack, NEAR * stop) if rate is None else slack
+    before = max(slack, NEAR * stop) if abs(per_frame - 1) < NEAR else slack
     return 2 if track.end >= stop - before and track.frames[-1] <= stop + slack else None
 
 

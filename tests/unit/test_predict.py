@@ -222,6 +222,19 @@ def test_remarks_of_preparation_are_recorded(
     assert read_json(tmp_path / "out" / "part0of1.json")["remarks"] == {"a": ["hardly lungs: ü"]}
 
 
+def test_all_cases_of_a_patient_are_in_one_part(predict: Predict, tmp_path: Path) -> None:
+    for number in range(4):
+        write_scan(tmp_path / f"s{number}.nii", number)
+    sheet = tmp_path / "new.csv"
+    rows = [f"s{number},{group},s{number}.nii" for number, group in enumerate("abac")]
+    sheet.write_text("\n".join(["case,group,image", *rows]) + "\n", encoding="utf-8")
+    out = tmp_path / "out"
+    for part in range(2):
+        predict(sheet, out, part, 2)
+    parts = [read_json(out / f"part{part}of2.json")["cases"] for part in range(2)]
+    assert parts == [["s0", "s2", "s3"], ["s1"]]
+
+
 def test_each_case_is_kept_by_itself(predict: Predict, tmp_path: Path, predicted: list[str]) -> None:
     """Another case, or another division into parts, predicts nothing again that is done."""
     new, out = tmp_path / "new", tmp_path / "out"

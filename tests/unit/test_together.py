@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import pytest
 from foldwise.command import request
 from foldwise.experiment.open import Opened, open_experiment
 from foldwise.experiment.parts import TOGETHER, divided
+from foldwise.files import write_json
 from foldwise.hdf5 import content_of
 from foldwise.record import record_in
 from foldwise.stages.prepare_part import prepare_together
-from foldwise.together import Request, answer
+from foldwise.together import Request, answer, run_all
 from tiny_clip import save_clip
 from ultrasound import SMALL, settings_of, write_clips
 
@@ -146,3 +149,17 @@ def test_what_kills_the_process_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     assert failed == {"b": "stage ended with code 9", "c": "RuntimeError: no memory left"}
     assert "Traceback" in (tmp_path / "c.log").read_text(encoding="utf-8")
     assert (tmp_path / "d.log").exists()
+
+
+def test_requests_end_with_the_process_that_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, listed = str(tmp_path / "log"), tmp_path / "requests.json"
+    write_json(listed, [asdict(Request(case, [case], log, [], [])) for case in ("a", "b")])
+    parent, done = [7], []
+    monkeypatch.setattr(os, "getppid", lambda: parent[0])
+
+    def killed(words: Sequence[str]) -> None:
+        done.append(words[0])
+        parent[0] = 1
+
+    run_all(listed, killed)
+    assert done == ["a"]

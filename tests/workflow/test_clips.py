@@ -15,8 +15,9 @@ from experiments import NAME, planned, snakemake
 from foldwise.hdf5 import open_hdf5
 from foldwise.index import Index
 from foldwise.systems.clips.cache import label_of
+from mixed import READABLE, write_mixed
 from tiny_clip import save_clip
-from ultrasound import CLASSES, SMALL, settings_of, write_clips
+from ultrasound import CLASSES, SMALL, frames_of, settings_of, write_clips
 
 
 def experiment(folder: Path, **more: Any) -> dict[str, Any]:
@@ -45,6 +46,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def new(run: Path) -> tuple[Path, str]:
+    """Clips of many kinds, predicted by `snakemake predict`, and what it said."""
+    clips = [frames_of(CLASSES[number % 2], 90 + number) for number in range(5)]
+    folder = write_mixed(run / "new", clips, 25)
+    predict = {"source": "new", "images_fps": 25}
+    return folder, snakemake(run, experiment(run, predict=predict), "predict", check=False)
+
+
 @pytest.mark.slow
 class TestRun:
     """The outputs of a run."""
@@ -62,20 +72,52 @@ class TestRun:
             assert exported["label"].tolist() == ["high", ""]
             assert pd.read_csv(ensemble / "metrics.csv")["case"].tolist() == ["k4_0"]
 
-    def test_a_packed_model_brings_the_frozen_weights(self, run: Path, tmp_path: Path) -> None:
-        exported = run / "results" / "tiny" / "evl" / "ensemble" / "export" / "predictions.csv"
-        expected = pd.read_csv(exported).set_index("case")
-        videos = tmp_path / "videos"
-        videos.mkdir()
-        for case in expected.index:
-            (path,) = (run / NAME).rglob(f"{case}.*")
-            (videos / path.name).symlink_to(path)
+    def test_new_clips_of_any_kind(self, run: Path, new: tuple[Path, str]) -> None:
+        """All are predicted, except for the broken one, which is named; so is what is no clip."""
+        assert "left out: empty, notes.txt" in new[1]
+        assert "1 of 6 cases could not be predicted" in new[1]
+        assert "case broken: " in new[1]
+        for model in ("small", "evl"):
+            [made] = (run / "results" / "tiny" / model).glob("predicted-*")
+            assert [path.name for path in made.iterdir() if path.is_file()] == ["predictions.csv"]
+            rows = pd.read_csv(made / "predictions.csv").set_index("case")
+            assert rows.index.tolist() == READABLE
+            assert (rows[["frames", "seconds", "fps", "damaged"]] == [8, 0.32, 25, 0]).all(axis=None)
+            found = rows[[f"probability_{name}" for name in CLASSES]]
+            assert found.sum(axis=1).tolist() == pytest.approx([1] * 5)
+            assert rows["confidence"].tolist() == found.max(axis=1).tolist()
+            assert ("region" in rows) == (model == "evl")
+        # The fan is a trapezoid in rows 3 to 44 of frames of 64×48.
+        boxes = np.array([[int(edge) for edge in box.split()] for box in rows["region"]])
+        np.testing.assert_allclose(boxes, [[6, 3, 59, 45]] * 5, atol=3)
+        assert rows["region_share"].between(0.3, 0.8).all()
+
+    def test_a_packed_model_brings_the_frozen_weights(
+        self, run: Path, new: tuple[Path, str], tmp_path: Path
+    ) -> None:
+        """From a sheet with patients; the same as in the workflow."""
+        outputs, columns = run / "results" / "tiny" / "evl", [f"probability_{name}" for name in CLASSES]
+        [made] = outputs.glob("predicted-*")
+        tables = [made / "predictions.csv", outputs / "ensemble" / "export" / "predictions.csv"]
+        expected = pd.concat([pd.read_csv(table) for table in tables]).set_index("case")
+        found = {path.stem: path for folder in (new[0], run / NAME) for path in folder.iterdir()}
+        sheet = tmp_path / "new.csv"
+        groups = {"a": "p1", "b": "p1", "images": "p1"}
+        rows = pd.DataFrame({"case": expected.index})
+        rows["group"], rows["video"] = rows["case"].map(groups), rows["case"].map(found)
+        rows.to_csv(sheet, index=False)
         hidden = ("results", f"clip {NAME}")
-        manifest = predicted_elsewhere(run, "evl", videos, tmp_path / "elsewhere", hidden=hidden)
-        found = pd.read_csv(tmp_path / "elsewhere" / "out" / "predictions.csv").set_index("case")
-        columns = [f"probability_{name}" for name in CLASSES]
-        np.testing.assert_allclose(found[columns], expected.loc[found.index, columns], atol=1e-4)
-        assert manifest["outputs"] == ["predictions.csv"]
+        manifest = predicted_elsewhere(
+            run, "evl", sheet, tmp_path / "elsewhere", "--images-fps", "25", hidden=hidden
+        )
+        out = tmp_path / "elsewhere" / "out"
+        rows = pd.read_csv(out / "predictions.csv").set_index("case")
+        np.testing.assert_allclose(rows[columns], expected.loc[rows.index, columns], atol=1e-4)
+        assert manifest["outputs"] == ["patients.csv", "predictions.csv"]
+        patients = pd.read_csv(out / "patients.csv").set_index("group")
+        assert patients["clips"].to_dict() == {"p1": 3, "c": 1, "d": 1, "k4_0": 1, "k5_0": 1}
+        mean = rows.loc[["a", "b", "images"], columns].mean()
+        np.testing.assert_allclose(patients.loc["p1", columns].astype(float), mean)
 
     def test_report(self, run: Path) -> None:
         folder = run / "results" / "tiny"

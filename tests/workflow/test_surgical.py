@@ -25,7 +25,8 @@ from foldwise.systems.surgical.settings import CHOLEC80_TOOLS, Data, Model, Sett
 from foldwise.systems.surgical.sheet import read_sheet
 from foldwise.training.pretrained import load_pretrained
 from foldwise.video.store import open_frames
-from surgical_data import MODELS, PHASES, TOOLS, settings_of, write_operations
+from mixed import READABLE, write_mixed
+from surgical_data import FPS, MODELS, PHASES, TOOLS, operation, settings_of, write_operations
 from videos import flat_frames, write_video
 
 
@@ -48,7 +49,7 @@ def test_one_run_makes_models_predictions_exports_and_the_report(run: Path) -> N
         whole = rows[rows["class"] == "(phases)"]
         assert len(whole) == 4
         assert whole["accuracy"].between(0, 1).all()
-        assert (rows["fps"] == 1).all()
+        assert (rows[["fps", "damaged"]] == [1, 0]).all(axis=None)
         assert ("(tools)" in set(rows["class"])) == (model == "cl")
         found = sorted(p.stem for p in (outputs / model / "ensemble" / "predictions").glob("*.h5"))
         assert found == ["op4"]
@@ -73,11 +74,11 @@ def test_predictions_come_back_as_annotation(run: Path) -> None:
     tools = read_tools(outputs / "export" / "tool" / "op4-tool.txt", TOOLS)
     np.testing.assert_array_equal(tools.values, prediction.tool >= 0.5)
     lines = (outputs / "export" / "probability" / "op4-tool.txt").read_text().splitlines()
-    assert lines[0] == "Frame\tGrasper\tHook"
-    np.testing.assert_allclose([float(v) for v in lines[3].split()[1:]], prediction.tool[2], atol=1e-6)
+    assert lines[0] == "Frame\tSeconds\tGrasper\tHook"
+    np.testing.assert_allclose([float(v) for v in lines[3].split()], [10, 2, *prediction.tool[2]], atol=1e-6)
     assert Image.open(outputs / "export" / "ribbon" / "op4.png").size[0] > 500
     videos = pd.read_csv(outputs / "export" / "videos.csv")
-    assert videos.loc[0, list(PHASES)].sum() == 12
+    assert videos.loc[0, [f"phase_{name}_s" for name in PHASES]].sum() == 12
 
 
 @pytest.mark.slow
@@ -96,18 +97,70 @@ def test_the_temporal_model_is_whole_without_the_features(run: Path, tmp_path: P
     np.testing.assert_allclose(read_prediction(tmp_path / "p.h5").phase, stored.phase, atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def new(run: Path) -> tuple[Path, str]:
+    """Videos of many kinds, predicted by `snakemake predict`, and what it said."""
+    folder = write_mixed(run / "new", [operation(seed, 12)[0] for seed in range(20, 25)], FPS)
+    predict = {"source": "new", "images_fps": FPS}
+    settings = {**settings_of(run / NAME / "operations.csv"), "predict": predict}
+    return folder, snakemake(run, settings, "predict", check=False)
+
+
+@pytest.mark.slow
+def test_new_videos_of_any_kind(run: Path, new: tuple[Path, str]) -> None:
+    """All get their files, except for the broken one, which is named; so is what is no video."""
+    assert "left out: empty, notes.txt" in new[1]
+    assert "1 of 6 cases could not be predicted" in new[1]
+    assert "case broken: " in new[1]
+    [made] = (run / "results" / "tiny" / "cl").glob("predicted-*")
+    names = [f"{name}/{video}" for name in ("phase", "tool") for video in READABLE]
+    files = {f"{name}-{name.split('/')[0]}.txt" for name in names}
+    files |= {f"probability/{video}-{kind}.txt" for kind in ("phase", "tool") for video in READABLE}
+    files |= {f"ribbon/{video}.png" for video in READABLE} | {"videos.csv"}
+    shown = [path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()]
+    assert {name for name in shown if not name.startswith(".")} == files
+    videos = pd.read_csv(made / "videos.csv").set_index("case")
+    assert videos.index.tolist() == READABLE
+    assert (videos[["frames", "seconds", "fps", "mean_fps"]] == [12, 12, 1, 1]).all(axis=None)
+    assert (videos[["gaps", "damaged", "annotation_fps"]] == [0, 0, FPS]).all(axis=None)
+    # Frames of both files are those of the annotation; each is shown for a second.
+    for video in READABLE:
+        found = np.loadtxt(made / "probability" / f"{video}-phase.txt", skiprows=1)
+        np.testing.assert_array_equal(found[:, 0], np.arange(0, 60, FPS))
+        np.testing.assert_array_equal(found[:, 1], np.arange(12))
+        best = found[:, 2:].argmax(1)
+        seconds = [videos.loc[video, f"phase_{phase}_s"] for phase in PHASES]
+        assert seconds == np.bincount(best, minlength=len(PHASES)).tolist()
+        assert videos.loc[video, "transitions"] == (np.diff(best) != 0).sum()
+        tools = np.loadtxt(made / "tool" / f"{video}-tool.txt", skiprows=1)[:, 1:]
+        assert [videos.loc[video, f"tool_{tool}_s"] for tool in TOOLS] == tools.sum(0).tolist()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", list(MODELS))
-def test_a_packed_model_needs_nothing_else(run: Path, tmp_path: Path, model: str) -> None:
+def test_a_packed_model_needs_nothing_else(
+    run: Path, new: tuple[Path, str], tmp_path: Path, model: str
+) -> None:
+    """It predicts the same from the same videos, and from one that its experiment predicted."""
     (video,) = (run / NAME).rglob("op4.mp4")
     (tmp_path / "videos").mkdir()
-    (tmp_path / "videos" / video.name).symlink_to(video)
-    expected = run / "results" / "tiny" / model / "ensemble" / "export" / "probability" / "op4-phase.txt"
-    wanted = np.loadtxt(expected, skiprows=1)
-    manifest = predicted_elsewhere(run, model, tmp_path / "videos", tmp_path / "elsewhere")
-    found = np.loadtxt(tmp_path / "elsewhere" / "out" / "probability" / "op4-phase.txt", skiprows=1)
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    for path in (video, *(path for path in new[0].iterdir() if path.name != "broken.mp4")):
+        (tmp_path / "videos" / path.name).symlink_to(path)
+    outputs = run / "results" / "tiny" / model
+    [made] = outputs.glob("predicted-*")
+    wanted = {f"{video}-phase.txt": made / "probability" / f"{video}-phase.txt" for video in READABLE}
+    wanted["op4-phase.txt"] = outputs / "ensemble" / "export" / "probability" / "op4-phase.txt"
+    expected = {name: np.loadtxt(path, skiprows=1) for name, path in wanted.items()}
+    rows = pd.read_csv(made / "videos.csv")
+    manifest = predicted_elsewhere(
+        run, model, tmp_path / "videos", tmp_path / "elsewhere", "--images-fps", str(FPS)
+    )
+    out = tmp_path / "elsewhere" / "out"
+    for name, table in expected.items():
+        np.testing.assert_allclose(np.loadtxt(out / "probability" / name, skiprows=1), table, atol=1e-4)
     assert "videos.csv" in manifest["outputs"]
+    found = pd.read_csv(out / "videos.csv")
+    pd.testing.assert_frame_equal(found[found["case"] != "op4"].reset_index(drop=True), rows, atol=1e-3)
 
 
 @pytest.mark.slow

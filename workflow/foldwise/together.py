@@ -100,7 +100,7 @@ def command_of(stage: str) -> list[str]:
 
 
 def run_all(listed: Path, run: Callable[[Sequence[str]], Any]) -> None:
-    """Answer all requests in a file in this process.
+    """Answer all requests in a file in this process, or those until the process that asked ends.
 
     Args:
         listed: JSON file with requests; which ones were started and which failed is noted beside it.
@@ -111,7 +111,10 @@ def run_all(listed: Path, run: Callable[[Sequence[str]], Any]) -> None:
         def tell(what: str, case: str, why: str) -> None:
             print(what, case, " ".join(why.split()), file=told, flush=True)
 
+        asking = os.getppid()
         for each in read_json(listed):
+            if os.getppid() != asking:
+                return  # it was killed, and another job may be answering the same requests
             tell(STARTED, each["case"], "-")
             with _logged(Path(each["log"])):
                 if why := _failure(run, each["words"]):

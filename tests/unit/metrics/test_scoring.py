@@ -12,7 +12,7 @@ import pytest
 
 from foldwise.files import CaseError
 from foldwise.metrics.scoring import Scored, names_of, phases_of, score
-from foldwise.metrics.tracks import Rates
+from foldwise.metrics.tracks import Rates, refuse_read
 from foldwise.metrics.video import CHOLEC80_PHASES
 
 # Each phase for 15 rows; the prediction is late by 3.
@@ -112,6 +112,16 @@ def test_rows_numbered_at_other_rates_need_both(tmp_path: Path) -> None:
     )
     assert accuracy(fine) == pytest.approx(accuracy(scored))
     assert fine.videos[0].fps == 1
+    # The same where both count rows: of the 25 rows that round to a second, the nearest one counts.
+    for rate in (25, 5):
+        folder = write(tmp_path / f"counted{rate}", video41=rows(np.repeat(FOUND, rate)))
+        dense = score(folder, write(tmp_path / "t", video41=rows(TRUTH)), Rates(rate, 1))
+        assert accuracy(dense) == pytest.approx(accuracy(scored))
+        assert dense.videos[0].fps == 1
+    # 5 rows a second against 2: the truth's rows count, at 2 per second.
+    write(tmp_path / "t", video41=rows(np.repeat(TRUTH, 2)))
+    between = score(tmp_path / "counted5", tmp_path / "t", Rates(5, 2))
+    assert (len(between.videos[0].truth), between.videos[0].fps) == (210, 2)
 
 
 def test_gaps_count_in_seconds(tmp_path: Path) -> None:
@@ -214,6 +224,9 @@ def test_the_command(tmp_path: Path) -> None:
     nested = json.loads((tmp_path / "s.json").read_text())
     assert set(nested["definitions"]) == {"strict", "relaxed", "legacy2016", "pooled", "zeros"}
     assert [video["frames"] for video in nested["videos"]] == [105, 105]
+    for into in (truth / "video41.txt", found / "scores.csv"):
+        with pytest.raises(CaseError, match=f"{into.name}: would be among the scored files"):
+            refuse_read([tmp_path / "s.json", into], [found, truth])
     (tmp_path / "p" / "v42.txt").write_text("0\tx\n1\ty\n")
     failed = subprocess.run(
         [sys.executable, "-m", "foldwise", "score-phases", *words[:4]], capture_output=True, text=True

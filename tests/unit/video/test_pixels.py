@@ -1,5 +1,6 @@
 """Pictures as they are shown: upright, on black, resized."""
 
+import sys
 from pathlib import Path
 
 import av
@@ -9,7 +10,7 @@ from PIL import Image
 
 from foldwise.video.decode import probe, read_frames, sample_frames
 from foldwise.video.images import read_image
-from foldwise.video.pixels import resized
+from foldwise.video.pixels import resized, rgb_of, turned
 
 # Four different quarters: top left, top right, bottom left, bottom right.
 QUARTERS = np.array([[40, 90], [150, 220]], np.uint8)
@@ -139,3 +140,12 @@ def test_interpolation() -> None:
     assert resized(rgb, (1, 2), "bilinear")[0, :, 0].tolist() == [round(500 / 7), round(820 / 7)]
     assert resized(rgb, (1, 4), "lanczos") is rgb
     assert len({int(resized(rgb, (1, 2), name)[0, 0, 0]) for name in ("bilinear", "bicubic", "lanczos")}) == 3
+
+
+def test_nothing_refers_to_a_frame_once_it_is_read() -> None:
+    """Else the frames of a video fill the memory until Python's collector runs."""
+    frame = av.VideoFrame(16, 16, "yuv420p")
+    before = sys.getrefcount(frame)
+    assert rgb_of(frame).shape == (16, 16, 3)
+    assert not turned(frame)
+    assert sys.getrefcount(frame) == before

@@ -123,7 +123,7 @@ def test_numbered_images_are_a_video(tmp_path: Path) -> None:
         (lambda path: None, "no such video file"),
         (lambda path: path.write_bytes(b""), "not readable as a video"),
         (lambda path: path.write_bytes(np.random.default_rng(0).bytes(4000)), "not readable as a video"),
-        (lambda path: path.mkdir(), "without frames"),
+        (lambda path: path.mkdir(), "contains no images"),
     ],
 )
 def test_what_is_no_video_is_refused(tmp_path: Path, make: object, words: str) -> None:

@@ -13,11 +13,12 @@ def score_phases(
         Path, typer.Argument(help="Folder of text files with a row per frame (frame, phase), or one file.")
     ],
     truth: Annotated[Path, typer.Argument(help="The same for the annotation; names must match.")],
-    fps: Annotated[float, typer.Option(min=1e-6, help="Rows of a prediction per second.")],
+    fps: Annotated[float, typer.Option(min=1e-6, max=1e4, help="Rows of a prediction per second.")],
     truth_fps: Annotated[
         float | None,
         typer.Option(
             min=1e-6,
+            max=1e4,
             help="Rows of the annotation per second. Needed if its rows are numbered at another rate; by "
             "default frames with the same number are the same.",
         ),
@@ -51,8 +52,9 @@ def score_phases(
     """Score surgical phases in text files by five protocols side by side."""
     from foldwise.files import write_json, write_text
     from foldwise.metrics import scoring
-    from foldwise.metrics.tracks import Rates
+    from foldwise.metrics.tracks import Rates, refuse_read
 
+    refuse_read([path for path in (json, csv) if path], [predictions, truth])
     names = scoring.phases_of(phases)
     chosen = scoring.names_of(chosen_on) if chosen_on else []
     scored = scoring.score(predictions, truth, Rates(fps, truth_fps, cut), names, first_number, chosen)

@@ -7,6 +7,7 @@ tabs, commas, semicolons or spaces; a header is optional; a phase is a name, or 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -151,14 +152,18 @@ def aligned(name: str, found: Track, truth: Track, rates: Rates) -> tuple[Video,
     per_second = found.step * rates.fps
     scale = 1.0 if rates.truth_fps is None else rates.truth_fps * truth.step / per_second
     _refuse_other_numbers(name, found, truth, scale, rates)
-    numbers = np.rint(found.frames * scale).astype(np.int64)
-    step = max(1, round(found.step * scale))
-    mine, theirs = np.isin(numbers, truth.frames), np.isin(truth.frames, numbers)
+    exact, step = found.frames * scale, found.step * scale
+    numbers = np.rint(exact).astype(np.int64)
+    theirs = np.isin(truth.frames, numbers)
+    # Of several rows that round to one frame of the truth, the nearest one.
+    order = np.lexsort((np.abs(exact - numbers), numbers))
+    each, places = np.unique(numbers[order], return_index=True)
+    mine = order[places[np.isin(each, truth.frames)]]
     warnings = []
-    if step != truth.step:
+    if not math.isclose(step, truth.step):
         warnings.append(
-            f"{name}: the prediction has a row for every {step} frame(s), the truth for every {truth.step}; "
-            f"the {int(mine.sum())} frames of both are scored"
+            f"{name}: the prediction has a row for every {step:g} frame(s), the truth for every "
+            f"{truth.step}; the {len(mine)} frames of both are scored"
         )
     if found.gap > 1.5 * found.step:
         warnings.append(
@@ -166,8 +171,8 @@ def aligned(name: str, found: Track, truth: Track, rates: Rates) -> tuple[Video,
             f"numbers, of which {per_second:g} are a second; legacy2016 counts frames and ignores gaps"
         )
     lacking = {
-        "truth": (found, ~mine & ~_reached(numbers, truth.frames, truth.step)),
-        "prediction": (truth, ~theirs & ~_reached(truth.frames, numbers, step)),
+        "truth": (found, ~np.isin(numbers, truth.frames) & ~_reached(exact, truth.frames, truth.step)),
+        "prediction": (truth, ~theirs & ~_reached(truth.frames, exact, step)),
     }
     for what, (track, alone) in lacking.items():
         if alone.any():
@@ -176,11 +181,30 @@ def aligned(name: str, found: Track, truth: Track, rates: Rates) -> tuple[Video,
             if not rates.cut:
                 raise CaseError(f"{text}; --cut scores only the frames that both files have")
             warnings.append(f"{text}; they are left out")
-    if not mine.any():
+    if not len(mine):
         raise CaseError(f"{found.path}: has no frame of {truth.path}")
-    fps = rates.fps if step >= truth.step else rates.fps * step / truth.step
     times = found.frames[mine] / per_second
+    fps = min(rates.fps, rates.truth_fps or rates.fps)
+    if rates.truth_fps is None and len(times) > 1:
+        fps = per_second / float(np.median(np.diff(found.frames[mine])))
     return Video(name, truth.phases[theirs], found.phases[mine], times, fps), warnings
+
+
+def refuse_read(written: Sequence[Path], read: Sequence[Path]) -> None:
+    """Refuse files to write that are read, or that would be read as a video's next time.
+
+    Args:
+        written: files to write.
+        read: files of phases, or folders of them.
+
+    Raises:
+        CaseError: one would be.
+    """
+    for path in written:
+        for source in read:
+            inside = path.suffix.lower() in SUFFIXES and path.resolve().is_relative_to(source.resolve())
+            if inside or path.resolve() == source.resolve():
+                raise CaseError(f"{path}: would be among the scored files of {source}; write it elsewhere")
 
 
 def _refuse_other_numbers(name: str, found: Track, truth: Track, scale: float, rates: Rates) -> None:
@@ -195,7 +219,7 @@ def _refuse_other_numbers(name: str, found: Track, truth: Track, scale: float, r
         )
 
 
-def _reached(frames: np.ndarray, by: np.ndarray, step: int) -> np.ndarray:
+def _reached(frames: np.ndarray, by: np.ndarray, step: float) -> np.ndarray:
     """Which frames lie within one step after a frame of the other file."""
     last = by[np.maximum(np.searchsorted(by, frames, side="right") - 1, 0)]
     return np.asarray((last <= frames) & (frames < last + step))

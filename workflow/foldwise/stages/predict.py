@@ -61,7 +61,10 @@ def predict(
     prepared = {**trained.states[0].get("prepared", {}), "images_fps": images_fps}
     everything = system.new_cases(source, prepared=prepared).entries
     hashes = [file_hash(path) for path in models]
-    mine, failed = everything[part::parts], dict[str, str]()
+    groups = {name: number for number, name in enumerate(dict.fromkeys(each.group for each in everything))}
+    # A patient's cases are in one part, for tables of patients.
+    mine = [entry for entry in everything if groups[entry.group] % parts == part]
+    failed = dict[str, str]()
     cases = []
     for entry in mine:
         with apart(entry.case, failed):

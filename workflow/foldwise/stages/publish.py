@@ -42,7 +42,10 @@ def publish(
     with tempfile.TemporaryDirectory(dir=scratch, prefix="foldwise-") as temporary:
         tables, own = Path(temporary) / "tables", Path(temporary) / "cases"
         export = partial(system.results.export_case, export=settings, chosen=chosen)
-        unexported = _export(export, paths, entries, about["stamps"], failed, tables, own)
+        unexported, rows = _export(export, paths, entries, about["stamps"], failed, own)
+        tables.mkdir()
+        for name, listed in system.results.completed(rows).items():
+            pd.DataFrame(listed).to_csv(tables / name, index=False)
         outputs = published.publish(own, tables, facts)
     names = [entry.case for entry in entries]
     result = {
@@ -71,9 +74,8 @@ def _export(
     entries: Sequence[Entry],
     stamps: Mapping[str, Sequence[str]],
     failed: dict[str, str],
-    tables: Path,
     own: Path,
-) -> dict[str, str]:
+) -> tuple[dict[str, str], dict[str, list[Mapping[str, Any]]]]:
     """Export cases, but none whose files have changed since: exported files may refer to them.
 
     Args:
@@ -82,15 +84,13 @@ def _export(
         entries: the cases.
         stamps: case → stamps of its files when it was predicted.
         failed: receives cases whose files changed.
-        tables: folder of tables to write.
         own: folder to write, with a folder for each case.
 
     Returns:
-        Case → why some of its files could not be written.
+        Case → why some of its files could not be written; name of a table → its rows.
     """
     unexported: dict[str, str] = {}
     rows: dict[str, list[Mapping[str, Any]]] = {}
-    tables.mkdir()
     own.mkdir()
     for entry in entries:
         place, found = own / entry.case, dict[str, Rows]()
@@ -104,9 +104,7 @@ def _export(
             continue
         for name, each in found.items():
             rows.setdefault(name, []).extend(each)
-    for name, listed in rows.items():
-        pd.DataFrame(listed).to_csv(tables / name, index=False)
-    return unexported
+    return unexported, rows
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 AnySettings = TypeVar("AnySettings", bound=Experiment)
 Rows = Iterable[Mapping[str, Any]]
+# Name of a table (.csv) → the rows of all cases.
+Tables = Mapping[str, Sequence[Mapping[str, Any]]]
 RULES = SNAKEFILE.parent / "rules"
 # A file of remarks on a new case, e.g. that it seems cut or upside down.
 REMARKS = "remarks.json"
@@ -415,6 +417,14 @@ class Results(Whole, abstract=True):
                 )
                 for name, rows in exported.items():
                     tables.setdefault(name, []).extend(rows)
-        for name, listed in tables.items():
+        for name, listed in self.completed(tables).items():
             pd.DataFrame(listed).to_csv(folder / name, index=False)
         return failed
+
+    def completed(self, tables: Tables) -> Tables:
+        """Tables of all cases, with those that follow from them, e.g. one of patients.
+
+        Args:
+            tables: name of a table → its rows, of all cases of some patients.
+        """
+        return tables

@@ -17,6 +17,11 @@ ON_DAMAGE = (
 NAMED = 5
 
 
+def left_out(count: int) -> list[str]:
+    """A line on the damaged frames of a video, for a report; none without damage."""
+    return [f"{count} damaged frame(s) left out"] if count else []
+
+
 class Damage:
     """The damage of a video.
 

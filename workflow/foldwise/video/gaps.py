@@ -94,6 +94,24 @@ def grid(times: np.ndarray, run: np.ndarray, step: float) -> tuple[np.ndarray, n
     return np.searchsorted(places, np.arange(places[-1] + 1), side="right") - 1, places
 
 
+def lasting(times: np.ndarray, run: np.ndarray, alone: float) -> np.ndarray:
+    """How long each frame is shown: until the next one, and before a gap for the usual step.
+
+    Args:
+        times: (n,) increasing. s.
+        run: (n,) of each frame.
+        alone: the usual step if no two frames follow each other. s.
+
+    Returns:
+        (n,). s.
+    """
+    steps, gaps = np.diff(times), np.diff(run) > 0
+    usual = float(np.median(steps[~gaps])) if (~gaps).any() else alone
+    # No frame is shown longer than until the next one.
+    usual = min([usual, *steps[gaps]])
+    return np.append(np.where(gaps, usual, steps), usual)
+
+
 def described(times: np.ndarray, run: np.ndarray) -> dict[str, float | int]:
     """How a video is covered: frames, frames per second, gaps, the longest one, and the share without gaps.
 
@@ -135,7 +153,9 @@ def in_words(facts: Mapping[str, Any], fps: float | None) -> str:
         fps: the nominal rate; None: none.
     """
     rate = f"{facts['mean_fps']:.3g} per second{f' instead of {fps:g}' if slow(facts, fps) else ''}"
+    longest = facts["longest_gap_s"]
+    seconds = f"{longest:{'.0f' if longest >= 100 else '.3g'}}"
     return (
         f"{facts['frames']} frames, {rate}; {facts['gaps']} gap(s), the longest of "
-        f"{facts['longest_gap_s']:.3g} s; {100 * facts['covered']:.0f} % of its length is without gaps"
+        f"{seconds} s; {100 * facts['covered']:.0f} % of its length is without gaps"
     )

@@ -33,7 +33,7 @@ def image_files(folder: Path) -> dict[int, Path]:
             raise CaseError(f"{folder}: {found[number].name} and {path.name} have the same number")
         found[number] = path
     if not found:
-        raise CaseError(f"{folder}: a video without frames: contains no images ({', '.join(IMAGE_SUFFIXES)})")
+        raise CaseError(f"{folder}: contains no images ({', '.join(IMAGE_SUFFIXES)})")
     return dict(sorted(found.items()))
 
 

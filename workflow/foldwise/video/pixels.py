@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from PIL import Image
 
 # Names of Pillow.
@@ -27,14 +28,21 @@ def rgb_of(frame: Any) -> np.ndarray:
         rgb = on_black(frame.to_ndarray(format="rgba"))
     else:
         rgb = np.asarray(frame.to_ndarray(format="rgb24"))
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    return rgb if matrix is None else _displayed(rgb, np.frombuffer(bytes(matrix), np.int32))
+    matrix = _matrix(frame)
+    return rgb if matrix is None else _displayed(rgb, matrix)
 
 
 def turned(frame: Any) -> bool:
     """Whether a decoded frame is shown with height and width exchanged."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    return matrix is not None and _on_its_side(np.frombuffer(bytes(matrix), np.int32))
+    matrix = _matrix(frame)
+    return matrix is not None and _on_its_side(matrix)
+
+
+def _matrix(frame: Any) -> np.ndarray | None:
+    """The container's matrix of a frame, (9,) int32, or None."""
+    # frame.side_data would refer to the frame, and the frame to it: hundreds would wait for the collector.
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
+    return None if matrix is None else np.frombuffer(bytes(matrix), np.int32)
 
 
 def _on_its_side(matrix: np.ndarray) -> bool:

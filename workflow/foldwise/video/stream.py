@@ -81,13 +81,15 @@ def outline(path: Path) -> Outline:
     with opened(path) as (container, stream):
         kind = kind_of(container)
         listed = _shown(listed_frames(container, stream))
-        stamps, picture, reach, key = set(listed), None, 0.0, None
+        stamps, picture, key = set(listed), None, None
+        ends: dict[int, int] = {}  # of each stream, in its ticks
         decoder = decoder_of(stream)
         try:
             for tried, packet in enumerate(container.demux(stream) if listed else container.demux()):
-                if not listed and packet.pts is not None and packet.time_base:
-                    reach = max(reach, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                if packet.stream_index != stream.index:
+                number = packet.stream_index
+                if not listed and packet.pts is not None:
+                    ends[number] = max(ends.get(number, 0), packet.pts + (packet.duration or 0))
+                if number != stream.index:
                     continue
                 if picture is None and tried < TRIED:
                     picture = first_picture(decoder, packet)
@@ -111,6 +113,9 @@ def outline(path: Path) -> Outline:
         if step and rate and abs(1 / rate / base - 2 * step) < Fraction(step, 5):
             # Fields in packets of their own.
             ordered, step = ordered[::2], 2 * step
+        reach = max(
+            (float(end * (container.streams[n].time_base or 0)) for n, end in ends.items()), default=0.0
+        )
         return Outline(ordered, base, step, float(rate or stream.guessed_rate or 25), *size, reach)
 
 

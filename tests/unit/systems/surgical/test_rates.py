@@ -65,6 +65,9 @@ def test_a_variable_rate_is_told_apart_from_a_nominal_one() -> None:
     video = film(99 * 150, 24.75)
     assert found_rate({HERE: track(range(25 * 600))}, video, video.kept(1)) == 25
     assert found_rate({HERE: track(range(99 * 150))}, video, video.kept(1)) is None
+    # If the annotation ends 4 or 10 s before the video, nothing tells; its last labels are 6 s apart.
+    with pytest.raises(CaseError, match=r"own frames and at 25 per second, .*null or 25"):
+        found_rate({HERE: track(range(99 * 149))}, video, video.kept(1))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,9 @@ def test_a_variable_rate_is_told_apart_from_a_nominal_one() -> None:
         ),
         # Not 24 per second for the first 96 %, nor 30 for a video of 6 s that was cut.
         (range(117), "4.7 s at the video's own frames"),
-        (range(150), "150 rows, .*5.0 s at 30 per second"),
+        (range(150), "150 rows, .*5.0 s at 30 per second.*; 30 per second are more rows than frames"),
+        # Nor rows of 25 per second that end early.
+        (range(0, 120, 5), "4.8 s at the video's own frames"),
         (range(0, 7 * 125, 7), "tried: its own frames, 25, 1, 30, 50, 60"),
     ],
 )

@@ -216,7 +216,7 @@ def test_every_wrong_input_gets_one_line(tmp_path: Path) -> None:
         ("line 3: case op1:", "line 2: phase 'Cutting' is unknown"),
         ("line 4: case op2:", "tools in another order"),
         ("line 5: case op3:", "not readable as a video"),
-        ("line 6: case op4:", "a video without frames"),
+        ("line 6: case op4:", "contains no images"),
         ("line 8: case op6:", "op6.mp4 of case op5, of another patient (op5, here op6)"),
         ("line 9: case op8:", "op7-phase.txt: no such file"),
         ("line 10:", "case op8: already on line 9"),

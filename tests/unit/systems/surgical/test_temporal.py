@@ -185,7 +185,7 @@ def test_a_changed_future_of_clips(
         arrays["tool"] = np.zeros((COUNT, 2), np.int8)
         path = tmp_path / f"{future}.h5"
         stream = (Frame(n, float(n), frame) for n, frame in enumerate(shown))
-        attrs = {"fps": 1.0, "step": 1.0, "rates": [5.0], "phases": list(PHASES)}
+        attrs = {"fps": 1.0, "step": 1.0, "damaged": 0, "dropped": 0, "rates": [5.0], "phases": list(PHASES)}
         write_frames(path, "v", stream, attrs=attrs, arrays=arrays)
         model = opened.settings.models[name]
         Surgical().encode(path, model, tmp_path / f"features{future}.h5")

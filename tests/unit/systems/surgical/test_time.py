@@ -1,8 +1,10 @@
 """Nothing is seen across a gap in prediction and in temporal networks; constant rates change nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,8 @@ from foldwise.networks.mtrcnet import MTRCNet
 from foldwise.networks.tecno import TeCNO
 from foldwise.systems.surgical.annotations import UNKNOWN
 from foldwise.systems.surgical.features import Videos, write_bank
+from foldwise.systems.surgical.predictions import Prediction
+from foldwise.systems.surgical.results import nearest, summary_of
 from foldwise.systems.surgical.ribbon import cells
 from foldwise.systems.surgical.timing import remarks
 from foldwise.systems.surgical.whole import by_windows, on_a_grid
@@ -34,7 +38,7 @@ def bank(folder: Path, times: np.ndarray, features: np.ndarray) -> str:
         "run": run,
     }
     frames = [Frame(int(time), float(time), pictures[n]) for n, time in enumerate(times)]
-    write_frames(folder / "v.h5", "v", frames, arrays=arrays, attrs={"step": step, "fps": 1.0})
+    write_frames(folder / "v.h5", "v", frames, arrays=arrays, attrs={"step": step, "fps": 1.0, "damaged": 0})
     write_bank(folder / "b.h5", folder / "v.h5", features, {"model": "m", "settings": "{}"})
     return str(folder / "b.h5")
 
@@ -122,11 +126,58 @@ def test_ribbons_are_blank_in_gaps() -> None:
     edges, shown = cells(times, np.array([0, 0, 0, 1, 1]))
     assert edges.tolist() == [0, 1, 2, 3, 10, 11, 12]
     assert shown.tolist() == [0, 1, 2, -1, 3, 4]
-    # A lone frame between gaps.
+    # All frames are alone: gaps are still seen.
     edges, shown = cells(np.array([0, 10, 30.0]), np.arange(3))
-    assert (edges * 60).tolist() == [0, 10, 20, 30, 40]
-    assert shown.tolist() == [0, 1, -1, 2]
+    assert (edges * 60).tolist() == pytest.approx([0, 5, 10, 15, 30, 35])
+    assert shown.tolist() == [0, -1, 1, -1, 2]
     assert cells(np.array([5.0]), np.zeros(1))[1].tolist() == [0]
+
+
+def test_a_video_is_summed_up_in_seconds() -> None:
+    """Frames at 0, 1, 2, and after a gap at 10 and 11 s; each is shown for a second."""
+    tool = np.array([[0.9], [0.2], [0.5], [0.4], [0.8]], np.float32)
+    prediction = Prediction(
+        case="v",
+        rows=np.array([0, 25, 50, 250, 275]),
+        times=np.array([0, 1, 2, 10, 11.0]),
+        run=np.array([0, 0, 0, 1, 1]),
+        fps=1.0,
+        rate=25.0,
+        damaged=2,
+        phases=("a", "b"),
+        tools=("a",),
+        phase=np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7], [0.9, 0.1]], np.float32),
+        tool=tool,
+    )
+    assert summary_of(prediction, tool >= 0.5) == {
+        "frames": 5,
+        "seconds": 12.0,
+        "fps": 1.0,
+        "mean_fps": round(4 / 11, 4),
+        "gaps": 1,
+        "longest_gap_s": 8.0,
+        "covered": round(3 / 11, 4),
+        "damaged": 2,
+        "annotation_fps": 25.0,
+        "transitions": 2,
+        "phase_confidence": 0.78,
+        "phase_a_s": 3.0,
+        "phase_b_s": 2.0,
+        "tool_confidence": 0.72,
+        "tool_a_s": 3.0,
+    }
+    # Frames that are all alone last as long as the nominal rate says: gaps belong to no phase.
+    alone = replace(prediction, run=np.arange(5), times=np.arange(0, 500, 100.0))
+    row = summary_of(alone, tool >= 0.5)
+    assert (row["phase_a_s"], row["phase_b_s"], row["seconds"], row["covered"]) == (3, 2, 401, 0)
+
+
+def test_an_annotation_has_a_row_once() -> None:
+    """Five frames per second of rows one second apart: the frame at the second itself has its row."""
+    times = np.arange(12) / 5
+    rows = np.rint(times).astype(int)
+    assert nearest(rows, times, 1.0).tolist() == [0, 5, 10]
+    assert nearest(np.arange(12), times, None).tolist() == list(range(12))
 
 
 def test_sparse_videos_are_remarked_in_the_report(tmp_path: Path) -> None:
@@ -140,3 +191,7 @@ def test_sparse_videos_are_remarked_in_the_report(tmp_path: Path) -> None:
     )
     bank(tmp_path, np.arange(9.0), features_of(9).numpy())
     assert remarks(cases, tmp_path, tmp_path) == []
+    with h5py.File(tmp_path / "v.h5", "r+") as file:
+        file.attrs["damaged"] = 3
+    [remark] = remarks(cases, tmp_path, tmp_path)
+    assert remark.text == "3 damaged frame(s) left out"

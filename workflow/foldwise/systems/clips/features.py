@@ -5,12 +5,13 @@ P, P) float16 of K augmented training clips; test_tokens and test_attention, the
 and the cache's label. With precision int8, they are int8, and train_tokens_scale etc. (float32, the last axis
 has length 1) hold what to multiply them by. A network that uses no attention has none stored; an
 encoder's tokens (K, 1, T', P, width) have no class token. Attributes: format, case, content, source, the file
-that the clips are from, and of an encoder its settings (JSON).
+that the clips are from, facts, as in predictions, and of an encoder its settings (JSON).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +26,7 @@ from foldwise.files import atomic_path
 from foldwise.hdf5 import create_hdf5, open_hdf5, refuse_not_finite
 from foldwise.systems.clips.encoding import Frozen
 from foldwise.systems.clips.items import evaluation_clips, training_clip
+from foldwise.systems.clips.predictions import FACTS, facts_of
 from foldwise.systems.clips.settings import Model
 
 FORMAT = "foldwise-clip-features-1"
@@ -61,6 +63,7 @@ def write_features(source: str | Path, model: Model, vision: Frozen, path: Path)
         if model.encoder is not None:
             stored.attrs["encoder"] = model.encoder.model_dump_json()
         own = {"format": FORMAT, "case": case, "source": str(source), "content": digest.hexdigest()}
+        own[FACTS] = json.dumps(facts_of(file))
         stored.attrs.update({**own, "recording": file.attrs.get("recording", "")})
 
 

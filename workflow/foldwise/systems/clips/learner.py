@@ -23,7 +23,7 @@ from foldwise.settings import Named, validate
 from foldwise.systems.clips.cache import label_of
 from foldwise.systems.clips.encoding import encoder_for, with_normalisation
 from foldwise.systems.clips.items import Change, Clips, evaluation_clips, stored_view
-from foldwise.systems.clips.predictions import write_prediction
+from foldwise.systems.clips.predictions import facts_of, write_prediction
 from foldwise.systems.clips.settings import Model
 from foldwise.training.learner import Staged, by
 from foldwise.training.steps import Items
@@ -37,11 +37,13 @@ class Views:
         case: its name.
         source: its video.
         inputs: of each temporal view.
+        facts: about the clip.
     """
 
     case: str
     source: str
     inputs: list[tuple[torch.Tensor, ...]]
+    facts: dict[str, Any]
 
 
 class ClipsLearner(Staged[Model]):
@@ -191,15 +193,16 @@ class ClipsLearner(Staged[Model]):
         """The network's input for all views."""
         with open_hdf5(cache) as file:
             case, source = str(file.attrs["case"]), str(file.attrs.get("source", cache))
-            return Views(case, source, list(self._inputs(file)))
+            return Views(case, source, list(self._inputs(file)), facts_of(file))
 
     def infer(self, networks: Sequence[nn.Module], case: Views) -> Unwritten:
         """A case's probabilities, the mean over views and networks, and those of each view."""
         found = self._mean(networks, case.inputs)
-        name, source = case.case, case.source  # without the inputs, which are no longer needed
+        # Without the inputs, which are no longer needed.
+        name, source, facts = case.case, case.source, case.facts
 
         def write(path: Path) -> None:
-            write_prediction(path, name, self.classes, found, source)
+            write_prediction(path, name, self.classes, found, source, facts)
 
         return Unwritten(write, found.nbytes)
 

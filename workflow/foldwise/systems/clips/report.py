@@ -30,8 +30,9 @@ from foldwise.systems.clips.metrics import (
     summarise,
 )
 from foldwise.systems.clips.predictions import read_source
+from foldwise.video.damage import left_out
 from foldwise.video.regions import spread
-from foldwise.video.store import read
+from foldwise.video.store import open_frames, read
 
 METRICS = (
     Column("balanced_accuracy", "balanced accuracy", 3),
@@ -185,9 +186,12 @@ def concerns(rows: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def remarks(cases: Mapping[str, Any], data: Path, caches: Path) -> list[Remark]:
-    """The review list: cases without a region, or whose region and given mask disagree."""
+    """Damaged clips, and the review list: those without a region, or whose region and given mask disagree."""
     listed = []
     for case, facts in cases.items():
+        if (cache := caches / f"{case}.h5").exists():
+            with open_frames(cache) as file:
+                listed += [Remark(case, text) for text in left_out(int(file.attrs["damaged"]))]
         path = Path(facts["regions"]) / f"{case}.json" if facts.get("regions") else None
         if path is not None and path.exists() and (review := read_json(path)["review"]):
             listed.append(Remark(case, f"{review}; the given labels are unchanged"))

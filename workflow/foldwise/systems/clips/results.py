@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from foldwise.index import Entry
 from foldwise.report.view import View
 from foldwise.scores import Chosen
-from foldwise.systems.base import Results, Rows
-from foldwise.systems.clips.metrics import ACCEPTED, PROBABILITY
-from foldwise.systems.clips.predictions import read_classes, read_prediction
+from foldwise.systems.base import Results, Rows, Tables
+from foldwise.systems.clips.metrics import ACCEPTED, PROBABILITY, probability_columns
+from foldwise.systems.clips.predictions import read_classes, read_facts, read_prediction
 from foldwise.systems.clips.settings import Evaluate, Export
 
 
@@ -40,6 +41,7 @@ class ClipsResults(Results):
             "log_loss": float(-np.log(max(own, 1e-7))),
             "brier": float(((probabilities - target) ** 2).sum()),
         }
+        row["damaged"] = read_facts(prediction)["damaged"]
         if "review" in entry.facts:
             row[ACCEPTED] = float(not entry.facts["review"])
         return [row | _columns(classes, probabilities)]
@@ -53,13 +55,26 @@ class ClipsResults(Results):
         folder: Path,
         scored: Path | None = None,
     ) -> Mapping[str, Rows]:
-        """A row of predictions.csv: case, group, label, predicted, probabilities; with `views`, views.csv."""
+        """A row of predictions.csv, with facts about the clip; with `views`, those of views.csv."""
         classes = read_classes(prediction)
         mean, each = read_prediction(prediction)
         facts = {"case": entry.case, "group": entry.group, "label": entry.facts.get("label", "")}
-        row = {**facts, "predicted": classes[int(mean.argmax())], **_columns(classes, mean)}
+        row = {**facts, **_answer(classes, mean), **read_facts(prediction)}
         views = [{**facts, "view": number, **_columns(classes, view)} for number, view in enumerate(each)]
         return {"predictions.csv": [row], **({"views.csv": views} if export.views else {})}
+
+    def completed(self, tables: Tables) -> Tables:
+        """With patients.csv, the means over the clips of each group, if one has several."""
+        rows = pd.DataFrame(tables.get("predictions.csv", ()))
+        if not len(rows) or not rows["group"].duplicated().any():
+            return tables
+        columns = probability_columns(rows)
+        classes = [column.removeprefix(PROBABILITY) for column in columns]
+        patients = [
+            {"group": group, "clips": len(clips), **_answer(classes, clips[columns].mean().to_numpy())}
+            for group, clips in rows.groupby("group", sort=False)
+        ]
+        return {**tables, "patients.csv": patients}
 
     @property
     def view(self) -> View:
@@ -67,6 +82,12 @@ class ClipsResults(Results):
         from foldwise.systems.clips.report import VIEW
 
         return VIEW
+
+
+def _answer(classes: Sequence[str], probabilities: np.ndarray) -> dict[str, Any]:
+    best = int(probabilities.argmax())
+    own = {"predicted": classes[best], "confidence": float(probabilities[best])}
+    return {**own, **_columns(classes, probabilities)}
 
 
 def _columns(classes: Sequence[str], probabilities: np.ndarray) -> dict[str, float]:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foldwise.check import Checked, Findings, check_folds
+from foldwise.files import write_json
 from foldwise.index import Entry
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
-from foldwise.systems.base import NOTHING
+from foldwise.systems.base import NOTHING, REMARKS
 from foldwise.systems.clips.check import check_classes, check_prompt, check_weights
 from foldwise.systems.clips.footprint import ClipsFootprint
 from foldwise.systems.clips.preparation import ClipPreparation
@@ -20,6 +21,7 @@ from foldwise.systems.clips.settings import Cache, Data, Model, Prepare, Setting
 from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences, read_new_cases, read_sheet
 from foldwise.systems.new import NewCases
 from foldwise.systems.videos import Looked, VideoSystem
+from foldwise.video.damage import left_out
 from foldwise.video.decode import VideoInfo, probed
 from foldwise.video.images import rates_of
 
@@ -160,6 +162,7 @@ class Clips(VideoSystem[Settings, ClipCase]):
         """Write the frame cache or the file of regions that the model's network takes."""
         from foldwise.systems.clips.cache import cache_clip
         from foldwise.systems.clips.regions import find_regions
+        from foldwise.video.store import open_frames
 
         prepare = validate(Prepare, state["prepared"]["prepare"], origin="model")
         cache = validate(Cache, state["prepared"]["cache"], origin="model")
@@ -167,12 +170,18 @@ class Clips(VideoSystem[Settings, ClipCase]):
         path = folder / "frames" / f"{entry.case}.h5"
         video, rate = Path(entry.files["video"][0]), entry.facts.get("images_fps")
         cache_clip(entry.case, video, "", cache, path, rate=rate)
+        with open_frames(path) as file:
+            remarks = left_out(int(file.attrs["damaged"]))
         if model.input == "whole" or prepare.regions is None:
+            write_json(folder / REMARKS, remarks)
             return path
         found = folder / "regions" / f"{entry.case}.h5"
         mask = Path(entry.files["mask"][0]) if "mask" in entry.files else None
         facts = found.with_suffix(".json")
-        find_regions(entry.case, path, entry.facts["box"], mask, prepare.regions, found, facts)
+        review = find_regions(
+            entry.case, path, entry.facts["box"], mask, prepare.regions, found, facts
+        ).review
+        write_json(folder / REMARKS, remarks + ([review] if review else []))
         return found
 
 

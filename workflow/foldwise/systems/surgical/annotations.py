@@ -135,12 +135,29 @@ def write_tools(
         path: the file.
         frames: frames of the rows.
         tools: names of the columns.
-        values: (n, tools), integers; or probabilities, which are written with six digits.
+        values: (n, tools), 0 or 1.
     """
-    whole = np.issubdtype(values.dtype, np.integer) or values.dtype == bool
-    cells = [[str(int(v)) if whole else f"{v:.6f}" for v in row] for row in values]
-    rows = ([int(frame), *row] for frame, row in zip(frames, cells, strict=True))
+    rows = ([int(frame), *map(int, row)] for frame, row in zip(frames, values, strict=True))
     _write(path, ["Frame", *tools], rows)
+
+
+def write_probabilities(
+    path: Path, frames: np.ndarray, times: np.ndarray, names: Sequence[str], values: np.ndarray
+) -> None:
+    """Write a file of probabilities: one row per frame, with its time in the column `Seconds`.
+
+    Args:
+        path: the file.
+        frames: frames of the rows, (n,).
+        times: of the frames, (n,). s.
+        names: of the columns.
+        values: (n, names).
+    """
+    rows = (
+        [int(frame), f"{time:.3f}", *(f"{value:.6f}" for value in row)]
+        for frame, time, row in zip(frames, times, values, strict=True)
+    )
+    _write(path, ["Frame", "Seconds", *names], rows)
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:

@@ -64,8 +64,8 @@ class SurgicalFootprint(Footprint[Settings]):
         frames, kind = _cached_frames(size, settings.cache), settings.models[name].kind
         phases = 0 if kind == "tool" else len(settings.data.phases)
         tools = 0 if kind in ("phase", "temporal") else len(settings.data.tools)
-        # Rows of tables hold a number and a name; a number and 0 or 1 for each tool; and probabilities.
-        row = (20 if phases else 0) + (6 + 2 * tools if tools else 0) + 8 * (phases + tools)
+        # Rows hold a number and a name; a number, and 0 or 1 for each tool; a time and probabilities.
+        row = (30 if phases else 0) + (16 + 2 * tools if tools else 0) + 9 * (phases + tools)
         found = {
             "predictions": FILE + frames * (16 + 4 * (phases + tools)),
             "scores": SCORE,

@@ -241,15 +241,20 @@ class SurgicalLearner(Learner[Model]):
         with open_video(cache) as file:
             phase, tool = self._answer(networks, file)
             rows, times = file["row"][()], file["time_s"][()]
-            if not len(file.attrs["rates"]):
+            if len(file.attrs["rates"]):
+                rate = float(file.attrs["rates"][0]) or None
+            else:
                 # Without annotation, rows are numbered as in the training videos.
-                rows = rows_at(file["number"][()], times, self.model.annotation_fps)
+                rate = self.model.annotation_fps
+                rows = rows_at(file["number"][()], times, rate)
             prediction = Prediction(
                 case=str(file.attrs["case"]),
                 rows=rows,
                 times=times,
                 run=file["run"][()],
                 fps=float(file.attrs["fps"]),
+                rate=rate,
+                damaged=int(file.attrs["damaged"]),
                 phases=self.phases,
                 tools=self.tools,
                 phase=phase,

@@ -11,9 +11,10 @@ import numpy as np
 
 from foldwise.files import atomic_path
 from foldwise.hdf5 import create_hdf5, open_hdf5, refuse_not_finite
+from foldwise.systems.surgical.rates import Rate
 from foldwise.video.store import open_video
 
-FORMAT = "foldwise-surgical-prediction-1"
+FORMAT = "foldwise-surgical-prediction-2"
 
 Mode = Literal["online", "offline"]
 
@@ -31,6 +32,8 @@ class Prediction:
         times: (n,) times of the frames. s.
         run: (n,) int32, equal for frames without a gap between them.
         fps: frames per second.
+        rate: by which the rows are numbered, per second; None: the video's own frames.
+        damaged: number of frames that are left out as damaged.
         phases: names; () for a model without phases.
         tools: names; () for a model without tools.
         phase: (n, phases) probabilities that sum to 1.
@@ -43,6 +46,8 @@ class Prediction:
     times: np.ndarray
     run: np.ndarray
     fps: float
+    rate: Rate
+    damaged: int
     phases: tuple[str, ...]
     tools: tuple[str, ...]
     phase: np.ndarray
@@ -63,6 +68,7 @@ def write_prediction(path: Path, prediction: Prediction) -> None:
         file["phase"] = prediction.phase.astype(np.float32)
         file["tool"] = prediction.tool.astype(np.float32)
         file.attrs.update({"format": FORMAT, "case": prediction.case, "fps": prediction.fps})
+        file.attrs.update({"rate": prediction.rate or 0, "damaged": prediction.damaged})
         file.attrs["mode"] = prediction.mode
         file.attrs.update({"phases": list(prediction.phases), "tools": list(prediction.tools)})
 
@@ -80,6 +86,8 @@ def read_prediction(path: Path) -> Prediction:
             times=file["time_s"][()],
             run=file["run"][()],
             fps=float(file.attrs["fps"]),
+            rate=float(file.attrs["rate"]) or None,
+            damaged=int(file.attrs["damaged"]),
             phases=_names(file.attrs["phases"]),
             tools=_names(file.attrs["tools"]),
             phase=file["phase"][()],

@@ -16,8 +16,9 @@ from foldwise.video.images import image_files
 # Frames per second, or None: the frames of the video itself, or the numbers of the images.
 Rate = float | None
 # Rates that are tried after None: Cholec80's, one per second, and what cameras and extracted frames have.
-# Those of NTSC video are not among them: nobody numbers rows by them except by the video's own frames.
-COMMON = (25.0, 1.0, 30.0, 50.0, 60.0, 24.0, 10.0, 5.0)
+# Those of film and NTSC video are not among them: nobody numbers rows by them except by the video's own
+# frames, and 24 per second is too close to 25: rows at 25 that end a little early would be taken for it.
+COMMON = (25.0, 1.0, 30.0, 50.0, 60.0, 10.0, 5.0)
 # Rates closer than NTSC video's 29.97 and 30 per second.
 NTSC = 0.002
 # By this much an annotation and its video may differ in length without a word. s.
@@ -114,8 +115,8 @@ def fitting(tracks: Mapping[Path, Track], video: Timeline) -> list[Rate]:
 
     A rate fits if the rows' end agrees with the video's: best if the rows are exactly those of the frames
     (level 0), next if the last row is that of the video's end (1), and then if both ends differ by less than
-    a second and 2 % (2); rows by the video's own frames may end up to 2 % before it. Of two annotations, the
-    worse one counts.
+    a second and 2 % (2); rows by the video's own frames, or at about their rate, may end up to 2 % before it.
+    Of two annotations, the worse one counts.
 
     Args:
         tracks: by file.
@@ -233,9 +234,8 @@ def _labelled(path: Path, track: Track, kept: Timeline, rate: Rate) -> list[tupl
 
 def _level(track: Track, video: Timeline, rate: Rate) -> int | None:
     """How well an annotation fits: 0 is best; None: not at all."""
-    dense = video.per_second(rate) / track.step
-    if not video.images and dense * video.step_s > 1 + NEAR:
-        return None  # more rows than frames: the video may have been cut, so such a rate must be set
+    if _denser(track, video, rate):
+        return None  # the video may have been cut, so such a rate must be set
     stop, per_frame = video.stop(rate), video.per_second(rate) * video.step_s
     if np.array_equal(np.unique(video.rows(rate)), track.frames):
         return 0
@@ -243,8 +243,13 @@ def _level(track: Track, video: Timeline, rate: Rate) -> int | None:
     if int(track.frames[-1]) < stop + off and track.end >= stop - off:
         return 1
     slack = max(per_frame, min(SLACK_S * video.per_second(rate), NEAR * stop))
-    before = max(slack, NEAR * stop) if rate is None else slack
+    before = max(slack, NEAR * stop) if abs(per_frame - 1) < NEAR else slack
     return 2 if track.end >= stop - before and track.frames[-1] <= stop + slack else None
+
+
+def _denser(track: Track, video: Timeline, rate: Rate) -> bool:
+    """Whether a film has fewer frames than rows at a rate."""
+    return not video.images and video.per_second(rate) / track.step * video.step_s > 1 + NEAR
 
 
 def _counted(track: Track, video: Timeline) -> str:
@@ -267,6 +272,11 @@ def _none(tracks: Mapping[Path, Track], video: Timeline) -> str:
         ends = {rate: video.seconds(track.end, rate) for rate in candidates(video)}
         near = sorted(ends, key=lambda rate: abs(ends[rate] - video.end_s))[:3]
         tried = ", ".join(f"{ends[rate]:.1f} s at {text(rate)}" for rate in near)
+        if _denser(track, video, near[0]):
+            tried += (
+                f"; {text(near[0])} are more rows than frames, which may also be those of a longer video "
+                f"before it was cut, so this rate must be set"
+            )
         own = fitting({path: track}, video)
         if own:
             tried = f"{video.end_s:.1f} s at {text(own[0])}, which does not fit the case's other file"

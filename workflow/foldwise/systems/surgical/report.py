@@ -199,8 +199,8 @@ VIEW = View(
     excluded=EXCLUDED,
     class_title="phase or tool",
     pictures_title="Protocols; best, median and worst video",
-    pictures_note="Grey: not annotated; white: no frames. Tools: the upper half is the truth, the lower half "
-    "the prediction.",
+    pictures_note="Phases: grey where not annotated. Tools: dark where present; the upper half is the truth, "
+    "the lower half the prediction. White: no frames.",
     pictures=pictures,
     concerns=concerns,
     remarks=remarks,

@@ -15,11 +15,18 @@ from foldwise.metrics.video import Video
 from foldwise.report.view import View
 from foldwise.scores import Chosen
 from foldwise.systems.base import Results, Rows
-from foldwise.systems.surgical.annotations import UNKNOWN, write_phases, write_tools
+from foldwise.systems.surgical.annotations import (
+    UNKNOWN,
+    write_phases,
+    write_probabilities,
+    write_tools,
+)
 from foldwise.systems.surgical.metrics import average_precision, video_rows
 from foldwise.systems.surgical.predictions import ALL_TOOLS, Prediction, read_prediction, truth_of
+from foldwise.systems.surgical.rates import Rate
 from foldwise.systems.surgical.settings import Evaluate, Export
 from foldwise.systems.surgical.timing import timing
+from foldwise.video.gaps import described, lasting
 from foldwise.video.store import open_video
 
 
@@ -49,9 +56,10 @@ class SurgicalResults(Results):
         if predicted.tools and (tool != UNKNOWN).any():
             scored += _tool_rows(tool, predicted, evaluate.threshold)
         with open_video(entry.cache) as file:
-            dropped, gaps = int(file.attrs["dropped"]), timing(file)
+            left_out = {key: int(file.attrs[key]) for key in ("dropped", "damaged")}
+            gaps = timing(file)
         # A row counts its own frames.
-        facts = {"fps": predicted.fps, "dropped": dropped, "mode": predicted.mode}
+        facts = {"fps": predicted.fps, **left_out, "mode": predicted.mode}
         return [{**gaps, **row, **facts} for row in scored]
 
     def export_case(
@@ -65,44 +73,35 @@ class SurgicalResults(Results):
     ) -> Mapping[str, Rows]:
         """Write a prediction in annotation format: one row per frame of the cache.
 
-        phase/<case>-phase.txt and tool/<case>-tool.txt can be imported again; probability/ holds the same
-        with probabilities per phase and tool, ribbon/<case>.png truth over prediction, and videos.csv a row
-        per video.
+        phase/<case>-phase.txt and tool/<case>-tool.txt can be imported again; probability/ holds the
+        probabilities of phases and tools, ribbon/<case>.png truth over prediction, and videos.csv a row per
+        video.
         """
         predicted = read_prediction(prediction)
-        row: dict[str, Any] = {
-            "case": entry.case,
-            "group": entry.group,
-            "frames": len(predicted.rows),
-            "fps": predicted.fps,
-            "seconds": round(float(predicted.times[-1] - predicted.times[0]), 3),
-            "mode": predicted.mode,
-        }
+        rows, times = predicted.rows, predicted.times
+        threshold, kept = chosen["threshold"], nearest(rows, times, predicted.rate)
+        there = predicted.tool >= threshold
+        for kind, names, values in (
+            ("phase", predicted.phases, predicted.phase),
+            ("tool", predicted.tools, predicted.tool),
+        ):
+            if names:
+                path = folder / "probability" / f"{entry.case}-{kind}.txt"
+                write_probabilities(path, rows, times, names, values)
         if predicted.phases:
-            found = predicted.phase.argmax(1)
-            names = [predicted.phases[number] for number in found]
-            write_phases(folder / "phase" / f"{entry.case}-phase.txt", predicted.rows, names)
-            path = folder / "probability" / f"{entry.case}-phase.txt"
-            write_tools(path, predicted.rows, predicted.phases, predicted.phase)
-            row |= {name: int((found == n).sum()) for n, name in enumerate(predicted.phases)}
+            named = [predicted.phases[number] for number in predicted.phase[kept].argmax(1)]
+            write_phases(folder / "phase" / f"{entry.case}-phase.txt", rows[kept], named)
         if predicted.tools:
-            there = predicted.tool >= chosen["threshold"]
-            write_tools(folder / "tool" / f"{entry.case}-tool.txt", predicted.rows, predicted.tools, there)
-            write_tools(
-                folder / "probability" / f"{entry.case}-tool.txt",
-                predicted.rows,
-                predicted.tools,
-                predicted.tool,
-            )
-            row |= dict(zip(predicted.tools, there.sum(0).tolist(), strict=True))
+            path = folder / "tool" / f"{entry.case}-tool.txt"
+            write_tools(path, rows[kept], predicted.tools, there[kept])
         if export.ribbons:
             # Imported only here, since it takes seconds to import.
             from foldwise.systems.surgical.ribbon import write_ribbon
 
             truth = truth_of(entry.cache) if entry.cache and Path(entry.cache).exists() else None
             with atomic_path(folder / "ribbon" / f"{entry.case}.png") as temporary:
-                write_ribbon(predicted, truth, chosen["threshold"], temporary)
-        return {"videos.csv": [row]}
+                write_ribbon(predicted, truth, threshold, temporary)
+        return {"videos.csv": [{"case": entry.case, "group": entry.group, **summary_of(predicted, there)}]}
 
     @property
     def view(self) -> View:
@@ -110,6 +109,56 @@ class SurgicalResults(Results):
         from foldwise.systems.surgical.report import VIEW
 
         return VIEW
+
+
+def nearest(rows: np.ndarray, times: np.ndarray, rate: Rate) -> np.ndarray:
+    """Which frames an annotation file shows: of those that share a row, the one nearest to it in time.
+
+    Args:
+        rows: (n,) of the frames.
+        times: (n,). s.
+        rate: by which the rows are numbered.
+    """
+    away = np.zeros(len(rows)) if rate is None else np.abs(times * rate - rows)
+    order = np.lexsort((away, rows))
+    return np.asarray(order[np.unique(rows[order], return_index=True)[1]])
+
+
+def summary_of(predicted: Prediction, there: np.ndarray) -> dict[str, Any]:
+    """A video's row of videos.csv: its frames and gaps, and the time of each phase and tool.
+
+    Args:
+        predicted: the prediction.
+        there: (n, tools) bool, the tools that are present.
+    """
+    times = predicted.times
+    seconds = lasting(times, predicted.run, 1 / predicted.fps if predicted.fps else 0.0)
+    facts = described(times, predicted.run)
+    row: dict[str, Any] = {
+        "frames": facts.pop("frames"),
+        "seconds": round(float(times[-1] + seconds[-1] - times[0]), 3),
+        "fps": predicted.fps,
+        **facts,
+        "mode": predicted.mode,
+        "damaged": predicted.damaged,
+        "annotation_fps": predicted.rate,
+    }
+    if predicted.phases:
+        found = predicted.phase.argmax(1)
+        row["transitions"] = int((np.diff(found) != 0).sum())
+        row["phase_confidence"] = round(float(predicted.phase.max(1).mean()), 4)
+        row |= {
+            f"phase_{name}_s": round(float(seconds[found == number].sum()), 3)
+            for number, name in enumerate(predicted.phases)
+        }
+    if predicted.tools:
+        sure = np.maximum(predicted.tool, 1 - predicted.tool)
+        row["tool_confidence"] = round(float(sure.mean()), 4)
+        row |= {
+            f"tool_{name}_s": round(float(seconds[there[:, number]].sum()), 3)
+            for number, name in enumerate(predicted.tools)
+        }
+    return row
 
 
 def _tool_rows(truth: np.ndarray, predicted: Prediction, threshold: float) -> list[dict[str, Any]]:

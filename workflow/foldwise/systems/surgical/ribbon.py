@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 
 from foldwise.systems.surgical.annotations import UNKNOWN
 from foldwise.systems.surgical.predictions import Prediction
+from foldwise.video.gaps import lasting
 
 # Of Okabe and Ito's palette and of Tol's, distinguishable for colour-blind readers.
 COLOURS = (
@@ -19,6 +20,8 @@ COLOURS = (
     *("#332288", "#999933", "#882255", "#44AA99", "#117733"),
 )
 UNKNOWN_COLOUR = "#DDDDDD"
+# Gaps are white, so a tool that is absent is not.
+ABSENT_COLOUR = "#F0F0F0"
 
 
 def ribbon(prediction: Prediction, truth: tuple[np.ndarray, np.ndarray] | None, threshold: float) -> Figure:
@@ -53,7 +56,7 @@ def ribbon(prediction: Prediction, truth: tuple[np.ndarray, np.ndarray] | None, 
         if tools is not None:
             lines.insert(0, (tools[:, number] == 1).astype(int))
         # The upper half is the truth, the lower half the prediction.
-        marks = ListedColormap(["#FFFFFF", "#333333"])
+        marks = ListedColormap([ABSENT_COLOUR, "#333333"])
         _band(axes, edges, shown, np.stack(lines[::-1]), marks)
         axes.set_ylabel(prediction.tools[number], rotation=0, ha="right", va="center", fontsize=8)
     for axes in panels:
@@ -76,21 +79,16 @@ def cells(times: np.ndarray, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         run: (n,) of each frame.
 
     Returns:
-        (m + 1,) their edges in minutes, and (m,) the frame of each, -1 in a gap. A frame lasts until the
-        next one, and before a gap for the usual step.
+        (m + 1,) their edges in minutes, and (m,) the frame of each, -1 in a gap.
     """
-    steps, gaps = np.diff(times), np.diff(run) > 0
-    within = steps[~gaps] if (~gaps).any() else steps
-    usual = float(np.median(within)) if len(within) else 1.0
-    # Alone between gaps, frames of a sparse video are drawn no longer than the shortest of these.
-    usual = min([usual, *steps[gaps]])
+    gaps = np.diff(run, append=run[-1]) > 0
+    # Frames that are all alone are half as wide as the shortest gap, so that both are seen.
+    alone = float(np.diff(times).min()) / 2 if len(times) > 1 else 1.0
     edges, shown = [float(times[0])], list[int]()
-    for place, time in enumerate(times):
-        last = place == len(steps)
-        after = last or gaps[place]
-        edges.append(float(time) + usual if after else float(times[place + 1]))
+    for place, end in enumerate(times + lasting(times, run, alone)):
+        edges.append(float(end))
         shown.append(place)
-        if after and not last and times[place + 1] > edges[-1]:
+        if gaps[place] and times[place + 1] > end:
             edges.append(float(times[place + 1]))
             shown.append(-1)
     return np.array(edges) / 60, np.array(shown)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foldwise.check import Checked, Findings
-from foldwise.files import code_hash
+from foldwise.files import code_hash, write_json
 from foldwise.index import Entry
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
-from foldwise.systems.base import NOTHING
+from foldwise.systems.base import NOTHING, REMARKS
 from foldwise.systems.new import NewCases
 from foldwise.systems.surgical.check import check_annotation, check_rare
 from foldwise.systems.surgical.footprint import SurgicalFootprint
@@ -25,7 +25,7 @@ from foldwise.systems.surgical.sheet import SurgicalCase, read_sheet
 from foldwise.systems.videos import Looked, VideoSystem
 from foldwise.video.decode import VideoInfo, probed, sample_frames
 from foldwise.video.gaps import in_words, slow
-from foldwise.video.images import rates_of
+from foldwise.video.images import image_files, rates_of
 from foldwise.video.sheet import is_sheet, videos_in
 
 if TYPE_CHECKING:
@@ -191,12 +191,22 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
     def prepare_new(self, entry: Entry, state: Mapping[str, Any], folder: Path) -> Path:
         """Write a new video's frame cache."""
         from foldwise.systems.surgical.prepare import cache_video
+        from foldwise.systems.surgical.timing import noticed
+        from foldwise.video.store import open_frames
 
         data = validate(Data, state["prepared"]["data"], origin="model")
-        data = data.model_copy(update={"images_fps": entry.facts.get("images_fps")})
+        video = Path(entry.files["video"][0])
+        first = data.first_image
+        if video.is_dir():
+            # Images count as those that the model learnt from, if there were any, but none is before time 0.
+            lowest = min(image_files(video))
+            first = lowest if data.images_fps is None else min(first, lowest)
+        data = data.model_copy(update={"images_fps": entry.facts.get("images_fps"), "first_image": first})
         cache = validate(Cache, state["prepared"]["cache"], origin="model")
         path = folder / f"{entry.case}.h5"
-        cache_video(entry.case, Path(entry.files["video"][0]), None, None, data, cache, path)
+        cache_video(entry.case, video, None, None, data, cache, path)
+        with open_frames(path) as file:
+            write_json(folder / REMARKS, noticed(file))
         return path
 
 

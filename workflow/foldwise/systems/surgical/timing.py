@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 
 from foldwise.report.results import Remark
+from foldwise.video.damage import left_out
 from foldwise.video.gaps import described, in_words, slow
 from foldwise.video.store import open_frames
 
@@ -19,13 +20,18 @@ def timing(file: h5py.File) -> dict[str, float | int]:
 
 
 def remarks(cases: Mapping[str, Any], data: Path, caches: Path) -> list[Remark]:
-    """Videos with gaps, or with fewer frames than their nominal rate."""
+    """Videos with damaged frames, with gaps, or with fewer frames than their nominal rate."""
     found = []
     for case in cases:
         if not (path := caches / f"{case}.h5").exists():
             continue
         with open_frames(path) as file:
-            facts, fps = timing(file), float(file.attrs["fps"])
-        if facts["gaps"] or slow(facts, fps):
-            found.append(Remark(case, in_words(facts, fps)))
+            found += [Remark(case, text) for text in noticed(file)]
     return found
+
+
+def noticed(file: h5py.File) -> list[str]:
+    """What a user should know about a frame cache: damage, gaps, and a real rate below the nominal one."""
+    facts, fps = timing(file), float(file.attrs["fps"])
+    lines = left_out(int(file.attrs["damaged"]))
+    return [*lines, in_words(facts, fps)] if facts["gaps"] or slow(facts, fps) else lines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import surgical_data
 import ultrasound
 from carried import foldwise
 from experiments import planned, snakemake
+from foldwise.systems.clips.patients import per_patient
 from foldwise.systems.surgical.annotations import read_phases
 from tiny_encoders import save
 
@@ -59,24 +59,31 @@ def test_operations(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_clips(tmp_path: Path) -> None:
-    sheet = ultrasound.write_clips(tmp_path, cases=4)
+    """Patients by learned attention, in testing from stored features, and for new clips as they go."""
+    sheet = ultrasound.write_clips(tmp_path, cases=4, clips=2)
     save("VJEPA2Model", tmp_path / "weights")
     head = {
         **ultrasound.SMALL,
-        "network": {"name": "AttentiveProbe", "channels": 16, "heads": 2},
+        "network": {"name": "AttentionMIL", "hidden": 16},
         "encoder": {"name": "transformers:VJEPA2Model", "weights": "weights"},
         "clip": {**ultrasound.SMALL["clip"], "frames": 4},
         "features": {"views": 2},
     }
     experiment = ultrasound.settings_of(Path(sheet.name), models={"head": head})
     snakemake(tmp_path, experiment, FOLD, *TOGETHER)
-    table = pd.read_csv(tmp_path / FOLD).set_index("case")
+    table = pd.read_csv(tmp_path / FOLD)
     columns = [f"probability_{name}" for name in ultrasound.CLASSES]
-    assert len(table) == 2
-    case = str(table.index[0])
-    [video] = tmp_path.glob(f"{case}.*")
-    os.rename(video, tmp_path / f"new{video.suffix}")  # noqa: PTH104
-    foldwise(tmp_path, "predict", "results/tiny/head/fold0/model.pt", f"new{video.suffix}", "out")
-    # It was tested on stored features, and is encoded as it goes here.
-    found = pd.read_csv(tmp_path / "out" / "predictions.csv")
-    np.testing.assert_allclose(found.loc[0, columns].astype(float), table.loc[case, columns], atol=2e-3)
+    assert table["group"].tolist() == [table["group"][0]] * 2 + [table["group"][2]] * 2
+    known, rows = per_patient(table).set_index("group"), table.set_index("case")
+    lines = ["case,group,video"]
+    for case, group in rows["group"].items():
+        [video] = tmp_path.glob(f"{case}.*")
+        lines.append(f"new_{case},{group},{video.name}")
+    (tmp_path / "new.csv").write_text("\n".join(lines), encoding="utf-8")
+    foldwise(tmp_path, "predict", "results/tiny/head/fold0/model.pt", "new.csv", "out")
+    found = pd.read_csv(tmp_path / "out" / "predictions.csv").set_index("case")
+    np.testing.assert_allclose(found[columns], rows[columns], atol=2e-3)
+    np.testing.assert_allclose(found.groupby("group")["attention"].sum(), 1)
+    patients = pd.read_csv(tmp_path / "out" / "patients.csv").set_index("group")
+    assert patients[["clips", "by"]].to_numpy().tolist() == [[2, "attention"]] * 2
+    np.testing.assert_allclose(patients[columns], known.loc[patients.index, columns], atol=2e-3)

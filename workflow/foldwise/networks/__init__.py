@@ -31,6 +31,7 @@ NAMESPACES = {
         "foldwise.networks.frames",
         "foldwise.networks.evl",
         "foldwise.networks.probe",
+        "foldwise.networks.mil",
         "foldwise.networks.clip",
         "monai.networks.nets",
     ),

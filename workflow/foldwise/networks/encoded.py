@@ -90,22 +90,26 @@ class ClipHead(_OnEncoder):
         # In a tuple, as in EVL.
         self._frozen = (FrozenClips(encoder),)
 
-    def forward(self, clips: torch.Tensor, attention: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, clips: torch.Tensor, attention: torch.Tensor | None = None, **more: bool
+    ) -> torch.Tensor:
         """Logits (batch, classes).
 
         Args:
-            clips: (batch, 3, T, size, size); or, with `attention`, stored tokens (batch, 1, T', P, width).
+            clips: (batch, 3, T, size, size); or, with `attention`, stored tokens (batch, 1, T', P, width), or
+                bags of them.
             attention: of stored features, without values.
+            more: for the head.
         """
         tokens = self._frozen[0].features(clips).tokens if attention is None else clips
-        return cast("torch.Tensor", self.head(tokens))
+        return cast("torch.Tensor", self.head(tokens, **more))
 
 
 def clip_head(named: Named, encoder: Encoder, classes: int, frames: int) -> ClipHead:
     """A head with random weights on an encoder.
 
     Args:
-        named: AttentiveProbe or EVLDecoder, and its arguments.
+        named: AttentiveProbe, EVLDecoder or AttentionMIL, and its arguments.
         encoder: of frames or clips.
         classes: number of outputs.
         frames: of a clip.

@@ -1,4 +1,4 @@
-"""Decode a clip into its frame cache, with its class."""
+"""Decode a clip into its frame cache, with its class and patient."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ def clip_cache(
     video: Annotated[Path, "video file, or folder of numbered images"],
     images_fps: Annotated[float | None, "images per second of a folder"] = None,
     label: Annotated[str, "the case's class, by name"] = "",
+    group: Annotated[str, "its patient"] = "",
     settings: Cache,
     cache: Annotated[Output, "HDF5 file to write"],
 ) -> None:
     """Write a clip's frame cache."""
     with naming(case):
-        count = cache_clip(case, video, label, settings, cache, rate=images_fps)
+        count = cache_clip(case, video, label, settings, cache, group=group, rate=images_fps)
     logging.info("%s: %d frames", case, count)
 
 

@@ -21,7 +21,7 @@ from foldwise.index import Index, make_index
 from foldwise.settings import Split, validate
 from foldwise.store import Memory
 from foldwise.systems import system_of
-from foldwise.systems.clips.cache import cache_clip, label_of
+from foldwise.systems.clips.cache import cache_clip, group_of, label_of
 from foldwise.systems.clips.encoding import make_vision
 from foldwise.systems.clips.features import whole_numbers, write_features
 from foldwise.systems.clips.footprint import FILE, features_bytes
@@ -268,10 +268,15 @@ class TestCache:
             assert (file.attrs["source_width"], file.attrs["source_height"]) == (64, 48)
             assert label_of(file) == "low"
 
-    def test_label_is_part_of_the_content(self, clips: Path, tmp_path: Path) -> None:
-        for label in ("high", "low", ""):
-            cache_clip("k", clips / "k0_0.mp4", label, Cache(size=32), tmp_path / f"{label}.h5")
-        assert len({content_of(tmp_path / f"{label}.h5") for label in ("high", "low", "")}) == 3
+    def test_label_and_patient_are_part_of_the_content(self, clips: Path, tmp_path: Path) -> None:
+        contents = set()
+        for label, group in (("high", "p"), ("low", "p"), ("", "p"), ("high", "q")):
+            path = tmp_path / f"{label}{group}.h5"
+            cache_clip("k", clips / "k0_0.mp4", label, Cache(size=32), path, group=group)
+            contents.add(content_of(path))
+            with open_hdf5(path) as file:
+                assert (label_of(file), group_of(file)) == (label, group)
+        assert len(contents) == 4
 
     def test_thinned_to_one_frame(self, clips: Path, tmp_path: Path) -> None:
         with pytest.raises(CaseError, match=r"case k: .*only one frame"):

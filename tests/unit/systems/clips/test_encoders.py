@@ -62,12 +62,14 @@ def opened(folder: Path) -> Opened[Any, Any]:
     }
     stored = {name: {**values, "features": {"views": 2}} for name, values in every.items()}
     stored["whole"] = {**every["probe"], "features": {"views": 1, "precision": "int8"}}
+    mil = {"name": "AttentionMIL", "hidden": 16}
+    stored["mil"] = {**frames, "network": mil, "features": {"views": 2}, "bag": 3}
     direct = {f"{name}_direct": values for name, values in every.items()}
     values = settings_of(folder / "clips.csv", models={**stored, **direct}, results=str(folder / "results"))
     found = open_experiment(values, main=False)
     for name, case in found.cases.items():
         path = Path(found.preparation.cached.format(case=name))
-        cache_clip(name, case.video, case.label, found.settings.cache, path)
+        cache_clip(name, case.video, case.label, found.settings.cache, path, group=case.group)
         encode = found.preparation.stages["encode"].asked
         assert encode is not None
         for asked in encode(name):
@@ -81,7 +83,7 @@ def source(opened: Opened[Any, Any], name: str, case: str) -> str:
     return path
 
 
-@pytest.mark.parametrize("name", ["probe", "decoder", "clip_probe", "clip_decoder_direct"])
+@pytest.mark.parametrize("name", ["probe", "decoder", "clip_probe", "clip_decoder_direct", "mil"])
 def test_a_training_is_resumed_bit_equal(opened: Opened[Any, Any], name: str, tmp_path: Path) -> None:
     prepared, caches = Path(opened.preparation.cached).parent, Path(opened.preparation.caches)
     task, entries = opened.system.entries(opened.settings.data, prepared, caches)
@@ -149,7 +151,7 @@ def test_forecasts(opened: Opened[Any, Any]) -> None:
     system, settings = system_of("clips"), opened.settings
     footprint = system.footprint
     assert list(footprint.disk_mib(footprint.typical, settings)) == list(opened.preparation.stages)
-    for name in ("probe", "clip_decoder"):
+    for name in ("probe", "clip_decoder", "mil"):
         model = settings.models[name]
         size = Path(source(opened, name, "k0_0")).stat().st_size
         assert 0.7 < (features_bytes(model) + FILE) / size < 1.6
@@ -162,7 +164,7 @@ def test_forecasts(opened: Opened[Any, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"network": {"name": "r2plus1d_18"}}, "belong together: AttentiveProbe or EVLDecoder"),
+        ({"network": {"name": "r2plus1d_18"}}, "belong together: AttentiveProbe, EVLDecoder, AttentionMIL"),
         ({"encoder": None}, "got AttentiveProbe, encoder null"),
         ({"encoder": {"name": "torchvision:swin_t"}}, "needs `weights`"),
         ({"encoder": {"name": "torchvision:swin_t", "weights": "w", "size": 9}}, r"taken from clip\.size"),

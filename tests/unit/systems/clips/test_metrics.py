@@ -14,10 +14,10 @@ from foldwise.systems.clips.metrics import (
     PATIENTS,
     calibration_error,
     measure,
-    per_patient,
     reliability,
     summarise,
 )
+from foldwise.systems.clips.patients import per_patient
 
 CLASSES = ("a", "b", "c")
 TRUTH = np.array([0, 0, 1, 1, 2])

@@ -17,17 +17,25 @@ from foldwise.video.store import write_frames
 
 
 def cache_clip(
-    case: str, video: Path, label: str, settings: Cache, path: Path, *, rate: float | None = None
+    case: str,
+    video: Path,
+    label: str,
+    settings: Cache,
+    path: Path,
+    *,
+    group: str = "",
+    rate: float | None = None,
 ) -> int:
-    """Decode a clip, shrink and subsample its frames, and write them with its class; returns their number.
+    """Decode a clip, shrink and subsample its frames, and write them; returns their number.
 
     Args:
         case: its name.
         video: the file, or a folder of numbered images.
-        label: its class by name, or "".
+        label: its class by name, or ""; it is stored, too.
         settings: of the cache.
         path: HDF5 file to write; attributes source_width and source_height hold the video's size, damaged the
             number of frames that are left out as damaged.
+        group: its patient, or ""; it is stored, too.
         rate: images per second of a folder.
 
     Raises:
@@ -45,8 +53,9 @@ def cache_clip(
 
     def facts(numbers: np.ndarray, times: np.ndarray) -> dict[str, np.ndarray]:
         attrs["damaged"] = damage.count
-        # An array, not an attribute, so that the cache's hash covers it.
-        return {"label": np.array(list(label.encode("utf-8")), np.uint8)}
+        # Arrays, not attributes, so that the cache's hash covers them.
+        texts = {"label": label, "group": group}
+        return {key: np.array(list(text.encode("utf-8")), np.uint8) for key, text in texts.items()}
 
     damage = Damage(video, settings.on_damage)
     attrs: dict[str, Any] = {"source_width": info.width, "source_height": info.height}
@@ -69,3 +78,8 @@ def cache_clip(
 def label_of(file: h5py.File) -> str:
     """The class of a case stored with its frames; "" without one."""
     return bytes(file["label"][()]).decode("utf-8")
+
+
+def group_of(file: h5py.File) -> str:
+    """The patient of a case stored with its frames; "" of a new one."""
+    return bytes(file["group"][()]).decode("utf-8")

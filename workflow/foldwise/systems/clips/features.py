@@ -2,10 +2,10 @@
 
 Layout of a case's file (HDF5): train_tokens (K, D, T, 1 + P, width) float16 and train_attention (K, D, 2, T,
 P, P) float16 of K augmented training clips; test_tokens and test_attention, the same of the testing views;
-and the cache's label. With precision int8, they are int8, and train_tokens_scale etc. (float32, the last axis
-has length 1) hold what to multiply them by. A network that uses no attention has none stored; an
-encoder's tokens (K, 1, T', P, width) have no class token. Attributes: format, case, content, source, the file
-that the clips are from, facts, as in predictions, and of an encoder its settings (JSON).
+and the cache's label and group. With precision int8, they are int8, and train_tokens_scale etc. (float32,
+the last axis has length 1) hold what to multiply them by. A network that uses no attention has none stored;
+an encoder's tokens (K, 1, T', P, width) have no class token. Attributes: format, case, content, source, the
+file that the clips are from, facts, as in predictions, and of an encoder its settings (JSON).
 """
 
 from __future__ import annotations
@@ -58,8 +58,9 @@ def write_features(source: str | Path, model: Model, vision: Frozen, path: Path)
         _store(stored, "train", draws, vision, device, digest, model.features.precision)
         views = evaluation_clips(file, model)
         _store(stored, "test", views, vision, device, digest, model.features.precision)
-        stored["label"] = file["label"][()]
-        digest.update(file["label"][()].tobytes())
+        for key in ("label", "group"):
+            stored[key] = file[key][()]
+            digest.update(file[key][()].tobytes())
         if model.encoder is not None:
             stored.attrs["encoder"] = model.encoder.model_dump_json()
         own = {"format": FORMAT, "case": case, "source": str(source), "content": digest.hexdigest()}

@@ -91,6 +91,10 @@ class ClipsFootprint(Footprint[Settings]):
             channels = int(model.network.arguments.get("channels", 256))
             learnt = channels * (12 * channels + width) + 2 * width
             return learnt, learnt
+        if model.by_patient:
+            hidden = int(model.network.arguments.get("hidden", 128))
+            learnt = hidden * (2 * width + 3) + width * (2 + len(class_names(settings.data)))
+            return learnt, learnt
         # A layer's attention and MLP; and what is learnt for each frame and each offset of two patches.
         offsets = 2 * round(2 * shape.places**0.5 - 1) ** 2
         places = shape.steps + (offsets if model.encoder is None else 0)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from foldwise.hdf5 import open_hdf5
-from foldwise.systems.clips.cache import label_of
+from foldwise.systems.clips.cache import group_of, label_of
 from foldwise.systems.clips.settings import Model
 from foldwise.video.regions import padded_box
 from foldwise.video.store import read
@@ -73,6 +73,56 @@ class Clips:
             view = int(random.integers(len(file["train_tokens"]))) if self.training else 0
             tokens, attention = stored_view(file, part, view)
             return {**target, "clip": tokens, "attention": attention}
+
+
+class Bags:
+    """Bags of patients' clips by number, each a pure function of (seed, number), from stored features.
+
+    An item is a dict: `clip` (bag, width) float32, the mean tokens of clips of one patient; `label`, the
+    number of its class; and `attention`, empty. A clip is repeated only after all others of its patient, and
+    with its next view.
+    """
+
+    def __init__(
+        self,
+        caches: Sequence[str],
+        model: Model,
+        classes: Sequence[str],
+        seed: Sequence[int],
+        training: bool = True,
+    ) -> None:
+        """As of `Clips`, with stored features; without `training`, the views are those of testing."""
+        self.patients, self.bag = [*clips_of(caches).values()], model.bag
+        self.classes, self.seed, self.part = tuple(classes), tuple(seed), "train" if training else "test"
+
+    def __len__(self) -> int:
+        return len(self.patients)
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        """Draw item `number`; every pass over the patients has its own order."""
+        turn, place = divmod(number, len(self.patients))
+        order = np.random.default_rng([*self.seed, 0, turn]).permutation(len(self.patients))
+        random = np.random.default_rng([*self.seed, 1, number])
+        paths = self.patients[order[place]]
+        rounds = [random.permutation(len(paths)) for _ in range(-(-self.bag // len(paths)))]
+        first = random.integers(2**31, size=len(paths))
+        clips = []
+        for drawn, one in enumerate(np.concatenate(rounds)[: self.bag]):
+            with open_hdf5(paths[one]) as file:
+                view = int(first[one] + drawn // len(paths)) % len(file[f"{self.part}_tokens"])
+                tokens, _ = stored_view(file, self.part, view)
+                label = self.classes.index(label_of(file))
+            clips.append(tokens.float().flatten(0, -2).mean(0))
+        return {"clip": torch.stack(clips), "label": torch.tensor(label), "attention": torch.empty(0)}
+
+
+def clips_of(caches: Sequence[str]) -> dict[str, list[str]]:
+    """Patient → the files of its clips, in their order."""
+    patients: dict[str, list[str]] = {}
+    for path in caches:
+        with open_hdf5(path) as file:
+            patients.setdefault(group_of(file), []).append(path)
+    return patients
 
 
 def stored_view(file: h5py.File, part: str, view: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
+from scipy.special import softmax
 from torch import nn
 
 from foldwise.files import CaseError, atomic_path
@@ -20,9 +21,10 @@ from foldwise.networks import build, explicit, ramp, try_loss
 from foldwise.networks.encoded import clip_head
 from foldwise.overlap import Unwritten
 from foldwise.settings import Named, validate
-from foldwise.systems.clips.cache import label_of
+from foldwise.systems.clips.cache import group_of, label_of
 from foldwise.systems.clips.encoding import encoder_for, with_normalisation
-from foldwise.systems.clips.items import Change, Clips, evaluation_clips, stored_view
+from foldwise.systems.clips.items import Bags, Change, Clips, clips_of, evaluation_clips, stored_view
+from foldwise.systems.clips.patients import attended, probabilities_of
 from foldwise.systems.clips.predictions import facts_of, write_prediction
 from foldwise.systems.clips.settings import Model
 from foldwise.training.learner import Staged, by
@@ -47,7 +49,10 @@ class Views:
 
 
 class ClipsLearner(Staged[Model]):
-    """Clip classification: soft-max over classes, averaged over spatial and temporal views."""
+    """Clip classification: soft-max over classes, averaged over spatial and temporal views.
+
+    A network that learns attention (`Model.by_patient`) is trained and validated by patient.
+    """
 
     def __init__(self, model: Model, task: Mapping[str, Any]) -> None:
         """Take a model's settings and what is learnt: `classes`, and `sentences` if any."""
@@ -71,13 +76,18 @@ class ClipsLearner(Staged[Model]):
             model = model.model_copy(update={"network": network})
         if model.class_weights == "balanced":
             counts: Counter[str] = Counter()
-            for path in caches:
+            for path in [clips[0] for clips in clips_of(caches).values()] if model.by_patient else caches:
                 with open_hdf5(path) as file:
                     counts[label_of(file)] += 1
-            even = len(caches) / len(counts)
+            even = counts.total() / len(counts)
             weights = {name: even / count for name, count in sorted(counts.items())}
             model = model.model_copy(update={"class_weights": weights})
         return model
+
+    @classmethod
+    def count_items(cls, model: Model, caches: Sequence[str]) -> int:
+        """Number of training clips, or of patients."""
+        return len(clips_of(caches)) if model.by_patient else len(caches)
 
     def try_loss(self, outputs: Any) -> None:
         """Refuse outputs for `sample` (None: not known) with a wrong shape, and an unusable loss."""
@@ -128,8 +138,8 @@ class ClipsLearner(Staged[Model]):
         return network
 
     def items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
-        """Clips of the given caches, or their stored features."""
-        return Clips(caches, self.model, self.classes, seed)
+        """Clips of the given caches, or their stored features, or bags of these."""
+        return self._items(caches, seed, training=True)
 
     def loss(
         self, network: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Generator
@@ -158,18 +168,21 @@ class ClipsLearner(Staged[Model]):
                 Image.fromarray(self._look(item["clip"])).save(temporary)
 
     def validation_items(self, caches: Sequence[str], seed: Sequence[int]) -> Items:
-        """One view of each clip, as in testing."""
-        return Clips(caches, self.model, self.classes, seed, training=False)
+        """One view of each clip, as in testing, or a bag of each patient."""
+        return self._items(caches, seed, training=False)
 
     def validation_loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The same loss and accuracies."""
         return self.loss(network, batch, torch.Generator())
 
     def validate_case(self, network: nn.Module, cache: str, number: int) -> dict[str, Any]:
-        """The clip's class and the mean probabilities of its views."""
+        """The clip's class and the mean probabilities of its views, or its part of its patient's bag."""
         with open_hdf5(cache) as file:
-            label = self.classes.index(label_of(file))
-        return {"class": label, "probabilities": self._views([network], cache).mean(0).tolist()}
+            outputs = self._outputs([network], list(self._inputs(file)))
+            found: dict[str, Any] = {"class": self.classes.index(label_of(file))}
+            if self.model.by_patient:
+                return {**found, "group": group_of(file), "bag": attended(outputs).tolist()}
+        return {**found, "probabilities": self._mean(outputs).mean(0).tolist()}
 
     def validated(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Scores of validation cases; `score` is the mean, over classes, of the true class's probability.
@@ -177,6 +190,8 @@ class ClipsLearner(Staged[Model]):
         It is finer than the balanced accuracy, which changes in large steps with a few cases. NaN if a class
         has no case: a network that never predicts it would score best.
         """
+        if self.model.by_patient:
+            cases = _patients(cases)
         truth = np.array([case["class"] for case in cases])
         found = np.array([case["probabilities"] for case in cases])
         own = found[np.arange(len(truth)), truth]
@@ -197,12 +212,13 @@ class ClipsLearner(Staged[Model]):
 
     def infer(self, networks: Sequence[nn.Module], case: Views) -> Unwritten:
         """A case's probabilities, the mean over views and networks, and those of each view."""
-        found = self._mean(networks, case.inputs)
+        outputs = self._outputs(networks, case.inputs)
+        found, bag = self._mean(outputs), attended(outputs) if self.model.by_patient else None
         # Without the inputs, which are no longer needed.
         name, source, facts = case.case, case.source, case.facts
 
         def write(path: Path) -> None:
-            write_prediction(path, name, self.classes, found, source, facts)
+            write_prediction(path, name, self.classes, found, source, facts, bag)
 
         return Unwritten(write, found.nbytes)
 
@@ -215,22 +231,28 @@ class ClipsLearner(Staged[Model]):
             change: of the frames; None: none.
         """
         inputs = [(clips,) for clips in evaluation_clips(file, self.model, change)]
-        return np.asarray(self._mean([network], inputs).mean(axis=0))
+        return np.asarray(self._mean(self._outputs([network], inputs)).mean(axis=0))
 
-    def _views(self, networks: Sequence[nn.Module], cache: str) -> np.ndarray:
-        """Probabilities (views, classes), the mean over networks."""
-        with open_hdf5(cache) as file:
-            return self._mean(networks, list(self._inputs(file)))
+    def _items(self, caches: Sequence[str], seed: Sequence[int], *, training: bool) -> Items:
+        kind = Bags if self.model.by_patient else Clips
+        return kind(caches, self.model, self.classes, seed, training)
 
     @torch.no_grad()
-    def _mean(self, networks: Sequence[nn.Module], inputs: Sequence[tuple[torch.Tensor, ...]]) -> np.ndarray:
+    def _outputs(
+        self, networks: Sequence[nn.Module], inputs: Sequence[tuple[torch.Tensor, ...]]
+    ) -> np.ndarray:
+        """Logits (networks, views, classes); after the attention of each view, if that is learnt."""
         device = next(networks[0].parameters()).device
-        total: Any = 0
+        found = []
         for network in networks:
             network.eval()
-            batches = [self._probabilities(network, *(part.to(device) for part in view)) for view in inputs]
-            total = total + torch.cat(batches).double().cpu().numpy()
-        return np.asarray(total / len(networks))
+            batches = [self._apart(network, *(part.to(device) for part in view)) for view in inputs]
+            found.append(torch.cat(batches).double().cpu().numpy())
+        return np.stack(found)
+
+    def _mean(self, outputs: np.ndarray) -> np.ndarray:
+        """Probabilities (views, classes), the mean over networks."""
+        return np.asarray(softmax(outputs[..., -len(self.classes) :], axis=-1).mean(0))
 
     def _inputs(self, file: Any) -> Any:
         """The network's input for each temporal view: clips, or stored tokens and attention."""
@@ -242,9 +264,11 @@ class ClipsLearner(Staged[Model]):
         for clips in evaluation_clips(file, self.model):
             yield (clips,)
 
-    def _probabilities(self, network: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+    def _apart(self, network: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
         with self.autocast(inputs[0].device):
-            return _logits(network, *inputs).float().softmax(1)
+            if self.model.by_patient:
+                return cast("torch.Tensor", network(*inputs, apart=True))[:, 0].float()
+            return _logits(network, *inputs).float()
 
     def _weights(self) -> dict[str, torch.Tensor]:
         weights = self.model.class_weights
@@ -271,6 +295,20 @@ def add_channel(network: nn.Module) -> None:
         mixer.bias.zero_()
     network.add_module("channel_mixer", mixer)
     network.register_forward_pre_hook(lambda module, given: (module.channel_mixer(given[0]), *given[1:]))
+
+
+def _patients(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Class and probabilities of each patient, from those of its clips that there are."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for case in cases:
+        groups.setdefault(case["group"], []).append(case)
+    return [
+        {
+            "class": clips[0]["class"],
+            "probabilities": probabilities_of(np.array([clip["bag"] for clip in clips])),
+        }
+        for clips in groups.values()
+    ]
 
 
 def _logits(network: nn.Module, clips: torch.Tensor, attention: torch.Tensor | None = None) -> torch.Tensor:

@@ -10,6 +10,7 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from foldwise.statistics import interval, resampled
+from foldwise.systems.clips.patients import PROBABILITY, per_patient, probability_columns
 
 NAN = float("nan")
 # Bins of the expected calibration error.
@@ -18,8 +19,6 @@ RESAMPLES = 1000
 CLIPS, PATIENTS = "all clips", "all patients"
 # The same of the clips whose new region was accepted: a column of 0 and 1, with `data.update_labels`.
 ACCEPTED = "accepted"
-# Columns of a prediction's probabilities in tables: this and the class.
-PROBABILITY = "probability_"
 # A clip as it is, beside those with changed frames.
 CLEAN = "clean"
 
@@ -80,18 +79,6 @@ def reliability(truth: np.ndarray, probabilities: np.ndarray) -> list[tuple[floa
     ]
 
 
-def probability_columns(rows: pd.DataFrame) -> list[str]:
-    """Columns of the classes' probabilities, in the classes' order."""
-    return [str(column) for column in rows if str(column).startswith(PROBABILITY)]
-
-
-def per_patient(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per patient: the mean of its clips' probabilities, and their common class."""
-    columns = probability_columns(rows)
-    means = rows.groupby(["group", "fold"], sort=False)[columns].mean()
-    return means.join(rows.groupby(["group", "fold"], sort=False)["class"].first()).reset_index()
-
-
 def arrays(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Class numbers, probabilities and class names of a table of predictions."""
     columns = probability_columns(rows)
@@ -111,7 +98,7 @@ def summarise(rows: pd.DataFrame, metrics: Sequence[str], resamples: int = RESAM
 
     Args:
         rows: of one or more models: columns model, case, group, fold, class (the truth) and
-            probability_<class>.
+            probability_<class>; with learned attention, also bag.
         metrics: names of the scores.
         resamples: bootstrap resamples of the patients, with replacement.
 

@@ -19,7 +19,8 @@ from foldwise.hdf5 import create_hdf5, open_hdf5, refuse_not_finite
 from foldwise.index import Entry
 from foldwise.systems.clips.items import Change
 from foldwise.systems.clips.learner import ClipsLearner
-from foldwise.systems.clips.metrics import CLEAN, PROBABILITY
+from foldwise.systems.clips.metrics import CLEAN
+from foldwise.systems.clips.patients import PROBABILITY
 from foldwise.systems.clips.regions import fan_of
 from foldwise.systems.clips.robustness import Perturb
 from foldwise.video import perturb as changes

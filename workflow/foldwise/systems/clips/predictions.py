@@ -1,6 +1,7 @@
 """The prediction of a clip, an HDF5 file: probabilities of the classes, and of each view.
 
-Layout: probabilities (classes,) float64; views (views, classes) float32. Attributes: format, case, classes,
+Layout: probabilities (classes,) float64; views (views, classes) float32; of a network that learnt attention,
+bag (networks, 1 + classes) float64 (see patients.py), all views as one. Attributes: format, case, classes,
 source, the frame cache or file of regions that the network saw, and facts about it (JSON; see `facts_of`).
 """
 
@@ -47,9 +48,15 @@ def facts_of(file: h5py.File) -> dict[str, Any]:
 
 
 def write_prediction(
-    path: Path, case: str, classes: Sequence[str], views: np.ndarray, source: str, facts: Mapping[str, Any]
+    path: Path,
+    case: str,
+    classes: Sequence[str],
+    views: np.ndarray,
+    source: str,
+    facts: Mapping[str, Any],
+    bag: np.ndarray | None = None,
 ) -> None:
-    """Write a case's probabilities (views, classes) and their mean, atomically.
+    """Write a case's probabilities (views, classes) and their mean, and its part of a bag, atomically.
 
     Raises:
         CaseError: a probability is not finite.
@@ -58,6 +65,8 @@ def write_prediction(
     with atomic_path(path) as temporary, create_hdf5(temporary) as file:
         file["probabilities"] = views.mean(axis=0)
         file["views"] = views.astype(np.float32)
+        if bag is not None:
+            file["bag"] = bag
         file.attrs.update({"format": FORMAT, "case": case, "classes": list(classes), "source": source})
         file.attrs[FACTS] = json.dumps(dict(facts))
 
@@ -70,6 +79,12 @@ def read_prediction(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     with open_hdf5(path, FORMAT) as file:
         return file["probabilities"][()], file["views"][()]
+
+
+def read_bag(path: Path) -> np.ndarray | None:
+    """The case's part of a bag (networks, 1 + classes), see patients.py; None without learned attention."""
+    with open_hdf5(path, FORMAT) as file:
+        return file["bag"][()] if "bag" in file else None
 
 
 def read_classes(path: Path) -> list[str]:

@@ -36,7 +36,10 @@ class ClipPreparation(EncodedPreparation[ClipCase]):
         neural = self._finder is not None and self._finder.weights is not None
         self.stages = {
             "clip_cache": CaseStage(
-                "cache", (self.cached,), lambda c: [str(c.video), c.label], lambda c: [self.cache_asked(c)]
+                "cache",
+                (self.cached,),
+                lambda c: [str(c.video), c.label, c.group],
+                lambda c: [self.cache_asked(c)],
             )
         }
         if self._finder:
@@ -71,7 +74,7 @@ class ClipPreparation(EncodedPreparation[ClipCase]):
         """What the rule `clip_cache` asks for a case."""
         case, cache = self.cases[name], self.cached.format(case=name)
         values = {"case": name, "video": case.video, "images_fps": self._images_fps, "label": case.label}
-        values |= {"settings": as_json(self._cache), "cache": cache}
+        values |= {"group": case.group, "settings": as_json(self._cache), "cache": cache}
         log = f"{self.data}/logs/clip_cache/{name}.log"
         return Asked(values, [str(case.video)], [cache], log)
 

@@ -23,11 +23,16 @@ from foldwise.systems.clips.metrics import (
     CLEAN,
     arrays,
     measure,
-    per_patient,
     predicted,
-    probability_columns,
     reliability,
     summarise,
+)
+from foldwise.systems.clips.patients import (
+    ATTENTION,
+    has_attention,
+    per_patient,
+    probability_columns,
+    with_attention,
 )
 from foldwise.systems.clips.predictions import read_source
 from foldwise.video.damage import left_out
@@ -53,10 +58,11 @@ CASE_METRICS = (
 )
 ABOUT = (
     "Each clip is predicted by the model of the fold in which its patient was held out; probabilities are "
-    "averaged over the clip's views, and over a patient's clips. Balanced accuracy is the mean recall of the "
-    "classes; guessing reaches one over their number. Overall AUC and F1 are means over classes, one against "
-    "the rest; the calibration error uses ten bins. With data.update_labels, the same is also given for the "
-    "clips whose new region was accepted; clips under review are tested on, but not trained on."
+    "averaged over the clip's views, and over a patient's clips; with AttentionMIL, a patient's clips count "
+    "by the attention that it learnt. Balanced accuracy is the mean recall of the classes; guessing reaches "
+    "one over their number. Overall AUC and F1 are means over classes, one against the rest; the calibration "
+    "error uses ten bins. With data.update_labels, the same is also given for the clips whose new region was "
+    "accepted; clips under review are tested on, but not trained on."
 )
 EXCLUDED = (
     "A fold in which a class is absent, or the only one, has no recall or AUC for it, and is counted as left "
@@ -106,8 +112,9 @@ def mistakes(rows: pd.DataFrame) -> list[dict[str, Any]]:
 def confusion(rows: pd.DataFrame) -> str:
     """Confusion matrices of clips and of patients, as a data address."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
+    patients = "patients, by attention" if has_attention(rows) else "patients"
     for axes, (title, table) in zip(
-        figure.subplots(1, 2), (("clips", rows), ("patients", per_patient(rows))), strict=True
+        figure.subplots(1, 2), (("clips", rows), (patients, per_patient(rows))), strict=True
     ):
         truth, probabilities, classes = arrays(table)
         counts = confusion_matrix(truth, probabilities.argmax(axis=1), labels=range(len(classes)))
@@ -262,7 +269,8 @@ def files(experiment: Experiment, folder: Path) -> None:
         (folder / "perturb.csv").unlink(missing_ok=True)
     for model in experiment.models:
         own = probability_columns(model.metrics)
-        rows = model.metrics.assign(predicted=predicted(model.metrics))
+        rows = with_attention(model.metrics.assign(predicted=predicted(model.metrics)))
+        own += [ATTENTION] if ATTENTION in rows else []
         table = rows[["case", "group", "fold", "class", "predicted", *own]]
         with atomic_path(folder / model.name / "predictions.csv") as temporary:
             table.rename(columns={"class": "label"}).to_csv(temporary, index=False)

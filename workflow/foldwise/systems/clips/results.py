@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,17 @@ from foldwise.index import Entry
 from foldwise.report.view import View
 from foldwise.scores import Chosen
 from foldwise.systems.base import Results, Rows, Tables
-from foldwise.systems.clips.metrics import ACCEPTED, PROBABILITY, probability_columns
-from foldwise.systems.clips.predictions import read_classes, read_facts, read_prediction
+from foldwise.systems.clips.metrics import ACCEPTED
+from foldwise.systems.clips.patients import (
+    ATTENTION,
+    BAG,
+    PROBABILITY,
+    has_attention,
+    of_clips,
+    probability_columns,
+    with_attention,
+)
+from foldwise.systems.clips.predictions import read_bag, read_classes, read_facts, read_prediction
 from foldwise.systems.clips.settings import Evaluate, Export
 
 
@@ -44,7 +54,7 @@ class ClipsResults(Results):
         row["damaged"] = read_facts(prediction)["damaged"]
         if "review" in entry.facts:
             row[ACCEPTED] = float(not entry.facts["review"])
-        return [row | _columns(classes, probabilities)]
+        return [row | _columns(classes, probabilities) | _bag(prediction)]
 
     def export_case(
         self,
@@ -59,19 +69,28 @@ class ClipsResults(Results):
         classes = read_classes(prediction)
         mean, each = read_prediction(prediction)
         facts = {"case": entry.case, "group": entry.group, "label": entry.facts.get("label", "")}
-        row = {**facts, **_answer(classes, mean), **read_facts(prediction)}
+        row = {**facts, **_answer(classes, mean), **read_facts(prediction), **_bag(prediction)}
         views = [{**facts, "view": number, **_columns(classes, view)} for number, view in enumerate(each)]
         return {"predictions.csv": [row], **({"views.csv": views} if export.views else {})}
 
     def completed(self, tables: Tables) -> Tables:
-        """With patients.csv, the means over the clips of each group, if one has several."""
-        rows = pd.DataFrame(tables.get("predictions.csv", ()))
+        """With each clip's share of the attention, if it was learnt; and patients.csv, if one has several."""
+        listed = tables.get("predictions.csv", ())
+        rows = pd.DataFrame(listed)
+        if learnt := has_attention(rows):
+            shares = with_attention(rows)[ATTENTION]
+            listed = [
+                {**{key: value for key, value in row.items() if key != BAG}, ATTENTION: float(share)}
+                for row, share in zip(listed, shares, strict=True)
+            ]
+            tables = {**tables, "predictions.csv": listed}
         if not len(rows) or not rows["group"].duplicated().any():
             return tables
         columns = probability_columns(rows)
         classes = [column.removeprefix(PROBABILITY) for column in columns]
+        by = {"by": "attention" if learnt else "mean"}
         patients = [
-            {"group": group, "clips": len(clips), **_answer(classes, clips[columns].mean().to_numpy())}
+            {"group": group, "clips": len(clips), **by, **_answer(classes, of_clips(clips, columns))}
             for group, clips in rows.groupby("group", sort=False)
         ]
         return {**tables, "patients.csv": patients}
@@ -88,6 +107,12 @@ def _answer(classes: Sequence[str], probabilities: np.ndarray) -> dict[str, Any]
     best = int(probabilities.argmax())
     own = {"predicted": classes[best], "confidence": float(probabilities[best])}
     return {**own, **_columns(classes, probabilities)}
+
+
+def _bag(prediction: Path) -> dict[str, str]:
+    """A clip's part of its patient's bag, as a column; none without learned attention."""
+    bag = read_bag(prediction)
+    return {} if bag is None else {BAG: json.dumps(bag.tolist())}
 
 
 def _columns(classes: Sequence[str], probabilities: np.ndarray) -> dict[str, float]:

@@ -12,18 +12,18 @@ from foldwise import settings
 from foldwise.section import Section, affects
 from foldwise.settings import Experiment, FurtherTest, Name, Named, Share, Training, Validation
 from foldwise.settings import Model as AnyModel
+from foldwise.systems.clips.clip import Clip, Three
 from foldwise.systems.clips.robustness import Perturb
 from foldwise.video.damage import ON_DAMAGE, OnDamage
 from foldwise.video.encoders import ENCODER, refuse_encoder, weights_of
 from foldwise.video.pixels import INTERPOLATION, Interpolation
 
-Three = tuple[float, float, float]
 # Networks whose weights are a folder and stay as they are.
 FROZEN = ("EVL", "ZeroShotCLIP")
 # Arguments of EVL that determine its features.
 ENCODING = ("weights", "blocks", "pool", "attention")
 # Networks on the tokens of `encoder`.
-HEADS = ("AttentiveProbe", "EVLDecoder")
+HEADS = ("AttentiveProbe", "EVLDecoder", "AttentionMIL")
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # Most whole clips of a validation.
 CASES = 200
@@ -150,88 +150,6 @@ class Cache(Section):
     on_damage: OnDamage = Field("refuse", description=ON_DAMAGE, json_schema_extra=affects("cache"))
 
 
-class RandAugment(Section):
-    """Random changes of grey values and shape (Cubuk et al. 2020), the same for all frames of a clip."""
-
-    operations: int = Field(
-        2,
-        ge=1,
-        description="Number of changes, applied one after another.",
-        json_schema_extra=affects("train", "features"),
-    )
-    magnitude: int = Field(
-        7,
-        ge=0,
-        le=30,
-        description="Strength of the changes, 0 to 30.",
-        json_schema_extra=affects("train", "features"),
-    )
-
-
-class Clip(Section):
-    """The part of a video that the network sees."""
-
-    frames: int = Field(
-        8,
-        ge=1,
-        description="Number of frames of a clip.",
-        json_schema_extra=affects("train", "predict", "features", "memory"),
-    )
-    every: int | Literal["segments"] = Field(
-        16,
-        description="Step between frames, from a random start; or `segments`: the video is divided into as "
-        "many equal parts as there are frames, and one frame is drawn from each. Frames of the cache.",
-        json_schema_extra=affects("train", "predict", "features"),
-    )
-    size: int = Field(
-        224,
-        ge=16,
-        description="Edge of the square that the network sees. Pixels.",
-        json_schema_extra=affects("train", "predict", "features", "memory"),
-    )
-    area: tuple[Share, Share] = Field(
-        (0.08, 1.0),
-        description="Smallest and largest share of a training frame that a random resized crop keeps.",
-        json_schema_extra=affects("train", "predict", "features"),
-    )
-    mirror: bool = Field(
-        True,
-        description="Mirror training clips left to right with probability 0.5.",
-        json_schema_extra=affects("train", "predict", "features"),
-    )
-    rand_augment: RandAugment | None = Field(RandAugment(), description="Augmentation; null: none.")
-    mean: Three | None = Field(
-        None,
-        description="Means of values 0 to 1; null: those of `encoder`, or CLIP's.",
-        json_schema_extra=affects("train", "predict", "features"),
-    )
-    std: Three | None = Field(
-        None,
-        description="Standard deviations of values 0 to 1; null: those of `encoder`, or CLIP's.",
-        json_schema_extra=affects("train", "predict", "features"),
-    )
-    spatial_views: Literal[1, 3] = Field(
-        1,
-        description="Number of squares along the longer side whose predictions are averaged in testing: 1 or "
-        "3.",
-        json_schema_extra=affects("train", "predict", "features", "memory"),
-    )
-    temporal_views: int = Field(
-        3,
-        ge=1,
-        description="Number of clips over the video whose predictions are averaged in testing.",
-        json_schema_extra=affects("train", "predict", "features"),
-    )
-
-    @model_validator(mode="after")
-    def _sensible(self) -> Clip:
-        if not 0 < self.area[0] <= self.area[1]:
-            raise ValueError("area: the first share must be above 0 and not above the second")
-        if isinstance(self.every, int) and self.every < 1:
-            raise ValueError("every: set a step of at least 1 frame, or `segments`")
-        return self
-
-
 class Features(Section):
     """A frozen network's features, stored once per case (rule `encode`)."""
 
@@ -257,13 +175,15 @@ class Model(AnyModel):
         description="A class of torchvision.models.video (r2plus1d_18, mvit_v2_s, swin3d_t, s3d, …), "
         "monai.networks.nets, or Foldwise: FrameAverage (`network`: a 2-D network of torchvision.models or "
         "monai.networks.nets for each frame), EVL and ZeroShotCLIP (`weights`: a CLIP folder), "
-        "AttentiveProbe and EVLDecoder (on `encoder`). Classes, frames and sizes are filled in.",
+        "AttentiveProbe, EVLDecoder and AttentionMIL (on `encoder`). Classes, frames and sizes are filled "
+        "in.",
         json_schema_extra=affects("train", "predict", "features", "memory"),
     )
     encoder: Named | None = Field(
         None,
         description=ENCODER.format(what="clips, or their frames,")
-        + " `network` is AttentiveProbe or EVLDecoder. Its frames are clip.size, its clips clip.frames.",
+        + " `network` is AttentiveProbe, EVLDecoder or AttentionMIL. Its frames are clip.size, its clips "
+        "clip.frames.",
         json_schema_extra=affects("train", "predict", "features", "memory"),
         exclude_if=lambda value: value is None,
     )
@@ -294,6 +214,13 @@ class Model(AnyModel):
     features: Features | None = Field(
         None, description="Store the features of EVL's frozen network or of `encoder`."
     )
+    bag: int = Field(
+        8,
+        ge=1,
+        description="Clips of a patient that AttentionMIL sees at once in training. More are drawn from; "
+        "fewer are repeated, with other views.",
+        json_schema_extra=affects("train"),
+    )
     training: Training = Field(
         Training(validation=Validation(cases=CASES)),
         description=f"The training loop. By default a validation predicts at most {CASES} whole clips, since "
@@ -316,13 +243,15 @@ class Model(AnyModel):
             refuse_encoder(self.encoder, size="clip.size", frames="clip.frames")
         if (self.encoder is not None) != (name in HEADS):
             raise ValueError(
-                f"`encoder` and a network on it belong together: {' or '.join(HEADS)} (got {name}, encoder "
+                f"`encoder` and a network on it belong together: {', '.join(HEADS)} (got {name}, encoder "
                 f"{self.encoder.name if self.encoder else 'null'})"
             )
         if name in FROZEN and "weights" not in self.network.arguments:
             raise ValueError(f"{name} needs `weights`, a folder of CLIP weights")
         if self.features is not None and (self.frozen_weights is None or name == "ZeroShotCLIP"):
             raise ValueError(f"features can only be stored for EVL or an `encoder`; {name} has none")
+        if self.by_patient and self.features is None:
+            raise ValueError(f"{name} learns from stored features; set them, e.g. `features: {{views: 4}}`")
         if self.input == "channel" and self.frozen_weights is not None:
             raise ValueError(f"{name} is frozen and cannot learn a fourth channel; use crop or blank")
         if self.input == "channel" and self.clip.rand_augment is not None:
@@ -330,6 +259,11 @@ class Model(AnyModel):
                 "RandAugment would move the frames but not the region; set clip.rand_augment: null"
             )
         return self
+
+    @property
+    def by_patient(self) -> bool:
+        """Whether the network learns from bags of a patient's clips."""
+        return self.network.plain == "AttentionMIL"
 
     @property
     def frozen_weights(self) -> Path | None:

@@ -246,7 +246,7 @@ class ClipsLearner(Staged[Model]):
         found = []
         for network in networks:
             network.eval()
-            batches = [self._apart(network, *(part.to(device) for part in view)) for view in inputs]
+            batches = [self._logits_of(network, *(part.to(device) for part in view)) for view in inputs]
             found.append(torch.cat(batches).double().cpu().numpy())
         return np.stack(found)
 
@@ -264,7 +264,7 @@ class ClipsLearner(Staged[Model]):
         for clips in evaluation_clips(file, self.model):
             yield (clips,)
 
-    def _apart(self, network: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+    def _logits_of(self, network: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
         with self.autocast(inputs[0].device):
             if self.model.by_patient:
                 return cast("torch.Tensor", network(*inputs, apart=True))[:, 0].float()

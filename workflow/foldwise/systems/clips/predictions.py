@@ -59,9 +59,11 @@ def write_prediction(
     """Write a case's probabilities (views, classes) and their mean, and its part of a bag, atomically.
 
     Raises:
-        CaseError: a probability is not finite.
+        CaseError: a probability, or an attention, is not finite.
     """
     refuse_not_finite(case, views)
+    if bag is not None:
+        refuse_not_finite(case, bag)
     with atomic_path(path) as temporary, create_hdf5(temporary) as file:
         file["probabilities"] = views.mean(axis=0)
         file["views"] = views.astype(np.float32)

@@ -217,8 +217,8 @@ class Model(AnyModel):
     bag: int = Field(
         8,
         ge=1,
-        description="Clips of a patient that AttentionMIL sees at once in training. More are drawn from; "
-        "fewer are repeated, with other views.",
+        description="Clips in a training item of AttentionMIL, all of one patient: drawn if the patient has "
+        "more, repeated with other views if it has fewer.",
         json_schema_extra=affects("train"),
     )
     training: Training = Field(

@@ -121,7 +121,8 @@ class _System(nn.Module):
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         """Outputs (B, n, channels) of inputs (B, n, channels), beginning with an empty state."""
         # In half precision, what is remembered over thousands of frames would be lost.
-        with torch.autocast(u.device.type, enabled=False):
+        # Shapes alone have no precision.
+        with torch.autocast("cpu" if u.is_meta else u.device.type, enabled=False):
             return self._chunks(u.float()).to(u.dtype)
 
     def step(self, u: torch.Tensor, state: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -237,6 +237,15 @@ def test_the_trial_names_what_is_wrong(frames: dict[str, Any], clips: dict[str, 
         tried(**{**temporal(frames), "head": {"name": "TeCN"}})
 
 
+@each_head
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_the_trial_takes_every_head_on_the_features_of_a_model(head: str, mode: str) -> None:
+    """The backbone is as `System.tried` completes it."""
+    crop = {"backbone": {"name": "resnet18"}, "crop": [32, 32]}
+    values = {"kind": "temporal", "features": "phase", "head": {"name": head, **HEADS[head]}, "mode": mode}
+    try_model(SurgicalLearner, validate(Model, {**values, **crop}), TASK)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

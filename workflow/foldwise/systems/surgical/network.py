@@ -68,6 +68,7 @@ def build_network(model: Model, phases: int, tools: int) -> Network:
         frames = {"spatial_dims": 2, "in_channels": 3, "n_input_channels": 3, "out_channels": 1000}
         trunk, width = take_head(build("frame network", model.backbone, **frames))
     if model.kind == "temporal":
-        return Network(trunk, build("temporal network", model.head, width, phases, mode=model.mode))
+        head = build("temporal network", model.head, width, phases, mode=model.mode)
+        return Network(trunk, head, frozen=True)
     head = MTRCNet(width, phases=phases, tools=tools, hidden=model.hidden, mapping=model.kind == "mtrcnet_cl")
     return Network(trunk, head, frozen=model.backbone_lr == 0)

@@ -182,7 +182,8 @@ def running(folder: Path) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        # Without the cluster of other tests, which may run at the same time.
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "SLURM_CONF": str(folder / "none")},
         # Where the tests run in the background, Ctrl-C is ignored, by what they start as well.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )

@@ -150,6 +150,7 @@ def test_a_video_is_summed_up_in_seconds() -> None:
         tool=tool,
     )
     assert summary_of(prediction, tool >= 0.5) == {
+        "mode": "online",
         "frames": 5,
         "seconds": 12.0,
         "fps": 1.0,

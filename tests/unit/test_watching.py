@@ -183,7 +183,7 @@ def running(folder: Path) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         encoding="utf-8",
         # Without the cluster of other tests, which may run at the same time.
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "SLURM_CONF": str(folder / "none")},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PATH": ""},
         # Where the tests run in the background, Ctrl-C is ignored, by what they start as well.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )

@@ -176,6 +176,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def running(folder: Path) -> Iterator[subprocess.Popen[str]]:
     words = ["status", "experiment.yaml", "--watch", "--every", "0.2"]
+    (none := folder / "slurm.conf").touch()
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "foldwise", *words],
         cwd=folder,
@@ -183,7 +184,7 @@ def running(folder: Path) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         encoding="utf-8",
         # Without the cluster of other tests, which may run at the same time.
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PATH": ""},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "SLURM_CONF": str(none)},
         # Where the tests run in the background, Ctrl-C is ignored, by what they start as well.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )

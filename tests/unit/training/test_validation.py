@@ -26,12 +26,12 @@ from foldwise.systems.segmentation.learner import SegmentationLearner
 from foldwise.systems.segmentation.settings import Model
 from foldwise.systems.surgical.settings import Model as SurgicalModel
 from foldwise.training.attempts import Attempts
-from foldwise.training.budget import Budget
 from foldwise.training.job import Job
 from foldwise.training.loop import Run, Trainer
 from foldwise.training.parallel import make_fabric
 from foldwise.training.validation import Validation, read_kept
 from foldwise.volumes.targets import Targets
+from short_trainings import StopsAfter
 from synthetic import task, write_cached_set
 from trainings import SETTINGS, assert_same, finish, log
 
@@ -88,21 +88,6 @@ class StandIn:
         return {"score": mean, "val_dice": mean}
 
 
-class Stops(Budget):
-    """Stops after some pieces of work."""
-
-    def __init__(self, pieces: float) -> None:
-        super().__init__(None)
-        self.left = pieces
-
-    def spent_on(self, seconds: float) -> None:
-        self.left -= 1
-
-    @property
-    def reason(self) -> str | None:
-        return "stopped" if self.left <= 0 else None
-
-
 def run_of(folder: Path, epochs: int, scheduler: Any = None, **training: Any) -> Run:
     loop = {"epochs": epochs, "steps_per_epoch": 1, "validate_every": 2, **training}
     settings = {"optimiser": {"name": "SGD", "lr": 0.5}, "scheduler": scheduler, "training": loop}
@@ -113,7 +98,7 @@ def trained(run: Run, system: Any, pieces: float = float("inf"), jobs: int = 100
     """A training in as many jobs as needed."""
     run.folder.mkdir(exist_ok=True)
     for _ in range(jobs):
-        trainer = Trainer(run, system, Attempts(run.folder / "attempts.jsonl", 1), Stops(pieces))
+        trainer = Trainer(run, system, Attempts(run.folder / "attempts.jsonl", 1), StopsAfter(pieces))
         if trainer.fit():
             break
     return trainer

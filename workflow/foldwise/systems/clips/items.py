@@ -61,10 +61,8 @@ class Clips:
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """Draw item `number`; every pass over the cases has its own order."""
-        turn, place = divmod(number, len(self.caches))
-        order = np.random.default_rng([*self.seed, 0, turn]).permutation(len(self.caches))
-        random = np.random.default_rng([*self.seed, 1, number])
-        with open_hdf5(self.caches[order[place]]) as file:
+        place, random = _drawn(number, len(self.caches), self.seed)
+        with open_hdf5(self.caches[place]) as file:
             target = {"label": torch.tensor(self.classes.index(label_of(file)))}
             part = "train" if self.training else "test"
             if f"{part}_tokens" not in file:
@@ -100,10 +98,8 @@ class Bags:
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """Draw item `number`; every pass over the patients has its own order."""
-        turn, place = divmod(number, len(self.patients))
-        order = np.random.default_rng([*self.seed, 0, turn]).permutation(len(self.patients))
-        random = np.random.default_rng([*self.seed, 1, number])
-        paths = self.patients[order[place]]
+        place, random = _drawn(number, len(self.patients), self.seed)
+        paths = self.patients[place]
         rounds = [random.permutation(len(paths)) for _ in range(-(-self.bag // len(paths)))]
         first = random.integers(2**31, size=len(paths))
         clips = []
@@ -114,6 +110,13 @@ class Bags:
                 label = self.classes.index(label_of(file))
             clips.append(tokens.float().flatten(0, -2).mean(0))
         return {"clip": torch.stack(clips), "label": torch.tensor(label), "attention": torch.empty(0)}
+
+
+def _drawn(number: int, count: int, seed: Sequence[int]) -> tuple[int, np.random.Generator]:
+    """Which of `count` an item is of, each once in a pass and in a new order, and the item's generator."""
+    turn, place = divmod(number, count)
+    order = np.random.default_rng([*seed, 0, turn]).permutation(count)
+    return int(order[place]), np.random.default_rng([*seed, 1, number])
 
 
 def clips_of(caches: Sequence[str]) -> dict[str, list[str]]:

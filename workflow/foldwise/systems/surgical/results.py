@@ -30,7 +30,6 @@ from foldwise.video.gaps import described, lasting
 from foldwise.video.store import open_video
 
 
-# The class of rows for all phases or all tools of a video.
 class SurgicalResults(Results):
     """Scores of phases and tools, and files in the annotation's format."""
 

@@ -32,23 +32,6 @@ if TYPE_CHECKING:
     from foldwise.systems.surgical.learner import SurgicalLearner
     from foldwise.systems.surgical.results import SurgicalResults
 
-# FFmpeg's decoder of a 1080p video with its threads' frames, and the frames used to find the border.
-DECODER_MIB = 350
-# The frame caches that a loader process keeps open, with HDF5's caches; measured with 80 videos.
-OPEN_MIB = 80
-# Maximum number of feature frames of a video: four hours at one frame per second.
-LONG = 4 * 3600
-WIDTH = 2048
-# Numbers of a frame's features, where they are others.
-WIDTHS = {"resnet18": 512, "resnet34": 512, "densenet121": 1024, "efficientnet_lite0": 1280}
-# A file's header, attributes and record; the picture of a video; the rows of its scores. Bytes.
-FILE, RIBBON, SCORE = 15e3, 25e3, 4e3
-# Bytes of a stored pixel: JPEG at a quality of 95, and LZ4.
-PIXEL_BYTES = {"jpeg": 0.3, "raw": 2.0}
-
-# Frames that a slow node decodes, or reads from a cache, per second.
-DECODED_PER_SECOND = 50
-
 
 @dataclass(frozen=True)
 class Seen(VideoInfo):

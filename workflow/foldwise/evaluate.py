@@ -157,6 +157,21 @@ def marks(entry: Entry, identity: Identity | None = None) -> dict[str, str]:
     return {kind: short_hash([kind, value], 16) for kind, value in values.items() if value}
 
 
+def refuse_other_fold(path: Path, state: Mapping[str, Any], fold: int) -> None:
+    """Refuse a model that was trained in another fold.
+
+    Args:
+        path: the model's file.
+        state: its contents.
+        fold: the one that is asked for.
+
+    Raises:
+        CaseError: its file names another fold.
+    """
+    if (own := state.get("fold", fold)) != fold:
+        raise CaseError(f"{path}: the model of fold {own}; --fold {fold} was given")
+
+
 def refuse_learnt(
     path: Path, state: Mapping[str, Any], entries: Iterable[Entry], identities: Mapping[str, Identity]
 ) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 from foldwise.command import Folder, Output, run, stage
-from foldwise.evaluate import made_from, read_trained, refuse_learnt
-from foldwise.files import CaseError, atomic_path, file_hash, write_json
+from foldwise.evaluate import made_from, read_trained, refuse_learnt, refuse_other_fold
+from foldwise.files import atomic_path, file_hash, write_json
 from foldwise.hdf5 import identity_of
 from foldwise.index import Index
 from foldwise.provenance import provenance
@@ -36,8 +36,7 @@ def perturb(
     """Predict the held-out clips of a fold under each change of their frames."""
     read = Index.read(index)
     trained = read_trained([model], system="clips", task=read.task)
-    if (own := trained.states[0].get("fold", fold)) != fold:
-        raise CaseError(f"{model}: the model of fold {own}; --fold {fold} was given")
+    refuse_other_fold(model, trained.states[0], fold)
     cases = read.fold(fold).test
     caches = read.caches(cases, frames)
     used(*caches.values())

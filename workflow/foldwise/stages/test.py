@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from foldwise.command import Folder, Of, Output, run, stage
-from foldwise.evaluate import made_from, read_trained, refuse_learnt
-from foldwise.files import CaseError, atomic_folder, file_hash, write_json
+from foldwise.evaluate import made_from, read_trained, refuse_learnt, refuse_other_fold
+from foldwise.files import atomic_folder, file_hash, write_json
 from foldwise.hdf5 import identity_of
 from foldwise.index import Index
 from foldwise.provenance import provenance
@@ -43,9 +43,7 @@ def predict_fold(
     read = Index.read(index)
     held = read.fold(fold)
     trained = read_trained([model], settings, system=system.name, task=read.task)
-    own = trained.states[0].get("fold", fold)
-    if own != fold:
-        raise CaseError(f"{model}: the model of fold {own}; --fold {fold} was given")
+    refuse_other_fold(model, trained.states[0], fold)
     cases = held.validation if share == "validation" else held.test
     caches = read.caches(cases, features)
     used(*caches.values())

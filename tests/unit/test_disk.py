@@ -156,8 +156,8 @@ def test_features_of_clips_are_forecast(tmp_path: Path) -> None:
     settings = clips(save_clip(tmp_path / "clip", width=64))
     random = np.random.default_rng(0)
     frames = [Frame(n, n / 10, random.integers(0, 256, (40, 48, 3), np.uint8)) for n in range(12)]
-    label = {"label": np.frombuffer(b"low", np.uint8)}
-    write_frames(tmp_path / "c.h5", "c", iter(frames), attrs={"damaged": 0}, arrays=label)
+    names = {"label": np.frombuffer(b"low", np.uint8), "group": np.frombuffer(b"c", np.uint8)}
+    write_frames(tmp_path / "c.h5", "c", iter(frames), attrs={"damaged": 0}, arrays=names)
     vision = FrozenVision(tmp_path / "clip", 2)
     write_features(tmp_path / "c.h5", settings.models["evl"], vision, tmp_path / "f.h5")
     size = VideoInfo(12, 10, 40, 48, 1.2)

@@ -69,7 +69,8 @@ def look(configfiles: Sequence[str | Path]) -> Status:
     """
     logging.getLogger().setLevel(logging.WARNING)
     with looking_once():
-        return status(open_experiment(read_configs(map(Path, configfiles)), main=False), queue())
+        opened = open_experiment(read_configs(map(Path, configfiles)), main=False)
+        return status(opened, queue(Path(opened.paths.runs)))
 
 
 def report(opened: Opened[Any, Any], jobs: Mapping[str, Job]) -> str:
@@ -119,19 +120,42 @@ def stale_lines(opened: Opened[Any, Any]) -> list[str]:
     ]
 
 
-def queue() -> dict[str, Job]:
-    """The user's jobs in Slurm's queue by id, and by comment (rule and wildcards); empty without Slurm."""
+def note_run(runs: Path, executor: Any) -> None:
+    """Record which jobs belong to an experiment; Slurm itself knows their rules and wildcards only.
+
+    Args:
+        runs: file with the names that the experiment's calls give their jobs.
+        executor: Snakemake's, in the user's own call; only that for Slurm names its jobs.
+    """
+    if (name := getattr(executor, "run_uuid", None)) is not None:
+        runs.parent.mkdir(parents=True, exist_ok=True)
+        with runs.open("a", encoding="utf-8") as file:
+            file.write(f"{name}\n")
+
+
+def queue(runs: Path) -> dict[str, Job]:
+    """The user's jobs in Slurm's queue by id, and those of an experiment by comment (rule and wildcards).
+
+    Args:
+        runs: as of `note_run`.
+
+    Returns:
+        Nothing without Slurm.
+    """
     if shutil.which("squeue") is None:
         return {}
-    command = ["squeue", "--me", "--noheader", "--format=%i|%T|%R|%k"]
+    command = ["squeue", "--me", "--noheader", "--format=%i|%T|%R|%j|%k"]
     try:
         text = output_of(command)
     except subprocess.SubprocessError:
         return {}
+    mine = set(runs.read_text(encoding="utf-8").split()) if runs.exists() else set()
     jobs = {}
     for line in text.splitlines():
-        number, state, reason, comment = line.split("|", 3)
-        jobs[number] = jobs[comment] = Job(number, state, reason)
+        number, state, reason, name, comment = line.split("|", 4)
+        jobs[number] = Job(number, state, reason)
+        if name in mine:
+            jobs[comment] = jobs[number]
     return jobs
 
 

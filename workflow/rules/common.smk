@@ -15,6 +15,7 @@ from foldwise.follow import follow
 from foldwise.front_door import front_door, use_this_package
 from foldwise.gpus import jobs_at_once
 from foldwise.settings import as_json
+from foldwise.status import note_run
 
 use_this_package(deployed=bool(workflow.deployment_settings.deployment_method))
 
@@ -61,6 +62,8 @@ onstart:
     # A part's job prepares cases only.
     if SHARED and SETTINGS.part is None:
         follow(EXPERIMENT)
+    elif workflow.is_main_process:
+        note_run(Path(PATHS.runs), workflow.scheduler._executor)
 
 
 # Outputs name each other relative to the folder of results.

@@ -118,6 +118,11 @@ class Paths:
         return f"{self.experiment}/state/parts.json"
 
     @property
+    def runs(self) -> str:
+        """File with the names that calls of this experiment give their jobs on a cluster."""
+        return f"{self.experiment}/state/runs.txt"
+
+    @property
     def predicted(self) -> str:
         """Folder of a model's predictions of new cases."""
         return f"{self.experiment}/{{model}}/predicted" + (f"-{self.predict}" if self.predict else "")

@@ -118,6 +118,44 @@ def test_what_is_decoded_from_a_lost_frame_is_no_frame(tmp_path: Path) -> None:
     assert damage.count == 100 - len(kept) >= 15
 
 
+@pytest.mark.parametrize("name", ["b.mp4", "b.mov", "b.mkv", "b.ts"])
+def test_what_h264_decodes_from_lost_frames_is_found_without_their_times(tmp_path: Path, name: str) -> None:
+    """In MP4 a gap may be intended; but `frame_num` does not go on where packets are missing."""
+    whole = write_video(tmp_path / "a.mp4", textured(100), gop=25, options={"bf": "2"})
+    cut = remux(whole, tmp_path / name, lambda place, time: not 32 <= place < 35)
+    with pytest.raises(CaseError, match=r"damaged: frame \d+ at 1\.\d\d s: "):
+        list(read_frames(cut))
+    damage = Damage(cut, "drop")
+    kept = [(round(25 * frame.time_s), number_in(frame.rgb)) for frame in read_frames(cut, damage=damage)]
+    assert all(time == shown for time, shown in kept)
+    assert {time for time, _ in kept} >= {*range(25), *range(50, 100)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "open-gop=1:bframes=3:b-pyramid=normal",
+        "intra-refresh=1:ref=4:slices=4",
+        "tff=1:bframes=2",
+        "cqm=jvt:nal-hrd=cbr:vbv-maxrate=500:vbv-bufsize=500",
+    ],
+)
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv444p"])
+def test_healthy_h264_has_no_lost_frames(tmp_path: Path, options: str, pixels: str) -> None:
+    times = [Fraction(n, 25) for n in range(60) if n not in (20, 33, 34)]
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"x264-params": f"keyint=15:{options}"})
+        stream.height, stream.width, stream.pix_fmt = 48, 96, pixels
+        stream.codec_context.time_base = Fraction(1, 25)
+        for values, time in zip(textured(57), times, strict=True):
+            frame = av.VideoFrame.from_ndarray(values, format="rgb24")
+            frame.time_base, frame.pts = Fraction(1, 25), int(25 * time)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert [number_in(frame.rgb) for frame in read_frames(path)] == list(range(57))
+
+
 def test_a_stream_may_start_and_end_within_a_group(tmp_path: Path) -> None:
     """As cut without encoding again; and a transport stream does not start at 0."""
     whole = write_video(tmp_path / "a.mp4", textured(100), gop=25, options={"bf": "3"})
@@ -184,6 +222,17 @@ def test_a_gif_that_was_cut_off(tmp_path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(CaseError, match="decoding stops after frame"):
         list(read_frames(path))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_a_gif_whose_blocks_lead_nowhere(tmp_path: Path, share: float) -> None:
+    """FFmpeg takes a byte of the hole for the end of the file, or skips what follows."""
+    path = write_video(tmp_path / "a.gif", textured(40), codec="gif")
+    holes = zeroed(path, tmp_path / "b.gif", (share,))
+    with pytest.raises(CaseError, match="decoding stops after frame"):
+        list(read_frames(holes))
+    path.write_bytes(path.read_bytes() + bytes(99))  # filled up to a block of a disk
+    assert len(list(read_frames(path))) == 40
 
 
 def test_gaps_of_an_mp4_are_meant(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from foldwise.systems.new import NewCases
 from foldwise.video.decode import Frame, probe, read_frames, sample_frames
 from foldwise.video.sheet import is_sheet, videos_in
 from foldwise.video.store import open_frames, read, write_frames
+from foldwise.video.stream import outline
 from videos import flat_frames, write_video
 
 
@@ -323,3 +324,11 @@ def test_images_of_two_sizes(tmp_path: Path) -> None:
         list(read_frames(tmp_path, rate=1, edit=lambda rgb: rgb[:2, :2]))
     with pytest.raises(CaseError, match=r"2\.png is 4×3, earlier ones are 8×6"):
         sample_frames(tmp_path, 3, rate=1)
+
+
+def test_packets_are_not_read_again_unless_the_file_changes(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", flat_frames(5))
+    first = outline(path)
+    assert outline(path) is first
+    write_video(path, flat_frames(7))
+    assert len(outline(path).stamps) == 7

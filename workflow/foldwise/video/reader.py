@@ -12,6 +12,7 @@ import av
 
 from foldwise.files import CaseError
 from foldwise.video.damage import Damage
+from foldwise.video.h264 import FrameNumbers
 from foldwise.video.stream import (
     LOOSE,
     decoder_of,
@@ -32,6 +33,7 @@ MISSING_SHARE = 0.02
 # Codecs reorder at most so many frames; where a stream was cut, some of the last ones may be missing.
 REORDERED, CUT = 16, 8
 B_FRAME = 3
+GIF_END, GIF_EXTENSION, GIF_IMAGE = b";!,"
 INTENDED = "; if the gaps are intended, remux the file to MP4"
 
 
@@ -71,7 +73,12 @@ def pictures(path: Path, damage: Damage) -> Iterator[Picture]:
                 held = []
             before, spoilt = spoilt, broken or ((spoilt or lost) and not frame.key_frame)
             if broken and not before:
-                damage.add(picture.number, float(picture.time), "its picture is damaged")
+                what = (
+                    "decoded from frames that are lost"
+                    if stamp in reader.orphans
+                    else "its picture is damaged"
+                )
+                damage.add(picture.number, float(picture.time), what)
             elif spoilt:
                 damage.follows(1)
             if spoilt:
@@ -93,6 +100,7 @@ class _Reader:
 
     Attributes:
         corrupt: stamps of packets that are damaged.
+        orphans: of these, those before which packets are missing.
     """
 
     def __init__(self, path: Path, container: Any, stream: Any, damage: Damage) -> None:
@@ -105,8 +113,10 @@ class _Reader:
         hidden = stream.codec_context.codec.canonical_name in UNPAIRED and self.kind != "mov"
         self.paired = not hidden and self.kind not in FIELDS
         stream.thread_type = "AUTO"
-        self.corrupt, self.waiting = set[int](), set[int]()
-        self.start, self.last, self.number, self.packets, self.read_to = 0, 0, -1, 0, 0
+        self.corrupt, self.orphans, self.waiting = set[int](), set[int](), set[int]()
+        context = stream.codec_context
+        self.numbers = FrameNumbers(context.extradata) if context.name == "h264" else None
+        self.start, self.last, self.number, self.packets = 0, 0, -1, 0
         # First stamp of a stream that begins with a key frame; why packets gave no frame, or reading ended.
         self.key: int | None = None
         self.failed = self.ended = ""
@@ -174,7 +184,7 @@ class _Reader:
         lost = promised - self.packets if promised - self.packets > allowed else 0
         if not promised:
             lost = self._short()
-        if self.kind == "gif" and self._unread():
+        if self.kind == "gif" and not gif_ends(self.path.read_bytes()):
             lost = max(lost, 1)
         ahead = len([each for each in self.waiting if each > self.last + (self.step or 0)])
         if self.paired and ahead:
@@ -195,13 +205,6 @@ class _Reader:
         usual = self.step or (self.last - self.start) / max(1, self.number)
         return max(1, round((length - self.reach) / float(usual * self.tick)))
 
-    def _unread(self) -> bool:
-        """Whether the last image of a GIF is followed by neither the file's end mark nor an extension."""
-        with self.path.open("rb") as file:
-            file.seek(max(0, self.read_to - 1))
-            around = file.read(2)
-        return around[:1] != b";" and around[1:] not in (b";", b"!")
-
     def _seconds(self, stamp: int) -> float:
         return float((stamp - self.start) * self.tick)
 
@@ -221,10 +224,12 @@ class _Reader:
             if packet.size:
                 if not self.packets and packet.is_keyframe and not packet.is_discard:
                     self.key = stamp
-                self.packets, self.read_to = self.packets + 1, (packet.pos or 0) + packet.size
+                self.packets += 1
                 if stamp is not None and not packet.is_discard:
                     self.waiting.add(stamp)
-                    if packet.is_corrupt:
+                    if self.numbers and self.numbers.skips(bytes(packet), key=packet.is_keyframe):
+                        self.orphans.add(stamp)
+                    if packet.is_corrupt or stamp in self.orphans:
                         self.corrupt.add(stamp)
             try:
                 found = decoder.decode(packet)
@@ -232,3 +237,31 @@ class _Reader:
                 self.failed = reason_of(error)
                 continue
             yield from found
+
+
+def gif_ends(data: bytes) -> bool:
+    """Whether the blocks of a GIF lead from its header to the end mark, with next to nothing after it.
+
+    Args:
+        data: the whole file.
+    """
+    try:
+        at = 13 + _colours(data[10])
+        while (mark := data[at]) != GIF_END:
+            if mark == GIF_EXTENSION:
+                at += 2
+            elif mark == GIF_IMAGE:
+                at += 11 + _colours(data[at + 9])
+            else:
+                return False
+            while data[at]:
+                at += 1 + data[at]
+            at += 1
+    except IndexError:
+        return False
+    return len(data[at + 1 :].strip(b"\0")) <= MISSING_SHARE * len(data)
+
+
+def _colours(flags: int) -> int:
+    """Bytes of a table of colours."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
 import av
 
-from foldwise.files import CaseError
+from foldwise.files import CaseError, stamp_of
 from foldwise.video.pixels import turned
 
 # What decoders check. `explode`, without which some only log what is wrong, would make others refuse videos
@@ -77,7 +78,15 @@ class Outline:
 
 
 def outline(path: Path) -> Outline:
-    """Read the time stamps of a stream: from the container's list of frames, else from all packets."""
+    """Read the time stamps of a stream: from the container's list of frames, else from all packets.
+
+    Steps of a job that need them again do not read the packets again, unless the file has changed.
+    """
+    return _outline(path, stamp_of(path))
+
+
+@lru_cache(maxsize=2)
+def _outline(path: Path, _version: str) -> Outline:
     with opened(path) as (container, stream):
         kind = kind_of(container)
         listed = _shown(listed_frames(container, stream))

@@ -143,6 +143,20 @@ def test_two_rates_that_differ_are_refused(tmp_path: Path) -> None:
     assert found_rate({HERE: same}, video, video.kept(1)) is None
 
 
+def test_a_partial_annotation_that_fits_another_rate_by_chance_is_refused() -> None:
+    """18,000 frames in 600 s; 14,985 rows: 599.4 s at 25 per second, or the first 83 % of the frames."""
+    video = film(30 * 600, 30)
+    words = (
+        r"at 25 per second and at the video's own frames, .*599\.4 and 499\.5 s of 600\.0 s; .*to 25 or null"
+    )
+    with pytest.raises(CaseError, match=words):
+        found_rate({HERE: track(range(14985))}, video, video.kept(1))
+    # To the row at 25 per second; or the own frames would cover only 40 % of a film with 25.
+    assert found_rate({HERE: track(range(15000))}, video, video.kept(1)) == 25
+    video = film(25 * 600, 25)
+    assert found_rate({HERE: track(range(5995))}, video, video.kept(1)) == 10
+
+
 def case_of(folder: Path, video: Path, phases: Any = None, tools: Any = None) -> SurgicalCase:
     """A case whose phases and tools have the given rows."""
     paths: dict[str, Path] = {}

@@ -158,6 +158,8 @@ def found_rate(tracks: Mapping[Path, Track], video: Timeline, kept: Timeline) ->
     level, rates = _fitting(tracks, video)
     if not rates:
         raise CaseError(_none(tracks, video))
+    if level == 2 and None not in rates and _partial(tracks, video):
+        rates = [*rates, None]
     for rate in rates[1:]:
         apart = abs(video.per_second(rate) / video.per_second(rates[0]) - 1)
         if level == 1 and rates[0] is None and 0 < apart < NTSC:
@@ -165,10 +167,11 @@ def found_rate(tracks: Mapping[Path, Track], video: Timeline, kept: Timeline) ->
         for path, track in tracks.items():
             first, other = (track.at(kept.rows(one)) for one in (rates[0], rate))
             if different := int((first != other).reshape(len(first), -1).any(1).sum()):
+                ends = " and ".join(f"{video.seconds(track.end, one):.1f}" for one in (rates[0], rate))
                 raise CaseError(
                     f"{path}: its rows fit the video at {text(rates[0])} and at {text(rate)}, which give "
-                    f"{different} of {len(first)} frames other labels; set data.annotation_fps to "
-                    f"{_value(rates[0])} or {_value(rate)}"
+                    f"{different} of {len(first)} frames other labels; they end after {ends} s of "
+                    f"{video.end_s:.1f} s; set data.annotation_fps to {_value(rates[0])} or {_value(rate)}"
                 )
     return rates[0]
 
@@ -245,6 +248,12 @@ def _level(track: Track, video: Timeline, rate: Rate) -> int | None:
     slack = max(per_frame, min(SLACK_S * video.per_second(rate), NEAR * stop))
     before = max(slack, NEAR * stop) if abs(per_frame - 1) < NEAR else slack
     return 2 if track.end >= stop - before and track.frames[-1] <= stop + slack else None
+
+
+def _partial(tracks: Mapping[Path, Track], video: Timeline) -> bool:
+    """Whether rows by the own frames would cover most of the video: another rate may fit by chance."""
+    covered = [track.end / video.stop(None) for track in tracks.values()]
+    return all(COVERED <= share < 1 - NEAR for share in covered)
 
 
 def _denser(track: Track, video: Timeline, rate: Rate) -> bool:

@@ -58,6 +58,20 @@ def test_other_shapes_and_names_are_listed_and_left_alone(tmp_path: Path) -> Non
     assert all(torch.equal(after[name], before[name]) for name in ("0.bias", "2.weight", "2.bias"))
 
 
+def test_what_a_module_stores_beside_its_weights_does_not_count(tmp_path: Path) -> None:
+    """Of the 5 weights 4 are in the file; the hash of 1,000 numbers is no weight."""
+
+    class Hashed(nn.Linear):
+        def get_extra_state(self) -> torch.Tensor:
+            return torch.zeros(1000)
+
+        def set_extra_state(self, state: torch.Tensor) -> None: ...
+
+    path = save(tmp_path / "w.pt", {"weight": torch.zeros(1, 4)})
+    report = load_pretrained(Hashed(4, 1), Pretrained(file=path, minimum=0.8))
+    assert report == {"matched": ["weight"], "other_shape": [], "not_in_file": ["bias"], "not_in_network": []}
+
+
 def test_too_little_is_refused(tmp_path: Path) -> None:
     """Of 108 + 4 + 8 + 2 weights only the last ten fit."""
     path = save(tmp_path / "w.pt", {k: v for k, v in network(inputs=2).state_dict().items() if k != "0.bias"})

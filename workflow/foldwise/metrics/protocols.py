@@ -68,10 +68,10 @@ def relaxed(counts: Counts) -> Result:
     also the one after the next, at the start of cleaning and retraction also the one before the previous.
     Seconds are those of the frames' time stamps: a segment lasts from its first frame to the end of its
     last one, and a frame until the next, but no longer than the usual step. A forgiven frame is a hit of
-    both phases, so shares are cut at 1; a phase that is hit but never predicted has a precision of 1.
-    Absent phases and ± as in strict. Source of the transitions: the comments in TMRNet's
-    code/eval/result/matlab-eval/Evaluate.m and Evaluate_m2cai.m (commit ab1b51c). For the phases of
-    Cholec80 and M2CAI only.
+    both phases, so shares are cut at 1. As it counts as if predicted right, a phase that is hit but never
+    predicted has a precision of 1, as in the script. Absent phases and ± as in strict. Source of the
+    transitions: the comments in TMRNet's code/eval/result/matlab-eval/Evaluate.m and Evaluate_m2cai.m
+    (commit ab1b51c). For the phases of Cholec80 and M2CAI only.
     """
     return _by_video(counts, RELAXED)
 

@@ -18,6 +18,8 @@ from foldwise.settings import Pretrained
 # Keys under which other programs store weights, and prefixes added by wrappers.
 PLACES = ("network", "state_dict", "model", "network_weights", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "network.", "model.", "net.")
+# What a module stores beside its weights, e.g. a hash that it compares.
+EXTRA = "_extra_state"
 # Names in torchvision's DenseNet files that its network no longer has.
 DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)")
 
@@ -69,7 +71,9 @@ def fitting(network: nn.Module, settings: Pretrained) -> tuple[dict[str, torch.T
             own[name] = found[name]
             report["matched"].append(name)
     report["not_in_network"] = [name for name in found if name not in own]
-    share = sum(own[name].numel() for name in report["matched"]) / sum(v.numel() for v in own.values())
+    report = {key: [name for name in names if not name.endswith(EXTRA)] for key, names in report.items()}
+    whole = sum(value.numel() for name, value in own.items() if not name.endswith(EXTRA))
+    share = sum(own[name].numel() for name in report["matched"]) / whole
     if share < settings.minimum:
         raise CaseError(
             f"{settings.file}: fits {share:.1%} of the network's weights, {settings.minimum:.1%} are "

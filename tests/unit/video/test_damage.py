@@ -235,6 +235,29 @@ def test_a_gif_whose_blocks_lead_nowhere(tmp_path: Path, share: float) -> None:
     assert len(list(read_frames(path))) == 40
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.wmv", "wmv2"), ("a.avi", "mpeg4")])
+def test_frames_that_an_encoder_dropped_are_a_gap(tmp_path: Path, name: str, codec: str) -> None:
+    """A WMV numbers the frames that were encoded, an AVI has empty places for the others."""
+    places = [n for n in range(120) if n % 9 != 5 and n not in range(60, 64)]
+    path = tmp_path / name
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt, stream.bit_rate = 48, 96, "yuv420p", 2_000_000
+        stream.codec_context.time_base, stream.codec_context.gop_size = Fraction(1, 25), 25
+        for place, values in enumerate(textured(120)):
+            if place in places:
+                frame = av.VideoFrame.from_ndarray(values, format="rgb24")
+                frame.time_base, frame.pts = Fraction(1, 25), place
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert probe(path).frames == len(places)
+    found = list(read_frames(path))
+    assert [number_in(frame.rgb) for frame in found] == places
+    assert [frame.time_s for frame in found] == pytest.approx(np.array(places) / 25, abs=0.002)
+    with pytest.raises(CaseError, match="damaged: frame"):
+        list(read_frames(zeroed(path, tmp_path / f"holes_{name}", (0.4, 0.7))))
+
+
 def test_gaps_of_an_mp4_are_meant(tmp_path: Path) -> None:
     """A recording without its still frames is not damaged; the container gives the number of frames."""
     times = [Fraction(n, 25) for n in range(100) if n not in range(40, 60)]

@@ -12,6 +12,7 @@ from typing import Any
 import av
 
 from foldwise.files import CaseError, stamp_of
+from foldwise.video.asf import is_complete
 from foldwise.video.pixels import turned
 
 # What decoders check. `explode`, without which some only log what is wrong, would make others refuse videos
@@ -118,6 +119,9 @@ def _outline(path: Path, _version: str) -> Outline:
         # What comes before the first key frame cannot be shown.
         ordered, base = sorted(each for each in stamps if key is None or each >= key), tick_of(stream)
         step = None if kind in LOOSE else _steady_step(ordered)
+        gaps = step and ordered[-1] - ordered[0] > (len(ordered) - 0.5) * step
+        if gaps and kind == "asf" and is_complete(path):
+            step = None
         rate = stream.average_rate
         if step and rate and abs(1 / rate / base - 2 * step) < Fraction(step, 5):
             # Fields in packets of their own.
@@ -161,11 +165,13 @@ def reason_of(error: Exception) -> str:
 
 def listed_frames(container: Any, stream: Any) -> list[Any]:
     """The entries of a container's own list of frames; empty if it has no complete one."""
-    found, kind = len(stream.index_entries), kind_of(container)
-    # An AVI that was cut off lost its list.
-    if kind not in LISTED or not stream.frames or (kind == "avi" and found < 0.9 * stream.frames):
+    entries, kind = list(stream.index_entries), kind_of(container)
+    if kind not in LISTED or not stream.frames or not entries:
         return []
-    return [entry for entry in stream.index_entries if entry.size]
+    # An AVI that was cut off lost its list; frames that its encoder dropped are counted, but not listed.
+    if kind == "avi" and entries[-1].timestamp + 1 < 0.9 * stream.frames:
+        return []
+    return [entry for entry in entries if entry.size]
 
 
 def _shown(entries: list[Any]) -> list[int]:

@@ -48,10 +48,11 @@ def test_two_experiments_with_one_model_name_in_one_folder(slurm_cluster: Cluste
     try:
         here = ["squeue", "--noheader", "--format=%k|%Z"]
         wait_until(lambda: f"rule_train_wildcards_unet_0|{tmp_path}" in slurm_cluster.run(*here))
-        assert "PENDING" in row("tiny")
-        assert "queued" in row("tiny")
-        assert "PENDING" not in row("other")
-        assert "waiting" in row("other")
+        mine, others = row("tiny"), row("other")
+        assert "queued" in mine
+        assert "PENDING" in mine
+        assert "waiting" in others
+        assert "PENDING" not in others
     finally:
         # Told to end, Snakemake waits for its jobs.
         submitted.terminate()

@@ -225,9 +225,11 @@ class _Reader:
                 if not self.packets and packet.is_keyframe and not packet.is_discard:
                     self.key = stamp
                 self.packets += 1
+                # Of hidden ones, too.
+                orphan = self.numbers and self.numbers.skips(bytes(packet), key=packet.is_keyframe)
                 if stamp is not None and not packet.is_discard:
                     self.waiting.add(stamp)
-                    if self.numbers and self.numbers.skips(bytes(packet), key=packet.is_keyframe):
+                    if orphan:
                         self.orphans.add(stamp)
                     if packet.is_corrupt or stamp in self.orphans:
                         self.corrupt.add(stamp)

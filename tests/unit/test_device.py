@@ -22,10 +22,10 @@ from fake_nvml import Install, gpu
 from foldwise import cuda, gpus
 from foldwise.cuda import Build, advice, idle_gpus, torch_build
 from foldwise.device import chosen_device
+from foldwise.experiment.settings import Device
 from foldwise.files import CaseError
 from foldwise.gpus import VISIBLE, held
 from foldwise.sampling import gpu_job
-from foldwise.settings import Device
 from synthetic import write_cached_set
 
 CUDA_13 = Build("2.15.0", "13.2")

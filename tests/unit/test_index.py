@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foldwise.command import Output
+from foldwise.experiment.settings import Split
 from foldwise.files import CaseError
 from foldwise.index import Entry, Fold, Index, check_file, make_index, missing_classes
-from foldwise.settings import Split, validate
+from foldwise.settings import validate
 from foldwise.stages import index as index_stage
 from foldwise.systems.segmentation.system import Segmentation
 from foldwise.volumes.settings import Data

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from foldwise import looks
+from foldwise.experiment.settings import Split
 from foldwise.files import CaseError
 from foldwise.index import Entry, enough, make_index, missing_classes
-from foldwise.settings import Split
 from foldwise.sheet import AnyCase, Case, Sheet
 
 # Whether the workflow itself produces a missing file.

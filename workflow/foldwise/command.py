@@ -28,11 +28,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from foldwise.errors import explained
+from foldwise.experiment.settings import Device
 from foldwise.files import CaseError
 from foldwise.record import Recorder, recording
 from foldwise.sampling import gpu_job
 from foldwise.section import Section, described
-from foldwise.settings import Device, parse, parse_values
+from foldwise.settings import parse, parse_values
 from foldwise.store import Store
 from foldwise.systems import names, system_of
 from foldwise.systems.base import System

@@ -17,9 +17,10 @@ import numpy as np
 from pydantic import Field
 
 from foldwise.deal import Patient, deal, held_back, share_of
+from foldwise.experiment.settings import Split
 from foldwise.files import CaseError, read_json, read_pickle, write_json, write_pickle
 from foldwise.section import Strict
-from foldwise.settings import Split, validate
+from foldwise.settings import validate
 
 VERSION = 5
 

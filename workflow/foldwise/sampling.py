@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from foldwise.experiment.settings import Device
 from foldwise.gpus import Gpu, hidden, nvml, taken, usable_gpus
-from foldwise.settings import Device
 
 # Between two samples. s.
 INTERVAL_S = 5.0

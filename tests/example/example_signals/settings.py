@@ -7,11 +7,12 @@ from typing import Literal
 from pydantic import Field
 
 from foldwise import settings
+from foldwise.experiment import settings as experiment
 from foldwise.section import Section, affects
 from foldwise.settings import Name, Training
 
 
-class Data(settings.Data):
+class Data(experiment.Data):
     """The signals, and the names of their classes."""
 
     classes: list[Name] = Field(
@@ -54,7 +55,7 @@ class Export(Section):
     """Files; no settings."""
 
 
-class Settings(settings.Experiment):
+class Settings(experiment.Experiment):
     """An experiment on signals."""
 
     system: Literal["signals"] = Field(

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from foldwise.experiment.preparation import Preparation
+from foldwise.experiment.settings import Experiment
 from foldwise.files import short_hash
 from foldwise.section import Work, values_for
-from foldwise.settings import Experiment, dump
+from foldwise.settings import dump
 from foldwise.sheet import Case
 from foldwise.systems.base import System
 

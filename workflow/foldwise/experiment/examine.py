@@ -10,10 +10,10 @@ from foldwise.experiment.jobs import Jobs
 from foldwise.experiment.parts import Parts
 from foldwise.experiment.past import Past
 from foldwise.experiment.preparation import per_case
+from foldwise.experiment.settings import Experiment
 from foldwise.experiment.times import SLICE, Times
 from foldwise.forecast import Row, table
 from foldwise.record import used
-from foldwise.settings import Experiment
 from foldwise.store import Memory
 from foldwise.systems.base import System
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from foldwise.experiment.settings import Experiment
 from foldwise.files import short_hash
-from foldwise.settings import Experiment
 
 ENSEMBLE = "ensemble"
 # In the folder of a training: what an unfinished validation has found.

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from foldwise.command import Folder, Of, Output, run, stage
 from foldwise.experiment.examine import examine
+from foldwise.experiment.settings import Experiment
 from foldwise.files import write_json
-from foldwise.settings import Experiment
 from foldwise.systems.base import System
 
 

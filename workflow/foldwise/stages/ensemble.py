@@ -13,13 +13,14 @@ from typing import Annotated, Any
 from foldwise.command import Folder, Of, Output, run, stage
 from foldwise.evaluate import made_from, read_trained, refuse_learnt
 from foldwise.experiment.preparation import prepared_file
+from foldwise.experiment.settings import Data
 from foldwise.files import atomic_folder, file_hash, write_json
 from foldwise.hdf5 import identity_of
 from foldwise.index import Index
 from foldwise.provenance import provenance
 from foldwise.record import used
 from foldwise.section import Section, values_for
-from foldwise.settings import Data, dump
+from foldwise.settings import dump
 from foldwise.store import Store
 from foldwise.systems.base import System
 

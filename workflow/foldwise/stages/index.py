@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from foldwise.command import Folder, Of, Output, run, stage
 from foldwise.experiment.preparation import prepared_file
+from foldwise.experiment.settings import Data, Split
 from foldwise.files import CaseError
 from foldwise.index import make_index, missing_classes
 from foldwise.record import used
-from foldwise.settings import Data, Split
 from foldwise.systems.base import System
 from foldwise.twins import refuse_twins
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from foldwise.command import Folder, Of, run, stage
+from foldwise.experiment.settings import Experiment
 from foldwise.record import makes, used
 from foldwise.report.page import write_report
 from foldwise.report.results import read_experiment
 from foldwise.report.usage import usage
-from foldwise.settings import Experiment
 from foldwise.systems.base import System
 
 

@@ -13,13 +13,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
 
 from foldwise.check import Checked
+from foldwise.experiment.settings import Experiment
 from foldwise.files import apart
 from foldwise.forecast import Step
 from foldwise.index import Entry
 from foldwise.places import SNAKEFILE
 from foldwise.scores import Chosen, Scores, create_scores, store_scores
 from foldwise.section import Section
-from foldwise.settings import Experiment, Model
+from foldwise.settings import Model
 from foldwise.sheet import AnyCase, Sheet
 from foldwise.store import Memory
 from foldwise.systems.new import NewCases
@@ -47,7 +48,7 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
 
     Attributes:
         name: the name that experiments use (`system:`).
-        settings: the class of its settings, with the sections of settings.Experiment narrowed.
+        settings: the class of its settings, with the sections of Experiment narrowed.
         beside: where a model's file names other files or folders that predicting reads, e.g.
             `settings.network.weights`; they are packed with the model.
     """

@@ -10,8 +10,8 @@ import numpy as np
 
 from foldwise import check
 from foldwise.check import Checked, Findings, Produced
+from foldwise.experiment.settings import Split
 from foldwise.files import CaseError
-from foldwise.settings import Split
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.twins import check_twins

@@ -14,10 +14,11 @@ from pydantic import (
     model_validator,
 )
 
-from foldwise import settings
+from foldwise.experiment import settings
+from foldwise.experiment.settings import Experiment
 from foldwise.files import CaseError
 from foldwise.section import Section, affects
-from foldwise.settings import Experiment, Name, Share, as_list
+from foldwise.settings import Name, Share, as_list
 from foldwise.volumes.targets import IGNORE, LARGEST_LABEL, MOST_CLASSES, Targets
 
 Triple = tuple[float, float, float]

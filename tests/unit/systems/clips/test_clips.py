@@ -15,10 +15,11 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from experiments import unread
+from foldwise.experiment.settings import Split
 from foldwise.files import CaseError
 from foldwise.hdf5 import content_of, open_hdf5
 from foldwise.index import Index, make_index
-from foldwise.settings import Split, validate
+from foldwise.settings import validate
 from foldwise.store import Memory
 from foldwise.systems import system_of
 from foldwise.systems.clips.cache import cache_clip, group_of, label_of

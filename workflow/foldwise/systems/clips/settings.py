@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from foldwise import settings
+from foldwise.experiment import settings
+from foldwise.experiment.settings import Experiment, FurtherTest
 from foldwise.section import Section, affects
-from foldwise.settings import Experiment, FurtherTest, Name, Named, Share, Training, Validation
 from foldwise.settings import Model as AnyModel
+from foldwise.settings import Name, Named, Share, Training, Validation
 from foldwise.systems.clips.clip import Clip, Three
 from foldwise.systems.clips.robustness import Perturb
 from foldwise.video.damage import ON_DAMAGE, OnDamage

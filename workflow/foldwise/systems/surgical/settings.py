@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from foldwise import settings
+from foldwise.experiment import settings
+from foldwise.experiment.settings import Experiment
 from foldwise.metrics.video import CHOLEC80_PHASES
 from foldwise.section import Section, affects
-from foldwise.settings import Experiment, Name, Named, Share, Training
 from foldwise.settings import Model as AnyModel
+from foldwise.settings import Name, Named, Share, Training
 from foldwise.video.damage import ON_DAMAGE, OnDamage
 from foldwise.video.encoders import ENCODER, refuse_encoder, takes_clips, weights_of
 from foldwise.video.pixels import INTERPOLATION, Interpolation

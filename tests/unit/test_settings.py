@@ -12,6 +12,7 @@ from foldwise.reference import reference, schema
 from foldwise.reruns import reruns
 from foldwise.section import values_for
 from foldwise.settings import Named, as_json, parse, validate
+from foldwise.systems.clips.settings import Settings as ClipsSettings
 from foldwise.systems.interactive.settings import Settings as InteractiveSettings
 from foldwise.systems.segmentation.settings import Model, Settings
 from foldwise.systems.surgical.settings import Settings as SurgicalSettings
@@ -54,6 +55,21 @@ def test_every_problem_is_told_with_its_path() -> None:
         "experiment:",
     ):
         assert part in text
+
+
+def test_a_value_of_several_types_has_one_problem() -> None:
+    """Without pydantic's names of types, and without the remark that a list is no path."""
+    wrong = {"data": {"sheet": "a.csv", "classes": ["B lines", "normal"]}}
+    with pytest.raises(CaseError) as error:
+        validate(ClipsSettings, {"experiment": "e", "system": "clips", **wrong})
+    head, *lines = str(error.value).splitlines()
+    assert head.endswith(": 1 problem(s)")
+    assert lines[0].startswith("  data.classes.0: a name has only letters, digits")
+    assert lines[0].endswith("(got 'B lines')")
+    with pytest.raises(CaseError, match=r"1 problem\(s\)\n  data.sheet: Input is not a valid path"):
+        validate(
+            ClipsSettings, {"experiment": "e", "system": "clips", "data": {"sheet": 3, "classes": "c.json"}}
+        )
 
 
 @pytest.mark.parametrize(

@@ -337,7 +337,14 @@ def validate(kind: type[AnySection], values: Any, origin: str = "settings") -> A
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(kind, problem) for problem in error.errors()]
+        found = [(_location(problem), problem) for problem in error.errors()]
+        # Of a value that may also be a path, what else is wrong says more than that it is no path.
+        others = [".".join([*where, ""]) for where, problem in found if problem["type"] != "path_type"]
+        lines = [
+            _explain(kind, where, problem)
+            for where, problem in found
+            if problem["type"] != "path_type" or not any(o.startswith(".".join([*where, ""])) for o in others)
+        ]
         raise CaseError(f"{origin}: {len(lines)} problem(s)\n  " + "\n  ".join(lines)) from None
 
 
@@ -359,8 +366,12 @@ def parse_values(text: str, origin: str = "settings") -> Any:
     return read_values(Path(text)) if text.endswith(FILES) else parse_yaml(text, origin)
 
 
-def _explain(kind: type[BaseModel], problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
+def _location(problem: Any) -> list[str]:
+    """Keys and numbers that lead to a problem, without pydantic's names of types, such as `list[str]`."""
+    return [str(part) for part in problem["loc"] if not re.match(r"[\w-]+\[", str(part))]
+
+
+def _explain(kind: type[BaseModel], location: list[str], problem: Any) -> str:
     path = ".".join(location) or "(top level)"
     if problem["type"] == "extra_forbidden":
         known = _known_keys(kind, location[:-1])
@@ -371,6 +382,9 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
         return f"{path}: missing"
     # For a whole section, the message itself names the keys.
     got = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
+    if problem["type"] == "string_pattern_mismatch":
+        allowed = "only letters, digits, `_`, `.` and `-`, the first of them a letter or digit"
+        return f"{path}: a name has {allowed}{got}"
     return f"{path}: {problem['msg'].removeprefix('Value error, ')}{got}"
 
 

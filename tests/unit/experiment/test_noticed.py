@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 
 from experiments import unread
+from foldwise.experiment.depends import Depends
 from foldwise.experiment.examine import examine
 from foldwise.experiment.jobs import Jobs
 from foldwise.experiment.parts import Parts
 from foldwise.forecast import Step
 from foldwise.settings import validate
 from foldwise.sheet import Sheet
+from foldwise.systems import system_of
 from foldwise.systems.segmentation.system import Segmentation
 from foldwise.volumes.sheet import Case
 from foldwise.volumes.volume import Volume, write_volume
+from ultrasound import settings_of, write_clips
 
 
 def test_the_check_shows_remarks_that_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +49,24 @@ def test_the_check_shows_remarks_that_are_known(tmp_path: Path, monkeypatch: pyt
     after, more = examine(system, settings, tmp_path / "counts.json")
     assert more == [*lines, "warning: case u: a part of the lungs: the scan ends above"]
     assert after == before
+
+
+def test_the_check_forecasts_further_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only if they are asked for; asking for them makes the check anew."""
+    monkeypatch.setattr(Jobs, "step", lambda *given: Step(1, 1, 1, 1))
+    given = settings_of(write_clips(tmp_path, cases=4), results=str(tmp_path / "results"))
+    system = system_of("clips")
+    plain, asked = (
+        validate(system.settings, {**given, **more}) for more in ({}, {"evaluate": {"perturb": {}}})
+    )
+    facts, [table, *_] = examine(system, asked, tmp_path / "counts.json")
+    rows = {line.split()[0]: line.split() for line in table.splitlines()}
+    assert rows["perturb"][1] == str(facts["models_mib"]["small"]["perturb"])
+    assert int(rows["perturb"][2]) > int(rows["perturb"][1]) > 100
+    assert "perturb" not in examine(system, plain, tmp_path / "counts.json")[0]["models_mib"]["small"]
+    preparation = system.preparation(plain, system.read_sheet(plain.data))
+    before, after = (Depends(system, settings, preparation).check() for settings in (plain, asked))
+    assert before != after
 
 
 @pytest.mark.parametrize("plan", [None, {}])

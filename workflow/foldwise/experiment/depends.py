@@ -91,7 +91,9 @@ class Depends:
 
     def check(self) -> str:
         """The settings that checks use, and those that determine memory."""
-        return _json(self._values_for(self._settings, *PREPARING, "plan", "index", "check", "memory"))
+        values = self._values_for(self._settings, *PREPARING, "plan", "index", "check", "memory")
+        # Their jobs are part of the forecast.
+        return _json(values | dict.fromkeys(self._settings.further_tests, True))
 
     def report(self) -> str:
         """All settings, since the report shows them; but not where it is."""

@@ -61,10 +61,11 @@ def examine(system: System[Any, Any], settings: Experiment, counts: Path) -> tup
         left = prepared.pop(stage, NONE).left
         rows.append(Row(stage, largest, cases[largest]["mib"][stage], left, minutes=minutes))
     rows += [Row(kind, "", None, space.left) for kind, space in prepared.items()]
-    models = {name: {stage: round(jobs.peak(stage, name)) for stage in LISTED} for name in settings.models}
+    listed = (*LISTED, *settings.further_tests)
+    models = {name: {stage: round(jobs.peak(stage, name)) for stage in listed} for name in settings.models}
     for name in settings.models:
         spaces = of_model(footprint, settings, name, sheet.cases, checked.sizes, jobs.step(name))
-        for stage in dict.fromkeys((*LISTED, *spaces)):
+        for stage in dict.fromkeys((*listed, *spaces)):
             space = spaces.get(stage, NONE)
             minutes = SLICE if stage == "train" else times.minutes(stage, name)
             peak = models[name].get(stage)

@@ -29,6 +29,8 @@ def test_parts_make_what_single_jobs_make(folder: Path) -> None:
     # Two parts of the training cases, one with the only other case; no case has its own job.
     assert jobs["prepare_part"] == 3
     assert not {"crop", "cache"} & set(jobs)
+    for target in ("indexed", "prepared"):
+        assert planned(folder, EXPERIMENT, target, *PARTS) == {"prepare_part": 3, target: 1}
     # Their jobs get the settings that no output depends on, too.
     snakemake(folder, {**EXPERIMENT, "keep_crops": True}, *PARTS, "--until", "index")
     assert len([*folder.glob("results/data/*/crop-*/*/image0.nii.gz")]) == CASES - 1

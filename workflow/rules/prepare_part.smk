@@ -52,9 +52,13 @@ if PREPARED.neural:
     ruleorder: prepare_part_gpu > prepare_part
 
 
+# A part's own Snakemake is asked for its cases, and the user's for the parts.
+ready = PARTS.ready if SETTINGS.part is None else per_case
+
+
 rule indexed:
     input:
-        per_case(EXPERIMENT.sheet.cases, PREPARED.indexed),
+        ready(EXPERIMENT.sheet.cases, PREPARED.indexed),
 
 
 rule prepared:
@@ -62,5 +66,5 @@ rule prepared:
         [
             path
             for pattern in PREPARED.made
-            for path in per_case(EXPERIMENT.sheet.cases, pattern)
+            for path in ready(EXPERIMENT.sheet.cases, pattern)
         ],

@@ -223,6 +223,12 @@ class TestZeroShot:
             optimiser.step()
         assert torch.equal(network(clips).argsort(1), before)
 
+    def test_a_sentence_that_would_be_cut(self, weights: Path) -> None:
+        # The tokens of this tokenizer are letters; a beginning and an end are added.
+        ZeroShotCLIP(str(weights), ["a" * 22, "b"])
+        with pytest.raises(CaseError, match=f"'{'a' * 23}' has 25 tokens, but this CLIP reads 24"):
+            ZeroShotCLIP(str(weights), ["b", "a" * 23])
+
     def test_no_sentences(self, weights: Path) -> None:
         with pytest.raises(CaseError, match="a sentence per class"):
             ZeroShotCLIP(str(weights), [])

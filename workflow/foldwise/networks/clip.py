@@ -140,7 +140,7 @@ class ZeroShotCLIP(nn.Module):
             sentences: one per class, in their order.
 
         Raises:
-            CaseError: no such model in the folder, or no sentences.
+            CaseError: no such model in the folder, or no sentences, or one that is too long.
         """
         super().__init__()
         if not sentences:
@@ -156,13 +156,13 @@ class ZeroShotCLIP(nn.Module):
             tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
         except Exception as error:  # missing files raise any of several types
             raise CaseError(f"{folder}: contains no CLIP tokenizer ({error})") from error
-        tokens = tokenizer(
-            list(sentences),
-            padding=True,
-            truncation=True,
-            max_length=model.config.text_config.max_position_embeddings,
-            return_tensors="pt",
-        )
+        most = model.config.text_config.max_position_embeddings
+        for sentence in sentences:
+            if (count := len(tokenizer(sentence)["input_ids"])) > most:
+                raise CaseError(
+                    f"data.sentences: {sentence!r} has {count} tokens, but this CLIP reads {most}; shorten it"
+                )
+        tokens = tokenizer(list(sentences), padding=True, return_tensors="pt")
         with torch.no_grad():
             embedded = model.eval().get_text_features(**tokens).pooler_output
         self.sentences: torch.Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -15,11 +16,11 @@ import pytest
 from foldwise.command import request
 from foldwise.experiment.open import Opened, open_experiment
 from foldwise.experiment.parts import TOGETHER, divided
-from foldwise.files import write_json
+from foldwise.files import CaseError, write_json
 from foldwise.hdf5 import content_of
 from foldwise.record import record_in
-from foldwise.stages.prepare_part import prepare_together
-from foldwise.together import Request, answer, run_all
+from foldwise.stages.prepare_part import prepare_part, prepare_together
+from foldwise.together import Refused, Request, answer, run_all
 from tiny_clip import save_clip
 from ultrasound import SMALL, settings_of, write_clips
 
@@ -65,6 +66,31 @@ class TestClips:
         for pattern in prepared.made:
             found = {path.stem for path in Path(pattern).parent.glob("*.h5")}
             assert {"k0_0", "k1_0", "k3_0"} <= found
+
+    def test_another_try_leaves_out_what_was_refused(
+        self, folder: Path, made: tuple[Opened[Any, Any], dict[str, str]], tmp_path: Path
+    ) -> None:
+        """A damaged file is as damaged in the next try of a job; a new call looks at it again."""
+        results = Path(shutil.copytree(made[0].settings.results, tmp_path / "results"))
+        experiment = opened(folder, results)
+        settings, log = json.loads(experiment.depends.part_settings()), Path(experiment.preparation.data)
+        log = log / "logs" / "clip_cache" / "k2_0.log"
+        broken, marker = folder / "k2_0.mov", results / "training_0of1.json"
+        whole = broken.read_bytes()
+
+        def tried(attempt: int) -> bool:
+            log.unlink(missing_ok=True)
+            values: dict[str, Any] = {"part": "training_0of1", "marker": marker, "attempt": attempt}
+            with pytest.raises(CaseError, match=f"1 of 4 cases failed.*\n  case k2_0: {broken}"):
+                prepare_part(settings=settings, rules=[*experiment.preparation.stages], **values)
+            assert not marker.exists()
+            return log.exists()
+
+        broken.write_bytes(b"no video")
+        try:
+            assert [tried(attempt) for attempt in (1, 2, 3, 1)] == [True, False, False, True]
+        finally:
+            broken.write_bytes(whole)
 
     def test_a_change_concerns_its_case(
         self, folder: Path, made: tuple[Opened[Any, Any], dict[str, str]], tmp_path: Path
@@ -124,8 +150,9 @@ class TestClips:
 
 
 STAND_IN = """
-import os, sys
+import errno, os, sys
 from pathlib import Path
+from foldwise.files import CaseError
 from foldwise.together import TOGETHER, run_all
 
 def run(words):
@@ -133,6 +160,9 @@ def run(words):
         os._exit(9)
     if words == ["raise"]:
         raise RuntimeError("no memory\\nleft")
+    if words[0] in "ef":
+        number = errno.ESTALE if words == ["e"] else errno.EINVAL
+        raise CaseError(f"{words[0]}: unreadable") from OSError(number, "read")
 
 run_all(Path(sys.argv[-1].removeprefix(TOGETHER)), run)
 """
@@ -143,10 +173,17 @@ def test_what_kills_the_process_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     script = tmp_path / "stand_in.py"
     script.write_text(STAND_IN, encoding="utf-8")
     monkeypatch.setattr("foldwise.together.command_of", lambda stage: [sys.executable, str(script)])
-    wanted = {"a": "fine", "b": "kill", "c": "raise", "d": "fine"}
+    wanted = {"a": "fine", "b": "kill", "c": "raise", "d": "fine", "e": "e", "f": "f"}
     requests = [Request(case, [word], str(tmp_path / f"{case}.log"), [], []) for case, word in wanted.items()]
     failed = answer("stage", requests, 1, 1)
-    assert failed == {"b": "stage ended with code 9", "c": "RuntimeError: no memory left"}
+    assert failed == {
+        "b": "stage ended with code 9",
+        "c": "RuntimeError: no memory left",
+        "e": "e: unreadable",
+        "f": "f: unreadable",
+    }
+    # The disk of e may answer the next try; the file of f is what it is.
+    assert {case for case, why in failed.items() if isinstance(why, Refused)} == {"f"}
     assert "Traceback" in (tmp_path / "c.log").read_text(encoding="utf-8")
     assert (tmp_path / "d.log").exists()
 

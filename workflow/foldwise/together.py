@@ -18,11 +18,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from foldwise.errors import explained
+from foldwise.errors import OF_DISK, explained
 from foldwise.files import CaseError, read_json, write_json
 
 TOGETHER = "--together="
-STARTED, FAILED = "started", "failed"
+STARTED, FAILED, REFUSED = "started", "failed", "refused"
+
+
+class Refused(str):
+    """Why a case failed, if that is its input, so that another try would end alike."""
+
+
+# The reason to note for each kind of failure.
+REASONS: dict[str, type[str]] = {FAILED: str, REFUSED: Refused}
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ def answer(stage: str, requests: Sequence[Request], processes: int, threads: int
         threads: of each process.
 
     Returns:
-        Case → why it failed.
+        Case → why it failed; `Refused` if another try would end alike.
     """
     shares = [list(requests[number::processes]) for number in range(min(processes, len(requests)))]
     with ThreadPoolExecutor(max(1, len(shares))) as pool:
@@ -82,7 +90,7 @@ def _answer(stage: str, requests: list[Request], threads: int) -> dict[str, str]
             told.write_text("", encoding="utf-8")
             done = subprocess.run([*command_of(stage), f"{TOGETHER}{listed}"], env=environment)
             lines = [line.split(" ", 2) for line in told.read_text(encoding="utf-8").splitlines()]
-            failed |= {case: why for what, case, why in lines if what == FAILED}
+            failed |= {case: REASONS[what](why) for what, case, why in lines if what in REASONS}
             if not done.returncode:
                 break
             started = [case for what, case, _ in lines if what == STARTED]
@@ -117,22 +125,24 @@ def run_all(listed: Path, run: Callable[[Sequence[str]], Any]) -> None:
                 return  # it was killed, and another job may be answering the same requests
             tell(STARTED, each["case"], "-")
             with _logged(Path(each["log"])):
-                if why := _failure(run, each["words"]):
-                    tell(FAILED, each["case"], why)
+                if failure := _failure(run, each["words"]):
+                    what, why = failure
+                    tell(what, each["case"], why)
 
 
-def _failure(run: Callable[[Sequence[str]], Any], words: Sequence[str]) -> str:
-    """Answer a request; returns why it failed, or nothing."""
+def _failure(run: Callable[[Sequence[str]], Any], words: Sequence[str]) -> tuple[str, str] | None:
+    """Answer a request; returns how and why it failed, or nothing."""
     try:
         run(words)
     except (CaseError, OSError) as error:
         why = str(error) if isinstance(error, CaseError) else explained(error)
         print(f"error: {why}", file=sys.stderr)
-        return why
+        by_disk = getattr(error.__cause__, "errno", None) in OF_DISK
+        return REFUSED if isinstance(error, CaseError) and not by_disk else FAILED, why
     except Exception as error:
         traceback.print_exc()
-        return f"{type(error).__name__}: {error}"
-    return ""
+        return FAILED, f"{type(error).__name__}: {error}"
+    return None
 
 
 @contextmanager

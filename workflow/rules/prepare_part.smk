@@ -21,6 +21,7 @@ rule prepare_part:
         runtime=lambda wildcards, attempt: TIMES.minutes(
             "prepare_part", wildcards.cases, attempt
         ),
+        attempt=lambda wildcards, attempt: attempt,
     params:
         depends=DEPENDS.part(),
         rows=lambda wildcards: DEPENDS.rows(PARTS.cases(wildcards.cases)),
@@ -32,6 +33,7 @@ rule prepare_part:
             cores=threads,
             mem_mib=resources.mem_mb,
             devices=resources.get("device", 0),
+            attempt=resources.attempt,
             marker=output[0],
         ),
     shell:
@@ -47,6 +49,7 @@ if PREPARED.neural:
             runtime=lambda wildcards, attempt: TIMES.minutes(
                 "prepare_part", wildcards.cases, attempt
             ),
+            attempt=lambda wildcards, attempt: attempt,
             device=1,
 
     ruleorder: prepare_part_gpu > prepare_part

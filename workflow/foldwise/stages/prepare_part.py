@@ -11,14 +11,15 @@ import logging
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from foldwise.command import Output, request, run, stage
 from foldwise.experiment.open import Opened, open_experiment
-from foldwise.files import CaseError, refuse_failed, write_json, write_text
+from foldwise.files import CaseError, read_json, refuse_failed, write_json, write_text
 from foldwise.places import SNAKEFILE
-from foldwise.together import Request, answer
+from foldwise.together import Refused, Request, answer
 
 
 @stage(gpus=lambda values: values.get("devices", 0))
@@ -31,29 +32,40 @@ def prepare_part(
     cores: Annotated[int, "cases at once"] = 1,
     mem_mib: Annotated[int | None, "memory that they may take together, in MiB"] = None,
     devices: Annotated[int, "number of GPUs that they share"] = 0,
+    attempt: Annotated[int, "number of the try, from 1"] = 1,
     marker: Annotated[Output, "marker to write when the part is done (.json)"],
 ) -> None:
     """Prepare the part's cases."""
     opened = open_experiment({**settings, "part": part}, main=False)
     if opened.preparation.together:
-        refuse_failed(prepare_together(opened, cores), list(opened.cases))
+        # What is wrong with a case's files does not change from one try to the next.
+        noted = marker.with_suffix(".refused")
+        known = read_json(noted) if attempt > 1 and noted.exists() else {}
+        failed = prepare_together(opened, cores, known)
+        refused = {case: why for case, why in failed.items() if case in known or isinstance(why, Refused)}
+        write_json(noted, refused)
+        refuse_failed(failed, list(opened.cases))
+        noted.unlink()
     else:
         _by_rules({**settings, "part": part}, target, rules, cores, mem_mib)
     write_text(marker, "{}\n")
     logging.info("part %s is prepared", part)
 
 
-def prepare_together(opened: Opened[Any, Any], cores: int) -> dict[str, str]:
+def prepare_together(
+    opened: Opened[Any, Any], cores: int, refused: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Prepare an experiment's cases by processes that prepare one case after another.
 
     Args:
         opened: the experiment, e.g. with the cases of a part.
         cores: that may be used.
+        refused: cases that are not tried, and why.
 
     Returns:
-        Case → why it failed.
+        Case → why it failed, those included.
     """
-    failed: dict[str, str] = {}
+    failed = dict(refused or {})
     settings, mark = opened.settings, opened.paths.stale
     device = settings.device if settings.device != "auto" else None
     for name, each in opened.preparation.stages.items():

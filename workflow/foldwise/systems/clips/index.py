@@ -14,8 +14,8 @@ from foldwise.index import Entry, Index
 def update_index(index: Index, facts: Mapping[str, Mapping[str, Any]], regions: Path) -> Index:
     """The same folds, in which only accepted cases are trained on, now with the new masks.
 
-    Cases under review stay in validation and test as they were: a test set without the difficult cases would
-    give a higher score.
+    Cases under review stay in validation and test: a test set without the difficult cases would give a higher
+    score. Their region is the disputed one, as that of a new clip, whose region nobody checks, would be.
 
     Args:
         index: built from the sheet; it is not changed.

@@ -62,7 +62,8 @@ ABOUT = (
     "by the attention that it learnt. Balanced accuracy is the mean recall of the classes; guessing reaches "
     "one over their number. Overall AUC and F1 are means over classes, one against the rest; the calibration "
     "error uses ten bins. With data.update_labels, the same is also given for the clips whose new region was "
-    "accepted; clips under review are tested on, but not trained on."
+    "accepted; clips under review are not trained on, but tested on with the disputed region, or whole if "
+    "none was found, as a new clip would be."
 )
 EXCLUDED = (
     "A fold in which a class is absent, or the only one, has no recall or AUC for it, and is counted as left "

@@ -53,8 +53,8 @@ class Data(settings.Data):
     update_labels: bool = Field(
         False,
         description="Train only on the cases whose new region was accepted, with the new masks "
-        "(index-updated.pkl); the others stay in validation and test as they were, and scores are given "
-        "with and without them. The old index is kept.",
+        "(index-updated.pkl); the others stay in validation and test, with the region that was found, and "
+        "scores are given with and without them. The old index is kept.",
         json_schema_extra=affects("index"),
     )
 

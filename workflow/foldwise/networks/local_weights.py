@@ -11,11 +11,14 @@ import torch
 from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
-from foldwise.files import CaseError
+from foldwise.files import CaseError, read_json
 from foldwise.training.pretrained import refuse_not_finite
 
 # One for each file of weights, in logs and beside the bars of a command.
 disable_progress_bar()
+
+# Methods of `prepare.regions` whose models have another name in transformers.
+TYPES = {"medsam": "sam"}
 
 
 def read_config(folder: Path) -> Any:
@@ -30,6 +33,24 @@ def read_config(folder: Path) -> Any:
         raise CaseError(
             f"{folder}: not a folder with a model of transformers (config.json); {error}"
         ) from error
+
+
+def refuse_other_type(folder: Path, method: str, name: str) -> None:
+    """Refuse a folder whose model is not of the class that finds regions.
+
+    Args:
+        folder: with config.json.
+        method: of `prepare.regions`.
+        name: of the class of transformers.
+
+    Raises:
+        CaseError: another model, or none.
+    """
+    path = folder / "config.json"
+    found = read_json(path).get("model_type") if path.is_file() else None
+    if found != TYPES.get(method, method):
+        what = f"a model of type {found!r}" if found else "no folder with a model of transformers"
+        raise CaseError(f"{folder}: is {what}; prepare.regions.method: {method} needs {name}")
 
 
 def load_saved(kind: Any, folder: Path, unused: Sequence[str] = ()) -> Any:

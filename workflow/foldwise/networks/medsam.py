@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from foldwise.device import chosen_device, log_device
 from foldwise.files import CaseError
+from foldwise.networks.local_weights import refuse_other_type
 from foldwise.training.pretrained import read_weights, refuse_not_finite
 
 # One for each file of weights, in logs and beside the bars of a command.
@@ -129,6 +130,7 @@ def load_medsam(path: Path) -> SamModel:
         CaseError: not such a file, or sizes that contradict each other.
     """
     if path.is_dir():
+        refuse_other_type(path, "medsam", "SamModel")
         try:
             loaded: Any = SamModel.from_pretrained(str(path), local_files_only=True, output_loading_info=True)
         except Exception as error:  # wrong files raise any of half a dozen types

@@ -17,7 +17,8 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenc
 from transformers.utils.logging import disable_progress_bar
 
 from foldwise.device import chosen_device, log_device
-from foldwise.files import CaseError, read_json
+from foldwise.files import CaseError
+from foldwise.networks.local_weights import refuse_other_type
 from foldwise.training.pretrained import refuse_not_finite
 
 disable_progress_bar()
@@ -167,10 +168,7 @@ def load_video_sam(folder: Path, kind: Kind) -> Any:
         CaseError: no such network in the folder, or weights are missing.
     """
     wanted = CLASSES[kind][0]
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    if (found := config.get("model_type")) != kind:
-        what = f"a model of type {found!r}" if found else "no folder with a model of transformers"
-        raise CaseError(f"{folder}: is {what}; prepare.regions.method: {kind} needs {wanted.__name__}")
+    refuse_other_type(folder, kind, wanted.__name__)
     try:
         model, about = wanted.from_pretrained(
             str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True

@@ -103,6 +103,14 @@ class TestConversion:
         with pytest.raises(CaseError, match="not readable as plain weights"):
             load_medsam(path)
 
+    def test_a_folder_of_another_network(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text('{"model_type": "sam2_video"}', encoding="utf-8")
+        with pytest.raises(CaseError, match=r"of type 'sam2_video'; .*method: medsam needs SamModel"):
+            load_medsam(tmp_path)
+        (tmp_path / "config.json").unlink()
+        with pytest.raises(CaseError, match="no folder with a model of transformers"):
+            load_medsam(tmp_path)
+
 
 class TestConventions:
     """Inputs and outputs of the network."""

@@ -27,9 +27,12 @@ def read_config(folder: Path) -> Any:
     Raises:
         CaseError: the folder has none that the installed transformers knows.
     """
+    if not (folder / "config.json").is_file():
+        what = "no config.json in it" if folder.is_dir() else "no such folder"
+        raise CaseError(f"{folder}: not a folder with a model of transformers ({what})")
     try:
         return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a wrong folder raises any of several types
+    except Exception as error:  # a wrong file raises any of several types
         raise CaseError(
             f"{folder}: not a folder with a model of transformers (config.json); {error}"
         ) from error

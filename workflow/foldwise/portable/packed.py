@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from foldwise import __version__
+from foldwise.beside import files_beside, refuse_replaced
 from foldwise.files import CaseError, atomic_path, file_hash, read_json, write_json
 from foldwise.section import Strict
 from foldwise.settings import validate
@@ -135,7 +136,8 @@ def pack(source: Path, path: Path, folds: Sequence[int] = ()) -> About:
         folds: numbers of the folds to take; none: all.
 
     Raises:
-        CaseError: the folder is not one of a finished model, or a fold or a file that it reads is missing.
+        CaseError: the folder is not one of a finished model, or a fold or a file that it reads is missing or
+            was replaced.
     """
     if path.suffix != SUFFIX:
         raise CaseError(f"{path}: the name of a packed model ends in {SUFFIX}")
@@ -144,7 +146,8 @@ def pack(source: Path, path: Path, folds: Sequence[int] = ()) -> About:
     taken = _taken(source, _folds(source), folds)
     states = {number: read_model(model) for number, model in taken.items()}
     first = next(iter(states.values()))
-    beside = {place: found for place in system_of(first["system"]).beside if (found := _at(first, place))}
+    refuse_replaced(first)
+    beside = files_beside(system_of(first["system"]).beside, first)
     within: dict[str, Path] = {f"fold{number}.pt": model for number, model in taken.items()}
     named = {}
     for number, (place, file) in enumerate(beside.items()):
@@ -216,13 +219,6 @@ def _unpacked(path: Path, folder: Path) -> Source:
     for fold in facts.folds if facts.beside else ():
         _redirect(folder / fold, {place: folder.absolute() / name for place, name in facts.beside.items()})
     return Source(tuple(folder / name for name in facts.folds), facts.chosen, facts.name)
-
-
-def _at(state: Any, place: str) -> Path | None:
-    """The path at a place in a model's file, if there is one."""
-    for key in place.split("."):
-        state = state.get(key) if isinstance(state, Mapping) else None
-    return None if state is None else Path(state)
 
 
 def _extract(archive: zipfile.ZipFile, path: Path, name: str, folder: Path) -> None:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+from foldwise.beside import refuse_replaced
 from foldwise.command import Folder, Output, run, stage
 from foldwise.device import name_of
 from foldwise.evaluate import Trained, read_trained, remarks_of, warn_of_learnt, with_fingerprint
@@ -58,6 +59,8 @@ def predict(
     if not 0 <= part < parts:
         raise CaseError(f"--part {part}: must be 0 to {parts - 1}")
     trained = read_trained(models, system=system.name)
+    for each in trained.states:
+        refuse_replaced(each)
     prepared = {**trained.states[0].get("prepared", {}), "images_fps": images_fps}
     everything = system.new_cases(source, prepared=prepared).entries
     hashes = [file_hash(path) for path in models]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from foldwise.beside import BESIDE, contents_beside
 from foldwise.evaluate import marks
 from foldwise.files import atomic_path, file_hash, read_json, short_hash, write_json, write_text
 from foldwise.hdf5 import identity_of
@@ -202,6 +203,7 @@ class Job:
                 "package": origin(self.system.name),
                 "task": task,
                 "prepared": dict(self.prepared),
+                BESIDE: contents_beside(self.system.beside, {"prepared": self.prepared}),
                 "fingerprint": fingerprint,
                 "fold": self.fold,
                 **({"learns_from": self.learns_from} if self.learns_from else {}),

@@ -24,6 +24,7 @@ class ModelFile(TypedDict):
         task: what it predicts: classes or regions with their names and values, channels.
         package: package of the system, with its version.
         prepared: the sections that define how a case is prepared for it.
+        beside: place in `prepared` of a path → hash of what was there during training (foldwise.beside).
         fingerprint: of its training.
         fold: number of its fold.
         learnt: marks of the cases that it was trained on, or whose scores chose its epoch (evaluate.marks).
@@ -40,6 +41,7 @@ class ModelFile(TypedDict):
     task: dict[str, Any]
     package: NotRequired[str]
     prepared: NotRequired[dict[str, Any]]
+    beside: NotRequired[dict[str, str]]
     fingerprint: NotRequired[str]
     fold: NotRequired[int]
     learnt: NotRequired[list[str]]

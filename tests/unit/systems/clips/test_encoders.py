@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +217,23 @@ def test_what_is_known_without_loading(folder: Path) -> None:
             last = [part for part in network.modules() if isinstance(part, torch.nn.Linear)][-1]
             shape = shape_of(Named(name=f"torchvision:{name}"), 224, frames)
             assert shape.width == last.in_features
+
+
+def test_parts_follow_the_stored_features_and_not_the_models(folder: Path, tmp_path: Path) -> None:
+    """Another model on the same features prepares nothing; a part's job writes what the models read."""
+    plain = {**SMALL, "features": {"views": 2}}
+    probe = {**plain, "network": PROBE, "encoder": encoder(folder, "DINOv3ViTModel")}
+    decoder = {**probe, "network": DECODER}
+
+    def of(**models: Any) -> Opened[Any, Any]:
+        values = settings_of(folder / "clips.csv", models=models, results=str(tmp_path / "results"))
+        return open_experiment(values, main=False)
+
+    one = of(probe=probe)
+    assert of(decoder=decoder, other=probe).depends.part() == one.depends.part()
+    clips = {**plain, "encoder": encoder(folder, "VJEPA2Model"), "clip": {**SMALL["clip"], "frames": 4}}
+    both = of(probe=probe, clips={**clips, "network": PROBE})
+    assert both.depends.part() != one.depends.part()
+    part = open_experiment({**json.loads(both.depends.part_settings()), "part": "training_0of1"}, main=False)
+    assert part.preparation.made[0] == both.preparation.made[0]
+    assert sorted(part.preparation.made) == sorted(both.preparation.made)

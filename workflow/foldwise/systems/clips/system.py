@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foldwise.check import Checked, Findings, check_folds
-from foldwise.files import write_json
+from foldwise.files import short_hash, write_json
 from foldwise.index import Entry
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
@@ -16,7 +16,7 @@ from foldwise.store import Memory
 from foldwise.systems.base import NOTHING, REMARKS
 from foldwise.systems.clips.check import check_classes, check_prompt, check_weights
 from foldwise.systems.clips.footprint import ClipsFootprint
-from foldwise.systems.clips.preparation import ClipPreparation
+from foldwise.systems.clips.preparation import ClipPreparation, encoding_of
 from foldwise.systems.clips.settings import Cache, Data, Model, Prepare, Settings
 from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences, read_new_cases, read_sheet
 from foldwise.systems.new import NewCases
@@ -86,8 +86,9 @@ class Clips(VideoSystem[Settings, ClipCase]):
         return ClipPreparation(settings, sheet)
 
     def preparing_models(self, settings: Settings) -> Mapping[str, Model]:
-        """Models whose frozen networks' features are stored."""
-        return {name: model for name, model in settings.models.items() if model.features is not None}
+        """One model for each set of stored features: another model on the same ones changes nothing."""
+        stored = [encoding_of(model) for model in settings.models.values() if model.features is not None]
+        return {short_hash(dump(model)): model for model in stored}
 
     def preparation_weights(self, settings: Settings) -> Mapping[Path, Callable[[Path], Any]]:
         """Weights of the network that finds regions."""

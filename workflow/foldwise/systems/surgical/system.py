@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foldwise.check import Checked, Findings
-from foldwise.files import code_hash, write_json
+from foldwise.files import code_hash, short_hash, write_json
 from foldwise.index import Entry
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
@@ -19,7 +19,7 @@ from foldwise.systems.base import NOTHING, REMARKS
 from foldwise.systems.new import NewCases
 from foldwise.systems.surgical.check import check_annotation, check_rare
 from foldwise.systems.surgical.footprint import SurgicalFootprint
-from foldwise.systems.surgical.preparation import SurgicalPreparation
+from foldwise.systems.surgical.preparation import SurgicalPreparation, encoding_of
 from foldwise.systems.surgical.settings import BACKBONE, Cache, Data, Model, Settings
 from foldwise.systems.surgical.sheet import SurgicalCase, read_sheet
 from foldwise.systems.videos import Looked, VideoSystem
@@ -103,8 +103,9 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         return SurgicalPreparation(settings, sheet)
 
     def preparing_models(self, settings: Settings) -> Mapping[str, Model]:
-        """Models whose encoders' features are stored."""
-        return {name: model for name, model in settings.models.items() if model.encoder is not None}
+        """One model for each set of stored features: another model on the same ones changes nothing."""
+        stored = [encoding_of(model) for model in settings.models.values() if model.encoder is not None]
+        return {short_hash(dump(model)): model for model in stored}
 
     def task(self, settings: Settings, checked: Checked) -> dict[str, Any]:
         """Names of phases and tools."""

@@ -40,9 +40,13 @@ def test_operations(tmp_path: Path) -> None:
     assert set(table["mode"]) == {"offline"}
     assert len(table["case"].unique()) == 2
     # Another head on the same features.
-    other = {**experiment, "models": {"head": {**head, "head": {"name": "TransSVNet"}}}}
-    jobs = planned(tmp_path, other)
-    assert (jobs.get("prepare_part_gpu"), jobs["train"]) == (None, 2)
+    # Another mode, and two heads, on the same features.
+    other = {**head, "mode": "online"}
+    jobs = planned(
+        tmp_path,
+        {**experiment, "models": {"head": other, "attention": {**other, "head": {"name": "TransSVNet"}}}},
+    )
+    assert (jobs.get("prepare_part_gpu"), jobs["train"]) == (None, 4)
     (tmp_path / "op9.mp4").symlink_to(tmp_path / "op0.mp4")
     # The packed model brings the encoder's weights.
     foldwise(tmp_path, "export", "results/tiny/head", "carried.foldwise", "--fold", "0")
@@ -74,6 +78,14 @@ def test_clips(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / FOLD)
     columns = [f"probability_{name}" for name in ultrasound.CLASSES]
     assert table["group"].tolist() == [table["group"][0]] * 2 + [table["group"][2]] * 2
+    # Two heads on the same features.
+    probe = {**head, "network": {"name": "AttentiveProbe"}}
+    jobs = planned(
+        tmp_path,
+        {**experiment, "models": {"head": head, "probe": probe}},
+        "results/tiny/probe/fold0/metrics.csv",
+    )
+    assert (jobs.get("prepare_part_gpu"), jobs["train"]) == (None, 1)
     known, rows = per_patient(table).set_index("group"), table.set_index("case")
     lines = ["case,group,video"]
     for case, group in rows["group"].items():

@@ -119,6 +119,7 @@ def test_probabilities(kind: str, folds: int, tmp_path: Path) -> None:
             rows = list(csv.DictReader(file))
         numbers = sorted(int(path.stem[7:]) for path in (tmp_path / "videos" / entry.case).glob("video1-*"))
         assert [row["frame"] for row in rows] == [f"video1-{n}.png" for n in numbers]
+        np.testing.assert_allclose([float(row["seconds"]) for row in rows], expected.times, atol=5e-4)
         assert len(np.unique(expected.run)) == (3 if entry.case == "gaps" else 1)
         for names, wanted in ((expected.phases, expected.phase), (expected.tools, expected.tool)):
             found = [[float(row[f"p({name})"]) for name in names] for row in rows]

@@ -9,7 +9,7 @@ import inspect
 import math
 import os
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,6 +78,34 @@ def build(kind: str, named: Named, *positional: Any, **filled_in: Any) -> Any:
     if not isinstance(built, KINDS.get(kind, nn.Module)):
         raise CaseError(f"{kind}: {named.name} is not one; it returns a {type(built).__name__}")
     return built
+
+
+def build_head(kind: str, named: Named, features: Sequence[int], *positional: Any, **filled_in: Any) -> Any:
+    """`build` for a network on features, which also refuses arguments that only fail in use.
+
+    Args:
+        kind: as in `build`.
+        named: likewise.
+        features: shape of a small batch of features.
+        positional: as in `build`.
+        filled_in: likewise.
+
+    Raises:
+        CaseError: as `build`; or the network cannot take the features.
+    """
+    for key, value in named.arguments.items():
+        # All others are counts, some of which would fail silently.
+        if key != "dropout" and isinstance(value, int) and value < 1:
+            raise CaseError(f"{kind} {named.name}: {key}: expected 1 or more, not {value}")
+    head = build(kind, named, *positional, **filled_in)
+    try:
+        with torch.no_grad():  # and no drop-out, so no random number is drawn
+            head.eval()(torch.zeros(*features))
+    except Exception as error:  # wrong shapes raise any type
+        if not needs_numbers(error):
+            given = ", ".join(f"{key}: {value}" for key, value in named.arguments.items()) or "no arguments"
+            raise CaseError(f"{kind} {named.name}: fails in use with {given}: {first_line(error)}") from error
+    return head.train()
 
 
 def arguments_of(kind: str, named: Named) -> list[str]:

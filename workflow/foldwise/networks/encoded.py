@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from foldwise.files import CaseError
-from foldwise.networks import build
+from foldwise.networks import build_head
 from foldwise.networks.clip import Features
 from foldwise.networks.encoder import Encoder
 from foldwise.networks.encoders import load_encoder
@@ -123,7 +123,8 @@ def clip_head(named: Named, encoder: Encoder, classes: int, frames: int) -> Clip
     if named.plain == "EVLDecoder":
         usual = max(1, width // HEAD)
         filled["heads"] = next(count for count in range(usual, 0, -1) if width % count == 0)
-    return ClipHead(encoder, build("clip network", named, **filled))
+    tokens = (1, 1, steps, encoder.grid[0] * encoder.grid[1], width)
+    return ClipHead(encoder, build_head("clip network", named, tokens, **filled))
 
 
 class FrozenTrunk(_OnEncoder):

@@ -78,13 +78,16 @@ def portable(trained: Trained, chosen: Mapping[str, Any]) -> Portable:
             "cache.fps: null keeps every frame of a video, so nothing says how many images per second the "
             "runner gets, and cache.longest_step is in seconds; set one of them to train a model for export"
         )
+    images_fps = min(rates, default=1.0)
     plan = {
         "system": "surgical",
         "networks": [names[first : first + 2] for first in range(0, len(names), 2)],
         "outputs": outputs,
         "fps": cache.fps,
         # Images per second of their numbers, if the runner is given all of them.
-        "images_fps": min(rates, default=1.0),
+        "images_fps": images_fps,
+        # The image at time 0, if images are numbered as in training; null: the first one.
+        "first_image": data.first_image if data.images_fps == images_fps else None,
         "longest_step": cache.longest_step,
         "grid": {"longest_gap": MOST_HELD, "places": MOST_PLACES},
         "cut_border": cache.cut_border,

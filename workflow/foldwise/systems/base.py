@@ -139,7 +139,7 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
         return [[case.name, case.group, [str(path) for path in case.files]] for case in cases]
 
     def preparing_models(self, settings: AnySettings) -> Mapping[str, Model]:
-        """Models, by any names, that affect preparation, e.g. by features of a frozen network."""
+        """What a job that prepares cases gets as `models`, with nothing else that it would depend on."""
         return {}
 
     def preparation_weights(self, settings: AnySettings) -> Mapping[Path, Callable[[Path], Any]]:

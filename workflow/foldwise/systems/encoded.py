@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from foldwise.experiment.preparation import Asked, CaseStage, Preparation
 from foldwise.files import files_in, short_hash
 from foldwise.section import Section
-from foldwise.settings import as_json, dump
+from foldwise.settings import Model, as_json, dump
 from foldwise.sheet import AnyCase, Sheet
+
+AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 class Encoding(Protocol):
@@ -19,6 +21,11 @@ class Encoding(Protocol):
     @property
     def frozen_weights(self) -> Path | None:
         """File or folder of the frozen network's weights."""
+
+
+def by_content(encodings: Iterable[AnyModel]) -> dict[str, AnyModel]:
+    """Models by a hash of their settings, regardless of their names; equal ones are one."""
+    return {short_hash(dump(model)): model for model in encodings}
 
 
 class EncodedPreparation(Preparation[AnyCase]):

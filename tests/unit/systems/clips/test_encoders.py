@@ -188,6 +188,10 @@ def test_the_trial_compares_sizes(folder: Path) -> None:
         tried("DINOv3ViTModel", size=36)
     with pytest.raises(CaseError, match="a multiple of 2 frames, not 3"):
         tried("VJEPA2Model")
+    decoder = {"name": "EVLDecoder", "blocks": 2}
+    values = {**SMALL, "network": decoder, "encoder": encoder(folder, "DINOv3ViTModel")}
+    with pytest.raises(CaseError, match=r"EVLDecoder: fails in use with blocks: 2"):
+        try_model(ClipsLearner, validate(Model, values), TASK)
 
 
 def test_kinetics_weights_of_torchvision(tmp_path: Path) -> None:

@@ -235,6 +235,11 @@ def test_the_trial_names_what_is_wrong(frames: dict[str, Any], clips: dict[str, 
         tried(**{**temporal(frames), "head": {"name": "GRU", "hiden": 3}})
     with pytest.raises(CaseError, match="did you mean TeCNO"):
         tried(**{**temporal(frames), "head": {"name": "TeCN"}})
+    # What can be built, and fails in use or learns nothing.
+    with pytest.raises(CaseError, match=r"TransSVNet: fails in use with window: 2\.5"):
+        tried(**{**temporal(frames), "head": {"name": "TransSVNet", "window": 2.5}})
+    with pytest.raises(CaseError, match="DiagonalSSM: states: expected 1 or more, not 0"):
+        tried(**{**temporal(clips), "head": {"name": "DiagonalSSM", "states": 0}})
 
 
 @each_head

@@ -4,7 +4,7 @@
 
 FRAMES is a folder of numbered images of one video, PNG or what else SimpleITK reads, as many per second as
 plan.json says (`images_fps`), where missing numbers are a gap; or a folder of such folders. OUTPUT gets
-<video>.csv: a row per frame with its phase, the tools that are present, and all probabilities.
+<video>.csv: a row per frame with its time, its phase, the tools that are present, and all probabilities.
 """
 
 import csv
@@ -44,7 +44,8 @@ def prepared(plan: dict, paths: list[Path], picture: tuple[slice, slice]) -> Arr
 def time_of(plan: dict, paths: list[Path]) -> tuple[Array, float, Array]:
     """Seconds of the images by their numbers, the usual step, and which steps are gaps."""
     numbers = np.array([int(re.findall(r"\d+", path.stem)[-1]) for path in paths])
-    times = numbers / plan["images_fps"]
+    first = numbers[0] if plan["first_image"] is None else min(plan["first_image"], numbers[0])
+    times = (numbers - first) / plan["images_fps"]
     steps = np.diff(times)
     step = 1 / plan["images_fps"] if plan["fps"] else float(np.median(steps)) if steps.size else 0.0
     longest = 1.5 * step if plan["longest_step"] is None else plan["longest_step"]
@@ -126,15 +127,19 @@ if __name__ == "__main__":
         try:
             paths = find_frames(folder)
             phase, tool = predict(plan, networks, paths)
+            times = time_of(plan, paths)[0]
         except Exception as error:  # the other videos go on
             failed.append(f"{folder.name}: {error}")
             continue
         with (output / f"{folder.name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             scores = [f"p({name})" for name in (*plan["phases"], *plan["tools"])]
-            writer.writerow(["frame", *(["phase"] if plan["phases"] else []), *plan["tools"], *scores])
-            for path, p, t in zip(paths, phase, tool, strict=True):
+            writer.writerow(
+                ["frame", "seconds", *(["phase"] if plan["phases"] else []), *plan["tools"], *scores]
+            )
+            for path, time, p, t in zip(paths, times, phase, tool, strict=True):
                 named = [plan["phases"][p.argmax()]] if plan["phases"] else []
                 present = (t >= plan["threshold"]).astype(int)
-                writer.writerow([path.name, *named, *present, *(f"{value:.6f}" for value in (*p, *t))])
+                probabilities = (f"{value:.6f}" for value in (*p, *t))
+                writer.writerow([path.name, f"{time:.3f}", *named, *present, *probabilities])
     sys.exit("\n".join(failed) or 0)

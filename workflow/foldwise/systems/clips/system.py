@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foldwise.check import Checked, Findings, check_folds
-from foldwise.files import short_hash, write_json
+from foldwise.files import write_json
 from foldwise.index import Entry
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
@@ -19,6 +19,7 @@ from foldwise.systems.clips.footprint import ClipsFootprint
 from foldwise.systems.clips.preparation import ClipPreparation, encoding_of
 from foldwise.systems.clips.settings import Cache, Data, Model, Prepare, Settings
 from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences, read_new_cases, read_sheet
+from foldwise.systems.encoded import by_content
 from foldwise.systems.new import NewCases
 from foldwise.systems.videos import Looked, VideoSystem
 from foldwise.video.damage import left_out
@@ -86,9 +87,8 @@ class Clips(VideoSystem[Settings, ClipCase]):
         return ClipPreparation(settings, sheet)
 
     def preparing_models(self, settings: Settings) -> Mapping[str, Model]:
-        """One model for each set of stored features: another model on the same ones changes nothing."""
-        stored = [encoding_of(model) for model in settings.models.values() if model.features is not None]
-        return {short_hash(dump(model)): model for model in stored}
+        """Models as far as they determine stored features."""
+        return by_content(encoding_of(model) for model in settings.models.values() if model.features)
 
     def preparation_weights(self, settings: Settings) -> Mapping[Path, Callable[[Path], Any]]:
         """Weights of the network that finds regions."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from foldwise.networks import build
+from foldwise.networks import build, build_head
 from foldwise.networks.encoded import FrozenTrunk
 from foldwise.networks.mtrcnet import MTRCNet, take_head
 from foldwise.systems.surgical.encoding import encoder_for
@@ -68,7 +68,7 @@ def build_network(model: Model, phases: int, tools: int) -> Network:
         frames = {"spatial_dims": 2, "in_channels": 3, "n_input_channels": 3, "out_channels": 1000}
         trunk, width = take_head(build("frame network", model.backbone, **frames))
     if model.kind == "temporal":
-        head = build("temporal network", model.head, width, phases, mode=model.mode)
+        head = build_head("temporal network", model.head, (1, 2, width), width, phases, mode=model.mode)
         return Network(trunk, head, frozen=True)
     head = MTRCNet(width, phases=phases, tools=tools, hidden=model.hidden, mapping=model.kind == "mtrcnet_cl")
     return Network(trunk, head, frozen=model.backbone_lr == 0)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foldwise.check import Checked, Findings
-from foldwise.files import code_hash, short_hash, write_json
+from foldwise.files import code_hash, write_json
 from foldwise.index import Entry
 from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.systems.base import NOTHING, REMARKS
+from foldwise.systems.encoded import by_content
 from foldwise.systems.new import NewCases
 from foldwise.systems.surgical.check import check_annotation, check_rare
 from foldwise.systems.surgical.footprint import SurgicalFootprint
@@ -103,9 +104,8 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
         return SurgicalPreparation(settings, sheet)
 
     def preparing_models(self, settings: Settings) -> Mapping[str, Model]:
-        """One model for each set of stored features: another model on the same ones changes nothing."""
-        stored = [encoding_of(model) for model in settings.models.values() if model.encoder is not None]
-        return {short_hash(dump(model)): model for model in stored}
+        """Models as far as they determine encoders' features."""
+        return by_content(encoding_of(model) for model in settings.models.values() if model.encoder)
 
     def task(self, settings: Settings, checked: Checked) -> dict[str, Any]:
         """Names of phases and tools."""

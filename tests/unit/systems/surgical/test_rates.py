@@ -209,6 +209,17 @@ def test_tool_rows_every_24_frames_lose_nothing(tmp_path: Path) -> None:
         np.testing.assert_array_equal(file["tool"][:, 0], track(range(0, 250, 24)).values[:10] % 2)
 
 
+@pytest.mark.parametrize(
+    ("rows", "late"), [(range(1, 11), "1 s"), (range(1, 251), "0.04 s"), (range(10), "")]
+)
+def test_rows_that_may_count_from_1(tmp_path: Path, rows: range, late: str) -> None:
+    video = tmp_path / "v.mp4"
+    write_video(video, flat_frames(250), fps=25)
+    problems = check_annotation(case_of(tmp_path, video, rows), data_of(tmp_path), Cache(), probe(video))[0]
+    assert [warning for _, warning in problems] == [True] * bool(late)
+    assert all(f"if it counts from 1, its labels are {late} late" in text for text, _ in problems)
+
+
 def test_an_annotation_with_few_rows_in_its_range_is_refused(tmp_path: Path) -> None:
     video = tmp_path / "v.mp4"
     write_video(video, flat_frames(250), fps=25)

@@ -205,6 +205,12 @@ def judged(path: Path, track: Track, video: Timeline, kept: Timeline, rate: Rate
         )
         return [(problem, False)]
     found: list[tuple[str, bool]] = []
+    if not video.images and track.frames[0] == track.step:
+        after = f"{track.step / video.per_second(rate):.3g} s"
+        counted = f"its rows begin with frame {track.step}, not 0, at {text(rate)}"
+        found.append(
+            (f"{path}: {counted}; if it counts from 1, its labels are {after} late: renumber it", True)
+        )
     if (lost := video.end_s - ends) > SLACK_S:
         found.append((f"{path}: ends {lost:.0f} s before the video; later frames are left out", True))
     return found + _labelled(path, track, kept, rate)

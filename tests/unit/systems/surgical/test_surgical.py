@@ -531,6 +531,9 @@ def test_the_backbone_learns_at_its_own_rate(tmp_path: Path) -> None:
     assert count == len(list(network.parameters()))
 
 
+PAIR: dict[str, dict[str, Any]] = {"b": {"kind": "phase"}, "a": {"kind": "temporal", "features": "b"}}
+
+
 def test_settings_that_contradict_each_other_are_refused() -> None:
     base = {"experiment": "e", "system": "surgical", "data": {"sheet": "s.csv"}}
     for models, words in (
@@ -540,12 +543,20 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         ({"a": {"kind": "mtrcnet_cl", "training": {"epochs": 2}}}, "three steps"),
         ({"a": {"crop": [300, 300]}}, "larger than the frames"),
         ({"a": {"phase_weights": [1, 2]}}, "2 weights for 7 names"),
+        ({"a": {"phase_weights": [-1] * 7}}, "greater than or equal to 0"),
+        ({"a": {"kind": "phase", "head": {"name": "GRU"}}}, "a.head has no effect with kind: phase"),
+        ({**PAIR, "a": {**PAIR["a"], "window": 20}}, "a.window has no effect with kind: temporal"),
+        ({**PAIR, "a": {**PAIR["a"], "crop": [8, 8]}}, "a.crop: the backbone is that of b"),
     ):
         with pytest.raises(CaseError, match=words):
             validate(Settings, {**base, "models": models})
     with pytest.raises(CaseError, match="learns tools"):
         validate(Settings, {**base, "data": {"sheet": "s.csv", "tools": []}})
-    settings = validate(Settings, {**base, "models": {"b": {"kind": "phase"},
-                                   "a": {"kind": "temporal", "features": "b"}}})  # fmt: skip
+    with pytest.raises(CaseError, match="no frame would have a neighbour"):
+        validate(Settings, {**base, "cache": {"fps": 1, "longest_step": 0.5}})
+    settings = validate(Settings, {**base, "models": PAIR})
+    # What is set again as it is, or asks for nothing, is no contradiction.
+    same = {"backbone": {"name": "resnet50"}, "augmentation": None, "crop": [224, 224]}
+    validate(Settings, {**base, "models": {**PAIR, "a": {**PAIR["a"], **same}}})
     assert settings.models["a"].training.batch == 1
     assert settings.models["b"].training.batch == 8

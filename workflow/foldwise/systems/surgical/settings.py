@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, model_validator
 
 from foldwise.experiment import settings
 from foldwise.experiment.settings import Experiment
@@ -21,6 +21,15 @@ Pixels = Annotated[int, Field(ge=1)]
 Triple = tuple[float, float, float]
 # Settings that a temporal model takes over from the model that provides its features.
 BACKBONE = ("backbone", "crop", "mean", "std")
+# Settings that a kind does not use.
+MAPPED = ("correlation", "correlation_form", "steps")
+UNUSED = {
+    "tool": ("head", "hidden", "phase_weights", *MAPPED),
+    "phase": ("head", "tool_weights", *MAPPED),
+    "mtrcnet": ("head", *MAPPED),
+    "mtrcnet_cl": ("head",),
+    "temporal": ("window", "augmentation", "backbone_lr", "hidden", "tool_weights", *MAPPED),
+}
 MEAN, STD = (0.3456, 0.2281, 0.2233), (0.2528, 0.2135, 0.2104)
 CHOLEC80_TOOLS = ("Grasper", "Bipolar", "Hook", "Scissors", "Clipper", "Irrigator", "SpecimenBag")
 
@@ -103,6 +112,12 @@ class Cache(Section):
         "bilinear", description=INTERPOLATION, json_schema_extra=affects("cache")
     )
     on_damage: OnDamage = Field("refuse", description=ON_DAMAGE, json_schema_extra=affects("cache"))
+
+    @model_validator(mode="after")
+    def _neighbours(self) -> Cache:
+        if self.fps and self.longest_step and self.longest_step < 1 / self.fps:
+            raise ValueError("longest_step is less than a step at fps, so no frame would have a neighbour")
+        return self
 
 
 class Augmentation(Section):
@@ -200,13 +215,13 @@ class Model(AnyModel):
         description="Learning rate of the backbone, as a share of the optimiser's; 0: it is frozen.",
         json_schema_extra=affects("train"),
     )
-    phase_weights: Literal["balanced", "none"] | list[float] = Field(
+    phase_weights: Literal["balanced", "none"] | list[NonNegativeFloat] = Field(
         "balanced",
         description="Weights of the phases in the cross entropy; balanced: median frequency divided by "
         "frequency, in the fold's training videos; or a number per phase.",
         json_schema_extra=affects("train"),
     )
-    tool_weights: Literal["balanced", "none"] | list[float] = Field(
+    tool_weights: Literal["balanced", "none"] | list[NonNegativeFloat] = Field(
         "none",
         description="Weights of a tool's presence; balanced: the number of frames without it divided by that "
         "of frames with it, in the fold's training videos, at most 10; or a number per tool.",
@@ -359,6 +374,10 @@ class Settings(Experiment):
                     raise ValueError(
                         f"models.{name}.features: {model.features} is not a model with a backbone"
                     )
+                for key in (*BACKBONE, "pretrained"):
+                    if _asks(model, key) and getattr(model, key) != getattr(source, key):
+                        where = f"the backbone is that of {model.features}; remove it, or set it there"
+                        raise ValueError(f"models.{name}.{key}: {where}")
             elif model.crop[0] > height or model.crop[1] > width:
                 raise ValueError(f"models.{name}.crop is larger than the frames of cache.size")
             for weights, names in (
@@ -367,4 +386,13 @@ class Settings(Experiment):
             ):
                 if isinstance(weights, list) and len(weights) != len(names):
                     raise ValueError(f"models.{name}: {len(weights)} weights for {len(names)} names")
+            for key in (*UNUSED[model.kind], *(["backbone"] if model.encoder else ())):
+                if _asks(model, key):
+                    raise ValueError(f"models.{name}.{key} has no effect with kind: {model.kind}; remove it")
         return self
+
+
+def _asks(model: Model, key: str) -> bool:
+    """Whether a setting asks for something, and not for its default or for nothing."""
+    value, default = getattr(model, key), Model.model_fields[key].get_default()
+    return bool(value) and value != default

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from foldwise.files import CaseError, read_json
+from foldwise.files import CaseError, files_in, read_json
 from foldwise.forecast import Step
 from foldwise.settings import Named
 
@@ -41,7 +41,7 @@ STRIDES = {
     "vit_b_16": (1, 16, 768),
     "vit_l_16": (1, 16, 1024),
 }
-# Bytes that an encoder holds per frame; and its weights, which are not counted.
+# Bytes that an encoder holds per frame; and the number of a usual one's weights.
 FRAME_BYTES, FROZEN_WEIGHTS = 12 * 2**20, 150 * 10**6
 # What transformers assumes for a configuration without these values.
 FRAMES, TUBELET, PATCH, WIDTH = 16, 2, 16, 768
@@ -59,6 +59,30 @@ def frozen_step(frames: int) -> Step:
     """An estimate of a pass of an encoder on some frames."""
     held = frames * FRAME_BYTES
     return Step(FROZEN_WEIGHTS // 5, held, 0, held)
+
+
+def frozen_bytes(weights: Path) -> int:
+    """Peak memory of a frozen network's weights, at least that of a usual one's, which may not be there yet.
+
+    Args:
+        weights: its file or folder. Files in half precision are held besides their values in float32.
+    """
+    try:
+        size = sum(Path(name).stat().st_size for name in files_in(weights))
+    except OSError:  # missing, which the check names
+        size = 0
+    config = _config(weights)
+    half = "16" in str(config.get("dtype", config.get("torch_dtype")))
+    return max(4 * FROZEN_WEIGHTS, (3 if half else 1) * size)
+
+
+def clip_frames(encoder: Named) -> int:
+    """Frames that an encoder takes at once: one, or a clip's, by default as many as it was made for."""
+    if not takes_clips(encoder):
+        return 1
+    config = _config(weights_of(encoder))
+    own = config.get("frames_per_clip") or config.get("num_frames") or FRAMES
+    return int(encoder.arguments.get("frames", own))
 
 
 def takes_clips(encoder: Named) -> bool:
@@ -100,12 +124,18 @@ def shape_of(encoder: Named, size: int, frames: int = FRAMES) -> Shape:
     if encoder.name.startswith("torchvision:"):
         along, edge, width = STRIDES.get(encoder.plain, (2 if clips else 1, 32, 768))
         return Shape(max(1, frames // along) if clips else 1, (size // edge) ** 2, width)
-    try:
-        config = read_json(weights_of(encoder) / "config.json")
-    except (CaseError, OSError):  # OpenAI's archive; or missing, which the check names
-        config = {}
-    config = config.get("vision_config", config) if isinstance(config, dict) else {}
+    config = _config(weights_of(encoder))
+    config = config.get("vision_config", config)
     edge = config.get("patch_size", 32 if "ConvNext" in encoder.plain else PATCH)
     widths = config.get("hidden_sizes", [config.get("hidden_size", WIDTH)])
     steps = max(1, frames // config.get("tubelet_size", TUBELET)) if clips else 1
     return Shape(steps, (size // edge) ** 2, widths[-1])
+
+
+def _config(weights: Path) -> dict[str, Any]:
+    """The configuration in a folder saved by transformers; otherwise empty."""
+    try:
+        config = read_json(weights / "config.json")
+    except (CaseError, OSError):  # OpenAI's archive; or missing, which the check names
+        return {}
+    return config if isinstance(config, dict) else {}

@@ -28,7 +28,7 @@ from foldwise.systems.clips.settings import Model
 from foldwise.systems.clips.system import Clips
 from foldwise.testing import check_learner
 from foldwise.training.trial import try_model
-from foldwise.video.encoders import OF_CLIPS, shape_of
+from foldwise.video.encoders import FROZEN_WEIGHTS, OF_CLIPS, clip_frames, frozen_bytes, shape_of
 from tiny_encoders import SAVED, save
 from ultrasound import CLASSES, SMALL, settings_of, write_clips
 
@@ -214,6 +214,7 @@ def test_what_is_known_without_loading(folder: Path) -> None:
     for kind in ("DINOv3ViTModel", "VJEPA2Model"):
         named = validate(Named, encoder(folder, kind))
         assert tuple(shape_of(named, 32, 4)) == (2 if kind in OF_CLIPS else 1, 16, 24)
+        assert clip_frames(named) == (4 if kind in OF_CLIPS else 1)
     assert SAVED["VJEPA2Model"][0]["frames_per_clip"] == 4
     with torch.device("meta"):
         for name, frames in (("convnext_tiny", 1), ("resnet50", 1), ("swin3d_t", 8), ("r2plus1d_18", 8)):
@@ -241,3 +242,13 @@ def test_parts_follow_the_stored_features_and_not_the_models(folder: Path, tmp_p
     part = open_experiment({**json.loads(both.depends.part_settings()), "part": "training_0of1"}, main=False)
     assert part.preparation.made[0] == both.preparation.made[0]
     assert sorted(part.preparation.made) == sorted(both.preparation.made)
+
+
+def test_the_memory_of_weights_follows_their_files(tmp_path: Path) -> None:
+    assert frozen_bytes(tmp_path / "missing") == frozen_bytes(tmp_path) == 4 * FROZEN_WEIGHTS
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(2**30)
+    assert frozen_bytes(tmp_path) == frozen_bytes(tmp_path / "model.safetensors") == 2**30
+    # Read from half precision, the file and the values in float32 are held.
+    (tmp_path / "config.json").write_text('{"dtype": "bfloat16"}', encoding="utf-8")
+    assert frozen_bytes(tmp_path) == pytest.approx(3 * 2**30)

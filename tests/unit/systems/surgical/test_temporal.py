@@ -353,4 +353,6 @@ def test_features_depend_on_their_frames(opened: Opened[Any, Any], tmp_path: Pat
     source = Path(opened.preparation.cached.format(case="op0"))
     Surgical().encode(source, model, tmp_path / "again.h5")
     assert content_of(tmp_path / "again.h5") == content_of(features(opened, "gru"))
+    with h5py.File(features(opened, "clips")) as file:
+        assert len(file["features"]) == file.attrs["frames"] != file.attrs["clip_frames"] == 4
     assert content_of(features(opened, "gru", "op1")) != content_of(features(opened, "gru"))

@@ -14,7 +14,7 @@ from foldwise.systems.clips.preparation import ClipPreparation
 from foldwise.systems.clips.settings import Model, Settings
 from foldwise.systems.clips.sheet import class_names
 from foldwise.video.decode import VideoInfo
-from foldwise.video.encoders import FROZEN_WEIGHTS, Shape, frozen_step, shape_of, takes_clips
+from foldwise.video.encoders import Shape, frozen_bytes, frozen_step, shape_of, takes_clips
 
 # SAM's image encoder on one image of 1024², including its weights; SAM 2 takes less, with all its memory.
 MEDSAM_MIB = 4000
@@ -134,7 +134,7 @@ class ClipsFootprint(Footprint[Settings]):
         model = settings.models[name]
         clip = model.clip
         item = 4 * 4 * clip.frames * clip.size**2
-        frozen = 4 * FROZEN_WEIGHTS if model.frozen_weights else 0
+        frozen = frozen_bytes(model.frozen_weights) if model.frozen_weights else 0
         if stage == "train":
             own = TORCH_MIB + (20 * step.weights + frozen) / 2**20 + WORKERS * WORKER_MIB
             shared = step.kept + 2 * step.largest + WORKERS * 4 * item * model.training.batch

@@ -107,7 +107,7 @@ def write_encoded(source: Path, model: Model, path: Path) -> None:
         "size": encoder.size,
     }
     if encoder.frames is not None:
-        origin |= {"frames": encoder.frames, "every": model.every, "mode": model.mode}
+        origin |= {"clip_frames": encoder.frames, "every": model.every, "mode": model.mode}
     with open_frames(source) as file:
         trunk = FrozenTrunk(encoder)
         features = features_of(trunk, file, model, device, torch.no_grad()).cpu().numpy()

@@ -3,7 +3,7 @@
 Arrays: features (n, width) float32, and the cache's number, time_s, row, phase, tool and run. Attributes:
 those of the cache, `source` (the cache), and of a trained backbone `model` and `settings`, its file and
 settings (JSON); of a frozen encoder `encoder` (JSON), `digest` of its weights, `mean`, `std`, `size`, and of
-clips `frames`, `every` and `mode`: whether they end at the frame (online) or have it in the middle.
+clips `clip_frames`, `every` and `mode`: whether they end at the frame (online) or have it in the middle.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from foldwise.systems.base import Footprint
 from foldwise.systems.surgical.preparation import SurgicalPreparation
 from foldwise.systems.surgical.settings import Cache, Model, Settings
 from foldwise.video.decode import VideoInfo
-from foldwise.video.encoders import FRAMES, FROZEN_WEIGHTS, frozen_step, shape_of, takes_clips
+from foldwise.video.encoders import clip_frames, frozen_bytes, frozen_step, shape_of
 
 # FFmpeg's decoder of a 1080p video with its threads' frames, and the frames used to find the border.
 DECODER_MIB = 350
@@ -99,7 +99,7 @@ class SurgicalFootprint(Footprint[Settings]):
         model = settings.models[name]
         source = settings.models[model.features] if model.features else model
         if model.encoder is not None:
-            frame = forecast.forward_seconds(frozen_step(1), 1) * _clip_frames(model)
+            frame = forecast.forward_seconds(frozen_step(1), 1) * clip_frames(model.encoder)
         else:
             frame = forecast.forward_seconds(step, source.training.batch * source.window)
         return 5 + _cached_frames(size, settings.cache) * (frame + 1 / DECODED_PER_SECOND)
@@ -119,7 +119,7 @@ class SurgicalFootprint(Footprint[Settings]):
             return self._predicting_mib(source, step)
         if model.kind == "temporal":
             # The backbone is idle in the model; the temporal network is small compared with the features.
-            idle = 4 * FROZEN_WEIGHTS if model.encoder else 8 * step.weights
+            idle = frozen_bytes(model.frozen_weights) if model.frozen_weights else 8 * step.weights
             kept = 4 * LONG * 8 * prod(_head_sizes(model))
             return ceil(TORCH_MIB + (idle + 3 * 4 * LONG * _width(source) + kept) / 2**20)
         samples = model.training.batch * model.window
@@ -133,7 +133,7 @@ class SurgicalFootprint(Footprint[Settings]):
     def _predicting_mib(self, model: Model, step: Step) -> float:
         """Peak memory of the features of a long video, by a model's backbone or encoder."""
         samples = model.batch_frames if model.encoder else model.training.batch * model.window
-        weights = 4 * FROZEN_WEIGHTS if model.encoder else 8 * step.weights
+        weights = frozen_bytes(model.frozen_weights) if model.frozen_weights else 8 * step.weights
         frames = (step.forward + 2 * step.largest) * model.batch_frames / samples
         return ceil(TORCH_MIB + (weights + frames + 2 * 4 * LONG * WIDTH) / 2**20)
 
@@ -143,11 +143,6 @@ def _width(model: Model) -> int:
     if model.encoder is not None:
         return shape_of(model.encoder, model.crop[0]).width
     return WIDTHS.get(model.backbone.plain, WIDTH)
-
-
-def _clip_frames(model: Model) -> int:
-    assert model.encoder is not None, "only encoders may take clips"
-    return int(model.encoder.arguments.get("frames", FRAMES)) if takes_clips(model.encoder) else 1
 
 
 def _bank_bytes(size: VideoInfo, settings: Settings, width: int) -> float:

@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from sklearn import metrics as library
 
+from foldwise.files import CaseError
+from foldwise.statistics import interval, resampled
 from foldwise.systems.clips.metrics import (
     CLIPS,
     PATIENTS,
@@ -109,6 +111,27 @@ class TestSummary:
         assert table["group"].tolist() == ["x", "y", "z"]
         assert table["class"].tolist() == list(CLASSES)
         assert table["probability_a"].tolist() == pytest.approx([0.55, 0.15, 0.1])
+
+    def test_what_is_no_number_is_refused(self) -> None:
+        found = FOUND.copy()
+        found[3, 1] = math.nan
+        with pytest.raises(CaseError, match="case k3: model m predicted"):
+            summarise(rows(found, TRUTH, ["x", "x", "y", "y", "z"], [0, 0, 1, 1, 1]), ["accuracy"], 5)
+
+    def test_intervals_are_those_of_all_resamples(self) -> None:
+        """One by one, with scikit-learn; also where few patients have few different resamples."""
+        random = np.random.default_rng(0)
+        truth, found = random.integers(3, size=12), random.dirichlet([1, 1, 1], 12).round(1)
+        groups = np.arange(12) // 4
+        summary = by_name(summarise(rows(found, truth, [*map(str, groups)], [0] * 12), ["auc"], 60))
+        expected = []
+        for drawn in resampled(3, 60):
+            chosen = np.concatenate([np.flatnonzero(groups == number) for number in drawn])
+            real = truth[chosen] == 1
+            if 0 < real.sum() < len(real):
+                expected.append(library.roc_auc_score(real, found[chosen, 1]))
+        assert 3 < len({round(value, 9) for value in expected}) < len(expected)
+        assert [summary["b", "auc"][key] for key in ("low", "high")] == pytest.approx(interval(expected))
 
     def test_folds_and_levels(self) -> None:
         table = rows(FOUND, TRUTH, ["x", "x", "y", "y", "z"], [0, 0, 1, 1, 1])

@@ -7,6 +7,7 @@ rules, fingerprints of checkpoints, and the keys of stored memory forecasts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
@@ -77,23 +78,29 @@ def values_for(section: BaseModel, *work: Work, given: bool = False) -> dict[str
 
 def touches(kind: type[BaseModel], *work: Work) -> bool:
     """Whether any field of a section or its subsections affects any of `work`."""
-    for field in kind.model_fields.values():
-        if set(declared(field) or ()) & set(work):
-            return True
-        if any(touches(inner, *work) for inner in _sections(field.annotation)):
-            return True
-    return False
+    return any(
+        affected & {*work} or any(touches(section, *work) for section in inner)
+        for inner, affected in _fields(kind).values()
+    )
+
+
+@cache
+def _fields(kind: type[BaseModel]) -> dict[str, tuple[list[type[Section]], set[str]]]:
+    """Name of a field → the sections in its type, and what it affects itself."""
+    return {
+        name: (_sections(field.annotation), {*(declared(field) or ())})
+        for name, field in kind.model_fields.items()
+    }
 
 
 def _chosen(section: BaseModel, dumped: Mapping[str, Any], work: Sequence[Work]) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
-    for name, field in type(section).model_fields.items():
+    for name, (inner, affected) in _fields(type(section)).items():
         if name not in dumped:
             continue
-        inner = _sections(field.annotation)
         if any(touches(kind, *work) for kind in inner):
             chosen[name] = _within(getattr(section, name), dumped[name], work)
-        elif not inner and set(declared(field) or ()) & set(work):
+        elif not inner and affected & {*work}:
             chosen[name] = dumped[name]
     return chosen
 

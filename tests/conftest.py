@@ -54,6 +54,11 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         yield put
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with whole workflows come first: processes that each run a file then end at about one time."""
+    items.sort(key=lambda item: item.path.parent.name != "workflow")
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """With FOLDWISE_NO_SKIPS=1, as in continuous integration, a skipped test is a failure."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from warm import python
+
 
 def foldwise(folder: Path, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the command in a folder."""
     done = subprocess.run(
-        [sys.executable, "-m", "foldwise", *map(str, words)],
+        [python(), "-m", "foldwise", *map(str, words)],
         cwd=folder,
         capture_output=True,
         encoding="utf-8",

@@ -1,7 +1,7 @@
 """A `python` whose commands are forks of one process, which has done the imports that take ten seconds.
 
 `python -m module …`, here and in the jobs of a Snakemake started by it, has its own arguments, folder,
-environment and open files, as in a process of its own.
+environment, parent and open files, as in a process of its own.
 """
 
 from __future__ import annotations
@@ -71,13 +71,15 @@ def _answer(link: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     head, streams, _, _ = socket.recv_fds(link, 8, 3)
     with link.makefile("rb") as file:
-        arguments, folder, environment = json.loads(file.read(int.from_bytes(head, "big")))
+        arguments, folder, environment, parent = json.loads(file.read(int.from_bytes(head, "big")))
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    forked, real = os.getppid(), os.getppid
+    os.getppid = lambda: parent if real() == forked else 1
     more = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
     # The first was this file's folder; `-m` puts the present one there.
     sys.path[:1] = [str(Path.cwd()), *filter(None, more)]

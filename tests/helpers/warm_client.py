@@ -17,7 +17,7 @@ if arguments[:1] != ["-m"]:
     os.execv(interpreter, [interpreter, *arguments])
 with socket.socket(socket.AF_UNIX) as link:
     link.connect(address)
-    request = json.dumps([arguments[1:], os.getcwd(), dict(os.environ)]).encode()
+    request = json.dumps([arguments[1:], os.getcwd(), dict(os.environ), os.getppid()]).encode()
     socket.send_fds(link, [len(request).to_bytes(8, "big")], [0, 1, 2])
     link.sendall(request)
     process = int.from_bytes(link.recv(8), "big")
@@ -28,5 +28,6 @@ with socket.socket(socket.AF_UNIX) as link:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, forward)
     code = link.recv(1)
-# Without an answer it was killed.
-os._exit(code[0] if code else 137)
+if not code:  # it was killed
+    os.kill(os.getpid(), signal.SIGKILL)
+os._exit(code[0])

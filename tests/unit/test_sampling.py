@@ -216,8 +216,10 @@ def test_provenance_of_a_training_on_two_gpus_counts_all_its_attempts(
     (tmp_path / "often.py").write_text(OFTEN, encoding="utf-8")
 
     def train(*more: str) -> int:
-        call = [sys.executable, str(tmp_path / "often.py"), *words[3:], *more]
-        done = subprocess.run(call, capture_output=True, encoding="utf-8", timeout=900)
+        call = [*words[:2], "often", *words[3:], *more]
+        path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
+        environment = {**os.environ, "PYTHONPATH": path}
+        done = subprocess.run(call, capture_output=True, encoding="utf-8", timeout=900, env=environment)
         # Once, not by each of the two processes, for the two GPUs with the most free memory.
         assert re.findall(r"on GPU (\d) .*, (\d) \(", done.stderr) == [("0", "2")]
         assert len(read_from(done.stderr)) == 1

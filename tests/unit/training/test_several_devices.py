@@ -55,7 +55,7 @@ run(train.main)
 
 
 def command(*args: Any, **more: Any) -> list[str]:
-    """With a process of its own, whose parent the others know."""
+    """Not warm: with processes that belong to their session."""
     return [sys.executable, *trainings.command(*args, **more)[1:]]
 
 
@@ -107,7 +107,8 @@ def test_two_devices_learn_what_one_does(index: Path, tmp_path: Path) -> None:
     }
     for gpus in (1, 2):
         training = {**TRAINING, "epochs": 1, "steps_per_epoch": 3, "accumulate": 2, "gpus": gpus}
-        done = finish(command(index, tmp_path / str(gpus), settings={**base, "training": training}))
+        settings = {**base, "training": training}
+        done = finish(trainings.command(index, tmp_path / str(gpus), settings=settings))
         assert done.returncode == 0, done.stderr
     one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
     for name, tensor in one.items():
@@ -122,7 +123,7 @@ def test_two_devices_learn_what_one_does(index: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_stopped_and_killed_it_ends_bit_equal(index: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    done = finish(command(index, whole, "--workers", "0", settings=TWO))
+    done = finish(trainings.command(index, whole, "--workers", "0", settings=TWO))
     assert done.returncode == 0, done.stderr
 
     process = start(command(index, parts, "--checkpoint-min", "60", settings=TWO))
@@ -141,7 +142,7 @@ def test_stopped_and_killed_it_ends_bit_equal(index: Path, tmp_path: Path) -> No
     process.wait()
     assert_nothing_left(process.pid)
 
-    done = finish(command(index, parts, "--workers", "0", settings=TWO))
+    done = finish(trainings.command(index, parts, "--workers", "0", settings=TWO))
     assert done.returncode == 0, done.stderr
     assert_same(parts, whole)
 

@@ -3,7 +3,6 @@
 import csv
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -420,8 +419,8 @@ def test_killed_and_stopped_in_validation_it_ends_bit_equal(index: Path, tmp_pat
     done = finish(trainings.command(index, whole, "--workers", "0", settings=settings))
     assert done.returncode == 0, done.stderr
     (tmp_path / "deadly.py").write_text(KILLS)
-    words = trainings.command(index, parts, "--workers", "0", settings=settings)[1:]
-    words = [sys.executable, *(word.replace("foldwise.stages.train", "deadly") for word in words)]
+    words = trainings.command(index, parts, "--workers", "0", settings=settings)
+    words = [word.replace("foldwise.stages.train", "deadly") for word in words]
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     codes, kept = [], []
     # SIGKILL in the third case; then SIGTERM in the next one: it is finished, kept, and the job ends.

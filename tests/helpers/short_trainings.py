@@ -55,6 +55,7 @@ def train(
         "batch": 1,
         "validate_every": 2,
         "keep_state": True,
+        "validation": {"samples": 2},
     }
     loop |= training
     settings = {

@@ -31,7 +31,13 @@ SETTINGS: dict[str, Any] = {
     "network": {"name": "BasicUNet", "features": [8, 8, 16, 16, 32, 8]},
     "patch": [32, 32, 32],
     # A checkpoint at each validation, after each epoch.
-    "training": {"epochs": 8, "steps_per_epoch": PER_EPOCH, "batch": 2, "validate_every": 1},
+    "training": {
+        "epochs": 8,
+        "steps_per_epoch": PER_EPOCH,
+        "batch": 2,
+        "validate_every": 1,
+        "validation": {"samples": 2},
+    },
 }
 EXPERIMENT: dict[str, Any] = {
     "experiment": "tiny",

@@ -22,7 +22,12 @@ TINY = {
         "unet": {
             "network": {"features": [4, 4, 8, 8, 8, 4]},
             "patch": [32, 32, 32],
-            "training": {"epochs": 1, "steps_per_epoch": 2, "validate_every": 1},
+            "training": {
+                "epochs": 1,
+                "steps_per_epoch": 2,
+                "validate_every": 1,
+                "validation": {"samples": 2},
+            },
         }
     },
 }

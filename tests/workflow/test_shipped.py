@@ -39,7 +39,7 @@ RULES = (
     *("phantom", "lung_mask", "crop", "plan", "cache", "frames", "clip_cache", "roi", "encode"),
     *("check", "index", "train", "features"),
 )
-TWO_STEPS = {"epochs": 1, "steps_per_epoch": 2}
+TWO_STEPS = {"epochs": 1, "steps_per_epoch": 2, "validation": {"samples": 2}}
 
 
 class Part(NamedTuple):

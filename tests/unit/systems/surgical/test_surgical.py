@@ -40,7 +40,13 @@ SMALL: dict[str, Any] = {
     "crop": [28, 36],
     "hidden": 8,
     "batch_frames": 7,
-    "training": {"epochs": 3, "steps_per_epoch": 2, "batch": 2, "examples": 0},
+    "training": {
+        "epochs": 3,
+        "steps_per_epoch": 2,
+        "batch": 2,
+        "examples": 0,
+        "validation": {"samples": 2},
+    },
 }
 
 

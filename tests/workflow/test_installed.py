@@ -40,7 +40,9 @@ def run(folder: Path, site: Path, *words: str) -> subprocess.CompletedProcess[st
 
 @pytest.mark.slow
 def test_the_wheel_runs_an_experiment_anywhere(site: Path, scans: Path) -> None:
-    done = run(scans, site, "-m", "foldwise", "run", "tiny.yaml", "--cores", "1")
+    # One job prepares all.
+    together = ("--set-scatter", "prepare=1")
+    done = run(scans, site, "-m", "foldwise", "run", "tiny.yaml", "--cores", "1", *together)
     assert done.returncode == 0, done.stderr[-4000:]
     results = scans / "results" / "tiny"
     assert (results / "report.html").exists()

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import transformers  # its classes, which take seconds to import, only where they are used
 from torch import nn
-from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModel
 
 from foldwise.files import CaseError
 from foldwise.networks.local_weights import load_saved, read_config, weights_digest
@@ -151,9 +151,9 @@ class ZeroShotCLIP(nn.Module):
                 f"{folder}: ZeroShotCLIP needs CLIP's tokenizer, which OpenAI's archives do not contain; use "
                 "a folder saved by transformers, with vocab.json and merges.txt"
             )
-        model = load_saved(CLIPModel, folder)
+        model = load_saved(transformers.CLIPModel, folder)
         try:
-            tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+            tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
         except Exception as error:  # missing files raise any of several types
             raise CaseError(f"{folder}: contains no CLIP tokenizer ({error})") from error
         most = model.config.text_config.max_position_embeddings
@@ -187,8 +187,8 @@ def _vision(weights: Path) -> Any:
     if weights.is_file():
         return read_openai_clip(weights).vision_model
     if read_config(weights).model_type == "clip_vision_model":
-        return load_saved(CLIPVisionModel, weights)
-    return load_saved(CLIPModel, weights).vision_model
+        return load_saved(transformers.CLIPVisionModel, weights)
+    return load_saved(transformers.CLIPModel, weights).vision_model
 
 
 def _keeper(kept: list[torch.Tensor]) -> Any:

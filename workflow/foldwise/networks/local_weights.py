@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+import transformers
 from transformers.utils.logging import disable_progress_bar
 
 from foldwise.files import CaseError, read_json
@@ -31,7 +31,9 @@ def read_config(folder: Path) -> Any:
         what = "no config.json in it" if folder.is_dir() else "no such folder"
         raise CaseError(f"{folder}: not a folder with a model of transformers ({what})")
     try:
-        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        return transformers.AutoConfig.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # a wrong file raises any of several types
         raise CaseError(
             f"{folder}: not a folder with a model of transformers (config.json); {error}"

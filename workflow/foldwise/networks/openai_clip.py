@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from transformers import CLIPConfig, CLIPModel
+import transformers
 
 from foldwise.files import CaseError
 from foldwise.networks.torchscript import read_torchscript
@@ -40,7 +40,7 @@ SIZES = {"input_resolution", "context_length", "vocab_size"}
 BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)\.(weight|bias)")
 
 
-def read_openai_clip(path: Path) -> CLIPModel:
+def read_openai_clip(path: Path) -> transformers.CLIPModel:
     """Both transformers of an archive, in float32; its code is not executed.
 
     The archive has no tokenizer, so sentences need a folder saved by transformers instead.
@@ -52,7 +52,7 @@ def read_openai_clip(path: Path) -> CLIPModel:
     needed = {*NAMES, *TRANSPOSED}
     if missing := sorted(needed - found.keys()):
         raise CaseError(f"{path}: not a CLIP archive with a vision transformer; it has no {missing[0]}")
-    model = CLIPModel(_config(found))
+    model = transformers.CLIPModel(_config(found))
     try:
         state = _renamed(found)
         model.load_state_dict(state)
@@ -61,7 +61,7 @@ def read_openai_clip(path: Path) -> CLIPModel:
     return model
 
 
-def _config(found: Mapping[str, torch.Tensor]) -> CLIPConfig:
+def _config(found: Mapping[str, torch.Tensor]) -> transformers.CLIPConfig:
     width, _, patch, _ = found["visual.conv1.weight"].shape
     words, text_width = found["token_embedding.weight"].shape
     grid = round((len(found["visual.positional_embedding"]) - 1) ** 0.5)
@@ -78,7 +78,7 @@ def _config(found: Mapping[str, torch.Tensor]) -> CLIPConfig:
             "num_attention_heads": max(1, width // HEAD),
         }
 
-    return CLIPConfig(
+    return transformers.CLIPConfig(
         vision_config={
             **sizes(width, depth["visual."]),
             "image_size": grid * patch,

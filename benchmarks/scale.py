@@ -193,8 +193,9 @@ def table(opened: Opened[Any, Any], used: pd.DataFrame) -> list[dict[str, Any]]:
     name = next(name for name in (f"training_{n}of{PARTS}" for n in range(PARTS)) if times._parts.cases(name))
     minutes = whole * part / PART_THREADS / 60
     largest = used[used["stage"].isin(opened.preparation.stages)]
-    asked = times.minutes("prepare_part", name)
-    rows.append(row("prepare_part", largest, 1, minutes, asked, jobs.part_mib(name, 1)))
+    folder = Path(opened.preparation.caches).name
+    asked = times.minutes("prepare_part", f"{folder}_{name}")
+    rows.append(row("prepare_part", largest, 1, minutes, asked, jobs.part_mib(folder, name, 1)))
     return rows
 
 

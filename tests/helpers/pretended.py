@@ -246,9 +246,11 @@ def _fresh(opened: Opened[Any, Any]) -> dict[str, str]:
 
 def _before(outputs: Iterable[Made]) -> dict[str, list[str]]:
     """Output → what it is made from; instead of a part's marker, the prepared files that it stands for."""
-    markers = {made.path: made.after for made in outputs if made.depends is None}
+    marking = {made.path: made.after for made in outputs if made.depends is None}
+    # The marker of features is made from that of the caches, too.
+    files = {path: [one for one in after if one not in marking] for path, after in marking.items()}
     return {
-        made.path: list(chain.from_iterable(markers.get(path, [path]) for path in made.after))
+        made.path: list(chain.from_iterable(files.get(path, [path]) for path in made.after))
         for made in outputs
     }
 

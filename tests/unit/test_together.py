@@ -15,7 +15,7 @@ import pytest
 
 from foldwise.command import request
 from foldwise.experiment.open import Opened, open_experiment
-from foldwise.experiment.parts import TOGETHER, divided
+from foldwise.experiment.parts import divided
 from foldwise.files import CaseError, write_json
 from foldwise.hdf5 import content_of
 from foldwise.record import record_in
@@ -73,7 +73,10 @@ class TestClips:
         """A damaged file is as damaged in the next try of a job; a new call looks at it again."""
         results = Path(shutil.copytree(made[0].settings.results, tmp_path / "results"))
         experiment = opened(folder, results)
-        settings, log = json.loads(experiment.depends.part_settings()), Path(experiment.preparation.data)
+        settings, log = (
+            json.loads(experiment.depends.part_settings(experiment.parts.folders[-1])),
+            Path(experiment.preparation.data),
+        )
         log = log / "logs" / "clip_cache" / "k2_0.log"
         broken, marker = folder / "k2_0.mov", results / "training_0of1.json"
         whole = broken.read_bytes()
@@ -139,10 +142,10 @@ class TestClips:
 
     def test_many_cases_are_prepared_in_parts(self, folder: Path, tmp_path: Path) -> None:
         lines = (folder / "clips.csv").read_text(encoding="utf-8").splitlines()
-        many = [f"c{n},p{n},k0_0.mp4,high" for n in range(2 * TOGETHER + 1)]
+        many = [f"c{n},p{n},k0_0.mp4,high" for n in range(101)]
         sheet = folder / "many.csv"
         sheet.write_text("\n".join([lines[0], *many]) + "\n", encoding="utf-8")
-        for count, parts in ((2 * TOGETHER, None), (2 * TOGETHER + 1, 3)):
+        for count, parts in ((20, None), (21, 1), (101, 3)):
             sheet.write_text("\n".join([lines[0], *many[:count]]) + "\n", encoding="utf-8")
             found = opened(folder, tmp_path, data={"sheet": str(sheet), "classes": ["high", "low"]})
             divide = divided(found.preparation, found.paths, found.training, None, main=True)

@@ -19,6 +19,12 @@ from tiny_encoders import save
 
 TOGETHER = ("--set-scatter", "prepare=1")
 FOLD = "results/tiny/head/fold0/metrics.csv"
+# The jobs of a new model's fold.
+FOLD_JOBS = {"train": 1, "test": 1, "score": 1, "metrics": 1}
+
+
+def fold0(*models: str) -> list[str]:
+    return [FOLD.replace("head", model) for model in models]
 
 
 @pytest.mark.slow
@@ -39,14 +45,15 @@ def test_operations(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / FOLD)
     assert set(table["mode"]) == {"offline"}
     assert len(table["case"].unique()) == 2
-    # Another head on the same features.
     # Another mode, and two heads, on the same features.
     other = {**head, "mode": "online"}
-    jobs = planned(
-        tmp_path,
-        {**experiment, "models": {"head": other, "attention": {**other, "head": {"name": "TransSVNet"}}}},
-    )
+    two = {"head": other, "attention": {**other, "head": {"name": "TransSVNet"}}}
+    jobs = planned(tmp_path, {**experiment, "models": two})
     assert (jobs.get("prepare_part_gpu"), jobs["train"]) == (None, 4)
+    # Another encoder: neither the frames again, nor the index, nor what the first one made.
+    crop = {**head, "crop": [48, 48]}
+    jobs = planned(tmp_path, {**experiment, "models": {"head": head, "crop": crop}}, *fold0("head", "crop"))
+    assert jobs == {"prepare_part_gpu": 1, **FOLD_JOBS}
     (tmp_path / "op9.mp4").symlink_to(tmp_path / "op0.mp4")
     # The packed model brings the encoder's weights.
     foldwise(tmp_path, "export", "results/tiny/head", "carried.foldwise", "--fold", "0")
@@ -80,12 +87,13 @@ def test_clips(tmp_path: Path) -> None:
     assert table["group"].tolist() == [table["group"][0]] * 2 + [table["group"][2]] * 2
     # Two heads on the same features.
     probe = {**head, "network": {"name": "AttentiveProbe"}}
-    jobs = planned(
-        tmp_path,
-        {**experiment, "models": {"head": head, "probe": probe}},
-        "results/tiny/probe/fold0/metrics.csv",
-    )
-    assert (jobs.get("prepare_part_gpu"), jobs["train"]) == (None, 1)
+    models = {"head": head, "probe": probe}
+    jobs = planned(tmp_path, {**experiment, "models": models}, *fold0(*models))
+    assert jobs == FOLD_JOBS
+    # Other features: the caches, the index and both models stay.
+    models = {"head": head, "views": {**head, "features": {"views": 3}}}
+    jobs = planned(tmp_path, {**experiment, "models": models}, *fold0(*models))
+    assert jobs == {"prepare_part_gpu": 1, **FOLD_JOBS}
     known, rows = per_patient(table).set_index("group"), table.set_index("case")
     lines = ["case,group,video"]
     for case, group in rows["group"].items():

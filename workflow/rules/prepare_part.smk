@@ -3,7 +3,7 @@ rule prepare_part:
         files=lambda wildcards: [
             str(path) for case in PARTS.cases(wildcards.cases) for path in case.files
         ],
-        plan=lambda wildcards: PARTS.plan(wildcards.folder),
+        before=lambda wildcards: PARTS.before(wildcards.folder, wildcards.cases),
         stale=PATHS.stale,
     output:
         f"{PREPARED.data}/parts/{{folder}}/{{cases}}.json",
@@ -17,19 +17,23 @@ rule prepare_part:
         "../../envs/foldwise.yaml"
     threads: 4
     resources:
-        mem_mb=lambda wildcards, attempt: JOBS.part_mib(wildcards.cases, attempt),
+        mem_mb=lambda wildcards, attempt: JOBS.part_mib(
+            wildcards.folder, wildcards.cases, attempt
+        ),
         runtime=lambda wildcards, attempt: TIMES.minutes(
-            "prepare_part", wildcards.cases, attempt
+            "prepare_part", f"{wildcards.folder}_{wildcards.cases}", attempt
         ),
         attempt=lambda wildcards, attempt: attempt,
     params:
-        depends=DEPENDS.part(),
-        rows=lambda wildcards: DEPENDS.rows(PARTS.cases(wildcards.cases)),
+        depends=lambda wildcards: DEPENDS.part(wildcards.folder),
+        rows=lambda wildcards: DEPENDS.rows(
+            PARTS.cases(wildcards.cases), PARTS.stages(wildcards.folder)
+        ),
         request=lambda wildcards, output, threads, resources: request(
-            settings=DEPENDS.part_settings(),
+            settings=DEPENDS.part_settings(wildcards.folder),
             part=wildcards.cases,
             target=PARTS.target(wildcards.folder),
-            rules=list(PREPARED.stages),
+            rules=PARTS.stages(wildcards.folder),
             cores=threads,
             mem_mib=resources.mem_mb,
             devices=resources.get("device", 0),
@@ -40,14 +44,18 @@ rule prepare_part:
         "python -m foldwise.stages.prepare_part {params.request:q} > {log:q} 2>&1"
 
 
-if PREPARED.neural:
+if PARTS.neural:
 
     # The same under a separate name, for which a profile requests a GPU.
     use rule prepare_part as prepare_part_gpu with:
+        wildcard_constraints:
+            folder="|".join(PARTS.neural),
         resources:
-            mem_mb=lambda wildcards, attempt: JOBS.part_mib(wildcards.cases, attempt),
+            mem_mb=lambda wildcards, attempt: JOBS.part_mib(
+                wildcards.folder, wildcards.cases, attempt
+            ),
             runtime=lambda wildcards, attempt: TIMES.minutes(
-                "prepare_part", wildcards.cases, attempt
+                "prepare_part", f"{wildcards.folder}_{wildcards.cases}", attempt
             ),
             attempt=lambda wildcards, attempt: attempt,
             device=1,

@@ -76,7 +76,8 @@ def test_more_work_takes_longer(opened: Opened[Any, Any]) -> None:
     # Four cases are prepared at once.
     divided = times(opened, parts=10)
     part = divided._parts.cases("training_0of10")
-    assert divided.expected("prepare_part", "training_0of10") == pytest.approx(len(part) * (2.2 + 2.4) / 4)
+    which = f"{Path(opened.preparation.caches).name}_training_0of10"
+    assert divided.expected("prepare_part", which) == pytest.approx(len(part) * (2.2 + 2.4) / 4)
     assert small.minutes("index") == 30  # 3 · 208 s
 
 

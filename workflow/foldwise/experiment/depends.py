@@ -45,9 +45,9 @@ class Depends:
         given = described.given(self._preparation.cases[case])
         return _json({"of": [case], "settings": self._values(described.work), "sheet": given})
 
-    def rows(self, cases: Sequence[Case]) -> str:
-        """A hash of the values of the sheet that the preparation of some cases depends on."""
-        stages = self._preparation.stages.values()
+    def rows(self, cases: Sequence[Case], names: Sequence[str]) -> str:
+        """A hash of the values of the sheet that some stages of some cases' preparation depend on."""
+        stages = [self._preparation.stages[name] for name in names]
         return short_hash([[case.name, *(stage.given(case) for stage in stages)] for case in cases], 16)
 
     def of(self, wildcards: Iterable[str], *work: Work, **more: Any) -> str:
@@ -99,27 +99,29 @@ class Depends:
         """All settings, since the report shows them; but not where it is."""
         return _json({key: value for key, value in dump(self._settings).items() if key != "results"})
 
-    def part(self) -> str:
-        """The settings of a job that prepares a part of the cases, and no others."""
+    def part(self, folder: str) -> str:
+        """The settings of a job that prepares a part of the cases, and no others.
+
+        Args:
+            folder: name of the folder that it fills; of stored features, these have an encoder.
+        """
         settings, planned = self._settings, self._preparation.plan is not None
         work: tuple[Work, ...] = (*PREPARING, "index", *(("plan", "memory") if planned else ()))
         values = self._values_for(settings, *work, given=True)
         values.pop("split", None)
         if not planned:
-            models = self._system.preparing_models(settings).items()
-            values["models"] = {
-                name: self._values_for(model, "features", given=True) for name, model in models
-            }
-            values = {key: value for key, value in values.items() if value != {}}
+            encoding = self._preparation.encodings.get(folder)
+            models = {folder: self._values_for(encoding, "features", given=True)} if encoding else {}
+            values = {key: value for key, value in {**values, "models": models}.items() if value != {}}
         whole = {"results": str(settings.results), "system": settings.system}
         # With a plan, which lies in the experiment's folder, the caches belong to the experiment.
         return _json({**values, **whole, "experiment": settings.experiment if planned else "part"})
 
-    def part_settings(self) -> str:
+    def part_settings(self, folder: str) -> str:
         """The settings that such a job gets: these, and those that no output depends on, e.g. `versions`."""
         fields = type(self._settings).model_fields.items()
         others = {name: getattr(self._settings, name) for name, field in fields if field.exclude}
-        return _json({**json.loads(self.part()), **others})
+        return _json({**json.loads(self.part(folder)), **others})
 
     def _values(self, *work: Work) -> dict[str, Any]:
         """The settings that affect any of `work`, without those of models; thousands of cases ask."""

@@ -100,16 +100,22 @@ class Jobs(Generic[AnySettings, AnyCase]):
         killed = min(MOST_KILLED, Attempts(Path(state) / "attempts.jsonl", 1).killed)
         return self.mib("train", model, killed + 1)
 
-    def part_mib(self, name: str, attempt: int) -> int:
+    def part_mib(self, folder: str, name: str, attempt: int) -> int:
         """Memory of a part's job in MiB: that of the largest stage, for as many cases as run at once.
 
         Cases that share processes share a network, too.
         """
-        cases, stages = self._parts.cases(name), self._parts.preparation.stages
-        at_once = min(PART_THREADS, len(cases))
+        cases, prepared = self._parts.cases(name), self._parts.preparation
+        settings, peak = self.filling(folder), self._system.footprint.case_mib
 
-        def needed(name: str) -> int:
-            alone = stages[name].neural and self._parts.preparation.together
-            return max(self.mib(name, case.name, attempt) for case in cases) * (1 if alone else at_once)
+        def needed(stage: str) -> int:
+            largest = max(peak(stage, self.sizes[case.name], settings) for case in cases)
+            alone = prepared.stages[stage].neural and prepared.together
+            return asked_mib(stage, largest, attempt) * (1 if alone else min(PART_THREADS, len(cases)))
 
-        return max(map(needed, stages))
+        return max(map(needed, self._parts.stages(folder)))
+
+    def filling(self, folder: str) -> AnySettings:
+        """The settings of a job that fills a folder: for stored features with their encoder alone."""
+        encoding = self._parts.preparation.encodings.get(folder)
+        return self._settings.model_copy(update={"models": {folder: encoding}} if encoding else {})

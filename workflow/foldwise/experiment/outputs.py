@@ -69,12 +69,13 @@ def all_outputs(opened: Opened[Any, Any], depends: Depends | None = None) -> lis
 
 def _prepared(opened: Opened[Any, Any], depends: Depends) -> Iterator[list[Made]]:
     """Outputs for single cases, the plan, and the markers of parts."""
-    preparation, parts = opened.preparation, opened.parts
+    preparation = opened.preparation
     before: list[str] = []
     for name, stage in preparation.stages.items():
         if preparation.plan and name == list(preparation.stages)[-1]:
             if opened.settings.part is None:
-                ready = parts.ready(opened.training, preparation.indexed)
+                yield [*_markers(opened, [preparation.indexed])]
+                ready = opened.parts.ready(opened.training, preparation.indexed)
                 yield [Made("plan", preparation.plan, depends.plan(), ready)]
             before.append(preparation.plan)
         level = []
@@ -86,18 +87,24 @@ def _prepared(opened: Opened[Any, Any], depends: Depends) -> Iterator[list[Made]
                 level.append(Made(name, first.format(case=case.name), given, after, also))
         yield level
         before += stage.outputs
-    if parts.count is not None:
-        markers: dict[str, list[str]] = {}
-        for case in opened.sheet.cases:
-            for pattern in (preparation.indexed, *preparation.made):
-                [marker] = parts.ready([case], pattern)
-                markers.setdefault(marker, []).append(pattern.format(case=case.name))
-        took = f"{preparation.data}/benchmarks/prepare_part"
-        yield [
-            Made("prepare_part", marker, None, after, (f"{took}/{path.parent.name}_{path.stem}.tsv",))
-            for marker, after in markers.items()
-            if (path := Path(marker))
-        ]
+    encoded = [path for path in preparation.made if Path(path).parent.name in preparation.encodings]
+    caches = [path for path in preparation.made if path not in encoded]
+    yield [*_markers(opened, caches if preparation.plan else [preparation.indexed, *caches])]
+    yield [*_markers(opened, encoded)]
+
+
+def _markers(opened: Opened[Any, Any], patterns: Sequence[str]) -> Iterator[Made]:
+    """Markers of the parts of these files, if there are parts."""
+    parts, took = opened.parts, f"{opened.preparation.data}/benchmarks/prepare_part"
+    markers: dict[str, list[str]] = {}
+    for case in opened.sheet.cases if parts.count is not None else ():
+        for pattern in patterns:
+            [marker] = parts.ready([case], pattern)
+            markers.setdefault(marker, []).append(pattern.format(case=case.name))
+    for path in map(Path, markers):
+        folder, name = path.parent.name, path.stem
+        after = [*markers[str(path)], *parts.before(folder, name)]
+        yield Made("prepare_part", str(path), None, after, (f"{took}/{folder}_{name}.tsv",))
 
 
 def _with_record(patterns: Sequence[str]) -> list[list[str]]:

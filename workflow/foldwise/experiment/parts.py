@@ -35,25 +35,52 @@ class Parts(Generic[AnyCase]):
         """Files that show that cases are prepared: a pattern's paths, or the markers of their parts."""
         if self.count is None:
             return per_case(cases, pattern)
-        # Without a plan in between, one job goes from the source to the cache.
         prepared = self.preparation
-        if pattern not in (prepared.indexed, *prepared.made):
-            pattern = prepared.indexed  # which is made after it, by the same job
-        folder = Path(pattern if prepared.plan else prepared.cached).parent.name
-        return sorted({f"{prepared.data}/parts/{folder}/{_name(case, self.count)}.json" for case in cases})
+        if Path(pattern).parent.name not in prepared.encodings:
+            # Up to the plan, or without one up to the cache, one job makes everything.
+            pattern = prepared.indexed if prepared.plan and pattern != prepared.cached else prepared.cached
+        folder = Path(pattern).parent.name
+        return sorted({self._marker(folder, _name(case, self.count)) for case in cases})
 
     def cases(self, name: str) -> list[AnyCase]:
         """The cases of a part."""
         return [case for case in self.preparation.cases.values() if _name(case, _count(name)) == name]
 
+    def stages(self, folder: str) -> list[str]:
+        """Rules that make a folder of features, or everything before the features."""
+        encodings = self.preparation.encodings
+        stages = {name: Path(stage.outputs[0]).parent.name for name, stage in self.preparation.stages.items()}
+        return [name for name, first in stages.items() if (first in encodings) == (folder in encodings)]
+
     def target(self, folder: str) -> str:
         """Target of a part's job: `indexed` or `prepared`."""
-        return "prepared" if folder == Path(self.preparation.cached).parent.name else "indexed"
+        return "prepared" if folder in (self._caches, *self.preparation.encodings) else "indexed"
 
-    def plan(self, folder: str) -> list[str]:
-        """The plan, which caches need."""
+    def before(self, folder: str, name: str) -> list[str]:
+        """What a part's job needs besides the cases' files: caches need the plan, features the caches."""
+        if folder in self.preparation.encodings:
+            return [self._marker(self._caches, name)]
         plan = self.preparation.plan
-        return [plan] if plan and self.target(folder) == "prepared" else []
+        return [plan] if plan and folder == self._caches else []
+
+    @property
+    def folders(self) -> list[str]:
+        """Names of the folders that are filled."""
+        prepared = self.preparation
+        return list(dict.fromkeys(Path(path).parent.name for path in (prepared.indexed, *prepared.made)))
+
+    @property
+    def neural(self) -> list[str]:
+        """Those whose jobs use a network."""
+        stages = self.preparation.stages
+        return [each for each in self.folders if any(stages[name].neural for name in self.stages(each))]
+
+    @property
+    def _caches(self) -> str:
+        return Path(self.preparation.caches).name
+
+    def _marker(self, folder: str, name: str) -> str:
+        return f"{self.preparation.data}/parts/{folder}/{name}.json"
 
 
 def part_of(sheet: Sheet[AnyCase], name: str) -> Sheet[AnyCase]:
@@ -92,7 +119,7 @@ def divided(
         caches = per_case(training, preparation.cached)
         looks.look_at(caches, listed=True)
         if not all(map(looks.exists, caches)):
-            many = preparation.together and len(preparation.cases) > 2 * TOGETHER
+            many = preparation.together and len(preparation.cases) > preparation.many
             count = ceil(len(preparation.cases) / TOGETHER) if asked is None and many else asked
     return Parts(preparation, count)
 

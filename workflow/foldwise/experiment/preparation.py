@@ -6,9 +6,10 @@ from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic
 
-from foldwise.section import Work
+from foldwise.section import Section, Work
 from foldwise.sheet import AnyCase, Sheet
 
 # Named inputs of a rule.
@@ -63,7 +64,9 @@ class Preparation(ABC, Generic[AnyCase]):
         caches: folder of <case>.h5.
         stages: name of a rule → what it makes of a case, in order, up to the cache and beyond.
         plan: file that completes the settings between two stages, or None.
-        neural: whether a stage uses a network, so that a job with several stages requests a GPU.
+        encodings: name of a folder of stored features, which the last stage makes → the settings of a model
+            that determine them.
+        many: number of cases above which they share processes, unless the profile decides.
         cases: the cases by name.
     """
 
@@ -71,7 +74,8 @@ class Preparation(ABC, Generic[AnyCase]):
     caches: str
     stages: Mapping[str, CaseStage[AnyCase]]
     plan: str | None = None
-    neural: bool = False
+    encodings: Mapping[str, Section] = MappingProxyType({})
+    many: int = 100
 
     def __init__(self, sheet: Sheet[AnyCase]) -> None:
         """Keep the cases; a system names the folders."""

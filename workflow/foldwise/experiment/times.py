@@ -67,7 +67,7 @@ class Times(Generic[AnySettings, AnyCase]):
 
         Args:
             rule: name of the rule.
-            which: the case, the part of the cases, or the model.
+            which: the case, <folder>_<part of the cases>, or the model.
             attempt: number of the try, from 1.
         """
         expected, ratio = self.expected(rule, which), self._ratio(rule, which)
@@ -106,7 +106,10 @@ class Times(Generic[AnySettings, AnyCase]):
         if rule in stages:
             return footprint.case_seconds(rule, self._jobs.sizes[which], self._settings)
         if rule == "prepare_part":
-            each = [self.expected(stage, case.name) for case in self._parts.cases(which) for stage in stages]
+            folder, _, part = which.partition("_")
+            settings, stages = self._jobs.filling(folder), self._parts.stages(folder)
+            sizes = [self._jobs.sizes[case.name] for case in self._parts.cases(part)]
+            each = [footprint.case_seconds(stage, size, settings) for size in sizes for stage in stages]
             return sum(each) / PART_THREADS
         if rule in PER_CASE:
             return PER_CASE[rule] * len(cases)
@@ -162,7 +165,7 @@ class Times(Generic[AnySettings, AnyCase]):
         if rule in self._parts.preparation.stages:
             return self.expected(rule, name) if name in self._jobs.sizes else None
         if rule == "prepare_part":
-            return self.expected(rule, name.partition("_")[2])
+            return self.expected(rule, name) if name.partition("_")[0] in self._parts.folders else None
         models = [model for model in self._settings.models if name == model or name.startswith(f"{model}_")]
         return self.expected(rule, max(models, key=len)) if models else None
 

@@ -11,7 +11,7 @@ import logging
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,7 +41,7 @@ def prepare_part(
         # What is wrong with a case's files does not change from one try to the next.
         noted = marker.with_suffix(".refused")
         known = read_json(noted) if attempt > 1 and noted.exists() else {}
-        failed = prepare_together(opened, cores, known)
+        failed = prepare_together(opened, cores, rules, known)
         refused = {case: why for case, why in failed.items() if case in known or isinstance(why, Refused)}
         write_json(noted, refused)
         refuse_failed(failed, list(opened.cases))
@@ -53,13 +53,17 @@ def prepare_part(
 
 
 def prepare_together(
-    opened: Opened[Any, Any], cores: int, refused: Mapping[str, str] | None = None
+    opened: Opened[Any, Any],
+    cores: int,
+    rules: Collection[str] | None = None,
+    refused: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Prepare an experiment's cases by processes that prepare one case after another.
 
     Args:
         opened: the experiment, e.g. with the cases of a part.
         cores: that may be used.
+        rules: the stages; None: all.
         refused: cases that are not tried, and why.
 
     Returns:
@@ -69,6 +73,8 @@ def prepare_together(
     settings, mark = opened.settings, opened.paths.stale
     device = settings.device if settings.device != "auto" else None
     for name, each in opened.preparation.stages.items():
+        if rules is not None and name not in rules:
+            continue
         assert each.asked is not None, "all stages say what they are asked"
         requests = []
         for case in opened.cases:

@@ -138,10 +138,6 @@ class System(Whole, Generic[AnySettings, AnyCase], abstract=True):
         """The values that the index takes from the sheet's rows, as plain values."""
         return [[case.name, case.group, [str(path) for path in case.files]] for case in cases]
 
-    def preparing_models(self, settings: AnySettings) -> Mapping[str, Model]:
-        """What a job that prepares cases gets as `models`, with nothing else that it would depend on."""
-        return {}
-
     def preparation_weights(self, settings: AnySettings) -> Mapping[Path, Callable[[Path], Any]]:
         """Files of weights that preparation needs, each with a module's function that reads it as jobs do."""
         return {}

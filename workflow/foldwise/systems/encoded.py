@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from foldwise.experiment.preparation import Asked, CaseStage, Preparation
 from foldwise.files import files_in, short_hash
 from foldwise.section import Section
-from foldwise.settings import Model, as_json, dump
+from foldwise.settings import as_json, dump
 from foldwise.sheet import AnyCase, Sheet
-
-AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 class Encoding(Protocol):
@@ -21,11 +19,6 @@ class Encoding(Protocol):
     @property
     def frozen_weights(self) -> Path | None:
         """File or folder of the frozen network's weights."""
-
-
-def by_content(encodings: Iterable[AnyModel]) -> dict[str, AnyModel]:
-    """Models by a hash of their settings, regardless of their names; equal ones are one."""
-    return {short_hash(dump(model)): model for model in encodings}
 
 
 class EncodedPreparation(Preparation[AnyCase]):
@@ -40,7 +33,8 @@ class EncodedPreparation(Preparation[AnyCase]):
         super().__init__(sheet)
         self.data, self._system = data, system
         self.encoded = f"{data}/features-{{encoded}}"
-        self._encodings: dict[str, tuple[str, Any]] = {}
+        self.encodings: dict[str, Any] = {}
+        self._keys: dict[str, str] = {}
 
     def encodes(self, encodings: Mapping[str, tuple[Any, Section]]) -> dict[str, CaseStage[AnyCase]]:
         """Take the models with stored features, and return the stage that stores them, if there are any.
@@ -50,28 +44,31 @@ class EncodedPreparation(Preparation[AnyCase]):
                 `Encoding`.
         """
         for name, (source, model) in encodings.items():
-            self._encodings[name] = short_hash([source, dump(model)]), model
-        keys = dict.fromkeys(key for key, _ in self._encodings.values())
-        if not keys:
+            self._keys[name] = short_hash([source, dump(model)])
+            self.encodings[Path(self._folder(name)).name] = model
+        if not encodings:
             return {}
+        keys = dict.fromkeys(self._keys.values())
         stage = CaseStage[AnyCase](
             "features",
-            tuple(f"{self.encoded.replace('{encoded}', key)}/{{case}}.h5" for key in keys),
+            tuple(dict.fromkeys(map(self.inputs, encodings))),
             asked=lambda case: [self.encode_asked(key, case) for key in keys],
             neural=True,
         )
         return {"encode": stage}
 
+    def _folder(self, model: str) -> str:
+        """Folder of a model's stored features."""
+        return self.encoded.format(encoded=self._keys[model])
+
     @property
     def made(self) -> Sequence[str]:
         """Patterns of the caches and the features."""
-        return [self.cached, *(self.stages["encode"].outputs if self._encodings else ())]
+        return [self.cached, *(self.stages["encode"].outputs if self.encodings else ())]
 
     def inputs(self, model: str) -> str:
         """Features, or the files that they would be computed from."""
-        if model in self._encodings:
-            return self.encoded.replace("{encoded}", self._encodings[model][0]) + "/{case}.h5"
-        return self.unencoded(model)
+        return f"{self._folder(model)}/{{case}}.h5" if model in self._keys else self.unencoded(model)
 
     def unencoded(self, model: str) -> str:
         """Pattern of the files from which a model's frames or clips are read."""
@@ -79,7 +76,7 @@ class EncodedPreparation(Preparation[AnyCase]):
 
     def encoder(self, encoded: str) -> str:
         """A model whose features have a key; equal keys mean equal features."""
-        return next(model for model, (key, _) in self._encodings.items() if key == encoded)
+        return next(model for model, key in self._keys.items() if key == encoded)
 
     def encoded_from(self, encoded: str, case: str) -> str:
         """The file from which a case's features of a key are computed."""
@@ -87,8 +84,8 @@ class EncodedPreparation(Preparation[AnyCase]):
 
     def encode_asked(self, encoded: str, name: str) -> Asked:
         """What the rule `encode` asks for a case and a key."""
-        source, model = self.encoded_from(encoded, name), self._encodings[self.encoder(encoded)][1]
-        features = f"{self.encoded.replace('{encoded}', encoded)}/{name}.h5"
+        source, folder = self.encoded_from(encoded, name), self.encoded.format(encoded=encoded)
+        model, features = self.encodings[Path(folder).name], f"{folder}/{name}.h5"
         assert model.frozen_weights is not None, "its features are stored"
         weights = files_in(model.frozen_weights)
         values = {"source": source, "also": weights, "settings": as_json(model), "features": features}

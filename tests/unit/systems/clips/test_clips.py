@@ -160,9 +160,8 @@ class TestCheck:
     def test_parts_are_prepared_again_for_what_concerns_them(self, clips: Path) -> None:
         def part_of(**more: Any) -> dict[str, Any]:
             given: dict[str, Any] = {"prepare": {"regions": {"method": "fan"}}, **more}
-            part: dict[str, Any] = json.loads(
-                unread(**settings_of(clips / "clips.csv", **given)).depends.part()
-            )
+            found = unread(**settings_of(clips / "clips.csv", **given))
+            part: dict[str, Any] = json.loads(found.depends.part(found.parts.folders[-1]))
             return part
 
         first = part_of()

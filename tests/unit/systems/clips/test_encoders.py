@@ -234,14 +234,36 @@ def test_parts_follow_the_stored_features_and_not_the_models(folder: Path, tmp_p
         values = settings_of(folder / "clips.csv", models=models, results=str(tmp_path / "results"))
         return open_experiment(values, main=False)
 
-    one = of(probe=probe)
-    assert of(decoder=decoder, other=probe).depends.part() == one.depends.part()
+    def parts(found: Opened[Any, Any]) -> dict[str, Any]:
+        """What the jobs of each folder depend on, and what they request."""
+        cases = found.parts.cases("training_0of1")
+        return {
+            folder: (
+                found.depends.part(folder),
+                found.depends.rows(cases, found.parts.stages(folder)),
+                found.jobs.part_mib(folder, "training_0of1", 1),
+                found.times.minutes("prepare_part", f"{folder}_training_0of1"),
+            )
+            for folder in found.parts.folders
+        }
+
+    none, one = parts(of(small=SMALL)), parts(of(probe=probe))
+    assert parts(of(decoder=decoder, other=probe)) == one
     clips = {**plain, "encoder": encoder(folder, "VJEPA2Model"), "clip": {**SMALL["clip"], "frames": 4}}
     both = of(probe=probe, clips={**clips, "network": PROBE})
-    assert both.depends.part() != one.depends.part()
-    part = open_experiment({**json.loads(both.depends.part_settings()), "part": "training_0of1"}, main=False)
-    assert part.preparation.made[0] == both.preparation.made[0]
-    assert sorted(part.preparation.made) == sorted(both.preparation.made)
+    # Each folder of features, the caches apart: another one leaves them alone.
+    assert none.items() < one.items() < parts(both).items()
+    assert [*map(len, (none, one, parts(both)))] == [1, 2, 3]
+    assert both.parts.neural == both.parts.folders[1:]
+    cache, *features = both.preparation.made
+    for path in (cache, *features):
+        name = Path(path).parent.name
+        settings = {**json.loads(both.depends.part_settings(name)), "part": "training_0of1"}
+        part = open_experiment(settings, main=False)
+        assert part.preparation.made == list(dict.fromkeys([cache, path]))
+    # Their markers are made from that of the caches.
+    [before] = both.parts.before(Path(features[0]).parent.name, "training_0of1")
+    assert before == f"{both.preparation.data}/parts/{Path(cache).parent.name}/training_0of1.json"
 
 
 def test_the_memory_of_weights_follows_their_files(tmp_path: Path) -> None:

@@ -123,6 +123,18 @@ def predict(opened: Opened[Any, Any], tmp_path_factory: pytest.TempPathFactory) 
     return predict
 
 
+def test_a_part_gets_the_encoder_of_its_folder_alone(opened: Opened[Any, Any]) -> None:
+    caches, *folders = opened.parts.folders
+    # The heads of both modes share features; those of clips follow the mode.
+    assert len(folders) == 3
+    assert "models" not in json.loads(opened.depends.part(caches))
+    for folder in folders:
+        settings = {**json.loads(opened.depends.part_settings(folder)), "part": "training_0of1"}
+        part = open_experiment(settings, main=False)
+        assert part.parts.folders == [caches, folder]
+        assert opened.parts.stages(folder) == ["encode"]
+
+
 def features(opened: Opened[Any, Any], name: str, case: str = "op0") -> Path:
     return Path(opened.preparation.inputs(name).format(case=case))
 

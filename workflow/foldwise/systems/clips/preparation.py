@@ -22,6 +22,9 @@ class ClipPreparation(EncodedPreparation[ClipCase]):
         regions: folder of the files of regions.
     """
 
+    # The start of a job takes longer than a short clip.
+    many = 20
+
     def __init__(self, settings: Settings, sheet: Sheet[ClipCase]) -> None:
         """Name the folders."""
         data = values_for(settings.data, "cache")
@@ -53,7 +56,6 @@ class ClipPreparation(EncodedPreparation[ClipCase]):
                 if model.features is not None
             }
         )
-        self.neural = "encode" in self.stages or neural
 
     @property
     def made(self) -> Sequence[str]:

@@ -16,10 +16,9 @@ from foldwise.store import Memory
 from foldwise.systems.base import NOTHING, REMARKS
 from foldwise.systems.clips.check import check_classes, check_prompt, check_weights
 from foldwise.systems.clips.footprint import ClipsFootprint
-from foldwise.systems.clips.preparation import ClipPreparation, encoding_of
+from foldwise.systems.clips.preparation import ClipPreparation
 from foldwise.systems.clips.settings import Cache, Data, Model, Prepare, Settings
 from foldwise.systems.clips.sheet import ClipCase, class_names, class_sentences, read_new_cases, read_sheet
-from foldwise.systems.encoded import by_content
 from foldwise.systems.new import NewCases
 from foldwise.systems.videos import Looked, VideoSystem
 from foldwise.video.damage import left_out
@@ -85,10 +84,6 @@ class Clips(VideoSystem[Settings, ClipCase]):
     def preparation(self, settings: Settings, sheet: Sheet[ClipCase]) -> ClipPreparation:
         """Caches, regions and features."""
         return ClipPreparation(settings, sheet)
-
-    def preparing_models(self, settings: Settings) -> Mapping[str, Model]:
-        """Models as far as they determine stored features."""
-        return by_content(encoding_of(model) for model in settings.models.values() if model.features)
 
     def preparation_weights(self, settings: Settings) -> Mapping[Path, Callable[[Path], Any]]:
         """Weights of the network that finds regions."""

@@ -34,7 +34,6 @@ class SurgicalPreparation(EncodedPreparation[SurgicalCase]):
         }
         encoded = {name: model for name, model in settings.models.items() if model.encoder is not None}
         self.stages |= self.encodes({name: (cache, encoding_of(model)) for name, model in encoded.items()})
-        self.neural = bool(encoded)
         self.banks = f"{settings.results}/{settings.experiment}/{{model}}/fold{{fold}}/features"
         self._sources = {name: model.features for name, model in settings.models.items()}
         self.backbones = sorted({source for source in self._sources.values() if source})

@@ -16,11 +16,10 @@ from foldwise.settings import dump, validate
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.systems.base import NOTHING, REMARKS
-from foldwise.systems.encoded import by_content
 from foldwise.systems.new import NewCases
 from foldwise.systems.surgical.check import check_annotation, check_rare
 from foldwise.systems.surgical.footprint import SurgicalFootprint
-from foldwise.systems.surgical.preparation import SurgicalPreparation, encoding_of
+from foldwise.systems.surgical.preparation import SurgicalPreparation
 from foldwise.systems.surgical.settings import BACKBONE, Cache, Data, Model, Settings
 from foldwise.systems.surgical.sheet import SurgicalCase, read_sheet
 from foldwise.systems.videos import Looked, VideoSystem
@@ -102,10 +101,6 @@ class Surgical(VideoSystem[Settings, SurgicalCase]):
     def preparation(self, settings: Settings, sheet: Sheet[SurgicalCase]) -> SurgicalPreparation:
         """Frame caches, and features."""
         return SurgicalPreparation(settings, sheet)
-
-    def preparing_models(self, settings: Settings) -> Mapping[str, Model]:
-        """Models as far as they determine encoders' features."""
-        return by_content(encoding_of(model) for model in settings.models.values() if model.encoder)
 
     def task(self, settings: Settings, checked: Checked) -> dict[str, Any]:
         """Names of phases and tools."""

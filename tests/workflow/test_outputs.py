@@ -97,7 +97,13 @@ def test_the_table_of_outputs_says_the_same_as_the_rules(
     jobs = jobs_of(snakemake(tmp_path, experiment, "--dry-run", *targets))
     with chdir(tmp_path):
         opened = open_experiment(experiment, main=False)
-        table = [made for level in all_outputs(opened) for made in level]
+        levels = all_outputs(opened)
+    table = [made for level in levels for made in level]
+    missing = {path for made in table for path in made.paths}
+    for level in levels:
+        # What is made from later levels would be judged too early.
+        assert not missing & {path for made in level for path in made.after}
+        missing -= {path for made in level for path in made.paths}
     stages = opened.preparation.stages
     if parts:
         # A part's job prepares its cases by the rules of single cases.

@@ -44,22 +44,18 @@ class EncodedPreparation(Preparation[AnyCase]):
                 `Encoding`.
         """
         for name, (source, model) in encodings.items():
-            self._keys[name] = short_hash([source, dump(model)])
-            self.encodings[Path(self._folder(name)).name] = model
+            self._keys[name] = key = short_hash([source, dump(model)])
+            self.encodings[Path(self.encoded.format(encoded=key)).name] = model
         if not encodings:
             return {}
         keys = dict.fromkeys(self._keys.values())
         stage = CaseStage[AnyCase](
             "features",
-            tuple(dict.fromkeys(map(self.inputs, encodings))),
+            tuple(f"{self.encoded.format(encoded=key)}/{{case}}.h5" for key in keys),
             asked=lambda case: [self.encode_asked(key, case) for key in keys],
             neural=True,
         )
         return {"encode": stage}
-
-    def _folder(self, model: str) -> str:
-        """Folder of a model's stored features."""
-        return self.encoded.format(encoded=self._keys[model])
 
     @property
     def made(self) -> Sequence[str]:
@@ -68,7 +64,9 @@ class EncodedPreparation(Preparation[AnyCase]):
 
     def inputs(self, model: str) -> str:
         """Features, or the files that they would be computed from."""
-        return f"{self._folder(model)}/{{case}}.h5" if model in self._keys else self.unencoded(model)
+        if model in self._keys:
+            return f"{self.encoded.format(encoded=self._keys[model])}/{{case}}.h5"
+        return self.unencoded(model)
 
     def unencoded(self, model: str) -> str:
         """Pattern of the files from which a model's frames or clips are read."""

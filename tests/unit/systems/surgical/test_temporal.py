@@ -128,11 +128,11 @@ def test_a_part_gets_the_encoder_of_its_folder_alone(opened: Opened[Any, Any]) -
     # The heads of both modes share features; those of clips follow the mode.
     assert len(folders) == 3
     assert "models" not in json.loads(opened.depends.part(caches))
-    for folder in folders:
+    for folder in (caches, *folders):
         settings = {**json.loads(opened.depends.part_settings(folder)), "part": "training_0of1"}
         part = open_experiment(settings, main=False)
-        assert part.parts.folders == [caches, folder]
-        assert opened.parts.stages(folder) == ["encode"]
+        assert part.parts.folders == list(dict.fromkeys([caches, folder]))
+        assert opened.parts.stages(folder) == ["frames" if folder == caches else "encode"]
 
 
 def features(opened: Opened[Any, Any], name: str, case: str = "op0") -> Path:

@@ -363,7 +363,8 @@ class Settings(Experiment):
     @model_validator(mode="after")
     def _possible(self) -> Settings:
         height, width = self.cache.size
-        for name, model in self.models.items():
+        # A job that prepares frames gets no models; the default one need not fit.
+        for name, model in self.models.items() if self.part is None else ():
             if model.kind != "tool" and not self.data.phases:
                 raise ValueError(f"models.{name} learns phases, but data.phases is empty")
             if model.kind in ("tool", "mtrcnet", "mtrcnet_cl") and not self.data.tools:

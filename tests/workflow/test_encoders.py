@@ -51,7 +51,7 @@ def test_operations(tmp_path: Path) -> None:
     jobs = planned(tmp_path, {**experiment, "models": two})
     assert (jobs.get("prepare_part_gpu"), jobs["train"]) == (None, 4)
     # Another encoder: neither the frames again, nor the index, nor what the first one made.
-    crop = {**head, "crop": [48, 48]}
+    crop = {**head, "crop": [16, 16]}
     jobs = planned(tmp_path, {**experiment, "models": {"head": head, "crop": crop}}, *fold0("head", "crop"))
     assert jobs == {"prepare_part_gpu": 1, **FOLD_JOBS}
     (tmp_path / "op9.mp4").symlink_to(tmp_path / "op0.mp4")

@@ -107,9 +107,9 @@ class Times(Generic[AnySettings, AnyCase]):
             return footprint.case_seconds(rule, self._jobs.sizes[which], self._settings)
         if rule == "prepare_part":
             folder, _, part = which.partition("_")
-            settings, stages = self._jobs.filling(folder), self._parts.stages(folder)
+            settings, names = self._jobs.filling(folder), self._parts.stages(folder)
             sizes = [self._jobs.sizes[case.name] for case in self._parts.cases(part)]
-            each = [footprint.case_seconds(stage, size, settings) for size in sizes for stage in stages]
+            each = [footprint.case_seconds(name, size, settings) for size in sizes for name in names]
             return sum(each) / PART_THREADS
         if rule in PER_CASE:
             return PER_CASE[rule] * len(cases)

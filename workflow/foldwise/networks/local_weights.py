@@ -17,9 +17,6 @@ from foldwise.training.pretrained import refuse_not_finite
 # One for each file of weights, in logs and beside the bars of a command.
 disable_progress_bar()
 
-# Methods of `prepare.regions` whose models have another name in transformers.
-TYPES = {"medsam": "sam"}
-
 
 def read_config(folder: Path) -> Any:
     """The configuration of a saved model.
@@ -40,22 +37,22 @@ def read_config(folder: Path) -> Any:
         ) from error
 
 
-def refuse_other_type(folder: Path, method: str, name: str) -> None:
+def refuse_other_type(folder: Path, method: str, kind: Any) -> None:
     """Refuse a folder whose model is not of the class that finds regions.
 
     Args:
         folder: with config.json.
         method: of `prepare.regions`.
-        name: of the class of transformers.
+        kind: the class of transformers that it needs.
 
     Raises:
         CaseError: another model, or none.
     """
     path = folder / "config.json"
     found = read_json(path).get("model_type") if path.is_file() else None
-    if found != TYPES.get(method, method):
+    if found != kind.config_class.model_type:
         what = f"a model of type {found!r}" if found else "no folder with a model of transformers"
-        raise CaseError(f"{folder}: is {what}; prepare.regions.method: {method} needs {name}")
+        raise CaseError(f"{folder}: is {what}; prepare.regions.method: {method} needs {kind.__name__}")
 
 
 def load_saved(kind: Any, folder: Path, unused: Sequence[str] = ()) -> Any:

@@ -10,15 +10,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from transformers import SamConfig, SamModel
-from transformers.utils.logging import disable_progress_bar
 
 from foldwise.device import chosen_device, log_device
 from foldwise.files import CaseError
 from foldwise.networks.local_weights import refuse_other_type
 from foldwise.training.pretrained import read_weights, refuse_not_finite
-
-# One for each file of weights, in logs and beside the bars of a command.
-disable_progress_bar()
 
 # Patterns of original names and their replacements in transformers, applied in this order to every name.
 RENAMED: tuple[tuple[str, str], ...] = (
@@ -130,7 +126,7 @@ def load_medsam(path: Path) -> SamModel:
         CaseError: not such a file, or sizes that contradict each other.
     """
     if path.is_dir():
-        refuse_other_type(path, "medsam", "SamModel")
+        refuse_other_type(path, "medsam", SamModel)
         try:
             loaded: Any = SamModel.from_pretrained(str(path), local_files_only=True, output_loading_info=True)
         except Exception as error:  # wrong files raise any of half a dozen types

@@ -14,14 +14,11 @@ import torch
 from transformers import EdgeTamVideoModel, Sam2VideoModel
 from transformers.models.edgetam_video.modeling_edgetam_video import EdgeTamVideoInferenceSession
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
-from transformers.utils.logging import disable_progress_bar
 
 from foldwise.device import chosen_device, log_device
 from foldwise.files import CaseError
 from foldwise.networks.local_weights import refuse_other_type
 from foldwise.training.pretrained import refuse_not_finite
-
-disable_progress_bar()
 
 Kind = Literal["sam2_video", "edgetam_video"]
 CLASSES: Mapping[str, tuple[Any, Any]] = {
@@ -168,7 +165,7 @@ def load_video_sam(folder: Path, kind: Kind) -> Any:
         CaseError: no such network in the folder, or weights are missing.
     """
     wanted = CLASSES[kind][0]
-    refuse_other_type(folder, kind, wanted.__name__)
+    refuse_other_type(folder, kind, wanted)
     try:
         model, about = wanted.from_pretrained(
             str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from foldwise.files import CaseError, file_hash, files_in, short_hash
+from foldwise.files import CaseError, file_hash, files_in, short_hash, stamp_of
 
 # The key of a model's file with what they contained when it was trained.
 BESIDE = "beside"
@@ -27,10 +28,7 @@ def files_beside(places: Sequence[str], state: Mapping[str, Any]) -> dict[str, P
 
 def contents_beside(places: Sequence[str], state: Mapping[str, Any]) -> dict[str, str]:
     """Place → a hash of what the file or folder there contains."""
-    named = files_beside(places, state)
-    return {
-        place: short_hash([*map(file_hash, map(Path, files_in(path)))], 32) for place, path in named.items()
-    }
+    return {place: _content(path, stamp_of(path)) for place, path in files_beside(places, state).items()}
 
 
 def refuse_replaced(state: Mapping[str, Any]) -> None:
@@ -47,6 +45,12 @@ def refuse_replaced(state: Mapping[str, Any]) -> None:
             raise CaseError(
                 f"{path}: not what it was when the model was trained; put it back, or train the model again"
             )
+
+
+@lru_cache(maxsize=8)
+def _content(path: Path, _version: str) -> str:
+    """A hash of a file or folder; the models of all folds name the same one."""
+    return short_hash([*map(file_hash, map(Path, files_in(path)))], 32)
 
 
 def _at(state: Any, place: str) -> Any:

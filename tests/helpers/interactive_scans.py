@@ -13,7 +13,10 @@ from foldwise.networks.memory import Query
 from foldwise.settings import validate
 from foldwise.systems.interactive import model as models
 from foldwise.systems.interactive.annotation import Annotation
+from foldwise.systems.interactive.engines import trained as opened
+from foldwise.systems.interactive.engines.memory import MemoryEngine
 from foldwise.systems.interactive.network import InteractiveNetwork
+from foldwise.systems.interactive.objects import Object, named
 from foldwise.systems.interactive.settings import Model
 from foldwise.volumes.settings import Cache, Prepare
 from foldwise.volumes.targets import Targets
@@ -23,8 +26,6 @@ from synthetic import ball
 SIZE = 32
 BRIGHT = 200
 BALL = Targets({"ball": 1})
-# Where a session reads its model.
-READ = "foldwise.systems.interactive.annotation.read_trained"
 EXPERIMENT: dict[str, Any] = {
     "experiment": "balls",
     "system": "interactive",
@@ -157,12 +158,22 @@ def trained(network: Any, targets: Targets | None = None, **more: Any) -> models
     return models.Trained(network, chosen, targets or BALL, told(targets), digest="a model")
 
 
-def annotation(
-    monkeypatch: Any, scan: Path, folder: Path, network: Bright | None = None, **more: Any
-) -> Annotation:
-    """A session whose network is `Bright`, or the given one."""
+def memory_engine(
+    image: torch.Tensor,
+    network: Any = None,
+    capacity: int = 4,
+    spacing: tuple[float, float, float] = (1, 1, 1),
+) -> MemoryEngine:
+    """An engine on an image (x, y, z) as it is; its network is `Bright`, or the given one."""
     used = (network or Bright()).eval()
-    monkeypatch.setattr(
-        "foldwise.systems.interactive.annotation.read_trained", lambda _: trained(used, **more)
-    )
-    return Annotation([scan], Path("model.pt"), folder)
+    return MemoryEngine(used, image[None], spacing, size=SIZE, capacity=capacity)
+
+
+def annotation(scan: Path, folder: Path, network: Bright | None = None, **more: Any) -> Annotation:
+    """A session whose network is `Bright`, or the given one."""
+    model = trained((network or Bright()).eval(), **more)
+    opener = opened.opener(model, [scan], folder)
+    objects: list[Object] = []
+    for name in model.targets.names:
+        objects.append(named(name, objects, model.targets.value(name)))
+    return Annotation([scan], folder, {"memory": opener}, engine="memory", objects=objects)

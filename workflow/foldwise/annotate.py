@@ -1,33 +1,48 @@
-"""A session with a trained interactive model: hints on a slice, propagation, the next slice to look at."""
+"""A session with a scan: marks, rounds, the next slice to look at."""
 
 from __future__ import annotations
 
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from foldwise.command import refuse_twice
 from foldwise.files import CaseError
 from foldwise.portable.packed import one_fold
-from foldwise.systems.interactive.annotation import Annotation
+from foldwise.systems.interactive.annotation import Annotation, Opener
+from foldwise.systems.interactive.engines import trained
+from foldwise.systems.interactive.engines.classical import Classical
 from foldwise.systems.interactive.files import Marked, joined, read_box, read_points, read_scribble
-from foldwise.systems.interactive.hints import Hints
+from foldwise.systems.interactive.marks import Marks
+from foldwise.systems.interactive.model import Trained, read_trained
+from foldwise.systems.interactive.objects import Object, named
+from foldwise.systems.interactive.session import refuse
+from foldwise.volumes.suffixes import stem_of
+
+# The object of a session for which none is named.
+OBJECT = "object"
 
 
 def annotate(
     *,
-    volume: list[Path],
-    model: Path,
-    session: Path,
+    volumes: Sequence[Path],
+    model: Path | None = None,
+    engine: str | None = None,
+    session: Path | None = None,
     region: Path | None = None,
+    objects: Sequence[str] = (),
+    axis: str | None = None,
     points: Path | None = None,
     scribble: Path | None = None,
     box: Sequence[float] | None = None,
     nothing: int | None = None,
     object_: str = "",
     undo: bool = False,
+    redo: bool = False,
     mask: Path | None = None,
     quality: Path | None = None,
     serve: bool = False,
@@ -35,61 +50,105 @@ def annotate(
 ) -> None:
     """Take a session on, with the values of the command line; the summary is printed as JSON.
 
+    Without marks the page is served.
+
     Raises:
-        CaseError: files that do not fit, hints that cannot be used, or none.
+        CaseError: files that do not fit, or marks that cannot be used.
     """
+    session = session or Path(f"{stem_of(volumes[0].name)}_annotation")
     read = [("--region", region), ("--points", points), ("--scribble", scribble), ("--model", model)]
-    read += [("--session", session), *(("--volume", path) for path in volume)]
-    written_ = [("--mask", mask), ("--quality", quality)]
+    read += [("--session", session), *(("the scan", path) for path in volumes)]
+    written = [("--mask", mask), ("--quality", quality)]
     refuse_twice(
-        (flag, path, named is written_)
-        for named in (read, written_)
-        for flag, path in named
+        (flag, path, group is written)
+        for group in (read, written)
+        for flag, path in group
         if path is not None
     )
     if mask is not None and not mask.name.endswith((".nii", ".nii.gz")):
         raise CaseError(f"--mask {mask}: the name of a mask must end in .nii or .nii.gz")
     if object_ and not box:
         raise CaseError("--object: is for --box alone; points have a column `object`, scribbles values")
-    told = {"--points": points, "--scribble": scribble, "--box": box, "--nothing": nothing}
-    told |= {"--undo": undo or None}
-    if serve and (given := [flag for flag, value in told.items() if value is not None]):
-        raise CaseError(f"{given[0]}: is not for --serve; give hints on the page, or call without --serve")
+    given = {"--points": points, "--scribble": scribble, "--box": box, "--nothing": nothing}
+    given |= {"--undo": undo or None, "--redo": redo or None}
+    said = [flag for flag, value in given.items() if value is not None]
+    if serve and said:
+        raise CaseError(f"{said[0]}: is not for --serve; mark on the page, or call without --serve")
     if region is not None and not region.is_file():
         raise CaseError(f"--region {region}: no such file")
     mask, quality = mask or session / "mask.nii.gz", quality or session / "quality.csv"
-    with tempfile.TemporaryDirectory(prefix="foldwise-") as scratch:
-        annotation = Annotation(volume, one_fold(model, Path(scratch), "interactive"), session, region)
-    annotation.workspace.refuse_foreign(mask, quality)
-    if serve:
-        from foldwise.web.server import serve as serve_page
+    network = _trained(model) if model is not None else None
+    engines: dict[str, Opener] = {"classical": Classical}
+    if network is not None:
+        engines["memory"] = trained.opener(network, volumes, session, region)
+    annotation = Annotation(
+        volumes,
+        session,
+        engines,
+        engine=engine or list(engines)[-1],
+        objects=_objects(objects, network),
+        axis="xyz".index(axis) if axis else None,
+    )
+    try:
+        annotation.history.refuse_foreign(mask, quality)
+        if not said:
+            from foldwise.web.server import serve as serve_page
 
-        logging.getLogger("uvicorn.access").setLevel(logging.WARNING)  # the address contains the token
-        serve_page(annotation, mask, quality, port)
-        return
+            serve_page(annotation, mask, quality, port)
+            return
+        marked = _marked(annotation, points, scribble, box, object_, nothing)
+        if marked:
+            # All marks, before anything changes.
+            refuse(marked, annotation.state, annotation.names, annotation.locked)
+        if undo:
+            annotation.undo()
+        if redo:
+            annotation.redo()
+        if marked:
+            annotation.round(marked)
+        annotation.save(mask, quality)
+        if message := annotation.history.now.message:
+            logging.warning("%s", message)
+        print(json.dumps({**annotation.summary(), "mask": str(mask), "quality": str(quality)}, indent=2))
+    finally:
+        annotation.close()
+
+
+def _trained(model: Path) -> Trained:
+    with tempfile.TemporaryDirectory(prefix="foldwise-") as scratch:
+        return read_trained(one_fold(model, Path(scratch), "interactive"))
+
+
+def _objects(names: Sequence[str], network: Trained | None) -> list[Object]:
+    """The objects that the person named, else the model's, else one."""
+    values: Mapping[str, int | None] = dict.fromkeys(names)
+    if network is not None:
+        known = {name: network.targets.value(name) for name in network.targets.names}
+        values = {name: known.get(name) for name in names} if names else known
+    objects: list[Object] = []
+    for name, value in (values or {OBJECT: None}).items():
+        objects.append(named(name, objects, value))
+    return objects
+
+
+def _marked(
+    annotation: Annotation,
+    points: Path | None,
+    scribble: Path | None,
+    box: Sequence[float] | None,
+    object_: str,
+    nothing: int | None,
+) -> Marked:
+    names, axis = annotation.names, annotation.state.axis
     several: list[Marked] = []
-    names, places = annotation.targets.names, annotation.stack.places
     if points:
-        several.append(read_points(points, names, places))
+        several.append(read_points(points, names, axis))
     if scribble:
-        values = {name: annotation.targets.value(name) for name in names}
-        several.append(read_scribble(scribble, annotation.header, values, places))
+        values = {each.name: each.value for each in annotation.objects}
+        several.append(read_scribble(scribble, annotation.header, values, axis))
     if box:
-        several.append(read_box(box, object_, names, places))
-    marked = joined(several)
+        several.append(read_box(box, object_, names, axis))
     if nothing is not None:
-        marked[places.slice_of_source(nothing)] = {n: Hints(nothing=True) for n in range(len(names))}
-    if not marked and not undo:
-        raise CaseError(
-            "no hints: give --points, --scribble, --box or --nothing, or open the page with --serve"
-        )
-    for place, hints in marked.items():
-        annotation.propagator.refuse(place, hints)  # all hints, before anything changes
-    if undo:
-        annotation.undo()
-    for place, hints in marked.items():
-        annotation.round(place, hints)
-    annotation.save(mask, quality)
-    if remark := annotation.remark():
-        logging.warning("%s", remark)
-    print(json.dumps({**annotation.summary(), "mask": str(mask), "quality": str(quality)}, indent=2))
+        empty = (Marks(axis, empty=np.array([nothing])),)
+        several.append(dict.fromkeys(range(1, len(names) + 1), empty))
+    return joined(several)

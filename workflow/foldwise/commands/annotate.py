@@ -1,4 +1,4 @@
-"""`foldwise annotate`: segment a scan with a trained interactive model."""
+"""`foldwise annotate`: segment a scan interactively."""
 
 from __future__ import annotations
 
@@ -11,11 +11,24 @@ Box = tuple[float, float, float, float, float, float]
 
 
 def annotate(
-    volume: Annotated[list[Path], typer.Option(help="The scan; a file per channel.")],
-    model: Annotated[Path, typer.Option(help="model.pt or .foldwise file of an interactive model.")],
-    session: Annotated[Path, typer.Option(help="Folder that keeps the rounds.")],
-    channels: Annotated[
-        list[Path] | None, typer.Argument(help="Further channels of the scan, after --volume.")
+    scan: Annotated[list[Path], typer.Argument(help="The scan: a file or DICOM folder; one per channel.")],
+    model: Annotated[
+        Path | None, typer.Option(help="model.pt or .foldwise file of an interactive model.")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Engine to start with; default: memory with --model, else classical.")
+    ] = None,
+    session: Annotated[
+        Path | None, typer.Option(help="Folder that keeps all steps; default: <scan>_annotation.")
+    ] = None,
+    objects: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Objects to segment; default: the model's, else one.")
+    ] = "",
+    axis: Annotated[
+        str | None,
+        typer.Option(
+            metavar="x|y|z", help="The file's axis across the slices; default: the thickest slices."
+        ),
     ] = None,
     region: Annotated[
         Path | None, typer.Option(help="Mask of the region, if the model was trained with one.")
@@ -24,8 +37,9 @@ def annotate(
     scribble: Annotated[Path | None, typer.Option(help="Scribble on the scan's grid (.nii.gz).")] = None,
     box: Annotated[Box | None, typer.Option(metavar="X0 Y0 Z0 X1 Y1 Z1", help="Box on one slice.")] = None,
     nothing: Annotated[int | None, typer.Option(metavar="SLICE", help="No object is on this slice.")] = None,
-    object_: Annotated[str, typer.Option("--object", help="Object of --box, if the model has several.")] = "",
-    undo: Annotated[bool, typer.Option("--undo", help="Undo the last round first.")] = False,
+    object_: Annotated[str, typer.Option("--object", help="Object of --box, if there are several.")] = "",
+    undo: Annotated[bool, typer.Option("--undo", help="Undo the last step first.")] = False,
+    redo: Annotated[bool, typer.Option("--redo", help="Redo the step undone last first.")] = False,
     mask: Annotated[
         Path | None, typer.Option(help="Mask to write (.nii.gz); default: in the session's folder.")
     ] = None,
@@ -33,26 +47,32 @@ def annotate(
         Path | None, typer.Option(help="Quality to write (.csv); default: in the session's folder.")
     ] = None,
     serve: Annotated[
-        bool, typer.Option("--serve", help="Open the web page instead of reading hints.")
+        bool, typer.Option("--serve", help="Open the web page; so does a call without marks.")
     ] = False,
     port: Annotated[int, typer.Option(help="Port of the web page; 0: any free port.", min=0, max=65535)] = 0,
 ) -> None:
-    """Segment a scan with a trained interactive model: hints on a slice, propagation, the next slice.
+    """Segment a scan interactively: marks, a round, the next slice to look at.
 
-    Hints come from files, or with --serve from a local web page. The session's folder keeps every round, so
-    the next call continues from the last one. Standard output receives JSON.
+    Marks come from files, or are made on a local web page. The session's folder keeps every step, so the next
+    call continues from the last one. Standard output receives JSON.
 
     Points are a CSV with the columns x, y, z (voxel indices in the scan's file, from 0), kind (inside,
-    outside, extreme, or box: two opposite corners) and, for several objects, object. A scribble is a NIfTI
-    on the scan's grid: an object's label value marks the object, 255 marks the outside (254 if 255 is an
-    object's value).
+    outside, extreme, box: two opposite corners, or line: both ends of the longest diameter) and, for several
+    objects, object. A scribble is a NIfTI on the scan's grid: an object's label value marks the object, 255
+    marks the outside (254 if 255 is an object's value).
     """
     from foldwise.annotate import annotate as annotated
+    from foldwise.files import CaseError
 
+    if axis not in (None, "x", "y", "z"):
+        raise CaseError(f"--axis {axis}: use x, y or z, an axis of the file")
     annotated(
-        volume=[*volume, *(channels or [])],
+        volumes=scan,
         model=model,
+        engine=engine,
         session=session,
+        objects=[name.strip() for name in objects.split(",") if name.strip()],
+        axis=axis,
         region=region,
         points=points,
         scribble=scribble,
@@ -60,6 +80,7 @@ def annotate(
         nothing=nothing,
         object_=object_,
         undo=undo,
+        redo=redo,
         mask=mask,
         quality=quality,
         serve=serve,

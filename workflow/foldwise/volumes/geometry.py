@@ -165,6 +165,12 @@ class Lineage:
         box = Grid(self.box.shape, tuple(_shifted(self.affine, self.box.start).ravel()))
         return _sampled(stored, self.straight.matrix, box, 0)
 
+    def labels_to_box(self, labels: np.ndarray) -> np.ndarray:
+        """Map a label map of the cached grid back to the box: the value with the largest share of a voxel."""
+        if not self.resamples:
+            return self.to_box(labels)
+        return _largest(labels, lambda mask: self.to_box(mask.astype(np.float32)), self.box.shape)
+
     def to_source(self, box_data: np.ndarray, fill: float = 0) -> Volume:
         """Paste values of the box into the source grid; `fill` elsewhere."""
         full = np.full(self.source_shape, fill, box_data.dtype)

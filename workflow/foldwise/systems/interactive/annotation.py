@@ -1,128 +1,349 @@
-"""A session of a person with a scan and a model; the command and the web page work on it."""
+"""A session of a person with a scan; the command and the web page work on it."""
 
 from __future__ import annotations
 
 import csv
 import io
-import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from foldwise.files import CaseError, file_hash, source_files, write_text
-from foldwise.index import Entry
-from foldwise.systems.interactive.hints import Hints
-from foldwise.systems.interactive.masks import mask_in_source, quality_rows
-from foldwise.systems.interactive.model import Stack, Trained, propagator_of, read_stack, read_trained
-from foldwise.systems.interactive.session import HALF, State
-from foldwise.systems.interactive.workspace import Workspace
-from foldwise.volumes.prepare import prepare_scan
-from foldwise.volumes.volume import read_header, write_volume
+from foldwise.systems.interactive.engines import Engine, Scan
+from foldwise.systems.interactive.history import History, Moment
+from foldwise.systems.interactive.masks import quality_rows, rounded
+from foldwise.systems.interactive.objects import Object, named
+from foldwise.systems.interactive.session import New, advance, edited, withdrawn
+from foldwise.systems.interactive.state import HALF, State
+from foldwise.volumes.targets import label_type
+from foldwise.volumes.volume import Header, Volume, read_channels, read_header, same_grid, write_volume
+
+# HU that only CT has.
+AIR = -900
+# Voxels from which percentiles are estimated.
+SAMPLE = 1_000_000
+Opener = Callable[[Scan], Engine]
 
 
 class Annotation:
-    """A session with a scan and a model; every round is on disk before the next one can start."""
+    """A session; every step is on disk before the next one can start.
 
-    def __init__(self, volumes: list[Path], model: Path, folder: Path, region: Path | None = None) -> None:
-        """Prepare the scan, or resume the session in the folder.
+    Attributes:
+        scan: the scan on its own grid.
+        header: of its first file.
+        engine: name of the engine that rounds use unless another one is named.
+    """
+
+    def __init__(
+        self,
+        volumes: Sequence[Path],
+        folder: Path,
+        engines: Mapping[str, Opener],
+        *,
+        engine: str,
+        objects: Iterable[Object] = (),
+        axis: int | None = None,
+    ) -> None:
+        """Read the scan, and start or resume the session in the folder.
 
         Args:
-            volumes: the scan, a file per channel.
-            model: the model's file.
+            volumes: the scan, a file per channel or one with several.
             folder: of the session.
-            region: mask of the region, if the model needs one; a session that is resumed has it.
+            engines: name → what opens it on the scan, when it is first used.
+            engine: the engine to start with.
+            objects: to segment; a session that is resumed has its own, and takes new ones.
+            axis: across the slices (0 to 2); default: that with the thickest slices.
 
         Raises:
-            CaseError: the scan or model cannot be used, or the session belongs to others.
+            CaseError: the scan cannot be read, or the session belongs to another scan or is in use.
         """
-        self.trained: Trained = read_trained(model)
-        self.volumes = volumes
+        self.volumes, self.engines, self.engine = list(volumes), dict(engines), engine
         self.header = read_header(volumes[0])
         digests = [_digest(path) for path in volumes]
-        self.workspace = Workspace(folder, {"scan": digests, "model": self.trained.digest})
-        if not self.workspace.scan.exists():
-            self._prepare(folder, digests, region)
-        self.stack: Stack = read_stack(self.workspace.scan, self.trained.settings)
-        self.targets = self.trained.targets
-        self.propagator = propagator_of(self.trained.network, self.stack, self.trained.settings, self.targets)
-        self._empty = State.empty(len(self.targets.names), self.propagator.shape)
-        self.state = self.workspace.state(self._empty)
+        self.scan = read_scan(volumes)
+        self._channels = [_range(channel, number) for number, channel in enumerate(self.scan.image)]
+        self._opened: dict[str, Engine] = {}
+        start = State.empty(self.scan.shape, thickest(self.scan) if axis is None else axis)
+        facts = {"scan": digests, "grid": list(self.scan.shape)}
+        self.history = History(folder, facts, Moment(start, tuple(objects)))
+        if self.history.steps and axis not in (None, self.state.axis):
+            self._step(replace(self.state, axis=axis, quality={}), self.objects, "axis")
+        for each in objects:
+            if each.name not in self.names:
+                self.add_object(each.name, each.colour)
 
-    def _prepare(self, folder: Path, digests: list[str], region: Path | None) -> None:
-        files = {"images": tuple(str(path) for path in self.volumes)}
-        if region is not None:
-            files["region"] = (str(region),)
-        entry = Entry("case", "case", files, "", {}, 0)
-        with tempfile.TemporaryDirectory(prefix=".prepared.", dir=folder) as temporary:
-            prepared = prepare_scan(entry, self.trained.state, Path(temporary))
-            if [_digest(path) for path in self.volumes] != digests:
-                raise CaseError(f"{self.volumes[0]}: changed while it was read; start with another folder")
-            prepared.replace(self.workspace.scan)
+    @property
+    def folder(self) -> Path:
+        """Of the session."""
+        return self.history.folder
 
-    def round(self, place: int, hints: dict[int, Hints]) -> None:
-        """Do a round on a slice of the stack.
+    @property
+    def state(self) -> State:
+        """The present state."""
+        return self.history.now.state
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Object numbers (x, y, z)."""
+        return self.state.labels
+
+    @property
+    def objects(self) -> tuple[Object, ...]:
+        """The objects; the first one has number 1."""
+        return self.history.now.objects
+
+    @property
+    def names(self) -> list[str]:
+        """Their names."""
+        return [each.name for each in self.objects]
+
+    @property
+    def version(self) -> str:
+        """Changes with every step, undo and redo."""
+        return self.history.version
+
+    @property
+    def locked(self) -> set[int]:
+        """Numbers of the locked objects."""
+        return {number for number, each in enumerate(self.objects, start=1) if each.locked}
+
+    def round(
+        self,
+        marks: New,
+        engine: str | None = None,
+        axis: int | None = None,
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> None:
+        """Ask an engine for the objects with new marks.
 
         Raises:
-            CaseError: the hints cannot be used, or another process changed the session; it stays as it was.
+            CaseError: the marks or the engine cannot be used; the session stays as it was.
+            StoppedError: the person stopped the round.
         """
-        self.workspace.refuse_outdated()
-        state = self.propagator.round(self.state, place, hints)
-        self.workspace.add(state, place, hints)
-        self.state = state
+        name = engine or self.engine
+        before = self.state
+        after = advance(
+            self._open(name),
+            self.scan,
+            before,
+            marks,
+            self.names,
+            axis=axis,
+            locked=self.locked,
+            progress=progress,
+        )
+        self.engine = name
+        self._step(after, self.objects, f"round ({name})", self._remark(before, after, marks))
+
+    def edit(self, indices: np.ndarray, values: np.ndarray) -> None:
+        """Paint or erase voxels.
+
+        Args:
+            indices: flat indices of (x, y, z), the last axis fastest.
+            values: object numbers, 0 for none.
+
+        Raises:
+            CaseError: an object is locked or unknown, or voxels lie outside the scan.
+        """
+        after = edited(self.state, indices, values, self.names, self.locked)
+        self._step(after, self.objects, "painting")
 
     def undo(self) -> None:
-        """Undo the last round."""
-        self.workspace.undo()
-        self.state = self.workspace.state(self._empty)
+        """Undo the last step."""
+        self.history.undo()
 
-    def refresh(self) -> None:
-        """Read changes that another process made to the session."""
-        if self.workspace.version != self.workspace.seen:
-            self.state = self.workspace.state(self._empty)
+    def redo(self) -> None:
+        """Redo the step undone last."""
+        self.history.redo()
+
+    def changes(self, since: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Flat indices and present values of voxels that changed since a version; None: not known."""
+        return self.history.changes(since)
+
+    def add_object(self, name: str, colour: str | None = None) -> None:
+        """Add an object.
+
+        Raises:
+            CaseError: the name is empty, too long or taken.
+        """
+        self._step(self.state, (*self.objects, named(name, self.objects, None, colour)), f"object {name}")
+
+    def change_object(
+        self,
+        number: int,
+        name: str | None = None,
+        colour: str | None = None,
+        hidden: bool | None = None,
+        locked: bool | None = None,
+    ) -> None:
+        """Rename, colour, hide or lock an object.
+
+        Raises:
+            CaseError: there is no such object, or the name is empty, too long or taken.
+        """
+        if not 1 <= number <= len(self.objects):
+            raise CaseError(f"no object {number}; there are {len(self.objects)}")
+        old = self.objects[number - 1]
+        others = [each for each in self.objects if each is not old]
+        renamed = old.name if name is None else named(name, others).name
+        given: dict[str, Any] = {"colour": colour, "hidden": hidden, "locked": locked}
+        changed = replace(
+            old, name=renamed, **{key: value for key, value in given.items() if value is not None}
+        )
+        objects = [changed if each is old else each for each in self.objects]
+        self._step(self.state, objects, f"object {changed.name}")
 
     def save(self, mask: Path, quality: Path) -> None:
         """Write the mask in the scan's geometry, and the quality of every slice.
 
         Raises:
-            CaseError: a file that this session did not write, or that was edited since, would be replaced; or
-                another process changed the session.
+            CaseError: a file that this session did not write, or that was edited since, would be replaced.
         """
-        self.workspace.refuse_outdated()
-        self.workspace.refuse_foreign(mask, quality)
-        write_volume(mask_in_source(self.state, self.stack.lineage, self.stack.axis, self.targets), mask)
-        rows = quality_rows(self.state, self.targets.names, self.stack.places)
+        self.history.refuse_foreign(mask, quality)
+        values = np.array([0, *(each.value for each in self.objects)])
+        labels = values.astype(label_type(values.max()))[self.labels]
+        write_volume(Volume(labels, self.scan.affine), mask)
         text = io.StringIO()
+        rows = quality_rows(self.state, self.names)
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_text(quality, text.getvalue())
-        self.workspace.remember(mask, quality)
+        self.history.remember(mask, quality)
+
+    def close(self) -> None:
+        """Let other processes have the session."""
+        self.history.close()
 
     def summary(self) -> dict[str, Any]:
-        """Rounds so far and the slice to look at next, as an index along the file's own axis."""
-        place = self.state.suggestion()
+        """Steps so far and the slice to look at next, for the command."""
+        suggestion = self.state.suggestion()
         return {
-            "rounds": self.workspace.rounds,
-            "axis": "xyz"[self.stack.places.source_axis],
-            "next_slice": None if place is None else self.stack.places.slice_in_source(place),
-            "message": self.remark(),
+            "steps": self.history.steps,
+            "axis": "xyz"[self.state.axis],
+            "next_slice": None if suggestion is None else suggestion.place,
+            "next_object": None if suggestion is None else self.names[suggestion.number - 1],
+            "reason": "nothing more to do" if suggestion is None else suggestion.reason,
+            "message": self.history.now.message,
         }
 
-    def remark(self) -> str:
-        """What a person must know about the last round: objects not found, hints not followed; else empty."""
-        state, names = self.state, self.targets.names
-        if not state.hinted:
-            return ""
-        not_found = state.not_found()
-        remarks = [
-            f"{names[number]}: not found on any slice; mark it with a scribble or a box where it is clear."
-            for number in not_found
+    def facts(self) -> dict[str, Any]:
+        """What the page shows, as JSON values."""
+        state, suggestion = self.state, self.state.suggestion()
+        objects = [
+            {"number": number, **each.as_dict(), "voxels": int(state.area(number).sum())}
+            for number, each in enumerate(self.objects, start=1)
         ]
-        rest = [number for number in range(len(names)) if number not in not_found]
-        for place in sorted(state.hinted):
-            if (state.quality[rest, place] < HALF).any():
-                index = self.stack.places.slice_in_source(place)
-                remarks.append(f"The mask does not follow the hints on slice {index}.")
+        undone = self.history.undone
+        hinted: set[int] = set().union(*(state.hinted(number) for number in state.marks))
+        return {
+            "version": self.version,
+            "scan": self.volumes[0].name,
+            "shape": list(self.scan.shape),
+            "affine": self.scan.affine.tolist(),
+            "dtype": self.scan.image.dtype.name,
+            "channels": self._channels,
+            "modality": modality(self.scan),
+            "objects": objects,
+            "axis": state.axis,
+            "engine": self.engine,
+            "engines": list(self.engines),
+            "hinted": sorted(hinted),
+            "quality": {number: list(map(rounded, found)) for number, found in state.quality.items()},
+            "suggestion": suggestion
+            and {"object": suggestion.number, "slice": suggestion.place, "reason": suggestion.reason},
+            "message": self.history.now.message,
+            "steps": self.history.steps,
+            "can_undo": self.history.steps > 0,
+            "can_redo": undone is not None,
+            "undo_text": self.history.now.text,
+            "redo_text": undone or "",
+            "marks": {
+                number: [each.as_dict() for each in said if not each.painted]
+                for number, said in state.marks.items()
+            },
+        }
+
+    def _open(self, name: str) -> Engine:
+        if name not in self.engines:
+            raise CaseError(f"engine {name}: not available; use one of {', '.join(self.engines)}")
+        if name not in self._opened:
+            self._opened[name] = self.engines[name](self.scan)
+        return self._opened[name]
+
+    def _step(self, after: State, objects: Sequence[Object], text: str, message: str = "") -> None:
+        self.history.add(after, objects, text, message)
+
+    def _remark(self, before: State, after: State, marks: New) -> str:
+        """What a person must know about a round; else empty."""
+        remarks = [
+            f"{self.names[number - 1]}: {count} earlier marked voxel(s) were replaced by the new marks."
+            for number, count in withdrawn(before, marks).items()
+        ]
+        for number in sorted(marks):
+            name = self.names[number - 1]
+            if not after.area(number).any():
+                remarks.append(f"{name}: not found on any slice; mark it where it is clear.")
+                continue
+            quality = after.quality_of(number)
+            remarks += [
+                f"{name}: the mask does not fit the box or extreme points on slice {place}."
+                for place in sorted(after.hinted(number))
+                if quality[place] < HALF
+            ]
         return " ".join(remarks)
+
+
+def read_scan(volumes: Sequence[Path]) -> Scan:
+    """A scan from a file per channel, or one with several.
+
+    Raises:
+        CaseError: a file cannot be read, or lies on another grid than the first one.
+    """
+    channels: list[Volume] = []
+    for path in volumes:
+        for channel in read_channels(path):
+            if channels and not same_grid(channel, channels[0]):
+                raise CaseError(
+                    f"{path}: its grid (shape {channel.data.shape}) differs from that of {volumes[0]} (shape "
+                    f"{channels[0].data.shape}); all channels need one grid"
+                )
+            channels.append(channel)
+    kind = np.result_type(*(channel.data.dtype for channel in channels))
+    return Scan(np.stack([channel.data.astype(kind, copy=False) for channel in channels]), channels[0].affine)
+
+
+def thickest(scan: Scan) -> int:
+    """The axis with the largest spacing; among equals, the one along the patient."""
+    along = np.abs(scan.affine[2, :3])
+    spacing = np.round(scan.spacing, 2)
+    return max(range(3), key=lambda axis: (spacing[axis], along[axis]))
+
+
+def modality(scan: Scan) -> str:
+    """CT if the values are HU, which reach that of air; else empty: unknown."""
+    return "CT" if scan.image.dtype.kind in "if" and scan.image.min() <= AIR else ""
+
+
+def _range(channel: np.ndarray, number: int) -> dict[str, Any]:
+    """A channel's name and grey values: the smallest and largest, and those that show most of it."""
+    some = channel.ravel()[:: max(1, channel.size // SAMPLE)]
+    low, high = np.percentile(some, (1, 99)).tolist()
+    return {
+        "name": f"channel {number}",
+        "min": float(channel.min()),
+        "max": float(channel.max()),
+        "low": low,
+        "high": max(high, low + 1e-6),
+    }
+
+
+def grid_of(scan: Scan) -> Header:
+    """The scan's grid, to compare others with."""
+    return Header(scan.shape, scan.affine, np.dtype(np.uint8))
 
 
 def _digest(path: Path) -> str:

@@ -13,3 +13,5 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 # How the next slice is chosen. Only `predicted` works without the truth; the others show how good it is.
 Choice = Literal["predicted", "oracle", "random"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
+# Engines that are tested: the trained networks, and the standing baseline.
+ENGINES = ("memory", "classical")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ from torch import nn
 from foldwise.files import CaseError, atomic_path, naming
 from foldwise.networks.resnets import load_trunk
 from foldwise.systems.interactive.committee import Committee
+from foldwise.systems.interactive.engines import Engine, Scan
+from foldwise.systems.interactive.engines.classical import Classical
 from foldwise.systems.interactive.kinds import CHOICES
-from foldwise.systems.interactive.model import Stack, build_network, propagator_of, read_stack
+from foldwise.systems.interactive.model import build_network, engine_of, read_prepared
 from foldwise.systems.interactive.network import InteractiveNetwork
+from foldwise.systems.interactive.propagation import memory_bytes
 from foldwise.systems.interactive.record import Writer, create
 from foldwise.systems.interactive.rounds import Round, simulate
 from foldwise.systems.interactive.samples import Curriculum, Samples, objects_of
-from foldwise.systems.interactive.session import memory_bytes
 from foldwise.systems.interactive.settings import Evaluate, Model
 from foldwise.training.learner import Learner, by
 from foldwise.training.steps import Items
@@ -133,11 +135,13 @@ class InteractiveLearner(Learner[Model]):
 
     def validate_case(self, network: nn.Module, cache: str, number: int) -> dict[str, Any]:
         """The Dice of each object after the first and the last round of a session with predicted choice."""
-        stack, truth = self._case(cache)
+        scan, truth = self._case(cache)
         assert truth is not None, "validation cases have labels"
-        found = list(self._session(network, stack, truth, "hybrid", "predicted", number))
-        rounds = [_dice(found[place].state.objects(), truth, self.objects) for place in (0, -1) if found]
-        first, last = rounds or ([], [])
+        engine = self._engine(network, cache)
+        rounds = self.model.validation_rounds
+        found = list(self._session(engine, scan, truth, "hybrid", "predicted", number, rounds))
+        dice = [_dice(found[place].state.labels, truth, self.objects) for place in (0, -1) if found]
+        first, last = dice or ([], [])
         return {"first": first, "last": last, "labelled": bool(truth.any())}
 
     def validated(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -152,13 +156,13 @@ class InteractiveLearner(Learner[Model]):
         return {"score": mean, "val_dice": mean, "val_dice_round1": start}
 
     def predict(self, networks: Sequence[nn.Module], cache: str, path: Path) -> None:
-        """Write a case's sessions: every kind of hints, every choice, every round.
+        """Write a case's sessions: every engine, kind of hints, choice and round.
 
         A case without a label has no sessions: no user can be simulated.
         """
         evaluate = self.evaluate
         assert isinstance(evaluate, Evaluate), "sessions need the section evaluate"
-        stack, truth = self._case(cache)
+        scan, truth = self._case(cache)
         network = networks[0] if len(networks) == 1 else Committee([_whole(n) for n in networks])
         memory, trunk = self.model.memory, self.model.trunk
         held = memory_bytes(memory.capacity, self.objects, self.model.size, trunk.keys, trunk.values) * len(
@@ -167,7 +171,7 @@ class InteractiveLearner(Learner[Model]):
         with open_case(cache) as file:
             attributes = {"case": str(file.attrs["case"]), "lineage": file.attrs["lineage"]}
         targets = json.dumps(self.targets.as_dict())
-        attributes |= {"axis": stack.axis, "targets": targets}
+        attributes |= {"axis": self.model.slice_axis, "targets": targets}
         with (
             naming(str(attributes["case"])),
             atomic_path(path) as temporary,
@@ -176,38 +180,45 @@ class InteractiveLearner(Learner[Model]):
             if truth is None:
                 return
             writer = Writer(file, truth, self.objects)
-            for kind in evaluate.hints:
-                for choice in CHOICES if evaluate.compare else CHOICES[:1]:
-                    rounds = self._session(network, stack, truth, kind, choice, 0, evaluate.rounds)
-                    for round_ in rounds:
-                        writer.add(kind, choice, round_)
-                    if (kind, choice) == (evaluate.export, "predicted"):
-                        writer.finish(rounds[-1].state)
+            engines: list[Engine] = [self._engine(network, cache)]
+            if evaluate.baseline:
+                engines.append(Classical(scan))
+            for engine in engines:
+                compared = evaluate.compare and engine is engines[0]
+                for kind in evaluate.hints:
+                    for choice in CHOICES if compared else CHOICES[:1]:
+                        for round_ in self._session(engine, scan, truth, kind, choice, 0, evaluate.rounds):
+                            writer.add(engine.name, kind, choice, round_)
+            writer.export(engines[0].name, evaluate.export, CHOICES[0])
 
-    def _case(self, path: str) -> tuple[Stack, np.ndarray | None]:
-        """A case's slices, and its object numbers (slices, rows, columns) if it has a label."""
-        stack = read_stack(path, self.model)
+    def _case(self, path: str) -> tuple[Scan, np.ndarray | None]:
+        """A case's scan on its cache's grid, and its object numbers (x, y, z) if it has a label."""
         with open_case(path) as file:
+            scan = Scan(file["image"][()], file.attrs["affine"])
             if "label" not in file:
-                return stack, None
-            label = objects_of(file["label"][()], self.targets.membership)
-        return stack, np.moveaxis(label, AXES.index(self.model.slice_axis), 0)
+                return scan, None
+            return scan, objects_of(file["label"][()], self.targets.membership)
+
+    def _engine(self, network: nn.Module, cache: str) -> Engine:
+        network.eval()
+        return engine_of(_whole(network), read_prepared(cache, self.model), self.model)
 
     def _session(
-        self,
-        network: nn.Module,
-        stack: Stack,
-        truth: np.ndarray,
-        kind: Any,
-        choice: Any,
-        seed: int,
-        rounds: int | None = None,
-    ) -> list[Round]:
-        network.eval()
-        propagator = propagator_of(_whole(network), stack, self.model, self.targets)
+        self, engine: Engine, scan: Scan, truth: np.ndarray, kind: Any, choice: Any, seed: int, rounds: int
+    ) -> Iterator[Round]:
         # Every choice starts from the same hints.
         random = np.random.default_rng(seed)
-        return list(simulate(propagator, truth, kind, choice, rounds or self.model.validation_rounds, random))
+        return simulate(
+            engine,
+            scan,
+            truth,
+            self.targets.names,
+            axis=AXES.index(self.model.slice_axis),
+            kind=kind,
+            choice=choice,
+            rounds=rounds,
+            random=random,
+        )
 
     # For the forecast.
 

@@ -44,6 +44,7 @@ class Marks:
         boxes: (n, 2, 3) opposite corners, both within the box, of a box on a plane around the object there.
         spans: (n, 2) first and last plane of the object.
         empty: (n,) planes without the object.
+        painted: whether the voxels were painted one by one, not marked for an engine.
     """
 
     axis: int
@@ -54,6 +55,7 @@ class Marks:
     boxes: np.ndarray = field(default_factory=_no_pairs)
     spans: np.ndarray = field(default_factory=_no_spans)
     empty: np.ndarray = field(default_factory=_none)
+    painted: bool = False
 
     def __bool__(self) -> bool:
         return any(len(getattr(self, name)) for name in KINDS)
@@ -65,17 +67,15 @@ class Marks:
         return np.concatenate([self.inside, self.extreme, *lines])
 
     def planes(self) -> set[int]:
-        """Planes with marks; spans mark none."""
+        """Planes with marks. Spans mark none, nor does a brush that painted several planes at once."""
         boxes = self.boxes.reshape(-1, 3)
-        return {
-            *np.concatenate([self.drawn, self.outside, boxes])[:, self.axis].tolist(),
-            *self.empty.tolist(),
-        }
+        places = np.unique(np.concatenate([self.drawn, self.outside, boxes])[:, self.axis])
+        return {*([] if self.painted and len(places) > 1 else places.tolist()), *self.empty.tolist()}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         given = {name: getattr(self, name).tolist() for name in KINDS if len(getattr(self, name))}
-        return {"axis": self.axis, **given}
+        return {"axis": self.axis, **given, **({"painted": True} if self.painted else {})}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -87,16 +87,20 @@ class Marks:
         empty = cls(0)
         arrays = {}
         for name, value in values.items():
-            if name == "axis":
+            if name in ("axis", "painted"):
                 continue
             if name not in KINDS:
                 raise ValueError(f"unknown kind of marks {name}")
             array = np.asarray(value, float)
             arrays[name] = np.rint(array).astype(np.int64).reshape(-1, *getattr(empty, name).shape[1:])
-        return cls(int(values["axis"]), **arrays)
+        return cls(int(values["axis"]), **arrays, painted=bool(values.get("painted")))
 
 
-KINDS = tuple(each.name for each in fields(Marks) if each.name != "axis")
+# Fewer extreme points do not enclose an object.
+ALL_SIDES = 4
+# Beyond any grid.
+FAR = 2**31
+KINDS = tuple(each.name for each in fields(Marks) if each.name not in ("axis", "painted"))
 # All marks of an object, the oldest first.
 Said = tuple[Marks, ...]
 
@@ -118,10 +122,39 @@ class Settled:
 
     def apply(self, mask: np.ndarray) -> np.ndarray:
         """A mask (x, y, z) bool that obeys every mark."""
-        obeyed = mask.copy() if self.barred is None else mask & ~self.barred
+        obeyed: np.ndarray = mask.copy() if self.barred is None else mask & ~self.barred
         obeyed.flat[self.inside] = True
         obeyed.flat[self.outside] = False
         return obeyed
+
+    def on_plane(self, axis: int, place: int, shape: tuple[int, ...]) -> Settled:
+        """What is settled on a plane; its indices and `barred` are those of (rows, columns)."""
+        flat = [number for number in range(3) if number != axis]
+
+        def there(indices: np.ndarray) -> np.ndarray:
+            voxels = np.unravel_index(indices, shape)
+            here = voxels[axis] == place
+            rows, columns = (voxels[number][here] for number in flat)
+            return np.ravel_multi_index((rows, columns), tuple(shape[number] for number in flat))
+
+        barred = None if self.barred is None else np.take(self.barred, place, axis)
+        return Settled(there(self.inside), there(self.outside), barred)
+
+    def probable(self, mask: np.ndarray) -> np.ndarray:
+        """Probabilities (uint8) that obey every mark."""
+        obeyed = mask.copy()
+        if self.barred is not None:
+            obeyed[self.barred] = 0
+        obeyed.flat[self.inside] = 255
+        obeyed.flat[self.outside] = 0
+        return obeyed
+
+    def barred_planes(self, axis: int, count: int) -> np.ndarray:
+        """Planes (count,) across an axis on which the object is not."""
+        if self.barred is None:
+            return np.zeros(count, bool)
+        planes: np.ndarray = self.barred.all(axis=tuple(n for n in range(3) if n != axis))
+        return planes
 
     def broken(self, mask: np.ndarray) -> int:
         """Number of marked voxels that a mask contradicts; barred ones count each."""
@@ -136,48 +169,95 @@ class Settled:
 def settled(said: Iterable[Marks], shape: tuple[int, ...]) -> Settled:
     """What an object's marks settle.
 
+    A later mark withdraws an earlier one that contradicts it: of the same voxel; a box, span or empty plane
+    outside which the object is now marked; or marked voxels outside a box, a span, or on an empty plane.
+
     Args:
         said: in the order in which they were made.
         shape: of the grid.
     """
-    voxels, values = [np.zeros(0, np.int64)], [np.zeros(0, bool)]
-    barred: np.ndarray | None = None
-    for marks in said:
+    voxels, values, turns = [np.zeros(0, np.int64)], [np.zeros(0, bool)], [np.zeros(0, np.int64)]
+    corners, when_boxed = [np.zeros((0, 3), np.int64)], [np.zeros(0, np.int64)]
+    latest: dict[tuple[int, int, int], tuple[int, Limit]] = {}
+    for turn, marks in enumerate(said):
         for points, value in ((marks.drawn, True), (marks.outside, False)):
             voxels.append(np.ravel_multi_index(tuple(points.T), shape))
             values.append(np.full(len(points), value))
-        if limits := _limits(marks, shape):
-            barred = np.zeros(shape, bool) if barred is None else barred
-            for place, value in limits:
-                barred[place] = value
-    every, said_ = np.concatenate(voxels)[::-1], np.concatenate(values)[::-1]
+            turns.append(np.full(len(points), turn))
+        corners.append(marks.boxes.reshape(-1, 3))
+        when_boxed.append(np.full(2 * len(marks.boxes), turn))
+        latest |= {key: (turn, limit) for key, limit in limits_of(marks).items()}
+    every, value_, turn_ = (np.concatenate(parts)[::-1] for parts in (voxels, values, turns))
     found, first = np.unique(every, return_index=True)
-    return Settled(found[said_[first]], found[~said_[first]], barred)
+    inside, when, outside = found[value_[first]], turn_[first][value_[first]], found[~value_[first]]
+    where = np.stack(np.unravel_index(inside, shape), 1)
+    barred: Any = None
+    kept = np.ones(len(inside), bool)
+    for turn, limit in latest.values():
+        beyond = limit.bars(where)
+        # A box says that the object is there, too.
+        boxed = limit.bars(np.concatenate(corners)) if not len(limit.boxes) else np.zeros(1, bool)
+        if (beyond & (when >= turn)).any() or (boxed & (np.concatenate(when_boxed) >= turn)).any():
+            continue
+        kept &= ~beyond
+        barred = np.zeros(shape, bool) if barred is None else barred
+        limit.apply(barred)
+    return Settled(inside[kept], outside, barred)
 
 
-def _limits(marks: Marks, shape: tuple[int, ...]) -> list[tuple[tuple[slice, ...], bool]]:
-    """Boxes of the array that are barred (True) or allowed (False), to be applied in this order."""
-    axis, whole = marks.axis, [slice(None)] * 3
-    limits: list[tuple[tuple[slice, ...], bool]] = []
+@dataclass(frozen=True)
+class Limit:
+    """Planes on which the object lies only within some boxes.
 
-    def on(first: int, last: int) -> tuple[slice, ...]:
-        return tuple(slice(first, last + 1) if number == axis else whole[number] for number in range(3))
+    Attributes:
+        axis: across the planes.
+        first, last: the planes.
+        boxes: (n, 2, 3) lowest and highest voxels; none: the object is not on these planes.
+    """
 
+    axis: int
+    first: int
+    last: int
+    boxes: np.ndarray
+
+    def bars(self, voxels: np.ndarray) -> np.ndarray:
+        """Which voxels (n, 3) lie on the planes, but in no box."""
+        there = (voxels[:, self.axis] >= self.first) & (voxels[:, self.axis] <= self.last)
+        above, below = voxels[:, None] >= self.boxes[:, 0], voxels[:, None] <= self.boxes[:, 1]
+        barred: np.ndarray = there & ~np.any(np.all(above & below, axis=2), axis=1)
+        return barred
+
+    def apply(self, barred: np.ndarray) -> None:
+        """Bar the planes, except in the boxes, unless they were barred before."""
+        planes = [slice(None)] * 3
+        planes[self.axis] = slice(self.first, self.last + 1)
+        before = barred[tuple(planes)].copy()
+        barred[tuple(planes)] = True
+        for low, high in self.boxes.tolist():
+            box = [slice(a, b + 1) for a, b in zip(low, high, strict=True)]
+            inner = list(box)
+            inner[self.axis] = slice(low[self.axis] - self.first, high[self.axis] - self.first + 1)
+            barred[tuple(box)] = before[tuple(inner)]
+
+
+def limits_of(marks: Marks) -> dict[tuple[int, int, int], Limit]:
+    """Limits by planes or ends; a later one of the same planes, or the same end, replaces an earlier one."""
+    axis, nowhere = marks.axis, _no_pairs()
+    limits = {}
     for first, last in marks.spans.tolist():
-        limits += [(on(0, first - 1), True), (on(last + 1, shape[axis] - 1), True)]
-    limits += [(on(place, place), True) for place in marks.empty.tolist()]
-    around = list(marks.boxes)
+        limits[axis, -1, 0] = Limit(axis, 0, first - 1, nowhere)
+        limits[axis, FAR, 0] = Limit(axis, last + 1, FAR, nowhere)
+    for place in marks.empty.tolist():
+        limits[axis, place, place] = Limit(axis, place, place, nowhere)
+    boxes = [np.stack([corners.min(0), corners.max(0)]) for corners in marks.boxes]
     for place in np.unique(marks.extreme[:, axis]).tolist():
         points = marks.extreme[marks.extreme[:, axis] == place]
-        if len(points) >= 4:
-            around.append(np.stack([points.min(0), points.max(0)]))
+        if len(points) >= ALL_SIDES:
+            boxes.append(np.stack([points.min(0), points.max(0)]))
     # Several boxes on a plane: the object is within any of them.
-    boxes = [(corners.min(0), corners.max(0)) for corners in around]
-    limits += [(on(int(low[axis]), int(high[axis])), True) for low, high in boxes]
-    limits += [
-        (tuple(slice(int(a), int(b) + 1) for a, b in zip(low, high, strict=True)), False)
-        for low, high in boxes
-    ]
+    for place in {int(box[0, axis]) for box in boxes}:
+        there = np.stack([box for box in boxes if box[0, axis] == place])
+        limits[axis, place, place] = Limit(axis, place, place, there)
     return limits
 
 
@@ -190,7 +270,11 @@ def on_plane(said: Iterable[Marks], axis: int, place: int) -> Hints:
         place: index of the plane.
     """
     flat = [number for number in range(3) if number != axis]
-    inside, outside, extreme, box, nothing = [], [], [], [], False
+    inside: list[np.ndarray] = []
+    outside: list[np.ndarray] = []
+    extreme: list[np.ndarray] = []
+    box: list[np.ndarray] = []
+    nothing = False
     for marks in said:
         drawn = marks.inside if marks.axis == axis else marks.drawn
         lines = [line_voxels(*ends) for ends in marks.lines] if marks.axis == axis else []

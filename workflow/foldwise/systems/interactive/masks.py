@@ -1,55 +1,51 @@
-"""Results of a session: masks in the source's grid, and the quality of every slice."""
+"""Results of a session: label maps in the source's grid, and the quality of every slice."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from foldwise.systems.interactive.places import Places
-from foldwise.systems.interactive.session import State
+from foldwise.systems.interactive.state import State
 from foldwise.volumes.geometry import Lineage
-from foldwise.volumes.slices import AXES
 from foldwise.volumes.targets import Targets, label_type
 from foldwise.volumes.volume import Volume
 
 
-def mask_in_source(state: State, lineage: Lineage, axis: str, targets: Targets) -> Volume:
-    """The objects as a label map in the source's grid, with their values in the label files.
+def mask_in_source(labels: np.ndarray, lineage: Lineage, targets: Targets) -> Volume:
+    """Object numbers (x, y, z) of a prepared grid as a label map of the source, with the files' values."""
+    values = np.array([0, *(targets.value(name) for name in targets.names)])
+    box = lineage.labels_to_box(labels)
+    return lineage.to_source(values.astype(label_type(values.max()))[box])
+
+
+def quality_rows(
+    state: State, names: Sequence[str], slice_in_source: Callable[[int], int] = lambda place: place
+) -> list[dict[str, Any]]:
+    """A row per slice and object: slice, object, quality, hinted, suggested, voxels.
 
     Args:
         state: of the session.
-        lineage: of the prepared scan.
-        axis: the axis across the slices.
-        targets: their names are the objects.
+        names: of the objects; the first one has number 1.
+        slice_in_source: the source's slice of a slice of the state.
     """
-    maps = np.moveaxis(state.probabilities, 1, 1 + AXES.index(axis))
-    box = np.stack([lineage.to_box(part.astype(np.float32)) for part in maps])
-    best, rest = box.max(0), 255 - box.sum(0)
-    values = np.array([targets.value(name) for name in targets.names])
-    kind = label_type(values.max())
-    labels = np.where(best > rest, values.astype(kind)[box.argmax(0)], 0).astype(kind)
-    return lineage.to_source(labels)
-
-
-def quality_rows(state: State, names: tuple[str, ...], places: Places) -> list[dict[str, Any]]:
-    """A row per slice and object: slice (index along the source's own axis), object, quality, hinted, voxels.
-
-    The quality is that of `State`; None where it is unknown.
-    """
-    areas, suggestion = state.areas(), state.suggestion()
-    return [
-        {
-            "slice": places.slice_in_source(place),
-            "object": name,
-            "quality": rounded(state.quality[number, place]),
-            "hinted": place in state.hinted,
-            "suggested": place == suggestion,
-            "voxels": int(areas[number, place]),
-        }
-        for place in range(state.quality.shape[1])
-        for number, name in enumerate(names)
-    ]
+    suggestion = state.suggestion(range(1, len(names) + 1))
+    rows = []
+    for number, name in enumerate(names, start=1):
+        quality, area, hinted = state.quality_of(number), state.area(number), state.hinted(number)
+        for place in range(state.slices):
+            rows.append(
+                {
+                    "slice": slice_in_source(place),
+                    "object": name,
+                    "quality": rounded(quality[place]),
+                    "hinted": place in hinted,
+                    "suggested": suggestion is not None and place == suggestion.place,
+                    "voxels": int(area[place]),
+                }
+            )
+    return sorted(rows, key=lambda row: row["slice"])
 
 
 def rounded(quality: float) -> float | None:

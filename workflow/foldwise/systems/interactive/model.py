@@ -1,4 +1,4 @@
-"""A trained interactive model from its file, and a prepared scan as a stack of slices."""
+"""A trained interactive model from its file, and its engine on a prepared scan."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import torch
 from foldwise.device import chosen_device
 from foldwise.files import CaseError, file_hash
 from foldwise.settings import validate
+from foldwise.systems.interactive.engines.memory import MemoryEngine
 from foldwise.systems.interactive.network import InteractiveNetwork
-from foldwise.systems.interactive.places import Places
-from foldwise.systems.interactive.session import Propagator
+from foldwise.systems.interactive.placement import Placement
 from foldwise.systems.interactive.settings import Model
 from foldwise.training.model_file import ModelFile, read_model
 from foldwise.volumes.cache import lineage_of, open_case
 from foldwise.volumes.geometry import Lineage
 from foldwise.volumes.patches import normalise, scaling
-from foldwise.volumes.slices import AXES, plane
 from foldwise.volumes.targets import Targets
 
 
@@ -85,47 +84,37 @@ def read_trained(path: Path) -> Trained:
 
 
 @dataclass(frozen=True)
-class Stack:
-    """A prepared scan as slices.
+class Prepared:
+    """A prepared scan.
 
     Attributes:
-        image: (slices, channels, rows, columns), normalised.
-        spacing: mm between rows and between columns.
+        image: (channels, x, y, z), normalised, in RAS.
+        spacing: mm.
         lineage: the transformation back to the source.
-        places: maps between voxels of the source and of the stack.
-        axis: x, y or z of RAS, across the slices.
     """
 
     image: torch.Tensor
-    spacing: tuple[float, float]
+    spacing: tuple[float, float, float]
     lineage: Lineage
-    places: Places
-    axis: str
 
 
-def read_stack(path: Path | str, settings: Model) -> Stack:
+def read_prepared(path: Path | str, settings: Model) -> Prepared:
     """Read a prepared scan."""
-    axis = settings.slice_axis
-    rows, columns = plane(axis)
     with open_case(path) as file:
         image = normalise(torch.from_numpy(file["image"][()]), scaling(file, settings.intensity))
-        lineage, spacing = lineage_of(file), file.attrs["spacing"]
-        return Stack(
-            image.movedim(1 + AXES.index(axis), 0),
-            (float(spacing[rows]), float(spacing[columns])),
-            lineage,
-            Places(lineage, axis),
-            axis,
-        )
+        x, y, z = (float(step) for step in file.attrs["spacing"])
+        return Prepared(image, (x, y, z), lineage_of(file))
 
 
-def propagator_of(network: InteractiveNetwork, stack: Stack, settings: Model, targets: Targets) -> Propagator:
-    """Rounds of a model on a scan."""
-    return Propagator(
+def engine_of(
+    network: InteractiveNetwork, prepared: Prepared, settings: Model, placement: Placement | None = None
+) -> MemoryEngine:
+    """A model's engine on a prepared scan."""
+    return MemoryEngine(
         network,
-        stack.image,
-        stack.spacing,
-        objects=targets.names,
+        prepared.image,
+        prepared.spacing,
         size=settings.size,
         capacity=settings.memory.capacity,
+        placement=placement,
     )

@@ -1,11 +1,10 @@
 """Sessions of one case as HDF5, the basis of scores, files and the report.
 
-    probabilities          (objects, slices, rows, columns) uint8: the exported session's last round
-    quality                (objects, slices) float32: of the same round
-    hinted                 slices with hints in that session
-    <hints>/<choice>/<n>   a round: `mask` (slices, rows, columns) uint8 object numbers, `quality` and `iou`
-                           (objects, slices) float32, predicted and true; attributes slice, seconds
-Attributes: format, case, axis, targets, lineage (JSON), memory_bytes.
+    <engine>/<hints>/<choice>/<n>  a round: `mask` (x, y, z) object numbers; `quality` and `iou` (objects,
+                                   slices) float32, predicted and true; attributes slice, seconds, broken,
+                                   over
+    exported                       attributes engine, hints, choice: the session whose last mask is exported
+Attributes: format, case, axis (x, y or z), targets, lineage (JSON), memory_bytes.
 """
 
 from __future__ import annotations
@@ -20,15 +19,14 @@ import hdf5plugin
 import numpy as np
 
 from foldwise.hdf5 import create_hdf5, open_hdf5
-from foldwise.systems.interactive.kinds import CHOICES, KINDS
+from foldwise.systems.interactive.kinds import CHOICES, ENGINES, KINDS
 from foldwise.systems.interactive.rounds import Round, slice_iou
-from foldwise.systems.interactive.session import State
 from foldwise.volumes.cache import lineage_of
 from foldwise.volumes.geometry import Lineage
 from foldwise.volumes.slices import AXES
 from foldwise.volumes.targets import Targets
 
-FORMAT = "foldwise-sessions-1"
+FORMAT = "foldwise-sessions-2"
 
 
 @dataclass(frozen=True)
@@ -36,23 +34,29 @@ class Scored:
     """A round as recorded.
 
     Attributes:
+        engine: the engine.
         hints: kind of marks.
         choice: how the slice was chosen.
         number: number of the round, from 1.
-        place: the slice with the new hints.
-        hinted: all slices with hints so far.
+        place: the slice with the new marks.
+        hinted: all slices with marks so far.
         seconds: its duration.
-        mask: object numbers (slices, rows, columns).
-        quality: predicted IoU (objects, slices).
+        broken: marked voxels that the mask contradicts.
+        over: whether nothing was left to do.
+        mask: object numbers (x, y, z).
+        quality: predicted IoU (objects, slices); NaN: unknown.
         iou: true IoU (objects, slices).
     """
 
+    engine: str
     hints: str
     choice: str
     number: int
     place: int
     hinted: tuple[int, ...]
     seconds: float
+    broken: int
+    over: bool
     mask: np.ndarray
     quality: np.ndarray
     iou: np.ndarray
@@ -64,20 +68,26 @@ class Writer:
     def __init__(self, file: h5py.File, truth: np.ndarray, objects: int) -> None:
         self.file, self.truth, self.objects = file, truth, objects
 
-    def add(self, hints: str, choice: str, round_: Round) -> None:
+    def add(self, engine: str, hints: str, choice: str, round_: Round) -> None:
         """Write a round of a session."""
-        group = self.file.create_group(f"{hints}/{choice}/{round_.number}")
-        mask = round_.state.objects()
-        _store(group, "mask", mask)
-        group["quality"] = round_.state.quality
-        group["iou"] = slice_iou(mask, self.truth, self.objects).astype(np.float32)
-        group.attrs.update({"slice": round_.place, "seconds": round_.seconds})
+        state = round_.state
+        group = self.file.create_group(f"{engine}/{hints}/{choice}/{round_.number}")
+        compression = hdf5plugin.Blosc2(cname="zstd", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE)
+        group.create_dataset("mask", data=state.labels, chunks=True, compression=compression)
+        group["quality"] = np.stack([state.quality_of(n) for n in range(1, self.objects + 1)])
+        found, truth = (np.moveaxis(labels, state.axis, 0) for labels in (state.labels, self.truth))
+        group["iou"] = slice_iou(found, truth, self.objects).astype(np.float32)
+        facts = {
+            "slice": round_.place,
+            "seconds": round_.seconds,
+            "broken": round_.broken,
+            "over": round_.over,
+        }
+        group.attrs.update(facts)
 
-    def finish(self, state: State) -> None:
-        """Write the state to export."""
-        _store(self.file, "probabilities", state.probabilities)
-        self.file["quality"] = state.quality
-        self.file["hinted"] = np.array(state.hinted, np.int32)
+    def export(self, engine: str, hints: str, choice: str) -> None:
+        """Name the session to export."""
+        self.file.create_group("exported").attrs.update({"engine": engine, "hints": hints, "choice": choice})
 
 
 class Record:
@@ -86,7 +96,7 @@ class Record:
     def __init__(self, file: h5py.File) -> None:
         self._file = file
         self.case = str(file.attrs["case"])
-        self.axis = str(file.attrs["axis"])
+        self.axis = AXES.index(str(file.attrs["axis"]))
         self.targets = Targets.from_dict(json.loads(file.attrs["targets"]))
         self.lineage: Lineage = lineage_of(file)
         self.memory_bytes = int(file.attrs["memory_bytes"])
@@ -94,42 +104,43 @@ class Record:
     @property
     def simulated(self) -> bool:
         """Whether the record has sessions; a case without a label has none."""
-        return "probabilities" in self._file
+        return "exported" in self._file
 
     @property
-    def state(self) -> State:
-        """The state to export."""
-        hinted = tuple(self._file["hinted"][()].tolist())
-        return State(self._file["probabilities"][()], self._file["quality"][()], hinted)
+    def exported(self) -> Scored:
+        """The last round of the session to export."""
+        chosen = dict(self._file["exported"].attrs)
+        *_, last = self.session(chosen["engine"], chosen["hints"], chosen["choice"])
+        return last
 
     def rounds(self) -> Iterator[Scored]:
         """All rounds of all sessions."""
-        for hints in KINDS:
-            for choice in CHOICES:
-                rounds = self._file.get(f"{hints}/{choice}", {})
-                hinted: tuple[int, ...] = ()
-                for name in sorted(rounds, key=int):
-                    group = rounds[name]
-                    hinted = (*hinted, int(group.attrs["slice"]))
-                    yield Scored(
-                        hints,
-                        choice,
-                        int(name),
-                        hinted[-1],
-                        hinted,
-                        float(group.attrs["seconds"]),
-                        group["mask"][()],
-                        group["quality"][()],
-                        group["iou"][()],
-                    )
+        for engine in ENGINES:
+            for hints in KINDS:
+                for choice in CHOICES:
+                    yield from self.session(engine, hints, choice)
 
-
-def in_source(mask: np.ndarray, record: Record) -> np.ndarray:
-    """Object numbers of a round as a label map in the source's grid, with the objects' values."""
-    targets = record.targets
-    values = np.array([0, *(targets.value(name) for name in targets.names)])
-    volume = np.moveaxis(mask, 0, AXES.index(record.axis))
-    return record.lineage.to_source(values[record.lineage.to_box(volume)]).data
+    def session(self, engine: str, hints: str, choice: str) -> Iterator[Scored]:
+        """The rounds of a session; none if there is no such session."""
+        rounds = self._file.get(f"{engine}/{hints}/{choice}", {})
+        hinted: tuple[int, ...] = ()
+        for name in sorted(rounds, key=int):
+            group = rounds[name]
+            hinted = (*hinted, int(group.attrs["slice"]))
+            yield Scored(
+                engine,
+                hints,
+                choice,
+                int(name),
+                hinted[-1],
+                hinted,
+                float(group.attrs["seconds"]),
+                int(group.attrs["broken"]),
+                bool(group.attrs["over"]),
+                group["mask"][()],
+                group["quality"][()],
+                group["iou"][()],
+            )
 
 
 def create(path: Path, attributes: dict[str, str | int]) -> h5py.File:
@@ -148,14 +159,9 @@ def open_record(path: Path) -> h5py.File:
     return open_hdf5(path, FORMAT)
 
 
-def _store(group: h5py.Group, name: str, array: np.ndarray) -> None:
-    compression = hdf5plugin.Blosc2(cname="zstd", clevel=5, filters=hdf5plugin.Blosc2.BITSHUFFLE)
-    group.create_dataset(name, data=array, chunks=True, compression=compression)
-
-
 def pairs(round_: Scored) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and true IoU of slices without hints, except where an object is certainly absent (1)."""
-    predicted = round_.quality < 1
+    """Predicted and true IoU of slices without marks, where a quality is predicted."""
+    predicted = np.isfinite(round_.quality)
     predicted[:, list(round_.hinted)] = False
     return round_.quality[predicted], round_.iou[predicted]
 

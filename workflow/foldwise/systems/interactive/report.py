@@ -15,7 +15,7 @@ from foldwise.report.figures import PALETTE, picture
 from foldwise.report.results import Experiment, ModelResults
 from foldwise.report.tables import Column, Table
 from foldwise.report.view import Picture, View
-from foldwise.systems.interactive.kinds import CHOICES
+from foldwise.systems.interactive.kinds import CHOICES, ENGINES
 from foldwise.systems.interactive.record import Record, Scored, correlation, open_record, pairs
 from foldwise.volumes.remarks import lung_remarks
 
@@ -38,7 +38,7 @@ CASE_METRICS = (
     Column("seconds", "s per round", 2),
 )
 CHOOSERS = {"predicted": "predicted quality", "oracle": "oracle (true quality)", "random": "random"}
-KEYS = ["hints", "choice", "round"]
+KEYS = ["engine", "hints", "choice", "round"]
 
 
 def shown(experiment: Experiment) -> Experiment:
@@ -52,25 +52,28 @@ def _last(model: ModelResults) -> ModelResults:
             return rows
         rows = rows[rows["choice"] == "predicted"]
         # A session ends early if no slice is left to look at.
-        ends = rows.groupby(["case", "class", "hints"])["round"].transform("max")
+        ends = rows.groupby(["case", "class", "engine", "hints"])["round"].transform("max")
         rows = rows[rows["round"] == ends]
-        return rows.assign(**{"class": rows["class"] + ", " + rows["hints"]})
+        baseline = rows["engine"].where(rows["engine"] != ENGINES[0], "")
+        named = rows["class"] + ", " + rows["hints"] + baseline.map(lambda name: name and f" ({name})")
+        return rows.assign(**{"class": named})
 
     return replace(model, metrics=kept(model.metrics), test=kept(model.test))
 
 
 def over_rounds(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
-    """Means over cases and objects: a row per kind of hints and choice of slices, a column per round.
+    """Means over cases and objects: a row per engine, kind of hints and choice of slices, a column per round.
 
     A session that ended early counts with its last round in all later rounds.
     """
     rounds = range(1, int(rows["round"].max()) + 1)
-    sessions = rows.pivot_table(index=["hints", "choice", "case", "class"], columns="round", values=metric)
+    keys = ["engine", "hints", "choice"]
+    sessions = rows.pivot_table(index=[*keys, "case", "class"], columns="round", values=metric)
     whole = sessions.reindex(columns=rounds).ffill(axis=1)
-    means = whole.groupby(level=["hints", "choice"], sort=False).mean()
+    means = whole.groupby(level=keys, sort=False).mean()
     kinds = dict.fromkeys(rows["hints"])
-    wanted = [(kind, choice) for kind in kinds for choice in CHOICES if (kind, choice) in means.index]
-    return means.loc[wanted]
+    wanted = [(engine, kind, choice) for kind in kinds for engine in ENGINES for choice in CHOICES]
+    return means.loc[[key for key in wanted if key in means.index]]
 
 
 def tables(model: ModelResults) -> list[Table]:
@@ -87,6 +90,7 @@ def tables(model: ModelResults) -> list[Table]:
                 f"random.",
                 (
                     Column("hints", "hints", text=True),
+                    Column("engine", "engine", text=True),
                     Column("choice", "slices chosen by", text=True),
                     *rounds,
                 ),
@@ -94,13 +98,16 @@ def tables(model: ModelResults) -> list[Table]:
             )
         )
     predicted, true = quality_of(model)
-    seconds = rows["seconds"]
+    seconds = rows[rows["engine"] == ENGINES[0]]["seconds"]
+    ended = rows[rows["over"].astype(bool)]
     facts = [
         ("correlation of predicted and true IoU of slices", correlation(predicted, true)),
         ("mean absolute difference of both", float(np.abs(predicted - true).mean()) if len(true) else np.nan),
         ("number of these slices", float(len(true))),
         ("seconds per round, mean", float(seconds.mean())),
         ("seconds per round, longest", float(seconds.max())),
+        ("marked voxels that a mask contradicts", float(rows["broken"].sum())),
+        ("sessions with nothing left to do, lowest Dice", float(ended["dice"].min())),
         ("peak memory of a propagation (MiB)", _memory(model) / 2**20),
     ]
     columns = (Column("fact", "measure", text=True), Column("value", "value", 3))
@@ -126,7 +133,8 @@ def _records(model: ModelResults) -> Iterator[tuple[Record, list[Scored]]]:
     for path in model.predictions.values():
         with open_record(path) as file:
             record = Record(file)
-            yield record, [round_ for round_ in record.rounds() if round_.choice == "predicted"]
+            kept = (ENGINES[0], "predicted")
+            yield record, [each for each in record.rounds() if (each.engine, each.choice) == kept]
 
 
 def _memory(model: ModelResults) -> int:
@@ -142,7 +150,7 @@ def quality_of(model: ModelResults) -> tuple[np.ndarray, np.ndarray]:
 
 def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
     """Dice over rounds by choice of slices, and predicted against true quality."""
-    means = over_rounds(model.metrics)
+    means = over_rounds(model.metrics[model.metrics["engine"] == ENGINES[0]]).droplevel("engine")
     kinds = list(dict.fromkeys(means.index.get_level_values("hints")))
     figure = Figure(figsize=(2.6 * (len(kinds) + 1), 2.9), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(kinds) + 1, sharey=True))

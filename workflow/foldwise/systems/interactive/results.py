@@ -15,10 +15,12 @@ from foldwise.index import Entry
 from foldwise.report.view import View
 from foldwise.scores import Chosen
 from foldwise.systems.base import Results, Rows
+from foldwise.systems.interactive.marks import Marks
 from foldwise.systems.interactive.masks import mask_in_source, quality_rows
-from foldwise.systems.interactive.places import Places
-from foldwise.systems.interactive.record import Record, Scored, correlation, in_source, open_record, pairs
+from foldwise.systems.interactive.placement import Placement
+from foldwise.systems.interactive.record import Record, Scored, correlation, open_record, pairs
 from foldwise.systems.interactive.settings import Evaluate, Export
+from foldwise.systems.interactive.state import State
 from foldwise.volumes.labels import read_labels
 from foldwise.volumes.metrics import score as score_volume
 from foldwise.volumes.volume import Header, Volume, write_volume
@@ -34,8 +36,9 @@ class InteractiveResults(Results):
     ) -> Rows:
         """One row per object, kind of hints, choice of slices, and round.
 
-        Further columns: slice (in the stack), seconds of the round, and quality_r, the correlation of
-        predicted and true IoU over the slices without hints where the object may be.
+        Further columns: engine; slice (in the cache); seconds of the round; quality_r, the correlation of
+        predicted and true IoU over the slices without marks where it is predicted; broken, the number of
+        marked voxels that the masks contradict; over, whether nothing was left to do.
         """
         if "label" not in entry.files:
             return []
@@ -46,15 +49,19 @@ class InteractiveResults(Results):
             grid = Header(lineage.source_shape, lineage.affine, np.dtype(np.uint8))
             truth = read_labels(Path(entry.files["label"][0]), record.targets, grid)
             for round_ in record.rounds():
-                session = {"hints": round_.hints, "choice": round_.choice}
                 facts = {
+                    "engine": round_.engine,
+                    "hints": round_.hints,
+                    "choice": round_.choice,
                     "round": round_.number,
                     "slice": round_.place,
                     "seconds": round_.seconds,
                     "quality_r": correlation(*pairs(round_)),
+                    "broken": round_.broken,
+                    "over": round_.over,
                 }
                 for row in _scored(round_, record, truth, evaluate.tolerance_mm):
-                    rows.append({"class": row["class"], **session, **{n: row[n] for n in KEPT}, **facts})
+                    rows.append({"class": row["class"], **{n: row[n] for n in KEPT}, **facts})
         return rows
 
     def export_case(
@@ -77,15 +84,22 @@ class InteractiveResults(Results):
                     "case %s has no label: no hints could be simulated, so nothing is exported", entry.case
                 )
                 return {}
-            state = record.state
-        for number in state.not_found():
-            name = record.targets.names[number]
+            last = record.exported
+        names = record.targets.names
+        quality = {number: last.quality[number - 1] for number in range(1, len(names) + 1)}
+        marked = Marks(record.axis, empty=np.array(last.hinted))
+        state = State(last.mask, record.axis, quality, dict.fromkeys(quality, (marked,)))
+        for number in set(quality) - set(state.areas):
             logging.warning(
-                "case %s: %s was not found on any slice; it is missing from the mask", entry.case, name
+                "case %s: %s was not found on any slice; it is missing from the mask",
+                entry.case,
+                names[number - 1],
             )
-        mask = mask_in_source(state, record.lineage, record.axis, record.targets)
-        write_volume(mask, folder / f"{entry.case}.nii.gz")
-        rows = quality_rows(state, record.targets.names, Places(record.lineage, record.axis))
+        write_volume(
+            mask_in_source(last.mask, record.lineage, record.targets), folder / f"{entry.case}.nii.gz"
+        )
+        placement = Placement(record.lineage)
+        rows = quality_rows(state, names, lambda place: placement.slice_in_source(record.axis, place))
         write_text(folder / f"{entry.case}_quality.csv", pd.DataFrame(rows).to_csv(index=False))
         return {}
 
@@ -98,7 +112,7 @@ class InteractiveResults(Results):
 
 
 def _scored(round_: Scored, record: Record, truth: Volume, tolerance_mm: float) -> list[dict[str, Any]]:
-    found = in_source(round_.mask, record)
+    found = mask_in_source(round_.mask, record.lineage, record.targets).data
     return list(
         score_volume(found, truth.data, truth.affine, record.targets.values, tolerance_mm=tolerance_mm)
     )

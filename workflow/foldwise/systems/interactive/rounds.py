@@ -1,4 +1,4 @@
-"""Sessions with a simulated person: the place of the next hints, and the masks after each round."""
+"""Sessions with a simulated person: the slice of the next marks, and the masks after each round."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foldwise.systems.interactive.hints import Hints
+from foldwise.systems.interactive.engines import Engine, Scan
 from foldwise.systems.interactive.kinds import Choice, Kind
-from foldwise.systems.interactive.session import Propagator, State
+from foldwise.systems.interactive.marks import Marks, of_slice, settled
+from foldwise.systems.interactive.session import advance
+from foldwise.systems.interactive.state import State
 from foldwise.systems.interactive.user import draw_hints
 
 
@@ -20,20 +22,28 @@ class Round:
 
     Attributes:
         number: number, from 1.
-        place: the slice with the new hints.
+        place: the slice with the new marks.
         state: state after it.
-        seconds: duration of the hint and the propagation.
+        seconds: its duration, without that of the person.
+        broken: marked voxels that the masks contradict; 0 unless there is a defect.
+        over: whether nothing is left to do after it.
     """
 
     number: int
     place: int
     state: State
     seconds: float
+    broken: int
+    over: bool
 
 
 def simulate(
-    propagator: Propagator,
+    engine: Engine,
+    scan: Scan,
     truth: np.ndarray,
+    names: tuple[str, ...],
+    *,
+    axis: int,
     kind: Kind,
     choice: Choice,
     rounds: int,
@@ -41,48 +51,67 @@ def simulate(
 ) -> Iterator[Round]:
     """Rounds of a session; fewer than requested if no slice is left to choose.
 
-    The first hints are given where the objects are largest, as a person would. After that, the truth decides
+    The first marks are made where the objects are largest, as a person would. After that, the truth decides
     what the person marks on a slice, but never which slice, unless the choice is labelled `oracle`.
 
     Args:
-        propagator: of the volume.
-        truth: object numbers (slices, rows, columns).
-        kind: kind of hints.
+        engine: opened on the scan.
+        scan: the scan.
+        truth: (x, y, z) object numbers.
+        names: of the objects.
+        axis: across the slices.
+        kind: kind of marks.
         choice: how the slices after the first are chosen.
         rounds: number of rounds.
-        random: for hints and choices.
+        random: for marks and choices.
     """
-    objects = len(propagator.names)
-    state = State.empty(objects, truth.shape)
-    place: int | None = int((truth > 0).sum((1, 2)).argmax())
+    state = State.empty(truth.shape, axis)
+    slices = np.moveaxis(truth, axis, 0)
+    place: int | None = int((slices > 0).sum((1, 2)).argmax())
     for number in range(1, rounds + 1):
         if place is None:
             return
-        hints = marked(truth[place], state.objects(place), objects, kind, random)
+        new = marked(slices[place], state, place, len(names), kind, random)
         begun = time.perf_counter()
-        state = propagator.round(state, place, hints)
-        yield Round(number, place, state, time.perf_counter() - begun)
-        place = chosen(state, truth, choice, random)
+        state = advance(engine, scan, state, new, names)
+        seconds = time.perf_counter() - begun
+        over = state.suggestion() is None
+        yield Round(number, place, state, seconds, broken(state), over)
+        place = chosen(state, truth, len(names), choice, random)
 
 
 def marked(
-    truth: np.ndarray, seen: np.ndarray, objects: int, kind: Kind, random: np.random.Generator
-) -> dict[int, Hints]:
-    """A person's hints for every object on a slice."""
-    return {n: draw_hints(truth == n + 1, seen == n + 1, kind, random) for n in range(objects)}
+    truth: np.ndarray, state: State, place: int, objects: int, kind: Kind, random: np.random.Generator
+) -> dict[int, tuple[Marks, ...]]:
+    """A person's marks of every object on a slice, which show the truth (rows, columns) there."""
+    seen = state.slice_of(place)
+    drawn = {n: draw_hints(truth == n, seen == n, kind, random) for n in range(1, objects + 1)}
+    return {number: (of_slice(hints, state.axis, place),) for number, hints in drawn.items()}
 
 
-def chosen(state: State, truth: np.ndarray, choice: Choice, random: np.random.Generator) -> int | None:
-    """The next slice for hints: the worst by prediction, the worst by truth, or a random one with a mask."""
+def broken(state: State) -> int:
+    """Number of marked voxels that the masks contradict."""
+    return sum(
+        settled(said, state.labels.shape).broken(state.labels == number)
+        for number, said in state.marks.items()
+    )
+
+
+def chosen(
+    state: State, truth: np.ndarray, objects: int, choice: Choice, random: np.random.Generator
+) -> int | None:
+    """The next slice for marks: the most doubtful one, the worst by truth, or a random one with a mask."""
     if choice == "predicted":
-        return state.suggestion()
-    found = state.objects()
-    open_ = [n for n in range(len(found)) if n not in state.hinted and found[n].any()]
+        suggestion = state.suggestion()
+        return None if suggestion is None else suggestion.place
+    hinted = sorted(set().union(*(state.hinted(number) for number in state.marks)))
+    found, real = (np.moveaxis(labels, state.axis, 0) for labels in (state.labels, truth))
     if choice == "random":
+        open_ = [n for n in range(len(found)) if n not in hinted and found[n].any()]
         return int(random.choice(open_)) if open_ else None
-    true = slice_iou(found, truth, len(state.quality)).min(0)
-    true[list(state.hinted)] = 1
-    true[~(truth > 0).any((1, 2))] = 1
+    true = slice_iou(found, real, objects).min(0)
+    true[hinted] = 1
+    true[~(real > 0).any((1, 2))] = 1
     return int(true.argmin()) if true.min() < 1 else None
 
 

@@ -189,6 +189,11 @@ class Evaluate(Section):
         "compare with the predicted choice. Their rows are labelled accordingly; they are not exported.",
         json_schema_extra=affects("predict", "score"),
     )
+    baseline: bool = Field(
+        True,
+        description="Also run sessions with the engine `classical`, which needs no training, for comparison.",
+        json_schema_extra=affects("predict", "score"),
+    )
     export: Kind = Field(
         "scribble",
         description="The kind of hints whose last masks are exported.",

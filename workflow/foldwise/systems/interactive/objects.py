@@ -1,0 +1,63 @@
+"""The objects of a session, as a person names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from foldwise.files import CaseError
+
+# Told apart also by people with red-green blindness (Okabe and Ito, 2008; brightened for a dark ground).
+COLOURS = ("#e69f00", "#56b4e9", "#00c08b", "#f0e442", "#3d8fd1", "#ff7043", "#d987c0", "#b0bec5")
+LONGEST = 64
+MOST = 2**16 - 1
+
+
+@dataclass(frozen=True)
+class Object:
+    """An object.
+
+    Attributes:
+        name: unique in the session.
+        value: its voxel value in label maps.
+        colour: #rrggbb.
+        hidden: not shown on the page.
+        locked: no step changes it.
+    """
+
+    name: str
+    value: int
+    colour: str
+    hidden: bool = False
+    locked: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `as_dict`."""
+        return cls(**values)
+
+
+def named(name: str, others: Iterable[Object], value: int | None = None, colour: str | None = None) -> Object:
+    """A new object: its value and colour are free ones, unless given.
+
+    Raises:
+        CaseError: the name is empty, too long or taken, or the value is taken.
+    """
+    present = list(others)
+    name = name.strip()
+    if not name or len(name) > LONGEST:
+        raise CaseError(f"object {name!r}: a name has 1 to {LONGEST} characters")
+    if name in (each.name for each in present):
+        raise CaseError(f"object {name!r}: there is one of this name already")
+    values = {each.value for each in present}
+    if value in values:
+        raise CaseError(f"object {name!r}: its value {value} is that of another object")
+    if len(present) >= MOST:
+        raise CaseError(f"a session has at most {MOST} objects")
+    free = value if value is not None else next(n for n in range(1, MOST + 1) if n not in values)
+    return Object(name, free, colour or COLOURS[len(present) % len(COLOURS)])

@@ -19,10 +19,10 @@ from dicom_files import Grid, write_series
 from foldwise import annotate
 from foldwise.commands import app
 from foldwise.files import CaseError
-from foldwise.systems.interactive import annotation
+from foldwise.systems.interactive.engines import trained as opening
 from foldwise.systems.interactive.model import read_trained
 from foldwise.volumes.volume import Volume, write_volume
-from interactive_scans import READ, Bright, Says, trained, write_ball, write_model
+from interactive_scans import Bright, Says, trained, write_ball, write_model
 
 # Stored back to front along y, 2 mm slices along z.
 AFFINE = np.array([[1.0, 0, 0, -10], [0, -1, 0, 30], [0, 0, 2, 5], [0, 0, 0, 1]])
@@ -31,14 +31,14 @@ AFFINE = np.array([[1.0, 0, 0, -10], [0, -1, 0, 30], [0, 0, 2, 5], [0, 0, 0, 1]]
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_ball(tmp_path / "scan.nii.gz", AFFINE)
-    monkeypatch.setattr(READ, lambda _: trained(Bright().eval()))
+    monkeypatch.setattr(annotate, "read_trained", lambda _: trained(Bright().eval()))
     return tmp_path
 
 
 def call(
     folder: Path, capsys: pytest.CaptureFixture[str], *more: str, scan: str = "scan.nii.gz"
 ) -> dict[str, object]:
-    arguments = ["--volume", str(folder / scan), "--model", "m.pt", "--session", str(folder / "session")]
+    arguments = [str(folder / scan), "--model", "m.pt", "--session", str(folder / "session")]
     capsys.readouterr()
     app(["annotate", *arguments, *more], standalone_mode=False)
     summary: dict[str, object] = json.loads(capsys.readouterr().out)
@@ -48,7 +48,7 @@ def call(
 def test_rounds_go_on_from_call_to_call(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "points.csv").write_text("x,y,z,kind\n15,14,8,inside\n", encoding="utf-8")
     summary = call(folder, capsys, "--points", str(folder / "points.csv"))
-    assert (summary["rounds"], summary["axis"]) == (1, "z")
+    assert (summary["steps"], summary["axis"]) == (1, "z")
     mask, scan = nib.load(str(summary["mask"])), nib.load(folder / "scan.nii.gz")
     assert np.array_equal(mask.affine, scan.affine)
     bright = np.asarray(scan.dataobj) > 0
@@ -59,11 +59,11 @@ def test_rounds_go_on_from_call_to_call(folder: Path, capsys: pytest.CaptureFixt
     assert quality["voxels"].tolist() == bright.sum((0, 1)).tolist()
 
     summary = call(folder, capsys, "--nothing", "12")
-    assert summary["rounds"] == 2
+    assert summary["steps"] == 2
     filled = np.asarray(nib.load(str(summary["mask"])).dataobj).any((0, 1))
     assert filled.tolist() == [2 <= n <= 8 for n in range(16)]
     summary = call(folder, capsys, "--undo")
-    assert summary["rounds"] == 1
+    assert summary["steps"] == 1
     assert np.array_equal(np.asarray(nib.load(str(summary["mask"])).dataobj) == 1, bright)
 
 
@@ -80,23 +80,21 @@ def test_scribbles_and_boxes(folder: Path, capsys: pytest.CaptureFixture[str], w
     assert np.array_equal(mask[..., others], bright[..., others])
     # A box is seen through a window of another scale, so the border of its slice may move slightly.
     assert (mask[..., 8] != bright[..., 8]).sum() <= 0.1 * bright[..., 8].sum()
-    assert summary["rounds"] == 1
+    assert summary["steps"] == 1
 
 
 def test_wrong_input_loses_no_round(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call(folder, capsys, "--box", *["9", "8", "8", "21", "20", "8"])
     (folder / "far.csv").write_text("x,y,z,kind\n15,14,40,inside\n", encoding="utf-8")
-    with pytest.raises(CaseError, match="slice 40 is outside the volume"):
+    with pytest.raises(CaseError, match="outside the scan, which has 32 × 32 × 16 voxels"):
         call(folder, capsys, "--points", str(folder / "far.csv"))
     write_volume(Volume(np.ones((4, 4, 4), np.uint8), AFFINE), folder / "other.nii.gz")
     with pytest.raises(CaseError, match="grid"):
         call(folder, capsys, "--scribble", str(folder / "other.nii.gz"))
-    with pytest.raises(CaseError, match="no hints"):
-        call(folder, capsys)
     write_ball(folder / "another.nii.gz", np.eye(4))
     with pytest.raises(CaseError, match="another scan"):
         call(folder, capsys, "--nothing", "3", scan="another.nii.gz")
-    assert call(folder, capsys, "--nothing", "12")["rounds"] == 2
+    assert call(folder, capsys, "--nothing", "12")["steps"] == 2
 
 
 @pytest.mark.parametrize("kind", ["file", "DICOM folder"])
@@ -121,33 +119,18 @@ def test_a_session_is_of_this_very_scan(
         call(folder, capsys, "--nothing", "4", scan=scan.name)
     assert {path: path.read_bytes() for path in (folder / "session").iterdir()} == before
     one.write_bytes(content)
-    assert call(folder, capsys, "--nothing", "4", scan=scan.name)["rounds"] == 2
+    assert call(folder, capsys, "--nothing", "4", scan=scan.name)["steps"] == 2
     # Replaced between its hash and its preparation.
-    prepare = annotation.prepare_scan
+    prepare = opening.prepare_scan
 
     def late(*given: Any) -> Path:
         one.write_bytes(other)
         return prepare(*given)
 
-    monkeypatch.setattr(annotation, "prepare_scan", late)
+    monkeypatch.setattr(opening, "prepare_scan", late)
     with pytest.raises(CaseError, match="changed while it was read"):
         call(folder, capsys, "--nothing", "3", "--session", str(folder / "other"), scan=scan.name)
-    assert [path.name for path in (folder / "other").iterdir()] == ["session.json"]
-
-
-def test_a_session_is_of_this_very_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_ball(tmp_path / "scan.nii.gz", AFFINE)
-    write_model(tmp_path / "m.pt")
-    given = ["--model", str(tmp_path / "m.pt"), "--nothing"]
-    call(tmp_path, capsys, *given, "3")
-    before = {path: path.read_bytes() for path in (tmp_path / "session").iterdir()}
-    # That of another fold differs in nothing but its weights.
-    state = torch.load(tmp_path / "m.pt", weights_only=True)
-    state["network"] = {name: value + value.new_ones(1) for name, value in state["network"].items()}
-    torch.save(state, tmp_path / "m.pt")
-    with pytest.raises(CaseError, match="started with another model"):
-        call(tmp_path, capsys, *given, "4")
-    assert {path: path.read_bytes() for path in (tmp_path / "session").iterdir()} == before
+    assert sorted(path.name for path in (folder / "other").iterdir()) == ["lock", "session.json"]
 
 
 def test_a_missed_object_is_told(
@@ -155,12 +138,14 @@ def test_a_missed_object_is_told(
 ) -> None:
     """The mask is written and reported as empty; the next slice is adjacent to the hints."""
     missing = Says(hinted=-20, propagated=-20).eval()
-    monkeypatch.setattr(READ, lambda _: trained(missing))
+    monkeypatch.setattr(annotate, "read_trained", lambda _: trained(missing))
     summary = call(folder, capsys, "--box", *["9", "8", "8", "21", "20", "8"])
     assert summary["next_slice"] in (7, 9)
+    assert summary["reason"] == "the object was not found on any slice"
     assert "ball: not found on any slice" in str(summary["message"])
     assert not np.asarray(nib.load(str(summary["mask"])).dataobj).any()
-    assert (pd.read_csv(str(summary["quality"]))["quality"] == 0).all()
+    quality = pd.read_csv(str(summary["quality"])).set_index("slice")["quality"]
+    assert quality.dropna().to_dict() == {8: 0}
 
 
 def test_nothing_changes_unless_all_hints_are_usable(
@@ -168,17 +153,15 @@ def test_nothing_changes_unless_all_hints_are_usable(
 ) -> None:
     """No hints are used, not even on a usable slice, and no round is undone."""
     summary = call(folder, capsys, "--nothing", "12")
-    assert summary["message"] == (
-        "ball: not found on any slice; mark it with a scribble or a box where it is clear."
-    )
+    assert summary["message"] == ("ball: not found on any slice; mark it where it is clear.")
     # Nothing is known of slices without marks.
     quality = pd.read_csv(str(summary["quality"])).set_index("slice")["quality"]
     assert quality.dropna().to_dict() == {12: 1}
-    before = sorted((folder / "session").glob("round_*"))
+    before = sorted((folder / "session").glob("step_*"))
     (folder / "points.csv").write_text("x,y,z,kind\n15,14,8,inside\n15,14,40,inside\n", encoding="utf-8")
-    with pytest.raises(CaseError, match="slice 40 is outside the volume"):
+    with pytest.raises(CaseError, match="outside the scan, which has 32 × 32 × 16 voxels"):
         call(folder, capsys, "--undo", "--points", str(folder / "points.csv"))
-    assert sorted((folder / "session").glob("round_*")) == before
+    assert sorted((folder / "session").glob("step_*")) == before
 
 
 def test_files_of_another_hand_are_not_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,11 +179,11 @@ def test_files_of_another_hand_are_not_replaced(folder: Path, capsys: pytest.Cap
         [*moved, "--quality", str(folder / "mine.csv")],
     ):
         with pytest.raises(
-            CaseError, match=r"not written by this session, or was changed since|--volume and --mask are both"
+            CaseError, match=r"not written by this session, or was changed since|the scan and --mask are both"
         ):
             call(folder, capsys, *given, "--nothing", "3")
     assert {path: path.read_bytes() for path in files} == files
-    assert call(folder, capsys, *moved, "--nothing", "3")["rounds"] == 3
+    assert call(folder, capsys, *moved, "--nothing", "3")["steps"] == 3
 
 
 def test_a_user_s_folder_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,18 +225,18 @@ def test_a_session_replaces_nothing_that_is_not_its_own(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session, scan = folder / "session", (folder / "scan.nii.gz").read_bytes()
-    for name in ("mask.nii.gz", "case.h5", "round_0001.npz"):
+    for name in ("step_0001.npz", "undone_0002.npz"):
         session.mkdir(exist_ok=True)
         (session / name).write_text("mine")
         with pytest.raises(CaseError, match=f"{name}: not part of a session"):
             call(folder, capsys, "--nothing", "0")
-        assert [path.read_text() for path in session.iterdir()] == ["mine"]
+        assert {path.name: path.read_text() for path in session.iterdir()} == {"lock": "", name: "mine"}
         (session / name).unlink()
     (session / "prepared").mkdir()
     (session / "prepared" / "notes.txt").touch()
     call(folder, capsys, "--nothing", "0")
     assert (session / "prepared" / "notes.txt").exists()
-    with pytest.raises(CaseError, match=r"--volume and --mask are both .*scan\.nii\.gz"):
+    with pytest.raises(CaseError, match=r"the scan and --mask are both .*scan\.nii\.gz"):
         call(folder, capsys, "--nothing", "0", "--mask", str(folder / "scan.nii.gz"))
     assert (folder / "scan.nii.gz").read_bytes() == scan
 
@@ -262,31 +245,29 @@ def test_an_answer_that_is_not_finite(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = Bright().eval()
-    monkeypatch.setattr(READ, lambda _: trained(network))
+    monkeypatch.setattr(annotate, "read_trained", lambda _: trained(network))
     segment = network.segment
     monkeypatch.setattr(network, "segment", lambda *given: segment(*given) * float("nan"))
     (folder / "points.csv").write_text("x,y,z,kind\n15,14,8,inside\n", encoding="utf-8")
     with pytest.raises(CaseError, match="the networks return NaN or infinite values"):
         call(folder, capsys, "--points", str(folder / "points.csv"))
-    assert not list((folder / "session").glob("round_*"))
+    assert not list((folder / "session").glob("step_*"))
 
 
 def test_words_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(annotate, "annotate", lambda **values: given.update(values))
-    words = (
-        "--volume a.nii b.nii --model m.pt --session s --box -1 2 3 4.5 6 7 --object cyst --undo --port 8080"
-    )
+    words = "a.nii b.nii --model m.pt --session s --box -1 2 3 4.5 6 7 --object cyst --undo --port 8080"
     app(["annotate", *words.split()], standalone_mode=False)
-    assert given["volume"] == [Path("a.nii"), Path("b.nii")]
+    assert given["volumes"] == [Path("a.nii"), Path("b.nii")]
     assert given["box"] == (-1, 2, 3, 4.5, 6, 7)
     assert (given["object_"], given["undo"], given["port"], given["serve"]) == ("cyst", True, 8080, False)
 
 
 def test_an_output_is_no_input(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scan = str(folder / "scan.nii.gz")
-    words = ["--volume", scan, "--model", "m.pt", "--session", str(folder / "session"), "--nothing", "3"]
-    with pytest.raises(CaseError, match=r"--volume and --mask are both|--mask and --volume are both"):
+    words = [scan, "--model", "m.pt", "--session", str(folder / "session"), "--nothing", "3"]
+    with pytest.raises(CaseError, match=r"the scan and --mask are both|--mask and the scan are both"):
         app(["annotate", *words, "--mask", scan], standalone_mode=False)
     assert not (folder / "session").exists()
 

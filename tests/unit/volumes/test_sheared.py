@@ -12,7 +12,9 @@ from nibabel.affines import apply_affine
 from nibabel.orientations import io_orientation
 from scipy.spatial.transform import Rotation
 
-from foldwise.systems.interactive.places import Places
+from foldwise.systems.interactive.engines import Request
+from foldwise.systems.interactive.marks import Marks
+from foldwise.systems.interactive.placement import Placement
 from foldwise.systems.segmentation.planning import read_fingerprint
 from foldwise.volumes.cache import cache_case, lineage_of, open_case
 from foldwise.volumes.crop import Masks, crop_case
@@ -24,7 +26,6 @@ from foldwise.volumes.lungs import Lungs
 from foldwise.volumes.metrics import score
 from foldwise.volumes.predictions import label_map, write_prediction
 from foldwise.volumes.settings import Cache, Crop, LungMask
-from foldwise.volumes.slices import plane as plane_axes
 from foldwise.volumes.targets import Targets
 from foldwise.volumes.volume import Volume, read_header, read_volume, write_volume
 from synthetic import ball
@@ -238,14 +239,14 @@ def test_truth_as_prediction_on_sheared_grids(
     facts = read_fingerprint([tmp_path / "crop"], ct=True)
     assert np.allclose(facts.spacings, [0.8, 0.9, 2.5])
     # Marks of the interactive system are at the same place in mm on both grids.
-    places = Places(lineage, "z")
-    assert places.source_axis == order.index(2)
-    marks = np.array([(12, 9, 6), (20, 20, 12)])[:, order].astype(float)
-    stack = places.to_stack(marks)
-    assert np.allclose(places.to_source(stack), marks)
-    voxels = np.empty_like(stack)
-    voxels[:, [2, *plane_axes("z")]] = stack
-    assert np.allclose(apply_affine(cached, voxels), apply_affine(affine, marks))
+    placement = Placement(lineage)
+    assert placement.axis(order.index(2)) == 2
+    marks = Marks(order.index(2), inside=np.array([(12, 9, 6), (20, 20, 12)])[:, order])
+    empty = np.zeros(lineage.source_shape, np.uint8)
+    (moved,) = placement.request(Request(empty, {1: (marks,)}, {1: (marks,)}, marks.axis)).new[1]
+    apart = apply_affine(cached, moved.inside) - apply_affine(affine, marks.inside)
+    # Within half a voxel of the straight grid along each axis.
+    assert (np.abs(apart) <= np.array(spacing_of(cached)) / 2 + 1e-6).all()
 
 
 def test_scores_of_a_sheared_grid_by_hand() -> None:

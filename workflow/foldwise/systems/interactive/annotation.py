@@ -11,18 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from foldwise.files import CaseError, file_hash, source_files, write_text
+from foldwise.files import CaseError, write_text
 from foldwise.systems.interactive.engines import Engine, Scan
 from foldwise.systems.interactive.history import History, Moment
 from foldwise.systems.interactive.masks import quality_rows, rounded
 from foldwise.systems.interactive.objects import Object, named
+from foldwise.systems.interactive.scans import digest, modality, read_scan, thickest
 from foldwise.systems.interactive.session import New, advance, edited, withdrawn
 from foldwise.systems.interactive.state import HALF, State
 from foldwise.volumes.targets import label_type
-from foldwise.volumes.volume import Header, Volume, read_channels, read_header, same_grid, write_volume
+from foldwise.volumes.volume import Volume, read_header, write_volume
 
-# HU that only CT has.
-AIR = -900
 # Voxels from which percentiles are estimated.
 SAMPLE = 1_000_000
 Opener = Callable[[Scan], Engine]
@@ -62,7 +61,7 @@ class Annotation:
         """
         self.volumes, self.engines, self.engine = list(volumes), dict(engines), engine
         self.header = read_header(volumes[0])
-        digests = [_digest(path) for path in volumes]
+        digests = [digest(path) for path in volumes]
         self.scan = read_scan(volumes)
         self._channels = [_range(channel, number) for number, channel in enumerate(self.scan.image)]
         self._opened: dict[str, Engine] = {}
@@ -297,37 +296,6 @@ class Annotation:
         return " ".join(remarks)
 
 
-def read_scan(volumes: Sequence[Path]) -> Scan:
-    """A scan from a file per channel, or one with several.
-
-    Raises:
-        CaseError: a file cannot be read, or lies on another grid than the first one.
-    """
-    channels: list[Volume] = []
-    for path in volumes:
-        for channel in read_channels(path):
-            if channels and not same_grid(channel, channels[0]):
-                raise CaseError(
-                    f"{path}: its grid (shape {channel.data.shape}) differs from that of {volumes[0]} (shape "
-                    f"{channels[0].data.shape}); all channels need one grid"
-                )
-            channels.append(channel)
-    kind = np.result_type(*(channel.data.dtype for channel in channels))
-    return Scan(np.stack([channel.data.astype(kind, copy=False) for channel in channels]), channels[0].affine)
-
-
-def thickest(scan: Scan) -> int:
-    """The axis with the largest spacing; among equals, the one along the patient."""
-    along = np.abs(scan.affine[2, :3])
-    spacing = np.round(scan.spacing, 2)
-    return max(range(3), key=lambda axis: (spacing[axis], along[axis]))
-
-
-def modality(scan: Scan) -> str:
-    """CT if the values are HU, which reach that of air; else empty: unknown."""
-    return "CT" if scan.image.dtype.kind in "if" and scan.image.min() <= AIR else ""
-
-
 def _range(channel: np.ndarray, number: int) -> dict[str, Any]:
     """A channel's name and grey values: the smallest and largest, and those that show most of it."""
     some = channel.ravel()[:: max(1, channel.size // SAMPLE)]
@@ -339,13 +307,3 @@ def _range(channel: np.ndarray, number: int) -> dict[str, Any]:
         "low": low,
         "high": max(high, low + 1e-6),
     }
-
-
-def grid_of(scan: Scan) -> Header:
-    """The scan's grid, to compare others with."""
-    return Header(scan.shape, scan.affine, np.dtype(np.uint8))
-
-
-def _digest(path: Path) -> str:
-    files = source_files(path)
-    return file_hash(path) if files == [path] else ",".join(file_hash(file)[:16] for file in files)

@@ -129,6 +129,8 @@ def edited(
         CaseError: voxels outside the scan, of an unknown object, or of a locked one.
     """
     shape = state.labels.shape
+    if len(indices) != len(values):
+        raise CaseError(f"{len(indices)} painted voxels with {len(values)} values")
     if len(indices) and (indices.min() < 0 or indices.max() >= state.labels.size):
         raise CaseError("painted voxels are outside the scan")
     if len(values) and values.max() > len(names):

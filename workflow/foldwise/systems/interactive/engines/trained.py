@@ -6,12 +6,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from foldwise.files import CaseError, source_files
+from foldwise.files import CaseError, read_json
 from foldwise.index import Entry
 from foldwise.systems.interactive.engines import Scan
 from foldwise.systems.interactive.engines.memory import MemoryEngine
 from foldwise.systems.interactive.model import Trained, engine_of, read_prepared
 from foldwise.systems.interactive.placement import Placement
+from foldwise.systems.interactive.scans import digest
 from foldwise.volumes.prepare import prepare_scan
 
 
@@ -43,15 +44,9 @@ def _prepare(trained: Trained, volumes: Sequence[Path], path: Path, region: Path
     files = {"images": tuple(str(each) for each in volumes)}
     if region is not None:
         files["region"] = (str(region),)
-    before = _times(volumes)
     with tempfile.TemporaryDirectory(prefix=".prepared.", dir=path.parent) as temporary:
         entry = Entry("case", "case", files, "", {}, 0)
         prepared = prepare_scan(entry, trained.state, Path(temporary))
-        if _times(volumes) != before:
+        if [digest(each) for each in volumes] != read_json(path.parent / "session.json")["scan"]:
             raise CaseError(f"{volumes[0]}: changed while it was read; start with another folder")
         prepared.replace(path)
-
-
-def _times(volumes: Sequence[Path]) -> list[tuple[int, int]]:
-    stats = [file.stat() for volume in volumes for file in source_files(volume)]
-    return [(each.st_mtime_ns, each.st_size) for each in stats]

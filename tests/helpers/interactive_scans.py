@@ -165,7 +165,7 @@ def memory_engine(
     spacing: tuple[float, float, float] = (1, 1, 1),
 ) -> MemoryEngine:
     """An engine on an image (x, y, z) as it is; its network is `Bright`, or the given one."""
-    used = (network or Bright()).eval()
+    used: Any = (network or Bright()).eval()
     return MemoryEngine(used, image[None], spacing, size=SIZE, capacity=capacity)
 
 

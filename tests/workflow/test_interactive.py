@@ -42,8 +42,14 @@ class TestRun:
         assert sorted(rows["case"].unique()) == [f"c{number}" for number in range(4)]
         assert set(rows["hints"]) == {"extreme", "scribble"}
         assert set(rows["choice"]) == {"predicted", "oracle", "random"}
+        # The standing baseline, whose slices are chosen by its own quality alone.
+        baseline = rows[rows["engine"] == "classical"]
+        assert set(rows["engine"]) == {"memory", "classical"}
+        assert set(baseline["choice"]) == {"predicted"}
+        assert set(baseline["hints"]) == {"extreme", "scribble"}
+        assert not rows["broken"].any()
         # The first round does not depend on the choice of later slices.
-        first = rows[rows["round"] == 1].groupby(["case", "hints"])["dice"].nunique()
+        first = rows[rows["round"] == 1].groupby(["case", "engine", "hints"])["dice"].nunique()
         assert (first == 1).all()
         for fold, table in enumerate(tables):
             export = out / "vmn" / f"fold{fold}" / "export"
@@ -54,9 +60,13 @@ class TestRun:
                 assert set(np.unique(mask.data)) <= {0, 5}
                 quality = pd.read_csv(export / f"{case}_quality.csv")
                 assert sorted(quality["slice"]) == list(range(12))
-                assert quality["quality"].between(0, 1).all()
+                known = quality["quality"].notna()
+                assert quality["quality"][known].between(0, 1).all()
+                # Of empty slices nothing is known, unless they were marked.
+                assert (known == ((quality["voxels"] > 0) | quality["hinted"])).all()
                 sessions = table[(table["case"] == case) & (table["hints"] == "scribble")]
-                hinted = sessions[sessions["choice"] == "predicted"]["slice"]
+                exported = (sessions["choice"] == "predicted") & (sessions["engine"] == "memory")
+                hinted = sessions[exported]["slice"]
                 # z is stored as in RAS, so slices of stack and file are the same.
                 assert set(quality[quality["hinted"]]["slice"]) == set(hinted)
 
@@ -77,7 +87,9 @@ class TestRun:
             assert text in page
         summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
         rows = pd.concat(pd.read_csv(out / "vmn" / f"fold{fold}" / "metrics.csv") for fold in range(2))
-        rows = rows[(rows["choice"] == "predicted") & (rows["hints"] == "scribble")]
+        rows = rows[
+            (rows["choice"] == "predicted") & (rows["hints"] == "scribble") & (rows["engine"] == "memory")
+        ]
         last = rows.sort_values("round").groupby("case")["dice"].last()
         found = summary["models"]["vmn"]["ball, scribble"]["dice"]["mean"]
         assert found == pytest.approx(last.mean())

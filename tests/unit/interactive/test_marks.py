@@ -45,6 +45,7 @@ def test_boxes_spans_and_empty_slices_bar_the_rest() -> None:
     expected[:, :, :2] = expected[:, :, 7:] = expected[:, :, 5] = True
     expected[:, :, 3] = True
     expected[1:5, 2:6, 3] = False
+    assert barred is not None
     assert np.array_equal(barred, expected)
     assert marks.planes() == {3, 5}
 

@@ -311,8 +311,9 @@ def test_a_prepared_grid_changes_no_mask(box: Box) -> None:
     place = placement(box)
     prepared = place.lineage.to_cache(np.where(bright, 1.0, -1.0).astype(np.float32)[box.slices]).copy()
     size = max(prepared.shape[:2])
+    network: Any = Bright().eval()
     engine = MemoryEngine(
-        Bright().eval(), torch.from_numpy(prepared)[None], (1, 1, 1), size=size, capacity=4, placement=place
+        network, torch.from_numpy(prepared)[None], (1, 1, 1), size=size, capacity=4, placement=place
     )
     seen = Scan(np.where(bright, 1, -1).astype(np.int16)[None], TURNED)
     marks = Marks(0, inside=np.array([[5, 6, 4]]))

@@ -153,7 +153,7 @@ class Settled:
         """Planes (count,) across an axis on which the object is not."""
         if self.barred is None:
             return np.zeros(count, bool)
-        planes: np.ndarray = self.barred.all(axis=tuple(n for n in range(3) if n != axis))
+        planes: np.ndarray = np.all(self.barred, axis=tuple(n for n in range(3) if n != axis))
         return planes
 
     def broken(self, mask: np.ndarray) -> int:

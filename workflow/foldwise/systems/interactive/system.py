@@ -88,8 +88,8 @@ class Interactive(VolumeSystem[Settings]):
             CaseError: always.
         """
         raise CaseError(
-            f"{source}: an interactive model needs hints for a new scan; use `foldwise annotate "
-            f"--volume <scan> --model <model> --session <folder> --serve`"
+            f"{source}: an interactive model needs hints for a new scan; use `foldwise annotate <scan> "
+            f"--model <model>`"
         )
 
 
@@ -109,9 +109,9 @@ class InteractiveFootprint(VolumeFootprint[Settings]):
         channels = max((size.channels for size in sizes), default=1)
         voxels = max((cached_voxels(size, settings.cache) for size in sizes), default=0)
         source = max((size.voxels for size in sizes), default=0)
-        # Normalised image, label, object numbers, a state and its copy; on the source grid, the scores of one
-        # mask.
-        whole = voxels * (4 * channels + 4 + 6 * objects) + source * (12 + 4 * objects)
+        # The image, stored and normalised, label, object numbers, a round's masks and the label map before it;
+        # on the source grid, the scores of one mask.
+        whole = voxels * (8 * channels + 8 + 3 * objects) + source * (12 + 4 * objects)
         networks = settings.split.folds if stage == "ensemble" else 1
         # A slice at a time, a few encoded ahead.
         forward = 8 * step.forward / max(1, model.training.batch * model.frames.count)
@@ -130,8 +130,7 @@ class InteractiveFootprint(VolumeFootprint[Settings]):
             return {"predictions": space.FILE / 2**20, "scores": 0.0, "export": 0.0}
         cached = kept_voxels(size, settings)
         mask = space.mask_bytes(cached, space.detail_of(objects), space.EMPTY_HDF5) + ROUND
-        probabilities = space.PROBABILITY * cached * objects
-        found = space.FILE + _rounds(evaluate) * mask + probabilities
+        found = space.FILE + _rounds(evaluate) * mask
         exported = space.mask_bytes(size.voxels, space.detail_of(objects))
         return {"predictions": found / 2**20, "scores": SCORE / 2**20, "export": exported / 2**20}
 
@@ -150,4 +149,5 @@ class InteractiveFootprint(VolumeFootprint[Settings]):
 
 def _rounds(evaluate: Evaluate) -> int:
     """Rounds of all sessions of a case."""
-    return len(evaluate.hints) * (len(CHOICES) if evaluate.compare else 1) * evaluate.rounds
+    sessions = (len(CHOICES) if evaluate.compare else 1) + evaluate.baseline
+    return len(evaluate.hints) * sessions * evaluate.rounds

@@ -106,13 +106,14 @@ def test_a_mask_obeys() -> None:
         obeyed = found.apply(mask)
         assert found.broken(obeyed) == 0
         assert found.broken(~obeyed) > 0
-        probable = found.probable(np.where(mask, 200, 50).astype(np.uint8))
-        assert np.array_equal(probable > 127, obeyed)
+        for place in range(SHAPE[1]):
+            slice_ = np.where(mask[:, place], 200, 50).astype(np.uint8)
+            assert np.array_equal(found.on_plane(1, place).probable(slice_) > 127, obeyed[:, place])
 
 
 def test_what_is_settled_on_a_plane() -> None:
     marks = Marks(2, inside=points((1, 1, 3), (2, 2, 4)), outside=points((3, 3, 3)), empty=np.array([6]))
-    flat = settled([marks], SHAPE).on_plane(2, 3, SHAPE)
+    flat = settled([marks], SHAPE).on_plane(2, 3)
     assert flat.inside.tolist() == [1 * 7 + 1]
     assert flat.outside.tolist() == [3 * 7 + 3]
     assert flat.barred is not None

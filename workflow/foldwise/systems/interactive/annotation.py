@@ -148,7 +148,7 @@ class Annotation:
             CaseError: an object is locked or unknown, or voxels lie outside the scan.
         """
         after = edited(self.state, indices, values, self.names, self.locked)
-        self._step(after, self.objects, "painting")
+        self._step(after, self.objects, "painting", changed=indices)
 
     def undo(self) -> None:
         """Undo the last step."""
@@ -273,8 +273,15 @@ class Annotation:
             self._opened[name] = self.engines[name](self.scan)
         return self._opened[name]
 
-    def _step(self, after: State, objects: Sequence[Object], text: str, message: str = "") -> None:
-        self.history.add(after, objects, text, message)
+    def _step(
+        self,
+        after: State,
+        objects: Sequence[Object],
+        text: str,
+        message: str = "",
+        changed: np.ndarray | None = None,
+    ) -> None:
+        self.history.add(after, objects, text, message, changed)
 
     def _remark(self, before: State, after: State, marks: New) -> str:
         """What a person must know about a round; else empty."""

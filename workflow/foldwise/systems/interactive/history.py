@@ -131,14 +131,29 @@ class History:
         path = self._path("undone", self.steps + 1)
         return _Step.read(path).text if path.exists() else None
 
-    def add(self, after: State, objects: Sequence[Object], text: str, message: str = "") -> None:
-        """Store a step, whole or not at all; steps that were undone are dropped."""
-        step = _Step.between(self.now.state, after, objects, text, message)
+    def add(
+        self,
+        after: State,
+        objects: Sequence[Object],
+        text: str,
+        message: str = "",
+        changed: np.ndarray | None = None,
+    ) -> None:
+        """Store a step, whole or not at all; steps that were undone are dropped.
+
+        Args:
+            after: the state after it.
+            objects: after it.
+            text: what it does, in words.
+            message: what the person must know.
+            changed: flat indices of all changed voxels, and perhaps others; default: they are compared.
+        """
+        step = _Step.between(self.now.state, after, objects, text, message, changed)
         with atomic_path(self._path("step", self.steps + 1)) as temporary:
             step.write(temporary)
         for path in self._files("undone"):
             path.unlink()
-        self._became(replace(step.apply(self.now), state=after), step.indices)
+        self._became(step.moment(after), step.indices)
 
     def undo(self) -> None:
         """Undo the last step.
@@ -155,7 +170,9 @@ class History:
         version = self.version
         self.moments.pop()
         before = self.moments[-1]
-        self.now = replace(before, state=replace(before.state, labels=labels))
+        state = replace(before.state, labels=labels)
+        state.count_from(self.now.state, step.indices)
+        self.now = replace(before, state=state)
         self._log(version, step.indices)
 
     def redo(self) -> None:
@@ -250,9 +267,19 @@ class _Step:
     token: str
 
     @classmethod
-    def between(cls, before: State, after: State, objects: Sequence[Object], text: str, message: str) -> Self:
+    def between(
+        cls,
+        before: State,
+        after: State,
+        objects: Sequence[Object],
+        text: str,
+        message: str,
+        changed: np.ndarray | None,
+    ) -> Self:
         """The step from one state to the next."""
-        indices = np.flatnonzero(before.labels != after.labels)
+        if changed is None and after.labels is before.labels:
+            changed = np.zeros(0, np.int64)
+        indices = np.flatnonzero(before.labels != after.labels) if changed is None else np.unique(changed)
         marks = tuple(
             (number, each)
             for number, said in after.marks.items()
@@ -279,6 +306,11 @@ class _Step:
             marks[number] = (*marks.get(number, ()), each)
         labels = _filled(moment.state.labels, self.indices, self.after)
         state = State(labels, self.axis, self.quality, marks, self.last)
+        state.count_from(moment.state, self.indices)
+        return self.moment(state)
+
+    def moment(self, state: State) -> Moment:
+        """What is known after the step, with the state after it."""
         return Moment(state, self.objects, self.text, self.message, self.token)
 
     def write(self, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -112,13 +113,24 @@ class Settled:
     Attributes:
         inside: flat indices of voxels that are of the object.
         outside: flat indices of voxels that are not of it.
-        barred: (x, y, z) bool: voxels outside boxes, extreme points and spans, or on empty planes; None if
-            there are no such marks. `inside` has priority.
+        limits: boxes, extreme points, spans and empty planes that still hold.
+        shape: of the grid.
     """
 
     inside: np.ndarray
     outside: np.ndarray
-    barred: np.ndarray | None
+    limits: tuple[Limit, ...]
+    shape: tuple[int, ...]
+
+    @cached_property
+    def barred(self) -> np.ndarray | None:
+        """Voxels (x, y, z) bool beyond a limit; None if there are no limits. `inside` has priority."""
+        if not self.limits:
+            return None
+        barred = np.zeros(self.shape, bool)
+        for limit in self.limits:
+            limit.apply(barred)
+        return barred
 
     def apply(self, mask: np.ndarray) -> np.ndarray:
         """A mask (x, y, z) bool that obeys every mark."""
@@ -127,27 +139,18 @@ class Settled:
         obeyed.flat[self.outside] = False
         return obeyed
 
-    def on_plane(self, axis: int, place: int, shape: tuple[int, ...]) -> Settled:
-        """What is settled on a plane; its indices and `barred` are those of (rows, columns)."""
+    def on_plane(self, axis: int, place: int) -> Plane:
+        """What is settled on a plane."""
         flat = [number for number in range(3) if number != axis]
 
         def there(indices: np.ndarray) -> np.ndarray:
-            voxels = np.unravel_index(indices, shape)
+            voxels = np.unravel_index(indices, self.shape)
             here = voxels[axis] == place
             rows, columns = (voxels[number][here] for number in flat)
-            return np.ravel_multi_index((rows, columns), tuple(shape[number] for number in flat))
+            return np.ravel_multi_index((rows, columns), tuple(self.shape[number] for number in flat))
 
         barred = None if self.barred is None else np.take(self.barred, place, axis)
-        return Settled(there(self.inside), there(self.outside), barred)
-
-    def probable(self, mask: np.ndarray) -> np.ndarray:
-        """Probabilities (uint8) that obey every mark."""
-        obeyed = mask.copy()
-        if self.barred is not None:
-            obeyed[self.barred] = 0
-        obeyed.flat[self.inside] = 255
-        obeyed.flat[self.outside] = 0
-        return obeyed
+        return Plane(there(self.inside), there(self.outside), barred)
 
     def barred_planes(self, axis: int, count: int) -> np.ndarray:
         """Planes (count,) across an axis on which the object is not."""
@@ -164,6 +167,24 @@ class Settled:
         beyond = mask & self.barred
         beyond.flat[self.inside] = False
         return wrong + int(beyond.sum())
+
+
+@dataclass(frozen=True)
+class Plane:
+    """What marks settle on a plane: flat indices and `barred` as in `Settled`, of (rows, columns)."""
+
+    inside: np.ndarray
+    outside: np.ndarray
+    barred: np.ndarray | None
+
+    def probable(self, mask: np.ndarray) -> np.ndarray:
+        """Probabilities (rows, columns) uint8 that obey every mark."""
+        obeyed = mask.copy()
+        if self.barred is not None:
+            obeyed[self.barred] = 0
+        obeyed.flat[self.inside] = 255
+        obeyed.flat[self.outside] = 0
+        return obeyed
 
 
 def settled(said: Iterable[Marks], shape: tuple[int, ...]) -> Settled:
@@ -191,7 +212,7 @@ def settled(said: Iterable[Marks], shape: tuple[int, ...]) -> Settled:
     found, first = np.unique(every, return_index=True)
     inside, when, outside = found[value_[first]], turn_[first][value_[first]], found[~value_[first]]
     where = np.stack(np.unravel_index(inside, shape), 1)
-    barred: Any = None
+    limits = []
     kept = np.ones(len(inside), bool)
     for turn, limit in latest.values():
         beyond = limit.bars(where)
@@ -200,9 +221,8 @@ def settled(said: Iterable[Marks], shape: tuple[int, ...]) -> Settled:
         if (beyond & (when >= turn)).any() or (boxed & (np.concatenate(when_boxed) >= turn)).any():
             continue
         kept &= ~beyond
-        barred = np.zeros(shape, bool) if barred is None else barred
-        limit.apply(barred)
-    return Settled(inside[kept], outside, barred)
+        limits.append(limit)
+    return Settled(inside[kept], outside, tuple(limits), shape)
 
 
 @dataclass(frozen=True)

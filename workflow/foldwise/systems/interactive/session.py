@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
+from scipy.ndimage import find_objects
 
 from foldwise.files import CaseError
 from foldwise.systems.interactive.engines import CERTAIN, Engine, Request, Scan
 from foldwise.systems.interactive.hints import followed
 from foldwise.systems.interactive.marks import Marks, Said, Settled, limits_of, on_plane, settled
-from foldwise.systems.interactive.state import State
+from foldwise.systems.interactive.state import State, extent
 
 New = Mapping[int, tuple[Marks, ...]]
 
@@ -62,16 +63,20 @@ def advance(
         estimated = answer.quality.get(number, np.full(after.slices, np.nan, np.float32))
         if number in before:
             # What was known of a mask still holds where the mask is the same.
-            same = unchanged(state.labels, labels, number, axis)
+            same = unchanged(state, after, number)
             estimated = np.where(np.isnan(estimated) & same, before[number], estimated)
         quality[number] = judged(after, number, estimated)
     return State(labels, axis, quality, marks, last)
 
 
-def unchanged(before: np.ndarray, after: np.ndarray, number: int, axis: int) -> np.ndarray:
-    """On which slices across an axis an object has the same voxels in two label maps."""
-    others = tuple(each for each in range(3) if each != axis)
-    same: np.ndarray = ~((before == number) != (after == number)).any(others)
+def unchanged(before: State, after: State, number: int) -> np.ndarray:
+    """On which slices an object has the same voxels in two states of one axis."""
+    others = tuple(each for each in range(3) if each != after.axis)
+    same = np.ones(after.slices, bool)
+    for box in (before.boxes.get(number), after.boxes.get(number)):
+        if box is not None:
+            one, other = before.labels[box] == number, after.labels[box] == number
+            same[box[after.axis]] &= ~(one != other).any(others)
     return same
 
 
@@ -98,19 +103,36 @@ def merged(labels: np.ndarray, masks: Mapping[int, np.ndarray], fixed: Mapping[i
         fixed: object number → what its marks settle.
     """
     after = labels.copy()
-    asked = np.zeros(1 + max(int(labels.max()), *masks), bool)
-    asked[list(masks)] = True
-    after[asked[labels]] = 0
-    free = after == 0
-    best = np.full(labels.shape, CERTAIN // 2, np.uint8)
+    for number, box in enumerate(find_objects(labels), start=1):
+        if number in masks and box is not None:
+            after[box][labels[box] == number] = 0
+    best = np.zeros(labels.shape, np.uint8) if len(masks) > 1 else None
     for number, mask in masks.items():
-        obeyed = np.where(fixed[number].apply(mask > CERTAIN // 2), np.maximum(mask, CERTAIN // 2 + 1), 0)
-        won = free & (obeyed > best)
-        after[won] = number
-        best[won] = obeyed[won]
+        around = extent(mask > CERTAIN // 2)
+        if around is None:
+            continue
+        inner = mask[around].copy()
+        if (barred := fixed[number].barred) is not None:
+            inner[barred[around]] = 0
+        inner.flat[_within(fixed[number].outside, around, labels.shape)] = 0
+        part, won = after[around], inner > CERTAIN // 2
+        if best is None:
+            won &= part == 0
+        else:
+            won &= ((part == 0) | (best[around] > 0)) & (inner > best[around])
+            best[around][won] = inner[won]
+        part[won] = number
     for number, settled_ in fixed.items():
         after.flat[settled_.inside] = number
     return after
+
+
+def _within(indices: np.ndarray, box: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """Flat indices of an array as those of a box of it, without those outside."""
+    voxels = np.stack(np.unravel_index(indices, shape), 1) - [part.start for part in box]
+    size = tuple(part.stop - part.start for part in box)
+    inside = voxels[((voxels >= 0) & (voxels < size)).all(1)]
+    return np.ravel_multi_index(tuple(inside.T), size)
 
 
 def edited(
@@ -153,22 +175,33 @@ def edited(
             *marks.get(number, ()),
             Marks(state.axis, inside=inside, outside=outside, painted=True),
         )
-    after = State(labels, state.axis, {}, marks, state.last)
+    after = State(labels, state.axis, quality, marks, state.last)
+    after.count_from(state, indices)
+    places = set(voxels[:, state.axis].tolist())
     for number in touched:
-        quality[number] = judged(after, number, state.quality.get(number))
-    return State(labels, state.axis, quality, marks, state.last)
+        quality[number] = judged(after, number, state.quality.get(number), places)
+    return after
 
 
-def judged(state: State, number: int, estimated: np.ndarray | None) -> np.ndarray:
+def judged(
+    state: State, number: int, estimated: np.ndarray | None, places: Collection[int] | None = None
+) -> np.ndarray:
     """The quality of an object's mask on each slice: as estimated, but by the marks where there are any.
 
     Nothing is known of empty slices without marks: an engine that loses an object finds nothing with
     confidence.
+
+    Args:
+        state: its masks and marks.
+        number: of the object.
+        estimated: by an engine.
+        places: slices to judge by the marks; default: all with marks.
     """
     quality = np.full(state.slices, np.nan, np.float32) if estimated is None else estimated.copy()
     quality[state.area(number) == 0] = np.nan
     said = state.marks.get(number, ())
-    for place in state.hinted(number):
+    hinted = state.hinted(number)
+    for place in hinted if places is None else hinted & set(places):
         quality[place] = followed(on_plane(said, state.axis, place), state.slice_of(place) == number)
     return quality
 

@@ -73,16 +73,32 @@ class State:
         return found
 
     @cached_property
+    def boxes(self) -> dict[int, tuple[slice, ...]]:
+        """Object number → the box around its voxels, for the objects that have any."""
+        found = enumerate(find_objects(self.labels), start=1)
+        return {number: box for number, box in found if box is not None}
+
+    @cached_property
     def areas(self) -> dict[int, np.ndarray]:
         """Object number → voxels on each slice, for the objects that have any."""
         others = tuple(number for number in range(3) if number != self.axis)
         counted = {}
-        for number, box in enumerate(find_objects(self.labels), start=1):
-            if box is not None:
-                areas = np.zeros(self.slices, np.int64)
-                areas[box[self.axis]] = (self.labels[box] == number).sum(others)
-                counted[number] = areas
+        for number, box in self.boxes.items():
+            areas = np.zeros(self.slices, np.int64)
+            areas[box[self.axis]] = (self.labels[box] == number).sum(others)
+            counted[number] = areas
         return counted
+
+    def count_from(self, before: State, indices: np.ndarray) -> None:
+        """Take the areas from an earlier state; only some voxels (flat indices) have changed since."""
+        places = np.unravel_index(indices, self.labels.shape)[self.axis]
+        counted = {number: areas.copy() for number, areas in before.areas.items()}
+        for state, sign in ((before, -1), (self, 1)):
+            values = state.labels.flat[indices]
+            for number in set(np.unique(values).tolist()) - {0}:
+                areas = counted.setdefault(number, np.zeros(self.slices, np.int64))
+                areas += sign * np.bincount(places[values == number], minlength=self.slices)
+        self.__dict__["areas"] = {number: areas for number, areas in counted.items() if areas.any()}
 
     def area(self, number: int) -> np.ndarray:
         """Voxels of an object on each slice."""
@@ -183,3 +199,9 @@ class Reasons:
         if np.isnan(self.quality[place]):
             return "far from marks; its quality is unknown"
         return f"estimated quality {self.quality[place]:.2f}"
+
+
+def extent(mask: np.ndarray) -> tuple[slice, ...] | None:
+    """The box around a mask's voxels; None if it is empty."""
+    box: tuple[slice, ...] | None = next(iter(find_objects(mask.view(np.uint8))), None)
+    return box

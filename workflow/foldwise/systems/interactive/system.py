@@ -109,7 +109,7 @@ class InteractiveFootprint(VolumeFootprint[Settings]):
         channels = max((size.channels for size in sizes), default=1)
         voxels = max((cached_voxels(size, settings.cache) for size in sizes), default=0)
         source = max((size.voxels for size in sizes), default=0)
-        # The image, stored and normalised, label, object numbers, a round's masks and the label map before it;
+        # The image, stored and normalised, label, object numbers, a round's masks and the label map before;
         # on the source grid, the scores of one mask.
         whole = voxels * (8 * channels + 8 + 3 * objects) + source * (12 + 4 * objects)
         networks = settings.split.folds if stage == "ensemble" else 1

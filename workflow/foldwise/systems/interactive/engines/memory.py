@@ -86,7 +86,7 @@ class MemoryEngine:
             slices[place] = 0
         elif len(hints.marks) or seen.any():
             slices[place] = self._propagator(axis).from_hints(place, hints, seen)
-        slices[place] = fixed.on_plane(axis, place, self.image.shape[1:]).probable(slices[place])
+        slices[place] = fixed.on_plane(axis, place).probable(slices[place])
 
     def _spread(
         self,

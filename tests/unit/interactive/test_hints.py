@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from foldwise.files import CaseError
+from foldwise.systems.interactive import diameter
 from foldwise.systems.interactive.hints import Hints, followed, hint_maps, window_of
-from foldwise.systems.interactive.kinds import KINDS
+from foldwise.systems.interactive.kinds import KINDS, Kind
+from foldwise.systems.interactive.marks import settled
 from foldwise.systems.interactive.samples import Curriculum, Samples, objects_of
-from foldwise.systems.interactive.user import draw_hints
+from foldwise.systems.interactive.user import draw_hints, draw_marks
 from foldwise.volumes.cache import Contents, write_case
+from foldwise.volumes.draw import line_voxels
 from foldwise.volumes.geometry import Box, Lineage
 from foldwise.volumes.settings import Augmentation, Intensity
 from foldwise.volumes.slices import Window
@@ -107,20 +112,165 @@ def test_extreme_points_touch_all_four_sides() -> None:
 
 
 def test_clicks_go_to_the_largest_mistakes() -> None:
-    seen = np.zeros((30, 30), bool)
-    seen[8:12, 10:15] = True  # misses rows 12 to 19
-    seen[22:27, 20:25] = True  # too much
-    hints = draw_hints(truth(), seen, "points", random())
-    assert all(truth()[int(r), int(c)] for r, c in hints.inside)
-    assert any(12 <= row < 20 for row, _ in hints.inside)
+    """Rows 12 to 19 of five columns are missing, and 5 × 5 voxels are too many: a click in each middle."""
+    hints = draw_hints(truth(), mistaken(), "points", random())
+    [[row, column]] = hints.inside.tolist()
+    assert 14 <= row <= 17
+    assert column == 12
     assert hints.outside.tolist() == [[24, 22]]
 
 
+def mistaken() -> np.ndarray:
+    seen = np.zeros((30, 30), bool)
+    seen[8:12, 10:15] = True  # misses rows 12 to 19
+    seen[22:27, 20:25] = True  # too much
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["points", "scribble", "line"])
+def test_a_correction_may_be_of_one_side_alone(kind: Kind) -> None:
+    """Only missing: marks inside, in what is missing. Only excess: marks outside, in the excess."""
+    missing, excess = mistaken() & truth(), mistaken() | truth()
+    hints = draw_hints(truth(), missing, kind, random())
+    assert len(hints.inside)
+    assert all((truth() & ~missing)[int(r), int(c)] for r, c in hints.inside)
+    assert not len(hints.outside)
+    hints = draw_hints(truth(), excess, kind, random())
+    assert not len(hints.inside)
+    assert len(hints.outside)
+    assert all((excess & ~truth())[int(r), int(c)] for r, c in hints.outside)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_marks_within_an_object_lie_within_it(kind: str) -> None:
+def test_every_correction_says_what_the_mask_contradicts(kind: Kind) -> None:
+    """Whatever is wrong, a mask that obeys the marks is another one; a right one gets no mark against it."""
+    for seed in range(30):
+        drawn = np.random.default_rng(seed)
+        real, seen = blobs(drawn), blobs(drawn)
+        marks = draw_marks(real, seen, kind, drawn, axis=2, place=0, spacing=(1, 1, 1))
+        rule = settled([marks], real.shape)
+        assert rule.broken(real) == 0
+        assert (rule.broken(seen) > 0) == (real != seen).any()
+        for right in (real, ~real & False):
+            confirmed = draw_marks(real, right, kind, drawn, axis=2, place=0, spacing=(1, 1, 1))
+            assert confirmed
+            assert not len(confirmed.outside)
+            assert settled([confirmed], real.shape).broken(real) == 0
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_marks_on_a_plane_of_a_scan_agree_with_the_truth(kind: Kind, axis: int) -> None:
+    for seed in range(12):
+        drawn = np.random.default_rng(seed)
+        real, seen = (gaussian_filter(drawn.normal(size=(9, 10, 11)), 1.5) > 0.05 for _ in range(2))
+        if seed % 3 == 0:
+            seen[:] = False
+        place = int(drawn.integers(real.shape[axis]))
+        if seed == 1:
+            real.swapaxes(0, axis)[place] = False
+        marks = draw_marks(real, seen, kind, drawn, axis=axis, place=place, spacing=(1, 2, 3))
+        assert marks
+        assert marks.axis == axis
+        assert marks.planes() == {place}
+        assert settled([marks], real.shape).broken(real) == 0
+        assert (marks.empty.tolist() == [place]) == (not real.take(place, axis).any())
+
+
+def test_a_line_is_drawn_in_mm_and_kept_as_its_ends() -> None:
+    """Four voxels of 3 mm along z are longer than eight of 1 mm along y: 9 mm and 7 mm."""
+    real = np.zeros((5, 10, 8), bool)
+    real[2, 1:9, 2] = real[2, 1, 2:6] = True
+    none = np.zeros_like(real)
+    marks = draw_marks(real, none, "line", random(), axis=0, place=2, spacing=(1, 1, 3))
+    assert sorted(marks.lines[0].tolist()) == [[2, 1, 2], [2, 1, 5]]
+    assert not len(marks.inside)
+    marks = draw_marks(real, none, "line", random(), axis=0, place=2, spacing=(1, 1, 1))
+    assert sorted(marks.lines[0].tolist()) == [[2, 1, 2], [2, 8, 2]]
+    # For a network that sees slices, its voxels are inside.
+    assert len(draw_hints(real[2], none[2], "line", random()).inside) == 8
+
+
+def test_where_a_box_would_change_nothing_clicks_correct() -> None:
+    """A hole in the mask does not change its box, nor its extreme points."""
+    seen = truth()
+    seen[12:15, 12:14] = False
+    kinds: tuple[Kind, ...] = ("box", "extreme")
+    for kind in kinds:
+        hints = draw_hints(truth(), seen, kind, random())
+        assert not len(hints.box) + len(hints.extreme) + len(hints.outside)
+        [[row, column]] = hints.inside.astype(int)
+        assert 12 <= row < 15
+        assert 12 <= column < 14
+    seen[5] = True  # beyond the box
+    assert len(draw_hints(truth(), seen, "box", random()).box)
+
+
+def test_hybrid_draws_every_other_kind() -> None:
+    none = np.zeros((30, 30), bool)
+    drawn = [draw_hints(truth(), none, "hybrid", np.random.default_rng(seed)) for seed in range(60)]
+    seen = {(len(hints.inside), len(hints.extreme), len(hints.box)) for hints in drawn}
+    assert seen == {
+        (len(hints.inside), len(hints.extreme), len(hints.box))
+        for hints in (draw_hints(truth(), none, kind, random()) for kind in KINDS[:-1])
+    }
+
+
+def blobs(drawn: np.random.Generator) -> np.ndarray:
+    """A random object on one plane (rows, columns, 1), never empty."""
+    field = gaussian_filter(drawn.normal(size=(14, 15)), 1.5)
+    return np.asarray((field >= np.quantile(field, drawn.uniform(0.5, 0.95)))[..., None])
+
+
+def brute(mask: np.ndarray, spacing: tuple[float, float]) -> float:
+    """The length of the longest line within a mask, by trying every pair of its voxels. mm."""
+    best = 0.0
+    for start, end in itertools.combinations(np.argwhere(mask), 2):
+        length = float(np.linalg.norm((start - end) * spacing))
+        if length > best and mask[tuple(line_voxels(start, end).T)].all():
+            best = length
+    return best
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.7, 2.5)])
+def test_the_longest_line_is_that_of_brute_force(spacing: tuple[float, float]) -> None:
+    for seed in range(25):
+        drawn = np.random.default_rng(seed)
+        mask = blobs(drawn)[..., 0] if seed % 2 else drawn.random((9, 11)) < 0.7
+        assert np.count_nonzero(mask) <= diameter.EXACT
+        ends = diameter.longest_line(mask, spacing)
+        assert mask[tuple(line_voxels(*ends).T)].all()
+        assert np.linalg.norm((ends[0] - ends[1]) * spacing) == pytest.approx(brute(mask, spacing))
+
+
+def test_the_longest_line_of_a_large_object() -> None:
+    """Ellipses: the long axis, to a voxel. Rings: a chord that touches the hole, 2 √(60² − 40²) mm."""
+    rows, columns = np.mgrid[:141, :141] - 70.0
+    for angle in (0.0, 0.3, 1.1):
+        along = rows * np.cos(angle) + columns * np.sin(angle)
+        across = columns * np.cos(angle) - rows * np.sin(angle)
+        ends = diameter.longest_line((along / 60) ** 2 + (across / 25) ** 2 <= 1)
+        assert np.linalg.norm(ends[0] - ends[1]) == pytest.approx(120, abs=2)
+    away = np.hypot(rows, columns)
+    ring = (away <= 60) & (away >= 40)
+    ends = diameter.longest_line(ring)
+    assert ring[tuple(line_voxels(*ends).T)].all()
+    assert np.linalg.norm(ends[0] - ends[1]) == pytest.approx(2 * (60**2 - 40**2) ** 0.5, abs=2)
+
+
+def test_the_longest_line_of_a_voxel_and_of_nothing() -> None:
+    mask = np.zeros((5, 6), bool)
+    with pytest.raises(ValueError, match="empty"):
+        diameter.longest_line(mask)
+    mask[3, 2] = True
+    assert diameter.longest_line(mask).tolist() == [[3, 2], [3, 2]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_marks_within_an_object_lie_within_it(kind: Kind) -> None:
     for seed in range(5):
         drawn = np.random.default_rng(seed)
-        hints = draw_hints(truth(), np.zeros((30, 30), bool), kind, drawn)  # type: ignore[arg-type]
+        hints = draw_hints(truth(), np.zeros((30, 30), bool), kind, drawn)
         assert hints
         inside = hints.inside.astype(int)
         assert truth()[inside[:, 0], inside[:, 1]].all()

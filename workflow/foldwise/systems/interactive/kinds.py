@@ -8,7 +8,7 @@ from typing import Literal, get_args
 Mode = Literal["mask", "recurrent", "threshold"]
 Loss = Literal["ce", "iou", "both"]
 # Kinds of marks; hybrid: one of the others.
-Kind = Literal["extreme", "box", "points", "scribble", "hybrid"]
+Kind = Literal["extreme", "box", "points", "scribble", "line", "hybrid"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # How the next slice is chosen. Only `predicted` works without the truth; the others show how good it is.
 Choice = Literal["predicted", "oracle", "random"]

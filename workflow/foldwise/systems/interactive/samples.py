@@ -194,7 +194,7 @@ class Samples:
             seen = np.zeros_like(truth)
         kind = self.kinds[int(random.integers(len(self.kinds)))]
         extent = np.ptp(np.argwhere(truth), 0).max() if truth.any() else 0
-        hints = draw_hints(truth, seen, kind, random, jitter=JITTER * float(extent))
+        hints = draw_hints(truth, seen, kind, random, jitter=JITTER * float(extent), spacing=spacing)
         window = window_of(hints, seen, spacing, self.size)
         inputs = hint_input(image[None], hints, seen, window, fill)[0]
         target = window.to_input(torch.from_numpy(truth).float()[None, None])[0, 0] > 0.5

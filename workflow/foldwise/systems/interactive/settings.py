@@ -136,7 +136,7 @@ class Model(AnyModel):
     hints: OneOrMore[Kind] = Field(
         ["hybrid"],
         description="Kinds of hints to train on, drawn with equal probability; points: inside the object; "
-        "hybrid: any of the others.",
+        "line: its longest diameter on the slice, as in RECIST; hybrid: any of the others.",
         json_schema_extra=affects("train"),
     )
     loss: Loss = Field(
@@ -179,8 +179,8 @@ class Evaluate(Section):
         json_schema_extra=affects("predict", "score"),
     )
     hints: OneOrMore[Kind] = Field(
-        ["extreme", "box", "points", "scribble", "hybrid"],
-        description="Kinds of hints, one session each.",
+        ["extreme", "box", "points", "scribble", "line", "hybrid"],
+        description="Kinds of hints, one session each; as in `models`.",
         json_schema_extra=affects("predict", "score"),
     )
     compare: bool = Field(

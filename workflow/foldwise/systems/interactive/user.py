@@ -2,26 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cc3d
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 from skimage.morphology import skeletonize
 
+from foldwise.systems.interactive.diameter import longest_line
 from foldwise.systems.interactive.hints import Hints, no_points
 from foldwise.systems.interactive.kinds import KINDS, Kind
+from foldwise.systems.interactive.marks import Marks, of_slice
+from foldwise.volumes.draw import line_voxels
 
 # Smallest part of a mistake worth a click, in voxels.
 WORTH = 4
+Spacing = tuple[float, float]
+
+
+def draw_marks(
+    truth: np.ndarray,
+    seen: np.ndarray,
+    kind: Kind,
+    random: np.random.Generator,
+    *,
+    axis: int,
+    place: int,
+    spacing: tuple[float, float, float],
+) -> Marks:
+    """A person's marks for an object on a plane of a scan; see `draw_hints`.
+
+    The diameter of an object that is not found yet is a line. Strokes that correct are marks inside and
+    outside.
+
+    Args:
+        truth: the object (x, y, z) bool.
+        seen: the mask shown (x, y, z) bool, possibly empty.
+        kind: kind of marks.
+        random: for random draws.
+        axis: the axis (0 to 2) across the planes.
+        place: index of the plane.
+        spacing: of the scan's grid. mm.
+    """
+    kind = _one(kind, random)
+    real, shown = (mask.take(place, axis) for mask in (truth, seen))
+    rows, columns = (step for number, step in enumerate(spacing) if number != axis)
+    marks = of_slice(draw_hints(real, shown, kind, random, spacing=(rows, columns)), axis, place)
+    if kind == "line" and real.any() and _unmarked(real, shown):
+        # Its voxels are in order.
+        return replace(marks, inside=Marks(axis).inside, lines=marks.inside[None, [0, -1]])
+    return marks
 
 
 def draw_hints(
-    truth: np.ndarray, seen: np.ndarray, kind: Kind, random: np.random.Generator, jitter: float = 0
+    truth: np.ndarray,
+    seen: np.ndarray,
+    kind: Kind,
+    random: np.random.Generator,
+    jitter: float = 0,
+    spacing: Spacing = (1, 1),
 ) -> Hints:
     """A person's marks for an object on a slice.
 
-    extreme: the four extreme points. box: a box. points: a click in the middle of each part; if a mask is
-    already shown, one in the middle of its largest miss and of its largest excess. scribble: along the middle
-    line of the object, and of the largest excess. hybrid: one of these at random.
+    extreme: the four extreme points. box: a box. points: a click in the middle of each part. scribble: along
+    the middle line. line: along the longest diameter. hybrid: one of these at random.
+
+    Clicks and strokes correct a mask that has found the object: one in the largest part that is missing, and
+    one outside, in the largest excess; each only where there is such a part. If the mask is right, or has
+    found nothing of the object, they mark the object as if none was shown (and the largest excess, if any).
+    Extreme points and boxes are drawn around the whole object; if the mask has found it and contradicts none
+    of them, they would change nothing, and clicks correct it. Where there is no object, the only mark is that
+    there is none.
 
     Args:
         truth: the object on this slice (rows, columns).
@@ -29,36 +80,53 @@ def draw_hints(
         kind: kind of marks.
         random: for random draws.
         jitter: maximum error of extreme points and corners. Voxels.
+        spacing: mm between rows and between columns.
     """
     if not truth.any():
         return Hints(nothing=True)
-    if kind == "hybrid":
-        kind = KINDS[int(random.integers(len(KINDS) - 1))]
-    if kind == "extreme":
-        return Hints(extreme=_extremes(truth, random)).shifted(random, jitter)
+    kind = _one(kind, random)
+    if kind in ("extreme", "box"):
+        around = _around(truth, kind, random)
+        if _unmarked(truth, seen) or not _obeys(seen, truth, around):
+            return around.shifted(random, jitter)
+        kind = "points"
+    wanted = truth if _unmarked(truth, seen) else _largest(truth & ~seen)
+    draw = {"points": _middles, "scribble": _middle_line, "line": _diameter}[kind]
+    return Hints(inside=draw(wanted, spacing), outside=draw(_largest(seen & ~truth), spacing))
+
+
+def _one(kind: Kind, random: np.random.Generator) -> Kind:
+    """The kind itself, or one of the others for `hybrid`, which comes last."""
+    return KINDS[int(random.integers(len(KINDS) - 1))] if kind == "hybrid" else kind
+
+
+def _unmarked(truth: np.ndarray, seen: np.ndarray) -> bool:
+    """Whether a person marks the object itself, not what is missing of it."""
+    return not (truth & seen).any() or np.array_equal(truth, seen)
+
+
+def _around(truth: np.ndarray, kind: Kind, random: np.random.Generator) -> Hints:
     if kind == "box":
-        where = np.argwhere(truth)
-        corners = np.stack([where.min(0), where.max(0)]).astype(float)
-        return Hints(box=corners).shifted(random, jitter)
-    missed, excess = truth & ~seen, seen & ~truth
-    if kind == "points":
-        inside = [_middle(part) for part in _parts(truth)]
-        if seen.any() and (found := _parts(missed)):
-            inside.append(_middle(found[0]))
-        outside = [_middle(part) for part in _parts(excess)[:1]]
-        return Hints(inside=_points(inside), outside=_points(outside))
-    lines = np.argwhere(_line(truth)).astype(float)
-    unwanted = [np.argwhere(_line(part)) for part in _parts(excess)[:1]]
-    return Hints(inside=lines, outside=unwanted[0].astype(float) if unwanted else no_points())
-
-
-def _extremes(truth: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        return Hints(box=_corners(truth).astype(float))
     where = np.argwhere(truth)
     chosen = []
     for axis in (0, 1):
         for end in (where[:, axis].min(), where[:, axis].max()):
             chosen.append(random.choice(where[where[:, axis] == end]))
-    return np.array(chosen, float)
+    return Hints(extreme=np.array(chosen, float))
+
+
+def _corners(mask: np.ndarray) -> np.ndarray:
+    """First and last row and column of a mask."""
+    where = np.argwhere(mask)
+    return np.stack([where.min(0), where.max(0)])
+
+
+def _obeys(seen: np.ndarray, truth: np.ndarray, around: Hints) -> bool:
+    """Whether a mask lies within the object's box and holds its extreme points."""
+    (low, high), (least, most) = _corners(truth), _corners(seen)
+    rows, columns = around.extreme.astype(int).T
+    return bool((least >= low).all() and (most <= high).all() and seen[rows, columns].all())
 
 
 def _parts(mask: np.ndarray) -> list[np.ndarray]:
@@ -69,16 +137,26 @@ def _parts(mask: np.ndarray) -> list[np.ndarray]:
     return [parts == n + 1 for n in order]
 
 
-def _middle(part: np.ndarray) -> np.ndarray:
-    """The voxel farthest from the part's border."""
-    depth = distance_transform_edt(np.pad(part, 1))[1:-1, 1:-1]
-    return np.array(np.unravel_index(int(depth.argmax()), part.shape), float)
+def _largest(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part; the mask itself if it is empty."""
+    return _parts(mask)[0] if mask.any() else mask
 
 
-def _line(part: np.ndarray) -> np.ndarray:
-    line: np.ndarray = skeletonize(part)
-    return line if line.any() else part
+def _middles(mask: np.ndarray, spacing: Spacing) -> np.ndarray:
+    """Of each part the voxel (row, column) farthest from its border, in mm."""
+    middles = []
+    for part in _parts(mask):
+        depth = distance_transform_edt(np.pad(part, 1), sampling=spacing)[1:-1, 1:-1]
+        middles.append(np.unravel_index(int(depth.argmax()), part.shape))
+    return np.array(middles, float) if middles else no_points()
 
 
-def _points(points: list[np.ndarray]) -> np.ndarray:
-    return np.stack(points) if points else no_points()
+def _middle_line(mask: np.ndarray, spacing: Spacing) -> np.ndarray:
+    """Voxels of the middle line, which does not depend on the spacing."""
+    line = skeletonize(mask)
+    return np.argwhere(line if line.any() else mask).astype(float)
+
+
+def _diameter(mask: np.ndarray, spacing: Spacing) -> np.ndarray:
+    """Voxels along the longest diameter, in order."""
+    return line_voxels(*longest_line(mask, spacing)).astype(float) if mask.any() else no_points()

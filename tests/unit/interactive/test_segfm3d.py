@@ -61,10 +61,10 @@ def test_another_axis_turns_the_marks_with_it(axis: int) -> None:
 
 
 def test_a_box_s_margin_follows_the_image_and_ends_at_its_border() -> None:
-    """Three voxels of 256: 3 × 512 / 256 = 6 of 512 columns, 3 × 100 / 256 = 1 (rounded down) of 100."""
-    truth = empty((512, 100, 3))
+    """Four voxels of 256: 4 × 512 / 256 = 8 of 512 columns, 4 × 255 / 256 = 3 (rounded down) of 255."""
+    truth = empty((512, 255, 3))
     truth[4:20, 50:60, 1] = True
-    assert first_marks(truth, 2, Drawn(3)).boxes.tolist() == [[[0, 49, 1], [25, 60, 1]]]
+    assert first_marks(truth, 2, Drawn(4)).boxes.tolist() == [[[0, 47, 1], [27, 62, 1]]]
     assert first_marks(truth, 2, Drawn(0)).boxes.tolist() == [[[4, 50, 1], [19, 59, 1]]]
 
 

@@ -147,12 +147,13 @@ def test_every_correction_says_what_the_mask_contradicts(kind: Kind) -> None:
     for seed in range(30):
         drawn = np.random.default_rng(seed)
         real, seen = blobs(drawn), blobs(drawn)
-        marks = draw_marks(real, seen, kind, drawn, axis=2, place=0, spacing=(1, 1, 1))
+        marks = draw_marks(real[..., 0], seen[..., 0], kind, drawn, axis=2, place=0, spacing=(1, 1, 1))
         rule = settled([marks], real.shape)
         assert rule.broken(real) == 0
         assert (rule.broken(seen) > 0) == (real != seen).any()
         for right in (real, ~real & False):
-            confirmed = draw_marks(real, right, kind, drawn, axis=2, place=0, spacing=(1, 1, 1))
+            there = real[..., 0], right[..., 0]
+            confirmed = draw_marks(*there, kind, drawn, axis=2, place=0, spacing=(1, 1, 1))
             assert confirmed
             assert not len(confirmed.outside)
             assert settled([confirmed], real.shape).broken(real) == 0
@@ -169,26 +170,27 @@ def test_marks_on_a_plane_of_a_scan_agree_with_the_truth(kind: Kind, axis: int) 
         place = int(drawn.integers(real.shape[axis]))
         if seed == 1:
             real.swapaxes(0, axis)[place] = False
-        marks = draw_marks(real, seen, kind, drawn, axis=axis, place=place, spacing=(1, 2, 3))
+        there = np.take(real, place, axis), np.take(seen, place, axis)
+        marks = draw_marks(*there, kind, drawn, axis=axis, place=place, spacing=(1, 2, 3))
         assert marks
         assert marks.axis == axis
         assert marks.planes() == {place}
         assert settled([marks], real.shape).broken(real) == 0
-        assert (marks.empty.tolist() == [place]) == (not real.take(place, axis).any())
+        assert (marks.empty.tolist() == [place]) == (not there[0].any())
 
 
 def test_a_line_is_drawn_in_mm_and_kept_as_its_ends() -> None:
     """Four voxels of 3 mm along z are longer than eight of 1 mm along y: 9 mm and 7 mm."""
-    real = np.zeros((5, 10, 8), bool)
-    real[2, 1:9, 2] = real[2, 1, 2:6] = True
+    real = np.zeros((10, 8), bool)
+    real[1:9, 2] = real[1, 2:6] = True
     none = np.zeros_like(real)
-    marks = draw_marks(real, none, "line", random(), axis=0, place=2, spacing=(1, 1, 3))
-    assert sorted(marks.lines[0].tolist()) == [[2, 1, 2], [2, 1, 5]]
+    marks = draw_marks(real, none, "line", random(), axis=0, place=4, spacing=(1, 1, 3))
+    assert sorted(marks.lines[0].tolist()) == [[4, 1, 2], [4, 1, 5]]
     assert not len(marks.inside)
-    marks = draw_marks(real, none, "line", random(), axis=0, place=2, spacing=(1, 1, 1))
-    assert sorted(marks.lines[0].tolist()) == [[2, 1, 2], [2, 8, 2]]
+    marks = draw_marks(real, none, "line", random(), axis=0, place=4, spacing=(1, 1, 1))
+    assert sorted(marks.lines[0].tolist()) == [[4, 1, 2], [4, 8, 2]]
     # For a network that sees slices, its voxels are inside.
-    assert len(draw_hints(real[2], none[2], "line", random()).inside) == 8
+    assert len(draw_hints(real, none, "line", random()).inside) == 8
 
 
 def test_where_a_box_would_change_nothing_clicks_correct() -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from scipy.ndimage import label
 
+from foldwise.systems.interactive.engines import Answer, Request, Scan
 from foldwise.systems.interactive.marks import settled
 from foldwise.systems.interactive.segfm3d import (
     Score,
@@ -20,6 +21,7 @@ from foldwise.systems.interactive.segfm3d import (
     round_marks,
     scores,
 )
+from foldwise.systems.interactive.segfm3d_rounds import simulate_protocol
 from foldwise.systems.interactive.segfm3d_table import protocol_table
 
 
@@ -273,3 +275,54 @@ def test_the_table_averages_within_cases_first() -> None:
     assert written["all objects"]["seconds_per_class"] == pytest.approx((18 + 72) / 2)
     assert [row["cases"] for row in table.rows] == [2, 1, 2]
     assert {column.key for column in table.columns} <= set(written["one"])
+
+
+class Marked:
+    """Finds nothing but what is marked; or, in a box, what the truth has there."""
+
+    name = "marked"
+
+    def __init__(self, sees: np.ndarray | None = None) -> None:
+        self.sees = sees
+
+    def segment(self, request: Request) -> Answer:
+        nothing = np.zeros(request.labels.shape, np.uint8)
+        masks = {}
+        for number in request.new:
+            found = request.labels == number if self.sees is None else self.sees == number
+            masks[number] = np.where(found, np.uint8(255), nothing)
+        return Answer(masks)
+
+
+def test_rounds_of_the_protocol_from_the_box_to_the_fifth_click() -> None:
+    """Every click adds a voxel of a cube of 125 to an empty mask: Dice 2 k / (125 + k) after k clicks."""
+    truth = np.zeros((12, 14, 10), np.uint8)
+    truth[2:7, 3:8, 1:6] = 1
+    scan = Scan(np.zeros((1, *truth.shape), np.int16), np.eye(4))
+    rounds = list(
+        simulate_protocol(Marked(), scan, truth, ("cube",), axis=2, random=np.random.default_rng(0))
+    )
+    assert [each.number for each in rounds] == [1, 2, 3, 4, 5, 6]
+    assert not any(each.broken for each in rounds)
+    found = [scores(truth, each.state.labels, (1, 1, 1), (1,))[1].dice for each in rounds]
+    assert found == pytest.approx([2 * k / (125 + k) for k in range(6)])
+    assert rounds[0].place == rounds[1].place == 3
+
+
+def test_a_right_mask_is_not_clicked_at_and_objects_of_the_truth_alone_count() -> None:
+    truth = np.zeros((12, 14, 10), np.uint8)
+    truth[2:7, 3:8, 1:6] = 2
+    scan = Scan(np.zeros((1, *truth.shape), np.int16), np.eye(4))
+    rounds = list(
+        simulate_protocol(Marked(truth), scan, truth, ("a", "b"), axis=2, random=np.random.default_rng(0))
+    )
+    assert len(rounds) == 6
+    assert all((each.state.labels == truth).all() for each in rounds)
+    assert [len(each.state.marks[2]) for each in rounds] == [1] * 6
+    result = outcomes([scores(truth, each.state.labels, (1, 1, 1), (1, 2)) for each in rounds], [0] * 6)
+    assert list(result) == [2]
+    assert (result[2].dice, result[2].nsd, result[2].dice_auc, result[2].nsd_auc) == (1, 1, 4, 4)
+    nothing = np.zeros_like(truth)
+    assert not list(
+        simulate_protocol(Marked(), scan, nothing, ("a", "b"), axis=2, random=np.random.default_rng(0))
+    )

@@ -36,8 +36,8 @@ def draw_marks(
     outside.
 
     Args:
-        truth: the object (x, y, z) bool.
-        seen: the mask shown (x, y, z) bool, possibly empty.
+        truth: the object on this plane (rows, columns): the grid's other two axes, in their order.
+        seen: the mask shown there, possibly empty.
         kind: kind of marks.
         random: for random draws.
         axis: the axis (0 to 2) across the planes.
@@ -45,10 +45,9 @@ def draw_marks(
         spacing: of the scan's grid. mm.
     """
     kind = _one(kind, random)
-    real, shown = (mask.take(place, axis) for mask in (truth, seen))
     rows, columns = (step for number, step in enumerate(spacing) if number != axis)
-    marks = of_slice(draw_hints(real, shown, kind, random, spacing=(rows, columns)), axis, place)
-    if kind == "line" and real.any() and _unmarked(real, shown):
+    marks = of_slice(draw_hints(truth, seen, kind, random, spacing=(rows, columns)), axis, place)
+    if kind == "line" and truth.any() and _unmarked(truth, seen):
         # Its voxels are in order.
         return replace(marks, inside=Marks(axis).inside, lines=marks.inside[None, [0, -1]])
     return marks

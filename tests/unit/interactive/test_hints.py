@@ -120,6 +120,15 @@ def test_clicks_go_to_the_largest_mistakes() -> None:
     assert hints.outside.tolist() == [[24, 22]]
 
 
+def test_the_middle_is_deepest_in_mm() -> None:
+    """Rows of 1 mm, columns of 3 mm: 9 × 3 voxels are 5 mm deep, 5 × 5 only 3 mm; in voxels 2 and 3."""
+    mask = np.zeros((12, 14), bool)
+    mask[1:10, 1:4] = mask[3, 4:8] = mask[1:6, 8:13] = True
+    none = np.zeros_like(mask)
+    assert draw_hints(mask, none, "points", random(), spacing=(1, 3)).inside.tolist() == [[5, 2]]
+    assert draw_hints(mask, none, "points", random()).inside.tolist() == [[3, 10]]
+
+
 def mistaken() -> np.ndarray:
     seen = np.zeros((30, 30), bool)
     seen[8:12, 10:15] = True  # misses rows 12 to 19

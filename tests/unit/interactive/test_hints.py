@@ -189,15 +189,15 @@ def test_marks_on_a_plane_of_a_scan_agree_with_the_truth(kind: Kind, axis: int) 
 
 
 def test_a_line_is_drawn_in_mm_and_kept_as_its_ends() -> None:
-    """Four voxels of 3 mm along z are longer than eight of 1 mm along y: 9 mm and 7 mm."""
+    """Four voxels of 3 mm along z are longer than eight of 1 mm along x: 9 mm and 7 mm."""
     real = np.zeros((10, 8), bool)
     real[1:9, 2] = real[1, 2:6] = True
     none = np.zeros_like(real)
-    marks = draw_marks(real, none, "line", random(), axis=0, place=4, spacing=(1, 1, 3))
-    assert sorted(marks.lines[0].tolist()) == [[4, 1, 2], [4, 1, 5]]
+    marks = draw_marks(real, none, "line", random(), axis=1, place=4, spacing=(1, 5, 3))
+    assert sorted(marks.lines[0].tolist()) == [[1, 4, 2], [1, 4, 5]]
     assert not len(marks.inside)
-    marks = draw_marks(real, none, "line", random(), axis=0, place=4, spacing=(1, 1, 1))
-    assert sorted(marks.lines[0].tolist()) == [[4, 1, 2], [4, 8, 2]]
+    marks = draw_marks(real, none, "line", random(), axis=1, place=4, spacing=(1, 5, 1))
+    assert sorted(marks.lines[0].tolist()) == [[1, 4, 2], [8, 4, 2]]
     # For a network that sees slices, its voxels are inside.
     assert len(draw_hints(real, none, "line", random()).inside) == 8
 

@@ -213,8 +213,14 @@ def test_where_a_box_would_change_nothing_clicks_correct() -> None:
         [[row, column]] = hints.inside.astype(int)
         assert 12 <= row < 15
         assert 12 <= column < 14
-    seen[5] = True  # beyond the box
-    assert len(draw_hints(truth(), seen, "box", random()).box)
+    for beyond in ((7, 12), (20, 12), (10, 9), (10, 15)):
+        wider = seen.copy()
+        wider[beyond] = True
+        assert len(draw_hints(truth(), wider, "box", random()).box)
+    # Without the topmost row, the mask is in the box, but misses an extreme point.
+    seen[8] = False
+    assert len(draw_hints(truth(), seen, "extreme", random()).extreme) == 4
+    assert not len(draw_hints(truth(), seen, "box", random()).box)
 
 
 def test_hybrid_draws_every_other_kind() -> None:

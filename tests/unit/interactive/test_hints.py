@@ -275,6 +275,17 @@ def test_the_longest_line_of_a_large_object() -> None:
     assert np.linalg.norm(ends[0] - ends[1]) == pytest.approx(2 * (60**2 - 40**2) ** 0.5, abs=2)
 
 
+def test_a_line_that_passes_halfway_between_voxels_is_found() -> None:
+    """Masks of one line each, whose halves are rounded to either side."""
+    for steps in (18, 22, 26, 44, 52):
+        for across in range(steps + 1):
+            line = line_voxels(np.array([0, 0]), np.array([steps, across]))
+            mask = np.zeros((steps + 1, steps + 1), bool)
+            mask[tuple(line.T)] = True
+            ends = diameter.longest_line(mask)
+            assert np.linalg.norm(ends[0] - ends[1]) == pytest.approx(np.hypot(steps, across))
+
+
 def test_the_longest_line_of_a_voxel_and_of_nothing() -> None:
     mask = np.zeros((5, 6), bool)
     with pytest.raises(ValueError, match="empty"):

@@ -17,8 +17,8 @@ the program is followed:
   0 of the text.
 
 All objects of a case get their marks at the same time, and each is scored in the label map of all. Objects
-that the truth lacks are neither marked nor scored. A published figure is the mean over cases of the mean
-over a case's objects.
+that the truth lacks are neither marked nor scored. The program writes the mean over a case's objects; means
+over cases are taken of these.
 
 The challenge gives no box for some cases (some vessels, and microscopy): their score after the box is 0, and
 the first click is the deepest voxel of the object. Which these are is said by its files, not by a rule, so

@@ -28,7 +28,7 @@ CAPTION = (
     "Final: after the last click. Area: under the curve over the clicks, by the trapezoid rule. NSD: surface "
     "Dice at 2 mm, 0 in cases whose mean Dice is at most 0.2. Seconds per class: all rounds of a case, "
     f"divided by its number of objects. A case beyond {MOST_SECONDS:.0f} s counts with 0 in every score. All "
-    "objects: mean over cases of the mean over a case's objects, as published. Published figures are of the "
+    "objects: mean over cases of the mean over a case's objects. Published figures are of the "
     "challenge's own images."
 )
 

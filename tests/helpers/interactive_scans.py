@@ -46,7 +46,12 @@ EXPERIMENT: dict[str, Any] = {
             "validation_rounds": 1,
         }
     },
-    "evaluate": {"rounds": 2, "hints": ["extreme", "scribble"], "export": "scribble"},
+    "evaluate": {
+        "rounds": 2,
+        "hints": ["extreme", "scribble"],
+        "export": "scribble",
+        "protocol": "segfm3d",
+    },
 }
 
 

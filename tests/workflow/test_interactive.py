@@ -40,14 +40,23 @@ class TestRun:
         tables = [pd.read_csv(out / "vmn" / f"fold{fold}" / "metrics.csv") for fold in range(2)]
         rows = pd.concat(tables)
         assert sorted(rows["case"].unique()) == [f"c{number}" for number in range(4)]
-        assert set(rows["hints"]) == {"extreme", "scribble"}
+        assert set(rows["hints"]) == {"extreme", "scribble", "segfm3d"}
         assert set(rows["choice"]) == {"predicted", "oracle", "random"}
         # The standing baseline, whose slices are chosen by its own quality alone.
         baseline = rows[rows["engine"] == "classical"]
         assert set(rows["engine"]) == {"memory", "classical"}
         assert set(baseline["choice"]) == {"predicted"}
-        assert set(baseline["hints"]) == {"extreme", "scribble"}
+        assert set(baseline["hints"]) == {"extreme", "scribble", "segfm3d"}
         assert not rows["broken"].any()
+        # The challenge's scores are those of its six rounds: the area of Dice over the clicks, and the last.
+        published = rows[rows["hints"] == "segfm3d"]
+        for _, session in published.groupby(["case", "engine"]):
+            assert sorted(session["round"]) == [1, 2, 3, 4, 5, 6]
+            dice = session.sort_values("round")["dice"].to_numpy()
+            area = (dice[1:-1].sum() + dice[2:].sum()) / 2
+            last = session[session["round"] == 6].iloc[0]
+            assert last["segfm3d_dice_auc"] == pytest.approx(area)
+            assert [last["segfm3d_dice_box"], last["segfm3d_dice"]] == pytest.approx([dice[0], dice[-1]])
         # The first round does not depend on the choice of later slices.
         first = rows[rows["round"] == 1].groupby(["case", "engine", "hints"])["dice"].nunique()
         assert (first == 1).all()
@@ -73,7 +82,7 @@ class TestRun:
     def test_the_fixed_test_set_is_scored_by_all_folds_together(self, run: Path) -> None:
         rows = pd.read_csv(run / "results" / "balls" / "vmn" / "ensemble" / "metrics.csv")
         assert set(rows["case"]) == {"c4"}
-        assert set(rows["round"]) <= {1, 2}
+        assert set(rows[rows["hints"] != "segfm3d"]["round"]) <= {1, 2}
         # Without a label no user can be simulated: a warning, and no file.
         exported = run / "results" / "balls" / "vmn" / "ensemble" / "export"
         assert [path.name for path in exported.glob("*.nii.gz")] == ["c4.nii.gz"]
@@ -83,7 +92,12 @@ class TestRun:
     def test_report(self, run: Path) -> None:
         out = run / "results" / "balls"
         page = (out / "report.html").read_text(encoding="utf-8")
-        for text in ("oracle (true quality)", "Dice after each round", "correlation of predicted and true"):
+        for text in (
+            "CVPR 2025",
+            "oracle (true quality)",
+            "Dice after each round",
+            "correlation of predicted and true",
+        ):
             assert text in page
         summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
         rows = pd.concat(pd.read_csv(out / "vmn" / f"fold{fold}" / "metrics.csv") for fold in range(2))

@@ -15,3 +15,6 @@ Choice = Literal["predicted", "oracle", "random"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 # Engines that are tested: the trained networks, and the standing baseline.
 ENGINES = ("memory", "classical")
+# Published protocols, whole sessions with rules of their own, and their numbers of rounds.
+Protocol = Literal["segfm3d"]
+PROTOCOLS: dict[Protocol, int] = {"segfm3d": 6}

@@ -24,6 +24,7 @@ from foldwise.systems.interactive.propagation import memory_bytes
 from foldwise.systems.interactive.record import Writer, create
 from foldwise.systems.interactive.rounds import Round, simulate
 from foldwise.systems.interactive.samples import Curriculum, Samples, objects_of
+from foldwise.systems.interactive.segfm3d_rounds import simulate_protocol
 from foldwise.systems.interactive.settings import Evaluate, Model
 from foldwise.training.learner import Learner, by
 from foldwise.training.steps import Items
@@ -189,6 +190,9 @@ class InteractiveLearner(Learner[Model]):
                     for choice in CHOICES if compared else CHOICES[:1]:
                         for round_ in self._session(engine, scan, truth, kind, choice, 0, evaluate.rounds):
                             writer.add(engine.name, kind, choice, round_)
+                if evaluate.protocol is not None:
+                    for round_ in self._protocol(engine, scan, truth):
+                        writer.add(engine.name, evaluate.protocol, CHOICES[0], round_)
             writer.export(engines[0].name, evaluate.export, CHOICES[0])
 
     def _case(self, path: str) -> tuple[Scan, np.ndarray | None]:
@@ -219,6 +223,10 @@ class InteractiveLearner(Learner[Model]):
             rounds=rounds,
             random=random,
         )
+
+    def _protocol(self, engine: Engine, scan: Scan, truth: np.ndarray) -> Iterator[Round]:
+        axis, random = AXES.index(self.model.slice_axis), np.random.default_rng(0)
+        return simulate_protocol(engine, scan, truth, self.targets.names, axis=axis, random=random)
 
     # For the forecast.
 

@@ -19,7 +19,7 @@ import hdf5plugin
 import numpy as np
 
 from foldwise.hdf5 import create_hdf5, open_hdf5
-from foldwise.systems.interactive.kinds import CHOICES, ENGINES, KINDS
+from foldwise.systems.interactive.kinds import CHOICES, ENGINES, KINDS, PROTOCOLS
 from foldwise.systems.interactive.rounds import Round, slice_iou
 from foldwise.volumes.cache import lineage_of
 from foldwise.volumes.geometry import Lineage
@@ -116,7 +116,7 @@ class Record:
     def rounds(self) -> Iterator[Scored]:
         """All rounds of all sessions."""
         for engine in ENGINES:
-            for hints in KINDS:
+            for hints in (*KINDS, *PROTOCOLS):
                 for choice in CHOICES:
                     yield from self.session(engine, hints, choice)
 

@@ -15,8 +15,9 @@ from foldwise.report.figures import PALETTE, picture
 from foldwise.report.results import Experiment, ModelResults
 from foldwise.report.tables import Column, Table
 from foldwise.report.view import Picture, View
-from foldwise.systems.interactive.kinds import CHOICES, ENGINES
+from foldwise.systems.interactive.kinds import CHOICES, ENGINES, PROTOCOLS
 from foldwise.systems.interactive.record import Record, Scored, correlation, open_record, pairs
+from foldwise.systems.interactive.segfm3d_table import protocol_table
 from foldwise.volumes.remarks import lung_remarks
 
 METRICS = (
@@ -77,8 +78,9 @@ def over_rounds(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
 
 
 def tables(model: ModelResults) -> list[Table]:
-    """Scores over rounds, and figures on quality and time."""
-    rows = model.metrics
+    """Scores over rounds, figures on quality and time, and those of a published protocol."""
+    published = model.metrics["hints"].isin(PROTOCOLS)
+    rows = model.metrics[~published]
     shown_tables = []
     for column in (METRICS[0], METRICS[2], METRICS[4]):
         means = over_rounds(rows, column.key)
@@ -119,6 +121,16 @@ def tables(model: ModelResults) -> list[Table]:
             [{"fact": fact, "value": value} for fact, value in facts],
         )
     )
+    return [*shown_tables, *_published(model.metrics[published])]
+
+
+def _published(rows: pd.DataFrame) -> list[Table]:
+    """The table of the protocol for each engine."""
+    shown_tables = []
+    for engine, given in rows.groupby("engine", sort=False):
+        last = given[given["segfm3d_dice"].notna()][["case", "class", *given.filter(like="segfm3d_")]]
+        table = protocol_table(last.rename(columns=lambda name: name.removeprefix("segfm3d_")))
+        shown_tables.append(replace(table, caption=f"Engine {engine}. {table.caption}"))
     return shown_tables
 
 
@@ -150,7 +162,8 @@ def quality_of(model: ModelResults) -> tuple[np.ndarray, np.ndarray]:
 
 def pictures(experiment: Experiment, model: ModelResults) -> list[Picture]:
     """Dice over rounds by choice of slices, and predicted against true quality."""
-    means = over_rounds(model.metrics[model.metrics["engine"] == ENGINES[0]]).droplevel("engine")
+    shown_rows = (model.metrics["engine"] == ENGINES[0]) & ~model.metrics["hints"].isin(PROTOCOLS)
+    means = over_rounds(model.metrics[shown_rows]).droplevel("engine")
     kinds = list(dict.fromkeys(means.index.get_level_values("hints")))
     figure = Figure(figsize=(2.6 * (len(kinds) + 1), 2.9), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(kinds) + 1, sharey=True))

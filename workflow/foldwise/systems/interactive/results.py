@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ from foldwise.index import Entry
 from foldwise.report.view import View
 from foldwise.scores import Chosen
 from foldwise.systems.base import Results, Rows
+from foldwise.systems.interactive.kinds import PROTOCOLS
 from foldwise.systems.interactive.marks import Marks
 from foldwise.systems.interactive.masks import mask_in_source, quality_rows
 from foldwise.systems.interactive.placement import Placement
 from foldwise.systems.interactive.record import Record, Scored, correlation, open_record, pairs
+from foldwise.systems.interactive.segfm3d import Score, outcomes, scores
 from foldwise.systems.interactive.settings import Evaluate, Export
 from foldwise.systems.interactive.state import State
 from foldwise.volumes.labels import read_labels
 from foldwise.volumes.metrics import score as score_volume
+from foldwise.volumes.targets import label_type
 from foldwise.volumes.volume import Header, Volume, write_volume
 
 KEPT = ("dice", "jaccard", "hd95_mm", "assd_mm", "surface_dice", "volume_ml", "truth_ml", "empty")
@@ -38,7 +42,8 @@ class InteractiveResults(Results):
 
         Further columns: engine; slice (in the cache); seconds of the round; quality_r, the correlation of
         predicted and true IoU over the slices without marks where it is predicted; broken, the number of
-        marked voxels that the masks contradict; over, whether nothing was left to do.
+        marked voxels that the masks contradict; over, whether nothing was left to do. The last round of a
+        published protocol has its scores, too, as segfm3d_<score>.
         """
         if "label" not in entry.files:
             return []
@@ -48,7 +53,14 @@ class InteractiveResults(Results):
             lineage = record.lineage
             grid = Header(lineage.source_shape, lineage.affine, np.dtype(np.uint8))
             truth = read_labels(Path(entry.files["label"][0]), record.targets, grid)
+            protocols: dict[str, list[tuple[float, dict[int, Score]]]] = {}
             for round_ in record.rounds():
+                published = {}
+                if round_.hints in PROTOCOLS:
+                    rounds = protocols.setdefault(round_.engine, [])
+                    rounds.append((round_.seconds, _by_protocol(round_, record, truth)))
+                    if round_.number == PROTOCOLS["segfm3d"]:
+                        published = _outcomes(rounds, record)
                 facts = {
                     "engine": round_.engine,
                     "hints": round_.hints,
@@ -61,7 +73,8 @@ class InteractiveResults(Results):
                     "over": round_.over,
                 }
                 for row in _scored(round_, record, truth, evaluate.tolerance_mm):
-                    rows.append({"class": row["class"], **{n: row[n] for n in KEPT}, **facts})
+                    kept = {name: row[name] for name in KEPT}
+                    rows.append({"class": row["class"], **kept, **facts, **published.get(row["class"], {})})
         return rows
 
     def export_case(
@@ -116,3 +129,23 @@ def _scored(round_: Scored, record: Record, truth: Volume, tolerance_mm: float) 
     return list(
         score_volume(found, truth.data, truth.affine, record.targets.values, tolerance_mm=tolerance_mm)
     )
+
+
+def _by_protocol(round_: Scored, record: Record, truth: Volume) -> dict[int, Score]:
+    """The protocol's scores of a round on the source's grid."""
+    names, lineage = record.targets.names, record.lineage
+    numbers = range(1, len(names) + 1)
+    real = np.zeros(truth.data.shape, label_type(len(names)))
+    for number, name in enumerate(names, start=1):
+        real[np.isin(truth.data, record.targets.values[name])] = number
+    found = lineage.to_source(lineage.labels_to_box(round_.mask)).data
+    return scores(real, found, truth.spacing, numbers)
+
+
+def _outcomes(rounds: list[tuple[float, dict[int, Score]]], record: Record) -> dict[str, dict[str, float]]:
+    """Object → the columns of the protocol."""
+    seconds, scored = zip(*rounds, strict=True)
+    return {
+        record.targets.names[number - 1]: {f"segfm3d_{key}": value for key, value in asdict(outcome).items()}
+        for number, outcome in outcomes(scored, seconds).items()
+    }

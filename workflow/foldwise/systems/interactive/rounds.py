@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from foldwise.systems.interactive.engines import Engine, Scan
 from foldwise.systems.interactive.kinds import Choice, Kind
-from foldwise.systems.interactive.marks import Marks, of_slice, settled
+from foldwise.systems.interactive.marks import Marks, settled
 from foldwise.systems.interactive.session import advance
 from foldwise.systems.interactive.state import State
-from foldwise.systems.interactive.user import draw_hints
+from foldwise.systems.interactive.user import draw_marks
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def simulate(
     engine: Engine,
     scan: Scan,
     truth: np.ndarray,
-    names: tuple[str, ...],
+    names: Sequence[str],
     *,
     axis: int,
     kind: Kind,
@@ -71,7 +71,7 @@ def simulate(
     for number in range(1, rounds + 1):
         if place is None:
             return
-        new = marked(slices[place], state, place, len(names), kind, random)
+        new = marked(slices[place], state, place, len(names), kind, random, scan.spacing)
         begun = time.perf_counter()
         state = advance(engine, scan, state, new, names)
         seconds = time.perf_counter() - begun
@@ -81,12 +81,20 @@ def simulate(
 
 
 def marked(
-    truth: np.ndarray, state: State, place: int, objects: int, kind: Kind, random: np.random.Generator
+    truth: np.ndarray,
+    state: State,
+    place: int,
+    objects: int,
+    kind: Kind,
+    random: np.random.Generator,
+    spacing: tuple[float, float, float],
 ) -> dict[int, tuple[Marks, ...]]:
     """A person's marks of every object on a slice, which show the truth (rows, columns) there."""
     seen = state.slice_of(place)
-    drawn = {n: draw_hints(truth == n, seen == n, kind, random) for n in range(1, objects + 1)}
-    return {number: (of_slice(hints, state.axis, place),) for number, hints in drawn.items()}
+    return {
+        n: (draw_marks(truth == n, seen == n, kind, random, axis=state.axis, place=place, spacing=spacing),)
+        for n in range(1, objects + 1)
+    }
 
 
 def broken(state: State) -> int:

@@ -39,12 +39,13 @@ import torch
 from monai.metrics import compute_surface_dice
 from scipy.ndimage import distance_transform_edt
 
+from foldwise.systems.interactive.kinds import PROTOCOLS
 from foldwise.systems.interactive.marks import Marks
 from foldwise.volumes.geometry import bounding_box
 
-CLICKS = 5
 # The first round is the box.
-ROUNDS = 1 + CLICKS
+ROUNDS = PROTOCOLS["segfm3d"]
+CLICKS = ROUNDS - 1
 TOLERANCE_MM = 2.0
 # NSD counts only above this mean Dice.
 LEAST_DICE = 0.2

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from foldwise.section import Section, affects
 from foldwise.settings import Model as AnyModel
 from foldwise.settings import Name, OneOrMore, Share
-from foldwise.systems.interactive.kinds import Kind, Loss, Mode
+from foldwise.systems.interactive.kinds import Kind, Loss, Mode, Protocol
 from foldwise.volumes.settings import Augmentation, Data, Intensity, VolumeExperiment
 
 __all__ = ["Data", "Evaluate", "Export", "Model", "Settings"]
@@ -187,6 +187,12 @@ class Evaluate(Section):
         True,
         description="Also run sessions with slices chosen by the truth (oracle) and at random, to "
         "compare with the predicted choice. Their rows are labelled accordingly; they are not exported.",
+        json_schema_extra=affects("predict", "score"),
+    )
+    protocol: Protocol | None = Field(
+        None,
+        description="Also run sessions by a published protocol. segfm3d: the CVPR 2025 challenge on "
+        "interactive 3-D segmentation, a box and five clicks; null: none.",
         json_schema_extra=affects("predict", "score"),
     )
     baseline: bool = Field(

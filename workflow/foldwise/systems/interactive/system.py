@@ -15,7 +15,7 @@ from foldwise.forecast import TORCH_MIB, WORKER_MIB, WORKERS, Step
 from foldwise.sheet import Sheet
 from foldwise.store import Memory
 from foldwise.systems.base import NOTHING
-from foldwise.systems.interactive.kinds import CHOICES
+from foldwise.systems.interactive.kinds import CHOICES, PROTOCOLS
 from foldwise.systems.interactive.settings import Evaluate, Settings
 from foldwise.systems.new import NewCases
 from foldwise.systems.volumes import VolumeFootprint, VolumeSystem, cached_voxels, kept_voxels
@@ -150,4 +150,5 @@ class InteractiveFootprint(VolumeFootprint[Settings]):
 def _rounds(evaluate: Evaluate) -> int:
     """Rounds of all sessions of a case."""
     sessions = (len(CHOICES) if evaluate.compare else 1) + evaluate.baseline
-    return len(evaluate.hints) * sessions * evaluate.rounds
+    published = PROTOCOLS[evaluate.protocol] * (1 + evaluate.baseline) if evaluate.protocol else 0
+    return len(evaluate.hints) * sessions * evaluate.rounds + published

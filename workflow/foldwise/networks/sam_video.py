@@ -38,8 +38,20 @@ class Followed(NamedTuple):
     scores: np.ndarray
 
 
+class Points(NamedTuple):
+    """Points on a frame.
+
+    Attributes:
+        places: (n, 2) x and y in pixels; a pixel's centre is 0.5 beyond its index, as of a box's pixels.
+        labels: (n,) 1 within the object, 0 outside; 2 and 3 for the first and last corner of a box.
+    """
+
+    places: np.ndarray
+    labels: np.ndarray
+
+
 class VideoSAM:
-    """Follows one object from boxes or masks on some frames through all frames, forwards and backwards."""
+    """Follows one object from prompts on some frames through all frames, forwards and backwards."""
 
     def __init__(self, model: Any, kind: Kind) -> None:
         """Store a network from `load_video_sam`."""
@@ -54,13 +66,19 @@ class VideoSAM:
 
     @torch.no_grad()
     def __call__(
-        self, frames: Sequence[np.ndarray], prompts: Mapping[int, np.ndarray | Sequence[float]]
+        self,
+        frames: Sequence[np.ndarray],
+        prompts: Mapping[int, np.ndarray | Points | Sequence[float]],
+        patience: int | None = None,
     ) -> Followed:
         """Follow an object.
 
         Args:
             frames: (height, width, 3) uint8 each, RGB; each is read when the network comes to it.
-            prompts: frame → a mask (height, width) bool, or a box x0, y0, x1, y1 in pixels; at least one.
+            prompts: frame → a mask (height, width) bool, a box x0, y0, x1, y1 in pixels, or points; at least
+                one.
+            patience: frames without the object after which it has ended; None: it may always come back.
+                Frames between prompts are always looked at.
         """
         height, width = frames[0].shape[:2]
         session = self._session(
@@ -93,14 +111,19 @@ class VideoSAM:
                 self._prompt(session, number, frame, prompts[frame], (height, width))
                 keep(self.model(session, frame_idx=frame))
             outputs = session.output_dict_per_obj[number]
-            start = min(prompts)
+            start, last = min(prompts), max(prompts)
             for reverse in (False, True):
                 # Each direction starts from the prompts alone.
                 outputs["non_cond_frame_outputs"].clear()
+                without = 0
                 for output in self.model.propagate_in_video_iterator(session, start, reverse=reverse):
                     if output.frame_idx not in prompts:
                         keep(output)
                     self._forget(outputs["non_cond_frame_outputs"], output.frame_idx)
+                    ended = not (start <= output.frame_idx <= last or masks[output.frame_idx].any())
+                    without = without + 1 if ended else 0
+                    if without == patience:
+                        break
         finally:
             hook.remove()
         for frame, prompt in prompts.items():
@@ -113,7 +136,7 @@ class VideoSAM:
         session: Any,
         number: int,
         frame: int,
-        prompt: np.ndarray | Sequence[float],
+        prompt: np.ndarray | Points | Sequence[float],
         shape: tuple[int, int],
     ) -> None:
         if isinstance(prompt, np.ndarray):
@@ -123,10 +146,12 @@ class VideoSAM:
             )
             session.add_mask_inputs(number, frame, (square >= 0.5).float())
         else:
+            if not isinstance(prompt, Points):
+                prompt = Points(np.reshape(prompt, (2, 2)), np.array(CORNERS))
             scale = torch.tensor([self.size / shape[1], self.size / shape[0]])
-            corners = torch.tensor(list(prompt)).float().reshape(1, 1, 2, 2) * scale
-            labels = torch.tensor(CORNERS, dtype=torch.int32)[None, None]
-            session.add_point_inputs(number, frame, {"point_coords": corners, "point_labels": labels})
+            places = torch.from_numpy(prompt.places).float()[None, None] * scale
+            labels = torch.from_numpy(prompt.labels).int()[None, None]
+            session.add_point_inputs(number, frame, {"point_coords": places, "point_labels": labels})
         session.obj_with_new_inputs = [1]
 
     def _forget(self, outputs: dict[int, Any], now: int) -> None:

@@ -51,6 +51,11 @@ def voxels(*points: tuple[int, int, int]) -> np.ndarray:
     return np.array(points)
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
 @pytest.fixture
 def server() -> Iterator[tuple[StandIn, str]]:
     stand_in = StandIn()
@@ -148,7 +153,7 @@ def test_a_network_that_knows_no_start(server: tuple[StandIn, str]) -> None:
 
 def test_thin_scribbles_are_thickened_on_their_plane() -> None:
     marks = Marks(2, inside=voxels((6, 2, 4), (6, 3, 4), (6, 4, 4)))
-    [prompt] = prompts_of([marks], SHAPE, np.array([2, 2, 2]))
+    [[prompt]] = prompts_of((marks,), SHAPE, np.array([2, 2, 2]))
     drawn = np.argwhere(prompt.voxels) + prompt.start
     assert {*drawn[:, 2]} == {4}
     # The line has no width along x, where it is at the scan's edge, so it is longer only.
@@ -156,10 +161,32 @@ def test_thin_scribbles_are_thickened_on_their_plane() -> None:
     assert drawn[:, 0].min() >= 5
     assert drawn.max(0)[0] <= 6
     brush = Marks(0, inside=np.argwhere(only((slice(3, 4), slice(2, 5), slice(2, 5)))))
-    [prompt] = prompts_of([brush], SHAPE, np.array([2, 2, 2]))
+    [[prompt]] = prompts_of((brush,), SHAPE, np.array([2, 2, 2]))
     assert {tuple(voxel) for voxel in np.argwhere(prompt.voxels) + prompt.start} == {
         tuple(voxel) for voxel in brush.inside
     }
+
+
+def test_withdrawn_marks_are_no_prompts() -> None:
+    wrong = Marks(
+        2,
+        inside=voxels((1, 1, 1), (5, 5, 5)),
+        boxes=np.array([[[0, 0, 1], [3, 3, 1]], [[4, 4, 5], [6, 6, 5]]]),
+    )
+    outside = Marks(0, outside=voxels((5, 5, 5)))
+    later = Marks(2, inside=voxels((6, 8, 1)), boxes=np.array([[[5, 5, 5], [6, 7, 5]]]))
+    painted = Marks(2, inside=voxels((2, 2, 2)), painted=True)
+    found = prompts_of((wrong, outside, later, painted), SHAPE, np.ones(3, int))
+    told = [[(each.kind, each.inside, tuple(each.start.tolist())) for each in some] for some in found]
+    # The click outside withdraws one inside; a later click leaves the first box, a later box replaces the
+    # second one.
+    assert told == [
+        [("point", True, (1, 1, 1))],
+        [("point", False, (5, 5, 5))],
+        [("box", True, (5, 5, 5)), ("point", True, (6, 8, 1))],
+        [],
+    ]
+    assert found[2][0].voxels.shape == (2, 3, 1)
 
 
 def test_marks_that_cannot_start(engine: NNInteractive) -> None:

@@ -105,6 +105,23 @@ def test_slices_of_earlier_rounds() -> None:
     assert new.labels.tolist() == [2, 3, 0]
 
 
+def test_withdrawn_and_painted_marks() -> None:
+    wrong = Marks(2, inside=voxels((1, 1, 4)), boxes=np.array([[[0, 0, 4], [3, 3, 4]]]))
+    right = Marks(2, inside=voxels((4, 6, 4)), outside=voxels((1, 1, 4)))
+    [points] = prompts_of(1, request(2, wrong, right)).values()
+    assert isinstance(points, Points)
+    assert points.places.tolist() == [[6.5, 4.5], [1.5, 1.5]]
+    assert points.labels.tolist() == [1, 0]
+    # A slice that was painted on is as the person wants it; a ball was not looked at slice by slice.
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[2:4, 2:4, 6:9] = 1
+    painted = Marks(2, inside=voxels((2, 2, 8)), painted=True)
+    ball = Marks(2, inside=voxels((3, 3, 6), (3, 3, 7)), painted=True)
+    prompts = prompts_of(1, request(2, painted, ball, right, labels=labels))
+    assert list(prompts) == [4, 8]
+    assert np.array_equal(np.argwhere(prompts[8]), np.argwhere(labels[..., 8]))
+
+
 def test_long_scribbles_are_few_prompts() -> None:
     shape = (50, 50, 50)
     line = np.stack([np.full(50, 7), np.arange(50), np.arange(50)], 1)

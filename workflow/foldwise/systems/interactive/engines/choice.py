@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import numpy as np
 
 from foldwise.files import CaseError
 from foldwise.systems.interactive.engines import Engine, Scan
+
+Opener = Callable[[Scan], Engine]
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,17 @@ def open_engine(name: str, scan: Scan, options: Options) -> Engine:
     # Imported only here, since each has libraries of its own.
     engine: Engine = import_module(f"{__package__}.{name}").opened(scan, options)
     return engine
+
+
+def openers(options: Options, **own: Opener) -> dict[str, Opener]:
+    """Name → what opens it, of all engines that the options allow, in their order.
+
+    Args:
+        options: what a person gave.
+        own: engines that are opened in another way.
+    """
+    allowed = [name for name, choice in ENGINES.items() if name in own or not choice.missing(options)]
+    return {name: own.get(name, partial(open_engine, name, options=options)) for name in allowed}
 
 
 def channel_of(scan: Scan, options: Options, name: str) -> np.ndarray:

@@ -105,8 +105,8 @@ class NNInteractive:
 
     def _steps(self, number: int, request: Request) -> list[Callable[[], Any]]:
         """The calls that segment an object."""
-        said, new = request.marks[number], request.new[number]
-        prompts, latest = (prompts_of(marks, self._image.shape, self._brush) for marks in (said, new))
+        every = prompts_of(request.marks[number], self._image.shape, self._brush)
+        prompts = [prompt for some in every for prompt in some]
         mask = request.labels == number
         if not mask.any() and not any(prompt.inside for prompt in prompts):
             raise CaseError(
@@ -119,7 +119,7 @@ class NNInteractive:
             # The answer to earlier prompts, as it was corrected since; it also removes all prompts.
             start = _turned(mask.view(np.uint8))
             steps.append(partial(self._session.add_initial_seg_interaction, start))
-            answered = len(prompts) - len(latest)
+            answered = sum(map(len, every[: -len(request.new[number])]))
         else:
             steps.append(self._session.reset_interactions)
         # Each is answered before the next, as when people click: the network looks around the last one.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_opening, label
 
-from foldwise.systems.interactive.marks import Marks
+from foldwise.systems.interactive.marks import ALL_SIDES, Said, limits_of, settled
 from foldwise.volumes.draw import line_voxels
 
 
@@ -28,31 +27,38 @@ class Prompt(NamedTuple):
     voxels: np.ndarray
 
 
-def prompts_of(said: Iterable[Marks], shape: tuple[int, ...], thickness: np.ndarray) -> list[Prompt]:
-    """Marks as prompts, in the order in which they were made. Spans and empty planes have none.
+def prompts_of(said: Said, shape: tuple[int, ...], thickness: np.ndarray) -> list[list[Prompt]]:
+    """The prompts of each of an object's marks; what later ones withdrew is left out.
+
+    Spans, empty planes and painted voxels are none.
 
     Args:
-        said: of one object.
+        said: all marks of the object, the oldest first.
         shape: of the grid (x, y, z).
         thickness: of scribbles along each axis, as the network was trained with; thinner ones are thickened.
     """
-    prompts = []
-    for marks in said:
-        boxes, clicks = list(marks.boxes), [marks.inside]
-        for place in np.unique(marks.extreme[:, marks.axis]):
-            points = marks.extreme[marks.extreme[:, marks.axis] == place]
-            # Points on the border; the network's points are balls inside.
-            if len(points) >= 4:
-                boxes.append(np.stack([points.min(0), points.max(0)]))
-            else:
-                clicks.append(points)
-        for corners in boxes:
-            low, high = corners.min(0), corners.max(0)
-            prompts.append(Prompt("box", True, low, np.ones(high - low + 1, bool)))
-        for ends in marks.lines:
-            prompts += _strokes(line_voxels(*ends), True, shape, thickness)
-        prompts += _strokes(np.concatenate(clicks), True, shape, thickness)
-        prompts += _strokes(marks.outside, False, shape, thickness)
+    valid = settled(said, shape)
+    inside = np.stack(np.unravel_index(valid.inside, shape), 1)
+    latest = {key: turn for turn, marks in enumerate(said) for key in limits_of(marks)}
+    prompts: list[list[Prompt]] = []
+    for turn, marks in enumerate(said):
+        some: list[Prompt] = []
+        prompts.append(some)
+        if marks.painted:
+            continue
+        for key, limit in limits_of(marks).items():
+            if latest[key] == turn and not limit.bars(inside).any():
+                some += [Prompt("box", True, low, np.ones(high - low + 1, bool)) for low, high in limit.boxes]
+        clicks, sides = [marks.inside], marks.extreme[:, marks.axis]
+        # They are on the border, where the network does not expect points; four make a box.
+        clicks += [marks.extreme[sides == n] for n in np.unique(sides) if (sides == n).sum() < ALL_SIDES]
+        parts = [line_voxels(*ends) for ends in marks.lines] + [np.concatenate(clicks)]
+        for points, settled_, object_ in (
+            *((points, valid.inside, True) for points in parts),
+            (marks.outside, valid.outside, False),
+        ):
+            kept = points[np.isin(np.ravel_multi_index(tuple(points.T), shape), settled_)]
+            some += _strokes(kept, object_, shape, thickness)
     return prompts
 
 

@@ -16,7 +16,7 @@ from foldwise.networks.sam_video import CORNERS, Points, VideoSAM, load_video_sa
 from foldwise.systems.interactive.engines import CERTAIN, Answer, Request, Scan
 from foldwise.systems.interactive.engines.choice import Options, channel_of
 from foldwise.systems.interactive.hints import Hints
-from foldwise.systems.interactive.marks import Said, on_plane
+from foldwise.systems.interactive.marks import ALL_SIDES, Said, Settled, on_plane, settled
 
 # Slices whose marks are prompts: the network compares each slice with all of them. Points of each kind on a
 # slice: it was trained with at most eight.
@@ -105,33 +105,49 @@ def prompts_of(number: int, request: Request) -> dict[int, np.ndarray | Points]:
     marked now have priority.
     """
     axis, said = request.axis, request.marks[number]
-    labels = np.moveaxis(request.labels, axis, 0)
+    labels, valid = np.moveaxis(request.labels, axis, 0), settled(said, request.labels.shape)
     new = _places(request.new[number], axis)
     prompts: dict[int, np.ndarray | Points] = {}
     for place in _places(said, axis):
         mask = labels[place] == number
         if place not in new and mask.any():
             prompts[place] = mask
-        elif points := points_of(on_plane(said, axis, place), mask):
-            prompts[place] = points
+        else:
+            fixed = valid.on_plane(axis, place, request.labels.shape)
+            if points := points_of(on_plane(said, axis, place), fixed, mask):
+                prompts[place] = points
     kept = _spread([place for place in prompts if place in new], MOST_SLICES)
     kept += _spread([place for place in prompts if place not in new], MOST_SLICES - len(kept))
     return {place: prompts[place] for place in sorted(kept)}
 
 
-def points_of(hints: Hints, mask: np.ndarray) -> Points | None:
-    """Marks on a slice and the mask so far (rows, columns) as points; None if nothing is inside."""
-    inside, around = [hints.inside], [hints.box]
-    # Four extreme points are the sides of a box; fewer are of the object, though at its border.
-    (around if len(hints.extreme) >= 4 else inside).append(hints.extreme)
-    clicks, box = np.concatenate(inside), np.concatenate(around)
-    if not len(box) and mask.any():
+def points_of(hints: Hints, fixed: Settled, mask: np.ndarray) -> Points | None:
+    """Marks on a slice as points; None if nothing is inside.
+
+    Args:
+        hints: on the slice.
+        fixed: what is still true of them.
+        mask: so far (rows, columns).
+    """
+    boxed, allowed = len(hints.box) or len(hints.extreme) >= ALL_SIDES, np.ones(mask.shape, bool)
+    if boxed and fixed.barred is not None:
+        allowed = ~fixed.barred
+    # Fewer extreme points are no box, but of the object, though at its border.
+    clicks = hints.inside if boxed else np.concatenate([hints.inside, hints.extreme])
+    clicks, outside = (
+        _within(clicks, fixed.inside, mask.shape),
+        _within(hints.outside, fixed.outside, mask.shape),
+    )
+    box = np.zeros((0, 2))
+    if not allowed.all():
+        box = np.argwhere(allowed)
+    elif mask.any():
         # What is right of the mask stays, and what was marked joins it.
         box = np.concatenate([np.argwhere(mask), clicks])
     if hints.nothing or not len(clicks) + len(box):
         return None
     places, labels = [box.min(0), box.max(0) + 1] if len(box) else [], [*CORNERS] if len(box) else []
-    for points, label in ((clicks, 1), (hints.outside, 0)):
+    for points, label in ((clicks, 1), (outside, 0)):
         chosen = _spread(sorted(points.tolist()), MOST_POINTS)
         places += [np.array(point) + 0.5 for point in chosen]
         labels += [label] * len(chosen)
@@ -198,6 +214,9 @@ def _places(said: Said, axis: int) -> list[int]:
     """Slices across an axis on which something was marked."""
     parts = [np.zeros((0, 3), np.int64)]
     for marks in said:
+        if marks.painted and not marks.planes():
+            # A ball that was painted, not a slice that was looked at.
+            continue
         parts += [marks.drawn, marks.outside]
         if marks.axis == axis:
             parts.append(marks.boxes.reshape(-1, 3))
@@ -212,6 +231,12 @@ def _span(said: Said, axis: int, count: int, prompts: Mapping[int, Any]) -> tupl
     first = max([first, *(place + 1 for place in empty if place < min(prompts))])
     last = min([last, *(place - 1 for place in empty if place > max(prompts))])
     return min(first, *prompts), max(last, *prompts)
+
+
+def _within(points: np.ndarray, indices: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Those of some points (n, 2) that are among flat indices."""
+    flat = np.ravel_multi_index(tuple(points.astype(np.int64).T), shape)
+    return points[np.isin(flat, indices)]
 
 
 def _spread(items: Sequence[Any], most: int) -> list[Any]:

@@ -53,7 +53,7 @@ def program(folder: Path, text: str) -> str:
 
 
 def opened(command: str, channels: int = 1, **options: object) -> Automatic:
-    engine = open_engine("automatic", scan(channels), Options(command=command, **options))  # type: ignore[arg-type]
+    engine = open_engine("automatic", scan(channels), Options(automatic=command, **options))  # type: ignore[arg-type]
     assert isinstance(engine, Automatic)
     return engine
 
@@ -169,6 +169,8 @@ def test_templates() -> None:
     for template in ("a {scan}", "a {mask}", "a {scan} {mask} {folder}", "a", "a {scan} {scans} {mask}"):
         with pytest.raises(CaseError, match=r"must contain \{scan\}"):
             words_of(template)
+    with pytest.raises(CaseError, match="must contain"):
+        opened("TotalSegmentator -i scan.nii.gz -o mask.nii.gz")
     with pytest.raises(CaseError, match="No closing quotation"):
         words_of("a '{scan} {mask}")
     with pytest.raises(CaseError, match="no-such-program: cannot be run"):
@@ -208,7 +210,7 @@ def test_a_model_of_foldwise_proposes_what_predict_writes(tmp_path: Path) -> Non
     model = write_untrained(tmp_path / "model.pt", {"targets": targets.as_dict(), "channels": 2})
     image = np.random.default_rng(0).normal(size=(2, 20, 18, 16)).astype(np.float32)
     one = Scan(image, AFFINE)
-    engine = open_engine("automatic", one, Options(model=model))
+    engine = open_engine("automatic", one, Options(automatic=str(model)))
     assert isinstance(engine, Automatic)
     empty = Request(np.zeros(one.shape, np.uint8), {}, {}, 2)
     labels, names = engine.propose(empty, {3: "Spleen"})
@@ -227,8 +229,6 @@ def test_a_model_of_foldwise_proposes_what_predict_writes(tmp_path: Path) -> Non
 def test_other_models(tmp_path: Path) -> None:
     model = write_untrained(tmp_path / "model.pt", TASK, system="interactive")
     with pytest.raises(CaseError, match="a model of the system interactive; engine automatic needs one of"):
-        open_engine("automatic", scan(), Options(model=model))
-    with pytest.raises(CaseError, match="--model or --command, not both"):
-        open_engine("automatic", scan(), Options(model=model, command="a {scan} {mask}"))
+        open_engine("automatic", scan(), Options(automatic=str(model)))
     with pytest.raises(CaseError, match=r"model\.foldwise"):
-        open_engine("automatic", scan(), Options(model=tmp_path / "model.foldwise"))
+        open_engine("automatic", scan(), Options(automatic=str(tmp_path / "model.foldwise")))

@@ -21,7 +21,7 @@ def test_what_is_missing_is_named() -> None:
         open_engine("nnunet", scan(), Options())
     for name, missing in (
         ("memory", "--model"),
-        ("automatic", "--model or --command"),
+        ("automatic", "--automatic"),
         ("nninteractive", "--server"),
         ("sam2", "--weights"),
     ):
@@ -31,10 +31,10 @@ def test_what_is_missing_is_named() -> None:
 
 def test_engines_that_can_be_opened() -> None:
     assert list(openers(Options())) == ["classical"]
-    every = Options(model=Path("m.pt"), server="http://127.0.0.1:9", weights=Path("w"))
+    every = Options(model=Path("m.pt"), automatic="s.pt", server="http://127.0.0.1:9", weights=Path("w"))
     assert list(openers(every)) == list(ENGINES)
-    assert list(openers(Options(command="a {scan} {mask}"))) == ["classical", "automatic"]
-    assert openers(Options(command="a {scan} {mask}"))["automatic"](scan()).name == "automatic"
+    assert list(openers(Options(automatic="a {scan} {mask}"))) == ["classical", "automatic"]
+    assert openers(Options(automatic="a {scan} {mask}"))["automatic"](scan()).name == "automatic"
 
     def own(opened: Scan) -> object:
         return opened

@@ -185,6 +185,12 @@ def test_marks_that_cannot_be_followed(weights: Path) -> None:
         engine.segment(request(1, Marks(0, boxes=np.array([[[2, 2, 2], [2, 4, 4]]]))))
 
 
+def test_other_weights(tmp_path: Path) -> None:
+    scan = Scan(np.zeros((1, *SHAPE)), np.eye(4))
+    with pytest.raises(CaseError, match=r"no folder with a model .*; engine sam2 needs Sam2VideoModel"):
+        open_engine("sam2", scan, Options(weights=tmp_path))
+
+
 def test_a_person_stops(weights: Path) -> None:
     shares: list[float] = []
 

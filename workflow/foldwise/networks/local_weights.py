@@ -37,13 +37,13 @@ def read_config(folder: Path) -> Any:
         ) from error
 
 
-def refuse_other_type(folder: Path, method: str, kind: Any) -> None:
-    """Refuse a folder whose model is not of the class that finds regions.
+def refuse_other_type(folder: Path, asked: str, kind: Any) -> None:
+    """Refuse a folder whose model is not of the class that is needed.
 
     Args:
         folder: with config.json.
-        method: of `prepare.regions`.
-        kind: the class of transformers that it needs.
+        asked: what needs it, e.g. a setting.
+        kind: the class of transformers.
 
     Raises:
         CaseError: another model, or none.
@@ -52,7 +52,7 @@ def refuse_other_type(folder: Path, method: str, kind: Any) -> None:
     found = read_json(path).get("model_type") if path.is_file() else None
     if found != kind.config_class.model_type:
         what = f"a model of type {found!r}" if found else "no folder with a model of transformers"
-        raise CaseError(f"{folder}: is {what}; prepare.regions.method: {method} needs {kind.__name__}")
+        raise CaseError(f"{folder}: is {what}; {asked} needs {kind.__name__}")
 
 
 def load_saved(kind: Any, folder: Path, unused: Sequence[str] = ()) -> Any:

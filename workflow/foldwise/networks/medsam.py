@@ -126,7 +126,7 @@ def load_medsam(path: Path) -> SamModel:
         CaseError: not such a file, or sizes that contradict each other.
     """
     if path.is_dir():
-        refuse_other_type(path, "medsam", SamModel)
+        refuse_other_type(path, "prepare.regions.method: medsam", SamModel)
         try:
             loaded: Any = SamModel.from_pretrained(str(path), local_files_only=True, output_loading_info=True)
         except Exception as error:  # wrong files raise any of half a dozen types

@@ -183,14 +183,19 @@ class _Squares:
         return (square[0].round().clamp(0, 255) / 255 - mean) / std
 
 
-def load_video_sam(folder: Path, kind: Kind) -> Any:
+def load_video_sam(folder: Path, kind: Kind, asked: str = "") -> Any:
     """A network from a folder saved by transformers, reading safetensors alone.
+
+    Args:
+        folder: with config.json and the weights.
+        kind: of network.
+        asked: what needs it, for a message; default: the setting of clips.
 
     Raises:
         CaseError: no such network in the folder, or weights are missing.
     """
     wanted = CLASSES[kind][0]
-    refuse_other_type(folder, kind, wanted)
+    refuse_other_type(folder, asked or f"prepare.regions.method: {kind}", wanted)
     try:
         model, about = wanted.from_pretrained(
             str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True

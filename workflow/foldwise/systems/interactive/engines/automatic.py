@@ -38,20 +38,23 @@ LAST = 8
 
 def opened(scan: Scan, options: Options) -> Automatic:
     """The engine on a scan, with the model or the command of the options."""
-    if options.model is not None and options.command:
-        raise CaseError("engine automatic: give --model or --command, not both")
-    if options.model is not None:
+    if not is_template(options.automatic):
         # An image file may hold all channels of a model.
         image = np.moveaxis(scan.image, 0, -1) if len(scan.image) > 1 else scan.image[0]
-        names = model_names(options.model)
-        words = [sys.executable, "-m", "foldwise", "predict", str(options.model), SCAN, FOLDER]
+        names = model_names(Path(options.automatic))
+        words = [sys.executable, "-m", "foldwise", "predict", options.automatic, SCAN, FOLDER]
         return Automatic(scan, {NAME: image}, words, names)
-    words = words_of(options.command)
+    words = words_of(options.automatic)
     if any(SCANS in word for word in words):
         files = {f"scans/scan_{number:04d}.nii.gz": image for number, image in enumerate(scan.image)}
     else:
         files = {NAME: channel_of(scan, options, "automatic")}
     return Automatic(scan, files, words, options.names)
+
+
+def is_template(text: str) -> bool:
+    """Whether a text is a command, not the path of a model."""
+    return "{" in text or (" " in text and not Path(text).exists())
 
 
 def words_of(template: str) -> list[str]:
@@ -63,12 +66,12 @@ def words_of(template: str) -> list[str]:
     try:
         words = shlex.split(template)
     except ValueError as error:
-        raise CaseError(f"--command {template!r}: {error}") from error
+        raise CaseError(f"--automatic {template!r}: {error}") from error
     given = [place for place in (SCAN, SCANS, MASK, FOLDER) if any(place in word for word in words)]
     if len(given) != 2 or given[0] not in (SCAN, SCANS) or given[1] not in (MASK, FOLDER):
         raise CaseError(
-            f"--command {template!r}: must contain {SCAN}, the scan's file, or {SCANS}, a folder with a file "
-            f"for each channel; and {MASK}, the label map to write, or {FOLDER}, a folder to write to"
+            f"--automatic {template!r}: must contain {SCAN}, the scan's file, or {SCANS}, a folder with a "
+            f"file for each channel; and {MASK}, the label map to write, or {FOLDER}, a folder to write to"
         )
     return words
 

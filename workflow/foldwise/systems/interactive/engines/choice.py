@@ -22,8 +22,8 @@ class Options:
     """What a person gave for the engines; each takes what it needs.
 
     Attributes:
-        model: a model's file or folder: interactive for `memory`, of segmentation for `automatic`.
-        command: template of a command for `automatic`.
+        model: a trained interactive model, for `memory`.
+        automatic: for `automatic`, a segmentation model of Foldwise or the template of a command.
         names: value in that command's label map → name of the object.
         server: address of an nnInteractive server.
         weights: folder with SAM 2, as saved by transformers.
@@ -31,7 +31,7 @@ class Options:
     """
 
     model: Path | None = None
-    command: str = ""
+    automatic: str = ""
     names: Mapping[int, str] = field(default_factory=dict)
     server: str = ""
     weights: Path | None = None
@@ -45,32 +45,28 @@ class Choice:
     Attributes:
         name: what a person types.
         title: what a page shows.
-        needs: options of which it needs one; empty: it needs none.
+        needs: the option that it needs; empty: it needs none.
         does: what it does with marks, in a sentence.
     """
 
     name: str
     title: str
-    needs: tuple[str, ...]
+    needs: str
     does: str
 
     def missing(self, options: Options) -> str:
         """What to give so that it can be used, as a person types it; empty if all is there."""
-        if not self.needs or any(getattr(options, need) for need in self.needs):
-            return ""
-        return " or ".join(f"--{need}" for need in self.needs)
+        return f"--{self.needs}" if self.needs and not getattr(options, self.needs) else ""
 
 
 ENGINES: Mapping[str, Choice] = {
     choice.name: choice
     for choice in (
-        Choice("classical", "Classical", (), "Grows and interpolates the marks in three dimensions."),
-        Choice("memory", "Memory network", ("model",), "Propagates the marks by a network trained here."),
-        Choice(
-            "automatic", "Automatic", ("model", "command"), "Proposes all objects once, without any marks."
-        ),
-        Choice("nninteractive", "nnInteractive", ("server",), "Asks an nnInteractive server."),
-        Choice("sam2", "SAM 2", ("weights",), "Follows a box or points through the slices."),
+        Choice("classical", "Classical", "", "Grows and interpolates the marks in three dimensions."),
+        Choice("memory", "Memory network", "model", "Propagates the marks by a network trained here."),
+        Choice("automatic", "Automatic", "automatic", "Proposes all objects once, without any marks."),
+        Choice("nninteractive", "nnInteractive", "server", "Asks an nnInteractive server."),
+        Choice("sam2", "SAM 2", "weights", "Follows a box or points through the slices."),
     )
 }
 

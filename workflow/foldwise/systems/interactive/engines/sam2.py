@@ -55,7 +55,7 @@ class Sam2:
             CaseError: no such folder, or weights that are not complete.
         """
         self._scan, self._image = scan, image
-        self._network = VideoSAM(load_video_sam(weights, "sam2_video"), "sam2_video")
+        self._network = VideoSAM(load_video_sam(weights, "sam2_video", "engine sam2"), "sam2_video")
 
     def segment(self, request: Request) -> Answer:
         """Follow each object with new marks from all slices on which it was marked.

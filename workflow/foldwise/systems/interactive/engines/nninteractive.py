@@ -23,7 +23,7 @@ from foldwise.systems.interactive.engines.prompts import Prompt, prompts_of
 
 # Holds the server's key, for its client, too.
 KEY = "NN_INTERACTIVE_API_KEY"
-# A server whose network is not compiled yet takes this long for its first prediction. s.
+# Answers take seconds; those of other people's sessions come first. s.
 LONGEST = 180.0
 # How often a person may stop a round. s.
 TICK = 0.2

@@ -138,7 +138,7 @@ def points_of(hints: Hints, fixed: Settled, mask: np.ndarray) -> Points | None:
         _within(clicks, fixed.inside, mask.shape),
         _within(hints.outside, fixed.outside, mask.shape),
     )
-    box = np.zeros((0, 2))
+    box: np.ndarray = np.zeros((0, 2))
     if not allowed.all():
         box = np.argwhere(allowed)
     elif mask.any():

@@ -77,7 +77,7 @@ class Sam2:
                     f"object {number}: SAM 2 has nothing to follow; mark the object by a box or a point on a "
                     f"slice across axis {'xyz'[request.axis]}"
                 )
-            first, last = _span(said, request.axis, self._scan.shape[request.axis], prompts)
+            first, last = _span(settled(said, self._scan.shape), request.axis, prompts)
 
             def progress(share: float, done: int = done) -> None:
                 request.progress((done + share) / len(request.new))
@@ -112,39 +112,37 @@ def prompts_of(number: int, request: Request) -> dict[int, np.ndarray | Points]:
         mask = labels[place] == number
         if place not in new and mask.any():
             prompts[place] = mask
-        else:
-            fixed = valid.on_plane(axis, place, request.labels.shape)
-            if points := points_of(on_plane(said, axis, place), fixed, mask):
-                prompts[place] = points
+        elif points := points_of(on_plane(said, axis, place), valid, axis, place, mask):
+            prompts[place] = points
     kept = _spread([place for place in prompts if place in new], MOST_SLICES)
     kept += _spread([place for place in prompts if place not in new], MOST_SLICES - len(kept))
     return {place: prompts[place] for place in sorted(kept)}
 
 
-def points_of(hints: Hints, fixed: Settled, mask: np.ndarray) -> Points | None:
+def points_of(hints: Hints, valid: Settled, axis: int, place: int, mask: np.ndarray) -> Points | None:
     """Marks on a slice as points; None if nothing is inside.
 
     Args:
         hints: on the slice.
-        fixed: what is still true of them.
+        valid: what still holds of the object's marks.
+        axis: across the slices.
+        place: of the slice.
         mask: so far (rows, columns).
     """
-    boxed, allowed = len(hints.box) or len(hints.extreme) >= ALL_SIDES, np.ones(mask.shape, bool)
-    if boxed and fixed.barred is not None:
-        allowed = ~fixed.barred
-    # Fewer extreme points are no box, but of the object, though at its border.
-    clicks = hints.inside if boxed else np.concatenate([hints.inside, hints.extreme])
-    clicks, outside = (
-        _within(clicks, fixed.inside, mask.shape),
-        _within(hints.outside, fixed.outside, mask.shape),
-    )
-    box: np.ndarray = np.zeros((0, 2))
-    if not allowed.all():
-        box = np.argwhere(allowed)
-    elif mask.any():
+    limits = [limit for limit in valid.limits if limit.axis == axis and limit.first <= place <= limit.last]
+    if any(not len(limit.boxes) for limit in limits):
+        return None
+    # Four extreme points are a box; fewer are of the object, though at its border.
+    sides = hints.extreme if len(hints.extreme) < ALL_SIDES else hints.extreme[:0]
+    fixed = valid.on_plane(axis, place)
+    clicks = _within(np.concatenate([hints.inside, sides]), fixed.inside, mask.shape)
+    outside = _within(hints.outside, fixed.outside, mask.shape)
+    corners = [limit.boxes.reshape(-1, 3)[:, [n for n in range(3) if n != axis]] for limit in limits]
+    if not corners and mask.any():
         # What is right of the mask stays, and what was marked joins it.
-        box = np.concatenate([np.argwhere(mask), clicks])
-    if hints.nothing or not len(clicks) + len(box):
+        corners = [np.argwhere(mask), clicks]
+    box = np.concatenate([np.zeros((0, 2)), *corners])
+    if not len(clicks) + len(box):
         return None
     places, labels = [box.min(0), box.max(0) + 1] if len(box) else [], [*CORNERS] if len(box) else []
     for points, label in ((clicks, 1), (outside, 0)):
@@ -223,14 +221,12 @@ def _places(said: Said, axis: int) -> list[int]:
     return np.unique(np.concatenate(parts)[:, axis]).tolist()
 
 
-def _span(said: Said, axis: int, count: int, prompts: Mapping[int, Any]) -> tuple[int, int]:
-    """First and last slice to look at: of the span that was marked last, without slices beyond empty ones."""
-    here = [marks for marks in said if marks.axis == axis]
-    empty = [place for marks in here for place in marks.empty.tolist()]
-    first, last = ([0, count - 1], *(span for marks in here for span in marks.spans.tolist()))[-1]
-    first = max([first, *(place + 1 for place in empty if place < min(prompts))])
-    last = min([last, *(place - 1 for place in empty if place > max(prompts))])
-    return min(first, *prompts), max(last, *prompts)
+def _span(valid: Settled, axis: int, prompts: Mapping[int, Any]) -> tuple[int, int]:
+    """First and last slice to look at: all around the prompts, up to slices without the object."""
+    count = valid.shape[axis]
+    barred = np.flatnonzero(valid.barred_planes(axis, count)).tolist()
+    first = max((place + 1 for place in barred if place < min(prompts)), default=0)
+    return first, min((place - 1 for place in barred if place > max(prompts)), default=count - 1)
 
 
 def _within(points: np.ndarray, indices: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -224,4 +224,4 @@ def _detail(response: Any) -> str:
         said = response.json()["detail"]
     except (KeyError, TypeError, ValueError):
         said = response.text[:200]
-    return f"status {response.status_code}, {said}"
+    return f"status {response.status_code}, {said}{'; see its log' if response.status_code >= 500 else ''}"

@@ -13,8 +13,9 @@ import numpy as np
 from foldwise.command import refuse_twice
 from foldwise.files import CaseError
 from foldwise.portable.packed import one_fold
-from foldwise.systems.interactive.annotation import Annotation, Opener
-from foldwise.systems.interactive.engines import trained
+from foldwise.systems.interactive.annotation import Annotation
+from foldwise.systems.interactive.engines import Opener, trained
+from foldwise.systems.interactive.engines.choice import ENGINES, Options, openers
 from foldwise.systems.interactive.engines.classical import Classical
 from foldwise.systems.interactive.files import Marked, joined, read_box, read_points, read_scribble
 from foldwise.systems.interactive.marks import Marks
@@ -30,7 +31,7 @@ OBJECT = "object"
 def annotate(
     *,
     volumes: Sequence[Path],
-    model: Path | None = None,
+    options: Options | None = None,
     engine: str | None = None,
     session: Path | None = None,
     region: Path | None = None,
@@ -43,6 +44,7 @@ def annotate(
     object_: str = "",
     undo: bool = False,
     redo: bool = False,
+    propose: bool = False,
     mask: Path | None = None,
     quality: Path | None = None,
     serve: bool = False,
@@ -55,8 +57,9 @@ def annotate(
     Raises:
         CaseError: files that do not fit, or marks that cannot be used.
     """
+    options = options or Options()
     session = session or Path(f"{stem_of(volumes[0].name)}_annotation")
-    read = [("--region", region), ("--points", points), ("--scribble", scribble), ("--model", model)]
+    read = [("--region", region), ("--points", points), ("--scribble", scribble), ("--model", options.model)]
     read += [("--session", session), *(("the scan", path) for path in volumes)]
     written = [("--mask", mask), ("--quality", quality)]
     refuse_twice(
@@ -70,22 +73,24 @@ def annotate(
     if object_ and not box:
         raise CaseError("--object: is for --box alone; points have a column `object`, scribbles values")
     given = {"--points": points, "--scribble": scribble, "--box": box, "--nothing": nothing}
-    given |= {"--undo": undo or None, "--redo": redo or None}
+    given |= {"--undo": undo or None, "--redo": redo or None, "--propose": propose or None}
     said = [flag for flag, value in given.items() if value is not None]
     if serve and said:
         raise CaseError(f"{said[0]}: is not for --serve; mark on the page, or call without --serve")
     if region is not None and not region.is_file():
         raise CaseError(f"--region {region}: no such file")
     mask, quality = mask or session / "mask.nii.gz", quality or session / "quality.csv"
-    network = _trained(model) if model is not None else None
-    engines: dict[str, Opener] = {"classical": Classical}
+    network = _trained(options.model) if options.model is not None else None
+    own: dict[str, Opener] = {"classical": Classical}
     if network is not None:
-        engines["memory"] = trained.opener(network, volumes, session, region)
+        own["memory"] = trained.opener(network, volumes, session, region)
+    if engine is not None and engine in ENGINES and (missing := ENGINES[engine].missing(options)):
+        raise CaseError(f"--engine {engine}: give {missing}")
     annotation = Annotation(
         volumes,
         session,
-        engines,
-        engine=engine or list(engines)[-1],
+        openers(options, **own),
+        engine=engine or ("memory" if network is not None else "classical"),
         objects=_objects(objects, network),
         axis="xyz".index(axis) if axis else None,
     )
@@ -104,6 +109,8 @@ def annotate(
             annotation.undo()
         if redo:
             annotation.redo()
+        if propose:
+            annotation.round({}, "automatic")
         if marked:
             annotation.round(marked)
         annotation.save(mask, quality)

@@ -18,6 +18,16 @@ def annotate(
     engine: Annotated[
         str | None, typer.Option(help="Engine to start with; default: memory with --model, else classical.")
     ] = None,
+    automatic: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL|COMMAND",
+            help="For the engine automatic: a segmentation model, or a command with {scan} and {mask}.",
+        ),
+    ] = "",
+    server: Annotated[str, typer.Option(help="For nninteractive: its server's address.")] = "",
+    weights: Annotated[Path | None, typer.Option(help="For sam2: folder of SAM 2, by transformers.")] = None,
+    channel: Annotated[int, typer.Option(help="Channel for engines that see one.", min=0)] = 0,
     session: Annotated[
         Path | None, typer.Option(help="Folder that keeps all steps; default: <scan>_annotation.")
     ] = None,
@@ -40,6 +50,9 @@ def annotate(
     object_: Annotated[str, typer.Option("--object", help="Object of --box, if there are several.")] = "",
     undo: Annotated[bool, typer.Option("--undo", help="Undo the last step first.")] = False,
     redo: Annotated[bool, typer.Option("--redo", help="Redo the step undone last first.")] = False,
+    propose: Annotated[
+        bool, typer.Option("--propose", help="Take the proposal of --automatic first.")
+    ] = False,
     mask: Annotated[
         Path | None, typer.Option(help="Mask to write (.nii.gz); default: in the session's folder.")
     ] = None,
@@ -63,12 +76,13 @@ def annotate(
     """
     from foldwise.annotate import annotate as annotated
     from foldwise.files import CaseError
+    from foldwise.systems.interactive.engines.choice import Options
 
     if axis not in (None, "x", "y", "z"):
         raise CaseError(f"--axis {axis}: use x, y or z, an axis of the file")
     annotated(
         volumes=scan,
-        model=model,
+        options=Options(model, automatic, server=server, weights=weights, channel=channel),
         engine=engine,
         session=session,
         objects=[name.strip() for name in objects.split(",") if name.strip()],
@@ -81,6 +95,7 @@ def annotate(
         object_=object_,
         undo=undo,
         redo=redo,
+        propose=propose,
         mask=mask,
         quality=quality,
         serve=serve,

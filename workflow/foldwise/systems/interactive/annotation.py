@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from foldwise.files import CaseError, write_text
-from foldwise.systems.interactive.engines import Engine, Scan
+from foldwise.systems.interactive.engines import Closing, Engine, Opener, Proposing, Request
+from foldwise.systems.interactive.engines.choice import ENGINES
 from foldwise.systems.interactive.history import History, Moment
+from foldwise.systems.interactive.marks import settled
 from foldwise.systems.interactive.masks import quality_rows, rounded
 from foldwise.systems.interactive.objects import Object, named
 from foldwise.systems.interactive.scans import digest, modality, read_scan, thickest
@@ -24,7 +26,6 @@ from foldwise.volumes.volume import Volume, read_header, write_volume
 
 # Voxels from which percentiles are estimated.
 SAMPLE = 1_000_000
-Opener = Callable[[Scan], Engine]
 
 
 class Annotation:
@@ -116,16 +117,20 @@ class Annotation:
         axis: int | None = None,
         progress: Callable[[float], None] = lambda share: None,
     ) -> None:
-        """Ask an engine for the objects with new marks.
+        """Ask an engine for the objects with new marks; without any, one that can for a proposal.
 
         Raises:
             CaseError: the marks or the engine cannot be used; the session stays as it was.
             StoppedError: the person stopped the round.
         """
         name = engine or self.engine
-        before = self.state
+        opened, before = self._open(name), self.state
+        if not marks and isinstance(opened, Proposing):
+            self._propose(opened, progress)
+            self.engine = name
+            return
         after = advance(
-            self._open(name),
+            opened,
             self.scan,
             before,
             marks,
@@ -149,6 +154,35 @@ class Annotation:
         """
         after = edited(self.state, indices, values, self.names, self.locked)
         self._step(after, self.objects, "painting", changed=indices)
+
+    def take(self, found: np.ndarray, objects: Sequence[Object], text: str, message: str = "") -> None:
+        """Take a label map on, such as a proposal or a file's.
+
+        It replaces objects that it has; all others, and every marked voxel, stay as they are.
+
+        Args:
+            found: (x, y, z) object numbers.
+            objects: all of the session from now on; the present ones first.
+            text: what the step does.
+            message: what the person must know.
+
+        Raises:
+            CaseError: it has voxels of a locked object.
+        """
+        numbers = set(np.unique(found).tolist()) - {0}
+        if held := numbers & self.locked:
+            raise CaseError(f"object {objects[min(held) - 1].name} is locked; unlock it to change it")
+        state = self.state
+        labels = state.labels.astype(np.promote_types(state.labels.dtype, found.dtype))
+        fixed = {number: settled(said, labels.shape) for number, said in state.marks.items()}
+        free = (labels == 0) | np.isin(labels, list(numbers))
+        labels[free] = found[free]
+        for number, each in fixed.items():
+            wrong = each.outside[labels.flat[each.outside] == number]
+            labels.flat[wrong] = 0
+            labels.flat[each.inside] = number
+        kept = {number: quality for number, quality in state.quality.items() if number not in numbers}
+        self._step(replace(state, labels=labels, quality=kept), objects, text, message)
 
     def undo(self) -> None:
         """Undo the last step."""
@@ -214,7 +248,10 @@ class Annotation:
         self.history.remember(mask, quality)
 
     def close(self) -> None:
-        """Let other processes have the session."""
+        """Let other processes have the session, and engines' servers others."""
+        for engine in self._opened.values():
+            if isinstance(engine, Closing):
+                engine.close()
         self.history.close()
 
     def summary(self) -> dict[str, Any]:
@@ -249,7 +286,10 @@ class Annotation:
             "objects": objects,
             "axis": state.axis,
             "engine": self.engine,
-            "engines": list(self.engines),
+            "engines": [
+                {"name": name, "title": ENGINES[name].title, "does": ENGINES[name].does}
+                for name in self.engines
+            ],
             "hinted": sorted(hinted),
             "quality": {number: list(map(rounded, found)) for number, found in state.quality.items()},
             "suggestion": suggestion
@@ -265,6 +305,16 @@ class Annotation:
                 for number, said in state.marks.items()
             },
         }
+
+    def _propose(self, engine: Proposing, progress: Callable[[float], None]) -> None:
+        known = dict(enumerate(self.names, start=1))
+        request = Request(self.labels, {}, {}, self.state.axis, progress)
+        found, names = engine.propose(request, known)
+        objects = list(self.objects)
+        for number in range(len(objects) + 1, max([0, *names]) + 1):
+            objects.append(named(names[number], objects))
+        message = "" if names else "The program found no object."
+        self.take(found, objects, f"proposal ({engine.name})", message)
 
     def _open(self, name: str) -> Engine:
         if name not in self.engines:

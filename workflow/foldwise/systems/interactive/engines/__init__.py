@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -81,6 +81,7 @@ class StoppedError(Exception):
     """The person stopped the round; nothing is changed."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Turns marks into masks on one scan."""
 
@@ -93,4 +94,30 @@ class Engine(Protocol):
             CaseError: the engine cannot use these marks, with what to do instead.
             StoppedError: the person stopped it.
         """
+        ...
+
+
+Opener = Callable[[Scan], Engine]
+
+
+@runtime_checkable
+class Proposing(Engine, Protocol):
+    """An engine that finds objects without marks."""
+
+    def propose(self, request: Request, known: Mapping[int, str]) -> tuple[np.ndarray, dict[int, str]]:
+        """Object numbers (x, y, z), and the names of all objects found.
+
+        Args:
+            request: only its progress is used.
+            known: number → name of the session's objects, which keep their numbers.
+        """
+        ...
+
+
+@runtime_checkable
+class Closing(Engine, Protocol):
+    """An engine that holds something until it is closed, such as a server's session."""
+
+    def close(self) -> None:
+        """Let go of it."""
         ...

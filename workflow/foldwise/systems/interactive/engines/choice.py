@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -12,9 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from foldwise.files import CaseError
-from foldwise.systems.interactive.engines import Engine, Scan
-
-Opener = Callable[[Scan], Engine]
+from foldwise.systems.interactive.engines import Engine, Opener, Scan
 
 
 @dataclass(frozen=True)

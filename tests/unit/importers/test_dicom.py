@@ -16,13 +16,14 @@ from pydicom.uid import generate_uid
 from dicom_files import Grid, grids, oblique, write_rtstruct, write_series
 from dicom_import import imported
 from foldwise.files import CaseError
-from foldwise.importers.dicom_structures import parse_structures, read_structures
+from foldwise.importers.dicom_structures import parse_structures
 from foldwise.index import Entry
 from foldwise.systems.segmentation.results import SegmentationResults
 from foldwise.volumes.cache import cache_case, lineage_of, open_case
 from foldwise.volumes.crop import crop_case
 from foldwise.volumes.dicom_masks import rasterise
 from foldwise.volumes.dicom_seg import property_codes, write_dicom_seg
+from foldwise.volumes.dicom_structures import read_structures
 from foldwise.volumes.predictions import write_prediction
 from foldwise.volumes.settings import Cache, Crop, Export
 from foldwise.volumes.targets import Targets

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,7 +13,7 @@ import numpy as np
 
 from foldwise.files import CaseError
 from foldwise.importers.dicom_scan import Series
-from foldwise.importers.dicom_structures import Grid, Masks, Structures
+from foldwise.volumes.dicom_structures import Grid, Masks, Structures
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -47,7 +48,7 @@ class Boxes(Structures):
 
     boxes: Mapping[int, tuple[Box, ...]] | None = None
 
-    def masks(self, grid: Grid) -> Masks:
+    def masks(self, grid: Grid, say: Callable[[str], None] = logging.warning) -> Masks:
         """A function that fills the boxes of a class on the series' grid."""
 
         def draw(number: int) -> np.ndarray:

@@ -39,7 +39,7 @@ from foldwise.importers.arguments import (
 )
 from foldwise.importers.dicom_labels import Labels
 from foldwise.importers.dicom_scan import Choice, Found, Series, scan
-from foldwise.importers.dicom_structures import Grid, Structures, label_map, parse_structures
+from foldwise.importers.dicom_structures import label_map, parse_structures
 from foldwise.importers.pseudonyms import Names, kept_key, write_table
 from foldwise.importers.sheets import (
     Dataset,
@@ -50,6 +50,7 @@ from foldwise.importers.sheets import (
 )
 from foldwise.volumes.dicom_files import describe
 from foldwise.volumes.dicom_series import read_series
+from foldwise.volumes.dicom_structures import Grid, Structures
 from foldwise.volumes.targets import IGNORE
 from foldwise.volumes.volume import Volume, series_header, write_volume
 

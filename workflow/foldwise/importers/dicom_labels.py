@@ -12,8 +12,9 @@ from pathlib import Path
 from foldwise.files import CaseError
 from foldwise.importers.boxes import by_series, read_boxes
 from foldwise.importers.dicom_scan import Found, Series
-from foldwise.importers.dicom_structures import Structures, read_structures, referenced
+from foldwise.importers.dicom_structures import referenced
 from foldwise.importers.sheets import clean
+from foldwise.volumes.dicom_structures import Structures, read_structures
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import highdicom as hd
@@ -11,11 +11,16 @@ import numpy as np
 import pydicom
 
 from foldwise.files import CaseError
-from foldwise.volumes.volume import LPS_TO_RAS, Header
+from foldwise.volumes.grids import LPS_TO_RAS, plane_distances
+from foldwise.volumes.volume import Header
 
 # Contours are text of limited length; coordinates closer than this, in voxels, count as equal.
 ROUNDING = 3
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+
+
+class NoContourError(CaseError):
+    """A structure consists of points or open lines."""
 
 
 def rasterise(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
@@ -45,59 +50,74 @@ def rasterise(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndar
 
 
 def contour_mask(
-    contours: Iterable[pydicom.Dataset], name: str, header: Header, thickness: float = 0
+    contours: Sequence[pydicom.Dataset],
+    name: str,
+    header: Header,
+    thickness: float = 0,
+    say: Callable[[str], None] = lambda remark: None,
 ) -> np.ndarray:
-    """A structure of an RTSTRUCT on a series' grid.
+    """A structure of an RTSTRUCT on a scan's grid.
 
     Args:
         contours: items of its ContourSequence; open ones and points are skipped.
         name: for messages.
-        header: of the series.
+        header: of the scan: a series, or its slices stacked along another axis, as files of other formats do.
         thickness: thickness of its slices, in mm; 0: their distance.
+        say: takes remarks on what is left out or missing.
 
     Raises:
-        CaseError: a contour does not lie in a slice, or no contour encloses anything.
+        NoContourError: no contour encloses anything.
+        CaseError: a contour does not lie in a slice.
     """
+    lps_to_index = np.linalg.inv(header.affine) @ LPS_TO_RAS
+    closed = []
+    for contour in contours:
+        if str(contour.get("ContourGeometricType", "")) in CLOSED:
+            points = np.array(contour.ContourData, float).reshape(-1, 3)
+            if len(points) >= 3:
+                closed.append((points, (np.c_[points, np.ones(len(points))] @ lps_to_index.T)[:, :3]))
+    if not closed:
+        raise NoContourError(f"{name}: has no closed contour")
+    if others := len(contours) - len(closed):
+        say(f"{name}: {others} of its {len(contours)} contours are points or open lines, and left out")
+    # Contours are flat across the slices.
+    across = int(np.sum([np.ptp(index, axis=0) for _, index in closed], axis=0).argmin())
     # At a right angle to the slices, also if the stack is tilted.
-    spacing = float(1 / np.linalg.norm(np.linalg.inv(header.affine)[2, :3]))
+    spacing = plane_distances(header.affine)[across]
     # Half a slice is less than half the distance only if slices have gaps between them.
     reach = min(thickness or spacing, spacing) / spacing / 2
-    lps_to_index = np.linalg.inv(header.affine) @ LPS_TO_RAS
+    count, flat = header.shape[across], [axis for axis in range(3) if axis != across]
     slices: dict[int, dict[bytes, np.ndarray]] = defaultdict(dict)
     heights: dict[int, list[float]] = defaultdict(list)
-    for contour in contours:
-        if str(contour.get("ContourGeometricType", "")) not in CLOSED:
-            continue
-        points = np.array(contour.ContourData, float).reshape(-1, 3)
-        if len(points) < 3:
-            continue
-        index = (np.c_[points, np.ones(len(points))] @ lps_to_index.T)[:, :3]
-        height = float(index[:, 2].mean())
+    for points, index in closed:
+        height = float(index[:, across].mean())
         where = f"{name}: the contour through ({', '.join(f'{v:g}' for v in points[0])}) mm"
-        if np.ptp(index[:, 2]) > reach:
+        if np.ptp(index[:, across]) > reach:
             raise CaseError(f"{where} does not lie in a slice of the series")
-        z = round(height)
-        if not 0 <= z < header.shape[2] or abs(height - z) > reach + 1e-3:
-            away = (height - min(max(z, 0), header.shape[2] - 1)) * spacing
+        place = round(height)
+        if not 0 <= place < count or abs(height - place) > reach + 1e-3:
+            away = (height - min(max(place, 0), count - 1)) * spacing
             raise CaseError(f"{where} lies {abs(away):.2f} mm from the nearest slice")
-        heights[z].append(height)
+        heights[place].append(height)
         # The same contour twice would cancel itself out.
-        corners = np.round(index[:, :2], ROUNDING)
-        slices[z][corners.tobytes()] = corners
-    for z, found in heights.items():
+        corners = np.round(index[:, flat], ROUNDING)
+        slices[place][corners.tobytes()] = corners
+    for place, found in heights.items():
         if np.ptp(found) > 0.1:
-            raise CaseError(f"{name}: two layers of contours in slice {z}; it was drawn on a finer series")
-    if not slices:
-        raise CaseError(f"{name}: has no closed contour")
-    mask = np.zeros(header.shape, bool)
-    for z, polygons in slices.items():
-        mask[:, :, z] = rasterise(list(polygons.values()), (header.shape[0], header.shape[1]))
+            raise CaseError(
+                f"{name}: two layers of contours in slice {place}; it was drawn on a finer series"
+            )
+    mask = np.zeros(header.shape[:3], bool)
+    width, length = (header.shape[axis] for axis in flat)
+    for place, polygons in slices.items():
+        np.moveaxis(mask, across, 2)[:, :, place] = rasterise(list(polygons.values()), (width, length))
+    if remark := _gaps(np.flatnonzero(mask.any(axis=tuple(flat)))):
+        say(f"{name} {remark}")
     return mask
 
 
-def gaps(mask: np.ndarray) -> str:
-    """What is missing in a mask (x, y, z) of contours between its first and last slice, in words, or ""."""
-    drawn = np.flatnonzero(mask.any(axis=(0, 1)))
+def _gaps(drawn: np.ndarray) -> str:
+    """What is missing between the first and last slice with contours, in words, or ""."""
     if len(drawn) < 2 or not (without := int(drawn[-1] - drawn[0] + 1 - len(drawn))):
         return ""
     text = f"has contours on {len(drawn)} slices and none on {without} between them, which stay empty"

@@ -16,22 +16,11 @@ from pydicom.valuerep import DSfloat
 
 import foldwise
 from foldwise.files import CaseError, atomic_path
-from foldwise.volumes.dicom_files import read_dataset
-from foldwise.volumes.dicom_series import Series, open_series
-from foldwise.volumes.volume import Volume, is_dicom_folder, same_grid, series_header
+from foldwise.volumes.dicom_series import Series
+from foldwise.volumes.dicom_sources import open_source, source_header
+from foldwise.volumes.objects import Object
+from foldwise.volumes.volume import Volume
 
-# The standard requires these in every image, with or without a value; values have this form.
-MAY_BE_EMPTY = {
-    "StudyID": ".{,16}",
-    "StudyDate": r"\d{8}",
-    "StudyTime": r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?",
-    "AccessionNumber": ".{,16}",
-    "ReferringPhysicianName": ".*",
-    "PatientID": ".{,64}",
-    "PatientName": ".*",
-    "PatientBirthDate": r"\d{8}",
-    "PatientSex": "[MFO]",
-}
 ANATOMY = codes.SCT.AnatomicalStructure
 ABNORMAL = codes.SCT.MorphologicallyAbnormalStructure
 NEOPLASM = codes.SCT.Neoplasm
@@ -53,7 +42,7 @@ def write_dicom_seg(
     series: Path,
     classes: dict[str, int],
     path: Path,
-    properties: Mapping[str, tuple[Code, Code]] | None = None,
+    described: Mapping[str, Object] | None = None,
     description: str = "Foldwise segmentation",
     series_number: int = 1000,
 ) -> None:
@@ -67,27 +56,23 @@ def write_dicom_seg(
         series: folder with the segmented series, and no other.
         classes: class name → voxel value; segments have this order, including classes without voxels.
         path: file to write (.dcm).
-        properties: class name → its category and type; default: `property_codes`.
+        described: class name → its colour, how it was found, and its category and type; without: no colour,
+            "AUTOMATIC", and `property_codes`.
         description: description of the new series.
         series_number: number of the new series.
 
     Raises:
         CaseError: the map is not on the series' grid, or an object cannot refer to the series.
     """
-    if not is_dicom_folder(series):
-        raise CaseError(f"{series}: not a folder with a DICOM series, to which a segmentation could refer")
     if not classes:
         raise CaseError(f"{path}: a segmentation needs at least one class")
-    found = open_series(series)
-    if found.no_seg:
-        raise CaseError(f"{series}: a DICOM Segmentation cannot refer to it: {found.no_seg}")
-    if not same_grid(labels, series_header(found)):
-        raise CaseError(f"{path}: the label map is not on the grid of {series}")
+    found = open_source(series, labels, path, "DICOM Segmentation")
     segments = np.zeros(labels.data.shape, np.uint8 if len(classes) < 256 else np.uint16)
     for number, value in enumerate(classes.values(), start=1):
         segments[labels.data == value] = number
-    described = [
-        _describe(number, name, (properties or {}).get(name) or property_codes(name))
+    known = described or {}
+    descriptions = [
+        _describe(number, known.get(name) or Object(name, number, origin="AUTOMATIC"))
         for number, name in enumerate(classes, start=1)
     ]
     many = found.frames[0].many
@@ -98,7 +83,7 @@ def write_dicom_seg(
             source_images=_sources(found),
             pixel_array=segments.transpose(2, 1, 0)[order],
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=described,
+            segment_descriptions=descriptions,
             series_instance_uid=generate_uid(),
             series_number=series_number,
             sop_instance_uid=generate_uid(),
@@ -119,25 +104,27 @@ def write_dicom_seg(
         segmentation.save_as(temporary)
 
 
-def _describe(number: int, name: str, properties: tuple[Code, Code]) -> hd.seg.SegmentDescription:
+def _describe(number: int, one: Object) -> hd.seg.SegmentDescription:
+    category, kind = (Code(*code) for code in one.codes) if one.codes else property_codes(one.name)
+    # What a person drew has no algorithm; what marks grew into may come from any.
+    family = codes.DCM.ArtificialIntelligence if one.origin == "AUTOMATIC" else codes.DCM.NeighborhoodAnalysis
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name="Foldwise", version=foldwise.__version__, family=family
+    )
     return hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=name,
-        segmented_property_category=properties[0],
-        segmented_property_type=properties[1],
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name="Foldwise",
-            version=foldwise.__version__,
-            family=codes.DCM.ArtificialIntelligence,
-        ),
+        segment_label=one.name,
+        segmented_property_category=category,
+        segmented_property_type=kind,
+        algorithm_type=one.origin,
+        algorithm_identification=None if one.origin == "MANUAL" else algorithm,
+        display_color=hd.color.CIELabColor.from_rgb(*one.colour) if one.colour else None,
     )
 
 
 def _sources(series: Series) -> list[pydicom.Dataset]:
     """The headers of a series' files, so that a segmentation can repeat what it must.
 
-    Elements that are often removed or invalid after de-identification are emptied, as the standard allows.
     Where slices differ by rounding, all get the values of the first.
     """
     first, step = series.frames[0], series.affine[:3, 2]
@@ -149,12 +136,7 @@ def _sources(series: Series) -> list[pydicom.Dataset]:
     measures = hd.PixelMeasuresSequence(spacing, thickness, across)
     sources = []
     for file in series.files:
-        with file.open("rb") as stream:
-            source = read_dataset(stream, [], pixels=False)
-        for keyword, form in MAY_BE_EMPTY.items():
-            value = str(source.get(keyword) or "")
-            if not value or not re.fullmatch(form, value):
-                setattr(source, keyword, None)
+        source = source_header(file)
         if first.many:
             if not source.get("SharedFunctionalGroupsSequence"):
                 source.SharedFunctionalGroupsSequence = [pydicom.Dataset()]

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 # Steps between corners of voxels, counter-clockwise.
 STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
-# A voxel's four sides in that order: the corner at which each starts, and the axis and step to the voxel beyond.
+# A voxel's sides in that order: the corner at which each starts, axis and step to the voxel beyond.
 SIDES = (((0, 0), 1, -1), ((1, 0), 0, 1), ((1, 1), 1, 1), ((0, 1), 0, -1))
 WITH_DIAGONALS = np.ones((3, 3), bool)
 
@@ -51,7 +51,7 @@ def _edges(part: np.ndarray) -> np.ndarray:
     edges = np.stack(
         [np.roll(part & ~np.roll(part, -step, axis), corner, (0, 1)) for corner, axis, step in SIDES]
     )
-    border = edges.any(0)
+    border = np.asarray(edges.any(0))
     gaps, _ = ndimage.label(~part, WITH_DIAGONALS)
     for number, box in enumerate(ndimage.find_objects(gaps), start=1):
         if number == gaps[0, 0]:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from foldwise.files import CaseError
+from foldwise.volumes.placing import laid, turned
 from foldwise.volumes.targets import IGNORE, Targets, label_type
-from foldwise.volumes.volume import Header, Volume, reader_of, same_grid
+from foldwise.volumes.volume import Header, Volume, reader_of
 
 SUFFIXES = (".nrrd", ".nhdr")
 # Names of a segment and a class that are more similar than this may be one name with a slip.
@@ -27,11 +28,19 @@ SIMILAR = 0.7
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment: the voxels of a layer that have a value."""
+    """A segment: the voxels of a layer that have a value.
+
+    Attributes:
+        name: its name.
+        value: of its voxels.
+        layer: its layer, from 0.
+        colour: red, green and blue, 0 to 255; None: the file has none.
+    """
 
     name: str
     value: int
     layer: int
+    colour: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +58,10 @@ class Segmentation(Header):
     @classmethod
     def of(cls, header: Header, path: Path, segments: Iterable[Sequence[Any]]) -> Segmentation:
         """A header with the values of its segments' attributes."""
-        found = tuple(Segment(*values) for values in segments)
+        found = tuple(
+            Segment(name, value, layer, None if colour is None else tuple(colour))
+            for name, value, layer, colour in segments
+        )
         return cls(header.shape, header.affine, header.dtype, header.remarks, path=path, segments=found)
 
 
@@ -88,7 +100,17 @@ def _segment(keys: Mapping[str, str], number: int) -> Segment:
     start = f"Segment{number}_"
     # The first versions of the format had neither values nor layers: a segment was a layer.
     value, layer = keys.get(f"{start}LabelValue", "1"), keys.get(f"{start}Layer", str(number))
-    return Segment(keys.get(f"{start}Name", f"Segment_{number}"), int(value), int(layer))
+    name = keys.get(f"{start}Name", f"Segment_{number}")
+    return Segment(name, int(value), int(layer), _colour(keys.get(f"{start}Color", "")))
+
+
+def _colour(text: str) -> tuple[int, int, int] | None:
+    """A colour from three numbers between 0 and 1; None if the text is anything else."""
+    try:
+        red, green, blue = (round(255 * float(part)) for part in text.split())
+    except ValueError:
+        return None
+    return (red, green, blue) if 0 <= min(red, green, blue) <= max(red, green, blue) <= 255 else None
 
 
 def chosen(found: Segmentation, targets: Targets) -> tuple[dict[str, list[Segment]], list[str]]:
@@ -141,7 +163,7 @@ def label_map(found: Segmentation, targets: Targets, grid: Header | Volume) -> t
         CaseError: as for `chosen` and `placed`, or a voxel has a value that is no segment's.
     """
     segments, remarks = chosen(found, targets)
-    masks = _Masks(found, grid)
+    masks = Masks(found, grid)
     kind = label_type(max(targets.labels.values()))
     labels = np.zeros(masks.shape, kind)
     for number, (name, value) in enumerate(targets.labels.items(), start=1):
@@ -162,7 +184,7 @@ def labelled(found: Segmentation, grid: Header | Volume) -> np.ndarray:
     Raises:
         CaseError: as for `placed`.
     """
-    masks = _Masks(found, grid)
+    masks = Masks(found, grid)
     inside, outside = np.zeros(masks.shape, bool), np.zeros(masks.shape, bool)
     for segment in found.segments:
         part = outside if _plain(segment.name) == IGNORE else inside
@@ -176,18 +198,16 @@ def placed(found: Segmentation, grid: Header | Volume) -> np.ndarray:
     Raises:
         CaseError: its voxels are not voxels of the grid.
     """
-    to_grid = np.rint(np.linalg.inv(grid.affine) @ found.affine)
-    steps = np.abs(to_grid[:3, :3])
-    turned = (steps.sum(0) == 1).all() and (steps.sum(1) == 1).all()
-    if not turned or not same_grid(Header(found.shape, grid.affine @ to_grid, found.dtype), found):
+    to_grid = turned(found, grid)
+    if to_grid is None:
         raise CaseError(
             f"{found.path}: its voxels are not those of the case's image; in 3D Slicer, choose the image as "
             f"source geometry of the segmentation (Segment Editor, Specify geometry) and save it again"
         )
-    return to_grid.astype(int)
+    return to_grid
 
 
-class _Masks:
+class Masks:
     """The segments of a file as masks on an image's grid.
 
     Raises:
@@ -197,11 +217,7 @@ class _Masks:
     def __init__(self, found: Segmentation, grid: Header | Volume) -> None:
         self._found = found
         self.shape = tuple(grid.data.shape if isinstance(grid, Volume) else grid.shape[:3])
-        to_grid = placed(found, grid)
-        self._order = np.abs(to_grid[:3, :3]).argmax(1)
-        self._flips = tuple(axis for axis in range(3) if to_grid[axis, self._order[axis]] < 0)
-        first, last = (to_grid[:3] @ [*corner, 1] for corner in ((0, 0, 0), np.subtract(found.shape, 1)))
-        self._start = np.minimum(first, last)
+        self._to_grid = placed(found, grid)
         try:
             import SimpleITK as sitk
 
@@ -237,15 +253,9 @@ class _Masks:
                 f"{self._found.path}: segment {segment.name!r}: there is no layer {segment.layer}"
             )
         # ITK's arrays are (z, y, x).
-        mask = (self._layers[..., segment.layer] == segment.value).transpose().transpose(self._order)
-        mask = np.flip(mask, self._flips)
-        low = np.maximum(self._start, 0)
-        high = np.minimum(self._start + mask.shape, self.shape)
-        whole = np.zeros(self.shape, bool)
-        if (high > low).all():
-            here = tuple(slice(a, b) for a, b in zip(low - self._start, high - self._start, strict=True))
-            whole[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = mask[here]
-        if beyond := int(mask.sum()) - int(whole.sum()):
+        mask = (self._layers[..., segment.layer] == segment.value).transpose()
+        whole, beyond = laid(mask, self._to_grid, self.shape)
+        if beyond:
             raise CaseError(
                 f"{self._found.path}: {beyond} voxels of segment {segment.name!r} lie outside the image"
             )

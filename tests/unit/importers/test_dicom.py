@@ -117,14 +117,29 @@ def test_contours_agree_with_matplotlib() -> None:
     assert (rasterise([star + 40], (48, 45)).sum()) < inside.sum()  # clipped at the border, no error
 
 
-def test_neighbours_through_voxel_centres_share_no_voxel() -> None:
-    left = rasterise([np.array([[1, 1], [4, 1], [4, 5], [1, 5]])], (8, 8))
-    right = rasterise([np.array([[4, 1], [7, 1], [7, 5], [4, 5]])], (8, 8))
+@pytest.mark.parametrize("off", [0, 0.008], ids=["exact", "rounded"])
+def test_centres_on_an_edge_between_centres_are_inside(off: float) -> None:
+    """DICOM: points along a contour belong to it. So masks drawn from centre to centre come back whole."""
+    left = rasterise([np.array([[1, 1], [4, 1], [4, 5], [1, 5]]) + off], (8, 8))
+    right = rasterise([np.array([[4, 1], [7, 1], [7, 5], [4, 5]]) - off], (8, 8))
     expected = np.zeros((8, 8), bool)
-    expected[1:4, 1:5] = True
+    expected[1:5, 1:6] = True
     assert np.array_equal(left, expected)
+    assert np.array_equal(np.argwhere(left & right), [[4, y] for y in range(1, 6)])
+    diamond = rasterise([np.array([[3, 1], [5, 3], [3, 5], [1, 3]]) + off], (8, 8))
+    assert diamond.sum() == 13
+    hole = rasterise(
+        [np.array([[1, 1], [5, 1], [5, 5], [1, 5]]), np.array([[2, 2], [4, 2], [4, 4], [2, 4]])], (8, 8)
+    )
+    assert hole.sum() == 24
+    assert not hole[3, 3]
+
+
+def test_neighbours_share_no_voxel_on_an_edge_that_happens_to_meet_centres() -> None:
+    left = rasterise([np.array([[1.5, 0.5], [4, 0.5], [4, 5.5], [1.5, 5.5]])], (8, 8))
+    right = rasterise([np.array([[4, 0.5], [6.5, 0.5], [6.5, 5.5], [4, 5.5]])], (8, 8))
     assert not (left & right).any()
-    assert (left | right)[1:7, 1:5].all()
+    assert np.array_equal(left | right, np.pad(np.ones((5, 5), bool), ((2, 1), (1, 2))))
 
 
 def test_a_contour_between_or_outside_slices_is_named(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from foldwise.volumes.volume import Header
 
 # Contours are text of limited length; coordinates closer than this, in voxels, count as equal.
 ROUNDING = 3
+# Corners this close to a voxel's centre, along both axes, are meant to be there.
+CENTRE = 0.01
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 
@@ -26,16 +28,22 @@ class NoContourError(CaseError):
 def rasterise(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     """Voxels (x, y) with centres inside an odd number of polygons, or of a polygon's windings.
 
-    A centre on an edge is inside if the polygon lies towards larger x, or y: neighbours never share a voxel.
+    Points along a contour belong to its structure (DICOM PS3.3, C.8.8.6.3). Programs that draw contours from
+    masks often go from centre to centre of the outer voxels: all centres on such edges are inside. A centre
+    that any other edge happens to meet is inside if the polygon lies towards larger x, or y.
 
     Args:
         polygons: corners in voxel indices, (n, 2) each; closed implicitly.
         shape: shape of the slice.
     """
     toggles = np.zeros((shape[0] + 1, shape[1]), np.int32)
+    on_edge = np.zeros(shape, bool)
     for polygon in polygons:
-        corners = np.round(polygon, ROUNDING)
+        corners, whole = np.round(polygon, ROUNDING), np.rint(polygon)
+        centres = (np.abs(polygon - whole) <= CENTRE).all(1)
+        corners[centres] = whole[centres]
         ends = np.stack([corners, np.roll(corners, -1, axis=0)], axis=1)
+        _mark(on_edge, ends[centres & np.roll(centres, -1)].astype(int))
         # Both directions along an edge must give the same crossing, or keyholes leave a trace.
         down = ends[:, 0, 1] > ends[:, 1, 1]
         ends[down] = ends[down, ::-1]
@@ -46,7 +54,17 @@ def rasterise(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndar
         row = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows) + first[edge]
         x = x0[edge] + (row - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
         np.add.at(toggles, (np.clip(np.ceil(np.round(x, ROUNDING)), 0, shape[0]).astype(int), row), 1)
-    return (np.cumsum(toggles[:-1], axis=0) % 2).astype(bool)
+    return (np.cumsum(toggles[:-1], axis=0) % 2).astype(bool) | on_edge
+
+
+def _mark(mask: np.ndarray, ends: np.ndarray) -> None:
+    """Set the voxels (x, y) whose centres lie on edges (n, 2, 2) between whole numbers."""
+    across = ends[:, 1] - ends[:, 0]
+    steps = np.gcd(*across.T)
+    edge = np.repeat(np.arange(len(ends)), steps + 1)
+    step = np.arange(len(edge)) - np.repeat(np.cumsum(steps + 1) - steps - 1, steps + 1)
+    voxels = ends[edge, 0] + across[edge] // np.maximum(steps, 1)[edge, None] * step[:, None]
+    mask[tuple(voxels[((voxels >= 0) & (voxels < mask.shape)).all(1)].T)] = True
 
 
 def contour_mask(
@@ -74,8 +92,10 @@ def contour_mask(
     for contour in contours:
         if str(contour.get("ContourGeometricType", "")) in CLOSED:
             points = np.array(contour.ContourData, float).reshape(-1, 3)
-            if len(points) >= 3:
-                closed.append((points, (np.c_[points, np.ones(len(points))] @ lps_to_index.T)[:, :3]))
+            index = (np.c_[points, np.ones(len(points))] @ lps_to_index.T)[:, :3]
+            # Of a voxel alone, and of a line of them, a contour from centre to centre is a point or a line.
+            if len(points) >= 3 or (np.abs(index - np.rint(index)) <= CENTRE).all():
+                closed.append((points, index))
     if not closed:
         raise NoContourError(f"{name}: has no closed contour")
     if others := len(contours) - len(closed):

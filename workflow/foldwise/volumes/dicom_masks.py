@@ -9,6 +9,7 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 import pydicom
+from pydicom.dataelem import RawDataElement
 
 from foldwise.files import CaseError
 from foldwise.volumes.grids import LPS_TO_RAS, plane_distances
@@ -91,10 +92,10 @@ def contour_mask(
     closed = []
     for contour in contours:
         if str(contour.get("ContourGeometricType", "")) in CLOSED:
-            points = np.array(contour.ContourData, float).reshape(-1, 3)
+            points = _points(contour, name)
             index = (np.c_[points, np.ones(len(points))] @ lps_to_index.T)[:, :3]
             # Of a voxel alone, and of a line of them, a contour from centre to centre is a point or a line.
-            if len(points) >= 3 or (np.abs(index - np.rint(index)) <= CENTRE).all():
+            if len(points) >= 3 or (len(points) and (np.abs(index - np.rint(index)) <= CENTRE).all()):
                 closed.append((points, index))
     if not closed:
         raise NoContourError(f"{name}: has no closed contour")
@@ -136,6 +137,23 @@ def contour_mask(
     return mask
 
 
+def _points(contour: pydicom.Dataset, name: str) -> np.ndarray:
+    """The points (n, 3) of a contour; decoded at once, since pydicom takes seconds for a million numbers.
+
+    Raises:
+        CaseError: they are not triples of numbers.
+    """
+    data = contour.get_item("ContourData")
+    text = data.value if isinstance(data, RawDataElement) else contour.get("ContourData")
+    try:
+        if isinstance(text, bytes):
+            text = text.strip(b" \0")
+            text = text.split(b"\\") if text else []
+        return np.array(text or [], float).reshape(-1, 3)
+    except ValueError as error:
+        raise CaseError(f"{name}: the points of a contour are not triples of numbers ({error})") from None
+
+
 def _gaps(drawn: np.ndarray) -> str:
     """What is missing between the first and last slice with contours, in words, or ""."""
     if len(drawn) < 2 or not (without := int(drawn[-1] - drawn[0] + 1 - len(drawn))):
@@ -146,46 +164,57 @@ def _gaps(drawn: np.ndarray) -> str:
     return f"{text}: it was drawn on about one slice in {every}, so most of its volume is not labelled"
 
 
-def segment_mask(segmentation: hd.seg.Segmentation, number: int, header: Header, path: Path) -> np.ndarray:
-    """A segment of a SEG on a series' grid; frames may have any order and axes; empty ones may be missing.
+class Segments:
+    """The segments of a SEG as masks on a scan's grid; its frames may have any order and axes."""
 
-    Args:
-        segmentation: the SEG as read.
-        number: number of the segment.
-        header: of the series.
-        path: of the SEG, for messages.
+    def __init__(self, segmentation: hd.seg.Segmentation, header: Header, path: Path) -> None:
+        """Look up the frames of every segment.
 
-    Raises:
-        CaseError: a frame does not lie on the series' voxels.
-    """
-    shared = segmentation.SharedFunctionalGroupsSequence[0]
-    kind = str(segmentation.SegmentationType)
-    lps_to_index = np.linalg.inv(header.affine) @ LPS_TO_RAS
-    mask = np.zeros(header.shape, bool)
-    for i, frame in enumerate(segmentation.PerFrameFunctionalGroupsSequence, start=1):
-        if kind != "LABELMAP":
-            owner = _group("SegmentIdentificationSequence", frame, shared)
-            if int(owner.ReferencedSegmentNumber) != number:
-                continue
-        stored = segmentation.get_stored_frame(i)
-        if kind == "LABELMAP":
-            inside = stored == number
-        elif kind == "FRACTIONAL":
-            inside = stored >= 0.5 * int(segmentation.MaximumFractionalValue)
-        else:
-            inside = stored > 0
-        to_index = lps_to_index @ _frame_affine(frame, shared)
-        rows, columns = inside.shape
-        corners = np.array([[c, r, 1] for c in (0, columns - 1) for r in (0, rows - 1)]) @ to_index.T
-        steps = np.round(np.abs(to_index[:3, :2])).sum(axis=0)
-        if np.abs(corners - np.round(corners)).max() > 0.1 or (steps != 1).any():
-            raise CaseError(f"{path}: frame {i} does not lie on the voxels of the series")
-        y, x = np.nonzero(inside)
-        voxels = np.round(np.c_[x, y, np.ones(len(x))] @ to_index.T)[:, :3].astype(int)
-        if len(voxels) and ((voxels < 0) | (voxels >= header.shape)).any():
-            raise CaseError(f"{path}: frame {i} extends outside the series")
-        mask[tuple(voxels.T)] = True
-    return mask
+        Args:
+            segmentation: the SEG as read.
+            header: of the scan.
+            path: of the SEG, for messages.
+        """
+        self._segmentation, self._path, self._shape = segmentation, path, header.shape[:3]
+        self._lps_to_index = np.linalg.inv(header.affine) @ LPS_TO_RAS
+        self._kind = str(segmentation.SegmentationType)
+        self._frames: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
+        shared = segmentation.SharedFunctionalGroupsSequence[0]
+        for number, frame in enumerate(segmentation.PerFrameFunctionalGroupsSequence, start=1):
+            # Any segment may be on a frame of a label map.
+            owner = 0
+            if self._kind != "LABELMAP":
+                identified = _group("SegmentIdentificationSequence", frame, shared)
+                owner = int(identified.ReferencedSegmentNumber)
+            self._frames[owner].append((number, _frame_affine(frame, shared)))
+
+    def __call__(self, number: int) -> np.ndarray:
+        """The mask of a segment.
+
+        Raises:
+            CaseError: a frame does not lie on the scan's voxels.
+        """
+        mask = np.zeros(self._shape, bool)
+        for i, affine in self._frames[0 if self._kind == "LABELMAP" else number]:
+            stored = self._segmentation.get_stored_frame(i)
+            if self._kind == "LABELMAP":
+                inside = stored == number
+            elif self._kind == "FRACTIONAL":
+                inside = stored >= 0.5 * int(self._segmentation.MaximumFractionalValue)
+            else:
+                inside = stored > 0
+            to_index = self._lps_to_index @ affine
+            rows, columns = inside.shape
+            corners = np.array([[c, r, 1] for c in (0, columns - 1) for r in (0, rows - 1)]) @ to_index.T
+            steps = np.round(np.abs(to_index[:3, :2])).sum(axis=0)
+            if np.abs(corners - np.round(corners)).max() > 0.1 or (steps != 1).any():
+                raise CaseError(f"{self._path}: frame {i} does not lie on the voxels of the series")
+            y, x = np.nonzero(inside)
+            voxels = np.round(np.c_[x, y, np.ones(len(x))] @ to_index.T)[:, :3].astype(int)
+            if len(voxels) and ((voxels < 0) | (voxels >= self._shape)).any():
+                raise CaseError(f"{self._path}: frame {i} extends outside the series")
+            mask[tuple(voxels.T)] = True
+        return mask
 
 
 def _frame_affine(frame: pydicom.Dataset, shared: pydicom.Dataset) -> np.ndarray:

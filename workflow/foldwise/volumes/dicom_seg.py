@@ -66,7 +66,7 @@ def write_dicom_seg(
     """
     if not classes:
         raise CaseError(f"{path}: a segmentation needs at least one class")
-    found = open_source(series, labels, path, "DICOM Segmentation")
+    found = open_source(series, labels, path, "a DICOM Segmentation")
     segments = np.zeros(labels.data.shape, np.uint8 if len(classes) < 256 else np.uint16)
     for number, value in enumerate(classes.values(), start=1):
         segments[labels.data == value] = number

@@ -33,19 +33,19 @@ def open_source(series: Path, labels: Volume, path: Path, what: str) -> Series:
         series: folder with the segmented series, and no other.
         labels: the label map.
         path: file to write, for messages.
-        what: "DICOM Segmentation" or "RTSTRUCT", for messages.
+        what: "a DICOM Segmentation" or "an RTSTRUCT", for messages.
 
     Raises:
         CaseError: it is no series, nothing can refer to it, or the label map is not on its grid.
     """
     if not is_dicom_folder(series):
         raise CaseError(
-            f"{series}: not a folder with a DICOM series, to which a {what} could refer; save as NIfTI, or "
+            f"{series}: not a folder with a DICOM series, to which {what} could refer; save as NIfTI, or "
             f"open the folder of the DICOM series from which this scan was made"
         )
     found = open_series(series)
     if found.no_seg:
-        raise CaseError(f"{series}: a {what} cannot refer to it: {found.no_seg}")
+        raise CaseError(f"{series}: {what} cannot refer to it: {found.no_seg}")
     if not same_grid(labels, series_header(found)):
         raise CaseError(f"{path}: the label map is not on the grid of {series}")
     return found

@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 
 from foldwise.files import CaseError
-from foldwise.volumes.dicom_masks import contour_mask, segment_mask
+from foldwise.volumes.dicom_masks import Segments, contour_mask
 from foldwise.volumes.objects import Code, Object, Origin
 from foldwise.volumes.volume import Header
 
@@ -77,11 +77,12 @@ class Structures:
         except Exception as error:  # highdicom is strict, and raises many types
             raise CaseError(f"{self.path}: not readable as RTSTRUCT or SEG ({error})") from error
 
+        if isinstance(dataset, hd.seg.Segmentation):
+            if dataset.SegmentationType == "FRACTIONAL":
+                say(f"{self.path}: is fractional; voxels belong to a segment from half of it")
+            return Segments(dataset, grid.header, self.path)
+
         def draw(number: int) -> np.ndarray:
-            if isinstance(dataset, hd.seg.Segmentation):
-                if dataset.SegmentationType == "FRACTIONAL":
-                    say(f"{self.path}: segment {self.names[number]}: its fractions count from 0.5")
-                return segment_mask(dataset, number, grid.header, self.path)
             drawn = [
                 contour
                 for roi in dataset.get("ROIContourSequence", [])

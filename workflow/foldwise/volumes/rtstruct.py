@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 from scipy import ndimage
 
@@ -58,7 +60,7 @@ def write_rtstruct(
     Raises:
         CaseError: the map is not on the series' grid, or an object cannot refer to the series.
     """
-    found = open_source(series, labels, path, "RTSTRUCT")
+    found = open_source(series, labels, path, "an RTSTRUCT")
     try:
         dataset = _about(source_header(found.files[0]), description, series_number)
         frame = str(dataset.FrameOfReferenceUID)
@@ -172,13 +174,18 @@ def _contours(
             number += 1
             index = corners + np.array([box[0].start, box[1].start])
             points = position + index @ series.affine[:3, :2].T
-            yield _item(
+            contour = _item(
                 ContourNumber=number,
                 ContourImageSequence=[images[z]],
                 ContourGeometricType="CLOSED_PLANAR",
                 NumberOfContourPoints=len(points),
-                ContourData=[f"{value:.{DIGITS}f}" for value in points.ravel().tolist()],
             )
+            # As it is stored: pydicom takes seconds to check a million numbers.
+            text = "\\".join(f"{value:.{DIGITS}f}" for value in points.ravel().tolist()).encode()
+            text += b" " * (len(text) % 2)
+            tag = Tag("ContourData")
+            contour[tag] = RawDataElement(tag, "DS", len(text), text, 0, True, True)
+            yield contour
 
 
 def _item(**values: Any) -> pydicom.Dataset:

@@ -58,23 +58,25 @@ def test_more_than_255_objects(tmp_path: Path) -> None:
     data.flat[:210] = np.arange(210)
     assert read(saved(tmp_path / "most.nii", data)).labels.dtype == np.uint8
     grid = Header((10, 10, 10), AFFINE, np.dtype(np.int16))
-    found = read_objects(
-        saved(tmp_path / "m.nii", np.arange(1000, dtype=np.int16).reshape(10, 10, 10)), tmp_path, grid
-    )
+    many = saved(tmp_path / "m.nii", np.arange(1000, dtype=np.int16).reshape(10, 10, 10))
+    found = read_objects(many, tmp_path / "scan.nii.gz", grid)
     assert found.labels.dtype == np.uint16
     assert np.array_equal(found.labels.ravel(), np.arange(1000))
     assert found.remarks == (
-        f"{tmp_path / 'm.nii'}: has 999 different values, each of which is an object; is it an image?",
+        f"{many}: has 999 different values, each of which is an object; is it an image?",
     )
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.float32([0, 0.37, 1]), r"is no label map: 1 of its voxels are not whole numbers, e.g. 0.37"),
-        (np.float32([0, np.nan, 1]), r"1 of its voxels are not whole numbers, e.g. nan"),
-        (np.int16([0, -1000, 40]), r"is no label map: its values are -1000 to 40"),
-        (np.uint32([0, 1, 4000000000]), r"its values are 0 to 4e\+09"),
+        (
+            np.array([0, 0.37, 1], np.float32),
+            r"is no label map: 1 of its voxels are not whole numbers, e.g. 0.37",
+        ),
+        (np.array([0, np.nan, 1], np.float32), r"1 of its voxels are not whole numbers, e.g. nan"),
+        (np.array([0, -1000, 40], np.int16), r"is no label map: its values are -1000 to 40"),
+        (np.array([0, 1, 4000000000], np.uint32), r"its values are 0 to 4e\+09"),
     ],
 )
 def test_what_is_no_label_map(tmp_path: Path, values: np.ndarray, message: str) -> None:
@@ -104,11 +106,12 @@ def test_a_map_on_another_grid_is_never_shifted_silently(tmp_path: Path) -> None
     path = saved(tmp_path / "fine.nii.gz", data, fine)
     with pytest.raises(CaseError) as refused:
         read(path)
+    here, there = "y -20.8 to -11.8, z 5.5 to 20.5 mm", "resample it with your own program"
     assert str(refused.value) == (
-        f"{path}: lies on another grid than the scan. The file: 14×6×5 voxels of 1×1.5×3 mm, LAS, x 16.5 to 30.5, "
-        f"y -20.8 to -11.8, z 5.5 to 20.5 mm; the scan: 7×6×5 voxels of 2×1.5×3 mm, LAS, x 17.0 to 31.0, "
-        f"y -20.8 to -11.8, z 5.5 to 20.5 mm. Load it resampled to the nearest voxel, or resample it with your own "
-        f"program"
+        f"{path}: lies on another grid than the scan. "
+        f"The file: 14×6×5 voxels of 1×1.5×3 mm, LAS, x 16.5 to 30.5, {here}; "
+        f"the scan: 7×6×5 voxels of 2×1.5×3 mm, LAS, x 17.0 to 31.0, {here}. "
+        f"Load it resampled to the nearest voxel, or {there}"
     )
     found = read(path, resample=True)
     assert np.argwhere(found.labels).tolist() == [[2, 2, 3], [3, 2, 3], [4, 2, 3]]
@@ -238,49 +241,26 @@ def test_overlapping_layers_of_3d_slicer(tmp_path: Path) -> None:
     assert found.remarks[1] == "several objects have the same name; the later ones are organ (2)"
 
 
+def called(*names: str, value: int | None = None) -> tuple[Object, ...]:
+    """Objects with values from 1, or all with one."""
+    return tuple(
+        Object(name, number if value is None else value) for number, name in enumerate(names, start=1)
+    )
+
+
 @pytest.mark.parametrize(
     ("listed", "form", "name", "message"),
     [
         (LISTED, "nifti", "out.nrrd", r"the name must end in .nii.gz or .nii"),
         (LISTED, "rtstruct", "out.nii", r"the name must end in .dcm"),
         (LISTED, "nifti", "taken.nii.gz", r"taken.nii.gz: exists and is not replaced"),
-        (
-            (Object("a", 1), Object("b", 1)),
-            "nifti",
-            "o.nii",
-            r"'a' has the value 1; each object needs a value",
-        ),
-        (
-            (Object("a", 0), Object("b", 1)),
-            "nifti",
-            "o.nii",
-            r"'a' has the value 0; each object needs a value",
-        ),
-        ((Object("a", 1), Object("a", 2)), "dicom-seg", "o.dcm", r"'a': each object needs a name of its own"),
-        (
-            (Object("a", 1), Object("  ", 2)),
-            "slicer",
-            "o.seg.nrrd",
-            r"'  ': each object needs a name of its own",
-        ),
-        (
-            (Object("a" * 65, 1), Object("b", 2)),
-            "rtstruct",
-            "o.dcm",
-            r"DICOM has names of up to 64 characters",
-        ),
-        (
-            (Object("a\\b", 1), Object("b", 2)),
-            "dicom-seg",
-            "o.dcm",
-            r"DICOM has names .* without backslashes",
-        ),
-        (
-            (Object("a", 1), Object("b", 2)),
-            "dicom-seg",
-            "o.dcm",
-            r"scan.nii.gz: not a folder with a DICOM series",
-        ),
+        (called("a", "b", value=1), "nifti", "o.nii", r"'a' has the value 1; each object needs a value"),
+        (called("a", "b", value=0), "nifti", "o.nii", r"'a' has the value 0; each object needs a value"),
+        (called("a", "a"), "dicom-seg", "o.dcm", r"'a': each object needs a name of its own"),
+        (called("a", " "), "slicer", "o.seg.nrrd", r"' ': each object needs a name of its own"),
+        (called("a" * 65, "b"), "rtstruct", "o.dcm", r"DICOM has names of up to 64 characters"),
+        (called("a\\b", "c"), "dicom-seg", "o.dcm", r"DICOM has names .* without backslashes"),
+        (called("a", "b"), "dicom-seg", "o.dcm", r"scan.nii.gz: not a folder with a DICOM series"),
         ((), "nifti", "o.nii", r"there is no object to write"),
     ],
 )

@@ -93,6 +93,7 @@ def write_dicom_seg(
             software_versions=foldwise.__version__,
             device_serial_number="0",
             content_label="SEGMENTATION",
+            content_creator_name="",  # must be there, if empty
             series_description=description,
             # Names of patients in any script.
             specific_character_set="ISO_IR 192",

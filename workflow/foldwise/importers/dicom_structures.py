@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -86,5 +87,12 @@ def label_map(
             seen.add(name)
             if held.path not in opened:
                 opened[held.path] = held.masks(grid)
-            labels[opened[held.path](number)] = value
+            mask = opened[held.path](number)
+            for other, count in enumerate(np.bincount(labels[mask], minlength=value)[:value]):
+                if other and count:
+                    logging.warning(
+                        "%s: %d voxels lie in structures of %s and of %s; they count as %s",
+                        *(held.path, count, classes[other - 1], name, name),
+                    )
+            labels[mask] = value
     return labels, seen

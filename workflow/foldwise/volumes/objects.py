@@ -88,16 +88,24 @@ class Merge:
         number, size = len(self._sizes), int(np.count_nonzero(mask))
         self.listed.append(one)
         self._sizes.append(size)
-        counts = np.bincount(self.labels[mask], minlength=number)
+        if not size:
+            return
+        # Most objects are small; only their box is looked at.
+        reached = [np.flatnonzero(mask.any(axis)) for axis in ((1, 2), (0, 2), (0, 1))]
+        box = tuple(slice(int(found[0]), int(found[-1]) + 1) for found in reached)
+        labels, inside = self.labels[box], mask[box]
+        counts = np.bincount(labels[inside], minlength=number)
         free = np.ones(number, bool)
         for owner in np.flatnonzero(counts[1:]) + 1:
             free[owner] = self._sizes[owner] >= size
             loser, winner = (int(owner), number) if free[owner] else (number, int(owner))
             self._lost.setdefault(loser, {})[winner] = int(counts[owner])
-        self.labels[mask & free[self.labels]] = number
+        labels[inside & free[labels]] = number
 
     def remarks(self) -> list[str]:
         """A line for each object that lost voxels to others."""
+        if not self._lost:
+            return []
         lines = []
         left = np.bincount(self.labels.ravel(), minlength=len(self._sizes))
         for loser, winners in sorted(self._lost.items()):

@@ -22,6 +22,8 @@ from foldwise.volumes.volume import Header, is_dicom_folder, read_channels, read
 
 # A label map with more values may be an image.
 MANY = 255
+# Values up to this are looked up in a table, which is many times faster than to sort them.
+LOOKED_UP = 1 << 24
 
 
 def read_objects(path: Path, scan: Path, grid: Header, *, resample: bool = False) -> Objects:
@@ -151,24 +153,39 @@ def _placing(
 def _of_labels(
     data: np.ndarray, place: Callable[[np.ndarray], np.ndarray], grid: Header, path: Path, remarks: list[str]
 ) -> Objects:
-    values = [int(value) for value in np.unique(data) if value]
+    values = _values(data)
     try:
         kind = number_type(len(values))
     except ValueError as error:
         raise CaseError(f"{path}: {error}; is it an image?") from None
     if len(values) > MANY:
         remarks.append(f"has {len(values)} different values, each of which is an object; is it an image?")
-    numbers, labelled = np.zeros(data.shape, kind), data > 0
-    numbers[labelled] = np.searchsorted(values, data[labelled]) + 1
-    labels = place(numbers)
+    labels = place(_numbers(data, values, kind))
     listed = _named((Object(f"label {value}", value) for value in values), path)
-    if lost := [
-        one.name
-        for one, n in zip(listed, np.bincount(labels.ravel(), minlength=len(listed) + 1)[1:], strict=True)
-        if not n
-    ]:
+    left = _values(labels)
+    if lost := [one.name for number, one in enumerate(listed, start=1) if number not in left]:
         remarks.append(f"no voxel is left of {', '.join(lost)}")
     return Objects(labels, listed, grid.affine)
+
+
+def _values(data: np.ndarray) -> list[int]:
+    """The values above 0, in order."""
+    if (most := int(data.max(initial=0))) > LOOKED_UP:
+        return [int(value) for value in np.unique(data[data > 0])]
+    there = np.zeros(most + 1, bool)
+    there[data] = True
+    return [int(value) for value in np.flatnonzero(there) if value]
+
+
+def _numbers(data: np.ndarray, values: list[int], kind: type[np.uint8 | np.uint16]) -> np.ndarray:
+    """The place of each voxel's value among all values, from 1, as a type; 0 for background."""
+    if max(values, default=0) <= LOOKED_UP:
+        table: np.ndarray = np.zeros(max(values, default=0) + 1, kind)
+        table[values] = np.arange(1, len(values) + 1)
+        return np.asarray(table[data])
+    found: np.ndarray = np.zeros(data.shape, kind)
+    found[data > 0] = np.searchsorted(values, data[data > 0]) + 1
+    return found
 
 
 def _of_masks(
@@ -180,7 +197,7 @@ def _of_masks(
 ) -> Objects:
     masks = []
     for number, data in enumerate(channels, start=1):
-        values = [int(value) for value in np.unique(data) if value]
+        values = _values(data)
         if len(values) > 1:
             raise CaseError(
                 f"{path}: channel {number} has the values {', '.join(map(str, values[:5]))}; expected a mask "

@@ -36,7 +36,8 @@ def laid(data: np.ndarray, to_grid: np.ndarray, shape: tuple[int, ...]) -> tuple
     flips = tuple(axis for axis in range(3) if to_grid[axis, order[axis]] < 0)
     part = np.flip(data.transpose(order), flips)
     low, high = np.maximum(start, 0), np.minimum(start + part.shape, shape)
-    whole = np.zeros(shape, data.dtype)
+    # In the order of memory that the file has: copies across it take seconds.
+    whole = np.zeros_like(part, shape=shape)
     if (high > low).all():
         here = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
         whole[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = part[here]

@@ -37,6 +37,19 @@ def rasterise(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndar
         polygons: corners in voxel indices, (n, 2) each; closed implicitly.
         shape: shape of the slice.
     """
+    mask = np.zeros(shape, bool)
+    # Only where the polygons are.
+    reached = np.concatenate([np.zeros((0, 2)), *polygons])
+    if not len(reached):
+        return mask
+    low = np.clip(np.floor(reached.min(0)), 0, shape).astype(int)
+    high = np.clip(np.ceil(reached.max(0)) + 1, low, shape).astype(int)
+    mask[low[0] : high[0], low[1] : high[1]] = _filled([each - low for each in polygons], tuple(high - low))
+    return mask
+
+
+def _filled(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """As `rasterise`, with all of the slice looked at."""
     toggles = np.zeros((shape[0] + 1, shape[1]), np.int32)
     on_edge = np.zeros(shape, bool)
     for polygon in polygons:
@@ -128,13 +141,14 @@ def contour_mask(
             raise CaseError(
                 f"{name}: two layers of contours in slice {place}; it was drawn on a finer series"
             )
-    mask = np.zeros(header.shape[:3], bool)
     width, length = (header.shape[axis] for axis in flat)
+    # Slice by slice in memory: others are many times slower to write.
+    stack = np.zeros((count, width, length), bool)
     for place, polygons in slices.items():
-        np.moveaxis(mask, across, 2)[:, :, place] = rasterise(list(polygons.values()), (width, length))
-    if remark := _gaps(np.flatnonzero(mask.any(axis=tuple(flat)))):
+        stack[place] = rasterise(list(polygons.values()), (width, length))
+    if remark := _gaps(np.flatnonzero(stack.any((1, 2)))):
         say(f"{name} {remark}")
-    return mask
+    return np.moveaxis(stack, 0, across)
 
 
 def _points(contour: pydicom.Dataset, name: str) -> np.ndarray:

@@ -194,6 +194,11 @@ def test_segs_of_all_types(tmp_path: Path, kind: str) -> None:
     half = "is fractional; voxels belong to a segment from half of it"
     said = {"BINARY": [overlap], "FRACTIONAL": [half, overlap], "LABELMAP": []}
     assert [remark.removeprefix(f"{path}: ") for remark in found.remarks] == said[kind]
+    # On a NIfTI whose rows run the other way, as dcm2niix writes them.
+    turn = np.array([[1, 0, 0, 0], [0, -1, 0, 4], [0, 0, 1, 0], [0, 0, 0, 1]])
+    affine = read_header(tmp_path / "ct").affine @ turn
+    nib.save(nib.Nifti1Image(np.zeros(SMALL.shape, np.int16), affine), tmp_path / "scan.nii.gz")
+    assert np.array_equal(read(path, tmp_path / "scan.nii.gz").labels, expected[:, ::-1])
 
 
 def test_a_file_that_holds_no_objects(tmp_path: Path) -> None:

@@ -258,9 +258,10 @@ def called(*names: str, value: int | None = None) -> tuple[Object, ...]:
         (called("a", "b", value=0), "nifti", "o.nii", r"'a' has the value 0; each object needs a value"),
         (called("a", "a"), "dicom-seg", "o.dcm", r"'a': each object needs a name of its own"),
         (called("a", " "), "slicer", "o.seg.nrrd", r"' ': each object needs a name of its own"),
-        (called("a" * 65, "b"), "rtstruct", "o.dcm", r"DICOM has names of up to 64 characters"),
-        (called("a\\b", "c"), "dicom-seg", "o.dcm", r"DICOM has names .* without backslashes"),
+        (called("a" * 65, "b"), "rtstruct", "o.dcm", r"in DICOM at most 64 characters; rename it"),
+        (called("a\\b", "c"), "dicom-seg", "o.dcm", r"names in files have no backslashes"),
         (called("a", "b"), "dicom-seg", "o.dcm", r"scan.nii.gz: not a folder with a DICOM series"),
+        (called("a\nSegment0_Layer:=7", "c"), "slicer", "o.seg.nrrd", r"names in files have no .* control"),
         ((), "nifti", "o.nii", r"there is no object to write"),
     ],
 )

@@ -101,10 +101,11 @@ def _refuse_unwritable(objects: Objects, path: Path, form: Form) -> None:
     for name, count in names.items():
         if count > 1 or not name.strip():
             raise CaseError(f"{path}: object {name!r}: each object needs a name of its own; rename it")
-        if form != "slicer" and (len(name) > LONGEST or name != name.strip() or FORBIDDEN.search(name)):
+        too_long = form != "slicer" and len(name) > LONGEST
+        if too_long or name != name.strip() or FORBIDDEN.search(name):
             raise CaseError(
-                f"{path}: object {name!r}: DICOM has names of up to {LONGEST} characters, without "
-                f"backslashes, control characters and outer spaces; rename it"
+                f"{path}: object {name!r}: names in files have no backslashes, control characters and outer "
+                f"spaces, and in DICOM at most {LONGEST} characters; rename it"
             )
 
 

@@ -106,6 +106,21 @@ def test_gaps_between_contours_are_said(
     assert warnings == ([] if said is None else [f"{path}: structure GTV-1 {said}"])
 
 
+def test_classes_that_overlap_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    grid = Grid()
+    images = write_series(tmp_path / "in" / "ct", grid)
+    corners = {"organ": [(0.5, 0.5), (8.5, 0.5), (8.5, 4.5), (0.5, 4.5)]}  # 8 × 4 voxels
+    corners["GTV"] = [(5.5, 2.5), (9.5, 2.5), (9.5, 6.5), (5.5, 6.5)]  # 3 × 2 of them
+    squares = {name: grid.mm(np.c_[flat, np.full(4, 2)]) for name, flat in corners.items()}
+    path = tmp_path / "in" / "rs.dcm"
+    write_rtstruct(path, images, {name: [("CLOSED_PLANAR", square)] for name, square in squares.items()})
+    imported(tmp_path, "GTV=tumour,organ=organ")
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [
+        f"{path}: 6 voxels lie in structures of tumour and of organ; they count as organ",
+    ]
+
+
 def test_contours_agree_with_matplotlib() -> None:
     rng = np.random.default_rng(1)
     angle = np.sort(rng.uniform(0, 2 * np.pi, 60))

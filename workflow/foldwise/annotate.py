@@ -17,6 +17,7 @@ from foldwise.systems.interactive.annotation import Annotation
 from foldwise.systems.interactive.engines import Opener, trained
 from foldwise.systems.interactive.engines.choice import ENGINES, Options, openers
 from foldwise.systems.interactive.engines.classical import Classical
+from foldwise.systems.interactive.exchange import FILES, form_of
 from foldwise.systems.interactive.files import Marked, joined, read_box, read_points, read_scribble
 from foldwise.systems.interactive.marks import Marks
 from foldwise.systems.interactive.model import Trained, read_trained
@@ -45,21 +46,25 @@ def annotate(
     undo: bool = False,
     redo: bool = False,
     propose: bool = False,
+    start: Path | None = None,
+    resample: bool = False,
     mask: Path | None = None,
+    form: str | None = None,
     quality: Path | None = None,
     serve: bool = False,
     port: int = 0,
 ) -> None:
     """Take a session on, with the values of the command line; the summary is printed as JSON.
 
-    Without marks the page is served.
+    Without marks, or a start to save in another format, the page is served.
 
     Raises:
         CaseError: files that do not fit, or marks that cannot be used.
     """
     options = options or Options()
     session = session or Path(f"{stem_of(volumes[0].name)}_annotation")
-    read = [("--region", region), ("--points", points), ("--scribble", scribble), ("--model", options.model)]
+    read = [("--region", region), ("--points", points), ("--scribble", scribble), ("--start", start)]
+    read += [("--model", options.model)]
     read += [("--session", session), *(("the scan", path) for path in volumes)]
     written = [("--mask", mask), ("--quality", quality)]
     refuse_twice(
@@ -68,18 +73,20 @@ def annotate(
         for flag, path in group
         if path is not None
     )
-    if mask is not None and not mask.name.endswith((".nii", ".nii.gz")):
-        raise CaseError(f"--mask {mask}: the name of a mask must end in .nii or .nii.gz")
+    saved = form_of(mask or Path(FILES["nifti"]), form)
     if object_ and not box:
         raise CaseError("--object: is for --box alone; points have a column `object`, scribbles values")
     given = {"--points": points, "--scribble": scribble, "--box": box, "--nothing": nothing}
     given |= {"--undo": undo or None, "--redo": redo or None, "--propose": propose or None}
+    if resample and start is None:
+        raise CaseError("--resample: is for --start alone")
     said = [flag for flag, value in given.items() if value is not None]
+    if start is not None and not serve and (mask is not None or form is not None):
+        said.append("--start")
     if serve and said:
         raise CaseError(f"{said[0]}: is not for --serve; mark on the page, or call without --serve")
     if region is not None and not region.is_file():
         raise CaseError(f"--region {region}: no such file")
-    mask, quality = mask or session / "mask.nii.gz", quality or session / "quality.csv"
     network = _trained(options.model) if options.model is not None else None
     own: dict[str, Opener] = {"classical": Classical}
     if network is not None:
@@ -95,25 +102,42 @@ def annotate(
         axis="xyz".index(axis) if axis else None,
     )
     try:
-        annotation.history.refuse_foreign(mask, quality)
+        annotation.files[saved] = mask or annotation.files[saved]
+        annotation.quality = quality or annotation.quality
+        annotation.history.refuse_foreign(annotation.files[saved], annotation.quality)
+        if start is not None and annotation.history.steps:
+            raise CaseError(
+                f"--start {start}: the session in {session} has steps, which it would replace; use another "
+                f"folder (--session), or load the file on the page"
+            )
         if not said:
+            if start is not None:
+                annotation.load(start, resample=resample)
             from foldwise.web.server import serve as serve_page
 
-            serve_page(annotation, mask, quality, port)
+            serve_page(annotation, port)
             return
-        marked = _marked(annotation, points, scribble, box, object_, nothing)
-        if marked:
-            # All marks, before anything changes.
-            refuse(marked, annotation.state, annotation.names, annotation.locked)
+        steps = annotation.history.steps
+        try:
+            if start is not None:
+                annotation.load(start, resample=resample)
+            if propose:
+                annotation.round({}, "automatic")
+            marked = _marked(annotation, points, scribble, box, object_, nothing)
+            if marked:
+                refuse(marked, annotation.state, annotation.names, annotation.locked)
+        except CaseError:
+            # Nothing changes unless all marks can be used.
+            while annotation.history.steps > steps:
+                annotation.undo()
+            raise
         if undo:
             annotation.undo()
         if redo:
             annotation.redo()
-        if propose:
-            annotation.round({}, "automatic")
         if marked:
             annotation.round(marked)
-        annotation.save(mask, quality)
+        mask, quality = annotation.save(saved)
         if message := annotation.history.now.message:
             logging.warning("%s", message)
         print(json.dumps({**annotation.summary(), "mask": str(mask), "quality": str(quality)}, indent=2))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ from foldwise.commands import app
 from foldwise.files import CaseError
 from foldwise.systems.interactive.engines import trained as opening
 from foldwise.systems.interactive.model import read_trained
-from foldwise.volumes.volume import Volume, write_volume
+from foldwise.volumes.objects_in import read_objects
+from foldwise.volumes.volume import Volume, read_header, write_volume
 from interactive_scans import Bright, Says, trained, write_ball, write_model
 
 # Stored back to front along y, 2 mm slices along z.
@@ -304,3 +307,72 @@ def test_a_packed_model_of_another_system(folder: Path, capsys: pytest.CaptureFi
         CaseError, match=r"^\S+/cl\.foldwise: a model of the system surgical; expected one of"
     ):
         call(folder, capsys, "--nothing", "3", "--model", str(folder / "cl.foldwise"))
+
+
+def test_a_label_map_as_the_start(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its objects join those of the session; a value of 257 is kept; marks come after it."""
+    labels = np.zeros((32, 32, 16), np.int16)
+    labels[3:6, 3:6, 3:6], labels[20:22, 20:22, 2] = 257, 3
+    write_volume(Volume(labels, AFFINE), folder / "start.nii.gz")
+    (folder / "start.tsv").write_text("index\tname\n257\tcyst\n3\tBALL\n", encoding="utf-8")
+    (folder / "points.csv").write_text("x,y,z,kind,object\n4,4,4,outside,cyst\n", encoding="utf-8")
+    given = ["--start", str(folder / "start.nii.gz"), "--engine", "classical"]
+    summary = call(folder, capsys, *given, "--points", str(folder / "points.csv"))
+    found = np.asarray(nib.load(str(summary["mask"])).dataobj)
+    assert found[4, 4, 4] == 0
+    assert found[3, 3, 3] == 257
+    # The session's ball, of value 1.
+    assert np.array_equal(found == 1, labels == 3)
+    with pytest.raises(CaseError, match="has steps, which it would replace"):
+        call(folder, capsys, *given, "--nothing", "3")
+
+
+def test_a_start_on_another_grid(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coarse = np.zeros((16, 16, 8), np.uint8)
+    coarse[4:8, 4:8, 2:4] = 1
+    write_volume(Volume(coarse, AFFINE @ np.diag([2.0, 2, 2, 1])), folder / "start.nii.gz")
+    given = ["--start", str(folder / "start.nii.gz"), "--mask", str(folder / "out.nii.gz")]
+    with pytest.raises(CaseError, match="grid"):
+        call(folder, capsys, *given)
+    call(folder, capsys, *given, "--resample", "--session", str(folder / "other"))
+    found = np.asarray(nib.load(folder / "out.nii.gz").dataobj) > 0
+    assert found.sum() == pytest.approx(8 * coarse.sum(), rel=0.3)
+
+
+def test_objects_as_dicom(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only of a DICOM scan; read again, they are the same voxels."""
+    write_series(folder / "series", Grid())
+    shape = tuple(read_header(folder / "series").shape)
+    (folder / "points.csv").write_text("x,y,z,kind\n2,2,1,inside\n3,2,1,inside\n", encoding="utf-8")
+    words = ["--points", str(folder / "points.csv"), "--engine", "classical", "--axis", "z"]
+    for form, name in (("rtstruct", "rtstruct.dcm"), ("dicom-seg", "seg.dcm")):
+        session = folder / form
+        more = ["--format", form, "--session", str(session)]
+        summary = call(folder, capsys, *words, *more, scan="series")
+        assert Path(str(summary["mask"])) == session / name
+        found = read_objects(session / name, folder / "series", read_header(folder / "series"))
+        assert found.labels.shape == shape
+        assert {found.labels[2, 2, 1], found.labels[3, 2, 1]} == {1}
+        assert found.listed[0].name == "ball"
+    with pytest.raises(CaseError, match=r"give --format dicom-seg or rtstruct, too"):
+        call(folder, capsys, *words, "--mask", str(folder / "a.dcm"), scan="series")
+    with pytest.raises(CaseError, match="DICOM"):
+        call(folder, capsys, "--nothing", "3", "--format", "dicom-seg", "--engine", "classical")
+
+
+def test_a_program_s_proposal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command of the person's own: its label map is the first round, and marks correct it."""
+    program = folder / "bright.py"
+    program.write_text(
+        "import sys, nibabel, numpy\nscan = nibabel.load(sys.argv[1])\n"
+        "mask = (numpy.asarray(scan.dataobj) > 100).astype(numpy.uint8) * 4\n"
+        "nibabel.save(nibabel.Nifti1Image(mask, scan.affine), sys.argv[2])\n",
+        encoding="utf-8",
+    )
+    command = f"{shlex.quote(sys.executable)} {shlex.quote(str(program))} {{scan}} {{mask}}"
+    summary = call(folder, capsys, "--automatic", command, "--propose")
+    bright = np.asarray(nib.load(folder / "scan.nii.gz").dataobj) > 0
+    found = np.asarray(nib.load(str(summary["mask"])).dataobj)
+    (value,) = set(np.unique(found).tolist()) - {0}
+    assert value != 1
+    assert np.array_equal(found == value, bright)

@@ -53,8 +53,19 @@ def annotate(
     propose: Annotated[
         bool, typer.Option("--propose", help="Take the proposal of --automatic first.")
     ] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Objects to start from: a label map, .seg.nrrd, DICOM SEG or RTSTRUCT."),
+    ] = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Resample --start to the scan's grid (nearest voxel).")
+    ] = False,
     mask: Annotated[
-        Path | None, typer.Option(help="Mask to write (.nii.gz); default: in the session's folder.")
+        Path | None, typer.Option(help="Objects to write; default: in the session's folder.")
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", metavar="nifti|slicer|dicom-seg|rtstruct", help="Default: by --mask."),
     ] = None,
     quality: Annotated[
         Path | None, typer.Option(help="Quality to write (.csv); default: in the session's folder.")
@@ -96,6 +107,9 @@ def annotate(
         undo=undo,
         redo=redo,
         propose=propose,
+        start=start,
+        resample=resample,
+        form=form,
         mask=mask,
         quality=quality,
         serve=serve,

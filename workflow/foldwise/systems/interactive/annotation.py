@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,21 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from foldwise.files import CaseError, write_text
+from foldwise.files import CaseError
+from foldwise.systems.interactive import facts
 from foldwise.systems.interactive.engines import Closing, Engine, Opener, Proposing, Request
-from foldwise.systems.interactive.engines.choice import ENGINES
+from foldwise.systems.interactive.exchange import FILES, described, joined, write_quality
 from foldwise.systems.interactive.history import History, Moment
 from foldwise.systems.interactive.marks import settled
-from foldwise.systems.interactive.masks import quality_rows, rounded
 from foldwise.systems.interactive.objects import Object, named
-from foldwise.systems.interactive.scans import digest, modality, read_scan, thickest
+from foldwise.systems.interactive.scans import digest, read_scan, thickest
 from foldwise.systems.interactive.session import New, advance, edited, withdrawn
 from foldwise.systems.interactive.state import HALF, State
-from foldwise.volumes.targets import label_type
-from foldwise.volumes.volume import Volume, read_header, write_volume
-
-# Voxels from which percentiles are estimated.
-SAMPLE = 1_000_000
+from foldwise.volumes.objects import Origin
+from foldwise.volumes.objects_in import read_objects
+from foldwise.volumes.objects_out import Form, write_objects
+from foldwise.volumes.volume import is_dicom_folder, read_header
 
 
 class Annotation:
@@ -35,6 +32,8 @@ class Annotation:
         scan: the scan on its own grid.
         header: of its first file.
         engine: name of the engine that rounds use unless another one is named.
+        files: format → the file that is saved; by default in the session's folder.
+        quality: the CSV that is saved with each of them.
     """
 
     def __init__(
@@ -64,13 +63,15 @@ class Annotation:
         self.header = read_header(volumes[0])
         digests = [digest(path) for path in volumes]
         self.scan = read_scan(volumes)
-        self._channels = [_range(channel, number) for number, channel in enumerate(self.scan.image)]
+        self.files = {form: folder / name for form, name in FILES.items()}
+        self.quality = folder / "quality.csv"
         self._opened: dict[str, Engine] = {}
         start = State.empty(self.scan.shape, thickest(self.scan) if axis is None else axis)
-        facts = {"scan": digests, "grid": list(self.scan.shape)}
-        self.history = History(folder, facts, Moment(start, tuple(objects)))
+        same = {"scan": digests, "grid": list(self.scan.shape)}
+        self.history = History(folder, same, Moment(start, tuple(objects)))
         if self.history.steps and axis not in (None, self.state.axis):
             self._step(replace(self.state, axis=axis, quality={}), self.objects, "axis")
+        self._of_scan = facts.of_scan(self)
         for each in objects:
             if each.name not in self.names:
                 self.add_object(each.name, each.colour)
@@ -140,7 +141,8 @@ class Annotation:
             progress=progress,
         )
         self.engine = name
-        self._step(after, self.objects, f"round ({name})", self._remark(before, after, marks))
+        objects = self._found(marks, "SEMIAUTOMATIC")
+        self._step(after, objects, f"round ({name})", self._remark(before, after, marks))
 
     def edit(self, indices: np.ndarray, values: np.ndarray) -> None:
         """Paint or erase voxels.
@@ -152,8 +154,12 @@ class Annotation:
         Raises:
             CaseError: an object is locked or unknown, or voxels lie outside the scan.
         """
+        before = np.unique(self.labels.flat[indices]) if len(indices) else ()
         after = edited(self.state, indices, values, self.names, self.locked)
-        self._step(after, self.objects, "painting", changed=indices)
+        # What a program found and a person changed is neither's alone.
+        touched = {int(number) for number in (*before, *np.unique(values)) if number}
+        found = {n for n in touched if self.objects[n - 1].origin != "MANUAL"}
+        self._step(after, self._found(found, "SEMIAUTOMATIC"), "painting", changed=indices)
 
     def take(self, found: np.ndarray, objects: Sequence[Object], text: str, message: str = "") -> None:
         """Take a label map on, such as a proposal or a file's.
@@ -221,7 +227,7 @@ class Annotation:
             raise CaseError(f"no object {number}; there are {len(self.objects)}")
         old = self.objects[number - 1]
         others = [each for each in self.objects if each is not old]
-        renamed = old.name if name is None else named(name, others).name
+        renamed = named(old.name if name is None else name, others, old.value, colour).name
         given: dict[str, Any] = {"colour": colour, "hidden": hidden, "locked": locked}
         changed = replace(
             old, name=renamed, **{key: value for key, value in given.items() if value is not None}
@@ -229,23 +235,40 @@ class Annotation:
         objects = [changed if each is old else each for each in self.objects]
         self._step(self.state, objects, f"object {changed.name}")
 
-    def save(self, mask: Path, quality: Path) -> None:
-        """Write the mask in the scan's geometry, and the quality of every slice.
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """The formats in which the objects can be saved: those of DICOM only for a scan in DICOM."""
+        dicom = is_dicom_folder(self.volumes[0]) and not self.header.no_seg
+        return ("nifti", "slicer", *(("dicom-seg", "rtstruct") if dicom else ()))
+
+    def save(self, form: Form) -> list[Path]:
+        """Write the objects in the scan's geometry, and the quality of every slice; return both files.
 
         Raises:
-            CaseError: a file that this session did not write, or that was edited since, would be replaced.
+            CaseError: a file that this session did not write, or that was edited since, would be replaced; or
+                the scan or the objects do not allow this format.
         """
+        mask, quality = self.files[form], self.quality
         self.history.refuse_foreign(mask, quality)
-        values = np.array([0, *(each.value for each in self.objects)])
-        labels = values.astype(label_type(values.max()))[self.labels]
-        write_volume(Volume(labels, self.scan.affine), mask)
-        text = io.StringIO()
-        rows = quality_rows(self.state, self.names)
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(quality, text.getvalue())
+        objects = described(self.labels, self.objects, self.scan)
+        write_objects(objects, mask, form, self.volumes[0], replace=True)
+        write_quality(self.state, self.names, quality)
         self.history.remember(mask, quality)
+        return [mask, quality]
+
+    def load(self, path: Path, *, resample: bool = False) -> None:
+        """Take a file's objects on: a label map, a segmentation of 3D Slicer, a DICOM SEG or RTSTRUCT.
+
+        Args:
+            path: the file.
+            resample: whether a label map on another grid is resampled to the nearest voxel.
+
+        Raises:
+            CaseError: it cannot be read, or belongs to another scan or grid.
+        """
+        objects = read_objects(path, self.volumes[0], self.header, resample=resample)
+        found, listed, remarks = joined(objects, self.objects)
+        self.take(found, listed, f"loading {path.name}", remarks)
 
     def close(self) -> None:
         """Let other processes have the session, and engines' servers others."""
@@ -268,51 +291,23 @@ class Annotation:
 
     def facts(self) -> dict[str, Any]:
         """What the page shows, as JSON values."""
-        state, suggestion = self.state, self.state.suggestion()
-        objects = [
-            {"number": number, **each.as_dict(), "voxels": int(state.area(number).sum())}
+        return {**self._of_scan, **facts.of_session(self)}
+
+    def _found(self, numbers: Iterable[int], origin: Origin) -> list[Object]:
+        """The objects, some of which were found in this way."""
+        among = set(numbers)
+        return [
+            replace(each, origin=origin) if number in among else each
             for number, each in enumerate(self.objects, start=1)
         ]
-        undone = self.history.undone
-        hinted: set[int] = set().union(*(state.hinted(number) for number in state.marks))
-        return {
-            "version": self.version,
-            "scan": self.volumes[0].name,
-            "shape": list(self.scan.shape),
-            "affine": self.scan.affine.tolist(),
-            "dtype": self.scan.image.dtype.name,
-            "channels": self._channels,
-            "modality": modality(self.scan),
-            "objects": objects,
-            "axis": state.axis,
-            "engine": self.engine,
-            "engines": [
-                {"name": name, "title": ENGINES[name].title, "does": ENGINES[name].does}
-                for name in self.engines
-            ],
-            "hinted": sorted(hinted),
-            "quality": {number: list(map(rounded, found)) for number, found in state.quality.items()},
-            "suggestion": suggestion
-            and {"object": suggestion.number, "slice": suggestion.place, "reason": suggestion.reason},
-            "message": self.history.now.message,
-            "steps": self.history.steps,
-            "can_undo": self.history.steps > 0,
-            "can_redo": undone is not None,
-            "undo_text": self.history.now.text,
-            "redo_text": undone or "",
-            "marks": {
-                number: [each.as_dict() for each in said if not each.painted]
-                for number, said in state.marks.items()
-            },
-        }
 
     def _propose(self, engine: Proposing, progress: Callable[[float], None]) -> None:
         known = dict(enumerate(self.names, start=1))
         request = Request(self.labels, {}, {}, self.state.axis, progress)
         found, names = engine.propose(request, known)
-        objects = list(self.objects)
+        objects = self._found(names, "AUTOMATIC")
         for number in range(len(objects) + 1, max([0, *names]) + 1):
-            objects.append(named(names[number], objects))
+            objects.append(replace(named(names[number], objects), origin="AUTOMATIC"))
         message = "" if names else "The program found no object."
         self.take(found, objects, f"proposal ({engine.name})", message)
 
@@ -351,16 +346,3 @@ class Annotation:
                 if quality[place] < HALF
             ]
         return " ".join(remarks)
-
-
-def _range(channel: np.ndarray, number: int) -> dict[str, Any]:
-    """A channel's name and grey values: the smallest and largest, and those that show most of it."""
-    some = channel.ravel()[:: max(1, channel.size // SAMPLE)]
-    low, high = np.percentile(some, (1, 99)).tolist()
-    return {
-        "name": f"channel {number}",
-        "min": float(channel.min()),
-        "max": float(channel.max()),
-        "low": low,
-        "high": max(high, low + 1e-6),
-    }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from foldwise.files import CaseError
+from foldwise.volumes.objects import Code, Origin
 
 # Told apart also by people with red-green blindness (Okabe and Ito, 2008; brightened for a dark ground).
 COLOURS = ("#e69f00", "#56b4e9", "#00c08b", "#f0e442", "#3d8fd1", "#ff7043", "#d987c0", "#b0bec5")
@@ -24,6 +26,8 @@ class Object:
         colour: #rrggbb.
         hidden: not shown on the page.
         locked: no step changes it.
+        origin: how its mask was found.
+        codes: DICOM's category and type of what it is, if a file had them.
     """
 
     name: str
@@ -31,6 +35,8 @@ class Object:
     colour: str
     hidden: bool = False
     locked: bool = False
+    origin: Origin = "MANUAL"
+    codes: tuple[Code, Code] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -39,7 +45,15 @@ class Object:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `as_dict`."""
-        return cls(**values)
+        codes = values.get("codes")
+        pair = None if codes is None else (tuple(codes[0]), tuple(codes[1]))
+        return cls(**{**values, "codes": pair})
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """#rrggbb as red, green and blue, 0 to 255."""
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue
 
 
 def named(name: str, others: Iterable[Object], value: int | None = None, colour: str | None = None) -> Object:
@@ -59,5 +73,7 @@ def named(name: str, others: Iterable[Object], value: int | None = None, colour:
         raise CaseError(f"object {name!r}: its value {value} is that of another object")
     if len(present) >= MOST:
         raise CaseError(f"a session has at most {MOST} objects")
+    if colour is not None and not re.fullmatch("#[0-9a-fA-F]{6}", colour):
+        raise CaseError(f"object {name!r}: colour {colour!r}; expected #rrggbb")
     free = value if value is not None else next(n for n in range(1, MOST + 1) if n not in values)
     return Object(name, free, colour or COLOURS[len(present) % len(COLOURS)])

@@ -1,0 +1,212 @@
+"""The mask of a plane from the marks on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import binary_fill_holes, distance_transform_edt
+from scipy.special import expit, softmax
+
+from foldwise.systems.interactive.engines.appearance import Appearance
+from foldwise.systems.interactive.engines.shapes import (
+    enlarged, noise_of, pooled, radius_mm, reachable, signed_mm, window,
+)  # fmt: skip
+from foldwise.systems.interactive.engines.walker import walk
+
+# Weight of appearance and shape against smoothness, of marks, and the contrast in units of noise.
+TRUST, SURE, CONTRAST = 0.2, 10.0, 1.0
+# Rounds of learning what the object looks like, as in GrabCut (Rother 2004).
+ROUNDS = 3
+# Pixels across an object that are enough.
+ACROSS = 40
+# Where only the middle of an object is marked, its half width is unknown: all of these are tried (mm), as
+# far as they are above the pixels' size; and for a diameter these shares of it.
+HALF_WIDTHS = 3.0 * 1.5 ** np.arange(9)
+SHARES = np.array([0.2, 0.3, 0.4])
+# The smaller, the more does the best of them count.
+TEMPERATURE = 0.2
+# A painted area at least so deep (pixels) shows the shape of the object, not only its middle.
+DEEP = 3.0
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A plane and what is said about an object on it.
+
+    Attributes:
+        image: (channels, rows, columns) float32.
+        spacing: (2,) mm between rows and between columns.
+        inside: (rows, columns) bool: marked as the object.
+        outside: (rows, columns) bool: certainly not the object.
+        box: (2, 2) lowest and highest row and column of the object, or None.
+        seen: (rows, columns) bool: the mask before.
+        line: whether the marks inside are the longest diameter.
+    """
+
+    image: np.ndarray
+    spacing: np.ndarray
+    inside: np.ndarray
+    outside: np.ndarray
+    box: np.ndarray | None
+    seen: np.ndarray
+    line: bool = False
+
+    def probability(self) -> np.ndarray:
+        """The probability (rows, columns) of the object; 0 where nothing is known of it."""
+        if self.box is not None:
+            return self._enclosed(self.box)
+        shape = self.seen & ~self.outside
+        if self.inside.any() and distance_transform_edt(np.pad(self.inside, 1)).max() >= DEEP:
+            shape = shape | self.inside
+        if shape.any() and (not self.inside.any() or (shape & self.inside).any()):
+            return self._corrected(shape)
+        return self._grown() if self.inside.any() else np.zeros(self.seen.shape, np.float32)
+
+    def _enclosed(self, box: np.ndarray) -> np.ndarray:
+        """Within a box: an ellipse, unless the image says otherwise."""
+        low, high = box
+        extent = (high - low + 1) * self.spacing
+        where = np.zeros(self.seen.shape, bool)
+        where[low[0] : high[0] + 1, low[1] : high[1] + 1] = True
+        view = _View(
+            self, window(where, np.ceil(0.75 * extent / self.spacing)), (high - low + 1).max() // ACROSS
+        )
+        away = (view.places() - ((low + high) / 2 * self.spacing)[:, None, None]) / (extent / 2)[
+            :, None, None
+        ]
+        radius = np.sqrt((away**2).sum(0))
+        barred = view.outside
+        found = view.settle((4 * (1 - radius)).clip(-3, 3), radius < 0.5, barred & (radius < 2.5))
+        return view.whole(found)
+
+    def _corrected(self, shape: np.ndarray) -> np.ndarray:
+        """Like the mask before, but near marks that contradict it."""
+        every = shape | self.inside | self.seen
+        size = radius_mm(shape, self.spacing)
+        span = np.ptp(np.argwhere(every), 0).max() + 1
+        view = _View(self, window(every, np.ceil(0.7 * size / self.spacing) + 3), span // ACROSS)
+        seen = pooled((self.seen | shape)[view.where].astype(np.float32), view.factor) > 0.5
+        distance = signed_mm(seen, view.spacing)
+        prior = (distance / (0.15 * size + 0.1)).clip(-4, 4)
+        for wrong, sign in ((view.outside & seen, -1), (view.inside & ~seen, 1)):
+            if wrong.any():
+                reach = float(np.abs(distance[wrong]).max()) + view.spacing.min()
+                near = np.exp(-((distance_transform_edt(~wrong, sampling=view.spacing) / reach) ** 2))
+                prior = prior * (1 - near) + sign * 4 * near
+        found = view.settle(prior, prior > 0, (distance < 0) & (distance > -size))
+        return view.whole(found)
+
+    def _grown(self) -> np.ndarray:
+        """Around marks in the middle of the object: the mean over half widths, weighted by their plausibility."""
+        middle = np.argwhere(self.inside)
+        length = float(np.linalg.norm((np.ptp(middle, 0) + 1) * self.spacing))
+        sizes = length * SHARES if self.line else HALF_WIDTHS * min(1.0, self.spacing.min())
+        extent = np.array(self.inside.shape) * self.spacing
+        sizes = sizes[: max(1, int((sizes < 0.4 * extent.min()).sum()))]
+        found, scores = [], []
+        for size in sizes:
+            margin = np.ceil(3 * size / self.spacing) + 2
+            view = _View(self, window(self.inside, margin), int(size / 12 / self.spacing.min()))
+            away = distance_transform_edt(~view.inside, sampling=view.spacing)
+            if self.line:
+                centre = (middle.mean(0) * self.spacing)[:, None, None]
+                beyond = np.sqrt(((view.places() - centre) ** 2).sum(0))
+                view.outside |= beyond > 0.525 * length + view.spacing.max()
+            core = away < max(size / 2, 1.5 * view.spacing.min())
+            ring = (away > size) & (away < 2 * size + 2 * view.spacing.max())
+            one = view.settle((3 * (1 - away / size)).clip(-3, 3), core, ring)
+            found.append(view.whole(one))
+            scores.append(view.plausibility(one > 0.5, away < size))
+        weights = softmax(np.array(scores) / TEMPERATURE)
+        return np.asarray(sum(weight * one for weight, one in zip(weights, found, strict=True)))
+
+
+class _View:
+    """A window of a plane with coarser pixels."""
+
+    def __init__(self, plane: Plane, where: Sequence[slice], factor: int):
+        self.plane, self.where, self.factor = plane, tuple(where), max(1, int(factor))
+        self.image = pooled(plane.image[(slice(None), *where)], self.factor)
+        self.inside = pooled(plane.inside[self.where], self.factor, np.any)
+        self.outside = pooled(plane.outside[self.where], self.factor, np.all) & ~self.inside
+        self.spacing = plane.spacing * self.factor
+        self.noise = noise_of(self.image)
+
+    def places(self) -> np.ndarray:
+        """(2, rows, columns) mm of the pixels' centres from the plane's first pixel."""
+        axes = [
+            (part.start + (np.arange(count) + 0.5) * self.factor - 0.5) * step
+            for part, count, step in zip(self.where, self.inside.shape, self.plane.spacing, strict=True)
+        ]
+        return np.stack(np.meshgrid(*axes, indexing="ij"))
+
+    def whole(self, found: np.ndarray) -> np.ndarray:
+        """Values of the window on the plane, 0 elsewhere."""
+        values = np.zeros(self.plane.seen.shape, np.float32)
+        part = values[self.where]
+        part[...] = enlarged(found, self.factor, part.shape)
+        return values
+
+    def settle(self, prior: np.ndarray, core: np.ndarray, ring: np.ndarray) -> np.ndarray:
+        """The probability: appearance is learned from core and ring, then from the mask and around it.
+
+        Args:
+            prior: logarithm of the odds, by the shape.
+            core: pixels that are likely to be of the object.
+            ring: pixels that are likely to be around it.
+        """
+        mask = (core & ~self.outside) | self.inside
+        seeds = self.inside if self.inside.any() else mask
+        found = mask.astype(np.float32)
+        for _ in range(ROUNDS):
+            if not mask.any():
+                break
+            looks = Appearance.of(self.image[:, mask], self.image[:, ring], self.noise)
+            odds = expit(looks(self.image) + prior)
+            found = decided(self.image / self.noise, odds, TRUST, self.inside, self.outside, self.spacing)
+            mask = binary_fill_holes(reachable(found > 0.5, seeds)) & ~self.outside
+            found = np.where(mask, np.maximum(found, 0.51), np.minimum(found, 0.49))
+            ring = around(mask, self.spacing)
+        return found
+
+    def plausibility(self, mask: np.ndarray, assumed: np.ndarray) -> float:
+        """Contrast across the border, less that within the mask, and agreement with the assumed shape."""
+        border, within = [np.zeros(0)], [np.zeros(0)]
+        for axis in (0, 1):
+            steps = (np.diff(self.image / self.noise, axis=axis + 1) ** 2).sum(0)
+            contrast = 1 - np.exp(-steps / CONTRAST**2)
+            one, other = (np.take(mask, np.arange(mask.shape[axis])[part], axis) for part in (_FIRST, _LAST))
+            border.append(contrast[one ^ other])
+            within.append(contrast[one & other])
+        across, inner = np.concatenate(border), np.concatenate(within)
+        if not len(across) or not len(inner):
+            return -1.0
+        edges = [mask[0], mask[-1], mask[:, 0], mask[:, -1]]
+        cut = sum(int(edge.sum()) for edge in edges) / len(across)
+        agreement = (mask & assumed).sum() / (mask | assumed).sum()
+        return float(across.mean() - inner.mean() + 0.5 * agreement - 2 * cut)
+
+
+_FIRST, _LAST = slice(None, -1), slice(1, None)
+
+
+def around(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Surroundings as wide as a mask's radius."""
+    distance = signed_mm(mask, spacing)
+    return (distance < 0) & (distance > -radius_mm(mask, spacing) - 2 * max(spacing))
+
+
+def decided(
+    image: np.ndarray,
+    odds: np.ndarray,
+    trust: float,
+    inside: np.ndarray,
+    outside: np.ndarray,
+    spacing: Sequence[float] | np.ndarray,
+) -> np.ndarray:
+    """`walk` with marked pixels."""
+    prior = np.where(inside, 1, np.where(outside, 0, odds))
+    weight = np.where(inside | outside, SURE, trust)
+    return walk(image, prior, weight, tuple(spacing), CONTRAST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -120,7 +121,7 @@ def followed_masks(
             progress(min(1, done / (2 * len(stack))))
             yield place, value
 
-    for first, last in zip(places[:-1], places[1:], strict=True):
+    for first, last in pairwise(places):
         for start, stop in ((first, last), (last, first)):
             part = track(stack, looks, noise, start, masks[start], stop, masks[stop])
             for place, value in count(part):

@@ -13,7 +13,7 @@ Window = tuple[slice, ...]
 FAR = 1e3
 
 
-def signed_mm(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+def signed_mm(mask: np.ndarray, spacing: Sequence[float] | np.ndarray) -> np.ndarray:
     """Distance of each voxel from the border of a mask in mm, negative outside; ±`FAR` if there is none."""
     if mask.all() or not mask.any():
         return np.full(mask.shape, FAR if mask.all() else -FAR, np.float32)
@@ -23,7 +23,7 @@ def signed_mm(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     return np.where(mask, within - half, half - beyond).astype(np.float32)
 
 
-def radius_mm(mask: np.ndarray, spacing: Sequence[float]) -> float:
+def radius_mm(mask: np.ndarray, spacing: Sequence[float] | np.ndarray) -> float:
     """Radius of a disc as large as a mask on a plane. mm."""
     return float(np.sqrt(mask.sum() * np.prod(spacing) / np.pi))
 

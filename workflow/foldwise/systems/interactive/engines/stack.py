@@ -91,7 +91,7 @@ class Stack:
     @cached_property
     def absent(self) -> np.ndarray:
         """(planes,) bool: the object is certainly not there."""
-        return self._fixed[1].all((1, 2))
+        return np.asarray(self._fixed[1].all((1, 2)))
 
     def hinted(self, marks: Said) -> list[int]:
         """Planes on which marks say something of the mask; of marks across other axes, the fullest plane."""

@@ -11,7 +11,7 @@ from scipy.ndimage import binary_fill_holes
 from scipy.special import expit
 
 from foldwise.systems.interactive.engines.appearance import Appearance
-from foldwise.systems.interactive.engines.planes import decided
+from foldwise.systems.interactive.engines.planes import around, decided
 from foldwise.systems.interactive.engines.shapes import radius_mm, reachable, signed_mm, window
 
 # Weight of the prior against smoothness, and of the appearance in it.
@@ -20,6 +20,8 @@ TRUST, LOOKS = 0.2, 0.4
 SLOPE, SURE = 1.0, 3.0
 # A mask shrinks by at most so many steps per step.
 MOST = 2.0
+# Difference of the mean probabilities, by grey values, of a mask and its surroundings that is clear.
+CLEAR = 0.8
 # Smaller masks have ended. Pixels.
 LEAST = 3
 
@@ -27,7 +29,10 @@ LEAST = 3
 class Planes(Protocol):
     """Planes of a scan on the grid on which masks are tracked."""
 
-    spacing: np.ndarray
+    @property
+    def spacing(self) -> np.ndarray:
+        """(3,) mm between planes, rows and columns."""
+        ...
 
     def image(self, place: int) -> np.ndarray:
         """(channels, rows, columns)."""
@@ -91,13 +96,16 @@ def track(
         margin = np.ceil((0.4 * radius_mm(mask, pixels) + 2 * gap) / pixels) + 3
         where = window(mask if isinstance(end, Taper) else mask | end, margin)
         distance = signed_mm(mask[where], pixels)
+        image = planes.image(place)[(slice(None), *where)]
+        likely = looks(image)
         if isinstance(end, Taper):
-            distance = distance - end.loss(gone, gap)
+            # What clearly looks like the object, and not like its surroundings, is followed further.
+            here = expit(likely[mask[where]]).mean() - expit(likely[around(mask[where], pixels)]).mean()
+            distance = distance - end.loss(gone, gap) * (1 - float(np.clip(here / CLEAR, 0, 1)))
         else:
             distance += (signed_mm(end[where], pixels) - distance) / (left + 1)
         shape = (distance / (SLOPE * max(gap, pixels.min()))).clip(-SURE, SURE)
-        image = planes.image(place)[(slice(None), *where)]
-        odds = expit(shape + LOOKS * looks(image))
+        odds = expit(shape + LOOKS * likely)
         inside, outside = planes.inside(place)[where], planes.outside(place)[where]
         found = decided(image / noise, odds, TRUST, inside, outside, pixels)
         new = binary_fill_holes(reachable(found > 0.5, mask[where] | inside)) & ~outside

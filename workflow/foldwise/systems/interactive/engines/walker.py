@@ -60,7 +60,7 @@ def walk(
     found, _ = cg(
         system, known, prior.astype(np.float32).ravel(), rtol=TOLERANCE, maxiter=ITERATIONS, M=jacobi
     )
-    return found.reshape(prior.shape).clip(0, 1)
+    return np.asarray(found.reshape(prior.shape).clip(0, 1))
 
 
 def _pair(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

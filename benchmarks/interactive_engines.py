@@ -1,6 +1,6 @@
 """Dice and seconds of interactive engines in sessions with a simulated person.
 
-  python benchmarks/interactive_engines.py folder [--rounds 5] [--kinds extreme box] [--labels 5] [--json out.json]
+  python benchmarks/interactive_engines.py folder [--rounds 5] [--kinds box] [--labels 5] [--json out.json]
   python benchmarks/interactive_engines.py --large
 
 `folder` contains image.nii.gz and label.nii.gz; all labels count as one object, or those of `--labels`. The
@@ -87,7 +87,7 @@ def session(scan: Scan, truth: np.ndarray, kind: Kind, rounds: int) -> list[dict
 
 
 def doubtful(labels: np.ndarray, quality: np.ndarray, said: tuple[Marks, ...], axis: int) -> int:
-    """The slice with the largest expected error: of slices with a mask, and the first ones beyond its ends."""
+    """The slice with the largest expected error: on a mask's slices and the first beyond its ends."""
     area = labels.sum(tuple(one for one in range(3) if one != axis)).astype(float)
     if not area.any():
         return len(area) // 2

@@ -221,7 +221,7 @@ def test_painted_areas_change_only_themselves() -> None:
     painted = np.argwhere(ball(SHAPE, (24, 22, 12), 6))
     said = settled([Marks(2, outside=painted)], SHAPE)
     after = spread(
-        Scan(np.zeros((1, *SHAPE), np.int16), np.diag([*SPACING, 1.0])), ball(SHAPE, (24, 22, 12), 7), said, 2
+        Scan(np.zeros((1, *SHAPE), np.int16), np.diag([*SPACING, 1.0])), ball(SHAPE, (24, 22, 12), 7), said
     )
     assert not after[tuple(painted.T)].any()
     assert after.sum() > 0.5 * (ball(SHAPE, (24, 22, 12), 7).sum() - len(painted))

@@ -149,7 +149,9 @@ def estimated(stack: Stack, values: dict[int, np.ndarray], hinted: list[int]) ->
 def _looks(stack: Stack, masks: dict[int, np.ndarray]) -> tuple[Appearance, np.ndarray]:
     inside, outside, noise = [], [], []
     for place, mask in masks.items():
-        image, ring = stack.image(place), around(mask, stack.spacing[1:])
+        image = stack.image(place)
+        # Another object may look the same, and is kept out by its voxels.
+        ring = around(mask, stack.spacing[1:]) & ~stack.others(place)
         inside.append(image[:, mask])
         outside.append(image[:, ring])
         noise.append(noise_of(image[(slice(None), *window(mask | ring, (1, 1)))]))

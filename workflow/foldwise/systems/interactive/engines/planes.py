@@ -37,10 +37,9 @@ TEMPERATURE = 0.2
 DEEP = 3.0
 
 
-# What makes a mask plausible, beside contrast: the assumed shape; reaching all sides of the box; the usual
-# share of the box's area (a disc has 0.79, organs less); being a correction of what a person has seen.
-ASSUMED, REACHES, AREA, SEEN = 0.5, 1.0, 0.3, 0.2
-USUAL = 0.65
+# What makes a mask plausible, beside contrast: the assumed shape; reaching all sides of the box; being a
+# correction of what a person has seen.
+ASSUMED, REACHES, SEEN = 0.5, 1.0, 0.2
 # A probability and how plausible it is.
 _Try = tuple[np.ndarray, float]
 
@@ -97,8 +96,7 @@ class Plane:
             low, high = np.maximum(where.min(0), self.box[0]), np.minimum(where.max(0), self.box[1])
             both = np.prod(high - low + 1)
             either = np.prod(np.ptp(where, 0) + 1) + np.prod(np.ptp(self.box, 0) + 1) - both
-            fill = (whole > 0.5).sum() / np.prod(np.ptp(self.box, 0) + 1)
-            score += REACHES * float(both / either) - AREA * abs(float(np.log(fill / USUAL)))
+            score += REACHES * float(both / either)
         return whole, score
 
     def _enclosed(self, box: np.ndarray) -> _Try:

@@ -84,6 +84,11 @@ class Stack:
         """(rows, columns) bool: certainly not the object."""
         return pooled(self._fixed[1][place], self.factor, np.all) & ~self.inside(place)
 
+    def others(self, place: int) -> np.ndarray:
+        """(rows, columns) bool: of another object before the round."""
+        labels = np.take(self.labels, place, self.axis)
+        return pooled((labels != 0) & (labels != self.number), self.factor, np.any)
+
     def seen(self, place: int) -> np.ndarray:
         """(rows, columns) bool: the object before the round, at full resolution."""
         return np.asarray(np.take(self.labels, place, self.axis) == self.number)

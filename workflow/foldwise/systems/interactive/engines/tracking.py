@@ -20,8 +20,9 @@ TRUST, LOOKS = 0.2, 0.4
 SLOPE, SURE = 1.0, 3.0
 # A mask shrinks by at most so many steps per step.
 MOST = 2.0
-# Difference of the mean probabilities, by grey values, of a mask and its surroundings that is clear.
-CLEAR = 0.8
+# Differences of the mean probabilities, by grey values, of a mask and its surroundings, between which the
+# shape yields to the image.
+CLEAR = (0.6, 0.9)
 # Smaller masks have ended. Pixels.
 LEAST = 3
 
@@ -44,6 +45,10 @@ class Planes(Protocol):
 
     def outside(self, place: int) -> np.ndarray:
         """(rows, columns) bool: certainly not the object."""
+        ...
+
+    def others(self, place: int) -> np.ndarray:
+        """(rows, columns) bool: of another object."""
         ...
 
 
@@ -100,8 +105,9 @@ def track(
         likely = looks(image)
         if isinstance(end, Taper):
             # What clearly looks like the object, and not like its surroundings, is followed further.
-            here = expit(likely[mask[where]]).mean() - expit(likely[around(mask[where], pixels)]).mean()
-            distance = distance - end.loss(gone, gap) * (1 - float(np.clip(here / CLEAR, 0, 1)))
+            ring = around(mask[where], pixels) & ~planes.others(place)[where]
+            here = expit(likely[mask[where]]).mean() - expit(likely[ring]).mean() if ring.any() else 0.0
+            distance = distance - end.loss(gone, gap) * (1 - float(np.interp(here, CLEAR, (0, 1))))
         else:
             distance += (signed_mm(end[where], pixels) - distance) / (left + 1)
         shape = (distance / (SLOPE * max(gap, pixels.min()))).clip(-SURE, SURE)

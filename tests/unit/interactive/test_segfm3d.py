@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from scipy.ndimage import label
 
+from foldwise.systems.interactive import session
 from foldwise.systems.interactive.engines import Answer, Request, Scan
 from foldwise.systems.interactive.marks import settled
 from foldwise.systems.interactive.segfm3d import (
@@ -294,8 +295,9 @@ class Marked:
         return Answer(masks)
 
 
-def test_rounds_of_the_protocol_from_the_box_to_the_fifth_click() -> None:
-    """Every click adds a voxel of a cube of 125 to an empty mask: Dice 2 k / (125 + k) after k clicks."""
+def test_rounds_of_the_protocol_from_the_box_to_the_fifth_click(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without spreading, every click adds a voxel of a cube of 125 to an empty mask: Dice 2 k / (125 + k) after k clicks."""
+    monkeypatch.setattr(session, "spread", lambda scan, mask, settled: settled.apply(mask))
     truth = np.zeros((12, 14, 10), np.uint8)
     truth[2:7, 3:8, 1:6] = 1
     scan = Scan(np.zeros((1, *truth.shape), np.int16), np.eye(4))

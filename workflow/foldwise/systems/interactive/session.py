@@ -9,6 +9,7 @@ from scipy.ndimage import find_objects
 
 from foldwise.files import CaseError
 from foldwise.systems.interactive.engines import CERTAIN, Engine, Request, Scan
+from foldwise.systems.interactive.engines.spreading import spread
 from foldwise.systems.interactive.hints import followed
 from foldwise.systems.interactive.marks import Marks, Said, Settled, limits_of, on_plane, settled
 from foldwise.systems.interactive.state import State, extent
@@ -51,7 +52,8 @@ def advance(
     marks = remembered(state, new)
     answer = engine.segment(Request(state.labels, marks, new, axis, progress))
     fixed = {number: settled(said, scan.shape) for number, said in marks.items()}
-    labels = merged(state.labels, answer.masks, fixed)
+    masks = {number: obeying(scan, mask, fixed[number]) for number, mask in answer.masks.items()}
+    labels = merged(state.labels, masks, fixed)
     before = state.quality if axis == state.axis else {}
     places = [
         place for given in new.values() for each in given if each.axis == axis for place in each.planes()
@@ -92,6 +94,18 @@ def remembered(state: State, new: New) -> dict[int, Said]:
                 marks[other] = (*marks[other], Marks(given[0].axis, outside=lost, painted=True))
         marks[number] = (*marks.get(number, ()), *given)
     return marks
+
+
+def obeying(scan: Scan, mask: np.ndarray, fixed: Settled) -> np.ndarray:
+    """Probabilities (x, y, z) uint8 that obey all marks; where they did not, their neighbourhood changes."""
+    found = mask > CERTAIN // 2
+    obeyed = spread(scan, found, fixed)
+    changed = obeyed != found
+    if not changed.any():
+        return mask
+    probable = mask.copy()
+    probable[changed] = np.where(obeyed[changed], CERTAIN, 0)
+    return probable
 
 
 def merged(labels: np.ndarray, masks: Mapping[int, np.ndarray], fixed: Mapping[int, Settled]) -> np.ndarray:

@@ -1,0 +1,136 @@
+// What is drawn over a plane: the cross, the marks, and the brush's outline.
+
+import { contains } from "./geometry.js";
+
+const OUTSIDE = "#ffffff";
+
+export class Overlay {
+  #view; #grid; #canvas; #context; #axis;
+
+  constructor(view, grid, axis, canvas) {
+    Object.assign(this, { axis });
+    this.#view = view;
+    this.#grid = grid;
+    this.#axis = axis;
+    this.#canvas = canvas;
+    this.#context = canvas.getContext("2d");
+  }
+
+  /** Where a place between voxels is on the canvas. */
+  #at(voxel) { return this.#view.canvasAt(this.#axis, voxel.map((value, a) => value * this.#grid.spacing[a])); }
+
+  /**
+   * Draw all.
+   *
+   * @param state {position, cross, marks: {object, axis, kind, voxels, sent}, colours: Map, brush, pen}
+   */
+  draw({ position, cross, marks, colours, brush, pen }) {
+    const box = this.#canvas.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
+    if (this.#canvas.width !== Math.round(box.width * ratio)) this.#canvas.width = Math.round(box.width * ratio);
+    if (this.#canvas.height !== Math.round(box.height * ratio)) this.#canvas.height = Math.round(box.height * ratio);
+    const context = this.#context;
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.clearRect(0, 0, box.width, box.height);
+    for (const mark of marks) this.#mark(mark, position[this.#axis], colours.get(mark.object) ?? "#ffffff");
+    if (cross) this.#cross(position, box, pen);
+    if (brush) this.#ring(brush);
+  }
+
+  #mark({ axis, kind, voxels, sent }, slice, colour) {
+    const context = this.#context, here = (voxel) => voxel[this.#axis] === slice;
+    context.globalAlpha = sent ? 0.45 : 1;
+    context.lineWidth = 1.5;
+    context.strokeStyle = context.fillStyle = colour;
+    if (kind === "boxes") {
+      if (axis === this.#axis && here(voxels[0])) this.#box(voxels, colour);
+    } else if (kind === "lines") {
+      if (axis === this.#axis && here(voxels[0])) this.#diameter(voxels, colour);
+    } else if (kind === "inside" || kind === "extreme") {
+      for (const voxel of voxels) if (here(voxel)) this.#dot(voxel, colour, kind === "extreme");
+    } else if (kind === "outside") {
+      for (const voxel of voxels) if (here(voxel)) this.#crossed(voxel, colour);
+    }
+    context.globalAlpha = 1;
+  }
+
+  /** Corners of a voxel's square. */
+  #square(voxel) {
+    const [a, b] = [0, 1, 2].filter((one) => one !== this.#axis), half = (sign) => voxel.map((v, n) => (n === a || n === b ? v + sign * 0.5 : v));
+    const [p, q] = [this.#at(half(-1)), this.#at(half(1))];
+    return [Math.min(p[0], q[0]), Math.min(p[1], q[1]), Math.abs(p[0] - q[0]), Math.abs(p[1] - q[1])];
+  }
+
+  #dot(voxel, colour, ring) {
+    const context = this.#context, [x, y, w, h] = this.#square(voxel);
+    context.fillStyle = colour;
+    context.fillRect(x, y, Math.max(w, 2), Math.max(h, 2));
+    if (!ring) return;
+    context.beginPath();
+    context.arc(x + w / 2, y + h / 2, Math.max(6, w), 0, 2 * Math.PI);
+    context.strokeStyle = "#ffffff";
+    context.stroke();
+  }
+
+  #crossed(voxel, colour) {
+    const context = this.#context, [x, y, w, h] = this.#square(voxel), size = Math.max(w, h, 3);
+    context.fillStyle = OUTSIDE;
+    context.fillRect(x, y, size, size);
+    context.strokeStyle = colour;
+    context.beginPath();
+    context.moveTo(x, y);
+    context.lineTo(x + size, y + size);
+    context.stroke();
+  }
+
+  #box([one, other], colour) {
+    const [p, q] = [this.#square(one), this.#square(other)], context = this.#context;
+    const x = Math.min(p[0], q[0]), y = Math.min(p[1], q[1]);
+    const [w, h] = [Math.max(p[0] + p[2], q[0] + q[2]) - x, Math.max(p[1] + p[3], q[1] + q[3]) - y];
+    context.strokeStyle = "#000000";
+    context.strokeRect(x - 1, y - 1, w + 2, h + 2);
+    context.strokeStyle = colour;
+    context.strokeRect(x, y, w, h);
+  }
+
+  #diameter(ends, colour) {
+    const context = this.#context, [p, q] = ends.map((voxel) => this.#at(voxel));
+    for (const [width, style] of [[4, "#000000"], [2, colour]]) {
+      context.lineWidth = width;
+      context.strokeStyle = style;
+      context.beginPath();
+      context.moveTo(...p);
+      context.lineTo(...q);
+      context.stroke();
+    }
+    const mm = Math.hypot(...ends[0].map((value, a) => (value - ends[1][a]) * this.#grid.spacing[a]));
+    context.font = "12px system-ui, sans-serif";
+    context.fillStyle = "#ffffff";
+    context.fillText(`${mm.toFixed(1)} mm`, q[0] + 6, q[1] - 6);
+  }
+
+  #cross(position, box, pen) {
+    if (!contains(this.#grid.shape, position)) return;
+    const [x, y] = this.#at(position), context = this.#context, gap = 10;
+    context.strokeStyle = pen ? "#ff8a65" : "#5cc8ff";
+    context.globalAlpha = 0.75;
+    context.lineWidth = 1;
+    context.beginPath();
+    for (const [from, to] of [[0, x - gap], [x + gap, box.width]]) { context.moveTo(from, y); context.lineTo(to, y); }
+    for (const [from, to] of [[0, y - gap], [y + gap, box.height]]) { context.moveTo(x, from); context.lineTo(x, to); }
+    context.stroke();
+    context.globalAlpha = 1;
+  }
+
+  #ring({ canvas, radius }) {
+    const context = this.#context, [across] = [0, 1, 2].filter((one) => one !== this.#axis);
+    const [p, q] = [0, radius].map((mm) => this.#view.canvasAt(this.#axis, [0, 1, 2].map((a) => (a === across ? mm : 0))));
+    const size = Math.hypot(p[0] - q[0], p[1] - q[1]);
+    for (const [width, style] of [[3, "#000000"], [1.5, "#ffffff"]]) {
+      context.lineWidth = width;
+      context.strokeStyle = style;
+      context.beginPath();
+      context.arc(...canvas, size, 0, 2 * Math.PI);
+      context.stroke();
+    }
+  }
+}

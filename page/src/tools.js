@@ -1,0 +1,105 @@
+// What each tool does where the pointer, or the cross and the Enter key, use it.
+
+import { along, enclosed, Stroke } from "./brush.js";
+import { flat } from "./geometry.js";
+import { line } from "./marks.js";
+
+export const TOOLS = ["inside-line", "outside-line", "inside", "outside", "extreme", "boxes", "lines"];
+const HELD = new Set(["brush", "eraser", "inside-line", "outside-line", "boxes", "lines", "window"]);
+
+export class Tools {
+  #app; #stroke = null; #last = null; #name = null;
+
+  constructor(app) { this.#app = app; }
+
+  /** Whether a tool is used by dragging: by keyboard, Enter puts it down and lifts it. */
+  held(name) { return HELD.has(name); }
+
+  /** A stroke, line or box is being made. */
+  get drawing() { return this.#name !== null; }
+
+  press(spot) {
+    const { app } = { app: this.#app }, name = app.tool;
+    if (name === "cross") {
+      this.#name = name;
+      return app.go(spot.near);
+    }
+    if (name === "window") {
+      this.#name = name;
+      return undefined;
+    }
+    if (!app.ready() || !spot.voxel) return undefined;
+    this.#last = spot;
+    if (name === "fill") return this.#fill(spot);
+    if (name === "brush" || name === "eraser") {
+      const value = name === "brush" ? app.active.number : 0;
+      this.#name = name;
+      this.#stroke = new Stroke(app.store.labels, value, this.#allowed(name));
+      return this.#paint(spot, spot);
+    }
+    const kind = name.split("-")[0], two = kind === "boxes" || kind === "lines";
+    app.marks.add({ object: app.active.number, axis: spot.axis, kind, voxels: two ? [spot.voxel, spot.voxel] : [spot.voxel] });
+    this.#name = this.held(name) ? name : null;
+    return app.marked();
+  }
+
+  drag(spot, pixels) {
+    const app = this.#app, name = this.#name;
+    if (name === "cross") app.go(spot.near);
+    else if (name === "window") app.pull(...pixels);
+    else if (this.#stroke) {
+      this.#paint(this.#last, spot);
+      this.#last = spot;
+    } else if (name === "boxes" || name === "lines") {
+      app.marks.moveEnd(spot.near);
+      app.marked();
+    } else if (name) {
+      // From edge to edge: outside the scan, a scribble goes on along its border.
+      app.marks.extend(line(this.#last.near, spot.near));
+      this.#last = spot;
+      app.marked();
+    }
+  }
+
+  release() {
+    if (this.#stroke) {
+      this.#app.store.paint(this.#stroke);
+      if (!this.#stroke.indices.length) this.#app.say("Nothing was changed here.");
+    }
+    this.#stroke = this.#name = null;
+  }
+
+  /** What a brush may change: never locked or hidden objects; the eraser only the chosen object. */
+  #allowed(name) {
+    const app = this.#app, number = app.active.number, limits = app.limits;
+    if (name === "eraser") return (_, label) => label === number;
+    const kept = new Set(app.store.facts.objects.filter((one) => one.locked || one.hidden).map((one) => one.number));
+    if (!limits) return (_, label) => !kept.has(label);
+    const [low, high] = limits;
+    return (index, label) => !kept.has(label) && app.image[index] >= low && app.image[index] <= high;
+  }
+
+  #paint(from, to) {
+    const app = this.#app, begun = this.#stroke.indices.length;
+    along(app.grid, from.world, to.world, app.radius, app.deep ? null : to.axis, (index) => this.#stroke.put(index));
+    this.#show(this.#stroke.indices, begun);
+  }
+
+  #show(indices, from = 0) {
+    const plane = this.#app.grid.shape[0] * this.#app.grid.shape[1], slices = new Set();
+    for (let n = from; n < indices.length; n++) slices.add(Math.floor(indices[n] / plane));
+    if (slices.size) this.#app.view.labelsChanged(slices);
+  }
+
+  #fill(spot) {
+    const app = this.#app, { labels } = app.store, label = labels[flat(app.grid.shape, spot.voxel)];
+    if (label === app.active.number) return app.say("This place is already of the object.");
+    const found = enclosed(app.grid, labels, spot.voxel, spot.axis);
+    if (!found) return app.say("Nothing encloses this place: the fill would reach the edge of the slice. Close the outline first.", true);
+    const stroke = new Stroke(labels, app.active.number, this.#allowed("brush"));
+    for (const index of found) stroke.put(index);
+    if (!stroke.indices.length) return app.say("Nothing may be changed here: the object is locked or hidden, or no value is within the limits.", true);
+    this.#show(stroke.indices);
+    return app.store.paint(stroke);
+  }
+}

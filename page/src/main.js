@@ -324,6 +324,7 @@ async function showChannel(number) {
   Object.assign(element("low"), { value: low });
   Object.assign(element("high"), { value: high });
   await showLabels(null);
+  showPlace();
   say("");
 }
 

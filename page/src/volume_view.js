@@ -9,10 +9,10 @@ import vtkColorTransferFunction from "@kitware/vtk.js/Rendering/Core/ColorTransf
 
 const LABELS = "labels";
 // Cornerstone asks for the slices' images by DICOM numbers, which these volumes have none of, and warns.
-utilities.logger.getRootLogger?.().setLevel?.("error");
+utilities.logger.getRootLogger("cs3d").setLevel("error");
 
 export class VolumeView {
-  #grid; #engine; #elements; #cameras; #image = null; #shown = 0; #window = [0, 1]; #smooth = true; #waiting = new Set();
+  #grid; #engine; #elements; #cameras; #image = null; #shown = 0; #window = [0, 1]; #smooth = true; #looks = "";
 
   /**
    * @param grid of the scan, from gridOf.
@@ -77,6 +77,13 @@ export class VolumeView {
     if (old) cache.removeVolumeLoadObject(old);
     this.setWindow(...this.#window);
     this.setSmooth(this.#smooth);
+    // Cornerstone 5.14 draws new volumes once before it puts their values into the graphics memory.
+    await new Promise((resolve) => {
+      this.#elements[0].addEventListener(Enums.Events.IMAGE_RENDERED, resolve, { once: true });
+      this.render([0]);
+    });
+    for (const id of [this.#image, LABELS]) cache.getVolume(id).vtkOpenGLTexture.modified();
+    this.render();
   }
 
   /**
@@ -86,10 +93,16 @@ export class VolumeView {
    * @param {number} opacity 0 to 1.
    */
   setObjects(objects, opacity) {
+    const looks = JSON.stringify([this.#shown, opacity, objects.map(({ number, colour, hidden }) => [number, colour, hidden])]);
+    if (looks === this.#looks) return;
+    this.#looks = looks;
     const colours = vtkColorTransferFunction.newInstance(), shares = vtkPiecewiseFunction.newInstance();
     const last = Math.max(1, ...objects.map((one) => one.number));
-    shares.addPoint(0, 0);
-    shares.addPoint(0.49, 0);
+    // Both tables begin and end at the same values, or vtk.js would shift the one against the other.
+    for (const at of [0, 0.49, last + 0.5]) {
+      colours.addRGBPoint(at, 0, 0, 0);
+      shares.addPoint(at, 0);
+    }
     for (const { number, colour, hidden } of objects) {
       const parts = [1, 3, 5].map((from) => parseInt(colour.slice(from, from + 2), 16) / 255);
       // Steps: between two numbers, nothing may be mixed.
@@ -98,8 +111,6 @@ export class VolumeView {
         shares.addPoint(at, hidden ? 0 : opacity);
       }
     }
-    shares.addPoint(last + 0.5, 0);
-    colours.setMappingRange(0, last + 0.5);
     for (const { axis } of this.#grid.planes) {
       const actor = this.#viewport(axis).getActors().find((one) => one.referencedId === LABELS)?.actor;
       if (!actor) continue;
@@ -191,13 +202,7 @@ export class VolumeView {
 
   /** Draw; several requests within a frame are one. */
   render(axes = [0, 1, 2]) {
-    if (!this.#image) return;
-    if (!this.#waiting.size) requestAnimationFrame(() => {
-      const ids = [...this.#waiting].map((axis) => `plane${axis}`);
-      this.#waiting.clear();
-      this.#engine.renderViewports(ids);
-    });
-    for (const axis of axes) this.#waiting.add(axis);
+    if (this.#image) this.#engine.renderViewports(axes.map((axis) => `plane${axis}`));
   }
 
   /** Call back whenever a plane was drawn. */

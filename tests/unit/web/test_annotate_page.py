@@ -1,315 +1,434 @@
-"""The web page: access, answers, and a whole session in a headless browser."""
+"""The annotation page in a headless browser: what it shows, what its tools change, and what it sends."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-import uvicorn
-from playwright.sync_api import Page, expect, sync_playwright
-from starlette.testclient import TestClient
+from playwright.sync_api import Browser, Page, expect
 
-from foldwise.systems.interactive.annotation import Annotation
-from foldwise.systems.interactive.hints import Hints
-from foldwise.systems.interactive.workspace import OutdatedError
-from foldwise.web.server import Server
-from interactive_scans import Says, annotation, write_ball
+from browser import browser, drag, on_screen, opened, pixels, served, tool, until
+from foldwise.systems.interactive.engines import Scan
+from foldwise.volumes.draw import line_voxels
+from session_stand_in import SessionStandIn
 
-TOKEN = "a-token"
-# Would run, or request a picture, if interpreted as HTML.
-SCAN = "<img src=x onerror=\"alert('1')\">&ü.nii.gz"
+SPACING = np.array([1.0, 1.5, 3.0])
+SHAPE = (40, 30, 14)
+# What the page does last with a request may still be on its way.
+STATUS = "#status"
 
-CLICK = [{"object": 0, "inside": [[15, 17]]}]
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as found:
+        yield found
+
+
+def scan(affine: np.ndarray, shape: tuple[int, ...] = SHAPE, channels: int = 1) -> Scan:
+    image = np.random.default_rng(0).integers(0, 1000, (channels, *shape)).astype(np.int16)
+    return Scan(image, affine)
 
 
 @pytest.fixture
-def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Annotation:
-    # Stored left to right and feet to head, but with the second axis backwards: geometry must survive it.
-    affine = np.array([[1.0, 0, 0, -10], [0, -1, 0, 30], [0, 0, 2, 5], [0, 0, 0, 1]])
-    write_ball(tmp_path / SCAN, affine=affine)
-    return annotation(monkeypatch, tmp_path / SCAN, tmp_path / "session")
+def session() -> SessionStandIn:
+    return SessionStandIn(scan(np.diag([*SPACING, 1])), ("liver", "tumour"))
 
 
 @pytest.fixture
-def client(session: Annotation, tmp_path: Path) -> TestClient:
-    server = Server(session, tmp_path / "mask.nii.gz", tmp_path / "quality.csv", TOKEN)
-    return TestClient(server.application(), base_url="http://127.0.0.1")
+def page(chromium: Browser, session: SessionStandIn) -> Iterator[Page]:
+    with served(session) as address, opened(chromium, address) as ready:
+        yield ready
 
 
-def post(client: TestClient, path: str, version: str | None = None, **body: object) -> Any:
-    """A change, based on the current version unless another one is given."""
-    now = client.get(f"/{TOKEN}/api/session").json()["version"]
-    return client.post(f"/{TOKEN}/api/{path}", json={"version": version or now, **body})
+ROTATION = np.array([[np.cos(0.4), -np.sin(0.4), 0], [np.sin(0.4), np.cos(0.4), 0], [0, 0, 1]])
+AFFINES = {
+    "anisotropic": np.diag([1, 1.5, 3]),
+    "two axes backwards": np.diag([-1, 1.5, -3]),
+    # File axes run to the feet, to the left and to the front: det < 0.
+    "permuted": np.array([[0, -1.5, 0], [0, 0, 3], [-1, 0, 0]]),
+    "oblique": ROTATION @ np.diag([-1, -1.5, 3]),
+}
 
 
-def test_only_the_holder_of_the_token_is_answered(client: TestClient) -> None:
-    assert client.get(f"/{TOKEN}/").status_code == 200
-    for path in ("/", "/other/", "/other/api/session", f"/{TOKEN}x/api/image/0", f"/{TOKEN}/../server.py"):
-        assert client.get(path).status_code == 404
-    assert client.post("/other/api/undo").status_code == 404
+@pytest.mark.parametrize("name", AFFINES)
+def test_planes_show_the_voxels_as_radiologists_hang_them(chromium: Browser, name: str) -> None:
+    """Against nibabel's reorientation: right on the left, front and head up, the patient's front on the left."""
+    affine = np.eye(4)
+    affine[:3, :3] = AFFINES[name]
+    session = SessionStandIn(scan(affine))
+    canonical = np.asarray(nib.as_closest_canonical(nib.Nifti1Image(session.scan.image[0], affine)).dataobj)
+    codes = nib.orientations.io_orientation(affine)
+    with served(session) as address, opened(chromium, address) as page:
+        for box in ("crosses", "smooth"):
+            page.locator(f"#{box}").uncheck()
+        for field, value in (("level", "500"), ("width", "1000")):
+            page.locator(f"#{field}").fill(value)
+            page.locator(f"#{field}").press("Enter")
+        page.wait_for_timeout(300)
+        shown = pixels(page)
+        for axis in range(3):
+            world, flip = int(codes[axis, 0]), codes[axis, 1] < 0
+            middle = SHAPE[axis] // 2
+            index = SHAPE[axis] - 1 - middle if flip else middle
+            # All remaining axes backwards; the first runs along the columns.
+            picture = np.moveaxis(canonical, world, 0)[index, ::-1, ::-1].T
+            corners = [on_screen(page, axis, place) for place in ((0, 0, 0), tuple(n - 1 for n in SHAPE))]
+            (left, top), (right, bottom) = np.min(corners, 0), np.max(corners, 0)
+            rows, columns = picture.shape
+            x = np.round(np.linspace(left, right, columns)).astype(int)
+            y = np.round(np.linspace(top, bottom, rows)).astype(int)
+            # Letters and buttons lie over some voxels.
+            error = np.abs(shown[y][:, x].astype(int) - (picture[..., None] / 1000 * 255)).max(-1)
+            assert (error <= 2).mean() > 0.9, (axis, error)
+            assert np.median(error) <= 1
+            title = page.locator(f".plane[data-axis='{axis}'] .title").inner_text()
+            assert title.startswith(("Sagittal", "Coronal", "Axial")[world])
+            assert ("oblique" in title) == (name == "oblique" and world != 2)
+            sides = [page.locator(f".plane[data-axis='{axis}'] .{side}").inner_text() for side in ("left", "bottom")]
+            expected = [("A", "I"), ("R", "I"), ("R", "P")][world]
+            assert [side[0] for side in sides] == list(expected)
 
 
-def test_other_hosts_are_refused(client: TestClient) -> None:
-    """A web page under a different host name for this machine cannot use it."""
-    assert client.get(f"/{TOKEN}/", headers={"host": "evil.example"}).status_code == 400
-    assert client.get(f"/{TOKEN}/", headers={"host": "127.0.0.1:5000"}).status_code == 200
-
-
-def test_nothing_is_fetched_from_elsewhere(client: TestClient) -> None:
-    answer = client.get(f"/{TOKEN}/")
-    assert "default-src 'self'" in answer.headers["content-security-policy"]
-    assert answer.headers["referrer-policy"] == "no-referrer"
-    for name in ("", "page.js", "style.css"):
-        text = client.get(f"/{TOKEN}/{name}").text
-        assert "http:" not in text
-        assert "https:" not in text
-
-
-def test_a_round_and_its_undoing(client: TestClient, session: Annotation) -> None:
-    facts = post(client, "round", slice=8, marks=CLICK).json()
-    assert facts["rounds"] == 1
-    assert facts["hinted"] == [8]
-    # The ball has radius 6.5 around slice 8: slices 2 to 14.
-    assert [n for n, filled in enumerate(facts["filled"]) if filled] == list(range(2, 15))
-    assert facts["suggestion"] in (2, 14)
-    mask = np.frombuffer(client.get(f"/{TOKEN}/api/mask/8").content, np.uint8)
-    assert mask.sum() == (session.stack.image[8, 0] > 0).sum()
-    assert post(client, "undo").json()["rounds"] == 0
-    assert not any(client.get(f"/{TOKEN}/api/mask/8").content)
-
-
-@pytest.mark.parametrize(
-    ("marks", "status", "message"),
-    [
-        ([], 422, "no hint on slice 8"),
-        ([{"object": 0, "inside": [[99, 3]]}], 422, "outside slice 8"),
-        ([{"object": 0, "outside": [[3, 3]]}], 422, "only marks outside"),
-        ([{"object": 5, "inside": [[3, 3]]}], 400, "objects are 0 to 0"),
-        ([{"object": 0, "inside": [[3, "x"]]}], 400, "number"),
-        ([*CLICK, *CLICK], 400, "several lists of marks"),
-    ],
-)
-def test_unusable_hints_lose_no_round(
-    client: TestClient, session: Annotation, marks: object, status: int, message: str
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_brush_paints_what_lies_within_its_radius(
+    page: Page, session: SessionStandIn, axis: int, deep: bool
 ) -> None:
-    post(client, "round", slice=8, marks=CLICK)
-    before = session.state
-    answer = post(client, "round", slice=8, marks=marks)
-    assert answer.status_code == status
-    assert message in answer.text
-    assert session.state is before
-    assert session.workspace.rounds == 1
+    tool(page, "brush")
+    page.locator("#radius-mm").fill("4.7")
+    page.locator("#deep").set_checked(deep)
+    middle = [n // 2 for n in SHAPE]
+    end = [value if a == axis else value + 4 for a, value in enumerate(middle)]
+    places = drag(page, axis, tuple(middle), tuple(end))
+    until(lambda: session.labels.any())
+    assert np.abs(places - [np.array(middle) * SPACING, np.array(end) * SPACING]).max() < 0.3
+    centres = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1) * SPACING
+    way = places[1] - places[0]
+    share = np.clip((centres - places[0]) @ way / (way @ way), 0, 1)
+    away = np.linalg.norm(centres - places[0] - share[..., None] * way, axis=-1)
+    near = away <= 4.7
+    if not deep:
+        near &= np.arange(SHAPE[axis]).reshape([-1 if a == axis else 1 for a in range(3)]) == middle[axis]
+    wrong = np.argwhere((session.labels == 1) != near)
+    assert not len(wrong), (wrong, away[tuple(wrong.T)])
 
 
-def test_of_two_pages_neither_loses_hints(client: TestClient, session: Annotation) -> None:
-    """Changes based on an older version are refused, even if an undone number is used again."""
-    old = client.get(f"/{TOKEN}/api/session").json()["version"]
-    first = post(client, "round", old, slice=8, marks=CLICK).json()
-    for path, body in (("round", {"slice": 5, "marks": CLICK}), ("undo", {}), ("save", {})):
-        answer = post(client, path, old, **body)
-        assert answer.status_code == 409
-        assert "Another page or command has changed this session" in answer.json()["error"]
-    assert post(client, "round", slice=5, marks=CLICK).json()["hinted"] == [8, 5]
-    post(client, "undo")
-    again = post(client, "round", first["version"], slice=11, marks=CLICK).json()
-    assert again["hinted"] == [8, 11]
-    post(client, "undo")
-    post(client, "round", slice=5, marks=CLICK)
-    assert post(client, "undo", again["version"]).status_code == 409
-    assert session.state.hinted == (8, 5)
-    assert client.post(f"/{TOKEN}/api/undo", json={}).status_code == 400
+def test_undo_and_redo_of_strokes_and_the_eraser(page: Page, session: SessionStandIn) -> None:
+    tool(page, "brush")
+    drag(page, 2, (20, 15, 7))
+    until(lambda: session.labels.any())
+    painted = session.labels.copy()
+    tool(page, "eraser")
+    drag(page, 2, (20, 15, 7), (25, 15, 7))
+    until(lambda: not session.labels.any())
+    for key, expected in (("z", painted), ("z", painted * 0), ("Shift+z", painted), ("y", painted * 0)):
+        page.keyboard.press(f"Control+{key}")
+        until(lambda expected=expected: np.array_equal(session.labels, expected))
+    page.keyboard.press("Control+z")
+    until(lambda: session.labels.any())
+    expect(page.locator("#undo")).to_be_enabled()
+    # The page has what the session has.
+    until(lambda: page.evaluate("foldwise.app.store.labels.reduce((sum, one) => sum + (one > 0), 0)") == painted.sum())
 
 
-def test_a_page_and_a_command_on_one_session(client: TestClient, session: Annotation) -> None:
-    """The command adds a round: the page's is refused; it shows the new one and continues from it."""
-    old = client.get(f"/{TOKEN}/api/session").json()["version"]
-    command = Annotation(session.volumes, Path("model.pt"), session.workspace.folder)
-    command.round(8, {0: Hints(inside=np.array([[15.0, 17.0]]))})
-    assert post(client, "round", old, slice=5, marks=CLICK).status_code == 409
-    assert client.get(f"/{TOKEN}/api/session").json()["hinted"] == [8]
-    assert post(client, "round", slice=5, marks=CLICK).json()["hinted"] == [8, 5]
-    for change in (lambda: command.round(2, {0: Hints(nothing=True)}), command.undo):
-        with pytest.raises(OutdatedError):
-            change()
-    assert session.workspace.rounds == 2
+def test_a_threshold_limits_the_brush(page: Page, session: SessionStandIn) -> None:
+    page.locator("#low").fill("300")
+    page.locator("#high").fill("600")
+    page.locator("#threshold").check()
+    tool(page, "brush")
+    drag(page, 2, (20, 15, 7))
+    until(lambda: session.labels.any())
+    values = session.scan.image[0][session.labels == 1]
+    assert values.min() >= 300
+    assert values.max() <= 600
+    page.locator("#threshold").uncheck()
+    drag(page, 2, (20, 15, 7))
+    until(lambda: (session.labels == 1).sum() > len(values))
+    inside = session.scan.image[0][session.labels == 1]
+    assert ((inside >= 300) & (inside <= 600)).sum() == len(values)
 
 
-def test_a_name_that_is_not_utf8(client: TestClient, session: Annotation) -> None:
-    session.volumes = [Path("M\udcfcller.nii.gz")]
-    assert client.get(f"/{TOKEN}/api/session").json()["scan"] == "M\ufffdller.nii.gz"
+def test_locked_and_hidden_objects_stay_as_they_are(page: Page, session: SessionStandIn) -> None:
+    session.labels[10:20, 10:20, 7] = 1
+    session._new_version()
+    until(lambda: page.evaluate("foldwise.app.store.version") == session.version)
+    page.get_by_label("Lock liver").click()
+    expect(page.get_by_label("Lock liver")).to_have_attribute("aria-pressed", "true")
+    tool(page, "brush")
+    drag(page, 2, (14, 14, 7))
+    expect(page.locator(STATUS)).to_contain_text("liver is locked")
+    page.get_by_label("Work on tumour").check()
+    drag(page, 2, (21, 14, 7))
+    until(lambda: (session.labels == 2).any())
+    assert (session.labels == 1).sum() == 100
+    page.get_by_label("Lock liver").click()
+    expect(page.get_by_label("Lock liver")).to_have_attribute("aria-pressed", "false")
+    before = (session.labels == 2).sum()
+    drag(page, 2, (14, 14, 7))
+    until(lambda: (session.labels == 2).sum() > before)
+    assert (session.labels == 1).sum() < 100
 
 
-@pytest.fixture
-def address(session: Annotation, tmp_path: Path) -> Iterator[str]:
-    """The page, served by a thread."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    application = Server(session, tmp_path / "mask.nii.gz", tmp_path / "quality.csv", TOKEN).application()
-    server = uvicorn.Server(uvicorn.Config(application, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}/{TOKEN}/"
-    server.should_exit = True
-    thread.join()
+def test_fill_closes_an_outline(page: Page, session: SessionStandIn) -> None:
+    session.labels[10:20, 10:20, 7] = 1
+    session.labels[12:18, 12:18, 7] = 0
+    session._new_version()
+    until(lambda: page.evaluate("foldwise.app.store.version") == session.version)
+    tool(page, "fill")
+    drag(page, 2, (5, 5, 7))
+    expect(page.locator(STATUS)).to_contain_text("Nothing encloses this place")
+    drag(page, 2, (14, 14, 7))
+    until(lambda: (session.labels == 1).sum() == 100)
 
 
-@pytest.fixture
-def page(address: str) -> Iterator[Page]:
-    """The page in headless Chromium; an error in its log or a request to another host fails the test."""
-    browser_path = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if browser_path is None:
-        pytest.skip("no Chromium")
-    with sync_playwright() as play:
-        # A container's root has no user namespaces for the sandbox.
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = play.chromium.launch(executable_path=browser_path, args=arguments)
-        opened = browser.new_page(viewport={"width": 1100, "height": 800})
-        wrong: list[str] = []
-        opened.on("pageerror", lambda error: wrong.append(str(error)))
-        # A browser logs refused requests (409) as errors.
-        opened.on(
-            "console",
-            lambda message: (
-                wrong.append(message.text) if message.type == "error" and "409" not in message.text else None
-            ),
-        )
-        opened.on(
-            "request",
-            lambda asked: None if asked.url.startswith((address, "data:")) else wrong.append(asked.url),
-        )
-        opened.goto(address)
-        expect(opened.locator("#status")).to_contain_text("Mark the object")
-        yield opened
-        browser.close()
-    assert not wrong
+def test_objects_are_filled_between_slices(page: Page, session: SessionStandIn) -> None:
+    session.labels[10:20, 10:20, 3] = session.labels[10:20, 10:20, 8] = 1
+    session.labels[10:20, 10:20, 5] = 2
+    session._new_version()
+    until(lambda: page.evaluate("foldwise.app.store.version") == session.version)
+    page.get_by_label("Lock tumour").click()
+    expect(page.get_by_label("Lock tumour")).to_have_attribute("aria-pressed", "true")
+    page.locator("#between").click()
+    # Equal squares: each gap has the same, but for the locked object on one of them.
+    until(lambda: (session.labels == 1).sum() == 500)
+    assert (session.labels == 2).sum() == 100
 
 
-def scribble(page: Page) -> None:
-    """A stroke through the middle of the picture, where the ball is."""
-    box = page.locator("#picture").bounding_box()
-    assert box is not None
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x - 20, y)
-    page.mouse.down()
-    page.mouse.move(x + 20, y, steps=4)
-    page.mouse.up()
-
-
-def test_a_session_in_a_browser(page: Page, session: Annotation, tmp_path: Path) -> None:
-    """Draw, propagate, jump to the suggestion, correct, undo, save; the file has the scan's geometry."""
-    expect(page.locator("#propagate")).to_be_disabled()
-    page.mouse.move(400, 300)
+def test_marks_are_sent_as_they_were_drawn(page: Page, session: SessionStandIn) -> None:
+    """A scribble is a line of voxels from place to place; the wheel keeps marks; undo takes back single ones."""
+    tool(page, "inside-line")
+    drag(page, 2, (10, 10, 7), (20, 14, 7), (22, 20, 7))
+    page.locator(".plane[data-axis='2']").hover()
     page.mouse.wheel(0, 100)
-    expect(page.locator("#slice")).to_have_value("9")
-    page.mouse.wheel(0, -100)
     expect(page.locator("#slice")).to_have_value("8")
-    scribble(page)
-    page.locator("#propagate").click()
-    expect(page.locator("#status")).to_contain_text("Round 1")
-    first = session.state.objects()
-    suggestion = session.state.suggestion()
+    tool(page, "boxes")
+    drag(page, 2, (25, 25, 8), (5, 4, 8))
+    tool(page, "outside")
+    drag(page, 0, (20, 9, 3))
+    page.get_by_label("Work on tumour").check()
+    tool(page, "lines")
+    drag(page, 1, (8, 15, 2), (16, 15, 11))
+    tool(page, "extreme")
+    drag(page, 2, (30, 20, 8))
+    expect(page.locator("#marks li")).to_have_count(5)
+    page.keyboard.press("Control+z")
+    expect(page.locator("#marks li")).to_have_count(4)
+    page.keyboard.press("Control+y")
+    expect(page.locator("#marks li")).to_have_count(5)
+    page.locator("#marks .remove").last.click()
+    page.locator("#empty").click()
+    page.keyboard.press("[")
+    page.locator("#round").click()
+    until(lambda: session.rounds)
+    marks, engine, axis = session.rounds[0]
+    assert (engine, axis) == ("classical", 2)
+    first, side = marks[1]
+    expected = np.unique(
+        np.concatenate([line_voxels(np.array((10, 10, 7)), np.array((20, 14, 7))),
+                        line_voxels(np.array((20, 14, 7)), np.array((22, 20, 7)))]), axis=0
+    )  # fmt: skip
+    assert np.array_equal(np.unique(first.inside, axis=0), expected)
+    assert first.boxes.tolist() == [[[25, 25, 8], [5, 4, 8]]]
+    assert (side.axis, side.outside.tolist()) == (0, [[20, 9, 3]])
+    diameter, rest = marks[2]
+    assert (diameter.axis, diameter.lines.tolist()) == (1, [[[8, 15, 2], [16, 15, 11]]])
+    assert rest.empty.tolist() == [8]
+    assert rest.spans.tolist() == [[8, SHAPE[2] - 1]]
+    assert not len(rest.extreme)
+    expect(page.locator("#marks li")).to_have_count(0)
+    expect(page.locator(STATUS)).to_contain_text("Done in")
+    expect(page.locator("#suggestion")).to_contain_text("nothing is known here")
     page.locator("#jump").click()
-    expect(page.locator("#slice")).to_have_value(str(suggestion))
-    page.locator("#nothing").click()
-    expect(page.locator("#status")).to_contain_text("Round 2")
-    assert not session.state.objects(suggestion).any()
-    page.keyboard.press("u")
-    expect(page.locator("#status")).to_contain_text("undone")
-    assert np.array_equal(session.state.objects(), first)
-    page.keyboard.press("s")
-    expect(page.locator("#status")).to_contain_text("Saved")
-    saved, scan = nib.load(tmp_path / "mask.nii.gz"), nib.load(tmp_path / SCAN)
-    assert np.array_equal(saved.affine, scan.affine)
-    assert np.array_equal(np.asarray(saved.dataobj) == 1, np.asarray(scan.dataobj) > 0)
+    expect(page.locator("#slice")).to_have_value("1")
 
 
-def test_the_keyboard_alone_will_do(page: Page, session: Annotation) -> None:
-    page.keyboard.press("3")
-    page.locator("#picture").focus()
-    for key in ("ArrowLeft", "ArrowUp", "Enter", "p"):
+def test_of_marks_on_a_voxel_the_last_one_counts(page: Page, session: SessionStandIn) -> None:
+    for name in ("inside", "outside", "inside"):
+        tool(page, name)
+        drag(page, 2, (12, 12, 7))
+    page.keyboard.press("p")
+    until(lambda: session.rounds)
+    expect(page.locator(STATUS)).to_contain_text("Done in")
+    assert session.labels[12, 12, 7] == 1
+
+
+def test_a_round_can_be_stopped_and_keeps_the_marks(page: Page, session: SessionStandIn) -> None:
+    session.hold = threading.Event()
+    tool(page, "inside")
+    drag(page, 2, (12, 12, 7))
+    page.locator("#round").click()
+    expect(page.locator("#progress")).to_be_visible()
+    until(lambda: page.locator("#progress").evaluate("bar => bar.value") == 0.5)
+    tool(page, "brush")
+    drag(page, 2, (20, 20, 7))
+    expect(page.locator(STATUS)).to_contain_text("Wait")
+    page.locator("#stop").click()
+    expect(page.locator(STATUS)).to_contain_text("Stopped: nothing was changed")
+    expect(page.locator("#marks li")).to_have_count(1)
+    assert not session.labels.any()
+    session.hold.set()
+    page.locator("#round").click()
+    expect(page.locator(STATUS)).to_contain_text("Done in")
+    assert session.labels[12, 12, 7] == 1
+
+
+def test_a_loaded_mask_is_shown_in_its_colours(page: Page, session: SessionStandIn, tmp_path: Path) -> None:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[5:15, 5:15, 7], labels[20:30, 5:15, 7] = 1, 2
+    path = tmp_path / "mask ü.nii.gz"
+    nib.save(nib.Nifti1Image(labels, session.scan.affine), path)
+    page.locator("#opacity").fill("100")
+    page.locator("#file").set_input_files(path)
+    expect(page.locator(STATUS)).to_contain_text("mask ü.nii.gz is shown")
+    assert session.loaded == [("mask ü.nii.gz", path.read_bytes())]
+    page.wait_for_timeout(300)
+    shown = pixels(page)
+    for voxel, colour in (((10, 10, 7), (0xFF, 0x63, 0x84)), ((25, 10, 7), (0x4C, 0xC9, 0xF0))):
+        x, y = (round(value) for value in on_screen(page, 2, voxel))
+        assert np.abs(shown[y, x].astype(int) - colour).max() <= 2
+    page.get_by_label("Hide liver").click()
+    expect(page.get_by_label("Hide liver")).to_have_attribute("aria-pressed", "true")
+    page.wait_for_timeout(300)
+    x, y = (round(value) for value in on_screen(page, 2, (10, 10, 7)))
+    grey = pixels(page)[y, x]
+    assert grey.max() - grey.min() <= 2
+
+
+def test_more_than_255_objects(chromium: Browser) -> None:
+    session = SessionStandIn(scan(np.eye(4), (20, 20, 3)), tuple(f"object {n}" for n in range(1, 301)))
+    session.objects[298] = type(session.objects[298])("object 299", 299, "#00ff00")
+    session.objects[299] = type(session.objects[299])("object 300", 300, "#0000ff")
+    session.labels[5:10, 5:10, 1], session.labels[10:15, 5:10, 1] = 299, 300
+    with served(session) as address, opened(chromium, address) as page:
+        page.locator("#opacity").fill("100")
+        page.wait_for_timeout(300)
+        shown = pixels(page)
+        for voxel, colour in (((7, 7, 1), (0, 255, 0)), ((12, 7, 1), (0, 0, 255))):
+            x, y = (round(value) for value in on_screen(page, 2, voxel))
+            assert np.abs(shown[y, x].astype(int) - colour).max() <= 2
+        page.get_by_label("Work on object 300", exact=True).check()
+        tool(page, "brush")
+        drag(page, 2, (3, 15, 1))
+        until(lambda: session.labels[3, 15, 1] == 300)
+
+
+def test_a_second_page_reads_until_it_takes_over(chromium: Browser, session: SessionStandIn) -> None:
+    with served(session) as address, opened(chromium, address) as page:
+        with opened(chromium, address) as other:
+            expect(other.locator("#reading")).to_contain_text("reads only")
+            tool(other, "brush")
+            drag(other, 2, (20, 15, 7))
+            expect(other.locator(STATUS)).to_contain_text("reads only")
+            tool(page, "brush")
+            drag(page, 2, (20, 15, 7))
+            until(lambda: session.labels.any())
+            # It follows the one that writes.
+            until(lambda: other.evaluate("foldwise.app.store.labels.some((one) => one > 0)"))
+            other.locator("#take").click()
+            expect(other.locator("#reading")).to_be_hidden()
+            expect(page.locator("#reading")).to_be_visible()
+        # When it was closed, the first one still reads until it is told to write.
+        expect(page.locator("#reading")).to_contain_text("No other page", timeout=10_000)
+        page.locator("#take").click()
+        expect(page.locator("#reading")).to_be_hidden()
+
+
+def test_no_stroke_is_lost_while_the_server_is_away(page: Page, session: SessionStandIn) -> None:
+    page.route("**/api/edit", lambda route: route.abort())
+    tool(page, "brush")
+    drag(page, 2, (10, 10, 7))
+    drag(page, 2, (30, 20, 7))
+    expect(page.locator(STATUS)).to_contain_text("2 strokes not saved yet")
+    assert page.evaluate("foldwise.app.store.unsaved") == 2
+    assert not session.labels.any()
+    page.unroute("**/api/edit")
+    until(lambda: session.labels[10, 10, 7] and session.labels[30, 20, 7])
+    until(lambda: page.evaluate("foldwise.app.store.unsaved") == 0)
+
+
+def test_a_stroke_on_a_session_changed_elsewhere_is_kept(page: Page, session: SessionStandIn) -> None:
+    page.route("**/api/progress", lambda route: route.abort())
+    session.edit(np.array([0]), np.array([2]))
+    tool(page, "brush")
+    drag(page, 2, (20, 15, 7))
+    until(lambda: session.labels[20, 15, 7] == 1)
+    expect(page.locator(STATUS)).to_contain_text("changed elsewhere")
+    assert session.labels[0, 0, 0] == 2
+    until(lambda: page.evaluate("foldwise.app.store.labels[0]") == 2)
+    page.unroute("**/api/progress")
+
+
+def test_objects_are_added_and_changed(page: Page, session: SessionStandIn) -> None:
+    page.locator("#name").fill("vessel")
+    page.locator("#name").press("Enter")
+    until(lambda: len(session.objects) == 3)
+    expect(page.get_by_label("Work on vessel")).to_be_checked()
+    page.get_by_label("Name of vessel").fill("liver")
+    page.get_by_label("Name of vessel").press("Enter")
+    expect(page.locator(STATUS)).to_contain_text("there is an object with this name")
+    page.get_by_label("Colour of liver").fill("#00ff00")
+    until(lambda: session.objects[0].colour == "#00ff00")
+
+
+def test_the_keyboard_alone_will_do(page: Page, session: SessionStandIn) -> None:
+    page.keyboard.press("1")
+    page.locator(".plane[data-axis='2']").focus()
+    for key in ("Enter", "ArrowRight", "ArrowRight", "ArrowUp", "Enter", "p"):
         page.keyboard.press(key)
-    expect(page.locator("#status")).to_contain_text("Round 1")
-    assert session.state.hinted == (8,)
+    until(lambda: session.rounds)
+    expect(page.locator(STATUS)).to_contain_text("Done in")
+    # On screen, x runs to the left and y upwards.
+    assert session.rounds[0][0][1][0].inside.tolist() == [[20, 15, 7], [19, 15, 7], [18, 15, 7], [18, 16, 7]]
     page.keyboard.press("PageDown")
-    expect(page.locator("#slice")).to_have_value("9")
+    expect(page.locator("#slice")).to_have_value("8")
+    page.keyboard.press("b")
+    page.locator(".plane[data-axis='2']").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    until(lambda: session.labels[18, 16, 8] == 1)
+    page.keyboard.press("s")
+    expect(page.locator(STATUS)).to_contain_text("Saved as /saved/nifti.nii.gz")
+    page.keyboard.press("?")
+    expect(page.locator("#keys")).to_be_visible()
 
 
-def test_hints_fall_where_they_are_drawn(page: Page, session: Annotation) -> None:
-    """A box drawn on the screen is that box of voxels: rows run right to left, columns bottom to top."""
-    page.locator("input[value=box]").click()
-    bounds = page.locator("#picture").bounding_box()
-    assert bounds is not None
-    _, rows, columns = session.propagator.shape
-
-    def at(row: int, column: int) -> tuple[float, float]:
-        return (
-            bounds["x"] + bounds["width"] * (rows - row - 0.5) / rows,
-            bounds["y"] + bounds["height"] * (columns - column - 0.5) / columns,
-        )
-
-    page.mouse.move(*at(4, 15))
-    page.mouse.down()
-    page.mouse.move(*at(18, 3), steps=3)
-    page.mouse.up()
-    with page.expect_request("**/api/round") as asked:
-        page.locator("#propagate").click()
-    sent = asked.value.post_data_json
-    assert sent is not None
-    assert sent["marks"][0]["box"] == [[4, 15], [18, 3]]
-    expect(page.locator("#status")).to_contain_text("Round 1")
-
-
-def test_two_pages_in_a_browser(page: Page, address: str, session: Annotation) -> None:
-    """The second page is refused once, keeps its hints, shows the first's round and continues from it."""
-    browser = page.context.browser
-    assert browser is not None
-    other = browser.new_page()
-    other.goto(address)
-    expect(other.locator("#status")).to_contain_text("Mark the object")
-    for one in (page, other):
-        scribble(one)
-    page.locator("#propagate").click()
-    expect(page.locator("#status")).to_contain_text("Round 1")
-    other.locator("#propagate").click()
-    expect(other.locator("#status")).to_contain_text("Another page or command has changed this session")
-    expect(other.locator("#scan")).to_have_text(f"{SCAN} · 1 round")
-    assert session.workspace.rounds == 1
-    other.locator("#propagate").click()
-    expect(other.locator("#status")).to_contain_text("Round 2")
-    page.keyboard.press("u")
-    expect(page.locator("#status")).to_contain_text("Another page or command has changed this session")
-    assert session.workspace.rounds == 2
+def test_values_window_and_zoom(page: Page, session: SessionStandIn) -> None:
+    page.mouse.move(*on_screen(page, 2, (11, 22, 7)))
+    value = session.scan.image[0, 11, 22, 7]
+    expect(page.locator("#value")).to_contain_text(f"voxel 11, 22, 7   11.0, 33.0, 21.0 mm RAS   {value} HU")
+    page.get_by_role("button", name="Lung", exact=True).click()
+    expect(page.locator("#level")).to_have_value("-600")
+    expect(page.locator("#width")).to_have_value("1500")
+    x, y = on_screen(page, 2, (11, 22, 7))
+    page.mouse.move(x, y)
+    page.mouse.down(button="right")
+    page.mouse.move(x + 50, y + 20)
+    page.mouse.up(button="right")
+    assert float(page.locator("#width").input_value()) > 1500
+    assert float(page.locator("#level").input_value()) > -600
+    page.mouse.move(x, y)
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -100)
+    page.keyboard.up("Control")
+    expect(page.locator("#slice")).to_have_value("7")
+    # What is under the pointer stays there; what is beside it moves away.
+    assert np.allclose(on_screen(page, 2, (11, 22, 7)), (x, y), atol=1.5)
+    beside = on_screen(page, 2, (21, 22, 7))
+    page.keyboard.press("r")
+    assert abs(on_screen(page, 2, (21, 22, 7))[0] - on_screen(page, 2, (11, 22, 7))[0]) < abs(beside[0] - x)
+    tool(page, "cross")
+    drag(page, 2, (11, 22, 7))
+    assert page.evaluate("foldwise.app.position") == [11, 22, 7]
 
 
-def test_a_missed_object_is_shown_as_failed(page: Page, session: Annotation) -> None:
-    missing = Says(hinted=-20, propagated=-20).eval()
-    session.propagator.network = missing  # type: ignore[assignment]
-    scribble(page)
-    page.locator("#propagate").click()
-    expect(page.locator("#status")).to_contain_text("ball: not found on any slice")
-    expect(page.locator("#status")).to_have_class("error")
-    expect(page.locator("#jump")).to_be_enabled()
-
-    def furthest() -> int:
-        """Largest difference of the slices' colours from red."""
-        colours = page.locator("#strip").evaluate(
-            """strip => [...Array(16).keys()].map(n => [...strip.getContext("2d").getImageData(
-                (n + 0.5) * strip.width / 16, strip.height - 4, 1, 1).data.slice(0, 3)])"""
-        )
-        return int(np.abs(np.array(colours) - [0xE4, 0x57, 0x2E]).max())
-
-    # The strip is drawn again only when the slice has been fetched, after the status.
-    deadline = time.monotonic() + 30
-    while furthest() > 2 and time.monotonic() < deadline:
-        page.wait_for_timeout(50)
-    assert furthest() <= 2
+def test_all_channels_can_be_shown(chromium: Browser) -> None:
+    session = SessionStandIn(scan(np.eye(4), (12, 10, 6), channels=2), modality="MR")
+    with served(session) as address, opened(chromium, address) as page:
+        page.locator("#channel").select_option("1")
+        value = session.scan.image[1, 6, 5, 3]
+        expect(page.locator("#value")).to_contain_text(f"mm RAS   {value}")
+        expect(page.get_by_role("button", name="Lung", exact=True)).to_have_count(0)

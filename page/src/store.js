@@ -49,11 +49,14 @@ export class Store {
       if (got.version !== facts.version) continue;
       this.version = got.version;
       if (got.labels) {
-        this.labels = got.labels;
+        // In place where it can be: another array would be held twice for a while.
+        const same = this.labels?.constructor === got.labels.constructor;
+        if (same) this.labels.set(got.labels);
+        else this.labels = got.labels;
         this.#recount();
         this.#take(facts);
         this.#reapply();
-        return this.#on.labels(null);
+        return this.#on.labels(same ? Array(facts.shape[2]).keys() : null);
       }
       this.#take(facts);
       const slices = this.#put(got.indices, (n) => got.values[n]);

@@ -7,12 +7,11 @@ import { cache, Enums, init, RenderingEngine, setVolumesForViewports, utilities,
 import vtkPiecewiseFunction from "@kitware/vtk.js/Common/DataModel/PiecewiseFunction.js";
 import vtkColorTransferFunction from "@kitware/vtk.js/Rendering/Core/ColorTransferFunction.js";
 
-const LABELS = "labels";
 // Cornerstone asks for the slices' images by DICOM numbers, which these volumes have none of, and warns.
 utilities.logger.getRootLogger("cs3d").setLevel("error");
 
 export class VolumeView {
-  #grid; #engine; #elements; #cameras; #image = null; #shown = 0; #window = [0, 1]; #smooth = true; #looks = "";
+  #grid; #engine; #elements; #cameras; #image = null; #labels = null; #shown = 0; #window = [0, 1]; #smooth = true; #looks = "";
 
   /**
    * @param grid of the scan, from gridOf.
@@ -63,18 +62,23 @@ export class VolumeView {
 
   /** Show a channel and labels. Both are flat, x fastest; the labels are read again where they changed. */
   async setVolumes(image, labels) {
-    const old = this.#image;
-    this.#image = `image${++this.#shown}`;
+    const old = [this.#image, this.#labels].filter(Boolean);
+    this.#shown++;
+    this.#image = `image${this.#shown}`;
+    this.#labels = `labels${this.#shown}`;
     // Cornerstone takes no other types; only the picture is in single precision.
     const kinds = [Uint8Array, Int16Array, Uint16Array, Float32Array];
     this.#volume(this.#image, kinds.some((kind) => image instanceof kind) ? image : Float32Array.from(image));
-    if (cache.getVolume(LABELS)) cache.removeVolumeLoadObject(LABELS);
-    this.#volume(LABELS, labels);
+    this.#volume(this.#labels, labels);
     await setVolumesForViewports(this.#engine, [
       { volumeId: this.#image },
-      { volumeId: LABELS, callback: ({ volumeActor }) => volumeActor.getProperty().setInterpolationTypeToNearest() },
+      { volumeId: this.#labels, callback: ({ volumeActor }) => volumeActor.getProperty().setInterpolationTypeToNearest() },
     ], this.#grid.planes.map((plane) => `plane${plane.axis}`));
-    if (old) cache.removeVolumeLoadObject(old);
+    for (const id of old) {
+      const { imageIds } = cache.getVolume(id);
+      cache.removeVolumeLoadObject(id);
+      for (const slice of imageIds) cache.removeImageLoadObject(slice);
+    }
     this.setWindow(...this.#window);
     this.setSmooth(this.#smooth);
     // Cornerstone 5.14 draws new volumes once before it puts their values into the graphics memory.
@@ -82,7 +86,7 @@ export class VolumeView {
       this.#elements[0].addEventListener(Enums.Events.IMAGE_RENDERED, resolve, { once: true });
       this.render([0]);
     });
-    for (const id of [this.#image, LABELS]) cache.getVolume(id).vtkOpenGLTexture.modified();
+    for (const id of [this.#image, this.#labels]) cache.getVolume(id).vtkOpenGLTexture.modified();
     this.render();
   }
 
@@ -112,7 +116,7 @@ export class VolumeView {
       }
     }
     for (const { axis } of this.#grid.planes) {
-      const actor = this.#viewport(axis).getActors().find((one) => one.referencedId === LABELS)?.actor;
+      const actor = this.#viewport(axis).getActors().find((one) => one.referencedId === this.#labels)?.actor;
       if (!actor) continue;
       // A pixel of the table for every half number, at least.
       const width = Math.min(8192, Math.max(1024, 4 * (last + 1)));
@@ -126,7 +130,7 @@ export class VolumeView {
 
   /** Read the labels of some slices (along z) again. */
   labelsChanged(slices) {
-    const volume = cache.getVolume(LABELS);
+    const volume = cache.getVolume(this.#labels);
     for (const z of slices) volume.vtkOpenGLTexture.setUpdatedFrame(z);
     volume.imageData.modified();
     this.render();

@@ -114,18 +114,20 @@ function refresh() {
   element("reading").hidden = writer;
   document.body.classList.toggle("busy", busy);
   showObjects(facts.objects, app.active?.number, app.grid.spacing, { change: changeObject, choose, disabled: !writer || busy });
-  fill(element("engine"), facts.engines.map((one) => [one.name, one.ready ? one.title : `${one.title} (not ready)`, one.why_not ?? ""]), facts.engine);
-  const engine = facts.engines.find((one) => one.name === element("engine").value);
+  const engines = facts.engines.map((one) => (one.name ? one : { name: one, title: ENGINES[one] ?? one, ready: true }));
+  fill(element("engine"), engines.map((one) => [one.name, one.ready ? one.title : `${one.title} (not ready)`, one.why_not ?? ""]), facts.engine);
+  const engine = engines.find((one) => one.name === element("engine").value);
   element("why-not").textContent = engine && !engine.ready ? engine.why_not : "";
   const saves = facts.saves.join();
   if (element("saves").dataset.kinds !== saves) {
     element("saves").dataset.kinds = saves;
     element("saves").replaceChildren(...facts.saves.map((kind) => {
-      const button = make("button", { type: "button", textContent: `Save ${SAVES[kind] ?? kind}`, title: facts.formats?.[kind] ?? "" });
+      const button = make("button", { type: "button", textContent: `Save ${SAVES[kind] ?? kind}`, disabled: true });
       button.addEventListener("click", () => save(kind));
       return button;
     }));
   }
+  element("file").parentElement.hidden = !facts.loads;
   const suggestion = facts.suggestion;
   element("suggestion").textContent = suggestion ? `${store.object(suggestion.object)?.name ?? ""}, ${"xyz"[facts.axis]} ${suggestion.slice}: ${suggestion.reason}` : "";
   element("jump").disabled = !suggestion;
@@ -234,6 +236,7 @@ function lift() {
 
 // Changing ----------------------------------------------------------------------------------------------------
 
+const ENGINES = { classical: "Classical: random walker", memory: "Trained memory network", automatic: "Automatic", nninteractive: "nnInteractive" };
 const SAVES = { nifti: "NIfTI", "dicom-seg": "DICOM-SEG", rtstruct: "RTSTRUCT" };
 
 const change = (path, body) => store.change((version) => server.change(path, version, body));

@@ -22,7 +22,7 @@ export class VolumeView {
     this.#elements = elements;
     this.#cameras = grid.planes.map(() => ({ centre: null, scale: null }));
     // One context for all planes: a volume is then held once in the graphics memory.
-    init({ rendering: { renderingEngineMode: "tiled" } });
+    init({ rendering: { renderingEngineMode: "contextPool", webGlContextCount: 1 } });
     cache.setMaxCacheSize(16 * 2 ** 30);
     this.#engine = new RenderingEngine("planes");
     this.#engine.setViewports(grid.planes.map((plane) => ({

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import uvicorn
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from foldwise.web import server as web
+from foldwise.web import application as web
 
 TOKEN = "a-token"
 
@@ -46,7 +47,8 @@ def browser() -> Iterator[Browser]:
 def served(session: Any) -> Iterator[str]:
     """A session, served by a thread; yields the page's address."""
     listening = socket.create_server(("127.0.0.1", 0))
-    application = web.Server(session, TOKEN).application()
+    saves = {kind: lambda kind=kind: [Path(f"/saved/{kind}")] for kind in ("nifti", "dicom-seg")}
+    application = web.Server(session, TOKEN, saves, getattr(session, "load", None)).application()
     running = uvicorn.Server(uvicorn.Config(application, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()
@@ -71,7 +73,9 @@ def opened(chromium: Browser, address: str, width: int = 1000, height: int = 640
             else None
         ),
     )
-    page.on("request", lambda asked: None if asked.url.startswith((address, "data:")) else wrong.append(asked.url))
+    page.on(
+        "request", lambda asked: None if asked.url.startswith((address, "data:")) else wrong.append(asked.url)
+    )
     page.goto(address)
     page.locator("body[data-ready]").wait_for(timeout=60_000)
     yield page

@@ -91,8 +91,6 @@ class SessionStandIn:
             "undo_text": done[-1][0] if done else "",
             "redo_text": undone[0][0] if undone else "",
             "marks": {str(number): [m.as_dict() for m in said] for number, said in self.said.items()},
-            "saves": ["nifti", "dicom-seg"],
-            "formats": {"nifti": "NIfTI: one number per object"},
         }
 
     def _new_version(self) -> None:
@@ -164,9 +162,6 @@ class SessionStandIn:
             self.add_object(f"object {number}")
         indices = np.flatnonzero(labels != self.labels)
         self._do("load", indices, labels.flat[indices])
-
-    def save(self, kind: str) -> list[Path]:
-        return [Path(f"/saved/{kind}.nii.gz")]
 
     def changes(self, since: str) -> tuple[np.ndarray, np.ndarray] | None:
         if since not in self._states:

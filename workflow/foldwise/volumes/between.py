@@ -22,5 +22,7 @@ def between_slices(mask: np.ndarray, axis: int) -> np.ndarray:
     filled = slices.copy()
     for first, last in itertools.pairwise(np.flatnonzero(slices.any((1, 2))).tolist()):
         if last > first + 1:
-            filled[first : last + 1] = propagate({0: slices[first], last - first: slices[last]}, last - first + 1)
+            filled[first : last + 1] = propagate(
+                {0: slices[first], last - first: slices[last]}, last - first + 1
+            )
     return np.moveaxis(filled, 0, axis)

@@ -1,377 +1,39 @@
-"""Serve a session to a browser on this machine: the page, the scan, its labels, strokes and rounds.
+"""Serve a session to a browser on this machine.
 
-Only the address contains the token; the server listens on 127.0.0.1, and refuses other names in the Host
-header, so that no web page can reach it under a different name. One page writes; the others read.
+The server listens on 127.0.0.1, under an address that only the user is told.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import socket
-import tempfile
-import threading
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
-from urllib.parse import unquote
 
-import numpy as np
 import uvicorn
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Route
 
 from foldwise.files import CaseError
 from foldwise.systems.interactive.annotation import Annotation
-from foldwise.systems.interactive.engines import StoppedError
-from foldwise.systems.interactive.marks import Marks
-from foldwise.volumes.between import between_slices
-from foldwise.web.wire import CHANGE, changes_bytes, packed, read_changes, volume_bytes
-from foldwise.web.writer import Writer
+from foldwise.web.application import HOST, PAGE, Server, shown
 
-HOST = "127.0.0.1"
-# Written by `make page`.
-PAGE = Path(__file__).with_name("built")
-FILES = {"": "index.html", "page.js": "page.js", "style.css": "style.css", "licences.txt": "licences.txt"}
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
-    # The address contains the token.
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-# Bytes: more than any list of marks has; a stroke through 20 million voxels; a file to start from.
-LONGEST, LONGEST_STROKE, LONGEST_FILE = 16_000_000, 20_000_000 * CHANGE, 2_000_000_000
 
-Sent = TypeVar("Sent", bound=BaseModel)
-Number = Annotated[int, Field(ge=1, le=65535)]
-Axis = Annotated[int, Field(ge=0, le=2)]
-
-
-class RefusedError(Exception):
-    """A change that is not made. `why`: "outdated" or "reader"."""
-
-    def __init__(self, message: str, why: str) -> None:
-        """Store a message for the user, and the reason as the page knows it."""
-        super().__init__(message)
-        self.why = why
-
-
-class Change(BaseModel):
-    """The common part of changing requests: the version of the session that the page shows."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    version: str
-
-
-class Asked(Change):
-    """A request for a round: object number → its marks, the oldest first, as `Marks.as_dict` gives them."""
-
-    marks: dict[Number, list[dict[str, JsonValue]]]
-    engine: str | None = None
-    axis: Axis | None = None
-
-
-class ObjectChange(Change):
-    """An object to be changed, or added where it has no number."""
-
-    number: Number | None = None
-    name: Annotated[str, Field(min_length=1, max_length=80)] | None = None
-    colour: Annotated[str, Field(pattern="^#[0-9a-f]{6}$")] | None = None
-    hidden: bool | None = None
-    locked: bool | None = None
-
-
-class Between(Change):
-    """An object to be filled between slices across an axis."""
-
-    number: Number
-    axis: Axis
-
-
-class Save(Change):
-    """A kind of file to save."""
-
-    kind: str
-
-
-class Force(BaseModel):
-    """Whether a page insists on writing."""
-
-    force: bool
-
-
-class Server:
-    """The application around one session; changes of the session run one after another."""
-
-    def __init__(self, annotation: Annotation, token: str) -> None:
-        """Store a session, and the token of the address."""
-        self.annotation, self.writer = annotation, Writer()
-        self._token, self._lock = token.encode(), threading.Lock()
-        self._stop, self._share, self._running = threading.Event(), 0.0, False
-
-    def application(self) -> Starlette:
-        """The routes."""
-        answers: dict[str, Callable[[Request], Awaitable[Response]]] = {
-            "writer": self._write, "leave": self._leave, "stop": self._stop_round, "round": self._round,
-            "edit": self._edit, "undo": self._undo, "redo": self._redo, "object": self._object,
-            "between": self._between, "load": self._load, "save": self._save,
-        }  # fmt: skip
-        routes = [
-            Route("/{token}/", self._guarded(self._file), name="page"),
-            Route("/{token}/{name:str}", self._guarded(self._file)),
-            Route("/{token}/api/session", self._guarded(self._session)),
-            Route("/{token}/api/image/{channel:int}", self._guarded(self._image)),
-            Route("/{token}/api/labels", self._guarded(self._labels)),
-            Route("/{token}/api/progress", self._guarded(self._progress)),
-            *(
-                Route(f"/{{token}}/api/{name}", self._guarded(answer), methods=["POST"])
-                for name, answer in answers.items()
-            ),
-        ]
-        hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
-        return Starlette(routes=routes, middleware=[hosts])
-
-    def _guarded(
-        self, answer: Callable[[Request], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
-        """Answer only requests with the token; report what cannot be done in plain words."""
-
-        async def guarded(request: Request) -> Response:
-            given = request.path_params["token"].encode()
-            if not secrets.compare_digest(given, self._token):
-                raise HTTPException(404)
-            try:
-                response = await answer(request)
-            except RefusedError as error:
-                response = JSONResponse({"error": str(error), "why": error.why}, 409)
-            except CaseError as error:
-                response = JSONResponse({"error": str(error)}, 422)
-            response.headers.update(HEADERS)
-            return response
-
-        return guarded
-
-    async def _file(self, request: Request) -> Response:
-        name = FILES.get(request.path_params.get("name", ""))
-        if name is None:
-            raise HTTPException(404)
-        return FileResponse(PAGE / name)
-
-    async def _session(self, _: Request) -> Response:
-        return JSONResponse(await self._alone(self.annotation.facts))
-
-    async def _image(self, request: Request) -> Response:
-        channel: int = request.path_params["channel"]
-        image = self.annotation.scan.image
-        if channel >= len(image):
-            raise HTTPException(404)
-        data = await run_in_threadpool(volume_bytes, image[channel])
-        return _bytes(data, {"X-Type": image.dtype.name})
-
-    async def _labels(self, request: Request) -> Response:
-        """All labels, or those that are different since a version."""
-        since = request.query_params.get("since", "")
-
-        def read() -> tuple[str, str, str, bytes]:
-            annotation = self.annotation
-            changed = annotation.changes(since) if since else None
-            if changed is not None and len(changed[0]) * 8 < annotation.labels.size:
-                data = changes_bytes(*changed, annotation.scan.shape)
-                return annotation.version, "changes", "uint16", data
-            labels = annotation.labels
-            return annotation.version, "all", labels.dtype.name, volume_bytes(labels)
-
-        version, kind, name, data = await self._alone(read)
-        headers = {"X-Version": version, "X-Labels": kind, "X-Type": name, "Content-Encoding": "gzip"}
-        return _bytes(await run_in_threadpool(packed, data), headers)
-
-    async def _progress(self, request: Request) -> Response:
-        """How far the round is; whether the page writes, and whether it could."""
-        writes = self.writer.hear(_page(request))
-        return JSONResponse(
-            {
-                "version": self.annotation.version,
-                "running": self._running,
-                "share": self._share,
-                "writer": writes,
-                "free": self.writer.free,
-            }
-        )
-
-    async def _write(self, request: Request) -> Response:
-        asked = await _read(request, Force)
-        return JSONResponse({"writer": self.writer.ask(_page(request), asked.force)})
-
-    async def _leave(self, request: Request) -> Response:
-        self.writer.leave(_page(request))
-        return JSONResponse({})
-
-    async def _stop_round(self, request: Request) -> Response:
-        self._writes(request)
-        self._stop.set()
-        return JSONResponse({})
-
-    async def _round(self, request: Request) -> Response:
-        asked = await _read(request, Asked)
-        try:
-            marks = {
-                number: tuple(Marks.from_dict(each) for each in given)
-                for number, given in asked.marks.items()
-            }
-        except (KeyError, TypeError, ValueError) as error:
-            raise HTTPException(400, f"marks: {error}") from None
-
-        def segment() -> dict[str, Any]:
-            self._stop.clear()
-            self._share, self._running = 0.0, True
-            try:
-                self.annotation.round(marks, asked.engine, asked.axis, self._report)
-            except StoppedError:
-                return {"stopped": True}
-            finally:
-                self._running = False
-            return {}
-
-        return await self._change(request, asked.version, segment)
-
-    def _report(self, share: float) -> None:
-        self._share = share
-        if self._stop.is_set():
-            raise StoppedError
-
-    async def _edit(self, request: Request) -> Response:
-        data = await _body(request, LONGEST_STROKE)
-        try:
-            indices, values = await run_in_threadpool(read_changes, data, self.annotation.scan.shape)
-        except ValueError as error:
-            raise HTTPException(400, str(error)) from None
-        version = request.headers.get("X-Version", "")
-        return await self._change(request, version, lambda: self.annotation.edit(indices, values))
-
-    async def _undo(self, request: Request) -> Response:
-        return await self._change(request, (await _read(request, Change)).version, self.annotation.undo)
-
-    async def _redo(self, request: Request) -> Response:
-        return await self._change(request, (await _read(request, Change)).version, self.annotation.redo)
-
-    async def _object(self, request: Request) -> Response:
-        asked = await _read(request, ObjectChange)
-        values = asked.model_dump(exclude={"version", "number"}, exclude_none=True)
-        if asked.number is None and "name" not in values:
-            raise HTTPException(400, "a new object needs a name")
-        number = asked.number
-
-        def change() -> None:
-            if number is None:
-                self.annotation.add_object(**values)
-            else:
-                self.annotation.change_object(number, **values)
-
-        return await self._change(request, asked.version, change)
-
-    async def _between(self, request: Request) -> Response:
-        asked = await _read(request, Between)
-
-        def fill() -> None:
-            labels = self.annotation.labels
-            kept = [one["number"] for one in self.annotation.facts()["objects"] if one["locked"] or one["hidden"]]
-            mask = labels == asked.number
-            new = between_slices(mask, asked.axis) & ~mask & ~np.isin(labels, kept)
-            if not new.any():
-                raise CaseError(
-                    "there is no gap between filled slices: paint the object on two slices with others between"
-                )
-            indices = np.flatnonzero(new)
-            self.annotation.edit(indices, np.full(len(indices), asked.number, np.uint16))
-
-        return await self._change(request, asked.version, fill)
-
-    async def _load(self, request: Request) -> Response:
-        name = Path(unquote(request.headers.get("X-Filename", ""))).name
-        if not name:
-            raise HTTPException(400, "the file has no name")
-        version = request.headers.get("X-Version", "")
-        self._writes(request)
-        with tempfile.TemporaryDirectory(prefix="foldwise-") as folder:
-            path = Path(folder) / ("start" + "".join(Path(name).suffixes[-2:]))
-            with path.open("wb") as file:
-                async for part in _parts(request, LONGEST_FILE):
-                    await run_in_threadpool(file.write, part)
-            return await self._change(request, version, lambda: self.annotation.load(path, name))
-
-    async def _save(self, request: Request) -> Response:
-        asked = await _read(request, Save)
-
-        def save() -> dict[str, Any]:
-            return {"saved": [_shown(str(path)) for path in self.annotation.save(asked.kind)]}
-
-        return await self._change(request, asked.version, save)
-
-    def _writes(self, request: Request) -> None:
-        """Refuse a page that only reads.
-
-        Raises:
-            RefusedError: another page writes.
-        """
-        page = _page(request)
-        if not self.writer.hear(page):
-            raise RefusedError(
-                "This page reads only: another page writes to this session. Press “Write here” to go on here.",
-                "reader",
-            )
-
-    async def _change(
-        self, request: Request, version: str, change: Callable[[], dict[str, Any] | None]
-    ) -> Response:
-        """Change the session, after any running change, and return its facts with what the change returned.
-
-        Nothing is changed for a page that shows another version: its user has not seen the current one.
-        """
-
-        def checked() -> dict[str, Any]:
-            # Only now: a page that waited may have lost its turn.
-            self._writes(request)
-            if version != self.annotation.version:
-                raise RefusedError(
-                    "Another page or command has changed this session, so nothing was done. Its current state "
-                    "is shown, with your marks: check it, then repeat.",
-                    "outdated",
-                )
-            return (change() or {}) | self.annotation.facts()
-
-        return JSONResponse(await self._alone(checked))
-
-    async def _alone(self, doing: Callable[[], Any]) -> Any:
-        """Do something in a thread, after whatever else is being done with the session."""
-
-        def locked() -> Any:
-            with self._lock:
-                return doing()
-
-        return await run_in_threadpool(locked)
-
-
-def serve(annotation: Annotation, folder: Path, port: int = 0) -> None:
+def serve(annotation: Annotation, mask: Path, quality: Path, port: int = 0) -> None:
     """Serve a session until the process is interrupted; the address is printed.
 
     Args:
         annotation: the session.
-        folder: of the session, named in what is printed.
+        mask: NIfTI written by Save.
+        quality: CSV written by Save.
         port: 0: any free port.
 
     Raises:
         CaseError: the page is not built, or the port is taken.
     """
+
+    def save() -> list[Path]:
+        annotation.save(mask, quality)
+        return [mask]
+
     require_page()
     token = secrets.token_urlsafe(24)
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -381,8 +43,9 @@ def serve(annotation: Annotation, folder: Path, port: int = 0) -> None:
     except OSError as error:
         raise CaseError(f"port {port}: {error.strerror}; use another one, or 0 for any free port") from error
     address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"
-    print(f"Open {address}\nPress Ctrl+C to stop; every step is kept in {_shown(str(folder))}", flush=True)
-    application = Server(annotation, token).application()
+    folder = shown(str(annotation.folder))
+    print(f"Open {address}\nPress Ctrl+C to stop; every step is kept in {folder}", flush=True)
+    application = Server(annotation, token, {"nifti": save}).application()
     # No access log: it would contain the token.
     config = uvicorn.Config(application, access_log=False, log_level="warning", server_header=False)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
@@ -400,41 +63,3 @@ def require_page() -> None:
             f"{PAGE}: the page is not built; run `make page` in Foldwise's checkout (it needs npm's registry "
             "once), or install a wheel of Foldwise, which carries it"
         )
-
-
-async def _parts(request: Request, longest: int) -> Any:
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > longest:
-            raise HTTPException(413, f"more than {longest / 1e6:.0f} MB cannot be sent at once")
-        yield part
-
-
-async def _body(request: Request, longest: int = LONGEST) -> bytes:
-    return b"".join([part async for part in _parts(request, longest)])
-
-
-async def _read(request: Request, kind: type[Sent]) -> Sent:
-    """The body of a request."""
-    try:
-        return kind.model_validate_json(await _body(request))
-    except ValidationError as error:
-        raise HTTPException(400, str(error.errors()[0]["msg"])) from None
-
-
-def _page(request: Request) -> str:
-    """The name that a page gave itself."""
-    page = request.headers.get("X-Page", "")
-    if not 0 < len(page) <= 64:
-        raise HTTPException(400, "a page names itself in X-Page")
-    return page
-
-
-def _shown(name: str) -> str:
-    """A file's name as text: bytes that are not UTF-8 could be neither sent nor printed."""
-    return os.fsencode(name).decode(errors="replace")
-
-
-def _bytes(data: bytes, headers: dict[str, str]) -> Response:
-    return Response(data, media_type="application/octet-stream", headers=headers)

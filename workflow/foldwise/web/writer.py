@@ -10,6 +10,15 @@ from collections.abc import Callable
 SILENCE = 90.0
 
 
+class RefusedError(Exception):
+    """A change that is not made. `why`: "outdated" or "reader"."""
+
+    def __init__(self, message: str, why: str) -> None:
+        """Store a message for the user, and the reason as the page knows it."""
+        super().__init__(message)
+        self.why = why
+
+
 class Writer:
     """The page that writes. Pages are known by a name of their own."""
 

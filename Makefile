@@ -9,7 +9,7 @@ LOCK ?= $(or $(shell cat .venv/.lock 2>/dev/null),cuda13)
 LOCKED := envs/requirements$(if $(filter cuda13,$(LOCK)),,-$(LOCK)).txt
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: help setup setup-dev demo test-fast test test-local test-slurm lint format lock reference clean
+.PHONY: help setup setup-dev page demo test-fast test test-local test-slurm lint format lock reference clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -41,17 +41,29 @@ setup: .venv/.ready-$(LOCK)  ## install Foldwise into .venv; LOCK=cuda12 for old
 
 setup-dev: .venv/.ready-dev  ## also install what tests and checks need
 
+PAGE := workflow/foldwise/web/built/page.js
+# Where none is installed, Node.js comes from PyPI.
+NODE = PATH="$(if $(shell command -v npm),$$PATH,$(CURDIR)/.venv/bin:$$PATH)"
+
+$(PAGE): $(wildcard page/src/*.js) page/build.js page/index.html page/style.css page/package-lock.json | $(UV)
+ifeq ($(shell command -v npm),)
+	$(UV) pip install --quiet --require-hashes -r envs/requirements-page.txt
+endif
+	cd page && $(NODE) npm ci --silent && $(NODE) node build.js
+
+page: $(PAGE)  ## build the annotation page; needs npm's registry once
+
 demo: setup  ## run the whole workflow on generated chest CTs; minutes on two cores
 	$(BIN)/foldwise demo . --cores $(CORES)
 
-test-fast: setup-dev  ## run only the quick tests of the library
+test-fast: setup-dev page  ## run only the quick tests of the library
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm" tests/unit
 
-test: setup-dev  ## run all tests, with Slurm if it is installed
+test: setup-dev page  ## run all tests, with Slurm if it is installed
 	@# Those on Slurm mostly wait: they run at the same time as the others, which give way to them.
 	$(MAKE) --jobs=2 test-local test-slurm
 
-test-local: setup-dev
+test-local: setup-dev page
 	@# A file's tests share costly fixtures, so they stay together. Files of few tests are the slowest, and would come last.
 	nice -n 10 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slurm"
 
@@ -83,6 +95,7 @@ lock: $(UV)  ## lock the newest versions in envs/*.txt
 	    | grep -v nvidia-ml-py | sed 's/^/--no-emit-package /; s/==//')
 	$(UV) $(COMPILE) -c envs/requirements.txt pyproject.toml envs/requirements-dev.in -o envs/requirements-dev.txt
 	$(UV) $(COMPILE) -c envs/requirements.txt pyproject.toml envs/requirements-bench.in -o envs/requirements-bench.txt
+	$(UV) $(COMPILE) envs/requirements-page.in -o envs/requirements-page.txt
 	$(MAKE) reference
 
 reference: setup  ## regenerate docs/settings.md, docs/reruns.md and the JSON schema

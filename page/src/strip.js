@@ -13,15 +13,16 @@ export function drawStrip(canvas, { count, quality, hinted, suggestion, here }) 
   canvas.width = canvas.clientWidth * ratio;
   canvas.height = canvas.clientHeight * ratio;
   const context = canvas.getContext("2d"), step = canvas.width / count, high = canvas.height, top = 9 * ratio;
+  const unknown = hatch(context, colour("--unknown"), ratio), [good, bad] = [colour("--good"), colour("--bad")];
   const marked = new Set(hinted), width = Math.max(1, step > 4 * ratio ? step - ratio : step);
   for (let slice = 0; slice < count; slice++) {
     const value = quality?.[slice] ?? null, from = slice * step;
     if (value === null) {
-      context.fillStyle = hatch(context, colour("--unknown"), ratio);
+      context.fillStyle = unknown;
       context.fillRect(from, top, width, high - top);
     } else {
       const tall = (high - top) * Math.max(0.15, value);
-      context.fillStyle = `color-mix(in oklab, ${colour("--good")} ${Math.round(100 * value)}%, ${colour("--bad")})`;
+      context.fillStyle = `color-mix(in oklab, ${good} ${Math.round(100 * value)}%, ${bad})`;
       context.fillRect(from, high - tall, width, tall);
     }
     if (marked.has(slice)) {

@@ -3,15 +3,19 @@
 // Cornerstone's world is the scan's grid in mm: voxel (x, y, z) lies at (x·dx, y·dy, z·dz). Flips and
 // rotations of the file are a matter of where its cameras stand (see geometry.js), so any affine will do.
 
-import { cache, Enums, init, RenderingEngine, setVolumesForViewports, utilities, volumeLoader } from "@cornerstonejs/core";
+import { Enums, init, RenderingEngine, utilities } from "@cornerstonejs/core";
+import vtkDataArray from "@kitware/vtk.js/Common/Core/DataArray.js";
+import vtkImageData from "@kitware/vtk.js/Common/DataModel/ImageData.js";
 import vtkPiecewiseFunction from "@kitware/vtk.js/Common/DataModel/PiecewiseFunction.js";
+import vtkPlane from "@kitware/vtk.js/Common/DataModel/Plane.js";
 import vtkColorTransferFunction from "@kitware/vtk.js/Rendering/Core/ColorTransferFunction.js";
+import vtkImageResliceMapper from "@kitware/vtk.js/Rendering/Core/ImageResliceMapper.js";
+import vtkImageSlice from "@kitware/vtk.js/Rendering/Core/ImageSlice.js";
 
-// Cornerstone asks for the slices' images by DICOM numbers, which these volumes have none of, and warns.
 utilities.logger.getRootLogger("cs3d").setLevel("error");
 
 export class VolumeView {
-  #grid; #engine; #elements; #cameras; #image = null; #labels = null; #shown = 0; #window = [0, 1]; #smooth = true; #looks = "";
+  #grid; #engine; #elements; #cameras; #slices = []; #window = [0, 1]; #smooth = true; #looks = "";
 
   /**
    * @param grid of the scan, from gridOf.
@@ -23,7 +27,6 @@ export class VolumeView {
     this.#cameras = grid.planes.map(() => ({ centre: null, scale: null }));
     // One context for all planes: a volume is then held once in the graphics memory.
     init({ rendering: { renderingEngineMode: "contextPool", webGlContextCount: 1 } });
-    cache.setMaxCacheSize(16 * 2 ** 30);
     this.#engine = new RenderingEngine("planes");
     this.#engine.setViewports(grid.planes.map((plane) => ({
       viewportId: `plane${plane.axis}`,
@@ -42,52 +45,40 @@ export class VolumeView {
 
   #viewport(axis) { return this.#engine.getViewport(`plane${axis}`); }
 
-  #volume(id, data) {
-    const { shape, spacing } = this.#grid;
-    const bits = 8 * data.BYTES_PER_ELEMENT;
-    return volumeLoader.createLocalVolume(id, {
-      scalarData: data,
-      dimensions: shape,
-      spacing,
-      origin: [0, 0, 0],
-      direction: [1, 0, 0, 0, 1, 0, 0, 0, 1],
-      metadata: {
-        BitsAllocated: bits, BitsStored: bits, HighBit: bits - 1, SamplesPerPixel: 1,
-        PhotometricInterpretation: "MONOCHROME2", PixelRepresentation: data instanceof Int16Array ? 1 : 0,
-        Modality: "OT", ImageOrientationPatient: [1, 0, 0, 0, 1, 0], PixelSpacing: [spacing[1], spacing[0]],
-        FrameOfReferenceUID: "grid", Columns: shape[0], Rows: shape[1], voiLut: [], VOILUTFunction: "LINEAR",
-      },
-    });
+  /** An array as vtk.js has it. */
+  #data(values) {
+    const data = vtkImageData.newInstance({ spacing: this.#grid.spacing, origin: [0, 0, 0] });
+    data.setDimensions(this.#grid.shape);
+    data.getPointData().setScalars(vtkDataArray.newInstance({ name: "values", values, numberOfComponents: 1 }));
+    return data;
   }
 
-  /** Show a channel and labels. Both are flat, x fastest; the labels are read again where they changed. */
-  async setVolumes(image, labels) {
-    const old = [this.#image, this.#labels].filter(Boolean);
-    this.#shown++;
-    this.#image = `image${this.#shown}`;
-    this.#labels = `labels${this.#shown}`;
-    // Cornerstone takes no other types; only the picture is in single precision.
-    const kinds = [Uint8Array, Int16Array, Uint16Array, Float32Array];
-    this.#volume(this.#image, kinds.some((kind) => image instanceof kind) ? image : Float32Array.from(image));
-    this.#volume(this.#labels, labels);
-    await setVolumesForViewports(this.#engine, [
-      { volumeId: this.#image },
-      { volumeId: this.#labels, callback: ({ volumeActor }) => volumeActor.getProperty().setInterpolationTypeToNearest() },
-    ], this.#grid.planes.map((plane) => `plane${plane.axis}`));
-    for (const id of old) {
-      const { imageIds } = cache.getVolume(id);
-      cache.removeVolumeLoadObject(id);
-      for (const slice of imageIds) cache.removeImageLoadObject(slice);
-    }
+  /** What draws a slice of an array on the plane across an axis. */
+  #slice(axis, data, id) {
+    const mapper = vtkImageResliceMapper.newInstance(), plane = vtkPlane.newInstance(), actor = vtkImageSlice.newInstance();
+    plane.setNormal([0, 1, 2].map((n) => (n === axis ? 1 : 0)));
+    mapper.setInputData(data);
+    mapper.setSlicePlane(plane);
+    actor.setMapper(mapper);
+    return { uid: `${id}${axis}`, actor, plane };
+  }
+
+  /** Show a channel and labels. Both are flat, x fastest, and are read again where labelsChanged says so. */
+  setVolumes(image, labels) {
+    this.#looks = "";
+    const pictures = this.#data(image), objects = this.#data(labels);
+    this.#slices = this.#grid.planes.map(({ axis }) => {
+      const slices = [this.#slice(axis, pictures, "image"), this.#slice(axis, objects, "labels")];
+      const [picture, overlay] = slices.map(({ actor }) => actor.getProperty());
+      picture.setInterpolationTypeToLinear();
+      overlay.setInterpolationTypeToNearest();
+      overlay.setUseLookupTableScalarRange(true);
+      slices[1].actor.setForceTranslucent(true);
+      this.#viewport(axis).setActors(slices.map(({ uid, actor }) => ({ uid, actor })));
+      return slices;
+    });
     this.setWindow(...this.#window);
     this.setSmooth(this.#smooth);
-    // Cornerstone 5.14 draws new volumes once before it puts their values into the graphics memory.
-    await new Promise((resolve) => {
-      this.#elements[0].addEventListener(Enums.Events.IMAGE_RENDERED, resolve, { once: true });
-      this.render([0]);
-    });
-    for (const id of [this.#image, this.#labels]) cache.getVolume(id).vtkOpenGLTexture.modified();
-    this.render();
   }
 
   /**
@@ -97,7 +88,7 @@ export class VolumeView {
    * @param {number} opacity 0 to 1.
    */
   setObjects(objects, opacity) {
-    const looks = JSON.stringify([this.#shown, opacity, objects.map(({ number, colour, hidden }) => [number, colour, hidden])]);
+    const looks = JSON.stringify([opacity, objects.map(({ number, colour, hidden }) => [number, colour, hidden])]);
     if (looks === this.#looks) return;
     this.#looks = looks;
     const colours = vtkColorTransferFunction.newInstance(), shares = vtkPiecewiseFunction.newInstance();
@@ -115,32 +106,32 @@ export class VolumeView {
         shares.addPoint(at, hidden ? 0 : opacity);
       }
     }
-    for (const { axis } of this.#grid.planes) {
-      const actor = this.#viewport(axis).getActors().find((one) => one.referencedId === this.#labels)?.actor;
-      if (!actor) continue;
+    for (const [, { actor }] of this.#slices) {
       // A pixel of the table for every half number, at least.
       const width = Math.min(8192, Math.max(1024, 4 * (last + 1)));
-      actor.getMapper().setColorTextureWidth?.(width);
-      actor.getMapper().setOpacityTextureWidth?.(width);
+      actor.getMapper().setColorTextureWidth(width);
+      actor.getMapper().setOpacityTextureWidth(width);
       actor.getProperty().setRGBTransferFunction(0, colours);
-      actor.getProperty().setScalarOpacity(0, shares);
+      actor.getProperty().setPiecewiseFunction(0, shares);
     }
     this.render();
   }
 
   /** Read the labels of some slices (along z) again. */
   labelsChanged(slices) {
-    const volume = cache.getVolume(this.#labels);
-    for (const z of slices) volume.vtkOpenGLTexture.setUpdatedFrame(z);
-    volume.imageData.modified();
+    const [x, y] = this.#grid.shape, [, { actor }] = this.#slices[0];
+    // All planes draw from the same texture, so one of them brings it up to date, before any is drawn.
+    const property = actor.getProperty();
+    property.setUpdatedExtents([...property.getUpdatedExtents(), ...[...slices].map((z) => [0, x - 1, 0, y - 1, z, z])]);
     this.render();
   }
 
   /** Show values from `low` as black to `high` as white. */
   setWindow(low, high) {
     this.#window = [low, high];
-    for (const { axis } of this.#grid.planes) {
-      this.#viewport(axis).setProperties({ voiRange: { lower: low, upper: high } }, this.#image, true);
+    for (const [{ actor }] of this.#slices) {
+      actor.getProperty().setColorWindow(high - low);
+      actor.getProperty().setColorLevel((low + high) / 2);
     }
     this.render();
   }
@@ -148,8 +139,7 @@ export class VolumeView {
   /** Interpolate the picture between voxels, or show them as they are. */
   setSmooth(smooth) {
     this.#smooth = smooth;
-    const kind = smooth ? Enums.InterpolationType.LINEAR : Enums.InterpolationType.NEAREST;
-    for (const { axis } of this.#grid.planes) this.#viewport(axis).setProperties({ interpolationType: kind }, this.#image, true);
+    for (const [{ actor }] of this.#slices) actor.getProperty().setInterpolationType(smooth ? 1 : 0);
     this.render();
   }
 
@@ -160,13 +150,19 @@ export class VolumeView {
       if (!camera.centre) this.fit(axis);
       const focus = camera.centre.slice();
       focus[axis] = voxel[axis] * spacing[axis];
-      const away = this.#orientation(this.#grid.planes[axis]).normal * 2 * Math.max(...shape.map((n, a) => n * spacing[a]));
+      const towards = this.#orientation(this.#grid.planes[axis]).normal;
+      this.#slices[axis]?.forEach(({ plane }, number) => {
+        // Labels a hair nearer to the viewer than the picture.
+        plane.setOrigin(focus.map((value, a) => (a === axis ? value + number * 0.01 * towards * spacing[axis] : value)));
+      });
+      const away = towards * 2 * Math.max(...shape.map((n, a) => n * spacing[a]));
       this.#viewport(axis).setCamera({
         focalPoint: focus,
         position: focus.map((value, a) => (a === axis ? value + away : value)),
         parallelScale: camera.scale,
         parallelProjection: true,
       });
+      this.#viewport(axis).getRenderer().resetCameraClippingRange();
     }
     this.render(axes);
   }
@@ -206,7 +202,7 @@ export class VolumeView {
 
   /** Draw; several requests within a frame are one. */
   render(axes = [0, 1, 2]) {
-    if (this.#image) this.#engine.renderViewports(axes.map((axis) => `plane${axis}`));
+    if (this.#slices.length) this.#engine.renderViewports(axes.map((axis) => `plane${axis}`));
   }
 
   /** Call back whenever a plane was drawn. */

@@ -37,7 +37,7 @@ def browser() -> Iterator[Browser]:
         # A container's root has no user namespaces for the sandbox.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         opened = play.chromium.launch(
-            executable_path=path, args=[*arguments, "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+            executable_path=path, args=[*arguments, "--enable-unsafe-swiftshader"]
         )
         yield opened
         opened.close()

@@ -166,6 +166,7 @@ def test_locked_and_hidden_objects_stay_as_they_are(page: Page, session: Session
     until(lambda: page.evaluate("foldwise.app.store.version") == session.version)
     page.get_by_label("Lock liver").click()
     expect(page.get_by_label("Lock liver")).to_have_attribute("aria-pressed", "true")
+    idle(page)
     tool(page, "brush")
     drag(page, 2, (14, 14, 7))
     expect(page.locator(STATUS)).to_contain_text("liver is locked")
@@ -175,10 +176,16 @@ def test_locked_and_hidden_objects_stay_as_they_are(page: Page, session: Session
     assert (session.labels == 1).sum() == 100
     page.get_by_label("Lock liver").click()
     expect(page.get_by_label("Lock liver")).to_have_attribute("aria-pressed", "false")
+    idle(page)
     before = (session.labels == 2).sum()
     drag(page, 2, (14, 14, 7))
     until(lambda: (session.labels == 2).sum() > before)
     assert (session.labels == 1).sum() < 100
+
+
+def idle(page: Page) -> None:
+    """Wait until the last change is done."""
+    until(lambda: not page.evaluate("foldwise.app.store.busy"))
 
 
 def test_fill_closes_an_outline(page: Page, session: SessionStandIn) -> None:

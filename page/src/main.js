@@ -114,10 +114,9 @@ function refresh() {
   element("reading").hidden = writer;
   document.body.classList.toggle("busy", busy);
   showObjects(facts.objects, app.active?.number, app.grid.spacing, { change: changeObject, choose, disabled: !writer || busy });
-  const engines = facts.engines.map((one) => (one.name ? one : { name: one, title: ENGINES[one] ?? one, ready: true }));
-  fill(element("engine"), engines.map((one) => [one.name, one.ready ? one.title : `${one.title} (not ready)`, one.why_not ?? ""]), facts.engine);
-  const engine = engines.find((one) => one.name === element("engine").value);
-  element("why-not").textContent = engine && !engine.ready ? engine.why_not : "";
+  fill(element("engine"), facts.engines.map((one) => [one.name, one.title, one.does]), facts.engine);
+  const engine = element("engine").value;
+  element("engine").title = facts.engines.find((one) => one.name === engine)?.does ?? "";
   const saves = facts.saves.join();
   if (element("saves").dataset.kinds !== saves) {
     element("saves").dataset.kinds = saves;
@@ -127,12 +126,11 @@ function refresh() {
       return button;
     }));
   }
-  element("file").parentElement.hidden = !facts.loads;
   const suggestion = facts.suggestion;
   element("suggestion").textContent = suggestion ? `${store.object(suggestion.object)?.name ?? ""}, ${"xyz"[facts.axis]} ${suggestion.slice}: ${suggestion.reason}` : "";
   element("jump").disabled = !suggestion;
   const idle = writer && !busy;
-  element("round").disabled = !idle || !app.marks.items.length || !engine?.ready;
+  element("round").disabled = !idle || !(app.marks.items.length || engine === "automatic");
   element("clear").disabled = !app.marks.items.length;
   element("undo").disabled = !app.marks.canUndo && !(idle && facts.can_undo);
   element("redo").disabled = !app.marks.canRedo && !(idle && facts.can_redo);
@@ -236,8 +234,7 @@ function lift() {
 
 // Changing ----------------------------------------------------------------------------------------------------
 
-const ENGINES = { classical: "Classical: random walker", memory: "Trained memory network", automatic: "Automatic", nninteractive: "nnInteractive" };
-const SAVES = { nifti: "NIfTI", "dicom-seg": "DICOM-SEG", rtstruct: "RTSTRUCT" };
+const SAVES = { nifti: "NIfTI", slicer: "3D Slicer", "dicom-seg": "DICOM-SEG", rtstruct: "RTSTRUCT" };
 
 const change = (path, body) => store.change((version) => server.change(path, version, body));
 
@@ -433,12 +430,11 @@ async function start() {
     },
     pull, scroll: (axis, steps) => { if (!tools.drawing) step(axis, steps); }, key: useKey, overlay, large: along,
   });
-  const auto = facts.channels[0], ct = facts.modality === "CT";
-  for (const [name, [level, width]] of Object.entries({ Auto: null, ...(ct ? PRESETS : {}) }).map(([name, given]) => [name, given ?? [0, 0]])) {
+  for (const [name, preset] of Object.entries({ Auto: null, ...(facts.modality === "CT" ? PRESETS : {}) })) {
     const button = make("button", { type: "button", textContent: name });
     button.addEventListener("click", () => {
-      const { low, high } = store.facts.channels[channel];
-      if (name === "Auto") setWindow(low, high); else setWindow(level - width / 2, level + width / 2);
+      const { low, high } = store.facts.channels[channel], [level, width] = preset ?? [(low + high) / 2, high - low];
+      setWindow(level - width / 2, level + width / 2);
     });
     element("presets").append(button);
   }

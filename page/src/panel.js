@@ -18,6 +18,22 @@ function swatch(colour) {
   return made;
 }
 
+const ICONS = {
+  shown: "M1 8c3-6 11-6 14 0c-3 6-11 6-14 0M8 6a2 2 0 1 0 0 4a2 2 0 1 0 0-4",
+  hidden: "M1 8c3-6 11-6 14 0c-3 6-11 6-14 0M2 14L14 2",
+  locked: "M3 7h10v8H3zM5 7V4a3 3 0 0 1 6 0v3",
+  open: "M3 7h10v8H3zM5 7V4a3 3 0 0 1 5.6-1.5",
+};
+
+/** A button with a drawing, so that it needs no font of symbols. */
+function icon(name, values) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg"), path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  svg.setAttribute("viewBox", "0 0 16 16");
+  path.setAttribute("d", ICONS[name]);
+  svg.append(path);
+  return make("button", { type: "button", ...values }, svg);
+}
+
 /** Millilitres of so many voxels. */
 function volume(voxels, spacing) {
   const ml = (voxels * spacing[0] * spacing[1] * spacing[2]) / 1000;
@@ -31,8 +47,8 @@ export function showObjects(objects, active, spacing, { change, choose, disabled
     const radio = make("input", { type: "radio", name: "object", value: number, checked: number === active, label: `Work on ${name}` });
     const paint = make("input", { type: "color", value: colour, disabled, label: `Colour of ${name}` });
     const text = make("input", { type: "text", value: name, disabled, maxLength: 80, title: name, label: `Name of ${name}` });
-    const hide = make("button", { type: "button", textContent: hidden ? "◌" : "◉", title: hidden ? "Show" : "Hide", disabled, label: `Hide ${name}` });
-    const lock = make("button", { type: "button", textContent: locked ? "🔒" : "🔓", title: locked ? "Unlock" : "Lock: brush and fill leave it as it is", disabled, label: `Lock ${name}` });
+    const hide = icon(hidden ? "hidden" : "shown", { title: hidden ? "Show" : "Hide", disabled, label: `Hide ${name}` });
+    const lock = icon(locked ? "locked" : "open", { title: locked ? "Unlock" : "Lock: brush and fill leave it as it is", disabled, label: `Lock ${name}` });
     hide.setAttribute("aria-pressed", hidden);
     lock.setAttribute("aria-pressed", locked);
     radio.addEventListener("change", () => choose(number));

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,9 +35,7 @@ def browser() -> Iterator[Browser]:
     with sync_playwright() as play:
         # A container's root has no user namespaces for the sandbox.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        opened = play.chromium.launch(
-            executable_path=path, args=[*arguments, "--enable-unsafe-swiftshader"]
-        )
+        opened = play.chromium.launch(executable_path=path, args=[*arguments, "--enable-unsafe-swiftshader"])
         yield opened
         opened.close()
 
@@ -47,8 +44,7 @@ def browser() -> Iterator[Browser]:
 def served(session: Any) -> Iterator[str]:
     """A session, served by a thread; yields the page's address."""
     listening = socket.create_server(("127.0.0.1", 0))
-    saves = {kind: lambda kind=kind: [Path(f"/saved/{kind}")] for kind in ("nifti", "dicom-seg")}
-    application = web.Server(session, TOKEN, saves, getattr(session, "load", None)).application()
+    application = web.Server(session, TOKEN).application()
     running = uvicorn.Server(uvicorn.Config(application, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()

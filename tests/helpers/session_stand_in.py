@@ -77,8 +77,8 @@ class SessionStandIn:
             ],
             "axis": axis,
             "engines": [
-                {"name": "classical", "title": "Classical", "ready": True, "why_not": ""},
-                {"name": "memory", "title": "Network", "ready": False, "why_not": "no model was given"},
+                {"name": "classical", "title": "Classical", "does": "grows from all marks"},
+                {"name": "memory", "title": "Network", "does": "follows the object"},
             ],
             "engine": "classical",
             "hinted": sorted({place for said in self.said.values() for m in said for place in m.planes()}),
@@ -90,6 +90,7 @@ class SessionStandIn:
             "can_redo": bool(undone),
             "undo_text": done[-1][0] if done else "",
             "redo_text": undone[0][0] if undone else "",
+            "saves": list(self.forms),
             "marks": {str(number): [m.as_dict() for m in said] for number, said in self.said.items()},
         }
 
@@ -152,7 +153,15 @@ class SessionStandIn:
         self.objects[number - 1] = Object(**(old.as_dict() | values))
         self._new_version()
 
-    def load(self, path: Path, filename: str) -> None:
+    @property
+    def forms(self) -> tuple[str, ...]:
+        return ("nifti", "dicom-seg")
+
+    def save(self, form: str) -> list[Path]:
+        return [Path(f"/saved/{form}"), Path("/saved/quality.csv")]
+
+    def load(self, path: Path) -> None:
+        filename = path.name
         self.loaded.append((filename, path.read_bytes()))
         try:
             labels = np.asarray(nib.load(path).dataobj).astype(np.uint8)

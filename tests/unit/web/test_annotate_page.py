@@ -406,7 +406,7 @@ def test_the_keyboard_alone_will_do(page: Page, session: SessionStandIn) -> None
     page.keyboard.press("Enter")
     until(lambda: session.labels[18, 16, 8] == 1)
     page.keyboard.press("s")
-    expect(page.locator(STATUS)).to_contain_text("Saved as /saved/nifti.")
+    expect(page.locator(STATUS)).to_contain_text("Saved as /saved/nifti, /saved/quality.csv.")
     page.keyboard.press("?")
     expect(page.locator("#keys")).to_be_visible()
 

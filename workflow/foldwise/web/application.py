@@ -10,7 +10,7 @@ import os
 import secrets
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -52,23 +52,9 @@ Change = Callable[[], dict[str, Any] | None]
 class Server:
     """The application around one session; changes of the session run one after another."""
 
-    def __init__(
-        self,
-        annotation: Annotation,
-        token: str,
-        saves: Mapping[str, Callable[[], Sequence[Path]]],
-        load: Callable[[Path, str], None] | None = None,
-    ) -> None:
-        """Store a session and what can be done with it.
-
-        Args:
-            annotation: the session.
-            token: of the address.
-            saves: kind ("nifti", "dicom-seg", "rtstruct") → what saves it and returns the files.
-            load: takes a file, and the name that it has at the user's, as the session's objects.
-        """
+    def __init__(self, annotation: Annotation, token: str) -> None:
+        """Store a session, and the token of the address."""
         self.annotation, self.writer = annotation, Writer()
-        self._saves, self._load = saves, load
         self._token, self._lock = token.encode(), threading.Lock()
         self._stop, self._share, self._running = threading.Event(), 0.0, False
 
@@ -77,7 +63,7 @@ class Server:
         answers: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "writer": self._write, "leave": self._leave, "stop": self._stop_round, "round": self._round,
             "edit": self._edit, "undo": self._undo, "redo": self._redo, "object": self._object,
-            "between": self._between, "load": self._start, "save": self._save,
+            "between": self._between, "load": self._load, "save": self._save,
         }  # fmt: skip
         routes = [
             Route("/{token}/", self._guarded(self._file), name="page"),
@@ -125,11 +111,7 @@ class Server:
 
     def _facts(self) -> dict[str, Any]:
         facts = self.annotation.facts()
-        return facts | {
-            "scan": shown(facts["scan"]),
-            "saves": list(self._saves),
-            "loads": self._load is not None,
-        }
+        return facts | {"scan": shown(facts["scan"])}
 
     async def _image(self, request: Request) -> Response:
         channel: int = request.path_params["channel"]
@@ -259,30 +241,28 @@ class Server:
 
         return await self._change(request, asked.version, fill)
 
-    async def _start(self, request: Request) -> Response:
-        """Take a file as the session's objects."""
-        load = self._load
-        if load is None:
-            raise HTTPException(404)
+    async def _load(self, request: Request) -> Response:
+        """Take a file's objects on."""
         name = Path(unquote(request.headers.get("X-Filename", ""))).name
-        if not name:
-            raise HTTPException(400, "the file has no name")
+        if name in ("", "..") or "\0" in name or len(name.encode()) > 200:
+            raise HTTPException(400, "the file needs a name of at most 200 bytes")
         version = request.headers.get("X-Version", "")
         self._writes(request)
         with tempfile.TemporaryDirectory(prefix="foldwise-") as folder:
-            path = Path(folder) / ("start" + "".join(Path(name).suffixes[-2:]))
+            path = Path(folder) / name
             with path.open("wb") as file:
                 async for part in requests.parts(request, requests.LONGEST_FILE):
                     await run_in_threadpool(file.write, part)
-            return await self._change(request, version, lambda: load(path, name))
+            return await self._change(request, version, lambda: self.annotation.load(path))
 
     async def _save(self, request: Request) -> Response:
         asked = await read(request, Save)
-        if asked.kind not in self._saves:
-            raise HTTPException(400, f"the session is saved as {', '.join(self._saves)}")
+        if asked.kind not in self.annotation.forms:
+            raise HTTPException(400, f"the session is saved as {', '.join(self.annotation.forms)}")
+        kind = asked.kind
 
         def save() -> dict[str, Any]:
-            return {"saved": [shown(str(path)) for path in self._saves[asked.kind]()]}
+            return {"saved": [shown(str(path)) for path in self.annotation.save(kind)]}
 
         return await self._change(request, asked.version, save)
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from foldwise.volumes.objects_out import Form
 from foldwise.web.wire import CHANGE
 
 # Bytes: more than any list of marks has; a stroke through 20 million voxels; a file to start from.
@@ -55,7 +56,7 @@ class Between(Version):
 class Save(Version):
     """A kind of file to save."""
 
-    kind: str
+    kind: Form
 
 
 class Force(BaseModel):

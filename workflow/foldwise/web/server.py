@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import secrets
 import socket
-from pathlib import Path
 
 import uvicorn
 
@@ -17,23 +16,16 @@ from foldwise.systems.interactive.annotation import Annotation
 from foldwise.web.application import HOST, PAGE, Server, shown
 
 
-def serve(annotation: Annotation, mask: Path, quality: Path, port: int = 0) -> None:
+def serve(annotation: Annotation, port: int = 0) -> None:
     """Serve a session until the process is interrupted; the address is printed.
 
     Args:
         annotation: the session.
-        mask: NIfTI written by Save.
-        quality: CSV written by Save.
         port: 0: any free port.
 
     Raises:
         CaseError: the page is not built, or the port is taken.
     """
-
-    def save() -> list[Path]:
-        annotation.save(mask, quality)
-        return [mask]
-
     require_page()
     token = secrets.token_urlsafe(24)
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -45,7 +37,7 @@ def serve(annotation: Annotation, mask: Path, quality: Path, port: int = 0) -> N
     address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"
     folder = shown(str(annotation.folder))
     print(f"Open {address}\nPress Ctrl+C to stop; every step is kept in {folder}", flush=True)
-    application = Server(annotation, token, {"nifti": save}).application()
+    application = Server(annotation, token).application()
     # No access log: it would contain the token.
     config = uvicorn.Config(application, access_log=False, log_level="warning", server_header=False)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -99,7 +99,7 @@ def pixels(page: Page) -> np.ndarray:
 
 
 def drag(page: Page, axis: int, *voxels: tuple[int, ...]) -> np.ndarray:
-    """Press at the first voxel, move over the others, release; returns the places in mm, as the page saw them."""
+    """Press at the first voxel, move over the others, release; return the places in mm that the page saw."""
     places = []
     page.mouse.move(*on_screen(page, axis, voxels[0]))
     places.append(page.evaluate("foldwise.app.hover.world"))

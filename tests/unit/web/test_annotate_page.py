@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -56,7 +57,7 @@ AFFINES = {
 
 @pytest.mark.parametrize("name", AFFINES)
 def test_planes_show_the_voxels_as_radiologists_hang_them(chromium: Browser, name: str) -> None:
-    """Against nibabel's reorientation: right on the left, front and head up, the patient's front on the left."""
+    """Against nibabel's reorientation: right is on the left, front and head are up."""
     affine = np.eye(4)
     affine[:3, :3] = AFFINES[name]
     session = SessionStandIn(scan(affine))
@@ -128,9 +129,13 @@ def test_undo_and_redo_of_strokes_and_the_eraser(page: Page, session: SessionSta
     tool(page, "eraser")
     drag(page, 2, (20, 15, 7), (25, 15, 7))
     until(lambda: not session.labels.any())
+
+    def same(expected: np.ndarray) -> bool:
+        return np.array_equal(session.labels, expected)
+
     for key, expected in (("z", painted), ("z", painted * 0), ("Shift+z", painted), ("y", painted * 0)):
         page.keyboard.press(f"Control+{key}")
-        until(lambda expected=expected: np.array_equal(session.labels, expected))
+        until(partial(same, expected))
     page.keyboard.press("Control+z")
     until(lambda: session.labels.any())
     expect(page.locator("#undo")).to_be_enabled()
@@ -214,7 +219,7 @@ def test_objects_are_filled_between_slices(page: Page, session: SessionStandIn) 
 
 
 def test_marks_are_sent_as_they_were_drawn(page: Page, session: SessionStandIn) -> None:
-    """A scribble is a line of voxels from place to place; the wheel keeps marks; undo takes back single ones."""
+    """A scribble is a line of voxels; the wheel keeps marks; undo takes single ones back."""
     tool(page, "inside-line")
     drag(page, 2, (10, 10, 7), (20, 14, 7), (22, 20, 7))
     page.locator(".plane[data-axis='2']").hover()

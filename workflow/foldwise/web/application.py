@@ -41,7 +41,9 @@ PAGE = Path(__file__).with_name("built")
 FILES = {"": "index.html", "page.js": "page.js", "style.css": "style.css", "licences.txt": "licences.txt"}
 HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    ),
     # The address contains the token.
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -233,9 +235,7 @@ class Server:
             mask = labels == asked.number
             new = between_slices(mask, asked.axis) & ~mask & ~np.isin(labels, kept)
             if not new.any():
-                raise CaseError(
-                    "there is no gap between filled slices: paint the object on two slices with others between"
-                )
+                raise CaseError("there is no gap to fill: paint the object on two slices with others between")
             indices = np.flatnonzero(new)
             self.annotation.edit(indices, np.full(len(indices), asked.number, np.uint16))
 

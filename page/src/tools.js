@@ -3,6 +3,7 @@
 import { along, enclosed, Stroke } from "./brush.js";
 import { flat } from "./geometry.js";
 import { line } from "./marks.js";
+import { go, marked, pull } from "./shown.js";
 
 export const TOOLS = ["inside-line", "outside-line", "inside", "outside", "extreme", "boxes", "lines"];
 const HELD = new Set(["brush", "eraser", "inside-line", "outside-line", "boxes", "lines", "window"]);
@@ -19,10 +20,10 @@ export class Tools {
   get drawing() { return this.#name !== null; }
 
   press(spot) {
-    const { app } = { app: this.#app }, name = app.tool;
+    const app = this.#app, name = app.tool;
     if (name === "cross") {
       this.#name = name;
-      return app.go(spot.near);
+      return go(spot.near);
     }
     if (name === "window") {
       this.#name = name;
@@ -40,24 +41,24 @@ export class Tools {
     const kind = name.split("-")[0], two = kind === "boxes" || kind === "lines";
     app.marks.add({ object: app.active.number, axis: spot.axis, kind, voxels: two ? [spot.voxel, spot.voxel] : [spot.voxel] });
     this.#name = this.held(name) ? name : null;
-    return app.marked();
+    return marked();
   }
 
   drag(spot, pixels) {
     const app = this.#app, name = this.#name;
-    if (name === "cross") app.go(spot.near);
-    else if (name === "window") app.pull(...pixels);
+    if (name === "cross") go(spot.near);
+    else if (name === "window") pull(...pixels);
     else if (this.#stroke) {
       this.#paint(this.#last, spot);
       this.#last = spot;
     } else if (name === "boxes" || name === "lines") {
       app.marks.moveEnd(spot.near);
-      app.marked();
+      marked();
     } else if (name) {
       // From edge to edge: outside the scan, a scribble goes on along its border.
       app.marks.extend(line(this.#last.near, spot.near));
       this.#last = spot;
-      app.marked();
+      marked();
     }
   }
 

@@ -42,7 +42,8 @@ FILES = {"": "index.html", "page.js": "page.js", "style.css": "style.css", "lice
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+        "default-src 'self'; img-src 'self' data:; "
+        "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
     ),
     # The address contains the token.
     "Referrer-Policy": "no-referrer",

@@ -7,7 +7,7 @@ import { listen } from "./keys.js";
 import { element, fill, make } from "./panel.js";
 import { Planes } from "./planes.js";
 import * as server from "./server.js";
-import { along, choose, marked, overlay, pull, refresh, setWindow, showChannel, showLabels, showObjectsInPlanes, showPlace, showStrip, step } from "./shown.js";
+import { along, choose, go, marked, overlay, pull, refresh, setWindow, showChannel, showLabels, showObjectsInPlanes, showPlace, showStrip, step } from "./shown.js";
 import { Store } from "./store.js";
 import { TOOLS, Tools } from "./tools.js";
 
@@ -123,8 +123,9 @@ async function start() {
 
 start().catch((error) => say(`The page could not start: ${error.message}`, true));
 
-// For tests in a browser: where a voxel is on the screen.
+// For tests in a browser: moving, and where a voxel is on the screen.
 window.foldwise = {
+  go,
   app,
   screen(axis, voxel) {
     const box = document.querySelector(`.plane[data-axis="${axis}"] .picture`).getBoundingClientRect();

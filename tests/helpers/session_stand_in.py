@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 
 from foldwise.files import CaseError
 from foldwise.systems.interactive.engines import Scan
@@ -165,7 +166,7 @@ class SessionStandIn:
         self.loaded.append((filename, path.read_bytes()))
         try:
             labels = np.asarray(nib.load(path).dataobj).astype(np.uint8)
-        except nib.filebasedimages.ImageFileError:
+        except ImageFileError:
             raise CaseError(f"{filename}: is no label map; expected NIfTI") from None
         for number in range(len(self.objects) + 1, int(labels.max()) + 1):
             self.add_object(f"object {number}")

@@ -14,6 +14,16 @@ import vtkImageSlice from "@kitware/vtk.js/Rendering/Core/ImageSlice.js";
 
 utilities.logger.getRootLogger("cs3d").setLevel("error");
 
+/** Let vtk.js draw without smoothing of edges, which slices have none of: in software it costs a lot. */
+function drawPlainly() {
+  const getContext = OffscreenCanvas.prototype.getContext, onPage = HTMLCanvasElement.prototype.getContext;
+  const plain = (original) => function (kind, options) {
+    return original.call(this, kind, kind === "webgl2" ? { ...options, antialias: false } : options);
+  };
+  OffscreenCanvas.prototype.getContext = plain(getContext);
+  HTMLCanvasElement.prototype.getContext = plain(onPage);
+}
+
 export class VolumeView {
   #grid; #engine; #elements; #cameras; #slices = []; #window = [0, 1]; #smooth = true; #looks = "";
 
@@ -25,6 +35,7 @@ export class VolumeView {
     this.#grid = grid;
     this.#elements = elements;
     this.#cameras = grid.planes.map(() => ({ centre: null, scale: null }));
+    drawPlainly();
     // One context for all planes: a volume is then held once in the graphics memory.
     init({ rendering: { renderingEngineMode: "contextPool", webGlContextCount: 1 } });
     this.#engine = new RenderingEngine("planes");

@@ -416,6 +416,8 @@ def test_the_keyboard_alone_will_do(page: Page, session: SessionStandIn) -> None
     expect(page.locator(STATUS)).to_contain_text("Saved as /saved/nifti, /saved/quality.csv.")
     page.keyboard.press("?")
     expect(page.locator("#keys")).to_be_visible()
+    page.get_by_role("button", name="Close").click()
+    expect(page.locator("#keys")).to_be_hidden()
 
 
 def test_values_window_and_zoom(page: Page, session: SessionStandIn) -> None:

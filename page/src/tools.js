@@ -64,6 +64,7 @@ export class Tools {
 
   release() {
     if (this.#stroke) {
+      this.#app.view.render();
       this.#app.store.paint(this.#stroke);
       if (!this.#stroke.indices.length) this.#app.say("Nothing was changed here.");
     }
@@ -83,13 +84,14 @@ export class Tools {
   #paint(from, to) {
     const app = this.#app, begun = this.#stroke.indices.length;
     along(app.grid, from.world, to.world, app.radius, app.deep ? null : to.axis, (index) => this.#stroke.put(index));
-    this.#show(this.#stroke.indices, begun);
+    // The other planes follow when the stroke is done.
+    this.#show(this.#stroke.indices, begun, [to.axis]);
   }
 
-  #show(indices, from = 0) {
+  #show(indices, from = 0, axes = [0, 1, 2]) {
     const plane = this.#app.grid.shape[0] * this.#app.grid.shape[1], slices = new Set();
     for (let n = from; n < indices.length; n++) slices.add(Math.floor(indices[n] / plane));
-    if (slices.size) this.#app.view.labelsChanged(slices);
+    if (slices.size) this.#app.view.labelsChanged(slices, axes);
   }
 
   #fill(spot) {

@@ -128,13 +128,13 @@ export class VolumeView {
     this.render();
   }
 
-  /** Read the labels of some slices (along z) again. */
-  labelsChanged(slices) {
-    const [x, y] = this.#grid.shape, [, { actor }] = this.#slices[0];
-    // All planes draw from the same texture, so one of them brings it up to date, before any is drawn.
+  /** Read the labels of some slices (along z) again, and draw the planes across `axes`. */
+  labelsChanged(slices, axes = [0, 1, 2]) {
+    const [x, y] = this.#grid.shape, [, { actor }] = this.#slices[axes[0]];
+    // All planes draw from the same texture, so the first of them brings it up to date.
     const property = actor.getProperty();
     property.setUpdatedExtents([...property.getUpdatedExtents(), ...[...slices].map((z) => [0, x - 1, 0, y - 1, z, z])]);
-    this.render();
+    this.render(axes);
   }
 
   /** Show values from `low` as black to `high` as white. */

@@ -105,6 +105,8 @@ def test_a_brush_paints_what_lies_within_its_radius(page: Page, session: Session
     tool(page, "brush")
     page.locator("#radius-mm").fill("4.7")
     page.locator("#deep").set_checked(deep)
+    page.locator("#crosses").uncheck()
+    page.locator("#opacity").fill("100")
     for axis in range(3):
         end = [value if a == axis else value + 4 for a, value in enumerate(middle)]
         places = drag(page, axis, tuple(middle), tuple(end))
@@ -118,6 +120,13 @@ def test_a_brush_paints_what_lies_within_its_radius(page: Page, session: Session
             near &= np.indices(SHAPE)[axis] == middle[axis]
         wrong = np.argwhere((session.labels == 1) != near)
         assert not len(wrong), (wrong, away[tuple(wrong.T)])
+        # Every plane through it shows it.
+        page.wait_for_timeout(400)
+        shown = pixels(page)
+        for plane in range(3):
+            x, y = (round(value) for value in on_screen(page, plane, tuple(middle)))
+            red, _, blue = shown[y, x].astype(int)
+            assert red - blue > 20, plane
         page.keyboard.press("Control+z")
         until(lambda: not session.labels.any())
         until(lambda: page.evaluate("foldwise.app.store.version") == session.version)

@@ -4,9 +4,10 @@
   python benchmarks/interactive.py large
 
 A folder contains image.nii.gz and label.nii.gz; all labels are one object, or those named. Without a model
-the engine is `classical`. Each kind of hints is a session of several rounds, and `segfm3d` is one by the rules of
-the CVPR 2025 challenge. `over` marks a session that says that nothing is left to do; `broken` counts marked
-voxels that the mask contradicts. `large` times a round on a generated scan of 512 × 512 × 400 voxels.
+the engine is `classical`. Each kind of hints is a session of several rounds, and `segfm3d` is one by the
+rules of the CVPR 2025 challenge. `over` marks a session that says that nothing is left to do; `broken`
+counts marked voxels that the mask contradicts. `large` times rounds on a generated scan of 512 × 512 × 400
+voxels.
 """
 
 from __future__ import annotations

@@ -296,7 +296,7 @@ class Marked:
 
 
 def test_rounds_of_the_protocol_from_the_box_to_the_fifth_click(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without spreading, every click adds a voxel of a cube of 125 to an empty mask: Dice 2 k / (125 + k) after k clicks."""
+    """A click adds a voxel of a cube of 125 if it does not spread: Dice 2 k / (125 + k) after k clicks."""
     monkeypatch.setattr(session, "spread", lambda scan, mask, settled: settled.apply(mask))
     truth = np.zeros((12, 14, 10), np.uint8)
     truth[2:7, 3:8, 1:6] = 1

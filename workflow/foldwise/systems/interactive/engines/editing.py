@@ -29,7 +29,7 @@ def edited(
     gap, pixels = float(stack.spacing[0]), stack.spacing[1:]
     targets = {}
     for place in places:
-        found = stack.plane(place).probability() > 0.5
+        found = stack.plane(place).corrected() > 0.5
         targets[place] = found
         after[place] = found
     for turn, (place, found) in enumerate(targets.items()):

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.ndimage import binary_fill_holes, distance_transform_edt
 from scipy.special import expit, softmax
 
+from foldwise.systems.interactive.engines import Scan
 from foldwise.systems.interactive.engines.appearance import Appearance
 from foldwise.systems.interactive.engines.shapes import (
     enlarged,
@@ -19,7 +20,9 @@ from foldwise.systems.interactive.engines.shapes import (
     signed_mm,
     window,
 )  # fmt: skip
+from foldwise.systems.interactive.engines.spreading import spread
 from foldwise.systems.interactive.engines.walker import walk
+from foldwise.systems.interactive.marks import Settled
 
 # Weight of appearance and shape against smoothness, of marks, and the contrast in units of noise.
 TRUST, SURE, CONTRAST = 0.2, 10.0, 1.0
@@ -36,6 +39,9 @@ TEMPERATURE = 0.2
 # A painted area at least so deep (pixels) shows the shape of the object, not only its middle.
 DEEP = 3.0
 
+
+# A distance between planes across which nothing spreads. mm.
+FAR = 1e6
 
 # What makes a mask plausible, beside contrast: the assumed shape; reaching all sides of the box; being a
 # correction of what a person has seen.
@@ -69,24 +75,40 @@ class Plane:
     def probability(self) -> np.ndarray:
         """The probability (rows, columns) of the object; 0 where nothing is known of it.
 
-        Several shapes are tried; the result is their mean, weighted by how plausible each is on the image.
+        Clicks and strokes on a mask that was seen correct it; they are not in the middle of the object. Else
+        several shapes are tried; the result is their mean, weighted by how plausible each is on the image.
         """
         shape = self.seen & ~self.outside
         painted = self.inside.any() and distance_transform_edt(np.pad(self.inside, 1)).max() >= DEEP
         if painted:
             shape = shape | self.inside
-        usable = shape.any() and (not self.inside.any() or bool((shape & self.inside).any()))
+        usable = shape.any()
+        if usable and self.box is None and not painted:
+            return self._changed()
         tries: list[_Try] = []
         if self.box is not None:
             tries.append(self._enclosed(self.box))
         if usable:
             tries.append(self._corrected(shape))
-        if self.inside.any() and not painted:
+        # A correction is not in the middle of the object.
+        if self.inside.any() and not painted and not usable:
             tries += self._grown()
         if not tries:
             return np.zeros(self.seen.shape, np.float32)
         weights = softmax(np.array([score for _, score in tries]) / TEMPERATURE)
         return np.asarray(sum(weight * found for weight, (found, _) in zip(weights, tries, strict=True)))
+
+    def corrected(self) -> np.ndarray:
+        """The probability if the mask before does not come from marks; the image says how far it is wrong."""
+        shape = self.seen & ~self.outside
+        return self._corrected(shape)[0] if shape.any() else self.probability()
+
+    def _changed(self) -> np.ndarray:
+        """The mask that a person has seen, changed near the marks that contradict it."""
+        slab = Scan(self.image[:, None], np.diag([FAR, *self.spacing, 1.0]))
+        marked = [np.flatnonzero(mask) for mask in (self.inside, self.outside & self.seen)]
+        fixed = Settled(marked[0], marked[1], (), (1, *self.seen.shape))
+        return spread(slab, self.seen[None], fixed)[0].astype(np.float32)
 
     def _tried(self, view: _View, found: np.ndarray, assumed: np.ndarray, bonus: float = 0) -> _Try:
         score = view.plausibility(found > 0.5, assumed) + bonus

@@ -270,3 +270,14 @@ def test_true_iou_of_slices() -> None:
     found[0], truth[0, 0] = 1, 1
     truth[1] = 1
     assert slice_iou(found, truth, 1).tolist() == [[0.5, 0, 1]]
+
+
+def test_more_than_255_objects_keep_their_numbers() -> None:
+    """Both painted and found; eight bits would make 300 into 44."""
+    names = [f"o{number}" for number in range(1, 301)]
+    state = State.empty(SHAPE, 2)
+    painted = edited(state, np.array([5]), np.array([300]), names)
+    assert painted.labels.ravel()[5] == 300
+    engine = Stubborn(*[cube(2, 5)] * 300)
+    found = advance(engine, SCAN, state, {300: (Marks(2, inside=np.array([[3, 3, 3]])),)}, names)
+    assert np.array_equal(found.labels == 300, cube(2, 5))

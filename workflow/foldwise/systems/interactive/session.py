@@ -13,6 +13,7 @@ from foldwise.systems.interactive.engines.spreading import spread
 from foldwise.systems.interactive.hints import followed
 from foldwise.systems.interactive.marks import Marks, Said, Settled, limits_of, on_plane, settled
 from foldwise.systems.interactive.state import State, extent
+from foldwise.volumes.objects import number_type
 
 New = Mapping[int, tuple[Marks, ...]]
 
@@ -53,7 +54,7 @@ def advance(
     answer = engine.segment(Request(state.labels, marks, new, axis, progress))
     fixed = {number: settled(said, scan.shape) for number, said in marks.items()}
     masks = {number: obeying(scan, mask, fixed[number]) for number, mask in answer.masks.items()}
-    labels = merged(state.labels, masks, fixed)
+    labels = merged(_wide(state.labels, names), masks, fixed)
     before = state.quality if axis == state.axis else {}
     places = [
         place for given in new.values() for each in given if each.axis == axis for place in each.planes()
@@ -177,7 +178,7 @@ def edited(
     for number in locked:
         if (before == number).any() or (values == number).any():
             raise CaseError(f"object {names[number - 1]} is locked; unlock it to change it")
-    labels = state.labels.copy()
+    labels = _wide(state.labels, names).copy()
     labels.flat[indices] = values
     voxels = np.stack(np.unravel_index(indices, shape), 1)
     marks = {**state.marks}
@@ -275,6 +276,11 @@ def withdrawn(state: State, new: New) -> dict[int, int]:
         if count:
             replaced[number] = count
     return replaced
+
+
+def _wide(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """The label map in a type that holds the numbers of all objects."""
+    return labels.astype(np.promote_types(labels.dtype, number_type(len(names))), copy=False)
 
 
 def _refuse_outside(marks: Marks, shape: tuple[int, ...], name: str) -> None:

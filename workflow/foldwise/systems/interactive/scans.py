@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,8 +31,22 @@ def read_scan(volumes: Sequence[Path]) -> Scan:
                     f"{channels[0].data.shape}); all channels need one grid"
                 )
             channels.append(channel)
-    kind = np.result_type(*(channel.data.dtype for channel in channels))
+    kind = _kept(channels)
     return Scan(np.stack([channel.data.astype(kind, copy=False) for channel in channels]), channels[0].affine)
+
+
+def _kept(channels: Sequence[Volume]) -> np.dtype[Any]:
+    """A type for all channels that libraries and browsers know: whole numbers of at most 32 bits, or floats."""
+    kind = np.result_type(*(channel.data.dtype for channel in channels))
+    if kind.kind == "b":
+        return np.dtype(np.uint8)
+    if kind.kind == "f":
+        return np.dtype(np.float64 if kind.itemsize > 4 else np.float32)
+    if kind.itemsize <= 4:
+        return kind.newbyteorder("=")
+    limits = np.iinfo(np.int32)
+    fits = all(limits.min <= each.data.min() and each.data.max() <= limits.max for each in channels)
+    return np.dtype(np.int32 if fits else np.float64)
 
 
 def thickest(scan: Scan) -> int:

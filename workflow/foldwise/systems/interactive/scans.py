@@ -36,7 +36,7 @@ def read_scan(volumes: Sequence[Path]) -> Scan:
 
 
 def _kept(channels: Sequence[Volume]) -> np.dtype[Any]:
-    """A type for all channels that libraries and browsers know: whole numbers of at most 32 bits, or floats."""
+    """A type for all channels that browsers know, too: whole numbers of at most 32 bits, or floats."""
     kind = np.result_type(*(channel.data.dtype for channel in channels))
     if kind.kind == "b":
         return np.dtype(np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -152,13 +152,11 @@ def _trained(model: Path) -> Trained:
 
 def _objects(names: Sequence[str], network: Trained | None) -> list[Object]:
     """The objects that the person named, else the model's, else one."""
-    values: Mapping[str, int | None] = dict.fromkeys(names)
-    if network is not None:
-        known = {name: network.targets.value(name) for name in network.targets.names}
-        values = {name: known.get(name) for name in names} if names else known
+    targets = network.targets if network is not None else None
+    values = {name: targets.value(name) for name in targets.names} if targets is not None else {}
     objects: list[Object] = []
-    for name, value in (values or {OBJECT: None}).items():
-        objects.append(named(name, objects, value))
+    for name in names or list(values) or [OBJECT]:
+        objects.append(named(name, objects, values.get(name)))
     return objects
 
 

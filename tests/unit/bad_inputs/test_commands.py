@@ -64,18 +64,18 @@ def folder(tmp_path: Path, good: Path, network: torch.nn.Module, monkeypatch: py
     return tmp_path
 
 
-SCAN, MODEL, SESSION = "--volume scan.nii.gz", "--model model.pt", "--session s"
+SCAN, MODEL, SESSION = "scan.nii.gz", "--model model.pt", "--session s"
 POINTS = "--points points.csv"
 # The words, and what the message must say.
 WORDS: list[tuple[str, str]] = [
     ("annotat", "No such command 'annotat'"),
-    ("annotate", "Missing option"),
-    (f"annotate --volume none.nii.gz {MODEL} {SESSION} {POINTS}", "none.nii.gz"),
-    (f"annotate --volume nothing {MODEL} {SESSION} {POINTS}", "nothing"),
-    (f"annotate --volume dangling {MODEL} {SESSION} {POINTS}", "dangling"),
-    (f"annotate --volume noise.nii.gz {MODEL} {SESSION} {POINTS}", "noise.nii.gz"),
-    (f"annotate --volume half-scan.nii.gz {MODEL} {SESSION} {POINTS}", "half-scan.nii.gz"),
-    (f"annotate --volume e.yaml {MODEL} {SESSION} {POINTS}", "e.yaml"),
+    ("annotate", "Missing argument"),
+    (f"annotate none.nii.gz {MODEL} {SESSION} {POINTS}", "none.nii.gz"),
+    (f"annotate nothing {MODEL} {SESSION} {POINTS}", "nothing"),
+    (f"annotate dangling {MODEL} {SESSION} {POINTS}", "dangling"),
+    (f"annotate noise.nii.gz {MODEL} {SESSION} {POINTS}", "noise.nii.gz"),
+    (f"annotate half-scan.nii.gz {MODEL} {SESSION} {POINTS}", "half-scan.nii.gz"),
+    (f"annotate e.yaml {MODEL} {SESSION} {POINTS}", "e.yaml"),
     (f"annotate {SCAN} {SCAN} {MODEL} {SESSION} {POINTS}", "channel"),
     (f"annotate {SCAN} --model none.pt {SESSION} {POINTS}", "none.pt"),
     (f"annotate {SCAN} --model noise.pt {SESSION} {POINTS}", "noise.pt"),
@@ -88,7 +88,16 @@ WORDS: list[tuple[str, str]] = [
     (f"annotate {SCAN} {MODEL} --session e.yaml/s {POINTS}", "e.yaml"),
     (f"annotate {SCAN} {MODEL} --session dangling {POINTS}", "dangling"),
     (f"annotate {SCAN} {MODEL} --session {'s' * 300} {POINTS}", "too long"),
-    (f"annotate {SCAN} {MODEL} {SESSION}", "no hints"),
+    (f"annotate {SCAN} {MODEL} {SESSION} --serve --undo", "--undo: is not for --serve"),
+    (f"annotate {SCAN} {SESSION} {POINTS} --engine memory", "give --model"),
+    (f"annotate {SCAN} {SESSION} {POINTS} --engine magic", "magic"),
+    (f"annotate {SCAN} {SESSION} {POINTS} --axis w", "--axis w"),
+    (f"annotate {SCAN} {SESSION} {POINTS} --objects a,a", "one of this name already"),
+    (f"annotate {SCAN} {SESSION} --start none.nii.gz --mask out.nii.gz", "none.nii.gz"),
+    (f"annotate {SCAN} {SESSION} --start noise.nii.gz --mask out.nii.gz", "noise.nii.gz"),
+    (f"annotate {SCAN} {SESSION} {POINTS} --format png", "png"),
+    (f"annotate {SCAN} {SESSION} {POINTS} --resample", "--resample: is for --start alone"),
+    (f"annotate {SCAN} {SESSION} --automatic false{{scan}} --propose", "must contain"),
     (f"annotate {SCAN} {MODEL} {SESSION} --points none.csv", "none.csv"),
     (f"annotate {SCAN} {MODEL} {SESSION} --points nothing", "nothing"),
     (f"annotate {SCAN} {MODEL} {SESSION} --scribble none.nii.gz", "none.nii.gz"),
@@ -98,7 +107,7 @@ WORDS: list[tuple[str, str]] = [
     (f"annotate {SCAN} {MODEL} {SESSION} --box 1 1 1 5 5", "--box"),
     (f"annotate {SCAN} {MODEL} {SESSION} --box 1 1 1 5 5 x", "--box"),
     (f"annotate {SCAN} {MODEL} {SESSION} --box 1 1 1 5 5 9", "box"),
-    (f"annotate {SCAN} {MODEL} {SESSION} --box 1 1 99 5 5 99", "slice"),
+    (f"annotate {SCAN} {MODEL} {SESSION} --box 1 1 99 5 5 99", "(1, 1, 99) is outside"),
     (f"annotate {SCAN} {MODEL} {SESSION} --box nan 1 8 5 5 8", "the box: its coordinates"),
     (f"annotate {SCAN} {MODEL} {SESSION} --box 1 1 inf 5 5 inf", "the box: its coordinates"),
     (f"annotate {SCAN} {MODEL} {SESSION} --box 1 1 8 5 5 8 --object liver", "liver"),

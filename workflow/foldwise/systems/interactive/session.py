@@ -293,10 +293,11 @@ def _refuse_outside(marks: Marks, shape: tuple[int, ...], name: str) -> None:
             f"{' × '.join(map(str, shape))} voxels"
         )
     planes = np.concatenate([marks.empty, marks.spans.ravel()])
-    if ((planes < 0) | (planes >= shape[marks.axis])).any():
+    beyond = (planes < 0) | (planes >= shape[marks.axis])
+    if beyond.any():
         raise CaseError(
-            f"object {name}: a slice outside the scan, which has slices 0 to {shape[marks.axis] - 1} along "
-            f"axis {'xyz'[marks.axis]}"
+            f"object {name}: slice {planes[beyond][0]} is outside the scan, which has slices 0 to "
+            f"{shape[marks.axis] - 1} along axis {'xyz'[marks.axis]}"
         )
 
 

@@ -46,12 +46,7 @@ EXPERIMENT: dict[str, Any] = {
             "validation_rounds": 1,
         }
     },
-    "evaluate": {
-        "rounds": 2,
-        "hints": ["extreme", "scribble"],
-        "export": "scribble",
-        "protocol": "segfm3d",
-    },
+    "evaluate": {"rounds": 2, "hints": ["extreme", "scribble"], "export": "scribble"},
 }
 
 

@@ -11,8 +11,10 @@ import pytest
 
 from experiments import planned, snakemake
 from foldwise.volumes.volume import Volume, read_volume, write_volume
-from interactive_scans import EXPERIMENT
+from interactive_scans import EXPERIMENT as SMALL
 from synthetic import scan
+
+EXPERIMENT = {**SMALL, "evaluate": {**SMALL["evaluate"], "protocol": "segfm3d"}}
 
 
 @pytest.fixture(scope="module")

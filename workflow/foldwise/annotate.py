@@ -18,6 +18,7 @@ from foldwise.systems.interactive.engines import Opener, trained
 from foldwise.systems.interactive.engines.choice import ENGINES, Options, openers
 from foldwise.systems.interactive.engines.classical import Classical
 from foldwise.systems.interactive.exchange import FILES, form_of
+from foldwise.systems.interactive.facts import summary
 from foldwise.systems.interactive.files import Marked, joined, read_box, read_points, read_scribble
 from foldwise.systems.interactive.marks import Marks
 from foldwise.systems.interactive.model import Trained, read_trained
@@ -140,7 +141,7 @@ def annotate(
         mask, quality = annotation.save(saved)
         if message := annotation.history.now.message:
             logging.warning("%s", message)
-        print(json.dumps({**annotation.summary(), "mask": str(mask), "quality": str(quality)}, indent=2))
+        print(json.dumps({**summary(annotation), "mask": str(mask), "quality": str(quality)}, indent=2))
     finally:
         annotation.close()
 

@@ -277,18 +277,6 @@ class Annotation:
                 engine.close()
         self.history.close()
 
-    def summary(self) -> dict[str, Any]:
-        """Steps so far and the slice to look at next, for the command."""
-        suggestion = self.state.suggestion()
-        return {
-            "steps": self.history.steps,
-            "axis": "xyz"[self.state.axis],
-            "next_slice": None if suggestion is None else suggestion.place,
-            "next_object": None if suggestion is None else self.names[suggestion.number - 1],
-            "reason": "nothing more to do" if suggestion is None else suggestion.reason,
-            "message": self.history.now.message,
-        }
-
     def facts(self) -> dict[str, Any]:
         """What the page shows, as JSON values."""
         return {**self._of_scan, **facts.of_session(self)}

@@ -1,4 +1,4 @@
-"""What the page shows of a session, as JSON values."""
+"""What the page and the command show of a session, as JSON values."""
 
 from __future__ import annotations
 
@@ -63,6 +63,19 @@ def of_session(annotation: Annotation) -> dict[str, Any]:
             number: [each.as_dict() for each in said if not each.painted]
             for number, said in state.marks.items()
         },
+    }
+
+
+def summary(annotation: Annotation) -> dict[str, Any]:
+    """Steps so far and the slice to look at next, for the command."""
+    suggestion = annotation.state.suggestion()
+    return {
+        "steps": annotation.history.steps,
+        "axis": "xyz"[annotation.state.axis],
+        "next_slice": None if suggestion is None else suggestion.place,
+        "next_object": None if suggestion is None else annotation.names[suggestion.number - 1],
+        "reason": "nothing more to do" if suggestion is None else suggestion.reason,
+        "message": annotation.history.now.message,
     }
 
 

@@ -151,8 +151,9 @@ class History:
         step = _Step.between(self.now.state, after, objects, text, message, changed)
         with atomic_path(self._path("step", self.steps + 1)) as temporary:
             step.write(temporary)
-        for path in self._files("undone"):
-            path.unlink()
+            # Before the step is there: redone after it, they would change other voxels than they did.
+            for path in self._files("undone"):
+                path.unlink()
         self._became(step.moment(after), step.indices)
 
     def undo(self) -> None:

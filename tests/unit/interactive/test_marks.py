@@ -166,3 +166,5 @@ def test_marks_as_json() -> None:
     )
     with pytest.raises(ValueError, match="unknown kind of marks circles"):
         Marks.from_dict({"axis": 0, "circles": []})
+    with pytest.raises(ValueError, match="axis 3; expected 0 to 2"):
+        Marks.from_dict({"axis": 3})

@@ -102,6 +102,7 @@ def test_the_more_probable_object_has_a_voxel() -> None:
     ("new", "message"),
     [
         ({1: Marks(2)}, "no mark"),
+        ({3: Marks(2, inside=np.array([[1, 1, 1]]))}, "marks of object 3; there are 2 objects"),
         (
             {1: Marks(2, inside=np.array([[0, 0, 10]]))},
             r"voxel \(0, 0, 10\) is outside the scan",

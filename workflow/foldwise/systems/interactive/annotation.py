@@ -70,7 +70,7 @@ class Annotation:
         same = {"scan": digests, "grid": list(self.scan.shape)}
         self.history = History(folder, same, Moment(start, tuple(objects)))
         if self.history.steps and axis not in (None, self.state.axis):
-            self._step(replace(self.state, axis=axis, quality={}), self.objects, "axis")
+            self.history.add(replace(self.state, axis=axis, quality={}), self.objects, "axis")
         self._of_scan = facts.of_scan(self)
         for each in objects:
             if each.name not in self.names:
@@ -142,7 +142,7 @@ class Annotation:
         )
         self.engine = name
         objects = self._found(marks, "SEMIAUTOMATIC")
-        self._step(after, objects, f"round ({name})", self._remark(before, after, marks))
+        self.history.add(after, objects, f"round ({name})", self._remark(before, after, marks))
 
     def edit(self, indices: np.ndarray, values: np.ndarray) -> None:
         """Paint or erase voxels.
@@ -159,7 +159,7 @@ class Annotation:
         # What a program found and a person changed is neither's alone.
         touched = {int(number) for number in (*before, *np.unique(values)) if number}
         found = {n for n in touched if self.objects[n - 1].origin != "MANUAL"}
-        self._step(after, self._found(found, "SEMIAUTOMATIC"), "painting", changed=indices)
+        self.history.add(after, self._found(found, "SEMIAUTOMATIC"), "painting", changed=indices)
 
     def take(self, found: np.ndarray, objects: Sequence[Object], text: str, message: str = "") -> None:
         """Take a label map on, such as a proposal or a file's.
@@ -188,7 +188,7 @@ class Annotation:
             labels.flat[wrong] = 0
             labels.flat[each.inside] = number
         kept = {number: quality for number, quality in state.quality.items() if number not in numbers}
-        self._step(replace(state, labels=labels, quality=kept), objects, text, message)
+        self.history.add(replace(state, labels=labels, quality=kept), objects, text, message)
 
     def undo(self) -> None:
         """Undo the last step."""
@@ -208,7 +208,9 @@ class Annotation:
         Raises:
             CaseError: the name is empty, too long or taken.
         """
-        self._step(self.state, (*self.objects, named(name, self.objects, None, colour)), f"object {name}")
+        self.history.add(
+            self.state, (*self.objects, named(name, self.objects, None, colour)), f"object {name}"
+        )
 
     def change_object(
         self,
@@ -233,7 +235,7 @@ class Annotation:
             old, name=renamed, **{key: value for key, value in given.items() if value is not None}
         )
         objects = [changed if each is old else each for each in self.objects]
-        self._step(self.state, objects, f"object {changed.name}")
+        self.history.add(self.state, objects, f"object {changed.name}")
 
     @property
     def forms(self) -> tuple[Form, ...]:
@@ -305,16 +307,6 @@ class Annotation:
         if name not in self._opened:
             self._opened[name] = self.engines[name](self.scan)
         return self._opened[name]
-
-    def _step(
-        self,
-        after: State,
-        objects: Sequence[Object],
-        text: str,
-        message: str = "",
-        changed: np.ndarray | None = None,
-    ) -> None:
-        self.history.add(after, objects, text, message, changed)
 
     def _remark(self, before: State, after: State, marks: New) -> str:
         """What a person must know about a round; else empty."""

@@ -83,9 +83,12 @@ class Marks:
         """The inverse of `as_dict`.
 
         Raises:
-            ValueError: arrays of another shape, or unknown names.
+            ValueError: arrays of another shape, unknown names, or no axis.
         """
-        empty = cls(0)
+        axis = int(values["axis"])
+        if axis not in range(3):
+            raise ValueError(f"axis {axis}; expected 0 to 2")
+        empty = cls(axis)
         arrays = {}
         for name, value in values.items():
             if name in ("axis", "painted"):
@@ -94,7 +97,7 @@ class Marks:
                 raise ValueError(f"unknown kind of marks {name}")
             array = np.asarray(value, float)
             arrays[name] = np.rint(array).astype(np.int64).reshape(-1, *getattr(empty, name).shape[1:])
-        return cls(int(values["axis"]), **arrays, painted=bool(values.get("painted")))
+        return cls(axis, **arrays, painted=bool(values.get("painted")))
 
 
 # Fewer extreme points do not enclose an object.

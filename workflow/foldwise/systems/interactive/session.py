@@ -60,8 +60,8 @@ def advance(
         place for given in new.values() for each in given if each.axis == axis for place in each.planes()
     ]
     last = places[-1] if places else state.last
-    after = State(labels, axis, {}, marks, last)
     quality = {**before}
+    after = State(labels, axis, quality, marks, last)
     for number in new:
         estimated = answer.quality.get(number, np.full(after.slices, np.nan, np.float32))
         if number in before:
@@ -69,7 +69,7 @@ def advance(
             same = unchanged(state, after, number)
             estimated = np.where(np.isnan(estimated) & same, before[number], estimated)
         quality[number] = judged(after, number, estimated)
-    return State(labels, axis, quality, marks, last)
+    return after
 
 
 def unchanged(before: State, after: State, number: int) -> np.ndarray:
@@ -89,8 +89,9 @@ def remembered(state: State, new: New) -> dict[int, Said]:
     for number, given in new.items():
         drawn = _indices([each.drawn for each in given], state.labels.shape)
         for other, said in state.marks.items():
-            theirs = settled(said, state.labels.shape).inside if other != number and len(drawn) else drawn[:0]
-            if len(both := np.intersect1d(theirs, drawn)):
+            if other == number or not len(drawn):
+                continue
+            if len(both := np.intersect1d(settled(said, state.labels.shape).inside, drawn)):
                 lost = np.stack(np.unravel_index(both, state.labels.shape), 1)
                 marks[other] = (*marks[other], Marks(given[0].axis, outside=lost, painted=True))
         marks[number] = (*marks.get(number, ()), *given)
@@ -228,6 +229,8 @@ def refuse(new: New, state: State, names: Sequence[str], locked: Collection[int]
         raise CaseError("no mark: the scribble or the list of points is empty")
     inside: dict[int, np.ndarray] = {}
     for number, given in new.items():
+        if not 1 <= number <= len(names):
+            raise CaseError(f"marks of object {number}; there are {len(names)} objects")
         name = names[number - 1]
         if number in locked:
             raise CaseError(f"object {name} is locked; unlock it to change it")

@@ -86,8 +86,7 @@ def solved(
         if (found > 0.5).any():
             masks[place] = found
         progress(0)
-    shape = stack._fixed[0].shape
-    whole = np.zeros(shape, np.uint8)
+    whole = np.zeros(stack.shape, np.uint8)
     quality = np.full(len(stack), np.nan, np.float32)
     if not masks:
         return whole, quality
@@ -95,7 +94,7 @@ def solved(
     coarse = stack.coarser(max(1, int(span // ACROSS)))
     values = followed_masks(coarse, masks, progress)
     for place, value in values.items():
-        fine = masks[place] if place in masks else enlarged(value, coarse.factor, shape[1:])
+        fine = masks[place] if place in masks else enlarged(value, coarse.factor, stack.shape[1:])
         whole[place] = np.rint(fine * CERTAIN)
     quality = estimated(coarse, values, sorted(masks))
     return whole, quality

@@ -48,6 +48,12 @@ class Stack:
         """Axes of the scan: across planes, rows, columns."""
         return [self.axis, *(axis for axis in range(3) if axis != self.axis)]
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Planes, rows and columns at full resolution."""
+        planes, rows, columns = (self.scan.shape[axis] for axis in self.order)
+        return planes, rows, columns
+
     def __len__(self) -> int:
         return self.scan.shape[self.axis]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cc3d
 import numpy as np
 from scipy.ndimage import binary_fill_holes, distance_transform_edt
 from scipy.special import expit, softmax
@@ -39,6 +40,11 @@ TEMPERATURE = 0.2
 # A painted area at least so deep (pixels) shows the shape of the object, not only its middle.
 DEEP = 3.0
 
+
+# A change that the image suggests is made if a mark is at least this share as deep in it as its middle.
+MIDDLE = 0.6
+# A click reaches so many times as far as it is deep in the mask, or outside it.
+CLICK = 1.5
 
 # A distance between planes across which nothing spreads. mm.
 FAR = 1e6
@@ -104,11 +110,28 @@ class Plane:
         return self._corrected(shape)[0] if shape.any() else self.probability()
 
     def _changed(self) -> np.ndarray:
-        """The mask that a person has seen, changed near the marks that contradict it."""
+        """The mask that a person has seen, changed around the marks that contradict it.
+
+        As far as a geodesic from the marks says; or the image, if there the marks are in the middle of what
+        changes, as marks of a mistake are.
+        """
         slab = Scan(self.image[:, None], np.diag([FAR, *self.spacing, 1.0]))
-        marked = [np.flatnonzero(mask) for mask in (self.inside, self.outside & self.seen)]
+        wrong = {True: self.inside & ~self.seen, False: self.outside & self.seen}
+        marked = [np.flatnonzero(mask) for mask in (self.inside, wrong[False])]
         fixed = Settled(marked[0], marked[1], (), (1, *self.seen.shape))
-        return spread(slab, self.seen[None], fixed)[0].astype(np.float32)
+        changed = spread(slab, self.seen[None], fixed)[0]
+        if not changed.any():
+            return changed.astype(np.float32)
+        likely = self._corrected(changed)[0] > 0.5
+        for wanted, marks in wrong.items():
+            differs = (likely == wanted) & (self.seen != wanted)
+            parts = cc3d.connected_components(differs.astype(np.uint8), connectivity=4)
+            depth = distance_transform_edt(np.pad(differs, 1), sampling=self.spacing)[1:-1, 1:-1]
+            for number in np.unique(parts[marks & differs]):
+                part = parts == number
+                if depth[part & marks].max() >= MIDDLE * depth[part].max():
+                    changed[part] = wanted
+        return changed.astype(np.float32)
 
     def _tried(self, view: _View, found: np.ndarray, assumed: np.ndarray, bonus: float = 0) -> _Try:
         score = view.plausibility(found > 0.5, assumed) + bonus
@@ -136,19 +159,25 @@ class Plane:
         return self._tried(view, found, radius < 1)
 
     def _corrected(self, shape: np.ndarray) -> _Try:
-        """Like the mask before, but near marks that contradict it."""
+        """Like a mask (rows, columns), but near clicks that contradict the mask before."""
         every = shape | self.inside | self.seen
         size = radius_mm(shape, self.spacing)
         span = np.ptp(np.argwhere(every), 0).max() + 1
         view = _View(self, window(every, np.ceil(0.7 * size / self.spacing) + 3), span // ACROSS)
-        seen = pooled((self.seen | shape)[view.where].astype(np.float32), view.factor) > 0.5
-        distance = signed_mm(seen, view.spacing)
+        seen, after = (
+            pooled(mask[view.where].astype(np.float32), view.factor) > 0.5 for mask in (self.seen, shape)
+        )
+        before, distance = signed_mm(seen, view.spacing), signed_mm(after, view.spacing)
         prior = (distance / (0.15 * size + 0.1)).clip(-4, 4)
         for wrong, sign in ((view.outside & seen, -1), (view.inside & ~seen, 1)):
             if wrong.any():
-                reach = float(np.abs(distance[wrong]).max()) + view.spacing.min()
-                near = np.exp(-((distance_transform_edt(~wrong, sampling=view.spacing) / reach) ** 2))
-                prior = prior * (1 - near) + sign * 4 * near
+                # A stroke shows how far a mistake reaches; a click does not.
+                length = float((np.ptp(np.argwhere(wrong), 0) * view.spacing).max())
+                reach = CLICK * float(np.abs(before[wrong]).max()) - length / 2
+                if reach > 0:
+                    away = distance_transform_edt(~wrong, sampling=view.spacing)
+                    near = np.exp(-((away / (reach + view.spacing.min())) ** 2))
+                    prior = prior * (1 - near) + sign * 4 * near
         found = view.settle(prior, prior > 0, (distance < 0) & (distance > -size))
         return self._tried(view, found, prior > 0, SEEN)
 

@@ -31,6 +31,31 @@ export function along(grid, from, to, radius, axis, visit) {
 }
 
 /**
+ * Call `visit` with the flat index of every voxel of a slice whose centre lies within a closed outline; where
+ * the outline crosses itself, areas that it winds around twice are outside.
+ *
+ * @param {number[][]} outline places in mm.
+ * @param {number} slice across `axis`.
+ */
+export function within(grid, outline, axis, slice, visit) {
+  const { shape, spacing } = grid, [a, b] = [0, 1, 2].filter((one) => one !== axis);
+  const voxel = [0, 0, 0];
+  voxel[axis] = slice;
+  for (voxel[b] = 0; voxel[b] < shape[b]; voxel[b]++) {
+    const at = voxel[b] * spacing[b], crossings = [];
+    outline.forEach((from, n) => {
+      const to = outline[(n + 1) % outline.length];
+      if ((from[b] <= at) !== (to[b] <= at)) crossings.push(from[a] + ((at - from[b]) / (to[b] - from[b])) * (to[a] - from[a]));
+    });
+    crossings.sort((one, other) => one - other);
+    for (let n = 0; n + 1 < crossings.length; n += 2) {
+      const last = Math.min(shape[a] - 1, Math.floor(crossings[n + 1] / spacing[a]));
+      for (voxel[a] = Math.max(0, Math.ceil(crossings[n] / spacing[a])); voxel[a] <= last; voxel[a]++) visit(flat(shape, voxel));
+    }
+  }
+}
+
+/**
  * Flat indices of the area of one label around a voxel, on a plane.
  *
  * @returns null where the area reaches the slice's edge: nothing encloses it.

@@ -1,7 +1,7 @@
 // What the user does: with tools by keyboard, with the session, and with rounds.
 
 import { app, say } from "./app.js";
-import { element } from "./panel.js";
+import { ask, element, volume } from "./panel.js";
 import * as server from "./server.js";
 import { along, choose, go, marked, step } from "./shown.js";
 
@@ -51,6 +51,30 @@ export const change = (path, body) => app.store.change((version) => server.chang
 
 export const changeObject = (number, values) => change("object", { number, ...values });
 
+export async function addObject(name) {
+  const known = new Set(app.store.facts.objects.map((one) => one.number));
+  if (!await change("object", { name })) return false;
+  const made = app.store.facts.objects.find((one) => !known.has(one.number));
+  if (made) {
+    app.marks.forget(made.number);
+    choose(made.number);
+  }
+  return true;
+}
+
+export async function removeObject(number) {
+  const { name, value, voxels, locked, hidden } = app.store.object(number);
+  if (locked) return say(`${name} is locked: unlock it to remove it.`, true);
+  if (hidden) return say(`${name} is hidden: show it to remove it.`, true);
+  const yes = await ask({
+    title: `Remove ${name}?`,
+    text: `Its ${volume(voxels, app.grid.spacing)} and all its marks go. The other objects stay as they are, with their numbers; in this session no other object gets the number ${value ?? number} in saved files.\nUndo (Ctrl Z) brings it back.`,
+    yes: `Remove ${name}`, no: "Keep it",
+  });
+  if (yes && await change("remove", { number })) say(`${name} is removed. Undo brings it back.`);
+  return undefined;
+}
+
 export async function undo() {
   lift();
   if (app.marks.canUndo) { app.marks.undo(); marked(); say("Mark undone."); return; }
@@ -93,9 +117,38 @@ export async function save(kind) {
 export async function load() {
   const [file] = element("file").files;
   if (!file) return;
+  let refused = "";
+  const read = (resample) => {
+    refused = "";
+    return app.store.change((version) => server.load(version, file, resample), ({ why, message }) => {
+      if (why === "grid") refused = message;
+      return why === "grid";
+    });
+  };
   say(`Reading ${file.name}…`);
-  if (await app.store.change((version) => server.load(version, file))) say(app.store.facts.message || `${file.name} is shown.`, Boolean(app.store.facts.message));
+  let answer = await read(false);
+  if (refused) {
+    const yes = await ask({
+      title: `${file.name} lies on another grid`,
+      text: `${refused}.\nWhen it is resampled, each voxel of the scan takes the value of the nearest voxel of the file. Borders may shift by half a voxel, and small parts may be lost; the volumes before and after will be told.`,
+      yes: "Resample it onto the scan", no: "Do not load it",
+    });
+    say(yes ? `Resampling ${file.name}…` : `${file.name} was not loaded; nothing was changed.`);
+    if (yes) answer = await read(true);
+  }
+  if (answer) say(app.store.facts.message || `${file.name} is shown.`, Boolean(app.store.facts.message));
   element("file").value = "";
+}
+
+/** Remove parts of the chosen object: all but the one at a voxel (`keep`), or small ones (`below_ml`). */
+export async function islands(which) {
+  if (!app.ready()) return;
+  const { name, number } = app.active, answer = await change("islands", { number, ...which });
+  if (!answer) return;
+  const { removed, left, ml } = answer.islands, parts = (count) => `${count} ${count === 1 ? "part" : "parts"}`;
+  const size = `${Number(ml.toPrecision(3))} ml`;
+  if (removed) say(`${name}: ${parts(removed)} (${size}) removed, ${parts(left)} left.`);
+  else say(which.keep ? `${name} has one part only: nothing was changed.` : `${name} has no part smaller than ${which.below_ml} ml: nothing was changed.`);
 }
 
 export async function between() {

@@ -10,6 +10,8 @@ export const HELP = [
   ["Arrow keys on a plane", "move the cross by a voxel; with a pen down, draw"],
   ["Enter on a plane", "use the tool at the cross; put a pen down, or lift it"],
   ["c, w, b, e, f", "cross, window, brush, eraser, fill"],
+  ["l, j", "lasso: fill what is inside it; remove the object inside it"],
+  ["k", "keep the part of the object that is clicked, remove all others"],
   ["1 to 7", "scribbles and points inside and outside, extreme points, box, diameter"],
   ["0, [ and ]", "the object is not on this slice; its first slice; its last slice"],
   [", and .", "smaller and larger brush"],
@@ -33,7 +35,7 @@ const writing = (target) => target.matches?.("input[type=text], input[type=numbe
 export function listen(actions, { undo, redo }) {
   element("keys-table").replaceChildren(...HELP.map(([keys, text]) => make("tr", {}, make("td", { textContent: keys }), make("td", { textContent: text }))));
   document.addEventListener("keydown", (event) => {
-    if (writing(event.target) || element("keys").open) return;
+    if (writing(event.target) || document.querySelector("dialog[open]")) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (event.ctrlKey || event.metaKey) {
       if (key === "z" || key === "y") {

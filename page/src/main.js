@@ -1,8 +1,9 @@
 // The page of a session: joins the planes, the tools, the panel and the server.
 
 import { app, say } from "./app.js";
-import { between, change, follow, jump, lift, load, mark, redo, save, segment, stop, undo, useKey } from "./changes.js";
+import { addObject, between, follow, islands, jump, lift, load, mark, redo, save, segment, stop, undo, useKey } from "./changes.js";
 import { gridOf } from "./geometry.js";
+import { kept } from "./kept.js";
 import { listen } from "./keys.js";
 import { element, fill, make } from "./panel.js";
 import { Planes } from "./planes.js";
@@ -29,7 +30,7 @@ const useTool = (name) => () => { lift(); document.querySelector(`input[name=too
 
 function connect() {
   const clicks = {
-    undo, redo, round: segment, clear: () => { app.marks.clear(); marked(); }, jump, between, empty: () => mark("empty"),
+    undo, redo, round: segment, clear: () => { app.marks.clear(); marked(); }, jump, between, islands: () => islands({ below_ml: Number(element("small").value) }), empty: () => mark("empty"),
     first: () => mark("spans", "first"), last: () => mark("spans", "last"), fit: () => app.planes.fit(),
     help: () => element("keys").showModal(),
     stop,
@@ -51,11 +52,8 @@ function connect() {
   element("tool").addEventListener("change", () => { lift(); app.planes.redraw(); });
   element("add").addEventListener("submit", async (event) => {
     event.preventDefault();
-    const name = element("name").value.trim(), known = new Set(app.store.facts.objects.map((one) => one.number));
-    if (!name || !(await change("object", { name }))) return;
-    element("name").value = "";
-    const made = app.store.facts.objects.find((one) => !known.has(one.number));
-    if (made) choose(made.number);
+    const name = element("name").value.trim();
+    if (name && await addObject(name)) element("name").value = "";
   });
   element("strip").addEventListener("click", (event) => {
     const box = element("strip").getBoundingClientRect(), count = app.grid.shape[app.axis];
@@ -68,6 +66,7 @@ function connect() {
   const focused = () => Number(document.activeElement?.dataset?.axis ?? app.axis);
   const keys = {
     c: useTool("cross"), w: useTool("window"), b: useTool("brush"), e: useTool("eraser"), f: useTool("fill"),
+    l: useTool("lasso"), j: useTool("cut"), k: useTool("keep"),
     0: () => mark("empty"), "[": () => mark("spans", "first"), "]": () => mark("spans", "last"), d: () => toggle("deep"), i: between,
     ",": () => radius(Math.max(0.5, app.radius - 0.5)), ".": () => radius(Math.min(200, app.radius + 0.5)),
     "+": () => app.planes.zoomAtCross(focused(), 1.25), "=": () => app.planes.zoomAtCross(focused(), 1.25), "-": () => app.planes.zoomAtCross(focused(), 0.8),
@@ -86,7 +85,8 @@ function connect() {
 
 async function start() {
   await app.store.open();
-  const { facts } = app.store;
+  // Before anything is shown, which keeps the marks anew.
+  const { facts } = app.store, { marks, stale } = kept(facts);
   app.grid = gridOf(facts.shape, facts.affine);
   app.position = facts.shape.map((count) => Math.floor(count / 2));
   fill(element("axis"), app.grid.planes.map(({ axis, name }) => [axis, `${name} (${"xyz"[axis]})`]), facts.axis);
@@ -115,8 +115,11 @@ async function start() {
   connect();
   await showChannel(0);
   app.planes.enlarge(facts.axis);
-  refresh();
-  say(facts.message || (facts.objects.length ? "" : "Add an object, mark it on a slice, then press Segment; or paint it."), Boolean(facts.message));
+  app.marks.restore(marks);
+  marked();
+  if (marks.length) say(`${marks.length} ${marks.length === 1 ? "mark" : "marks"} that you had not sent ${marks.length === 1 ? "is" : "are"} here again.`);
+  else if (stale) say("Marks that you had not sent belonged to another state of the session, and were dropped.", true);
+  else say(facts.message || (facts.objects.length ? "" : "Add an object, mark it on a slice, then press Segment; or paint it."), Boolean(facts.message));
   document.body.dataset.ready = "yes";
   follow();
 }

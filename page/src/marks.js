@@ -12,9 +12,11 @@ export function line(from, to) {
 }
 
 export class Marks {
-  #items = []; #past = []; #future = []; #next = 1;
+  #items = []; #aside = []; #past = []; #future = []; #next = 1;
 
   get items() { return this.#items; }
+  /** With those of objects that are not there now. */
+  get all() { return [...this.#items, ...this.#aside]; }
   get canUndo() { return this.#past.length > 0; }
   get canRedo() { return this.#future.length > 0; }
 
@@ -63,6 +65,29 @@ export class Marks {
     this.#remember();
     this.#items = [];
   }
+
+  /**
+   * Set marks of objects that are not there aside; those of objects that are there again come back.
+   *
+   * @param {Set<number>} numbers of the objects.
+   * @returns whether any did; single marks cannot be undone before it.
+   */
+  settle(numbers) {
+    const gone = this.#items.filter((mark) => !numbers.has(mark.object)), back = this.#aside.filter((mark) => numbers.has(mark.object));
+    if (!gone.length && !back.length) return false;
+    const all = this.all;
+    this.#items = all.filter((mark) => numbers.has(mark.object));
+    this.#aside = all.filter((mark) => !numbers.has(mark.object));
+    this.#past = [];
+    this.#future = [];
+    return true;
+  }
+
+  /** Drop marks that were set aside for an object: its number is another one's now. */
+  forget(object) { this.#aside = this.#aside.filter((mark) => mark.object !== object); }
+
+  /** Marks as `all` gave them. */
+  restore(marks) { this.#items = marks.map((mark) => ({ ...mark, id: this.#next++ })); }
 
   undo() {
     this.#future.push(this.#items);

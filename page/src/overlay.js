@@ -22,9 +22,9 @@ export class Overlay {
   /**
    * Draw all.
    *
-   * @param state {position, cross, marks: {object, axis, kind, voxels, sent}, colours: Map, brush, pen}
+   * @param state {position, cross, marks: {object, axis, kind, voxels, sent}, colours: Map, outline: places in mm or null, brush, pen}
    */
-  draw({ position, cross, marks, colours, brush, pen }) {
+  draw({ position, cross, marks, colours, outline, brush, pen }) {
     const box = this.#canvas.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
     if (this.#canvas.width !== Math.round(box.width * ratio)) this.#canvas.width = Math.round(box.width * ratio);
     if (this.#canvas.height !== Math.round(box.height * ratio)) this.#canvas.height = Math.round(box.height * ratio);
@@ -33,6 +33,7 @@ export class Overlay {
     context.clearRect(0, 0, box.width, box.height);
     for (const mark of marks) this.#mark(mark, position[this.#axis], colours.get(mark.object) ?? "#ffffff");
     if (cross) this.#cross(position, box, pen);
+    if (outline) this.#outline(outline);
     if (brush) this.#ring(brush);
   }
 
@@ -106,6 +107,18 @@ export class Overlay {
     context.font = "12px system-ui, sans-serif";
     context.fillStyle = "#ffffff";
     context.fillText(`${mm.toFixed(1)} mm`, q[0] + 6, q[1] - 6);
+  }
+
+  #outline(places) {
+    const context = this.#context, points = places.map((place) => this.#view.canvasAt(this.#axis, place));
+    const path = new Path2D();
+    points.forEach((point, n) => (n ? path.lineTo(...point) : path.moveTo(...point)));
+    path.closePath();
+    for (const [width, style] of [[3, "#000000"], [1.5, "#ffffff"]]) {
+      context.lineWidth = width;
+      context.strokeStyle = style;
+      context.stroke(path);
+    }
   }
 
   #cross(position, box, pen) {

@@ -22,6 +22,7 @@ const ICONS = {
   shown: "M1 8c3-6 11-6 14 0c-3 6-11 6-14 0M8 6a2 2 0 1 0 0 4a2 2 0 1 0 0-4",
   hidden: "M1 8c3-6 11-6 14 0c-3 6-11 6-14 0M2 14L14 2",
   locked: "M3 7h10v8H3zM5 7V4a3 3 0 0 1 6 0v3",
+  bin: "M2 4h12M6 4V2h4v2M4 4l1 10h6l1-10M7 7v4M9 7v4",
   open: "M3 7h10v8H3zM5 7V4a3 3 0 0 1 5.6-1.5",
 };
 
@@ -34,21 +35,31 @@ function icon(name, values) {
   return make("button", { type: "button", ...values }, svg);
 }
 
+/** Ask in words; whether the answer is yes. */
+export function ask({ title, text, yes, no }) {
+  const dialog = element("ask");
+  for (const [id, words] of Object.entries({ title, text, yes, no })) element(`ask-${id}`).textContent = words;
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
+}
+
 /** Millilitres of so many voxels. */
-function volume(voxels, spacing) {
+export function volume(voxels, spacing) {
   const ml = (voxels * spacing[0] * spacing[1] * spacing[2]) / 1000;
   return `${ml >= 100 ? ml.toFixed(0) : ml.toPrecision(ml >= 0.1 ? 3 : 2)} ml`;
 }
 
-/** The objects; `change(number, {…})` asks for a change, `choose(number)` for another active one. */
-export function showObjects(objects, active, spacing, { change, choose, disabled }) {
+/** The objects; `change(number, {…})` and `remove(number)` ask for a change, `choose(number)` for another active one. */
+export function showObjects(objects, active, spacing, { change, remove, choose, disabled }) {
   const focused = document.activeElement?.dataset?.key;
   const rows = objects.map(({ number, name, colour, hidden, locked, voxels }) => {
     const radio = make("input", { type: "radio", name: "object", value: number, checked: number === active, label: `Work on ${name}` });
     const paint = make("input", { type: "color", value: colour, disabled, label: `Colour of ${name}` });
-    const text = make("input", { type: "text", value: name, disabled, maxLength: 80, title: name, label: `Name of ${name}` });
-    const hide = icon(hidden ? "hidden" : "shown", { title: hidden ? "Show" : "Hide", disabled, label: `Hide ${name}` });
-    const lock = icon(locked ? "locked" : "open", { title: locked ? "Unlock" : "Lock: brush and fill leave it as it is", disabled, label: `Lock ${name}` });
+    const text = make("input", { type: "text", value: name, disabled, maxLength: 64, title: name, label: `Name of ${name}` });
+    const hide = icon(hidden ? "hidden" : "shown", { title: hidden ? "Show" : "Hide: it is not changed while it is hidden", disabled, label: `Hide ${name}` });
+    const lock = icon(locked ? "locked" : "open", { title: locked ? "Unlock" : "Lock: no tool and no round changes it", disabled, label: `Lock ${name}` });
+    const bin = icon("bin", { title: "Remove", disabled, label: `Remove ${name}` });
     hide.setAttribute("aria-pressed", hidden);
     lock.setAttribute("aria-pressed", locked);
     radio.addEventListener("change", () => choose(number));
@@ -56,8 +67,9 @@ export function showObjects(objects, active, spacing, { change, choose, disabled
     text.addEventListener("change", () => (text.value.trim() ? change(number, { name: text.value.trim() }) : (text.value = name)));
     hide.addEventListener("click", () => change(number, { hidden: !hidden }));
     lock.addEventListener("click", () => change(number, { locked: !locked }));
-    for (const [key, one] of Object.entries({ radio, paint, text, hide, lock })) one.dataset.key = `${key}-${number}`;
-    return make("div", { className: "object" }, radio, paint, text, make("output", { textContent: volume(voxels, spacing) }), hide, lock);
+    bin.addEventListener("click", () => remove(number));
+    for (const [key, one] of Object.entries({ radio, paint, text, hide, lock, bin })) one.dataset.key = `${key}-${number}`;
+    return make("div", { className: "object" }, radio, paint, text, make("output", { textContent: volume(voxels, spacing) }), hide, lock, bin);
   });
   element("objects").replaceChildren(...rows);
   // A list that is made anew must not lose the focus of someone who uses the keyboard.

@@ -25,8 +25,8 @@ export function change(path, version, body = {}) {
   return json(path, { method: "POST", headers: headers({ "Content-Type": "application/json" }), body: JSON.stringify({ version, ...body }) });
 }
 
-export function load(version, file) {
-  const more = { "X-Version": version, "X-Filename": encodeURIComponent(file.name), "Content-Type": "application/octet-stream" };
+export function load(version, file, resample) {
+  const more = { "X-Resample": resample ? "yes" : "no", "X-Version": version, "X-Filename": encodeURIComponent(file.name), "Content-Type": "application/octet-stream" };
   return json("load", { method: "POST", headers: headers(more), body: file });
 }
 

@@ -1,8 +1,9 @@
 // What the page shows of the session, and how the user moves through the scan.
 
 import { app, say } from "./app.js";
-import { changeObject, save } from "./changes.js";
+import { changeObject, removeObject, save } from "./changes.js";
 import { clamp, flat } from "./geometry.js";
+import { keep } from "./kept.js";
 import { element, fill, make, showMarks, showObjects } from "./panel.js";
 import * as server from "./server.js";
 import { drawStrip } from "./strip.js";
@@ -45,6 +46,7 @@ export function overlay(axis) {
     pen: app.pen,
     marks: app.store.facts ? [...sentMarks(), ...app.marks.items] : [],
     colours: app.store.facts ? colours() : new Map(),
+    outline: app.tools.outline?.axis === axis ? app.tools.outline.places : null,
     brush: brush ? { canvas: app.hover.canvas, radius: app.radius } : null,
   };
 }
@@ -74,11 +76,13 @@ export function refresh() {
   const { facts, writer, busy } = app.store;
   if (!app.grid) return;
   app.active = app.store.object(app.active?.number) ?? facts.objects[0] ?? null;
+  if (app.marks.settle(new Set(facts.objects.map((one) => one.number)))) showUnsent();
+  keep(facts, app.marks.all);
   element("scan").textContent = facts.scan;
   element("scan").title = facts.scan;
   element("reading").hidden = writer;
   document.body.classList.toggle("busy", busy);
-  showObjects(facts.objects, app.active?.number, app.grid.spacing, { change: changeObject, choose, disabled: !writer || busy });
+  showObjects(facts.objects, app.active?.number, app.grid.spacing, { change: changeObject, remove: removeObject, choose, disabled: !writer || busy });
   fill(element("engine"), facts.engines.map((one) => [one.name, one.title, one.does]), facts.engine);
   const engine = element("engine").value;
   element("engine").title = facts.engines.find((one) => one.name === engine)?.does ?? "";
@@ -102,7 +106,7 @@ export function refresh() {
   element("undo").title = app.marks.canUndo ? "the last mark" : facts.undo_text ?? "";
   element("redo").title = app.marks.canRedo ? "the mark" : facts.redo_text ?? "";
   for (const button of element("saves").children) button.disabled = !idle;
-  for (const id of ["between", "file"]) element(id).disabled = !idle;
+  for (const id of ["between", "islands", "file"]) element(id).disabled = !idle;
   for (const one of element("add").elements) one.disabled = !idle;
   showObjectsInPlanes();
   showStrip();
@@ -113,6 +117,11 @@ export function refresh() {
 }
 
 export function marked() {
+  showUnsent();
+  refresh();
+}
+
+function showUnsent() {
   showMarks(app.marks.items, (number) => app.store.object(number)?.name ?? `object ${number}`, colours(), {
     go: ({ axis, kind, voxels }) => {
       const place = app.position.slice();
@@ -121,7 +130,6 @@ export function marked() {
     },
     remove: (id) => { app.marks.remove(id); marked(); },
   });
-  refresh();
 }
 
 // Moving ------------------------------------------------------------------------------------------------------

@@ -163,13 +163,14 @@ export class Store {
    * A change by the server, after those before it.
    *
    * @param doing (version) → promise of the new facts.
-   * @returns the answer, or null after a failure that was said.
+   * @param otherwise (error) → whether the failure needs no words here.
+   * @returns the answer, or null after a failure.
    */
-  async change(doing) {
+  async change(doing, otherwise = () => false) {
     while (this.#current) await this.#current;
     this.busy = true;
     this.#on.facts();
-    this.#current = this.#change(doing);
+    this.#current = this.#change(doing, otherwise);
     try {
       return await this.#current;
     } finally {
@@ -179,7 +180,7 @@ export class Store {
     }
   }
 
-  async #change(doing) {
+  async #change(doing, otherwise) {
     try {
       await this.#send();
       if (!this.writer) throw Object.assign(new Error("This page reads only; another one writes."), { status: 409 });
@@ -190,7 +191,7 @@ export class Store {
     } catch (error) {
       if (error.why === "reader") this.writer = false;
       if (error.why === "outdated") await this.refresh();
-      this.#on.say(error.status ? error.message : `The server does not answer (${error.message}).`, true);
+      if (!otherwise(error)) this.#on.say(error.status ? error.message : `The server does not answer (${error.message}).`, true);
       return null;
     }
   }

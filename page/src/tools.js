@@ -1,15 +1,20 @@
 // What each tool does where the pointer, or the cross and the Enter key, use it.
 
-import { along, enclosed, Stroke } from "./brush.js";
+import { along, enclosed, Stroke, within } from "./brush.js";
+import { islands } from "./changes.js";
 import { flat } from "./geometry.js";
 import { line } from "./marks.js";
 import { go, marked, pull } from "./shown.js";
 
 export const TOOLS = ["inside-line", "outside-line", "inside", "outside", "extreme", "boxes", "lines"];
-const HELD = new Set(["brush", "eraser", "inside-line", "outside-line", "boxes", "lines", "window"]);
+const HELD = new Set(["brush", "eraser", "lasso", "cut", "inside-line", "outside-line", "boxes", "lines", "window"]);
 
 export class Tools {
   #app; #stroke = null; #last = null; #name = null;
+  /** Held objects that the stroke came upon. */
+  #met = new Set();
+  /** The lasso: {axis, slice, places}. */
+  outline = null;
 
   constructor(app) { this.#app = app; }
 
@@ -32,6 +37,12 @@ export class Tools {
     if (!app.ready() || !spot.voxel) return undefined;
     this.#last = spot;
     if (name === "fill") return this.#fill(spot);
+    if (name === "keep") return islands({ keep: spot.voxel });
+    if (name === "lasso" || name === "cut") {
+      this.#name = name;
+      this.outline = { axis: spot.axis, slice: spot.voxel[spot.axis], places: [spot.world] };
+      return app.planes.redraw([spot.axis]);
+    }
     if (name === "brush" || name === "eraser") {
       const value = name === "brush" ? app.active.number : 0;
       this.#name = name;
@@ -48,6 +59,7 @@ export class Tools {
     const app = this.#app, name = this.#name;
     if (name === "cross") go(spot.near);
     else if (name === "window") pull(...pixels);
+    else if (this.outline) this.outline.places.push(spot.world);
     else if (this.#stroke) {
       this.#paint(this.#last, spot);
       this.#last = spot;
@@ -63,22 +75,45 @@ export class Tools {
   }
 
   release() {
+    if (this.outline) this.#cut();
     if (this.#stroke) {
       this.#app.view.render();
       this.#app.store.paint(this.#stroke);
-      if (!this.#stroke.indices.length) this.#app.say("Nothing was changed here.");
+      this.#tell();
     }
-    this.#stroke = this.#name = null;
+    this.#stroke = this.#name = this.outline = null;
+  }
+
+  /** Fill, or clear, the inside of the lasso. */
+  #cut() {
+    const app = this.#app, { axis, slice, places } = this.outline, fills = this.#name === "lasso";
+    this.#stroke = new Stroke(app.store.labels, fills ? app.active.number : 0, this.#allowed(fills ? "brush" : "eraser"));
+    within(app.grid, places, axis, slice, (index) => this.#stroke.put(index));
+    this.#show(this.#stroke.indices);
+    app.planes.redraw([axis]);
+  }
+
+  /** Say what a stroke left as it was. */
+  #tell() {
+    const app = this.#app, none = !this.#stroke.indices.length;
+    const held = [...this.#met].map((number) => app.store.object(number)).map(({ name, hidden }) => `${name} is ${hidden ? "hidden" : "locked"}`);
+    if (held.length) app.say(`${held.join(", ")} and was not changed here.`, true);
+    else if (none) app.say("Nothing was changed here.");
   }
 
   /** What a brush may change: never locked or hidden objects; the eraser only the chosen object. */
   #allowed(name) {
     const app = this.#app, number = app.active.number, limits = app.limits;
+    this.#met.clear();
     if (name === "eraser") return (_, label) => label === number;
     const kept = new Set(app.store.facts.objects.filter((one) => one.locked || one.hidden).map((one) => one.number));
-    if (!limits) return (_, label) => !kept.has(label);
-    const [low, high] = limits;
-    return (index, label) => !kept.has(label) && app.image[index] >= low && app.image[index] <= high;
+    const [low, high] = limits ?? [-Infinity, Infinity];
+    return (index, label) => {
+      if (limits && !(app.image[index] >= low && app.image[index] <= high)) return false;
+      if (!kept.has(label)) return true;
+      this.#met.add(label);
+      return false;
+    };
   }
 
   #paint(from, to) {

@@ -59,6 +59,7 @@ class SessionStandIn:
         done, undone = self._steps[: self._at], self._steps[self._at :]
         return {
             "version": self.version,
+            "session": "stand-in",
             "scan": "<b>scan</b>&ü.nii.gz",
             "shape": list(self.scan.shape),
             "affine": self.scan.affine.tolist(),
@@ -75,6 +76,7 @@ class SessionStandIn:
                     "voxels": int((self.labels == one.value).sum()),
                 }
                 for one in self.objects
+                if not one.removed
             ],
             "axis": axis,
             "engines": [
@@ -123,10 +125,14 @@ class SessionStandIn:
             inside = settled(self.said[number], self.scan.shape).inside
             self._do("round", inside, np.full(len(inside), number))
 
-    def edit(self, indices: np.ndarray, values: np.ndarray) -> None:
+    @property
+    def held(self) -> dict[int, str]:
+        return {one.value: one.held for one in self.objects if one.held}
+
+    def edit(self, indices: np.ndarray, values: np.ndarray, text: str = "brush") -> None:
         if not np.isin(values, [0, *(one.value for one in self.objects)]).all():
             raise CaseError("a stroke names an object that is not there")
-        self._do("brush", indices, values)
+        self._do(text, indices, values)
 
     def undo(self) -> None:
         self._at -= 1
@@ -161,7 +167,7 @@ class SessionStandIn:
     def save(self, form: str) -> list[Path]:
         return [Path(f"/saved/{form}"), Path("/saved/quality.csv")]
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path, *, resample: bool = False) -> None:
         filename = path.name
         self.loaded.append((filename, path.read_bytes()))
         try:

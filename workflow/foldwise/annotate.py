@@ -103,6 +103,10 @@ def annotate(
         axis="xyz".index(axis) if axis else None,
     )
     try:
+        for name in objects:
+            # A removed object of this name does not come back; this is a new one.
+            if name not in annotation.names:
+                annotation.add_object(name)
         annotation.files[saved] = mask or annotation.files[saved]
         annotation.quality = quality or annotation.quality
         annotation.history.refuse_foreign(annotation.files[saved], annotation.quality)
@@ -126,7 +130,7 @@ def annotate(
                 annotation.round({}, "automatic")
             marked = _marked(annotation, points, scribble, box, object_, nothing)
             if marked:
-                refuse(marked, annotation.state, annotation.names, annotation.locked)
+                refuse(marked, annotation.state, annotation.names, annotation.held)
         except CaseError:
             # Nothing changes unless all marks can be used.
             while annotation.history.steps > steps:
@@ -169,16 +173,18 @@ def _marked(
     object_: str,
     nothing: int | None,
 ) -> Marked:
-    names, axis = annotation.names, annotation.state.axis
+    there = {number: each for number, each in enumerate(annotation.objects, start=1) if not each.removed}
+    names, axis = [each.name for each in there.values()], annotation.state.axis
     several: list[Marked] = []
     if points:
         several.append(read_points(points, names, axis))
     if scribble:
-        values = {each.name: each.value for each in annotation.objects}
+        values = {each.name: each.value for each in there.values()}
         several.append(read_scribble(scribble, annotation.header, values, axis))
     if box:
         several.append(read_box(box, object_, names, axis))
     if nothing is not None:
         empty = (Marks(axis, empty=np.array([nothing])),)
         several.append(dict.fromkeys(range(1, len(names) + 1), empty))
-    return joined(several)
+    numbers = list(there)
+    return {numbers[place - 1]: given for place, given in joined(several).items()}

@@ -42,11 +42,11 @@ def cube(low: int, high: int) -> np.ndarray:
     return mask
 
 
-def play(engine: Stubborn, *rounds: dict[int, Marks], locked: set[int] | None = None) -> State:
+def play(engine: Stubborn, *rounds: dict[int, Marks], held: dict[int, str] | None = None) -> State:
     state = State.empty(SHAPE, 2)
     for new in rounds:
         given = {number: (marks,) for number, marks in new.items()}
-        state = advance(engine, SCAN, state, given, NAMES, locked=locked or set())
+        state = advance(engine, SCAN, state, given, NAMES, held=held or {})
     return state
 
 
@@ -133,6 +133,9 @@ def test_unusable_marks_are_refused(new: dict[int, Marks], message: str) -> None
     assert not engine.asked
 
 
+LOCKED = {1: "is locked; unlock it"}
+
+
 def test_locked_objects_do_not_change() -> None:
     engine = Stubborn(cube(2, 6), cube(4, 8))
     state = play(engine, {1: Marks(2, inside=np.array([[3, 3, 3]]))})
@@ -141,11 +144,11 @@ def test_locked_objects_do_not_change() -> None:
         ({2: (Marks(2, inside=np.array([[3, 3, 3]])),)}, "marks of b lie on a, which is locked"),
     ):
         with pytest.raises(CaseError, match=message):
-            advance(engine, SCAN, state, new, NAMES, locked={1})
+            advance(engine, SCAN, state, new, NAMES, held=LOCKED)
     with pytest.raises(CaseError, match="object a is locked"):
-        edited(state, np.array([0]), np.array([1]), NAMES, {1})
+        edited(state, np.array([0]), np.array([1]), NAMES, LOCKED)
     with pytest.raises(CaseError, match="object a is locked"):
-        edited(state, np.flatnonzero(state.labels)[:1], np.array([0]), NAMES, {1})
+        edited(state, np.flatnonzero(state.labels)[:1], np.array([0]), NAMES, LOCKED)
 
 
 def test_replaced_marks_are_counted() -> None:

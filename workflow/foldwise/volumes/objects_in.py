@@ -14,7 +14,7 @@ import numpy as np
 from foldwise.files import CaseError
 from foldwise.volumes.grids import voxel_ml_of
 from foldwise.volumes.objects import Merge, Object, Objects, number_type
-from foldwise.volumes.placing import described, laid, nearest, turned
+from foldwise.volumes.placing import OtherGridError, described, laid, nearest, turned
 from foldwise.volumes.segments import Masks, Segmentation, read_segmentation
 from foldwise.volumes.suffixes import is_dicom, stem_of
 from foldwise.volumes.targets import LARGEST_LABEL
@@ -126,7 +126,7 @@ def _placing(
     """
     to_grid = turned(header, grid)
     if to_grid is None and not resample:
-        raise CaseError(
+        raise OtherGridError(
             f"{path}: lies on another grid than the scan. The file: {described(header)}; the scan: "
             f"{described(grid)}. Load it resampled to the nearest voxel, or resample it with your own program"
         )

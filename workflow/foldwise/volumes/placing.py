@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from foldwise.files import CaseError
 from foldwise.volumes.grids import corners, turn_of
 from foldwise.volumes.volume import Header, Volume, same_grid
+
+
+class OtherGridError(CaseError):
+    """A label map whose voxels are not those of the scan; it may be resampled."""
 
 
 def turned(found: Header, grid: Header | Volume) -> np.ndarray | None:

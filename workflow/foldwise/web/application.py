@@ -12,10 +12,9 @@ import tempfile
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
-import numpy as np
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -29,9 +28,21 @@ from foldwise.files import CaseError
 from foldwise.systems.interactive.annotation import Annotation
 from foldwise.systems.interactive.engines import StoppedError
 from foldwise.systems.interactive.marks import Marks
-from foldwise.volumes.between import between_slices
+from foldwise.volumes.placing import OtherGridError
 from foldwise.web import requests
-from foldwise.web.requests import Asked, Between, Force, ObjectChange, Save, Version, page_of, read
+from foldwise.web.edits import change_object, fill_between, remove_islands
+from foldwise.web.requests import (
+    Asked,
+    Between,
+    Force,
+    Islands,
+    ObjectChange,
+    Removal,
+    Save,
+    Version,
+    page_of,
+    read,
+)
 from foldwise.web.wire import changes_bytes, packed, read_changes, volume_bytes
 from foldwise.web.writer import RefusedError, Writer
 
@@ -50,6 +61,8 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 Change = Callable[[], dict[str, Any] | None]
+Answer = Callable[[Request], Awaitable[Response]]
+Asking = TypeVar("Asking", bound=Version)
 
 
 class Server:
@@ -63,10 +76,17 @@ class Server:
 
     def application(self) -> Starlette:
         """The routes."""
-        answers: dict[str, Callable[[Request], Awaitable[Response]]] = {
+        session, changing = self.annotation, self._changing
+        answers: dict[str, Answer] = {
             "writer": self._write, "leave": self._leave, "stop": self._stop_round, "round": self._round,
-            "edit": self._edit, "undo": self._undo, "redo": self._redo, "object": self._object,
-            "between": self._between, "load": self._load, "save": self._save,
+            "edit": self._edit, "load": self._load,
+            "undo": changing(Version, lambda _: session.undo()),
+            "redo": changing(Version, lambda _: session.redo()),
+            "object": changing(ObjectChange, lambda asked: change_object(session, asked)),
+            "remove": changing(Removal, lambda asked: session.remove_object(asked.number)),
+            "between": changing(Between, lambda asked: fill_between(session, asked)),
+            "islands": changing(Islands, lambda asked: remove_islands(session, asked)),
+            "save": changing(Save, self._save),
         }  # fmt: skip
         routes = [
             Route("/{token}/", self._guarded(self._file), name="page"),
@@ -83,9 +103,7 @@ class Server:
         hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
         return Starlette(routes=routes, middleware=[hosts])
 
-    def _guarded(
-        self, answer: Callable[[Request], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _guarded(self, answer: Answer) -> Answer:
         """Answer only requests with the token; report what cannot be done in plain words."""
 
         async def guarded(request: Request) -> Response:
@@ -97,7 +115,8 @@ class Server:
             except RefusedError as error:
                 response = JSONResponse({"error": str(error), "why": error.why}, 409)
             except CaseError as error:
-                response = JSONResponse({"error": str(error)}, 422)
+                why = "grid" if isinstance(error, OtherGridError) else ""
+                response = JSONResponse({"error": str(error), "why": why}, 422)
             response.headers.update(HEADERS)
             return response
 
@@ -204,68 +223,42 @@ class Server:
         version = request.headers.get("X-Version", "")
         return await self._change(request, version, lambda: self.annotation.edit(indices, values))
 
-    async def _undo(self, request: Request) -> Response:
-        return await self._change(request, (await read(request, Version)).version, self.annotation.undo)
-
-    async def _redo(self, request: Request) -> Response:
-        return await self._change(request, (await read(request, Version)).version, self.annotation.redo)
-
-    async def _object(self, request: Request) -> Response:
-        asked = await read(request, ObjectChange)
-        values = asked.model_dump(exclude={"version", "number"}, exclude_none=True)
-        if asked.number is None and "name" not in values:
-            raise HTTPException(400, "a new object needs a name")
-        number = asked.number
-
-        def change() -> None:
-            if number is None:
-                self.annotation.add_object(**values)
-            else:
-                self.annotation.change_object(number, **values)
-
-        return await self._change(request, asked.version, change)
-
-    async def _between(self, request: Request) -> Response:
-        asked = await read(request, Between)
-
-        def fill() -> None:
-            labels = self.annotation.labels
-            kept = [
-                one["number"] for one in self.annotation.facts()["objects"] if one["locked"] or one["hidden"]
-            ]
-            mask = labels == asked.number
-            new = between_slices(mask, asked.axis) & ~mask & ~np.isin(labels, kept)
-            if not new.any():
-                raise CaseError("there is no gap to fill: paint the object on two slices with others between")
-            indices = np.flatnonzero(new)
-            self.annotation.edit(indices, np.full(len(indices), asked.number, np.uint16))
-
-        return await self._change(request, asked.version, fill)
-
     async def _load(self, request: Request) -> Response:
         """Take a file's objects on."""
         name = Path(unquote(request.headers.get("X-Filename", ""))).name
         if name in ("", "..") or "\0" in name or len(name.encode()) > 200:
             raise HTTPException(400, "the file needs a name of at most 200 bytes")
         version = request.headers.get("X-Version", "")
+        resample = request.headers.get("X-Resample", "") == "yes"
         self._writes(request)
         with tempfile.TemporaryDirectory(prefix="foldwise-") as folder:
             path = Path(folder) / name
             with path.open("wb") as file:
                 async for part in requests.parts(request, requests.LONGEST_FILE):
                     await run_in_threadpool(file.write, part)
-            return await self._change(request, version, lambda: self.annotation.load(path))
 
-    async def _save(self, request: Request) -> Response:
-        asked = await read(request, Save)
+            def load() -> None:
+                try:
+                    self.annotation.load(path, resample=resample)
+                except CaseError as error:
+                    # The person knows the file, and not where it was put.
+                    raise type(error)(str(error).replace(f"{folder}{os.sep}", "")) from error
+
+            return await self._change(request, version, load)
+
+    def _save(self, asked: Save) -> dict[str, Any]:
         if asked.kind not in self.annotation.forms:
             raise HTTPException(400, f"the session is saved as {', '.join(self.annotation.forms)}")
-        kind = asked.kind
+        return {"saved": [shown(str(path)) for path in self.annotation.save(asked.kind)]}
 
-        def save() -> dict[str, Any]:
-            return {"saved": [shown(str(path)) for path in self.annotation.save(kind)]}
+    def _changing(self, kind: type[Asking], change: Callable[[Asking], dict[str, Any] | None]) -> Answer:
+        """What reads a request of a kind and makes a change."""
 
-        return await self._change(request, asked.version, save)
+        async def answer(request: Request) -> Response:
+            asked = await read(request, kind)
+            return await self._change(request, asked.version, lambda: change(asked))
+
+        return answer
 
     def _writes(self, request: Request) -> None:
         """Refuse a page that only reads.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -45,12 +45,32 @@ class ObjectChange(Version):
     hidden: bool | None = None
     locked: bool | None = None
 
+    @model_validator(mode="after")
+    def _a_new_one_is_named(self) -> Self:
+        if self.number is None and self.name is None:
+            raise ValueError("a new object needs a name")
+        return self
+
 
 class Between(Version):
     """An object to be filled between slices across an axis."""
 
     number: Number
     axis: Axis
+
+
+class Islands(Version):
+    """An object whose parts are removed: all but that at a voxel, or those below some mL."""
+
+    number: Number
+    keep: tuple[int, int, int] | None = None
+    below_ml: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class Removal(Version):
+    """An object to be removed."""
+
+    number: Number
 
 
 class Save(Version):

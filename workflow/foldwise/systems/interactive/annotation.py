@@ -73,7 +73,8 @@ class Annotation:
             self.history.add(replace(self.state, axis=axis, quality={}), self.objects, "axis")
         self._of_scan = facts.of_scan(self)
         for each in objects:
-            if each.name not in self.names:
+            # One that was removed is not wanted any more.
+            if each.name not in {one.name for one in self.objects}:
                 self.add_object(each.name, each.colour)
 
     @property
@@ -98,8 +99,8 @@ class Annotation:
 
     @property
     def names(self) -> list[str]:
-        """Their names."""
-        return [each.name for each in self.objects]
+        """Their names; empty for those that were removed."""
+        return ["" if each.removed else each.name for each in self.objects]
 
     @property
     def version(self) -> str:
@@ -107,9 +108,9 @@ class Annotation:
         return self.history.version
 
     @property
-    def locked(self) -> set[int]:
-        """Numbers of the locked objects."""
-        return {number for number, each in enumerate(self.objects, start=1) if each.locked}
+    def held(self) -> dict[int, str]:
+        """Number of each object that no step may change → why."""
+        return {number: each.held for number, each in enumerate(self.objects, start=1) if each.held}
 
     def round(
         self,
@@ -137,29 +138,30 @@ class Annotation:
             marks,
             self.names,
             axis=axis,
-            locked=self.locked,
+            held=self.held,
             progress=progress,
         )
         self.engine = name
         objects = self._found(marks, "SEMIAUTOMATIC")
         self.history.add(after, objects, f"round ({name})", self._remark(before, after, marks))
 
-    def edit(self, indices: np.ndarray, values: np.ndarray) -> None:
+    def edit(self, indices: np.ndarray, values: np.ndarray, text: str = "painting") -> None:
         """Paint or erase voxels.
 
         Args:
             indices: flat indices of (x, y, z), the last axis fastest.
             values: object numbers, 0 for none.
+            text: what the step does, in words.
 
         Raises:
-            CaseError: an object is locked or unknown, or voxels lie outside the scan.
+            CaseError: an object is locked, hidden or unknown, or voxels lie outside the scan.
         """
         before = np.unique(self.labels.flat[indices]) if len(indices) else ()
-        after = edited(self.state, indices, values, self.names, self.locked)
+        after = edited(self.state, indices, values, self.names, self.held)
         # What a program found and a person changed is neither's alone.
         touched = {int(number) for number in (*before, *np.unique(values)) if number}
         found = {n for n in touched if self.objects[n - 1].origin != "MANUAL"}
-        self.history.add(after, self._found(found, "SEMIAUTOMATIC"), "painting", changed=indices)
+        self.history.add(after, self._found(found, "SEMIAUTOMATIC"), text, changed=indices)
 
     def take(self, found: np.ndarray, objects: Sequence[Object], text: str, message: str = "") -> None:
         """Take a label map on, such as a proposal or a file's.
@@ -173,11 +175,11 @@ class Annotation:
             message: what the person must know.
 
         Raises:
-            CaseError: it has voxels of a locked object.
+            CaseError: it has voxels of an object that is locked or hidden.
         """
         numbers = set(np.unique(found).tolist()) - {0}
-        if held := numbers & self.locked:
-            raise CaseError(f"object {objects[min(held) - 1].name} is locked; unlock it to change it")
+        for number in numbers & set(self.held):
+            raise CaseError(f"object {objects[number - 1].name} {self.held[number]} to change it")
         state = self.state
         labels = state.labels.astype(np.promote_types(state.labels.dtype, found.dtype))
         fixed = {number: settled(said, labels.shape) for number, said in state.marks.items()}
@@ -225,9 +227,7 @@ class Annotation:
         Raises:
             CaseError: there is no such object, or the name is empty, too long or taken.
         """
-        if not 1 <= number <= len(self.objects):
-            raise CaseError(f"no object {number}; there are {len(self.objects)}")
-        old = self.objects[number - 1]
+        old = self._object(number)
         others = [each for each in self.objects if each is not old]
         renamed = named(old.name if name is None else name, others, old.value, colour).name
         given: dict[str, Any] = {"colour": colour, "hidden": hidden, "locked": locked}
@@ -236,6 +236,25 @@ class Annotation:
         )
         objects = [changed if each is old else each for each in self.objects]
         self.history.add(self.state, objects, f"object {changed.name}")
+
+    def remove_object(self, number: int) -> None:
+        """Remove an object with its voxels and marks.
+
+        All other objects keep their numbers and values; those of the removed one are not given to another.
+
+        Raises:
+            CaseError: there is no such object, or it is locked or hidden.
+        """
+        old, state = self._object(number), self.state
+        if old.held:
+            raise CaseError(f"object {old.name} {old.held} to remove it")
+        labels = state.labels.copy()
+        labels[labels == number] = 0
+        marks = {other: said for other, said in state.marks.items() if other != number}
+        quality = {other: found for other, found in state.quality.items() if other != number}
+        objects = [replace(each, removed=True) if each is old else each for each in self.objects]
+        after = replace(state, labels=labels, marks=marks, quality=quality)
+        self.history.add(after, objects, f"removing {old.name}")
 
     @property
     def forms(self) -> tuple[Form, ...]:
@@ -250,6 +269,8 @@ class Annotation:
             CaseError: a file that this session did not write, or that was edited since, would be replaced; or
                 the scan or the objects do not allow this format.
         """
+        if not any(self.names):
+            raise CaseError("there is no object to save; add one first")
         mask, quality = self.files[form], self.quality
         self.history.refuse_foreign(mask, quality)
         objects = described(self.labels, self.objects, self.scan)
@@ -270,7 +291,7 @@ class Annotation:
         """
         objects = read_objects(path, self.volumes[0], self.header, resample=resample)
         found, listed, remarks = joined(objects, self.objects)
-        self.take(found, listed, f"loading {path.name}", remarks)
+        self.take(found, listed, f"loading {path.name}", remarks.replace(str(path), path.name))
 
     def close(self) -> None:
         """Let other processes have the session, and engines' servers others."""
@@ -282,6 +303,11 @@ class Annotation:
     def facts(self) -> dict[str, Any]:
         """What the page shows, as JSON values."""
         return {**self._of_scan, **facts.of_session(self)}
+
+    def _object(self, number: int) -> Object:
+        if not 1 <= number <= len(self.objects) or self.objects[number - 1].removed:
+            raise CaseError(f"there is no object {number}")
+        return self.objects[number - 1]
 
     def _found(self, numbers: Iterable[int], origin: Origin) -> list[Object]:
         """The objects, some of which were found in this way."""

@@ -49,8 +49,17 @@ def form_of(path: Path, form: str | None = None) -> Form:
 
 def described(labels: np.ndarray, objects: Sequence[Object], scan: Scan) -> Objects:
     """A session's objects for a file."""
-    listed = [Described(each.name, each.value, rgb(each.colour), each.origin, each.codes) for each in objects]
-    return Objects(labels.astype(number_type(len(listed)), copy=False), tuple(listed), scan.affine)
+    there = {number: each for number, each in enumerate(objects, start=1) if not each.removed}
+    listed = tuple(
+        Described(each.name, each.value, rgb(each.colour), each.origin, each.codes) for each in there.values()
+    )
+    kind = number_type(len(listed))
+    if len(there) == len(objects):
+        return Objects(labels.astype(kind, copy=False), listed, scan.affine)
+    # Files number the objects without a gap; their values stay.
+    table: np.ndarray = np.zeros(len(objects) + 1, kind)
+    table[list(there)] = np.arange(1, len(there) + 1)
+    return Objects(table[labels], listed, scan.affine)
 
 
 def joined(found: Objects, present: Sequence[Object]) -> tuple[np.ndarray, list[Object], str]:
@@ -66,11 +75,19 @@ def joined(found: Objects, present: Sequence[Object]) -> tuple[np.ndarray, list[
     objects, remarks = list(present), list(found.remarks)
     numbers = [0]
     for each in found.listed:
-        known = next((n for n, one in enumerate(objects, 1) if one.name.lower() == each.name.lower()), None)
+        same = (
+            number
+            for number, one in enumerate(objects, start=1)
+            if one.name.lower() == each.name.lower() and not one.removed
+        )
+        known = next(same, None)
         if known is None:
             taken = each.value < 1 or each.value in (one.value for one in objects)
             if taken:
-                remarks.append(f"{each.name}: its value {each.value} is taken, so it has another one here.")
+                remarks.append(
+                    f"{each.name}: its value {each.value} is or was another object's, so it has another one "
+                    f"here."
+                )
             colour = None if each.colour is None else "#" + bytes(each.colour).hex()
             new = named(each.name, objects, None if taken else each.value, colour)
             objects.append(Object(new.name, new.value, new.colour, origin=each.origin, codes=each.codes))
@@ -84,7 +101,7 @@ def write_quality(state: State, names: Sequence[str], path: Path) -> None:
     """Write the quality of every slice and object as CSV."""
     rows = quality_rows(state, names)
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0] if rows else ()), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +24,7 @@ def of_scan(annotation: Annotation) -> dict[str, Any]:
     scan = annotation.scan
     return {
         "scan": annotation.volumes[0].name,
+        "session": identity(annotation),
         "shape": list(scan.shape),
         "affine": scan.affine.tolist(),
         "dtype": scan.image.dtype.name,
@@ -42,6 +45,7 @@ def of_session(annotation: Annotation) -> dict[str, Any]:
     objects = [
         {"number": number, **each.as_dict(), "voxels": int(state.area(number).sum())}
         for number, each in enumerate(annotation.objects, start=1)
+        if not each.removed
     ]
     hinted: set[int] = set().union(*(state.hinted(number) for number in state.marks))
     return {
@@ -77,6 +81,12 @@ def summary(annotation: Annotation) -> dict[str, Any]:
         "reason": "nothing more to do" if suggestion is None else suggestion.reason,
         "message": annotation.history.now.message,
     }
+
+
+def identity(annotation: Annotation) -> str:
+    """What tells this session from every other one: a digest of its scan and its folder."""
+    folder = annotation.folder.resolve()
+    return hashlib.sha256(os.fsencode(folder) + (folder / "session.json").read_bytes()).hexdigest()[:16]
 
 
 def _range(channel: np.ndarray, number: int) -> dict[str, Any]:

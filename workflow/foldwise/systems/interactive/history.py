@@ -305,6 +305,8 @@ class _Step:
         marks: dict[int, Said] = {**moment.state.marks}
         for number, each in self.marks:
             marks[number] = (*marks.get(number, ()), each)
+        # The marks of an object go with it.
+        marks = {number: said for number, said in marks.items() if not self.objects[number - 1].removed}
         labels = _filled(moment.state.labels, self.indices, self.after)
         state = State(labels, self.axis, self.quality, marks, self.last)
         state.count_from(moment.state, self.indices)

@@ -27,12 +27,13 @@ def quality_rows(
 
     Args:
         state: of the session.
-        names: of the objects; the first one has number 1.
+        names: of the objects; the first one has number 1, one without a name was removed.
         slice_in_source: the source's slice of a slice of the state.
     """
-    suggestion = state.suggestion(range(1, len(names) + 1))
+    there = {number: name for number, name in enumerate(names, start=1) if name}
+    suggestion = state.suggestion(there)
     rows = []
-    for number, name in enumerate(names, start=1):
+    for number, name in there.items():
         quality, area, hinted = state.quality_of(number), state.area(number), state.hinted(number)
         for place in range(state.slices):
             rows.append(

@@ -24,10 +24,11 @@ class Object:
         name: unique in the session.
         value: its voxel value in label maps.
         colour: #rrggbb.
-        hidden: not shown on the page.
+        hidden: not shown on the page; no step changes it, as nobody would see it.
         locked: no step changes it.
         origin: how its mask was found.
         codes: DICOM's category and type of what it is, if a file had them.
+        removed: the object is gone; what is left keeps its number and value from being given to another one.
     """
 
     name: str
@@ -37,6 +38,16 @@ class Object:
     locked: bool = False
     origin: Origin = "MANUAL"
     codes: tuple[Code, Code] | None = None
+    removed: bool = False
+
+    @property
+    def held(self) -> str:
+        """Why no step may change it, and what to do first, in words; empty if steps may."""
+        if self.removed:
+            return "was removed; undo that"
+        if self.locked:
+            return "is locked; unlock it"
+        return "is hidden; show it" if self.hidden else ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -66,7 +77,7 @@ def named(name: str, others: Iterable[Object], value: int | None = None, colour:
     name = name.strip()
     if not name or len(name) > LONGEST:
         raise CaseError(f"object {name!r}: a name has 1 to {LONGEST} characters")
-    if name in (each.name for each in present):
+    if name in (each.name for each in present if not each.removed):
         raise CaseError(f"object {name!r}: there is one of this name already")
     values = {each.value for each in present}
     if value in values:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from scipy.ndimage import find_objects
@@ -16,6 +17,7 @@ from foldwise.systems.interactive.state import State, extent
 from foldwise.volumes.objects import number_type
 
 New = Mapping[int, tuple[Marks, ...]]
+NONE: Mapping[int, str] = MappingProxyType({})
 
 
 def advance(
@@ -26,7 +28,7 @@ def advance(
     names: Sequence[str],
     *,
     axis: int | None = None,
-    locked: Collection[int] = (),
+    held: Mapping[int, str] = NONE,
     progress: Callable[[float], None] = lambda share: None,
 ) -> State:
     """The state after a round; marked voxels are in or out, whatever the engine answers.
@@ -40,16 +42,16 @@ def advance(
         new: object number → its marks of this round.
         names: of the objects, the first one has number 1.
         axis: the axis across the slices from now on; default: as before.
-        locked: objects that no round may change.
+        held: objects that no round may change, and why (`Object.held`).
         progress: see `Request`.
 
     Raises:
         CaseError: there are no marks, or they are outside the grid, contradict each other, or concern a
-            locked object; or the engine refuses.
+            locked or hidden object; or the engine refuses.
         StoppedError: the person stopped the round.
     """
     axis = state.axis if axis is None else axis
-    refuse(new, state, names, locked)
+    refuse(new, state, names, held)
     marks = remembered(state, new)
     answer = engine.segment(Request(state.labels, marks, new, axis, progress))
     fixed = {number: settled(said, scan.shape) for number, said in marks.items()}
@@ -152,7 +154,11 @@ def _within(indices: np.ndarray, box: tuple[slice, ...], shape: tuple[int, ...])
 
 
 def edited(
-    state: State, indices: np.ndarray, values: np.ndarray, names: Sequence[str], locked: Collection[int] = ()
+    state: State,
+    indices: np.ndarray,
+    values: np.ndarray,
+    names: Sequence[str],
+    held: Mapping[int, str] = NONE,
 ) -> State:
     """The state after voxels were painted or erased; no engine will change them again.
 
@@ -161,10 +167,10 @@ def edited(
         indices: flat indices of the voxels.
         values: their object numbers, 0 for none.
         names: of the objects.
-        locked: objects that must not change.
+        held: objects that must not change, and why (`Object.held`).
 
     Raises:
-        CaseError: voxels outside the scan, of an unknown object, or of a locked one.
+        CaseError: voxels outside the scan, of an unknown object, or of one that is held.
     """
     shape = state.labels.shape
     if len(indices) != len(values):
@@ -176,9 +182,9 @@ def edited(
     before = state.labels.flat[indices]
     differ = before != values
     indices, values, before = indices[differ], values[differ], before[differ]
-    for number in locked:
+    for number, why in held.items():
         if (before == number).any() or (values == number).any():
-            raise CaseError(f"object {names[number - 1]} is locked; unlock it to change it")
+            raise CaseError(f"object {names[number - 1] or number} {why} to change it")
     labels = _wide(state.labels, names).copy()
     labels.flat[indices] = values
     voxels = np.stack(np.unravel_index(indices, shape), 1)
@@ -222,7 +228,7 @@ def judged(
     return quality
 
 
-def refuse(new: New, state: State, names: Sequence[str], locked: Collection[int] = ()) -> None:
+def refuse(new: New, state: State, names: Sequence[str], held: Mapping[int, str] = NONE) -> None:
     """Raise a CaseError if marks of a round cannot be used."""
     shape = state.labels.shape
     if not any(any(given) for given in new.values()):
@@ -232,8 +238,8 @@ def refuse(new: New, state: State, names: Sequence[str], locked: Collection[int]
         if not 1 <= number <= len(names):
             raise CaseError(f"marks of object {number}; there are {len(names)} objects")
         name = names[number - 1]
-        if number in locked:
-            raise CaseError(f"object {name} is locked; unlock it to change it")
+        if number in held:
+            raise CaseError(f"object {name or number} {held[number]} to change it")
         for marks in given:
             _refuse_outside(marks, shape, name)
         drawn = _indices([marks.drawn for marks in given], shape)
@@ -253,10 +259,10 @@ def refuse(new: New, state: State, names: Sequence[str], locked: Collection[int]
         inside[number] = drawn
     for number, drawn in inside.items():
         owners = np.unique(state.labels.flat[drawn])
-        for owner in set(owners.tolist()) & set(locked):
+        for owner in set(owners.tolist()) & set(held):
             raise CaseError(
-                f"marks of {names[number - 1]} lie on {names[owner - 1]}, which is locked; unlock it, or "
-                f"remove these marks"
+                f"marks of {names[number - 1]} lie on {names[owner - 1]}, which {held[owner]}, or remove "
+                f"these marks"
             )
         for other, theirs in inside.items():
             if other > number and len(both := np.intersect1d(drawn, theirs)):

@@ -68,7 +68,7 @@ export async function removeObject(number) {
   if (hidden) return say(`${name} is hidden: show it to remove it.`, true);
   const yes = await ask({
     title: `Remove ${name}?`,
-    text: `Its ${volume(voxels, app.grid.spacing)} and all its marks go. The other objects stay as they are, with their numbers; in this session no other object gets the number ${value ?? number} in saved files.\nUndo (Ctrl Z) brings it back.`,
+    text: `${voxels ? `Its ${volume(voxels, app.grid.spacing)} and all its marks go` : "It is empty; its marks go"}. The other objects stay as they are, with their numbers; in this session no other object gets the number ${value ?? number} in saved files.\n\nUndo (Ctrl Z) brings it back.`,
     yes: `Remove ${name}`, no: "Keep it",
   });
   if (yes && await change("remove", { number })) say(`${name} is removed. Undo brings it back.`);
@@ -130,7 +130,7 @@ export async function load() {
   if (refused) {
     const yes = await ask({
       title: `${file.name} lies on another grid`,
-      text: `${refused}.\nWhen it is resampled, each voxel of the scan takes the value of the nearest voxel of the file. Borders may shift by half a voxel, and small parts may be lost; the volumes before and after will be told.`,
+      text: `${refused}.\n\nWhen it is resampled, each voxel of the scan takes the value of the nearest voxel of the file. Borders may shift by half a voxel, and small parts may be lost; the volumes before and after will be told.`,
       yes: "Resample it onto the scan", no: "Do not load it",
     });
     say(yes ? `Resampling ${file.name}…` : `${file.name} was not loaded; nothing was changed.`);

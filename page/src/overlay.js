@@ -22,9 +22,10 @@ export class Overlay {
   /**
    * Draw all.
    *
-   * @param state {position, cross, marks: {object, axis, kind, voxels, sent}, colours: Map, outline: places in mm or null, brush, pen}
+   * @param state {position, cross, marks: {object, axis, kind, voxels, sent}, colours: Map, outline: places in mm or null, brush, pen,
+   *   window: [black, white] to be told, or null}
    */
-  draw({ position, cross, marks, colours, outline, brush, pen }) {
+  draw({ position, cross, marks, colours, outline, brush, pen, window: shown }) {
     const box = this.#canvas.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
     if (this.#canvas.width !== Math.round(box.width * ratio)) this.#canvas.width = Math.round(box.width * ratio);
     if (this.#canvas.height !== Math.round(box.height * ratio)) this.#canvas.height = Math.round(box.height * ratio);
@@ -35,6 +36,8 @@ export class Overlay {
     if (cross) this.#cross(position, box, pen);
     if (outline) this.#outline(outline);
     if (brush) this.#ring(brush);
+    this.#scale(box);
+    if (shown) this.#text(`W ${Number((shown[1] - shown[0]).toPrecision(4))}  L ${Number(((shown[0] + shown[1]) / 2).toPrecision(4))}`, box.width - 8, box.height - 8, "right");
   }
 
   #mark({ axis, kind, voxels, sent }, slice, colour) {
@@ -134,10 +137,42 @@ export class Overlay {
     context.globalAlpha = 1;
   }
 
+  /** Pixels of so many mm. */
+  #pixels(mm) {
+    const [across] = [0, 1, 2].filter((one) => one !== this.#axis);
+    const [p, q] = [0, mm].map((at) => this.#view.canvasAt(this.#axis, [0, 1, 2].map((a) => (a === across ? at : 0))));
+    return Math.hypot(p[0] - q[0], p[1] - q[1]);
+  }
+
+  #text(text, x, y, align) {
+    const context = this.#context;
+    Object.assign(context, { font: "12px system-ui, sans-serif", textAlign: align, lineWidth: 3, strokeStyle: "#000000", fillStyle: "#ffffff" });
+    context.strokeText(text, x, y);
+    context.fillText(text, x, y);
+    context.textAlign = "left";
+  }
+
+  /** A bar of a round length: up to a quarter of the plane. */
+  #scale(box) {
+    const unit = this.#pixels(1), lengths = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500];
+    const mm = lengths.findLast((length) => length * unit <= box.width / 4);
+    if (!mm) return;
+    const context = this.#context, [x, y, long] = [8, box.height - 8, mm * unit];
+    for (const [width, style] of [[4, "#000000"], [2, "#ffffff"]]) {
+      context.lineWidth = width;
+      context.strokeStyle = style;
+      context.beginPath();
+      context.moveTo(x, y - 6);
+      context.lineTo(x, y);
+      context.lineTo(x + long, y);
+      context.lineTo(x + long, y - 6);
+      context.stroke();
+    }
+    this.#text(mm >= 10 ? `${mm / 10} cm` : `${mm} mm`, x + 5, y - 5, "left");
+  }
+
   #ring({ canvas, radius }) {
-    const context = this.#context, [across] = [0, 1, 2].filter((one) => one !== this.#axis);
-    const [p, q] = [0, radius].map((mm) => this.#view.canvasAt(this.#axis, [0, 1, 2].map((a) => (a === across ? mm : 0))));
-    const size = Math.hypot(p[0] - q[0], p[1] - q[1]);
+    const context = this.#context, size = this.#pixels(radius);
     for (const [width, style] of [[3, "#000000"], [1.5, "#ffffff"]]) {
       context.lineWidth = width;
       context.strokeStyle = style;

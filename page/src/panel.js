@@ -46,6 +46,7 @@ export function ask({ title, text, yes, no }) {
 
 /** Millilitres of so many voxels. */
 export function volume(voxels, spacing) {
+  if (!voxels) return "empty";
   const ml = (voxels * spacing[0] * spacing[1] * spacing[2]) / 1000;
   return `${ml >= 100 ? ml.toFixed(0) : ml.toPrecision(ml >= 0.1 ? 3 : 2)} ml`;
 }

@@ -41,7 +41,7 @@ export class Planes {
     picture.className = "picture";
     over.className = "over";
     frame.append(picture, over);
-    for (const [side, text] of [...Object.entries(letters), ["title", `${name} (${"xyz"[axis]})`]]) {
+    for (const [side, text] of [...Object.entries(letters), ["title", name]]) {
       const span = document.createElement("span");
       span.className = side;
       span.textContent = text;
@@ -75,7 +75,11 @@ export class Planes {
   /** Draw what lies over the planes again, before the next frame. */
   redraw(axes = [0, 1, 2]) {
     if (!this.#stale.size) requestAnimationFrame(() => {
-      for (const axis of this.#stale) this.#overlays[axis].draw(this.#on.overlay(axis));
+      for (const axis of this.#stale) {
+        const state = this.#on.overlay(axis);
+        this.#overlays[axis].draw(state);
+        this.#frames[axis].querySelector(".title").textContent = `${this.#grid.planes[axis].name}, ${"xyz"[axis]} ${state.position[axis]}`;
+      }
       this.#stale.clear();
     });
     for (const axis of axes) this.#stale.add(axis);

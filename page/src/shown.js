@@ -44,6 +44,7 @@ export function overlay(axis) {
     position: app.position,
     cross: element("crosses").checked,
     pen: app.pen,
+    window: axis === app.axis ? app.window : null,
     marks: app.store.facts ? [...sentMarks(), ...app.marks.items] : [],
     colours: app.store.facts ? colours() : new Map(),
     outline: app.tools.outline?.axis === axis ? app.tools.outline.places : null,
@@ -167,6 +168,7 @@ export function setWindow(low, high) {
   element("level").value = Number(((low + high) / 2).toPrecision(5));
   element("width").value = Number((high - low).toPrecision(5));
   app.planes.view.setWindow(low, high);
+  app.planes.redraw();
 }
 
 export function pull(dx, dy) {
@@ -180,8 +182,8 @@ export async function showChannel(number) {
   const { name, low, high } = app.store.facts.channels[number];
   app.image = await server.image(number, (share) => say(`Loading ${name || "the scan"}: ${Math.round(100 * share)} %`));
   setWindow(low, high > low ? high : low + 1);
-  Object.assign(element("low"), { value: low });
-  Object.assign(element("high"), { value: high });
+  element("low").value = Number(low.toPrecision(5));
+  element("high").value = Number(high.toPrecision(5));
   await showLabels(null);
   showPlace();
   say("");

@@ -46,6 +46,7 @@ def annotate(
     object_: str = "",
     undo: bool = False,
     redo: bool = False,
+    remove: str = "",
     propose: bool = False,
     start: Path | None = None,
     resample: bool = False,
@@ -78,7 +79,12 @@ def annotate(
     if object_ and not box:
         raise CaseError("--object: is for --box alone; points have a column `object`, scribbles values")
     given = {"--points": points, "--scribble": scribble, "--box": box, "--nothing": nothing}
-    given |= {"--undo": undo or None, "--redo": redo or None, "--propose": propose or None}
+    given |= {
+        "--undo": undo or None,
+        "--redo": redo or None,
+        "--remove": bool(remove) or None,
+        "--propose": propose or None,
+    }
     if resample and start is None:
         raise CaseError("--resample: is for --start alone")
     said = [flag for flag, value in given.items() if value is not None]
@@ -126,6 +132,11 @@ def annotate(
         try:
             if start is not None:
                 annotation.load(start, resample=resample)
+            if remove:
+                if remove not in annotation.names:
+                    known = ", ".join(filter(None, annotation.names))
+                    raise CaseError(f"--remove {remove}: there is no such object; use one of {known}")
+                annotation.remove_object(annotation.names.index(remove) + 1)
             if propose:
                 annotation.round({}, "automatic")
             marked = _marked(annotation, points, scribble, box, object_, nothing)

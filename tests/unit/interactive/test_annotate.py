@@ -329,6 +329,23 @@ def test_a_label_map_as_the_start(folder: Path, capsys: pytest.CaptureFixture[st
         call(folder, capsys, *given, "--nothing", "3")
 
 
+def test_an_object_is_removed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Marks of the same call are of the objects that are left; the others keep their values."""
+    call(folder, capsys, "--objects", "a,b,c", "--nothing", "3", "--engine", "classical")
+    (folder / "points.csv").write_text("x,y,z,kind,object\n4,4,4,inside,c\n", encoding="utf-8")
+    given = ["--objects", "a,c", "--engine", "classical", "--points", str(folder / "points.csv")]
+    with pytest.raises(CaseError, match="--remove d: there is no such object; use one of a, b, c"):
+        call(folder, capsys, "--remove", "d", *given)
+    summary = call(folder, capsys, "--remove", "b", *given)
+    assert summary["steps"] == 3
+    found = np.asarray(nib.load(str(summary["mask"])).dataobj)
+    assert found[4, 4, 4] == 3
+    assert set(pd.read_csv(str(summary["quality"]))["object"]) == {"a", "c"}
+    (folder / "points.csv").write_text("x,y,z,kind,object\n4,4,4,inside,b\n", encoding="utf-8")
+    with pytest.raises(CaseError, match="object 'b'; use one of a, c"):
+        call(folder, capsys, *given)
+
+
 def test_a_start_on_another_grid(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     coarse = np.zeros((16, 16, 8), np.uint8)
     coarse[4:8, 4:8, 2:4] = 1

@@ -75,6 +75,9 @@ def test_a_label_map_becomes_objects(tmp_path: Path) -> None:
     assert np.array_equal(labels == 4, expected(3))
     assert np.array_equal(labels == 5, expected(7))
     assert labels.dtype == np.uint8
+    # The last objects were removed; their numbers are not given to others.
+    _, names = engine.propose(request(), {1: "liver", 2: "", 3: ""})
+    assert names == {1: "liver", 4: "label 7"}
     with pytest.raises(CaseError, match=r"does not look at marks; .* such as classical"):
         engine.segment(request())
 

@@ -50,6 +50,9 @@ def annotate(
     object_: Annotated[str, typer.Option("--object", help="Object of --box, if there are several.")] = "",
     undo: Annotated[bool, typer.Option("--undo", help="Undo the last step first.")] = False,
     redo: Annotated[bool, typer.Option("--redo", help="Redo the step undone last first.")] = False,
+    remove: Annotated[
+        str, typer.Option(metavar="NAME", help="Remove this object, with its voxels and marks, first.")
+    ] = "",
     propose: Annotated[
         bool, typer.Option("--propose", help="Take the proposal of --automatic first.")
     ] = False,
@@ -106,6 +109,7 @@ def annotate(
         object_=object_,
         undo=undo,
         redo=redo,
+        remove=remove,
         propose=propose,
         start=start,
         resample=resample,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 from foldwise.files import CaseError, write_text
 from foldwise.systems.interactive.engines import Scan
 from foldwise.systems.interactive.masks import quality_rows
-from foldwise.systems.interactive.objects import Object, named, rgb
+from foldwise.systems.interactive.objects import MOST, Object, named, rgb
 from foldwise.systems.interactive.state import State
 from foldwise.volumes.objects import Object as Described
 from foldwise.volumes.objects import Objects, number_type
@@ -72,8 +73,8 @@ def joined(found: Objects, present: Sequence[Object]) -> tuple[np.ndarray, list[
     Returns:
         Object numbers (x, y, z), all objects of the session from now on, and what a person must know.
     """
-    objects, remarks = list(present), list(found.remarks)
-    numbers = [0]
+    objects, numbers, moved = list(present), [0], []
+    theirs = {each.value for each in found.listed}
     for each in found.listed:
         same = (
             number
@@ -82,19 +83,20 @@ def joined(found: Objects, present: Sequence[Object]) -> tuple[np.ndarray, list[
         )
         known = next(same, None)
         if known is None:
-            taken = each.value < 1 or each.value in (one.value for one in objects)
-            if taken:
-                remarks.append(
-                    f"{each.name}: its value {each.value} is or was another object's, so it has another one "
-                    f"here."
-                )
+            used, value = {one.value for one in objects}, each.value
+            if value < 1 or value in used:
+                # Above all others, as values below have a meaning in many lists of labels.
+                top = max(used | theirs) + 1
+                value = next(n for n in itertools.count(top if top <= MOST else 1) if n not in used | theirs)
+                moved.append(f"{each.name} ({each.value}, here {value})")
             colour = None if each.colour is None else "#" + bytes(each.colour).hex()
-            new = named(each.name, objects, None if taken else each.value, colour)
+            new = named(each.name, objects, value, colour)
             objects.append(Object(new.name, new.value, new.colour, origin=each.origin, codes=each.codes))
             known = len(objects)
         numbers.append(known)
     table = np.array(numbers, number_type(len(objects)))
-    return table[found.labels], objects, " ".join(remarks)
+    taken = [f"Other objects of the session have or had the values of {', '.join(moved)}."] if moved else []
+    return table[found.labels], objects, " ".join([*found.remarks, *taken])
 
 
 def write_quality(state: State, names: Sequence[str], path: Path) -> None:

@@ -4,10 +4,13 @@ import { along, enclosed, Stroke, within } from "./brush.js";
 import { islands } from "./changes.js";
 import { flat } from "./geometry.js";
 import { line } from "./marks.js";
+import { element } from "./panel.js";
 import { go, marked, pull } from "./shown.js";
 
 export const TOOLS = ["inside-line", "outside-line", "inside", "outside", "extreme", "boxes", "lines"];
 const HELD = new Set(["brush", "eraser", "lasso", "cut", "inside-line", "outside-line", "boxes", "lines", "window"]);
+
+const PAINTS = new Set(["brush", "eraser", "fill", "lasso", "cut", "keep"]);
 
 export class Tools {
   #app; #stroke = null; #last = null; #name = null;
@@ -36,6 +39,8 @@ export class Tools {
     }
     if (!app.ready() || !spot.voxel) return undefined;
     this.#last = spot;
+    // What is painted is seen.
+    if (PAINTS.has(name) && !element("labels").checked) element("labels").click();
     if (name === "fill") return this.#fill(spot);
     if (name === "keep") return islands({ keep: spot.voxel });
     if (name === "lasso" || name === "cut") {

@@ -49,10 +49,11 @@ export class Overlay {
       if (axis === this.#axis && here(voxels[0])) this.#box(voxels, colour);
     } else if (kind === "lines") {
       if (axis === this.#axis && here(voxels[0])) this.#diameter(voxels, colour);
-    } else if (kind === "inside" || kind === "extreme") {
-      for (const voxel of voxels) if (here(voxel)) this.#dot(voxel, colour, kind === "extreme");
-    } else if (kind === "outside") {
-      for (const voxel of voxels) if (here(voxel)) this.#crossed(voxel, colour);
+    } else if (kind === "inside" || kind === "extreme" || kind === "outside") {
+      const there = voxels.filter(here);
+      for (const voxel of there) kind === "outside" ? this.#crossed(voxel, colour) : this.#dot(voxel, colour);
+      // Single voxels are too small to be seen.
+      if (kind === "extreme" || there.length <= 3) for (const voxel of there) this.#halo(voxel, kind === "inside" ? colour : OUTSIDE);
     }
     context.globalAlpha = 1;
   }
@@ -64,15 +65,22 @@ export class Overlay {
     return [Math.min(p[0], q[0]), Math.min(p[1], q[1]), Math.abs(p[0] - q[0]), Math.abs(p[1] - q[1])];
   }
 
-  #dot(voxel, colour, ring) {
+  #halo(voxel, colour) {
+    const context = this.#context, [x, y, w, h] = this.#square(voxel);
+    for (const [width, style] of [[3, "#000000"], [1.5, colour]]) {
+      context.lineWidth = width;
+      context.strokeStyle = style;
+      context.beginPath();
+      context.arc(x + w / 2, y + h / 2, Math.max(7, w), 0, 2 * Math.PI);
+      context.stroke();
+    }
+    context.lineWidth = 1.5;
+  }
+
+  #dot(voxel, colour) {
     const context = this.#context, [x, y, w, h] = this.#square(voxel);
     context.fillStyle = colour;
     context.fillRect(x, y, Math.max(w, 2), Math.max(h, 2));
-    if (!ring) return;
-    context.beginPath();
-    context.arc(x + w / 2, y + h / 2, Math.max(6, w), 0, 2 * Math.PI);
-    context.strokeStyle = "#ffffff";
-    context.stroke();
   }
 
   #crossed(voxel, colour) {

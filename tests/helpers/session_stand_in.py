@@ -125,10 +125,6 @@ class SessionStandIn:
             inside = settled(self.said[number], self.scan.shape).inside
             self._do("round", inside, np.full(len(inside), number))
 
-    @property
-    def held(self) -> dict[int, str]:
-        return {one.value: one.held for one in self.objects if one.held}
-
     def edit(self, indices: np.ndarray, values: np.ndarray, text: str = "brush") -> None:
         if not np.isin(values, [0, *(one.value for one in self.objects)]).all():
             raise CaseError("a stroke names an object that is not there")

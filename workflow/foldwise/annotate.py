@@ -22,7 +22,7 @@ from foldwise.systems.interactive.facts import summary
 from foldwise.systems.interactive.files import Marked, joined, read_box, read_points, read_scribble
 from foldwise.systems.interactive.marks import Marks
 from foldwise.systems.interactive.model import Trained, read_trained
-from foldwise.systems.interactive.objects import Object, named
+from foldwise.systems.interactive.objects import Object, held, named
 from foldwise.systems.interactive.session import refuse
 from foldwise.volumes.suffixes import stem_of
 
@@ -141,7 +141,7 @@ def annotate(
                 annotation.round({}, "automatic")
             marked = _marked(annotation, points, scribble, box, object_, nothing)
             if marked:
-                refuse(marked, annotation.state, annotation.names, annotation.held)
+                refuse(marked, annotation.state, annotation.names, held(annotation.objects))
         except CaseError:
             # Nothing changes unless all marks can be used.
             while annotation.history.steps > steps:

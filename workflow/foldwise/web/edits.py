@@ -8,6 +8,7 @@ import numpy as np
 
 from foldwise.files import CaseError
 from foldwise.systems.interactive.annotation import Annotation
+from foldwise.systems.interactive.objects import held
 from foldwise.volumes.between import between_slices
 from foldwise.volumes.parts import apart_from, smaller_than
 from foldwise.web.requests import Between, Islands, ObjectChange
@@ -34,7 +35,7 @@ def fill_between(annotation: Annotation, asked: Between) -> None:
     """
     labels = annotation.labels
     mask = labels == asked.number
-    new = between_slices(mask, asked.axis) & ~mask & ~np.isin(labels, list(annotation.held))
+    new = between_slices(mask, asked.axis) & ~mask & ~np.isin(labels, list(held(annotation.objects)))
     if not new.any():
         raise CaseError("there is no gap to fill: paint the object on two slices with others between")
     indices = np.flatnonzero(new)

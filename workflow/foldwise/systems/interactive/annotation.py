@@ -15,7 +15,7 @@ from foldwise.systems.interactive.engines import Closing, Engine, Opener, Propos
 from foldwise.systems.interactive.exchange import FILES, described, joined, write_quality
 from foldwise.systems.interactive.history import History, Moment
 from foldwise.systems.interactive.marks import settled
-from foldwise.systems.interactive.objects import Object, named
+from foldwise.systems.interactive.objects import Object, held, named
 from foldwise.systems.interactive.scans import digest, read_scan, thickest
 from foldwise.systems.interactive.session import New, advance, edited, withdrawn
 from foldwise.systems.interactive.state import HALF, State
@@ -107,11 +107,6 @@ class Annotation:
         """Changes with every step, undo and redo."""
         return self.history.version
 
-    @property
-    def held(self) -> dict[int, str]:
-        """Number of each object that no step may change → why."""
-        return {number: each.held for number, each in enumerate(self.objects, start=1) if each.held}
-
     def round(
         self,
         marks: New,
@@ -138,7 +133,7 @@ class Annotation:
             marks,
             self.names,
             axis=axis,
-            held=self.held,
+            held=held(self.objects),
             progress=progress,
         )
         self.engine = name
@@ -157,7 +152,7 @@ class Annotation:
             CaseError: an object is locked, hidden or unknown, or voxels lie outside the scan.
         """
         before = np.unique(self.labels.flat[indices]) if len(indices) else ()
-        after = edited(self.state, indices, values, self.names, self.held)
+        after = edited(self.state, indices, values, self.names, held(self.objects))
         # What a program found and a person changed is neither's alone.
         touched = {int(number) for number in (*before, *np.unique(values)) if number}
         found = {n for n in touched if self.objects[n - 1].origin != "MANUAL"}
@@ -178,8 +173,8 @@ class Annotation:
             CaseError: it has voxels of an object that is locked or hidden.
         """
         numbers = set(np.unique(found).tolist()) - {0}
-        for number in numbers & set(self.held):
-            raise CaseError(f"object {objects[number - 1].name} {self.held[number]} to change it")
+        for number in numbers & set(held(self.objects)):
+            raise CaseError(f"object {objects[number - 1].name} {held(self.objects)[number]} to change it")
         state = self.state
         labels = state.labels.astype(np.promote_types(state.labels.dtype, found.dtype))
         fixed = {number: settled(said, labels.shape) for number, said in state.marks.items()}

@@ -61,6 +61,11 @@ class Object:
         return cls(**{**values, "codes": pair})
 
 
+def held(objects: Iterable[Object]) -> dict[int, str]:
+    """Number of each object that no step may change → why; the first object has number 1."""
+    return {number: each.held for number, each in enumerate(objects, start=1) if each.held}
+
+
 def rgb(colour: str) -> tuple[int, int, int]:
     """#rrggbb as red, green and blue, 0 to 255."""
     red, green, blue = bytes.fromhex(colour.removeprefix("#"))

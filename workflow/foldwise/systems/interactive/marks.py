@@ -73,6 +73,13 @@ class Marks:
         places = np.unique(np.concatenate([self.drawn, self.outside, boxes])[:, self.axis])
         return {*([] if self.painted and len(places) > 1 else places.tolist()), *self.empty.tolist()}
 
+    @property
+    def bounds(self) -> bool:
+        """Whether these marks say how far the object reaches, not only where it is."""
+        return self.painted or bool(
+            len(self.extreme) + len(self.boxes) + len(self.outside) + len(self.empty) + len(self.lines)
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         given = {name: getattr(self, name).tolist() for name in KINDS if len(getattr(self, name))}

@@ -222,9 +222,10 @@ def judged(
     quality = np.full(state.slices, np.nan, np.float32) if estimated is None else estimated.copy()
     quality[state.area(number) == 0] = np.nan
     said = state.marks.get(number, ())
-    hinted = state.hinted(number)
+    hinted, open_ = state.hinted(number), state.open_slices(number)
     for place in hinted if places is None else hinted & set(places):
-        quality[place] = followed(on_plane(said, state.axis, place), state.slice_of(place) == number)
+        obeyed = followed(on_plane(said, state.axis, place), state.slice_of(place) == number)
+        quality[place] = np.fmin(obeyed, quality[place]) if place in open_ else obeyed
     return quality
 
 

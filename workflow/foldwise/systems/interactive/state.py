@@ -17,6 +17,8 @@ from foldwise.systems.interactive.marks import Said
 HALF = 0.5
 # Doubt of a slice of unknown quality as far from marks as the object is long; less if it is nearer.
 UNKNOWN = 0.5
+# An error counts so many times on a slice whose marks leave it open, since the masks of others follow it.
+FOLLOWED = 2.0
 # Slices that are not confirmed are never beyond doubt.
 LEAST = 1e-6
 
@@ -46,7 +48,7 @@ class State:
         labels: (x, y, z) uint8 or uint16: object numbers, 0 for background.
         axis: the axis (0 to 2) across the slices.
         quality: object number → (slices,) float32: estimated IoU. Where marks were made: the share of them
-            that the mask follows. NaN: unknown; an object that is left out is unknown everywhere.
+            that the mask follows, or the estimate if it is lower and they do not bound the object. NaN: unknown; an object that is left out is unknown everywhere.
         marks: object number → all its marks.
         last: the slice of the last marks, or None.
     """
@@ -113,6 +115,22 @@ class State:
         said = self.marks.get(number, ())
         return {place for marks in said if marks.axis == self.axis for place in marks.planes()}
 
+    def open_slices(self, number: int) -> set[int]:
+        """Slices on which an object was only pointed at, once: its border there is the engine's guess."""
+        places = [
+            place
+            for marks in self.marks.get(number, ())
+            if marks.axis == self.axis
+            for place in marks.planes()
+        ]
+        bounded = {
+            place
+            for marks in self.marks.get(number, ())
+            if marks.axis == self.axis and marks.bounds
+            for place in marks.planes()
+        }
+        return {place for place in places if places.count(place) == 1} - bounded
+
     def suggestion(self, numbers: Iterable[int] | None = None) -> Suggestion | None:
         """The most doubtful slice; among equals the nearest to the last marks; None if all is confirmed.
 
@@ -136,12 +154,21 @@ class State:
         for marks in said:
             for first, last in marks.spans.tolist():
                 ruled_out[:first], ruled_out[last + 1 :] = True, True
-        hinted = np.isin(np.arange(self.slices), list(self.hinted(number)))
+        places = np.arange(self.slices)
+        hinted = np.isin(places, list(self.hinted(number)))
+        open_ = np.isin(places, list(self.open_slices(number)))
         area, quality = self.area(number), self.quality_of(number)
-        return doubts(area, quality, hinted, ruled_out & (area == 0)), Reasons(area, quality, hinted)
+        doubt = doubts(area, quality, hinted, ruled_out & (area == 0), open_)
+        return doubt, Reasons(area, quality, hinted & ~open_)
 
 
-def doubts(area: np.ndarray, quality: np.ndarray, hinted: np.ndarray, absent: np.ndarray) -> np.ndarray:
+def doubts(
+    area: np.ndarray,
+    quality: np.ndarray,
+    hinted: np.ndarray,
+    absent: np.ndarray,
+    open_: np.ndarray | None = None,
+) -> np.ndarray:
     """The expected error (slices,) of an object on each slice, as a share of its largest area; 0: confirmed.
 
     A mask's share of wrong voxels is one minus its quality. Where that is unknown, it grows with the distance
@@ -154,6 +181,7 @@ def doubts(area: np.ndarray, quality: np.ndarray, hinted: np.ndarray, absent: np
         quality: estimated IoU, or NaN.
         hinted: slices with marks: doubtful only if the mask does not follow them, and less than all others.
         absent: slices on which the object is known not to be.
+        open_: those of the slices with marks on which these do not bound the object; default: none.
     """
     doubt = np.zeros(len(area))
     filled = np.flatnonzero(area)
@@ -174,7 +202,10 @@ def doubts(area: np.ndarray, quality: np.ndarray, hinted: np.ndarray, absent: np
                 doubt[beyond] = max(share[end] ** 2, LEAST)
     doubt[absent] = 0
     unfollowed = np.nan_to_num(quality, nan=1) < HALF
-    doubt[hinted] = np.where(unfollowed, LEAST * (1 - np.nan_to_num(quality)), 0)[hinted]
+    if open_ is not None:
+        doubt[open_] = np.minimum(1, FOLLOWED * doubt[open_])
+    settled = hinted if open_ is None else hinted & ~open_
+    doubt[settled] = np.where(unfollowed, LEAST * (1 - np.nan_to_num(quality)), 0)[settled]
     return doubt
 
 

@@ -11,7 +11,7 @@ from foldwise.systems.interactive.engines import CERTAIN, Answer, Request, Scan
 from foldwise.systems.interactive.engines.appearance import Appearance
 from foldwise.systems.interactive.engines.editing import edited
 from foldwise.systems.interactive.engines.planes import ACROSS, around
-from foldwise.systems.interactive.engines.shapes import enlarged, noise_of, pooled, radius_mm, window
+from foldwise.systems.interactive.engines.shapes import enlarged, iou, noise_of, pooled, radius_mm, window
 from foldwise.systems.interactive.engines.stack import Stack
 from foldwise.systems.interactive.engines.tracking import Taper, track
 from foldwise.systems.interactive.marks import Said
@@ -62,7 +62,7 @@ class Classical:
         if before.any():
             earlier = Stack(self.scan, request.axis, older, request.labels, number)
             old, _ = solved(earlier, older, (), lambda share: progress(share / 2)) if older else (None, None)
-            explained = old is not None and _iou(old > CERTAIN // 2, before) >= EXPLAINED
+            explained = old is not None and iou(old > CERTAIN // 2, before) >= EXPLAINED
             if not explained:
                 found, quality = edited(stack, before, stack.hinted(new), progress)
                 return np.moveaxis(found, 0, request.axis), quality
@@ -78,13 +78,13 @@ def solved(
     Planes with older marks keep their masks; on the others these are found anew.
     """
     again = set(stack.hinted(new))
-    masks = {}
+    masks, sure = {}, {}
     for place in stack.hinted((*older, *new)):
         plane = stack.plane(place)
         kept = place not in again and plane.seen.any()
-        found = plane.seen.astype(np.float32) if kept else plane.probability()
+        found, agreed = (plane.seen.astype(np.float32), np.nan) if kept else plane.probability()
         if (found > 0.5).any():
-            masks[place] = found
+            masks[place], sure[place] = found, agreed
         progress(0)
     whole = np.zeros(stack.shape, np.uint8)
     quality = np.full(len(stack), np.nan, np.float32)
@@ -97,6 +97,7 @@ def solved(
         fine = masks[place] if place in masks else enlarged(value, coarse.factor, stack.shape[1:])
         whole[place] = np.rint(fine * CERTAIN)
     quality = estimated(coarse, values, sorted(masks))
+    quality[list(sure)] = list(sure.values())
     return whole, quality
 
 
@@ -174,7 +175,3 @@ def _taper(stack: Stack, masks: dict[int, np.ndarray], end: int, stop: int) -> t
     if limit is not None:
         half = min(half, begun + MIDDLE * abs(limit - end) * gap)
     return Taper(largest, half, begun), stop if limit is None else limit
-
-
-def _iou(one: np.ndarray, other: np.ndarray) -> float:
-    return float((one & other).sum() / max((one | other).sum(), 1))

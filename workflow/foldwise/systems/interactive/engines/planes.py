@@ -14,6 +14,7 @@ from foldwise.systems.interactive.engines import Scan
 from foldwise.systems.interactive.engines.appearance import Appearance
 from foldwise.systems.interactive.engines.shapes import (
     enlarged,
+    iou,
     noise_of,
     pooled,
     radius_mm,
@@ -78,11 +79,12 @@ class Plane:
     seen: np.ndarray
     line: bool = False
 
-    def probability(self) -> np.ndarray:
-        """The probability (rows, columns) of the object; 0 where nothing is known of it.
+    def probability(self) -> tuple[np.ndarray, float]:
+        """The probability (rows, columns) of the object, and its expected IoU; 0 where nothing is known of it.
 
         Clicks and strokes on a mask that was seen correct it; they are not in the middle of the object. Else
-        several shapes are tried; the result is their mean, weighted by how plausible each is on the image.
+        several shapes are tried; the result is their mean, weighted by how plausible each is on the image,
+        and the less they agree, the lower is the expected IoU.
         """
         shape = self.seen & ~self.outside
         painted = self.inside.any() and distance_transform_edt(np.pad(self.inside, 1)).max() >= DEEP
@@ -90,7 +92,7 @@ class Plane:
             shape = shape | self.inside
         usable = shape.any()
         if usable and self.box is None and not painted:
-            return self._changed()
+            return self._changed(), 1.0
         tries: list[_Try] = []
         if self.box is not None:
             tries.append(self._enclosed(self.box))
@@ -100,14 +102,16 @@ class Plane:
         if self.inside.any() and not painted and not usable:
             tries += self._grown()
         if not tries:
-            return np.zeros(self.seen.shape, np.float32)
+            return np.zeros(self.seen.shape, np.float32), 0.0
         weights = softmax(np.array([score for _, score in tries]) / TEMPERATURE)
-        return np.asarray(sum(weight * found for weight, (found, _) in zip(weights, tries, strict=True)))
+        mean = np.asarray(sum(weight * found for weight, (found, _) in zip(weights, tries, strict=True)))
+        shares = [iou(found > 0.5, mean > 0.5) for found, _ in tries]
+        return mean, float(weights @ shares)
 
     def corrected(self) -> np.ndarray:
         """The probability if the mask before does not come from marks; the image says how far it is wrong."""
         shape = self.seen & ~self.outside
-        return self._corrected(shape)[0] if shape.any() else self.probability()
+        return self._corrected(shape)[0] if shape.any() else self.probability()[0]
 
     def _changed(self) -> np.ndarray:
         """The mask that a person has seen, changed around the marks that contradict it.

@@ -75,3 +75,8 @@ def noise_of(image: np.ndarray) -> np.ndarray:
         typical = float(np.median(steps)) if len(steps) else 0.0
         noise.append(max(factor * typical, 2 * share * float(channel.std()), 1e-6))
     return np.array(noise, np.float32)[:, None, None]
+
+
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of two masks; 0 if both are empty."""
+    return float((one & other).sum() / max((one | other).sum(), 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cc3d
 import numpy as np
@@ -42,6 +42,8 @@ TEMPERATURE = 0.2
 DEEP = 3.0
 
 
+# Marks shorter than so many pixels are clicks.
+SMALL = 4
 # A change that the image suggests is made if a mark is at least this share as deep in it as its middle.
 MIDDLE = 0.6
 # A click reaches so many times as far as it is deep in the mask, or outside it.
@@ -78,6 +80,7 @@ class Plane:
     box: np.ndarray | None
     seen: np.ndarray
     line: bool = False
+    middle: np.ndarray = field(default_factory=lambda: np.zeros((1, 1), bool))
 
     def probability(self) -> tuple[np.ndarray, float]:
         """The probability (rows, columns) of the object, and its expected IoU; 0 where nothing is known of it.
@@ -124,6 +127,7 @@ class Plane:
         marked = [np.flatnonzero(mask) for mask in (self.inside, wrong[False])]
         fixed = Settled(marked[0], marked[1], (), (1, *self.seen.shape))
         changed = spread(slab, self.seen[None], fixed)[0]
+        changed &= ~self._beyond(wrong[False])
         if not changed.any():
             return changed.astype(np.float32)
         likely = self._corrected(changed)[0] > 0.5
@@ -136,6 +140,26 @@ class Plane:
                 if depth[part & marks].max() >= MIDDLE * depth[part].max():
                     changed[part] = wanted
         return changed.astype(np.float32)
+
+    def _beyond(self, wrong: np.ndarray) -> np.ndarray:
+        """What of the mask seen is beyond the border between the object's middle and marks outside."""
+        beyond = np.zeros(self.seen.shape, bool)
+        middle = self.middle & self.seen & ~self.outside
+        if not wrong.any() or not middle.any():
+            return beyond
+        depth = distance_transform_edt(np.pad(self.seen, 1), sampling=self.spacing)[1:-1, 1:-1]
+        within = distance_transform_edt(~middle, sampling=self.spacing)
+        parts = cc3d.connected_components(wrong.astype(np.uint8))
+        for number in range(1, int(parts.max()) + 1):
+            part = parts == number
+            if (np.ptp(np.argwhere(part), 0) >= SMALL).any():
+                continue
+            away = distance_transform_edt(~part, sampling=self.spacing)
+            apart, deep = float(within[part].min()), float(depth[part].max())
+            deep = min(deep, 0.8 * apart)
+            if apart > 0:
+                beyond |= self.seen & (away * (apart - deep) < within * deep)
+        return beyond
 
     def _tried(self, view: _View, found: np.ndarray, assumed: np.ndarray, bonus: float = 0) -> _Try:
         score = view.plausibility(found > 0.5, assumed) + bonus

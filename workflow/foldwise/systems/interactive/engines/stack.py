@@ -114,6 +114,13 @@ class Stack:
                 places.add(int(np.bincount(drawn[:, self.axis]).argmax()))
         return sorted(places)
 
+    def _middle(self, place: int) -> np.ndarray:
+        """(rows, columns) bool: marked as the object on this plane, or on the nearest one with such marks."""
+        marked = np.flatnonzero(self._fixed[0].any((1, 2)))
+        if not len(marked):
+            return self.inside(place)
+        return self.inside(int(marked[np.abs(marked - place).argmin()]))
+
     def plane(self, place: int) -> Plane:
         """A plane at full resolution, and what is said of it."""
         hints = on_plane(self.marks, self.axis, place)
@@ -124,5 +131,5 @@ class Stack:
         only = line and len(hints.outside) == 0
         return Plane(
             self.image(place), self.spacing[1:], self.inside(place), self.outside(place), box,
-            self.seen(place), only,
+            self.seen(place), only, self._middle(place),
         )  # fmt: skip

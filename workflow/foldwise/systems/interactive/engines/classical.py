@@ -18,6 +18,8 @@ from foldwise.systems.interactive.marks import Said
 
 # An object is as long as this many times its largest radius, unless more is known.
 LENGTH = 1.5
+# And at least this many of the last hinted plane's radii beyond it.
+SHORT = 0.7
 # Between its last hinted plane and an empty one, it ends in the middle.
 MIDDLE = 0.5
 # The quality falls to exp(-1) this many radii away from hinted planes.
@@ -171,7 +173,7 @@ def _taper(stack: Stack, masks: dict[int, np.ndarray], end: int, stop: int) -> t
     if begun > 0.3 * largest:
         # The ellipsoid through both planes.
         half = begun / np.sqrt(max(1 - (last / largest) ** 2, 0.02))
-        half = float(np.clip(half, begun + 0.3 * last, begun + LENGTH * last))
+        half = float(np.clip(half, begun + SHORT * last, begun + LENGTH * last))
     if limit is not None:
         half = min(half, begun + MIDDLE * abs(limit - end) * gap)
     return Taper(largest, half, begun), stop if limit is None else limit

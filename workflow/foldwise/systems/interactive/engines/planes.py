@@ -46,6 +46,8 @@ DEEP = 3.0
 SMALL = 4
 # A change that the image suggests is made if a mark is at least this share as deep in it as its middle.
 MIDDLE = 0.6
+# Nothing that the image suggests is believed if it leaves a smaller share of the mask.
+KEEPS = 0.5
 # A click reaches so many times as far as it is deep in the mask, or outside it.
 CLICK = 1.5
 
@@ -128,9 +130,9 @@ class Plane:
         fixed = Settled(marked[0], marked[1], (), (1, *self.seen.shape))
         changed = spread(slab, self.seen[None], fixed)[0]
         changed &= ~self._beyond(wrong[False])
-        if not changed.any():
+        likely = self._corrected(changed)[0] > 0.5 if changed.any() else changed
+        if (likely & changed).sum() < KEEPS * changed.sum() or not changed.any():
             return changed.astype(np.float32)
-        likely = self._corrected(changed)[0] > 0.5
         for wanted, marks in wrong.items():
             differs = (likely == wanted) & (self.seen != wanted)
             parts = cc3d.connected_components(differs.astype(np.uint8), connectivity=4)
@@ -156,7 +158,7 @@ class Plane:
                 continue
             away = distance_transform_edt(~part, sampling=self.spacing)
             apart, deep = float(within[part].min()), float(depth[part].max())
-            deep = min(deep, 0.8 * apart)
+            deep = min(deep, 0.5 * apart)
             if apart > 0:
                 beyond |= self.seen & (away * (apart - deep) < within * deep)
         return beyond
@@ -206,8 +208,9 @@ class Plane:
                     away = distance_transform_edt(~wrong, sampling=view.spacing)
                     near = np.exp(-((away / (reach + view.spacing.min())) ** 2))
                     prior = prior * (1 - near) + sign * 4 * near
-        found = view.settle(prior, prior > 0, (distance < 0) & (distance > -size))
-        return self._tried(view, found, prior > 0, SEEN)
+        core = prior > 0
+        found = view.settle(prior, core, (distance < 0) & (distance > -size), core | view.inside)
+        return self._tried(view, found, core, SEEN)
 
     def _grown(self) -> list[_Try]:
         """Around marks in the middle of the object, which is as wide as each of several sizes."""
@@ -260,16 +263,20 @@ class _View:
         part[...] = enlarged(found, self.factor, part.shape)
         return values
 
-    def settle(self, prior: np.ndarray, core: np.ndarray, ring: np.ndarray) -> np.ndarray:
+    def settle(
+        self, prior: np.ndarray, core: np.ndarray, ring: np.ndarray, seeds: np.ndarray | None = None
+    ) -> np.ndarray:
         """The probability: appearance is learned from core and ring, then from the mask and around it.
 
         Args:
             prior: logarithm of the odds, by the shape.
             core: pixels that are likely to be of the object.
             ring: pixels that are likely to be around it.
+            seeds: what the object is connected to; default: marks inside, or the core if there are none.
         """
         mask = (core & ~self.outside) | self.inside
-        seeds = self.inside if self.inside.any() else mask
+        if seeds is None:
+            seeds = self.inside if self.inside.any() else mask
         found = mask.astype(np.float32)
         for _ in range(ROUNDS):
             if not mask.any():

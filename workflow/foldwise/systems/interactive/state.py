@@ -48,7 +48,8 @@ class State:
         labels: (x, y, z) uint8 or uint16: object numbers, 0 for background.
         axis: the axis (0 to 2) across the slices.
         quality: object number → (slices,) float32: estimated IoU. Where marks were made: the share of them
-            that the mask follows, or the estimate if it is lower and they do not bound the object. NaN: unknown; an object that is left out is unknown everywhere.
+            that the mask follows, or the estimate if it is lower and they do not bound the object. NaN:
+            unknown; an object that is left out is unknown everywhere.
         marks: object number → all its marks.
         last: the slice of the last marks, or None.
     """

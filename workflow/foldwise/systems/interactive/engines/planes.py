@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cc3d
 import numpy as np
@@ -73,6 +73,8 @@ class Plane:
         box: (2, 2) lowest and highest row and column of the object, or None.
         seen: (rows, columns) bool: the mask before.
         line: whether the marks inside are the longest diameter.
+        middle: (rows, columns) bool: marked as the object on this plane, or on the nearest one with such
+            marks; None: nothing is.
     """
 
     image: np.ndarray
@@ -82,10 +84,10 @@ class Plane:
     box: np.ndarray | None
     seen: np.ndarray
     line: bool = False
-    middle: np.ndarray = field(default_factory=lambda: np.zeros((1, 1), bool))
+    middle: np.ndarray | None = None
 
     def probability(self) -> tuple[np.ndarray, float]:
-        """The probability (rows, columns) of the object, and its expected IoU; 0 where nothing is known of it.
+        """The probability (rows, columns) of the object, and its expected IoU; 0 where nothing is known.
 
         Clicks and strokes on a mask that was seen correct it; they are not in the middle of the object. Else
         several shapes are tried; the result is their mean, weighted by how plausible each is on the image,
@@ -144,10 +146,16 @@ class Plane:
         return changed.astype(np.float32)
 
     def _beyond(self, wrong: np.ndarray) -> np.ndarray:
-        """What of the mask seen is beyond the border between the object's middle and marks outside."""
+        """What of the mask seen is beyond the border between the object's middle and clicks outside.
+
+        The border divides the way between both as the depth of the click in the mask does: it is where the
+        distances from both have this ratio, a circle of Apollonius.
+        """
         beyond = np.zeros(self.seen.shape, bool)
+        if self.middle is None or not wrong.any():
+            return beyond
         middle = self.middle & self.seen & ~self.outside
-        if not wrong.any() or not middle.any():
+        if not middle.any():
             return beyond
         depth = distance_transform_edt(np.pad(self.seen, 1), sampling=self.spacing)[1:-1, 1:-1]
         within = distance_transform_edt(~middle, sampling=self.spacing)

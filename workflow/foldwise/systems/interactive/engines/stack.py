@@ -114,11 +114,10 @@ class Stack:
                 places.add(int(np.bincount(drawn[:, self.axis]).argmax()))
         return sorted(places)
 
-    def _middle(self, place: int) -> np.ndarray:
-        """(rows, columns) bool: marked as the object on this plane, or on the nearest one with such marks."""
+    def _middle(self, place: int) -> np.ndarray | None:
         marked = np.flatnonzero(self._fixed[0].any((1, 2)))
         if not len(marked):
-            return self.inside(place)
+            return None
         return self.inside(int(marked[np.abs(marked - place).argmin()]))
 
     def plane(self, place: int) -> Plane:

@@ -9,14 +9,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import uvicorn
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from foldwise.web import application as web
 
@@ -24,8 +24,12 @@ TOKEN = "a-token"
 
 
 @contextmanager
-def browser() -> Iterator[Browser]:
-    """Headless Chromium, with WebGL in software."""
+def browser() -> Iterator[BrowserContext]:
+    """Headless Chromium, with WebGL in software.
+
+    All pages are of one context, and an empty one stays open: after the last one, Chromium would end processes
+    that the next page must start again. Ours keep nothing there.
+    """
     found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
     path = next(found, None)
     if path is None:
@@ -36,7 +40,9 @@ def browser() -> Iterator[Browser]:
         # A container's root has no user namespaces for the sandbox.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         opened = play.chromium.launch(executable_path=path, args=[*arguments, "--enable-unsafe-swiftshader"])
-        yield opened
+        context = opened.new_context(viewport={"width": 1000, "height": 640})
+        context.new_page()
+        yield context
         opened.close()
 
 
@@ -54,11 +60,18 @@ def served(session: Any) -> Iterator[str]:
 
 
 @contextmanager
-def opened(chromium: Browser, address: str, width: int = 1000, height: int = 640) -> Iterator[Page]:
+def opened(chromium: BrowserContext, address: str) -> Iterator[Page]:
     """The page, ready; an error in its log or a request to another host fails the test."""
-    context = chromium.new_context(viewport={"width": width, "height": height})
-    page = context.new_page()
     wrong: list[str] = []
+    with closing(chromium.new_page()) as page:
+        _listen(page, address, wrong)
+        page.goto(address)
+        page.locator("body[data-ready]").wait_for(timeout=60_000)
+        yield page
+    assert not wrong
+
+
+def _listen(page: Page, address: str, wrong: list[str]) -> None:
     page.on("pageerror", lambda error: wrong.append(str(error)))
     # A browser logs refused requests (4xx), and those that a test aborts, as errors.
     page.on(
@@ -72,11 +85,6 @@ def opened(chromium: Browser, address: str, width: int = 1000, height: int = 640
     page.on(
         "request", lambda asked: None if asked.url.startswith((address, "data:")) else wrong.append(asked.url)
     )
-    page.goto(address)
-    page.locator("body[data-ready]").wait_for(timeout=60_000)
-    yield page
-    context.close()
-    assert not wrong
 
 
 def until(true: Callable[[], Any], seconds: float = 10) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 from skimage.measure import points_in_poly
 
 from browser import browser, drag, opened, served, tool, until
@@ -22,7 +22,7 @@ STATUS = "#status"
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
+def chromium() -> Iterator[BrowserContext]:
     with browser() as found:
         yield found
 
@@ -48,7 +48,7 @@ def session(tmp_path: Path) -> Iterator[Annotation]:
 
 
 @pytest.fixture
-def page(chromium: Browser, session: Annotation) -> Iterator[Page]:
+def page(chromium: BrowserContext, session: Annotation) -> Iterator[Page]:
     with served(session) as address, opened(chromium, address) as ready:
         yield ready
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from browser import browser, drag, on_screen, opened, pixels, served, tool, until
 from foldwise.systems.interactive.engines import Scan
@@ -24,7 +24,7 @@ STATUS = "#status"
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
+def chromium() -> Iterator[BrowserContext]:
     with browser() as found:
         yield found
 
@@ -40,7 +40,7 @@ def session() -> SessionStandIn:
 
 
 @pytest.fixture
-def page(chromium: Browser, session: SessionStandIn) -> Iterator[Page]:
+def page(chromium: BrowserContext, session: SessionStandIn) -> Iterator[Page]:
     with served(session) as address, opened(chromium, address) as ready:
         yield ready
 
@@ -56,7 +56,7 @@ AFFINES = {
 
 
 @pytest.mark.parametrize("name", AFFINES)
-def test_planes_show_the_voxels_as_radiologists_hang_them(chromium: Browser, name: str) -> None:
+def test_planes_show_the_voxels_as_radiologists_hang_them(chromium: BrowserContext, name: str) -> None:
     """Against nibabel's reorientation: right is on the left, front and head are up."""
     affine = np.eye(4)
     affine[:3, :3] = AFFINES[name]
@@ -331,7 +331,7 @@ def test_a_loaded_mask_is_shown_in_its_colours(page: Page, session: SessionStand
     assert grey.max() - grey.min() <= 2
 
 
-def test_more_than_255_objects(chromium: Browser) -> None:
+def test_more_than_255_objects(chromium: BrowserContext) -> None:
     session = SessionStandIn(scan(np.eye(4), (20, 20, 3)), tuple(f"object {n}" for n in range(1, 301)))
     session.objects[298] = type(session.objects[298])("object 299", 299, "#00ff00")
     session.objects[299] = type(session.objects[299])("object 300", 300, "#0000ff")
@@ -349,7 +349,7 @@ def test_more_than_255_objects(chromium: Browser) -> None:
         until(lambda: session.labels[3, 15, 1] == 300)
 
 
-def test_a_second_page_reads_until_it_takes_over(chromium: Browser, session: SessionStandIn) -> None:
+def test_a_second_page_reads_until_it_takes_over(chromium: BrowserContext, session: SessionStandIn) -> None:
     with served(session) as address, opened(chromium, address) as page:
         with opened(chromium, address) as other:
             expect(other.locator("#reading")).to_contain_text("reads only")
@@ -489,7 +489,7 @@ def test_a_bar_tells_the_scale(page: Page) -> None:
             expect(title).to_contain_text(f", {'xyz'[axis]} {SHAPE[axis] // 2}")
 
 
-def test_all_channels_can_be_shown(chromium: Browser) -> None:
+def test_all_channels_can_be_shown(chromium: BrowserContext) -> None:
     session = SessionStandIn(scan(np.eye(4), (12, 10, 6), channels=2), modality="MR")
     with served(session) as address, opened(chromium, address) as page:
         page.locator("#channel").select_option("1")

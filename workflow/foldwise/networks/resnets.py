@@ -63,7 +63,8 @@ class Trunk(nn.Module):
 
 def channels_of(name: str) -> list[int]:
     """Channels of the four stages of a ResNet."""
-    expansion = torchvision.models.get_model(name, weights=None).fc.in_features // 512
+    with torch.device("meta"):  # only a shape is asked for
+        expansion = torchvision.models.get_model(name, weights=None).fc.in_features // 512
     return [expansion * width for width in (64, 128, 256, 512)]
 
 

@@ -98,7 +98,8 @@ class Trainer:
         network = learner.network()
         self.pretrained = load_pretrained(network, run.model.pretrained) if run.model.pretrained else None
         optimiser = build("optimiser", run.model.optimiser, learner.parameters(network))
-        logging.info(opening(learner, training, network, optimiser, self.fabric, run.workers))
+        if logging.getLogger().isEnabledFor(logging.INFO):  # counting a step takes seconds
+            logging.info(opening(learner, training, network, optimiser, self.fabric, run.workers))
         self.schedule = Schedule(run.model.scheduler, optimiser, training, length_of(training))
         assert training.steps_per_epoch is not None, "the learner sets the steps of an epoch"
         self.per_epoch = training.steps_per_epoch

@@ -27,8 +27,8 @@ TOKEN = "a-token"
 def browser() -> Iterator[BrowserContext]:
     """Headless Chromium, with WebGL in software.
 
-    All pages are of one context, and an empty one stays open: after the last one, Chromium would end processes
-    that the next page must start again. Ours keep nothing there.
+    All pages are of one context, and an empty one stays open: after the last one, Chromium would end
+    processes that the next page must start again. Ours keep nothing there.
     """
     found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
     path = next(found, None)

@@ -27,12 +27,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-PATHS = [str(ROOT / "workflow"), str(ROOT / "tests" / "helpers")]
+HELPERS = ROOT / "tests" / "helpers"
 
 
 @cache
-def python() -> str:
-    """The interpreter; its process starts with the first call, and ends with this one."""
+def python(package: Path = ROOT / "workflow") -> str:
+    """The interpreter; its process starts with the first call, and ends with this one.
+
+    Args:
+        package: the folder to import `foldwise` from.
+    """
     folder = Path(tempfile.mkdtemp(prefix="warm-"))
     interpreter, address = folder / "python", str(folder / "socket")
     client = Path(__file__).with_name("warm_client.py")
@@ -42,7 +46,7 @@ def python() -> str:
     server = subprocess.Popen(
         [sys.executable, __file__, address, str(interpreter)],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (package, HELPERS)))},
     )
     assert server.stdout is not None
     assert server.stdout.readline() == b"ready\n"
@@ -80,6 +84,8 @@ def _answer(link: socket.socket) -> None:
     os.chdir(folder)
     forked, real = os.getppid(), os.getppid
     os.getppid = lambda: parent if real() == forked else 1
+    # Another program in this process would not answer.
+    os.execv = lambda path, words: sys.exit(subprocess.call([path, *words[1:]]))  # type: ignore[assignment]
     more = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
     # The first was this file's folder; `-m` puts the present one there.
     sys.path[:1] = [str(Path.cwd()), *filter(None, more)]

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,12 +148,10 @@ def test_the_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
     short = "epochs: 6, steps_per_epoch: 50, validate_every: 3"
     assert short in text
     text = text.replace(short, "epochs: 6, steps_per_epoch: 1, validate_every: 3, validation: {samples: 1}")
-    # Jobs need not import everything again; `foldwise run` becomes the interpreter that it believes to be.
+    # Commands and jobs need not import everything again.
     warm, bin_ = Path(python()), tmp_path / "bin"
     bin_.mkdir()
-    code = f"import sys; sys.executable = {str(warm)!r}; from foldwise.commands import main; main()"
-    words = shlex.join([sys.executable, "-c", code])
-    (bin_ / "foldwise").write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+    (bin_ / "foldwise").write_text(f'#!/bin/sh\nexec {shlex.quote(str(warm))} -m foldwise "$@"\n')
     (bin_ / "foldwise").chmod(0o755)
     outputs = []
     for block in blocks(text):

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from experiments import EXPERIMENT, ROOT, add_case
+from warm import python
 
 
 @pytest.fixture
@@ -22,15 +23,14 @@ def scans(tmp_path: Path) -> Path:
     folder.mkdir()
     for number in range(4):
         add_case(folder, number)
-    # Without a choice of post-processing there are fewer jobs, each of which imports everything again.
-    experiment = {**EXPERIMENT, "evaluate": {}}
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(experiment), encoding="utf-8")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(EXPERIMENT), encoding="utf-8")
     return folder
 
 
 def run(folder: Path, site: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """With the wheel's package, imported once for all of them; or without a path to any."""
     return subprocess.run(
-        [sys.executable, *words],
+        [python(site) if site.name else sys.executable, *words],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -85,7 +85,7 @@ def _answer(link: socket.socket) -> None:
     forked, real = os.getppid(), os.getppid
     os.getppid = lambda: parent if real() == forked else 1
     # Another program in this process would not answer.
-    os.execv = lambda path, words: sys.exit(subprocess.call([path, *words[1:]]))  # type: ignore[assignment]
+    os.execv = lambda path, words: sys.exit(subprocess.call([path, *words[1:]]))
     more = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
     # The first was this file's folder; `-m` puts the present one there.
     sys.path[:1] = [str(Path.cwd()), *filter(None, more)]

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import yaml
 from foldwise.volumes.phantom import make_phantom
 from foldwise.volumes.volume import read_volume, write_volume
 from slurm_cluster import Cluster, finished_jobs
+from warm import python
 
 ROOT = Path(__file__).parents[2]
 # Changes to experiments/lung.yaml: as small as possible.
@@ -51,7 +51,7 @@ def submit(cluster: Cluster, folder: Path, *more: str) -> subprocess.CompletedPr
     return subprocess.run(
         [
             # From the root of the checkout, as in the README.
-            *(sys.executable, "-m", "snakemake", "--profile", "slurm", "--directory", str(folder)),
+            *(python(), "-m", "snakemake", "--profile", "slurm", "--directory", str(folder)),
             *("--configfile", "experiments/lung.yaml", str(folder / "tiny.yaml")),
             # Jobs take seconds, but the plugin would first check them after 40 s.
             *("--slurm-init-seconds-before-status-checks=6", "--max-status-checks-per-second=1"),

@@ -1,7 +1,6 @@
 """Which jobs in Slurm's queue `foldwise status` calls an experiment's own."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import yaml
 
 from experiments import EXPERIMENT, ROOT, add_case
 from slurm_cluster import Cluster, wait_until
+from warm import python
 
 
 @pytest.mark.slurm
@@ -20,7 +20,7 @@ def test_two_experiments_with_one_model_name_in_one_folder(slurm_cluster: Cluste
     (tmp_path / "other.yaml").write_text(
         yaml.safe_dump(EXPERIMENT | {"experiment": "other"}), encoding="utf-8"
     )
-    snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    snakemake = [python(), "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     settings = ["--set-scatter", "prepare=1", "--configfile", "tiny.yaml"]
 
     def call(*words: str) -> list[str]:
@@ -39,7 +39,7 @@ def test_two_experiments_with_one_model_name_in_one_folder(slurm_cluster: Cluste
     )
 
     def row(experiment: str) -> str:
-        status = [sys.executable, "-m", "foldwise", "status", f"{experiment}.yaml"]
+        status = [python(), "-m", "foldwise", "status", f"{experiment}.yaml"]
         done = subprocess.run(
             status, cwd=tmp_path, env=slurm_cluster.env, capture_output=True, encoding="utf-8", check=True
         )

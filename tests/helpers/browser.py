@@ -28,7 +28,7 @@ def browser() -> Iterator[BrowserContext]:
     """Headless Chromium, with WebGL in software.
 
     All pages are of one context, and an empty one stays open: after the last one, Chromium would end
-    processes that the next page must start again. Ours keep nothing there.
+    processes that the next page must start again. Each has its own session storage; ours keep no more.
     """
     found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
     path = next(found, None)

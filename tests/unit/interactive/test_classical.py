@@ -11,7 +11,7 @@ from scipy.sparse.linalg import spsolve
 
 from foldwise.systems.interactive.engines import CERTAIN, Answer, Request, Scan, StoppedError
 from foldwise.systems.interactive.engines.classical import Classical
-from foldwise.systems.interactive.engines.shapes import enlarged, pooled, signed_mm
+from foldwise.systems.interactive.engines.shapes import beyond, enlarged, pooled, signed_mm
 from foldwise.systems.interactive.engines.spreading import spread
 from foldwise.systems.interactive.engines.tracking import Taper
 from foldwise.systems.interactive.engines.walker import walk
@@ -225,6 +225,34 @@ def test_painted_areas_change_only_themselves() -> None:
     )
     assert not after[tuple(painted.T)].any()
     assert after.sum() > 0.5 * (ball(SHAPE, (24, 22, 12), 7).sum() - len(painted))
+
+
+def test_the_border_between_the_middle_and_a_click_outside() -> None:
+    """On 41 × 61 pixels the click at column 45 is 16 pixels deep.
+
+    30 pixels from the middle, less than twice as far as it is deep: what is nearer to the click is beyond.
+    38 pixels from it: the ratio of the distances is 16 : 22.
+    """
+    mask, click = np.ones((41, 61), bool), np.zeros((41, 61), bool)
+    click[20, 45] = True
+    for column, first in ((15, 31), (7, 30)):
+        middle = np.zeros_like(mask)
+        middle[20, column] = True
+        found = beyond(mask, middle, click, (1, 1))
+        assert np.flatnonzero(found[20]).tolist() == list(range(first, 61))
+        assert found[:, 31:].all() == (column == 15)
+
+
+def test_a_correction_never_empties_a_mask() -> None:
+    """A stroke in a hole of a kidney that hardly differs from what is around it."""
+    kidney = ball(SHAPE, (24, 22, 12), 13) & ~ball(SHAPE, (24, 22, 12), 4)
+    scan = scan_of(kidney, noise=150)
+    stroke = Marks(
+        2, inside=np.array([[35, 22, 12]]), outside=np.array([[23, 22, 12], [24, 22, 12], [25, 22, 12]])
+    )
+    before = ball(SHAPE, (24, 22, 12), 12)
+    found = asked(scan, [box(kidney, 10), stroke], before)
+    assert found[:, :, 12].sum() > 0.5 * before[:, :, 12].sum()
 
 
 def test_a_walk_is_the_solution_of_its_linear_system() -> None:

@@ -233,11 +233,26 @@ def test_the_nearest_of_equally_doubtful_slices_is_suggested() -> None:
     assert State.empty(SHAPE, 2).suggestion() is None
 
 
+def test_a_slice_that_was_only_pointed_at_is_suggested_again() -> None:
+    """A click leaves the border to the engine: twice its expected error beats 0.5 elsewhere."""
+    labels = np.ones((4, 4, 3), np.uint8)
+    click, box = Marks(2, inside=np.array([[0, 0, 1]])), Marks(2, boxes=np.array([[[0, 0, 1], [3, 3, 1]]]))
+    quality = {1: np.array([0.5, 0.7, 0.5], np.float32)}
+    again = State(labels, 2, quality, {1: (click,)}, last=1).suggestion()
+    assert again is not None
+    assert (again.place, round(again.doubt, 3), again.reason) == (1, 0.6, "estimated quality 0.70")
+    for more in (box, click):
+        other = State(labels, 2, quality, {1: (click, more)}, last=1).suggestion()
+        assert other is not None
+        assert other.place in (0, 2)
+
+
 def test_who_chooses() -> None:
     """Predicted: the most doubtful. Oracle: the lowest true IoU. Random: any with a mask and no marks."""
     labels = np.ones((4, 4, 5), np.uint8)
     quality = {1: np.array([1, 0.5, 0.2, 0.9, 1], np.float32)}
-    state = State(labels, 2, quality, {1: (Marks(2, inside=np.array([[0, 0, 2]])),)}, last=2)
+    boxed = Marks(2, boxes=np.array([[[0, 0, 2], [3, 3, 2]]]))
+    state = State(labels, 2, quality, {1: (boxed,)}, last=2)
     true = labels.copy()
     true[:3, :, 3] = 0
     assert chosen(state, true, 1, "predicted", np.random.default_rng(0)) == 1
@@ -257,7 +272,7 @@ def test_the_truth_does_not_choose(network: Bright) -> None:
     def places(of: np.ndarray) -> list[int]:
         random = np.random.default_rng(0)
         rounds = simulate(
-            engine, scan, of, ("ball",), axis=2, kind="points", choice="predicted", rounds=3, random=random
+            engine, scan, of, ("ball",), axis=2, kind="extreme", choice="predicted", rounds=3, random=random
         )
         return [round_.place for round_ in rounds]
 

@@ -118,18 +118,9 @@ class State:
 
     def open_slices(self, number: int) -> set[int]:
         """Slices on which an object was only pointed at, once: its border there is the engine's guess."""
-        places = [
-            place
-            for marks in self.marks.get(number, ())
-            if marks.axis == self.axis
-            for place in marks.planes()
-        ]
-        bounded = {
-            place
-            for marks in self.marks.get(number, ())
-            if marks.axis == self.axis and marks.bounds
-            for place in marks.planes()
-        }
+        said = [marks for marks in self.marks.get(number, ()) if marks.axis == self.axis]
+        places = [place for marks in said for place in marks.planes()]
+        bounded = {place for marks in said if marks.bounds for place in marks.planes()}
         return {place for place in places if places.count(place) == 1} - bounded
 
     def suggestion(self, numbers: Iterable[int] | None = None) -> Suggestion | None:
@@ -203,9 +194,10 @@ def doubts(
                 doubt[beyond] = max(share[end] ** 2, LEAST)
     doubt[absent] = 0
     unfollowed = np.nan_to_num(quality, nan=1) < HALF
-    if open_ is not None:
-        doubt[open_] = np.minimum(1, FOLLOWED * doubt[open_])
-    settled = hinted if open_ is None else hinted & ~open_
+    open_ = np.zeros(len(area), bool) if open_ is None else open_ & (area > 0)
+    if open_.any():
+        doubt[open_] = (FOLLOWED * (1 - np.nan_to_num(quality, nan=1)) * area / area.max())[open_].clip(0, 1)
+    settled = hinted & ~open_
     doubt[settled] = np.where(unfollowed, LEAST * (1 - np.nan_to_num(quality)), 0)[settled]
     return doubt
 

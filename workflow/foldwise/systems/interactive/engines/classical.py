@@ -99,7 +99,7 @@ def solved(
         fine = masks[place] if place in masks else enlarged(value, coarse.factor, stack.shape[1:])
         whole[place] = np.rint(fine * CERTAIN)
     quality = estimated(coarse, values, sorted(masks))
-    quality[list(sure)] = list(sure.values())
+    quality[list(sure)] *= list(sure.values())
     return whole, quality
 
 

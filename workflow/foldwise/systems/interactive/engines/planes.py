@@ -13,6 +13,7 @@ from scipy.special import expit, softmax
 from foldwise.systems.interactive.engines import Scan
 from foldwise.systems.interactive.engines.appearance import Appearance
 from foldwise.systems.interactive.engines.shapes import (
+    beyond,
     enlarged,
     iou,
     noise_of,
@@ -104,7 +105,7 @@ class Plane:
         if self.box is not None:
             tries.append(self._enclosed(self.box))
         if usable:
-            tries.append(self._corrected(shape))
+            tries.append(self._corrected(shape, self.seen | shape))
         # A correction is not in the middle of the object.
         if self.inside.any() and not painted and not usable:
             tries += self._grown()
@@ -118,7 +119,10 @@ class Plane:
     def corrected(self) -> np.ndarray:
         """The probability if the mask before does not come from marks; the image says how far it is wrong."""
         shape = self.seen & ~self.outside
-        return self._corrected(shape)[0] if shape.any() else self.probability()[0]
+        if not shape.any():
+            return self.probability()[0]
+        found = self._corrected(shape, self.seen)[0]
+        return found if _keeps(found > 0.5, shape) else self._changed()
 
     def _changed(self) -> np.ndarray:
         """The mask that a person has seen, changed around the marks that contradict it.
@@ -132,8 +136,8 @@ class Plane:
         fixed = Settled(marked[0], marked[1], (), (1, *self.seen.shape))
         changed = spread(slab, self.seen[None], fixed)[0]
         changed &= ~self._beyond(wrong[False])
-        likely = self._corrected(changed)[0] > 0.5 if changed.any() else changed
-        if (likely & changed).sum() < KEEPS * changed.sum() or not changed.any():
+        likely = self._corrected(changed, self.seen)[0] > 0.5 if changed.any() else changed
+        if not _keeps(likely, changed):
             return changed.astype(np.float32)
         for wanted, marks in wrong.items():
             differs = (likely == wanted) & (self.seen != wanted)
@@ -146,30 +150,16 @@ class Plane:
         return changed.astype(np.float32)
 
     def _beyond(self, wrong: np.ndarray) -> np.ndarray:
-        """What of the mask seen is beyond the border between the object's middle and clicks outside.
-
-        The border divides the way between both as the depth of the click in the mask does: it is where the
-        distances from both have this ratio, a circle of Apollonius.
-        """
-        beyond = np.zeros(self.seen.shape, bool)
-        if self.middle is None or not wrong.any():
-            return beyond
-        middle = self.middle & self.seen & ~self.outside
-        if not middle.any():
-            return beyond
-        depth = distance_transform_edt(np.pad(self.seen, 1), sampling=self.spacing)[1:-1, 1:-1]
-        within = distance_transform_edt(~middle, sampling=self.spacing)
+        """What of the mask seen is beyond clicks outside, as seen from the object's middle."""
+        found = np.zeros(self.seen.shape, bool)
+        if self.middle is None:
+            return found
         parts = cc3d.connected_components(wrong.astype(np.uint8))
         for number in range(1, int(parts.max()) + 1):
             part = parts == number
-            if (np.ptp(np.argwhere(part), 0) >= SMALL).any():
-                continue
-            away = distance_transform_edt(~part, sampling=self.spacing)
-            apart, deep = float(within[part].min()), float(depth[part].max())
-            deep = min(deep, 0.5 * apart)
-            if apart > 0:
-                beyond |= self.seen & (away * (apart - deep) < within * deep)
-        return beyond
+            if (np.ptp(np.argwhere(part), 0) < SMALL).all():
+                found |= beyond(self.seen, self.middle & ~self.outside, part, self.spacing)
+        return found
 
     def _tried(self, view: _View, found: np.ndarray, assumed: np.ndarray, bonus: float = 0) -> _Try:
         score = view.plausibility(found > 0.5, assumed) + bonus
@@ -196,14 +186,14 @@ class Plane:
         found = view.settle((4 * (1 - radius)).clip(-3, 3), radius < 0.5, view.outside & (radius < 2.5))
         return self._tried(view, found, radius < 1)
 
-    def _corrected(self, shape: np.ndarray) -> _Try:
-        """Like a mask (rows, columns), but near clicks that contradict the mask before."""
-        every = shape | self.inside | self.seen
+    def _corrected(self, shape: np.ndarray, shown: np.ndarray) -> _Try:
+        """Like a mask (rows, columns), but near clicks that contradict the one that was shown."""
+        every = shape | self.inside | shown
         size = radius_mm(shape, self.spacing)
         span = np.ptp(np.argwhere(every), 0).max() + 1
         view = _View(self, window(every, np.ceil(0.7 * size / self.spacing) + 3), span // ACROSS)
         seen, after = (
-            pooled(mask[view.where].astype(np.float32), view.factor) > 0.5 for mask in (self.seen, shape)
+            pooled(mask[view.where].astype(np.float32), view.factor) > 0.5 for mask in (shown, shape)
         )
         before, distance = signed_mm(seen, view.spacing), signed_mm(after, view.spacing)
         prior = (distance / (0.15 * size + 0.1)).clip(-4, 4)
@@ -313,6 +303,10 @@ class _View:
         cut = sum(int(edge.sum()) for edge in edges) / len(across)
         agreement = (mask & assumed).sum() / (mask | assumed).sum()
         return float(across.mean() - inner.mean() + ASSUMED * agreement - 2 * cut)
+
+
+def _keeps(found: np.ndarray, mask: np.ndarray) -> bool:
+    return bool(mask.any() and (found & mask).sum() >= KEEPS * mask.sum())
 
 
 _FIRST, _LAST = slice(None, -1), slice(1, None)

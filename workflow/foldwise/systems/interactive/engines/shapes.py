@@ -80,3 +80,30 @@ def noise_of(image: np.ndarray) -> np.ndarray:
 def iou(one: np.ndarray, other: np.ndarray) -> float:
     """Intersection over union of two masks; 0 if both are empty."""
     return float((one & other).sum() / max((one | other).sum(), 1))
+
+
+def beyond(
+    mask: np.ndarray, middle: np.ndarray, click: np.ndarray, spacing: Sequence[float] | np.ndarray
+) -> np.ndarray:
+    """The part of a mask on the other side of the border between an object's middle and a click outside.
+
+    The click is in the middle of an excess, so the border is as far from it as it is deep in the mask, at
+    most half of the way. Elsewhere the distances from both have the ratio that they have there: a circle of
+    Apollonius.
+
+    Args:
+        mask: (rows, columns) bool.
+        middle: (rows, columns) bool: where the object is. What is not half as deep in the mask as the click
+            is at its border, not in its middle; if that is all, nothing is beyond.
+        click: (rows, columns) bool, not empty, within the mask.
+        spacing: mm between rows and between columns.
+    """
+    depth = distance_transform_edt(np.pad(mask, 1), sampling=spacing)[1:-1, 1:-1]
+    middle = middle & (depth >= depth[click].max() / 2)
+    if not middle.any():
+        return np.zeros(mask.shape, bool)
+    within = distance_transform_edt(~middle, sampling=spacing)
+    away = distance_transform_edt(~click, sampling=spacing)
+    apart = float(within[click].min())
+    deep = min(float(depth[click].max()), apart / 2)
+    return np.asarray(mask & (away * (apart - deep) < within * deep))

@@ -68,7 +68,8 @@ def play_all(args: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             engine = engine_of(args.model, Path(folder, "image.nii.gz"), Path(scratch))(scan)
             for kind in args.kinds:
-                for row in play(engine, scan, truth.astype(np.uint8), kind, args.rounds):
+                random = np.random.default_rng(list(f"{case} {kind}".encode()))
+                for row in play(engine, scan, truth.astype(np.uint8), kind, args.rounds, random):
                     rows.append({"case": case, "engine": engine.name, "hints": kind, **row})
                     print(json.dumps(rows[-1]), flush=True)
     table = pd.DataFrame(rows)
@@ -85,10 +86,10 @@ def engine_of(model: Path | None, image: Path, folder: Path):  # type: ignore[no
 
 
 def play(
-    engine: Engine, scan: Scan, truth: np.ndarray, kind: str, most: int
+    engine: Engine, scan: Scan, truth: np.ndarray, kind: str, most: int, random: np.random.Generator
 ) -> Iterator[dict[str, float | bool]]:
     """A row for each round of a session."""
-    random, axis = np.random.default_rng(0), thickest(scan)
+    axis = thickest(scan)
     if kind in PROTOCOLS:
         rounds = list(simulate_protocol(engine, scan, truth, ["object"], axis=2, random=random))
         found = outcomes(

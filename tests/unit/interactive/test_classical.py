@@ -97,6 +97,16 @@ def test_a_tube_is_followed_to_its_ends_though_it_is_longer_than_wide() -> None:
     assert dice(asked(scan_of(tube), [box(tube, 20)]), tube) > 0.85
 
 
+def test_a_leak_beyond_the_marks_stays_as_large_as_the_object() -> None:
+    """A tube that opens into a wide block of the same value."""
+    tube = ball((48, 48, 1), (24, 24, 0), 8)
+    whole = np.repeat(tube, 24, 2)
+    whole[2:46, 2:46, 14:] = True
+    found = asked(scan_of(whole), [extreme(whole, 4)])
+    areas, largest = found.sum((0, 1)), found[:, :, 4].sum()
+    assert areas.max() <= 1.05 * largest
+
+
 def test_an_object_ends_before_an_empty_plane_and_within_its_span() -> None:
     tube = np.zeros((40, 40, 24), bool)
     tube[12:26, 12:26] = True

@@ -23,6 +23,8 @@ MOST = 2.0
 # Differences of the mean probabilities, by grey values, of a mask and its surroundings, between which the
 # shape yields to the image.
 CLEAR = (0.6, 0.9)
+# Beyond the hinted planes no mask is larger than this many times the largest hinted one: it has leaked.
+MOST_AREA = 1.0
 # Smaller masks have ended. Pixels.
 LEAST = 3
 
@@ -115,6 +117,11 @@ def track(
         inside, outside = planes.inside(place)[where], planes.outside(place)[where]
         found = decided(image / noise, odds, TRUST, inside, outside, pixels)
         new = binary_fill_holes(reachable(found > 0.5, mask[where] | inside)) & ~outside
+        if isinstance(end, Taper):
+            most = int(MOST_AREA * np.pi * end.radius**2 / np.prod(pixels))
+            if new.sum() > most:
+                level = np.sort(odds[new])[-most]
+                new = reachable(new & (odds >= level), mask[where] | inside)
         if new.sum() < LEAST:
             return
         probability = np.zeros(mask.shape, np.float32)

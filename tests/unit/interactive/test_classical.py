@@ -102,7 +102,7 @@ def test_a_leak_beyond_the_marks_stays_as_large_as_the_object() -> None:
     tube = ball((48, 48, 1), (24, 24, 0), 8)
     whole = np.repeat(tube, 24, 2)
     whole[2:46, 2:46, 14:] = True
-    found = asked(scan_of(whole), [extreme(whole, 4)])
+    found = asked(scan_of(whole), [extreme(whole, place) for place in (4, 12)], new=2)
     areas, largest = found.sum((0, 1)), found[:, :, 4].sum()
     assert areas.max() <= 1.05 * largest
 

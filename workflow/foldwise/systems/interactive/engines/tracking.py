@@ -120,8 +120,9 @@ def track(
         if isinstance(end, Taper):
             most = int(MOST_AREA * np.pi * end.radius**2 / np.prod(pixels))
             if new.sum() > most:
-                level = np.sort(odds[new])[-most]
-                new = reachable(new & (odds >= level), mask[where] | inside)
+                # What is nearest to the shape of the plane before stays.
+                level = np.sort(distance[new])[-most]
+                new = reachable(new & (distance >= level), mask[where] | inside)
         if new.sum() < LEAST:
             return
         probability = np.zeros(mask.shape, np.float32)

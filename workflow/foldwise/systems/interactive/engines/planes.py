@@ -14,6 +14,7 @@ from foldwise.systems.interactive.engines import Scan
 from foldwise.systems.interactive.engines.appearance import Appearance
 from foldwise.systems.interactive.engines.shapes import (
     beyond,
+    depth_mm,
     enlarged,
     iou,
     noise_of,
@@ -142,7 +143,7 @@ class Plane:
         for wanted, marks in wrong.items():
             differs = (likely == wanted) & (self.seen != wanted)
             parts = cc3d.connected_components(differs.astype(np.uint8), connectivity=4)
-            depth = distance_transform_edt(np.pad(differs, 1), sampling=self.spacing)[1:-1, 1:-1]
+            depth = depth_mm(differs, self.spacing)
             for number in np.unique(parts[marks & differs]):
                 part = parts == number
                 if depth[part & marks].max() >= MIDDLE * depth[part].max():

@@ -23,6 +23,12 @@ def signed_mm(mask: np.ndarray, spacing: Sequence[float] | np.ndarray) -> np.nda
     return np.where(mask, within - half, half - beyond).astype(np.float32)
 
 
+def depth_mm(mask: np.ndarray, spacing: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Distance of each pixel of a mask on a plane from the nearest one outside, also beyond the plane. mm."""
+    depth: np.ndarray = distance_transform_edt(np.pad(mask, 1), sampling=spacing)[1:-1, 1:-1]
+    return depth
+
+
 def radius_mm(mask: np.ndarray, spacing: Sequence[float] | np.ndarray) -> float:
     """Radius of a disc as large as a mask on a plane. mm."""
     return float(np.sqrt(mask.sum() * np.prod(spacing) / np.pi))
@@ -98,7 +104,7 @@ def beyond(
         click: (rows, columns) bool, not empty, within the mask.
         spacing: mm between rows and between columns.
     """
-    depth = distance_transform_edt(np.pad(mask, 1), sampling=spacing)[1:-1, 1:-1]
+    depth = depth_mm(mask, spacing)
     middle = middle & (depth >= depth[click].max() / 2)
     if not middle.any():
         return np.zeros(mask.shape, bool)

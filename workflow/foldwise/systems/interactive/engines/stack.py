@@ -114,11 +114,14 @@ class Stack:
                 places.add(int(np.bincount(drawn[:, self.axis]).argmax()))
         return sorted(places)
 
+    @cached_property
+    def _marked(self) -> np.ndarray:
+        return np.flatnonzero(self._fixed[0].any((1, 2)))
+
     def _middle(self, place: int) -> np.ndarray | None:
-        marked = np.flatnonzero(self._fixed[0].any((1, 2)))
-        if not len(marked):
+        if not len(self._marked):
             return None
-        return self.inside(int(marked[np.abs(marked - place).argmin()]))
+        return self.inside(int(self._marked[np.abs(self._marked - place).argmin()]))
 
     def plane(self, place: int) -> Plane:
         """A plane at full resolution, and what is said of it."""

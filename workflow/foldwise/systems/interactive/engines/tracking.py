@@ -23,8 +23,6 @@ MOST = 2.0
 # Differences of the mean probabilities, by grey values, of a mask and its surroundings, between which the
 # shape yields to the image.
 CLEAR = (0.6, 0.9)
-# Beyond the hinted planes no mask is larger than this many times the largest hinted one: it has leaked.
-MOST_AREA = 1.0
 # Smaller masks have ended. Pixels.
 LEAST = 3
 
@@ -118,9 +116,9 @@ def track(
         found = decided(image / noise, odds, TRUST, inside, outside, pixels)
         new = binary_fill_holes(reachable(found > 0.5, mask[where] | inside)) & ~outside
         if isinstance(end, Taper):
-            most = int(MOST_AREA * np.pi * end.radius**2 / np.prod(pixels))
+            # A mask larger than the largest hinted one has leaked; what is nearest to the plane before stays.
+            most = int(np.pi * end.radius**2 / np.prod(pixels))
             if new.sum() > most:
-                # What is nearest to the shape of the plane before stays.
                 level = np.sort(distance[new])[-most]
                 new = reachable(new & (distance >= level), mask[where] | inside)
         if new.sum() < LEAST:

@@ -76,9 +76,7 @@ class Marks:
     @property
     def bounds(self) -> bool:
         """Whether these marks say how far the object reaches, not only where it is."""
-        return self.painted or bool(
-            len(self.extreme) + len(self.boxes) + len(self.outside) + len(self.empty) + len(self.lines)
-        )
+        return self.painted or bool(len(self.extreme) + len(self.boxes) + len(self.outside) + len(self.empty))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

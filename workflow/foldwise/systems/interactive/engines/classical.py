@@ -9,6 +9,7 @@ import numpy as np
 
 from foldwise.systems.interactive.engines import CERTAIN, Answer, Request, Scan
 from foldwise.systems.interactive.engines.appearance import Appearance
+from foldwise.systems.interactive.engines.candidates import probability
 from foldwise.systems.interactive.engines.editing import edited
 from foldwise.systems.interactive.engines.planes import ACROSS, around
 from foldwise.systems.interactive.engines.shapes import enlarged, iou, noise_of, pooled, radius_mm, window
@@ -84,7 +85,7 @@ def solved(
     for place in stack.hinted((*older, *new)):
         plane = stack.plane(place)
         kept = place not in again and plane.seen.any()
-        found, agreed = (plane.seen.astype(np.float32), np.nan) if kept else plane.probability()
+        found, agreed = (plane.seen.astype(np.float32), np.nan) if kept else probability(plane)
         if (found > 0.5).any():
             masks[place], sure[place] = found, agreed
         progress(0)

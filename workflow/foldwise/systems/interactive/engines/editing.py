@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from foldwise.systems.interactive.engines import CERTAIN
+from foldwise.systems.interactive.engines.candidates import probability
+from foldwise.systems.interactive.engines.corrections import adjusted
 from foldwise.systems.interactive.engines.shapes import signed_mm, window
 from foldwise.systems.interactive.engines.stack import Stack
 
@@ -29,7 +31,9 @@ def edited(
     gap, pixels = float(stack.spacing[0]), stack.spacing[1:]
     targets = {}
     for place in places:
-        found = stack.plane(place).corrected() > 0.5
+        plane = stack.plane(place)
+        there = (plane.seen & ~plane.outside).any()
+        found = adjusted(plane) if there else probability(plane)[0] > 0.5
         targets[place] = found
         after[place] = found
     for turn, (place, found) in enumerate(targets.items()):

@@ -130,8 +130,7 @@ class Stack:
         corners = np.concatenate([hints.box, hints.extreme if len(hints.extreme) >= 4 else hints.box])
         box = np.stack([corners.min(0), corners.max(0)]).astype(int) if len(corners) else None
         line = any(int(ends[0, self.axis]) == place for one in self.marks for ends in one.lines)
-        only = line and len(hints.outside) == 0
         return Plane(
             self.image(place), self.spacing[1:], self.inside(place), self.outside(place), box,
-            self.seen(place), only, self._middle(place),
+            self.seen(place), line, self._middle(place),
         )  # fmt: skip

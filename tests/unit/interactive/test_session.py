@@ -234,13 +234,15 @@ def test_the_nearest_of_equally_doubtful_slices_is_suggested() -> None:
 
 
 def test_a_slice_that_was_only_pointed_at_is_suggested_again() -> None:
-    """A click leaves the border to the engine: twice its expected error beats 0.5 elsewhere."""
+    """A click or a diameter leaves the border to the engine: twice its expected error beats 0.5 elsewhere."""
     labels = np.ones((4, 4, 3), np.uint8)
     click, box = Marks(2, inside=np.array([[0, 0, 1]])), Marks(2, boxes=np.array([[[0, 0, 1], [3, 3, 1]]]))
+    diameter = Marks(2, lines=np.array([[[0, 0, 1], [3, 3, 1]]]))
     quality = {1: np.array([0.5, 0.7, 0.5], np.float32)}
-    again = State(labels, 2, quality, {1: (click,)}, last=1).suggestion()
-    assert again is not None
-    assert (again.place, round(again.doubt, 3), again.reason) == (1, 0.6, "estimated quality 0.70")
+    for once in (click, diameter):
+        again = State(labels, 2, quality, {1: (once,)}, last=1).suggestion()
+        assert again is not None
+        assert (again.place, round(again.doubt, 3), again.reason) == (1, 0.6, "estimated quality 0.70")
     for more in (box, click):
         other = State(labels, 2, quality, {1: (click, more)}, last=1).suggestion()
         assert other is not None

@@ -72,8 +72,8 @@ def _enclosed(plane: Plane, box: np.ndarray) -> Try:
     view = View(plane, window(where, np.ceil(0.75 * (high - low + 1))), (high - low + 1).max() // ACROSS)
     touched = _touched(plane.inside, low, high)
     middle, limit = GUESSED if touched is None else KNOWN
-    outline = _outline(low, high, np.stack([low + high] * 2, 1)[::-1] / 2 if touched is None else touched)
-    assumed = polygon2mask(view.inside.shape, view.pixels(outline))
+    sides = outline(low, high, np.stack([low + high] * 2, 1)[::-1] / 2 if touched is None else touched)
+    assumed = polygon2mask(view.inside.shape, view.pixels(sides))
     distance = signed_mm(assumed, view.spacing)
     depth = float(distance.max())
     prior = (middle * distance / depth).clip(-limit, limit)
@@ -98,7 +98,7 @@ def _touched(inside: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarra
     return np.array([[np.median(np.flatnonzero(side)) for side in pair] for pair in sides])
 
 
-def _outline(low: np.ndarray, high: np.ndarray, touched: np.ndarray) -> np.ndarray:
+def outline(low: np.ndarray, high: np.ndarray, touched: np.ndarray) -> np.ndarray:
     """Quarters of ellipses from each place where the object touches its box to the next; (n, 2) pixels."""
     (top, bottom), (left, right) = touched
     first, last = low - 0.5, high + 0.5

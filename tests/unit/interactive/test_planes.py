@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from skimage.draw import disk, ellipse, line
@@ -12,19 +14,19 @@ from foldwise.systems.interactive.engines.planes import Plane
 SHAPE = (96, 128)
 
 
-def mask_of(*pixels: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def mask_of(pixels: tuple[Any, Any]) -> np.ndarray:
+    """A mask of pixels as skimage.draw gives them, or of slices."""
     mask = np.zeros(SHAPE, bool)
-    for rows, columns in pixels:
-        mask[rows, columns] = True
+    mask[pixels] = True
     return mask
 
 
-def plane_of(image: np.ndarray, seen: np.ndarray | None = None, noise: float = 5, **given: object) -> Plane:
+def plane_of(image: np.ndarray, seen: np.ndarray | None = None, noise: float = 5, **given: Any) -> Plane:
     """A plane with pixels of 1 mm; nothing is marked or seen unless given."""
     noisy = image + np.random.default_rng(0).normal(0, noise, SHAPE)
     none = np.zeros(SHAPE, bool)
     values = {"inside": none, "outside": none, "box": None, **given}
-    return Plane(noisy[None].astype(np.float32), np.ones(2), seen=none if seen is None else seen, **values)  # type: ignore[arg-type]
+    return Plane(noisy[None].astype(np.float32), np.ones(2), seen=none if seen is None else seen, **values)
 
 
 def found_on(plane: Plane) -> np.ndarray:

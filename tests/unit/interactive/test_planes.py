@@ -72,6 +72,17 @@ def test_extreme_points_of_a_slanted_object_without_contrast_outline_it() -> Non
     assert dice(found, truth) > 0.8
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_box_thinner_than_a_coarse_pixel_is_filled(rows: int) -> None:
+    box = np.array([[40, 4], [39 + rows, 123]])
+    outside = np.ones(SHAPE, bool)
+    outside[40 : 40 + rows, 4:124] = False
+    found = found_on(plane_of(100.0 * ~outside, outside=outside, box=box))
+    # What is beyond the box within the same coarse pixels is cut off after the engine has answered.
+    assert (found & ~outside).sum() > 0.8 * 120 * rows
+    assert found.sum() < 6 * 120
+
+
 @pytest.mark.parametrize(("length", "radius"), [(14, 8), (44, 28)])
 def test_a_stroke_along_the_middle_says_how_large_an_object_is(length: int, radius: int) -> None:
     """A disc within a larger one; its radius is nearer to half of the stroke's length."""

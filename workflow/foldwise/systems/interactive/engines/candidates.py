@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import cc3d
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, find_objects
 from scipy.special import softmax
 from skimage.draw import polygon2mask
 
 from foldwise.systems.interactive.engines.corrections import STROKE, changed, corrected
 from foldwise.systems.interactive.engines.planes import ACROSS, Plane, View
-from foldwise.systems.interactive.engines.shapes import depth_mm, iou, radius_mm, signed_mm, window
+from foldwise.systems.interactive.engines.shapes import depth_mm, iou, pooled, radius_mm, signed_mm, window
 
 # Where only the middle of an object is marked, its half width is unknown: all of these are tried (mm), as
 # far as they are above the pixels' size; and for a diameter these shares of it.
@@ -74,6 +74,9 @@ def _enclosed(plane: Plane, box: np.ndarray) -> Try:
     middle, limit = GUESSED if touched is None else KNOWN
     sides = outline(low, high, np.stack([low + high] * 2, 1)[::-1] / 2 if touched is None else touched)
     assumed = polygon2mask(view.inside.shape, view.pixels(sides))
+    if not assumed.any():
+        # Thinner than the window's pixels.
+        assumed = pooled(where[view.where], view.factor, np.any)
     distance = signed_mm(assumed, view.spacing)
     depth = float(distance.max())
     prior = (middle * distance / depth).clip(-limit, limit)
@@ -119,8 +122,8 @@ def outline(low: np.ndarray, high: np.ndarray, touched: np.ndarray) -> np.ndarra
 def _length(plane: Plane) -> float:
     """Length of the longest stroke inside; 0: there are only clicks, or a diameter. mm."""
     parts = cc3d.connected_components(plane.inside.astype(np.uint8))
-    spans = [np.ptp(np.argwhere(parts == number), 0) + 1 for number in range(1, int(parts.max()) + 1)]
-    strokes = [float(np.linalg.norm(span * plane.spacing)) for span in spans if span.max() > STROKE]
+    spans = [[axis.stop - axis.start for axis in box] for box in find_objects(parts)]
+    strokes = [float(np.linalg.norm(span * plane.spacing)) for span in spans if max(span) > STROKE]
     return 0.0 if plane.line else max(strokes, default=0.0)
 
 

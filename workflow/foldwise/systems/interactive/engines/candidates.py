@@ -16,7 +16,7 @@ from foldwise.systems.interactive.engines.shapes import depth_mm, iou, pooled, r
 # far as they are above the pixels' size; and for a diameter these shares of it.
 HALF_WIDTHS = 3.0 * 1.5 ** np.arange(9)
 SHARES = np.array([0.2, 0.3, 0.4])
-# The lower, the more the best of them counts. Higher for strokes, since their length already tells sizes apart.
+# The lower, the more the best of them counts. Higher for strokes, whose length already tells sizes apart.
 TEMPERATURE, OF_STROKES = 0.2, 0.6
 # The radius of an object is about this share of a stroke along its middle, within the factor e (one standard
 # deviation).

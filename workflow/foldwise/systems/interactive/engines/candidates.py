@@ -53,12 +53,12 @@ def probability(plane: Plane) -> tuple[np.ndarray, float]:
         view, found, core = corrected(plane, shape, plane.seen | shape)
         tries.append(_tried(plane, view, found, core, SEEN))
     # A correction is not in the middle of the object.
-    if plane.inside.any() and not painted and not usable:
-        tries += _grown(plane)
+    stroke = 0.0 if usable or plane.box is not None else _length(plane)
+    if plane.inside.any() and not usable:
+        tries += _grown(plane, stroke)
     if not tries:
         return np.zeros(plane.seen.shape, np.float32), 0.0
-    wide = plane.box is None and not usable and _length(plane) > 0
-    weights = softmax(np.array([score for _, score in tries]) / (OF_STROKES if wide else TEMPERATURE))
+    weights = softmax(np.array([score for _, score in tries]) / (OF_STROKES if stroke else TEMPERATURE))
     mean = np.asarray(sum(weight * found for weight, (found, _) in zip(weights, tries, strict=True)))
     shares = [iou(found > 0.5, mean > 0.5) for found, _ in tries]
     return mean, float(weights @ shares)
@@ -70,10 +70,11 @@ def _enclosed(plane: Plane, box: np.ndarray) -> Try:
     where = np.zeros(plane.seen.shape, bool)
     where[low[0] : high[0] + 1, low[1] : high[1] + 1] = True
     view = View(plane, window(where, np.ceil(0.75 * (high - low + 1))), (high - low + 1).max() // ACROSS)
-    touched = _touched(plane.inside, low, high)
-    middle, limit = GUESSED if touched is None else KNOWN
-    sides = outline(low, high, np.stack([low + high] * 2, 1)[::-1] / 2 if touched is None else touched)
-    assumed = polygon2mask(view.inside.shape, view.pixels(sides))
+    touched, (middle, limit) = _touched(plane.inside, low, high), KNOWN
+    if touched is None:
+        row, column = (low + high) / 2
+        touched, (middle, limit) = np.array([[column, column], [row, row]]), GUESSED
+    assumed = polygon2mask(view.inside.shape, view.pixels(outline(low, high, touched)))
     if not assumed.any():
         # Thinner than the window's pixels.
         assumed = pooled(where[view.where], view.factor, np.any)
@@ -110,7 +111,7 @@ def outline(low: np.ndarray, high: np.ndarray, touched: np.ndarray) -> np.ndarra
     cosine, sine = np.cos(angles), np.sin(angles)
     quarters = []
     for turn, (start, stop) in enumerate(zip(tips, tips[1:] + tips[:1], strict=True)):
-        # A side of the box is left along that side.
+        # The centre shares its row with one of both tips, and its column with the other one.
         row, column = (start[0], stop[1]) if turn % 2 else (stop[0], start[1])
         to_start, to_stop = (sine, cosine) if turn % 2 else (cosine, sine)
         rows = row + (start[0] + stop[0] - 2 * row) * to_start
@@ -121,21 +122,25 @@ def outline(low: np.ndarray, high: np.ndarray, touched: np.ndarray) -> np.ndarra
 
 def _length(plane: Plane) -> float:
     """Length of the longest stroke inside; 0: there are only clicks, or a diameter. mm."""
+    if plane.line:
+        return 0.0
     parts = cc3d.connected_components(plane.inside.astype(np.uint8))
     spans = [[axis.stop - axis.start for axis in box] for box in find_objects(parts)]
     strokes = [float(np.linalg.norm(span * plane.spacing)) for span in spans if max(span) > STROKE]
-    return 0.0 if plane.line else max(strokes, default=0.0)
+    return max(strokes, default=0.0)
 
 
-def _grown(plane: Plane) -> list[Try]:
-    """Around marks in the middle of the object, which is as wide as each of several sizes."""
+def _grown(plane: Plane, stroke: float) -> list[Try]:
+    """Around marks in the middle of the object, which is as wide as each of several sizes.
+
+    If the longest mark is a stroke, its length (mm, else 0) says which of them are likely.
+    """
     middle = np.argwhere(plane.inside)
     length = float(np.linalg.norm((np.ptp(middle, 0) + 1) * plane.spacing))
     sizes = length * SHARES if plane.line else HALF_WIDTHS * min(1.0, plane.spacing.min())
     extent = np.array(plane.inside.shape) * plane.spacing
     if plane.box is not None:
         extent = (np.ptp(plane.box, 0) + 1) * plane.spacing
-    stroke = _length(plane)
     tries = []
     for size in sizes[: max(1, int((sizes < 0.4 * extent.min()).sum()))]:
         margin = np.ceil(3 * size / plane.spacing) + 2
@@ -149,7 +154,7 @@ def _grown(plane: Plane) -> list[Try]:
         ring = (away > size) & (away < 2 * size + 2 * view.spacing.max())
         found = view.settle((3 * (1 - away / size)).clip(-3, 3), core, ring)
         bonus = 0.0
-        if stroke and plane.box is None:
+        if stroke:
             radius = max(radius_mm(found > 0.5, view.spacing), view.spacing.min())
             bonus = APART * view.apart(found > 0.5)
             bonus -= OF_STROKES * np.log(radius / (OF_LENGTH * stroke)) ** 2 / 2

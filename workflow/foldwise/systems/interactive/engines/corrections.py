@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cc3d
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, find_objects
 
 from foldwise.systems.interactive.engines import Scan
 from foldwise.systems.interactive.engines.planes import ACROSS, Plane, View
@@ -117,10 +117,9 @@ def _beyond(plane: Plane, wrong: np.ndarray) -> np.ndarray:
     if plane.middle is None:
         return found
     parts = cc3d.connected_components(wrong.astype(np.uint8))
-    for number in range(1, int(parts.max()) + 1):
-        part = parts == number
-        if (np.ptp(np.argwhere(part), 0) < SMALL).all():
-            found |= beyond(plane.seen, plane.middle & ~plane.outside, part, plane.spacing)
+    for number, box in enumerate(find_objects(parts), start=1):
+        if all(axis.stop - axis.start <= SMALL for axis in box):
+            found |= beyond(plane.seen, plane.middle & ~plane.outside, parts == number, plane.spacing)
     return found
 
 
@@ -132,9 +131,7 @@ def _joined(plane: Plane, after: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     held = plane.inside & plane.seen & after
     if not wrong.any() or not held.any():
         return after
-    parts = cc3d.connected_components(plane.seen.astype(np.uint8), connectivity=4)
-    cut = np.isin(parts, np.unique(parts[wrong]))
-    joined = after & (~cut | reachable(after, held))
+    joined = after & (~reachable(plane.seen, wrong) | reachable(after, held))
     return joined if _keeps(joined, after) else after
 
 
